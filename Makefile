@@ -1,0 +1,47 @@
+# Few verbs, the same for people and for CI. `make demo` and `make test` need Python 3.11+ and a package index, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+CONSTRAINTS := deploy/constraints.txt
+INSTALLED := .venv/installed
+# Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test check fmt proto lock clean
+
+demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
+	$(BIN)/python -m trainer_service.demo
+
+test: $(INSTALLED) ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the wire; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint --config .buf.yaml
+	$(BIN)/python -m pytest -q tests/test_generated_code.py
+
+fmt: $(INSTALLED) ## format the code and sort the imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+PROTOS := agent_service/v1/agent.proto trainer_service/v1/trainer.proto
+proto: $(INSTALLED) ## generate */v1/ from proto/
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTOS)
+
+# torch first and by its exact pin: the build at hand is taken, and nothing that follows replaces it.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) hatchling editables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+lock: $(INSTALLED) ## write the versions that are installed now into the constraints
+	{ echo "# Every package of a full installation, pinned; written by 'make lock'."; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(CONSTRAINTS)
+
+clean: ## remove what is generated here, the environment included
+	rm -rf .venv demo-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Deciders of actions, one file, one class, one idea each."""

@@ -1,0 +1,31 @@
+"""Which class decides for which settings: the only place that tells controllers apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent_service.controllers.constant import ConstantController
+from agent_service.controllers.ppo import PPOController
+from agent_service.controllers.random import RandomController
+from agent_service.controllers.schedule import ScheduleController
+from agent_service.domain.ports import Decider
+from agent_service.domain.specs import (
+    ConstantSettings,
+    ControllerSpec,
+    PPOSettings,
+    RandomSettings,
+    ScheduleSettings,
+)
+
+CONTROLLERS: dict[type[Any], Callable[[ControllerSpec], Decider]] = {
+    PPOSettings: PPOController,
+    ConstantSettings: ConstantController,
+    ScheduleSettings: ScheduleController,
+    RandomSettings: RandomController,
+}
+
+
+def make_decider(spec: ControllerSpec) -> Decider:
+    """Return what decides for a controller of this spec."""
+    return CONTROLLERS[type(spec.algorithm)](spec)

@@ -1,0 +1,1 @@
+"""Values, rules and ports of runs and controllers; standard library and NumPy only."""

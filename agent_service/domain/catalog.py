@@ -1,0 +1,149 @@
+"""The rules of controllers and their policies: created, frozen, deleted; exported, imported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound
+from agent_service.domain.lookups import found_controller
+from agent_service.domain.ports import Policies, PolicyVersion, Session, Store, Usage
+from agent_service.domain.runs import Controller, Mode
+from agent_service.domain.specs import ControllerSpec
+
+
+class Catalog:
+    """The controllers of a service.
+
+    Writes answer futures that are done when the change is durable; reads answer at once.
+    Thread-safe.
+    """
+
+    def __init__(
+        self, store: Store, *, policies: Policies, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Keep the ports; own none of them."""
+        self._store = store
+        self._policies = policies
+        self._clock = clock
+
+    def create_controller(self, spec: ControllerSpec, mode: Mode) -> Future[Controller]:
+        """Create a controller; the same spec again answers the one that is there.
+
+        Raises:
+            AlreadyExists: the name has another spec, or belonged to a deleted controller.
+        """
+        return self._store.write(lambda session: self._create_controller(session, spec, mode))
+
+    def _create_controller(self, session: Session, spec: ControllerSpec, mode: Mode) -> Controller:
+        existing = session.find_controller(spec.name)
+        if existing is None:
+            controller = session.add_controller(spec, mode=mode, now=self._clock())
+            data = self._policies.initial(spec)
+            if data is not None:
+                self._add_policy(session, controller, data)
+            return found_controller(session, spec.name)
+        if existing.is_deleted:
+            raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
+        if existing.spec != spec:
+            raise AlreadyExists(
+                f"controller {spec.name!r} has another spec; choose another "
+                "name, or send the spec that is there"
+            )
+        return existing
+
+    def get_controller(self, name: str) -> tuple[Controller, Usage]:
+        """Return a controller and its counts; raises NotFound."""
+
+        def work(session: Session) -> tuple[Controller, Usage]:
+            controller = found_controller(session, name)
+            return controller, session.usage(controller)
+
+        return self._store.read(work)
+
+    def list_controllers(self, *, after: str, limit: int) -> Sequence[tuple[Controller, Usage]]:
+        """Return a page of controllers by name, after the name `after`."""
+        return self._store.read(
+            lambda session: [
+                (c, session.usage(c)) for c in session.list_controllers(after=after, limit=limit)
+            ]
+        )
+
+    def set_mode(self, name: str, mode: Mode) -> Future[Controller]:
+        """Let a controller learn, or freeze it; raises NotFound."""
+
+        def work(session: Session) -> Controller:
+            session.set_mode(found_controller(session, name), mode)
+            return found_controller(session, name)
+
+        return self._store.write(work)
+
+    def delete_controller(self, name: str) -> Future[None]:
+        """Delete a controller, keeping its log; raises NotFound, FailedPrecondition."""
+
+        def work(session: Session) -> None:
+            controller = session.find_controller(name)
+            if controller is None:
+                raise NotFound(f"no controller {name!r}")
+            active = session.usage(controller).active_runs
+            if active:
+                raise FailedPrecondition(
+                    f"controller {name!r} has {active} active runs; finish them"
+                )
+            if not controller.is_deleted:
+                session.delete_controller(controller, now=self._clock())
+
+        return self._store.write(work)
+
+    def export_policy(self, name: str, version: int) -> PolicyVersion:
+        """Return a policy version, the newest for 0.
+
+        Raises:
+            NotFound: no such controller or version.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> PolicyVersion:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            policy = session.find_policy(controller, version or controller.policy_version)
+            if policy is None:
+                raise NotFound(f"controller {name!r} has no policy version {version}")
+            return policy
+
+        return self._store.read(work)
+
+    def import_policy(self, name: str, data: bytes) -> Future[int]:
+        """Make a policy file the newest version; answer the newest, where it is that file already.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+            InvalidArgument: the file is no policy of the controller's shape.
+        """
+
+        def work(session: Session) -> int:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            self._policies.load(data, controller.spec)
+            newest = session.find_policy(controller, controller.policy_version)
+            if newest is not None and newest.data == data:
+                return newest.version
+            return self._add_policy(session, controller, data)
+
+        return self._store.write(work)
+
+    def _add_policy(self, session: Session, controller: Controller, data: bytes) -> int:
+        version = controller.policy_version + 1
+        session.add_policy(
+            controller,
+            PolicyVersion(version=version, data=data, statistics={}, created_at=self._clock()),
+        )
+        return version
+
+
+def _require_policy(controller: Controller) -> None:
+    if controller.policy_version == 0:
+        kind = controller.spec.algorithm.kind
+        raise FailedPrecondition(f"controller {controller.spec.name!r} is {kind}: it has no policy")

@@ -1,0 +1,69 @@
+"""What can be wrong with a call; each error says what the caller should do.
+
+AgentError
+├── InvalidArgument      the request itself is wrong: mend the named field
+├── NotFound             no such controller, run or policy version: create it, or mend the name
+├── AlreadyExists        the name or chunk has other content: choose another, or send the same
+├── FailedPrecondition   right request, wrong moment: see the message (and the expected chunk)
+├── ResourceExhausted    a limit is reached: wait, or raise the limit that is named
+└── Unavailable          the service is draining or cannot be reached: retry the same call later
+
+The transport maps each to one canonical status code; this module knows no transport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that breaks a rule, and how to mend it."""
+
+    field: str
+    """Path of the field, as in the `.proto` files, e.g. `spec.hyperparameters[0].low`."""
+    description: str
+    """What is wrong, with the offending value, and what would be right."""
+
+
+class AgentError(Exception):
+    """Base of all errors that a call of the agent service can end with."""
+
+
+class InvalidArgument(AgentError):
+    """The request is wrong in itself; nothing changed. Mend the named fields and call again."""
+
+    def __init__(self, *violations: FieldViolation) -> None:
+        """Carry all violations found; the message names each field."""
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class NotFound(AgentError):
+    """The named controller, run or policy version does not exist."""
+
+
+class AlreadyExists(AgentError):
+    """The name, run id or chunk is there already with other content; nothing changed."""
+
+
+class FailedPrecondition(AgentError):
+    """The call is valid but not now; nothing changed."""
+
+    def __init__(self, message: str, *, expected_chunk: int | None = None) -> None:
+        """Say what is expected instead; `expected_chunk` is the run's next chunk index."""
+        super().__init__(message)
+        self.expected_chunk = expected_chunk
+
+
+class ResourceExhausted(AgentError):
+    """A limit of the service is reached; the message names it."""
+
+
+class Unavailable(AgentError):
+    """The service cannot answer now; the same call may be sent again later."""
+
+
+def invalid(field: str, description: str) -> InvalidArgument:
+    """Return the error for a single violated field."""
+    return InvalidArgument(FieldViolation(field, description))

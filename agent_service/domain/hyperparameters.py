@@ -1,0 +1,101 @@
+"""Hyperparameters: what an action sets, and how the policy's [-1, 1] maps to their range."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent_service.domain.errors import invalid
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""The form of every name that a user chooses for a controller or a hyperparameter."""
+
+
+class Scale(StrEnum):
+    """How the policy's [-1, 1] is spread over [low, high]."""
+
+    LINEAR = "linear"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameter:
+    """One regularization setting in [low, high], e.g. a drop rate."""
+
+    name: str
+    """Form `[a-z0-9][a-z0-9-]{0,62}`."""
+    low: float
+    """Smallest value, inclusive; above 0 for a log scale."""
+    high: float
+    """Largest value, inclusive; above `low`."""
+    scale: Scale = Scale.LINEAR
+    """Equal steps of the policy are equal differences (linear) or equal ratios (log)."""
+
+    def __post_init__(self) -> None:
+        """Check the name's form and the range.
+
+        Raises:
+            InvalidArgument: naming the field of this hyperparameter that is wrong.
+        """
+        if not NAME.fullmatch(self.name):
+            raise invalid("name", f"{self.name!r} does not match {NAME.pattern}")
+        for field, bound in (("low", self.low), ("high", self.high)):
+            if not math.isfinite(bound):
+                raise invalid(field, f"{bound} is not finite")
+        if self.low >= self.high:
+            raise invalid("low", f"{self.low} is not below high, {self.high}")
+        if self.scale is Scale.LOG and self.low <= 0:
+            raise invalid("low", f"{self.low} must be above 0 for a log scale")
+
+    def value(self, unit: float) -> float:
+        """Map the policy's `unit`, clipped to [-1, 1], to a value in [low, high]."""
+        share = (min(max(unit, -1.0), 1.0) + 1.0) / 2.0
+        if self.scale is Scale.LOG:
+            value = math.exp(_between(math.log(self.low), math.log(self.high), share))
+        else:
+            value = _between(self.low, self.high, share)
+        # Twelve digits: a constant of 0.3 comes back as 0.3, and logs stay readable. Rounding may
+        # step over a bound, so the bounds come last: they are never left.
+        return min(max(float(f"{value:.12g}"), self.low), self.high)
+
+    def unit(self, value: float) -> float:
+        """Map a `value` in [low, high] back to [-1, 1], the inverse of `value()`."""
+        if self.scale is Scale.LOG:
+            low, high, value = math.log(self.low), math.log(self.high), math.log(value)
+        else:
+            low, high = self.low, self.high
+        return min(max(2.0 * (value - low) / (high - low) - 1.0, -1.0), 1.0)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """Interpolate so that shares 0 and 1 give the bounds exactly."""
+    return low * (1.0 - share) + high * share
+
+
+def named_values(
+    hyperparameters: Sequence[Hyperparameter], units: Sequence[float]
+) -> dict[str, float]:
+    """Return each hyperparameter's value by name for the policy's `units`, one for each."""
+    return {h.name: h.value(unit) for h, unit in zip(hyperparameters, units, strict=True)}
+
+
+def check_values(
+    hyperparameters: Sequence[Hyperparameter], values: Mapping[str, float], *, field: str
+) -> None:
+    """Check that `values` names exactly the hyperparameters, each inside its range.
+
+    Raises:
+        InvalidArgument: naming the entry of `field` that is missing, unknown or out of range.
+    """
+    known = {h.name: h for h in hyperparameters}
+    for name in values:
+        if name not in known:
+            raise invalid(f"{field}[{name}]", f"no such hyperparameter; there are {sorted(known)}")
+    for name, h in known.items():
+        if name not in values:
+            raise invalid(f"{field}[{name}]", "is missing; give a value for each hyperparameter")
+        if not h.low <= values[name] <= h.high:
+            raise invalid(f"{field}[{name}]", f"{values[name]} is not in [{h.low}, {h.high}]")

@@ -1,0 +1,30 @@
+"""What a call names, or the error that says it is not there."""
+
+from __future__ import annotations
+
+from agent_service.domain.errors import NotFound
+from agent_service.domain.ports import Session
+from agent_service.domain.runs import Controller, Decision, Run
+
+
+def found_controller(session: Session, name: str) -> Controller:
+    """Return a controller that is not deleted; raises NotFound."""
+    controller = session.find_controller(name)
+    if controller is None or controller.is_deleted:
+        raise NotFound(f"no controller {name!r}; create it first")
+    return controller
+
+
+def found_run(session: Session, run_id: str) -> Run:
+    """Return a run; raises NotFound."""
+    run = session.find_run(run_id)
+    if run is None:
+        raise NotFound(f"no run {run_id!r}; start it first")
+    return run
+
+
+def stored_decision(session: Session, run: Run, chunk: int) -> Decision:
+    """Return the decision for a chunk that is known to be decided."""
+    decision = session.find_decision(run, chunk)
+    assert decision is not None, f"run {run.id} has no decision for chunk {chunk}"
+    return decision

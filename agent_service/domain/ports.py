@@ -1,0 +1,259 @@
+"""Ports: what the rules of a run need from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from agent_service.domain.runs import (
+    Choice,
+    Controller,
+    Decision,
+    Mode,
+    Outcome,
+    Run,
+    StartRun,
+    Transition,
+    Use,
+)
+from agent_service.domain.specs import ControllerSpec
+
+T = TypeVar("T")
+
+
+class Policy(Protocol):
+    """One version of a learned policy, ready to decide."""
+
+    def mean(self, state: np.ndarray) -> np.ndarray:
+        """Return the mean action for a state float64[N], float64[h] in the policy's own range."""
+        ...
+
+    def sample(self, state: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the action for standard normal `noise` [h], unclipped, and its log probability."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All that a decision may depend on, beside the controller's spec."""
+
+    run_id: str
+    chunk: int
+    """Index, from 1, of the chunk that the action is for."""
+    state: np.ndarray
+    """S_t: float64[N]; zeros for the first chunk."""
+    mode: Mode
+    policy: Policy | None
+    """The policy version to decide by; None where the algorithm has none."""
+
+
+class Decider(Protocol):
+    """A controller's algorithm: a pure function from situations to choices.
+
+    Equal situations give equal choices, whenever and wherever they are asked for: randomness comes
+    from `draws.generator`, which is named by the situation.
+    """
+
+    def decide(self, situation: Situation) -> Choice:
+        """Return the action A_t for the situation's state S_t."""
+        ...
+
+
+class Policies(Protocol):
+    """How policies are made and read; keeps the rules free of file formats."""
+
+    def initial(self, spec: ControllerSpec) -> bytes | None:
+        """Return policy version 1 of a new controller; None where the algorithm has no policy."""
+        ...
+
+    def load(self, data: bytes, spec: ControllerSpec) -> Policy:
+        """Return a stored or imported policy; raises InvalidArgument if it is not of `spec`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyVersion:
+    """A stored policy version."""
+
+    version: int
+    data: bytes
+    """As `Policies` made or accepted it."""
+    statistics: Mapping[str, float]
+    """Of the update that made it; empty for initial and imported versions."""
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Counts of a controller's runs and transitions."""
+
+    active_runs: int
+    finished_runs: int
+    ready: int
+    """Transitions that wait for an update."""
+    learned: int
+    recorded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnableTransition:
+    """A transition that is ready to be learned from."""
+
+    transition: Transition
+    ends_episode: bool
+    """Whether its run terminated with it, so that nothing is bootstrapped after it."""
+
+
+class Session(Protocol):
+    """One transaction: sees all that was committed, and its own changes."""
+
+    def find_controller(self, name: str) -> Controller | None:
+        """Return the controller of this name, deleted ones too."""
+        ...
+
+    def list_controllers(self, *, after: str, limit: int) -> Sequence[Controller]:
+        """Return controllers that are not deleted, by name, after the name `after`."""
+        ...
+
+    def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
+        """Store a new controller."""
+        ...
+
+    def set_mode(self, controller: Controller, mode: Mode) -> None:
+        """Store a controller's mode."""
+        ...
+
+    def delete_controller(self, controller: Controller, *, now: float) -> None:
+        """Mark a controller as deleted."""
+        ...
+
+    def usage(self, controller: Controller) -> Usage:
+        """Return the counts of its runs and transitions."""
+        ...
+
+    def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
+        """Store a policy version and make it the controller's newest."""
+        ...
+
+    def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
+        """Return one policy version."""
+        ...
+
+    def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
+        """Return all versions in order, their `data` left empty."""
+        ...
+
+    def find_run(self, run_id: str) -> Run | None:
+        """Return one run."""
+        ...
+
+    def list_runs(
+        self,
+        *,
+        controller: str,
+        is_active: bool | None,
+        labels: Mapping[str, str],
+        before: int | None,
+        limit: int,
+    ) -> Sequence[tuple[int, Run]]:
+        """Return runs with their keys, newest first, with keys below `before`."""
+        ...
+
+    def add_run(
+        self,
+        start: StartRun,
+        controller: Controller,
+        *,
+        mode: Mode,
+        pinned_version: int | None,
+        now: float,
+    ) -> Run:
+        """Store a new run."""
+        ...
+
+    def requested_mode(self, run: Run) -> Mode | None:
+        """Return the mode that the run's start asked for; None where it asked for none."""
+        ...
+
+    def count_chunk(self, run: Run, *, now: float) -> None:
+        """Store that one more chunk was reported."""
+        ...
+
+    def finish_run(
+        self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
+    ) -> None:
+        """Store how a run ended."""
+        ...
+
+    def append(self, run: Run, decision: Decision) -> Decision:
+        """Append a decision to the log and return it with its position."""
+        ...
+
+    def find_decision(self, run: Run, chunk: int) -> Decision | None:
+        """Return the decision for one chunk of a run."""
+        ...
+
+    def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
+        """Change what learning does with a run's decision for `chunk`, if it is `was`."""
+        ...
+
+    def transitions(
+        self, *, controller: str, run_id: str, after: int, limit: int
+    ) -> Sequence[tuple[Run, Transition]]:
+        """Return complete transitions by position, of one controller or run or (empty) of all."""
+        ...
+
+    def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
+        """Return the whole log by position."""
+        ...
+
+    def ready_transitions(
+        self, controller: Controller, *, limit: int
+    ) -> Sequence[LearnableTransition]:
+        """Return the oldest transitions that wait to be learned from, by position."""
+        ...
+
+    def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
+        """Store that the update that makes `version` consumed these transitions."""
+        ...
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call this once the transaction is durable, and never if it is not."""
+        ...
+
+
+class Store(Protocol):
+    """Durable truth. Thread-safe; close it, or use it as a context manager."""
+
+    def write(self, work: Callable[[Session], T]) -> Future[T]:
+        """Run `work` as one atomic step among others; the future is done when it is durable.
+
+        What `work` raises leaves nothing behind and is raised by the future. `Unavailable` where
+        the storage could not take it.
+        """
+        ...
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Run `work`, which only reads, on a consistent view of what is committed."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was submitted and let go of the storage."""
+        ...
+
+
+class Observer(Protocol):
+    """Who is told of what became durable: the metrics."""
+
+    def decided(self, run: Run, decision: Decision) -> None:
+        """A new decision is in the log (never called for a repeated call)."""
+        ...
+
+    def finished(self, run: Run) -> None:
+        """A run ended."""
+        ...

@@ -1,0 +1,224 @@
+"""Runs and what happens in them: reports come in, decisions go out, transitions remain."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.rewards import Feedback
+from agent_service.domain.specs import ControllerSpec
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""The form of a run id; the caller chooses it."""
+
+
+class Mode(StrEnum):
+    """Whether a controller, or a run of it, still learns."""
+
+    LEARNING = "learning"
+    """Actions are sampled, and the run's transitions are learned from."""
+    FROZEN = "frozen"
+    """The mean action of the policy version at the run's start; nothing is learned."""
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    TERMINATED = "terminated"
+    """By its own plan: no value follows the last transition."""
+    TRUNCATED = "truncated"
+    """Cut from outside: the value bootstraps at the cut."""
+    DIVERGED = "diverged"
+    """By a loss that is not finite; an end like terminated."""
+    CANCELLED = "cancelled"
+    """By its user; a cut like truncated."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the episode truly ended here, so that nothing is bootstrapped."""
+        return self in (Outcome.TERMINATED, Outcome.DIVERGED)
+
+
+class Use(StrEnum):
+    """What learning does with the transition of a decision."""
+
+    PENDING = "pending"
+    """It is not complete yet, or whether it ends the episode is not known yet."""
+    READY = "ready"
+    """It waits to be learned from."""
+    RECORDED = "recorded"
+    """It is kept in the log and never learned from."""
+    LEARNED = "learned"
+    """It was consumed by the update that made one policy version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """A controller as it stands now."""
+
+    id: int
+    """The store's key."""
+    spec: ControllerSpec
+    mode: Mode
+    policy_version: int
+    """The newest version; 0 for controllers without a policy."""
+    created_at: float
+    """Seconds since 1970."""
+    is_deleted: bool = False
+    """Deleted controllers keep their log and their name, and start no more runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training of one child as it stands now."""
+
+    id: str
+    controller: Controller
+    mode: Mode
+    labels: Mapping[str, str]
+    """The user's own words about the run; no effect."""
+    pinned_version: int | None
+    """The policy version that a frozen run keeps to; None for learning runs."""
+    reported_chunks: int
+    """Chunks reported so far; the next report is of chunk `reported_chunks + 1`."""
+    outcome: Outcome | None
+    """None while the run is active."""
+    final_score: float | None
+    created_at: float
+    """Seconds since 1970."""
+    updated_at: float
+    """Seconds since 1970, of the last accepted call."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether reports are still accepted."""
+        return self.outcome is None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a controller decides from one state."""
+
+    sample: tuple[float, ...]
+    """The action in the policy's [-1, 1], h values, not clipped."""
+    log_probability: float
+    """Of the unclipped sample under the behaviour that drew it; 0 for sure choices."""
+    explored: bool
+    """Whether chance took part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One row of the decision log: the action A_t and all that it was derived from.
+
+    The report of chunk t, which brought S_t and the reward of the action before, made it.
+    """
+
+    position: int
+    """Place in the log of the whole service, rising in the order of commits."""
+    run_id: str
+    chunk: int
+    """Index t + 1 of the chunk that this action is for; 1 for A_0."""
+    state: np.ndarray
+    """S_t: float64[N], the losses of chunk t; zeros for S_0."""
+    feedback: Feedback | None
+    """Of chunk t; None for A_0."""
+    reward: float | None
+    """Earned by the action before this one; None for A_0."""
+    applied: Mapping[str, float] | None
+    """What chunk t truly ran under, where it was not the decided action."""
+    choice: Choice
+    values: Mapping[str, float]
+    """The action: hyperparameter values by name."""
+    policy_version: int
+    use: Use
+    """What learning does with the transition that starts here."""
+    learned_in: int | None
+    """The policy version whose update consumed that transition."""
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """(S_t, A_t, R_t, S_{t+1}) of one run, with the behaviour that chose A_t."""
+
+    position: int
+    """Place in the log of the report that completed it."""
+    decision: Decision
+    """A_t, decided from S_t, for chunk t + 1."""
+    reward: float
+    """R_t."""
+    next_state: np.ndarray
+    """S_{t+1}: float64[N]."""
+    feedback: Feedback
+    """What the reward was computed from."""
+    applied: Mapping[str, float] | None
+    """What chunk t + 1 truly ran under, where it was not A_t."""
+    reported_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRun:
+    """The wish to start a run."""
+
+    controller: str
+    run_id: str
+    mode: Mode | None = None
+    """None takes the controller's."""
+    labels: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Check the id's form and the labels' size; raises InvalidArgument."""
+        if not RUN_ID.fullmatch(self.run_id):
+            raise invalid("run_id", f"{self.run_id!r} does not match {RUN_ID.pattern}")
+        if len(self.labels) > 64:
+            raise invalid("labels", f"{len(self.labels)} given; at most 64")
+        for key, text in self.labels.items():
+            if len(key) > 256 or len(text) > 1024:
+                raise invalid("labels", "a key has at most 256 characters, a value 1024")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkReport:
+    """What a training tells of one chunk."""
+
+    run_id: str
+    chunk: int
+    """Index of the chunk reported, from 1."""
+    losses: np.ndarray
+    """float64[N], in order."""
+    feedback: Feedback
+    applied: Mapping[str, float] | None = None
+    """What the chunk truly ran under, if it was not what was decided."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the run; raises InvalidArgument."""
+        if self.chunk < 1:
+            raise invalid("chunk_index", f"{self.chunk} must be at least 1")
+        finite = np.isfinite(self.losses)
+        if not finite.all():
+            place = int(np.argmin(finite))
+            raise invalid(f"losses[{place}]", f"{self.losses[place]} is not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishRun:
+    """The end of a run."""
+
+    run_id: str
+    outcome: Outcome
+    final_score: float | None = None
+    """The child's own final result, larger is better; for the record."""
+
+    def __post_init__(self) -> None:
+        """Check that a score is finite; raises InvalidArgument."""
+        if self.final_score is not None and not math.isfinite(self.final_score):
+            raise invalid("final_score", f"{self.final_score} is not finite")

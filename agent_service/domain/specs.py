@@ -1,0 +1,202 @@
+"""What a controller is made from: its hyperparameters, its reward, its seed and its algorithm.
+
+Specs are values: equal specs make controllers that decide alike. They are checked where they
+are made, so every spec that exists is a valid one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import NAME, Hyperparameter, check_values
+from agent_service.domain.rewards import Reward
+
+
+class FrozenStart(StrEnum):
+    """What a frozen run of a PPO controller starts with."""
+
+    MEAN = "mean"
+    """The policy's mean action at S_0."""
+    UNIFORM = "uniform"
+    """A uniform draw from the range, as the paper starts every run (Eq. 4)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOSettings:
+    """Settings of a PPO controller; names and meaning are stable-baselines3's.
+
+    Two defaults differ from stable-baselines3's: `gamma` is the paper's, and an update comes after
+    `rollout_size` transitions of all runs together, since a run brings one every chunk only.
+    """
+
+    kind: Literal["ppo"] = "ppo"
+    rollout_size: int = 256
+    """Transitions, of all runs together, that one update learns from."""
+    batch_size: int = 64
+    """Transitions in one gradient step."""
+    n_epochs: int = 10
+    """Passes over the rollout in one update."""
+    learning_rate: float = 3e-4
+    """Step size of Adam."""
+    gamma: float = 0.995
+    """Discount of the return, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Trade of bias for variance in the advantage, in [0, 1]."""
+    clip_range: float = 0.2
+    """Largest change of the probability ratio that is rewarded, above 0."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm, above 0."""
+    net_arch: tuple[int, ...] = (64, 64)
+    """Widths of the hidden tanh layers, for policy and value each."""
+    log_std_init: float = 0.0
+    """Natural logarithm of exploration's initial deviation, in the policy's [-1, 1]."""
+    normalize_observations: bool = True
+    """Divide the losses by their running deviation, after taking off their running mean."""
+    frozen_start: FrozenStart = FrozenStart.MEAN
+    """What a frozen run starts with."""
+
+    def __post_init__(self) -> None:
+        """Check every range; raises InvalidArgument naming the setting."""
+        for name in ("rollout_size", "batch_size", "n_epochs"):
+            _at_least_one(name, getattr(self, name))
+        if self.rollout_size < 2 or self.batch_size < 2:
+            raise invalid(
+                "rollout_size", "and batch_size must be at least 2 to normalize advantages"
+            )
+        for name in ("learning_rate", "clip_range", "max_grad_norm"):
+            _positive(name, getattr(self, name))
+        for name in ("gamma", "gae_lambda"):
+            _share(name, getattr(self, name))
+        for name in ("ent_coef", "vf_coef"):
+            _not_negative(name, getattr(self, name))
+        if not math.isfinite(self.log_std_init):
+            raise invalid("log_std_init", f"{self.log_std_init} is not finite")
+        for width in self.net_arch:
+            _at_least_one("net_arch", width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantSettings:
+    """One value for each hyperparameter, for good (Figure 2, Diagram 1)."""
+
+    kind: Literal["constant"] = "constant"
+    values: Mapping[str, float]
+    """By hyperparameter name, each within its range."""
+
+
+class Shape(StrEnum):
+    """The course of a hand-made schedule."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    STEP = "step"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSettings:
+    """Values that follow the run's progress and nothing else (Figure 2, Diagram 2)."""
+
+    kind: Literal["schedule"] = "schedule"
+    shape: Shape
+    """Linear, half a cosine, or `steps` equal jumps from start to end."""
+    start: Mapping[str, float]
+    """Values for chunk 1, by hyperparameter name."""
+    end: Mapping[str, float]
+    """Values from chunk `chunks` on, by hyperparameter name."""
+    chunks: int
+    """Index of the chunk that is the first to run under `end`; at least 2."""
+    steps: int = 1
+    """Jumps of a step schedule, evenly placed; unused by the other shapes."""
+
+    def __post_init__(self) -> None:
+        """Check the lengths; raises InvalidArgument naming the setting."""
+        if self.chunks < 2:
+            raise invalid("chunks", f"{self.chunks} must be at least 2")
+        _at_least_one("steps", self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomSettings:
+    """A fresh uniform draw from the range for each chunk: the floor that learning must beat."""
+
+    kind: Literal["random"] = "random"
+
+
+Algorithm = PPOSettings | ConstantSettings | ScheduleSettings | RandomSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSpec:
+    """Everything that a controller is made from."""
+
+    name: str
+    """Form `[a-z0-9][a-z0-9-]{0,62}`; unique in the service, for good."""
+    chunk_size: int = 20
+    """N: training losses in a chunk, and so the length of a state."""
+    hyperparameters: tuple[Hyperparameter, ...]
+    """What one action sets, at least one, of different names."""
+    reward: Reward = Reward.GAP
+    """What is learned from."""
+    seed: int = 0
+    """Seed of every draw; unsigned 64 bits."""
+    algorithm: Algorithm = field(default_factory=PPOSettings)
+    """How actions are decided."""
+
+    def __post_init__(self) -> None:
+        """Check the parts against one another; raises InvalidArgument naming the field."""
+        if not NAME.fullmatch(self.name):
+            raise invalid("name", f"{self.name!r} does not match {NAME.pattern}")
+        if not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
+            raise invalid("chunk_size", f"{self.chunk_size} is not in [1, {MAX_CHUNK_SIZE}]")
+        if not 1 <= len(self.hyperparameters) <= MAX_HYPERPARAMETERS:
+            raise invalid(
+                "hyperparameters", f"{len(self.hyperparameters)} given; 1 to {MAX_HYPERPARAMETERS}"
+            )
+        if len({h.name for h in self.hyperparameters}) < len(self.hyperparameters):
+            raise invalid("hyperparameters", "two have the same name")
+        if not 0 <= self.seed < 2**64:
+            raise invalid("seed", f"{self.seed} is not an unsigned 64-bit integer")
+        self._check_algorithm()
+
+    def _check_algorithm(self) -> None:
+        """Check values that name hyperparameters against their ranges."""
+        if isinstance(self.algorithm, ConstantSettings):
+            check_values(self.hyperparameters, self.algorithm.values, field="constant.values")
+        if isinstance(self.algorithm, ScheduleSettings):
+            check_values(self.hyperparameters, self.algorithm.start, field="schedule.start")
+            check_values(self.hyperparameters, self.algorithm.end, field="schedule.end")
+
+
+MAX_CHUNK_SIZE = 10_000
+"""Losses in a chunk at the most; a report of that length is 80 kB."""
+MAX_HYPERPARAMETERS = 64
+"""Hyperparameters of a controller at the most."""
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise invalid(name, f"{value} must be at least 1")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise invalid(name, f"{value} must be above 0")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise invalid(name, f"{value} must be 0 or above")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise invalid(name, f"{value} is not in [0, 1]")

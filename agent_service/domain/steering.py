@@ -1,0 +1,281 @@
+"""The rules of a run: is it valid, is it the next chunk, what is decided, what is kept.
+
+Every write is one atomic step of the store, in which a repeated call finds what the first one
+stored and answers that. Nothing is kept here but policies that were read, which never change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
+from agent_service.domain.hyperparameters import named_values
+from agent_service.domain.lookups import found_controller, found_run, stored_decision
+from agent_service.domain.policies import PolicyCache
+from agent_service.domain.ports import Decider, Observer, Policies, Session, Situation, Store
+from agent_service.domain.rewards import compute_reward
+from agent_service.domain.runs import (
+    ChunkReport,
+    Decision,
+    FinishRun,
+    Mode,
+    Run,
+    StartRun,
+    Transition,
+    Use,
+)
+from agent_service.domain.specs import ControllerSpec
+
+
+class Steering:
+    """Runs, from their start to their end, and the log that they leave.
+
+    Writes answer futures that are done when the change is durable; reads answer at once.
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        make_decider: Callable[[ControllerSpec], Decider],
+        policies: Policies,
+        observer: Observer,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep the ports; own none of them."""
+        self._store = store
+        self._make_decider = make_decider
+        self._policies = PolicyCache(policies)
+        self._observer = observer
+        self._clock = clock
+
+    def start_run(self, start: StartRun) -> Future[Decision]:
+        """Start a run and decide A_0.
+
+        Raises:
+            NotFound: no such controller.
+            AlreadyExists: the run id is there with another controller, mode or labels.
+            FailedPrecondition: a learning run of a frozen controller.
+        """
+        return self._store.write(lambda session: self._start_run(session, start))
+
+    def _start_run(self, session: Session, start: StartRun) -> Decision:
+        run = session.find_run(start.run_id)
+        if run is not None:
+            asked = (run.controller.spec.name, session.requested_mode(run), dict(run.labels))
+            if asked != (start.controller, start.mode, dict(start.labels)):
+                raise AlreadyExists(
+                    f"run {start.run_id!r} is there with another start; choose another id"
+                )
+            return stored_decision(session, run, 1)
+        controller = found_controller(session, start.controller)
+        mode = start.mode or controller.mode
+        if mode is Mode.LEARNING and controller.mode is Mode.FROZEN:
+            raise FailedPrecondition(
+                f"controller {start.controller!r} is frozen; start a frozen run, or update its mode"
+            )
+        pinned = controller.policy_version if mode is Mode.FROZEN else None
+        run = session.add_run(
+            start, controller, mode=mode, pinned_version=pinned, now=self._clock()
+        )
+        return self._decide(session, run, report=None, reward=None)
+
+    def report_chunk(self, report: ChunkReport) -> Future[Decision]:
+        """Store a chunk's report and decide the next action.
+
+        Raises:
+            NotFound: no such run.
+            InvalidArgument: not N losses, or feedback of another kind than the reward needs.
+            AlreadyExists: this chunk was reported with other content.
+            FailedPrecondition: another chunk is expected, or the run is finished.
+        """
+        return self._store.write(lambda session: self._report_chunk(session, report))
+
+    def _report_chunk(self, session: Session, report: ChunkReport) -> Decision:
+        run = found_run(session, report.run_id)
+        _check_against_spec(report, run.controller.spec)
+        if report.chunk <= run.reported_chunks:
+            decision = stored_decision(session, run, report.chunk + 1)
+            if not _is_same(report, decision):
+                raise AlreadyExists(
+                    f"chunk {report.chunk} of run {run.id!r} was reported with other content"
+                )
+            return decision
+        _require_active(run)
+        expected = run.reported_chunks + 1
+        if report.chunk != expected:
+            raise FailedPrecondition(
+                f"run {run.id!r} expects chunk {expected}, not {report.chunk}",
+                expected_chunk=expected,
+            )
+        running = stored_decision(session, run, report.chunk)
+        reward = compute_reward(run.controller.spec.reward, report.feedback, running.feedback)
+        self._update_uses(session, run, report, running)
+        session.count_chunk(run, now=self._clock())
+        return self._decide(session, run, report=report, reward=reward)
+
+    def _update_uses(
+        self, session: Session, run: Run, report: ChunkReport, running: Decision
+    ) -> None:
+        """Settle what learning does with the transitions that this report completes.
+
+        The reported chunk's own is complete but waits: whether it ends the episode shows with the
+        next report or the run's end. The one before it is now known not to.
+        """
+        if run.mode is not Mode.LEARNING:
+            return
+        if report.applied is not None and dict(report.applied) != dict(running.values):
+            session.set_use(run, report.chunk, was=Use.PENDING, use=Use.RECORDED)
+        session.set_use(run, report.chunk - 1, was=Use.PENDING, use=Use.READY)
+
+    def _decide(
+        self, session: Session, run: Run, *, report: ChunkReport | None, reward: float | None
+    ) -> Decision:
+        """Derive the decision after `report` (None for A_0) and append it to the log."""
+        controller = run.controller
+        chunk = 1 if report is None else report.chunk + 1
+        state = np.zeros(controller.spec.chunk_size) if report is None else report.losses
+        version = controller.policy_version if run.pinned_version is None else run.pinned_version
+        situation = Situation(
+            run_id=run.id,
+            chunk=chunk,
+            state=state,
+            mode=run.mode,
+            policy=self._policies.get(session, controller, version),
+        )
+        choice = self._make_decider(controller.spec).decide(situation)
+        learns = run.mode is Mode.LEARNING and controller.policy_version > 0
+        decision = Decision(
+            position=0,
+            run_id=run.id,
+            chunk=chunk,
+            state=state,
+            feedback=None if report is None else report.feedback,
+            reward=reward,
+            applied=None if report is None else report.applied,
+            choice=choice,
+            values=named_values(controller.spec.hyperparameters, choice.sample),
+            policy_version=version,
+            use=Use.PENDING if learns else Use.RECORDED,
+            learned_in=None,
+            created_at=self._clock(),
+        )
+        decision = session.append(run, decision)
+        session.after_commit(lambda: self._observer.decided(run, decision))
+        return decision
+
+    def finish_run(self, finish: FinishRun) -> Future[Run]:
+        """End a run.
+
+        Raises:
+            NotFound: no such run.
+            FailedPrecondition: it was finished before with another outcome or score.
+        """
+        return self._store.write(lambda session: self._finish_run(session, finish))
+
+    def _finish_run(self, session: Session, finish: FinishRun) -> Run:
+        run = found_run(session, finish.run_id)
+        if not run.is_active:
+            if (run.outcome, run.final_score) != (finish.outcome, finish.final_score):
+                raise FailedPrecondition(
+                    f"run {run.id!r} was finished as {run.outcome} with score {run.final_score}"
+                )
+            return run
+        session.finish_run(
+            run, outcome=finish.outcome, final_score=finish.final_score, now=self._clock()
+        )
+        session.set_use(run, run.reported_chunks, was=Use.PENDING, use=Use.READY)
+        session.set_use(run, run.reported_chunks + 1, was=Use.PENDING, use=Use.RECORDED)
+        finished = found_run(session, finish.run_id)
+        session.after_commit(lambda: self._observer.finished(finished))
+        return finished
+
+    def get_run(self, run_id: str) -> tuple[Run, Decision]:
+        """Return a run and its newest decision; raises NotFound."""
+
+        def work(session: Session) -> tuple[Run, Decision]:
+            run = found_run(session, run_id)
+            return run, stored_decision(session, run, run.reported_chunks + 1)
+
+        return self._store.read(work)
+
+    def list_runs(
+        self,
+        *,
+        controller: str,
+        is_active: bool | None,
+        labels: Mapping[str, str],
+        before: int | None,
+        limit: int,
+    ) -> Sequence[tuple[int, Run, Decision]]:
+        """Return a page of runs, newest first, each with its key and newest decision."""
+
+        def work(session: Session) -> Sequence[tuple[int, Run, Decision]]:
+            page = session.list_runs(
+                controller=controller,
+                is_active=is_active,
+                labels=labels,
+                before=before,
+                limit=limit,
+            )
+            return [
+                (key, run, stored_decision(session, run, run.reported_chunks + 1))
+                for key, run in page
+            ]
+
+        return self._store.read(work)
+
+    def transitions(
+        self, *, controller: str, run_id: str, after: int, limit: int
+    ) -> Sequence[tuple[Run, Transition]]:
+        """Return the next complete transitions of the log, in order of position.
+
+        Raises:
+            NotFound: the named controller or run is not there.
+        """
+
+        def work(session: Session) -> Sequence[tuple[Run, Transition]]:
+            if controller and session.find_controller(controller) is None:
+                raise NotFound(f"no controller {controller!r}")
+            if run_id:
+                found_run(session, run_id)
+            return session.transitions(
+                controller=controller, run_id=run_id, after=after, limit=limit
+            )
+
+        return self._store.read(work)
+
+
+def _require_active(run: Run) -> None:
+    if not run.is_active:
+        raise FailedPrecondition(f"run {run.id!r} is finished ({run.outcome}); start another")
+
+
+def _check_against_spec(report: ChunkReport, spec: ControllerSpec) -> None:
+    if len(report.losses) != spec.chunk_size:
+        raise invalid(
+            "losses",
+            f"{len(report.losses)} given; controller {spec.name!r} has chunks of {spec.chunk_size}",
+        )
+    if report.applied is None:
+        return
+    names = {h.name for h in spec.hyperparameters}
+    if set(report.applied) != names:
+        raise invalid("applied", f"names {sorted(report.applied)}; give exactly {sorted(names)}")
+    for name, value in report.applied.items():
+        if not np.isfinite(value):
+            raise invalid(f"applied.values[{name}]", f"{value} is not finite")
+
+
+def _is_same(report: ChunkReport, decision: Decision) -> bool:
+    """Whether a report repeats the one that made `decision`, to the bit."""
+    return (
+        report.losses.tobytes() == decision.state.tobytes()
+        and report.feedback == decision.feedback
+        and report.applied == decision.applied
+    )

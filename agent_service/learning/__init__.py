@@ -1,0 +1,1 @@
+"""Policies and how they learn; the only package that knows torch and stable-baselines3."""

@@ -1,0 +1,288 @@
+"""One PPO update by stable-baselines3; the one file that knows it and torch.
+
+It knows no store, no process and no environment: transitions come in, a new snapshot comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import Logger
+
+from agent_service.domain.specs import ControllerSpec
+from agent_service.learning.snapshot import (
+    LOSS_LIMIT,
+    VARIANCE_FLOOR,
+    FloatArray,
+    PolicySnapshot,
+    fold_normalization,
+    parameter_shapes,
+    ppo_settings,
+)
+
+Arrays = dict[str, np.ndarray]
+OUTLIER = 10.0
+"""Deviations from the running mean beyond which a loss is clipped for the running statistics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segment:
+    """Consecutive transitions of one run: T of them, with N losses and h hyperparameters."""
+
+    states: FloatArray
+    """S_t: float64[T, N], the losses as reported."""
+    samples: FloatArray
+    """float64[T, h], the actions in the policy's [-1, 1], not clipped."""
+    log_probabilities: FloatArray
+    """float64[T], of the samples under the behaviour that drew them."""
+    rewards: FloatArray
+    """float64[T]."""
+    next_state: FloatArray
+    """float64[N]: the state after the last transition."""
+    terminated: bool
+    """Whether the run ended by its own plan there; if not, the value bootstraps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Update:
+    """What one update made."""
+
+    snapshot: PolicySnapshot
+    """The next policy version."""
+    statistics: dict[str, float]
+    """approx_kl, clip_fraction, entropy (nats), explained_variance, policy_loss, value_loss; one
+    that is undefined, as the explained variance of equal returns, is left out."""
+
+
+class UpdateError(Exception):
+    """The update left parameters that are not finite; keep the old policy, skip the rollout."""
+
+
+def update(
+    snapshot: PolicySnapshot, spec: ControllerSpec, segments: Sequence[Segment], *, seed: int
+) -> Update:
+    """Train the policy once on a rollout; the same inputs give the same bits on one machine.
+
+    The observation statistics take in the rollout before the policy trains on it: evidence below.
+
+    Args:
+        snapshot: the newest policy version.
+        spec: of its controller.
+        segments: the rollout, run by run, in this order in the buffer; 2 transitions or more.
+        seed: unsigned 64 bits, of the order of the minibatches.
+
+    Raises:
+        ValueError: where the rollout has fewer than 2 transitions.
+        UpdateError: where a parameter is not finite afterwards.
+    """
+    arrays = dict(snapshot.arrays)
+    if "observation.mean" in arrays:
+        arrays |= _observe(arrays, np.concatenate([s.states for s in segments]))
+    model = _build(spec, arrays)
+    model.rollout_buffer = _rollout(model, arrays, segments)
+    with _seeded(seed):
+        # A last minibatch of one transition is safe: train() does not normalize its advantage.
+        model.train()
+    arrays |= _parameters(model) | _optimizer_state(model)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UpdateError(f"after {len(segments)} segments, {name} is not finite")
+    return Update(snapshot=PolicySnapshot(arrays), statistics=_statistics(model))
+
+
+def save_sb3_zip(snapshot: PolicySnapshot, spec: ControllerSpec, path: Path) -> None:
+    """Write what stable-baselines3's `PPO.load` reads; it takes raw losses.
+
+    The normalization of observations cannot travel in that file, so it is folded into the first
+    layers, exactly but for float32's rounding. Adam's moments belong to the unfolded weights, so
+    with normalization the optimizer starts anew.
+    """
+    arrays = dict(snapshot.arrays)
+    if "observation.mean" in arrays:
+        for hidden, head in (("policy_net", "action_net"), ("value_net", "value_net")):
+            deep = f"mlp_extractor.{hidden}.0"
+            layer = deep if f"{deep}.weight" in arrays else head
+            names = (f"{layer}.weight", f"{layer}.bias")
+            folded = fold_normalization(arrays, *(arrays[n].astype(np.float64) for n in names))
+            arrays |= {n: a.astype(np.float32) for n, a in zip(names, folded, strict=True)}
+        arrays |= {n: np.zeros_like(a) for n, a in arrays.items() if n.startswith("optimizer.")}
+    _build(spec, arrays).save(path)
+
+
+def _observe(arrays: Mapping[str, np.ndarray], states: FloatArray) -> Arrays:
+    """Return the running statistics with `states`, float64[n, N], taken in.
+
+    Chan et al. 1979, the parallel algorithm. Once there are statistics, values further off than
+    OUTLIER deviations are clipped: one diverging child's loss of 1e10 would otherwise widen the
+    variance so much that the policy could never again tell any two states apart.
+    """
+    mean, var, count = (arrays[f"observation.{n}"] for n in ("mean", "var", "count"))
+    if count > 0:
+        reach = OUTLIER * np.sqrt(var + VARIANCE_FLOOR)
+        states = np.clip(states, mean - reach, mean + reach)
+    states = np.clip(states, -LOSS_LIMIT, LOSS_LIMIT)
+    total = count + len(states)
+    delta = states.mean(axis=0) - mean
+    squares = (
+        var * count + states.var(axis=0) * len(states) + delta**2 * count * len(states) / total
+    )
+    return {
+        "observation.mean": mean + delta * len(states) / total,
+        "observation.var": squares / total,
+        "observation.count": np.asarray(total),
+    }
+
+
+def _observations(arrays: Mapping[str, np.ndarray], states: FloatArray) -> np.ndarray:
+    """Return what the torch policy sees of `states`, float32[..., N]."""
+    states = np.clip(states, -LOSS_LIMIT, LOSS_LIMIT)
+    if "observation.mean" in arrays:
+        deviation = np.sqrt(arrays["observation.var"] + VARIANCE_FLOOR)
+        states = (states - arrays["observation.mean"]) / deviation
+    return states.astype(np.float32)
+
+
+def _build(spec: ControllerSpec, arrays: Mapping[str, np.ndarray]) -> PPO:
+    """Make a PPO without an environment, as `PPO.load` does, holding the weights of `arrays`."""
+    settings = ppo_settings(spec)
+    widths = list(settings.net_arch)
+    model = PPO(
+        "MlpPolicy",
+        None,  # type: ignore[arg-type]  # as in BaseAlgorithm.load
+        learning_rate=settings.learning_rate,
+        n_steps=settings.rollout_size,
+        batch_size=settings.batch_size,
+        n_epochs=settings.n_epochs,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        ent_coef=settings.ent_coef,
+        vf_coef=settings.vf_coef,
+        max_grad_norm=settings.max_grad_norm,
+        # Every weight is replaced below; drawing orthogonal ones first would cost more than that.
+        policy_kwargs={"net_arch": {"pi": widths, "vf": widths}, "ortho_init": False},
+        device="cpu",
+        _init_setup_model=False,
+    )
+    model.observation_space = spaces.Box(-np.inf, np.inf, (spec.chunk_size,), np.float32)
+    model.action_space = spaces.Box(-1.0, 1.0, (len(spec.hyperparameters),), np.float32)
+    model.n_envs = 1
+    model._setup_model()
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    _load(model, spec, arrays)
+    return model
+
+
+def _load(model: PPO, spec: ControllerSpec, arrays: Mapping[str, np.ndarray]) -> None:
+    """Set the weights, and Adam's state by each parameter's place in the policy."""
+    names = list(parameter_shapes(spec))
+    model.policy.load_state_dict({n: torch.from_numpy(arrays[n].copy()) for n in names})
+    places = {n: i for i, (n, _) in enumerate(model.policy.named_parameters())}
+    state = model.policy.optimizer.state_dict()
+    state["state"] = {
+        places[n]: {
+            moment: torch.from_numpy(arrays[f"optimizer.{n}.{moment}"].copy())
+            for moment in ("exp_avg", "exp_avg_sq", "step")
+        }
+        for n in names
+    }
+    model.policy.optimizer.load_state_dict(state)
+
+
+def _rollout(
+    model: PPO, arrays: Mapping[str, np.ndarray], segments: Sequence[Segment]
+) -> RolloutBuffer:
+    """Return a full buffer of all transitions, segment after segment, advantages included."""
+    parts = [_segment_buffer(model, arrays, segment) for segment in segments]
+    whole = _buffer(model, sum(part.buffer_size for part in parts))
+    for name in (
+        "observations",
+        "actions",
+        "rewards",
+        "values",
+        "log_probs",
+        "advantages",
+        "returns",
+    ):
+        setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
+    whole.full = True
+    return whole
+
+
+def _segment_buffer(
+    model: PPO, arrays: Mapping[str, np.ndarray], segment: Segment
+) -> RolloutBuffer:
+    """Return a full buffer of one segment: values by the policy, advantages by the buffer (GAE).
+
+    One buffer a segment, because a buffer's columns must be of one length and segments are not.
+    """
+    buffer = _buffer(model, len(segment.rewards))
+    observations = _observations(arrays, np.vstack([segment.states, segment.next_state]))
+    with torch.no_grad():
+        values = model.policy.predict_values(torch.from_numpy(observations)).flatten()
+    # Set whole, where add() would copy row by row: 20 us a transition.
+    buffer.observations[:, 0] = observations[:-1]
+    buffer.actions[:, 0] = segment.samples
+    buffer.rewards[:, 0] = segment.rewards
+    buffer.log_probs[:, 0] = segment.log_probabilities
+    buffer.values[:, 0] = values[:-1].numpy()
+    buffer.compute_returns_and_advantage(values[-1:], np.array([segment.terminated]))
+    return buffer
+
+
+def _buffer(model: PPO, size: int) -> RolloutBuffer:
+    """Return an empty buffer for `size` transitions of one run."""
+    return RolloutBuffer(
+        size,
+        model.observation_space,
+        model.action_space,
+        device="cpu",
+        gae_lambda=model.gae_lambda,
+        gamma=model.gamma,
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, which the buffer shuffles by, and put its state back."""
+    before = np.random.get_state()
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _parameters(model: PPO) -> Arrays:
+    return {n: p.detach().numpy().copy() for n, p in model.policy.named_parameters()}
+
+
+def _optimizer_state(model: PPO) -> Arrays:
+    """Return Adam's moments and step counts under the parameters' names."""
+    return {
+        f"optimizer.{name}.{moment}": value.numpy().copy()
+        for name, parameter in model.policy.named_parameters()
+        for moment, value in model.policy.optimizer.state[parameter].items()
+    }
+
+
+def _statistics(model: PPO) -> dict[str, float]:
+    """Return what train() logged, under the names of the metric `agent_ppo`."""
+    logged = model.logger.name_to_value
+    statistics = {
+        "approx_kl": float(logged["train/approx_kl"]),
+        "clip_fraction": float(logged["train/clip_fraction"]),
+        "entropy": -float(logged["train/entropy_loss"]),
+        "explained_variance": float(logged["train/explained_variance"]),
+        "policy_loss": float(logged["train/policy_gradient_loss"]),
+        "value_loss": float(logged["train/value_loss"]),
+    }
+    return {name: value for name, value in statistics.items() if np.isfinite(value)}

@@ -1,0 +1,1 @@
+"""gRPC: decode, call, encode; and the generic parts that serve any service."""

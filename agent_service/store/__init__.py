@@ -1,0 +1,1 @@
+"""Durable implementations of the store's port."""

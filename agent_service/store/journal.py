@@ -1,0 +1,132 @@
+"""Group commit: one writer thread, one transaction for all that waits, answered when it is durable.
+
+Knows nothing of tables: it runs callables, each in a savepoint of its own, so that one that fails
+takes nothing of the others with it. Nobody waits for more than the commit in progress and the own.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.errors import Unavailable
+
+GROUP_LIMIT = 256
+"""Callables in one transaction at the most, so that a burst does not delay the first of it."""
+
+
+Work = Callable[[sa.Connection], tuple[Any, list[Callable[[], None]]]]
+"""What runs in a transaction: returns its result and what to call once that is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work
+    future: Future[Any]
+
+
+class Journal:
+    """The one writer of a database. Close it; what was submitted before is still committed."""
+
+    def __init__(self, engine: sa.Engine, *, observe_commit: Callable[[float, int], None]) -> None:
+        """Start the writer thread on a connection of `engine`.
+
+        Args:
+            engine: its transactions must lock for writing from their beginning.
+            observe_commit: told each commit's seconds and the number of callables in it.
+        """
+        self._engine = engine
+        self._observe_commit = observe_commit
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._closing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> Future[Any]:
+        """Queue `work`; the future has its result when the transaction is committed."""
+        future: Future[Any] = Future()
+        with self._closing:
+            if self._is_closed:
+                future.set_exception(Unavailable("the store is closed; retry with another server"))
+            else:
+                self._jobs.put(_Job(work, future))
+        return future
+
+    def close(self) -> None:
+        """Commit what waits and end the thread."""
+        with self._closing:
+            if not self._is_closed:
+                self._is_closed = True
+                self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            group, is_open = self._next_group()
+            if group:
+                self._commit(group)
+
+    def _next_group(self) -> tuple[list[_Job], bool]:
+        """Wait for a job, then take all that came meanwhile; the flag is False at the end."""
+        group: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            group.append(job)
+            if len(group) == GROUP_LIMIT:
+                return group, True
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _commit(self, group: list[_Job]) -> None:
+        results: list[tuple[_Job, Any]] = []
+        failures: list[tuple[_Job, Exception]] = []
+        started = time.perf_counter()
+        try:
+            with self._engine.begin() as connection:
+                for job in group:
+                    self._run_in_savepoint(connection, job, results, failures)
+        except sa.exc.DBAPIError as error:
+            _fail_all(group, Unavailable(f"the store took nothing ({error.orig}); retry"))
+            return
+        except Exception as error:
+            _fail_all(group, error)
+            return
+        self._observe_commit(time.perf_counter() - started, len(group))
+        for job, (result, calls) in results:
+            for call in calls:
+                call()
+            job.future.set_result(result)
+        for job, failure in failures:
+            job.future.set_exception(failure)
+
+    def _run_in_savepoint(
+        self,
+        connection: sa.Connection,
+        job: _Job,
+        results: list[tuple[_Job, Any]],
+        failures: list[tuple[_Job, Exception]],
+    ) -> None:
+        try:
+            with connection.begin_nested():
+                results.append((job, job.work(connection)))
+        except sa.exc.OperationalError:
+            raise  # the storage itself fails: nothing of this group can be trusted to be in it
+        except Exception as error:
+            failures.append((job, error))
+
+
+def _fail_all(group: list[_Job], error: Exception) -> None:
+    for job in group:
+        job.future.set_exception(error)

@@ -1,0 +1,83 @@
+"""The tables: controllers, their policy versions, runs, and the decision log.
+
+The log is append-only: of a decision, only what learning did with it changes. Arrays are stored as
+little-endian float64, so that what is read is what was written, to the bit.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+FORMAT = 1
+"""Version of these tables; a store of another one is refused."""
+
+metadata = sa.MetaData()
+
+store_format = sa.Table("store_format", metadata, sa.Column("version", sa.Integer, nullable=False))
+
+controllers = sa.Table(
+    "controllers",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("policy_version", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("deleted_at", sa.Double),
+)
+
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("controller_id", sa.ForeignKey(controllers.c.id), primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("statistics", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("key", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("controller_id", sa.ForeignKey(controllers.c.id), nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("requested_mode", sa.Text),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("pinned_version", sa.BigInteger),
+    sa.Column("reported_chunks", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("final_score", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Index("runs_by_controller", "controller_id", "key"),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("run_key", sa.ForeignKey(runs.c.key), nullable=False),
+    sa.Column("controller_id", sa.ForeignKey(controllers.c.id), nullable=False),
+    sa.Column("chunk", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.Column("training_score", sa.Double),
+    sa.Column("validation_score", sa.Double),
+    sa.Column("given_reward", sa.Double),
+    sa.Column("reward", sa.Double),
+    sa.Column("applied", sa.JSON(none_as_null=True)),
+    sa.Column("sample", sa.LargeBinary, nullable=False),
+    sa.Column("log_probability", sa.Double, nullable=False),
+    sa.Column("explored", sa.Boolean, nullable=False),
+    sa.Column("action", sa.JSON, nullable=False),
+    sa.Column("policy_version", sa.BigInteger, nullable=False),
+    sa.Column("use", sa.Text, nullable=False),
+    sa.Column("learned_in", sa.BigInteger),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("run_key", "chunk"),
+    # Positions are never given twice, so a reader that follows the log misses nothing.
+    sqlite_autoincrement=True,
+)
+sa.Index("decisions_by_use", decisions.c.controller_id, decisions.c.use, decisions.c.position)

@@ -1,0 +1,391 @@
+"""One transaction on the tables: the store port's `Session`, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.ports import LearnableTransition, PolicyVersion, Usage
+from agent_service.domain.runs import (
+    Controller,
+    Decision,
+    Mode,
+    Outcome,
+    Run,
+    StartRun,
+    Transition,
+    Use,
+)
+from agent_service.domain.specs import ControllerSpec
+from agent_service.store import rows
+from agent_service.store.rows import Row
+from agent_service.store.schema import controllers, decisions, policies, runs
+
+_cached_spec = lru_cache(1024)(rows.spec_from_text)
+
+_CONTROLLER = (
+    controllers.c.id.label("controller_id"),
+    controllers.c.spec.label("controller_spec"),
+    controllers.c.mode.label("controller_mode"),
+    controllers.c.policy_version.label("controller_policy_version"),
+    controllers.c.created_at.label("controller_created_at"),
+    controllers.c.deleted_at.label("controller_deleted_at"),
+)
+# The decision of the chunk that a run trains now: it has no successor, so its transition is not
+# complete.
+_next = decisions.alias("next_decision")
+_FIND_RUN = (
+    sa.select(runs, *_CONTROLLER)
+    .join(controllers, runs.c.controller_id == controllers.c.id)
+    .where(runs.c.id == sa.bindparam("run_id"))
+)
+_FIND_DECISION = (
+    sa.select(decisions)
+    .join(runs, runs.c.key == decisions.c.run_key)
+    .where(runs.c.id == sa.bindparam("run_id"), decisions.c.chunk == sa.bindparam("chunk"))
+)
+_TRANSITIONS = (
+    sa.select(
+        *(column.label(f"first_{column.name}") for column in decisions.columns),
+        *(column.label(f"next_{column.name}") for column in _next.columns),
+        *(column.label(f"run_{column.name}") for column in runs.columns),
+        *_CONTROLLER,
+    )
+    .select_from(decisions)
+    .join(
+        _next,
+        (_next.c.run_key == decisions.c.run_key) & (_next.c.chunk == decisions.c.chunk + 1),
+    )
+    .join(runs, runs.c.key == decisions.c.run_key)
+    .join(controllers, controllers.c.id == runs.c.controller_id)
+)
+
+
+class SqlSession:
+    """A session on one connection, valid while its transaction is open."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        """Work on an open transaction of `connection`."""
+        self._connection = connection
+        self.to_call: list[Callable[[], None]] = []
+        """What `after_commit` was told."""
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Note what to call once this is durable."""
+        self.to_call.append(call)
+
+    # Controllers
+
+    def find_controller(self, name: str) -> Controller | None:
+        """See the port."""
+        query = sa.select(*_CONTROLLER).where(controllers.c.name == name)
+        row = self._connection.execute(query).mappings().one_or_none()
+        return None if row is None else _controller(row)
+
+    def list_controllers(self, *, after: str, limit: int) -> Sequence[Controller]:
+        """See the port."""
+        query = (
+            sa.select(*_CONTROLLER)
+            .where(controllers.c.deleted_at.is_(None), controllers.c.name > after)
+            .order_by(controllers.c.name)
+            .limit(limit)
+        )
+        return [_controller(row) for row in self._connection.execute(query).mappings()]
+
+    def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
+        """See the port."""
+        result = self._connection.execute(
+            sa.insert(controllers).values(
+                name=spec.name,
+                spec=rows.spec_to_text(spec),
+                mode=mode.value,
+                policy_version=0,
+                created_at=now,
+            )
+        )
+        key = result.inserted_primary_key
+        assert key is not None
+        return Controller(id=key[0], spec=spec, mode=mode, policy_version=0, created_at=now)
+
+    def set_mode(self, controller: Controller, mode: Mode) -> None:
+        """See the port."""
+        self._update_controller(controller, mode=mode.value)
+
+    def delete_controller(self, controller: Controller, *, now: float) -> None:
+        """See the port."""
+        self._update_controller(controller, deleted_at=now)
+
+    def _update_controller(self, controller: Controller, **values: Any) -> None:
+        query = sa.update(controllers).where(controllers.c.id == controller.id)
+        self._connection.execute(query.values(**values))
+
+    def usage(self, controller: Controller) -> Usage:
+        """See the port."""
+        by_end = self._counts(runs.c.outcome.is_(None), runs, controller)
+        by_use = self._counts(decisions.c.use, decisions, controller)
+        # Every run's newest decision has no successor: it is no transition yet, or never.
+        return Usage(
+            active_runs=by_end.get(True, 0),
+            finished_runs=by_end.get(False, 0),
+            ready=by_use.get(Use.READY, 0),
+            learned=by_use.get(Use.LEARNED, 0),
+            recorded=by_use.get(Use.RECORDED, 0),
+        )
+
+    def _counts(
+        self, by: sa.ColumnElement[Any], table: sa.Table, controller: Controller
+    ) -> dict[Any, int]:
+        query = sa.select(by, sa.func.count()).where(table.c.controller_id == controller.id)
+        return {key: count for key, count in self._connection.execute(query.group_by(by))}
+
+    # Policies
+
+    def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
+        """See the port."""
+        self._connection.execute(
+            sa.insert(policies).values(
+                controller_id=controller.id,
+                version=policy.version,
+                data=policy.data,
+                statistics=dict(policy.statistics),
+                created_at=policy.created_at,
+            )
+        )
+        self._update_controller(controller, policy_version=policy.version)
+
+    def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
+        """See the port."""
+        query = sa.select(policies).where(
+            policies.c.controller_id == controller.id, policies.c.version == version
+        )
+        row = self._connection.execute(query).mappings().one_or_none()
+        return None if row is None else _policy(row, row["data"])
+
+    def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
+        """See the port."""
+        query = (
+            sa.select(policies.c.version, policies.c.statistics, policies.c.created_at)
+            .where(policies.c.controller_id == controller.id)
+            .order_by(policies.c.version)
+        )
+        return [_policy(row, b"") for row in self._connection.execute(query).mappings()]
+
+    # Runs
+
+    def find_run(self, run_id: str) -> Run | None:
+        """See the port."""
+        row = self._connection.execute(_FIND_RUN, {"run_id": run_id}).mappings().one_or_none()
+        return None if row is None else rows.run_from_row(row, _controller(row))
+
+    def list_runs(
+        self,
+        *,
+        controller: str,
+        is_active: bool | None,
+        labels: Mapping[str, str],
+        before: int | None,
+        limit: int,
+    ) -> Sequence[tuple[int, Run]]:
+        """See the port."""
+        query = sa.select(runs, *_CONTROLLER).join(
+            controllers, runs.c.controller_id == controllers.c.id
+        )
+        if controller:
+            query = query.where(controllers.c.name == controller)
+        if is_active is not None:
+            query = query.where(runs.c.outcome.is_(None) == is_active)
+        for key, text in labels.items():
+            query = query.where(runs.c.labels[key].as_string() == text)
+        if before is not None:
+            query = query.where(runs.c.key < before)
+        query = query.order_by(runs.c.key.desc()).limit(limit)
+        return [
+            (row["key"], rows.run_from_row(row, _controller(row)))
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    def add_run(
+        self,
+        start: StartRun,
+        controller: Controller,
+        *,
+        mode: Mode,
+        pinned_version: int | None,
+        now: float,
+    ) -> Run:
+        """See the port."""
+        self._connection.execute(
+            sa.insert(runs).values(
+                id=start.run_id,
+                controller_id=controller.id,
+                mode=mode.value,
+                requested_mode=None if start.mode is None else start.mode.value,
+                labels=dict(start.labels),
+                pinned_version=pinned_version,
+                reported_chunks=0,
+                created_at=now,
+                updated_at=now,
+            )
+        )
+        run = self.find_run(start.run_id)
+        assert run is not None
+        return run
+
+    def requested_mode(self, run: Run) -> Mode | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_mode).where(runs.c.id == run.id)
+        mode = self._connection.execute(query).scalar_one()
+        return None if mode is None else Mode(mode)
+
+    def count_chunk(self, run: Run, *, now: float) -> None:
+        """See the port."""
+        self._update_run(run, reported_chunks=run.reported_chunks + 1, updated_at=now)
+
+    def finish_run(
+        self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
+    ) -> None:
+        """See the port."""
+        self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
+
+    def _update_run(self, run: Run, **values: Any) -> None:
+        self._connection.execute(sa.update(runs).where(runs.c.id == run.id).values(**values))
+
+    # The log
+
+    def append(self, run: Run, decision: Decision) -> Decision:
+        """See the port."""
+        key = sa.select(runs.c.key).where(runs.c.id == run.id).scalar_subquery()
+        result = self._connection.execute(
+            sa.insert(decisions).values(
+                run_key=key, controller_id=run.controller.id, **rows.decision_to_row(decision)
+            )
+        )
+        inserted = result.inserted_primary_key
+        assert inserted is not None
+        return replace(decision, position=inserted[0])
+
+    def find_decision(self, run: Run, chunk: int) -> Decision | None:
+        """See the port."""
+        names = {"run_id": run.id, "chunk": chunk}
+        row = self._connection.execute(_FIND_DECISION, names).mappings().one_or_none()
+        return None if row is None else rows.decision_from_row(row, run.id)
+
+    def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
+        """See the port."""
+        key = sa.select(runs.c.key).where(runs.c.id == run.id).scalar_subquery()
+        self._connection.execute(
+            sa.update(decisions)
+            .where(
+                decisions.c.run_key == key,
+                decisions.c.chunk == chunk,
+                decisions.c.use == was.value,
+            )
+            .values(use=use.value)
+        )
+
+    def transitions(
+        self, *, controller: str, run_id: str, after: int, limit: int
+    ) -> Sequence[tuple[Run, Transition]]:
+        """See the port."""
+        query = _TRANSITIONS.where(_next.c.position > after)
+        if controller:
+            query = query.where(controllers.c.name == controller)
+        if run_id:
+            query = query.where(runs.c.id == run_id)
+        query = query.order_by(_next.c.position).limit(limit)
+        return [_transition(row) for row in self._connection.execute(query).mappings()]
+
+    def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
+        """See the port."""
+        query = (
+            sa.select(
+                *(column.label(f"first_{column.name}") for column in decisions.columns),
+                *(column.label(f"run_{column.name}") for column in runs.columns),
+                *_CONTROLLER,
+            )
+            .select_from(decisions)
+            .join(runs, runs.c.key == decisions.c.run_key)
+            .join(controllers, controllers.c.id == runs.c.controller_id)
+            .where(decisions.c.position > after)
+            .order_by(decisions.c.position)
+            .limit(limit)
+        )
+        return [
+            (_joined_run(row), rows.decision_from_row(_part(row, "first_"), row["run_id"]))
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    # Learning
+
+    def ready_transitions(
+        self, controller: Controller, *, limit: int
+    ) -> Sequence[LearnableTransition]:
+        """See the port."""
+        query = (
+            _TRANSITIONS.where(
+                decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
+            )
+            .order_by(decisions.c.position)
+            .limit(limit)
+        )
+        learnable = []
+        for row in self._connection.execute(query).mappings():
+            run, transition = _transition(row)
+            is_last = transition.decision.chunk == run.reported_chunks
+            ends = is_last and run.outcome is not None and run.outcome.is_terminal
+            learnable.append(LearnableTransition(transition=transition, ends_episode=ends))
+        return learnable
+
+    def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
+        """See the port."""
+        self._connection.execute(
+            sa.update(decisions)
+            .where(decisions.c.position.in_([t.transition.decision.position for t in transitions]))
+            .values(use=Use.LEARNED.value, learned_in=version)
+        )
+
+
+def _controller(row: Row) -> Controller:
+    return rows.controller_from_row(row, _cached_spec(row["controller_spec"]))
+
+
+def _policy(row: Row, data: bytes) -> PolicyVersion:
+    return PolicyVersion(
+        version=row["version"],
+        data=data,
+        statistics=row["statistics"],
+        created_at=row["created_at"],
+    )
+
+
+def _part(row: Row, prefix: str) -> dict[str, Any]:
+    """Return one table's columns of a joined row by their plain names."""
+    return {
+        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+    }
+
+
+def _joined_run(row: Row) -> Run:
+    return rows.run_from_row(_part(row, "run_"), _controller(row))
+
+
+def _transition(row: Row) -> tuple[Run, Transition]:
+    run = _joined_run(row)
+    decision = rows.decision_from_row(_part(row, "first_"), run.id)
+    following = rows.decision_from_row(_part(row, "next_"), run.id)
+    assert following.reward is not None
+    assert following.feedback is not None
+    transition = Transition(
+        position=following.position,
+        decision=decision,
+        reward=following.reward,
+        next_state=following.state,
+        feedback=following.feedback,
+        applied=following.applied,
+        reported_at=following.created_at,
+    )
+    return run, transition

@@ -1,0 +1,1 @@
+"""The trainer service: trains children, one service for each device."""
