@@ -13,6 +13,8 @@ The transport maps each to one canonical status code; this module knows no trans
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -67,3 +69,17 @@ class Unavailable(AgentError):
 def invalid(field: str, description: str) -> InvalidArgument:
     """Return the error for a single violated field."""
     return InvalidArgument(FieldViolation(field, description))
+
+
+@contextmanager
+def within(path: str) -> Iterator[None]:
+    """Put `path` before the field names of an InvalidArgument that is raised inside.
+
+    Values know their own fields only; who builds them from a request knows where they stood in it.
+    """
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            *(FieldViolation(f"{path}{v.field}", v.description) for v in error.violations)
+        ) from None

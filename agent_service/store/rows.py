@@ -42,7 +42,7 @@ def array_from_bytes(data: bytes) -> np.ndarray:
 def controller_from_row(row: Row, spec: ControllerSpec) -> Controller:
     """Return a controller; its spec was read before."""
     return Controller(
-        id=row["controller_id"],
+        id=row["controller_key"],
         spec=spec,
         mode=Mode(row["controller_mode"]),
         policy_version=row["controller_policy_version"],

@@ -28,7 +28,7 @@ from agent_service.store.schema import controllers, decisions, policies, runs
 _cached_spec = lru_cache(1024)(rows.spec_from_text)
 
 _CONTROLLER = (
-    controllers.c.id.label("controller_id"),
+    controllers.c.id.label("controller_key"),
     controllers.c.spec.label("controller_spec"),
     controllers.c.mode.label("controller_mode"),
     controllers.c.policy_version.label("controller_policy_version"),

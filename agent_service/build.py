@@ -1,0 +1,103 @@
+"""The composition root: the one place that names concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from agent_service.config import AgentConfig
+from agent_service.controllers.registry import make_decider
+from agent_service.domain.catalog import Catalog
+from agent_service.domain.ports import Store
+from agent_service.domain.steering import Steering
+from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning.process import Supervisor, end_with_parent
+from agent_service.metrics import Metrics, StoreCollector
+from agent_service.rpc.servicer import AgentServicer
+from agent_service.rpc.serving import Server, serve_until_signal
+from agent_service.store.sql import SqlStore
+from agent_service.v1 import agent_pb2, agent_pb2_grpc
+
+SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+
+
+def make_server(store: Store, *, metrics: Metrics, registry: CollectorRegistry) -> Server:
+    """Return an agent server on `store`, not yet started; the store stays the caller's."""
+    policies = SnapshotPolicies()
+    steering = Steering(store, make_decider=make_decider, policies=policies, observer=metrics)
+    server = Server(registry=registry, services=[SERVICE])
+    servicer = AgentServicer(Catalog(store, policies=policies), steering)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server.grpc_server)
+    return server
+
+
+def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
+    """Run the agent service until a signal ends it, the learner in a process of its own.
+
+    Args:
+        config: how.
+        announce: told the ports of gRPC and metrics once it serves.
+
+    Raises:
+        AgentError: where the store cannot be opened or the address not be taken.
+    """
+    # Creation times would double the page and tell what process_start_time_seconds tells.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    metrics = Metrics(registry)
+    with SqlStore(config.store, observe_commit=metrics.committed) as store:
+        registry.register(StoreCollector(store))
+        page, thread = start_http_server(config.metrics_port, addr=config.host, registry=registry)
+        with Supervisor(run_learner, config.store):
+            asyncio.run(
+                _serve(
+                    store,
+                    metrics,
+                    registry,
+                    address=config.listen,
+                    announce=lambda port: announce(port, page.server_port),
+                )
+            )
+        page.shutdown()
+        page.server_close()
+        thread.join()
+
+
+async def _serve(
+    store: Store,
+    metrics: Metrics,
+    registry: CollectorRegistry,
+    *,
+    address: str,
+    announce: Callable[[int], None],
+) -> None:
+    # Made here, since an asyncio server belongs to the loop that runs when it is made.
+    server = make_server(store, metrics=metrics, registry=registry)
+    await serve_until_signal(server, address, announce)
+
+
+def run_learner(store_url: str) -> None:
+    """Learn for ever, as the main function of the learner's process."""
+    # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
+    # priority, since a decision is waited for and an update is not.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.nice(10)
+    end_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s learner %(message)s")
+    # Imported here, after the settings that torch reads at its import.
+    import torch
+
+    from agent_service.learning.learner import learn
+
+    torch.set_num_threads(1)
+    with SqlStore(store_url) as store:
+        learn(store, should_stop=lambda: False)

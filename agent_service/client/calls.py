@@ -1,0 +1,87 @@
+"""One channel to a service, calls with deadlines, and retries while nobody answers.
+
+Every call of the agent service is idempotent, so every one may be sent again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+
+from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.status import from_rpc_error
+
+T = TypeVar("T")
+
+CALL_SECONDS = 30.0
+"""Deadline of one attempt."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds between attempts: doubled each time, with jitter, up to the longest."""
+_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class Calls:
+    """Calls one service, and raises the domain's errors instead of gRPC's. Thread-safe."""
+
+    def __init__(self, address: str, *, budget_seconds: float, name: str) -> None:
+        """Open a channel, which connects when it is used.
+
+        Args:
+            address: HOST:PORT.
+            budget_seconds: for how long a call is tried while nobody answers.
+            name: of the service, for the error that says so.
+        """
+        self._address = address
+        self._budget = budget_seconds
+        self._name = name
+        self.channel = grpc.insecure_channel(
+            address, options=[("grpc.initial_reconnect_backoff_ms", 100)]
+        )
+
+    def call(self, method: Callable[..., T], request: Any) -> T:
+        """Call a unary method, again and again inside the budget while nobody answers.
+
+        Raises:
+            AgentError: what the service answered, or Unavailable when the budget is spent.
+        """
+        gives_up = time.monotonic() + self._budget
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return method(request, timeout=CALL_SECONDS)
+            except grpc.RpcError as error:
+                remaining = gives_up - time.monotonic()
+                if not _is_away(error) or remaining <= 0:
+                    raise self._translated(error) from error
+            time.sleep(min(pause * random.uniform(0.5, 1.0), remaining))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def stream(self, responses: Iterable[T]) -> Iterator[T]:
+        """Pass on the responses of a streaming call; raises as `call` does, without retries."""
+        try:
+            yield from responses
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+    def _translated(self, error: grpc.RpcError) -> AgentError:
+        if _is_away(error):
+            return Unavailable(
+                f"no {self._name} at {self._address} after {self._budget:g} s; is it running? "
+                f"`{self._name.replace(' ', '-')} serve`"
+            )
+        assert isinstance(error, grpc.Call)
+        translated = from_rpc_error(error)
+        return translated or AgentError(f"{self._name}: {error.code().name}: {error.details()}")
+
+
+def _is_away(error: grpc.RpcError) -> bool:
+    assert isinstance(error, grpc.Call)
+    return error.code() in _RETRIED

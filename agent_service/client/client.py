@@ -1,0 +1,155 @@
+"""The client of the agent service: controllers, and runs to steer a training by."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+
+from agent_service import convert
+from agent_service.client.calls import Calls
+from agent_service.client.run import Run
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import ControllerSpec
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1 import agent_pb2_grpc
+
+PIECE = 64 * 1024
+"""Bytes of a policy file in one message."""
+
+
+class AgentClient:
+    """A connection to an agent service; thread-safe, a context manager.
+
+    Errors are those of `agent_service.domain.errors`, never a bare gRPC error.
+    """
+
+    def __init__(self, address: str = "localhost:50051", *, budget_seconds: float = 30.0) -> None:
+        """Connect when first used.
+
+        Args:
+            address: HOST:PORT of the service.
+            budget_seconds: for how long a call is tried while the service is away.
+        """
+        self._calls = Calls(address, budget_seconds=budget_seconds, name="agent service")
+        self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._calls.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def create_controller(self, spec: ControllerSpec, mode: Mode = Mode.LEARNING) -> pb.Controller:
+        """Create a controller; the same spec again answers the one that is there."""
+        request = pb.CreateControllerRequest(
+            spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
+        )
+        return self._calls.call(self._stub.CreateController, request).controller
+
+    def get_controller(self, name: str) -> pb.Controller:
+        """Return a controller as it stands."""
+        request = pb.GetControllerRequest(name=name)
+        return self._calls.call(self._stub.GetController, request).controller
+
+    def list_controllers(self) -> Iterator[pb.Controller]:
+        """Return all controllers by name, read page by page."""
+        request = pb.ListControllersRequest()
+        while True:
+            page = self._calls.call(self._stub.ListControllers, request)
+            yield from page.controllers
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def set_mode(self, name: str, mode: Mode) -> pb.Controller:
+        """Let a controller learn, or freeze it."""
+        request = pb.UpdateControllerRequest(name=name, mode=convert.mode_to_message(mode))
+        return self._calls.call(self._stub.UpdateController, request).controller
+
+    def delete_controller(self, name: str) -> None:
+        """Delete a controller; its log stays."""
+        self._calls.call(self._stub.DeleteController, pb.DeleteControllerRequest(name=name))
+
+    def run(
+        self,
+        controller: str,
+        *,
+        run_id: str | None = None,
+        mode: Mode | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Start a run; use it as a context manager, so that it is finished.
+
+        Args:
+            controller: the name of the controller that decides.
+            run_id: the run's id, unique in the service; a new one by default.
+            mode: learning or frozen; the controller's own by default.
+            labels: your words about the run, for lists.
+        """
+        run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
+        request = pb.StartRunRequest(
+            controller=controller,
+            run_id=run_id,
+            mode=convert.mode_to_message(mode),
+            labels=labels,
+        )
+        spec = self.get_controller(controller).spec
+        action = self._calls.call(self._stub.StartRun, request).action
+        return Run(
+            self._calls, self._stub, run_id=run_id, chunk_size=spec.chunk_size, action=action
+        )
+
+    def get_run(self, run_id: str) -> pb.Run:
+        """Return a run as it stands."""
+        return self._calls.call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id)).run
+
+    def list_runs(self, *, controller: str = "") -> Iterator[pb.Run]:
+        """Return runs, newest first, of one controller or (empty) of all."""
+        request = pb.ListRunsRequest(controller=controller)
+        while True:
+            page = self._calls.call(self._stub.ListRuns, request)
+            yield from page.runs
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def transitions(
+        self, *, controller: str = "", run_id: str = "", after: int = 0
+    ) -> Iterator[pb.Transition]:
+        """Return the decision log from a position on, of one controller or run or of all."""
+        request = pb.StreamTransitionsRequest(
+            controller=controller, run_id=run_id, after_position=after
+        )
+        for response in self._calls.stream(self._stub.StreamTransitions(request)):
+            yield response.transition
+
+    def export_policy(self, controller: str, version: int = 0) -> bytes:
+        """Return a policy version as a file, the newest for 0."""
+        request = pb.ExportPolicyRequest(controller=controller, policy_version=version)
+        return b"".join(r.data for r in self._calls.stream(self._stub.ExportPolicy(request)))
+
+    def import_policy(self, controller: str, data: bytes) -> int:
+        """Make a policy file the controller's newest version; return its number."""
+        pieces = range(0, max(len(data), 1), PIECE)
+        # A fresh iterator for each attempt, since a broken one has lost what was sent.
+        return self._calls.call(
+            lambda _request, timeout: self._stub.ImportPolicy(
+                (
+                    pb.ImportPolicyRequest(controller=controller, data=data[i : i + PIECE])
+                    for i in pieces
+                ),
+                timeout=timeout,
+            ),
+            None,
+        ).policy_version

@@ -1,0 +1,22 @@
+"""The agent service's configuration: read once at the door, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """How one agent service runs."""
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT of gRPC; port 0 takes any free one."""
+    store: str = "sqlite:///agent.db"
+    """URL of the store."""
+    metrics_port: int = 9464
+    """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
+
+    @property
+    def host(self) -> str:
+        """The host part of `listen`."""
+        return self.listen.rpartition(":")[0]

@@ -1,0 +1,354 @@
+"""Messages to values and back: the only place that touches the agent contract's fields.
+
+Pairs stand together. Enum maps are one dictionary each, and its inverse made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from agent_service.domain.errors import invalid, within
+from agent_service.domain.hyperparameters import Hyperparameter, Scale
+from agent_service.domain.ports import Usage
+from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
+from agent_service.domain.runs import (
+    ChunkReport,
+    Controller,
+    Decision,
+    FinishRun,
+    Mode,
+    Outcome,
+    Run,
+    StartRun,
+    Transition,
+    Use,
+)
+from agent_service.domain.specs import (
+    Algorithm,
+    ConstantSettings,
+    ControllerSpec,
+    FrozenStart,
+    PPOSettings,
+    RandomSettings,
+    ScheduleSettings,
+    Shape,
+)
+from agent_service.v1 import agent_pb2 as pb
+
+SCALES = {pb.SCALE_LINEAR: Scale.LINEAR, pb.SCALE_LOG: Scale.LOG}
+REWARDS = {
+    pb.REWARD_GAP: Reward.GAP,
+    pb.REWARD_VALIDATION: Reward.VALIDATION,
+    pb.REWARD_IMPROVEMENT: Reward.IMPROVEMENT,
+    pb.REWARD_GIVEN: Reward.GIVEN,
+}
+MODES = {pb.MODE_LEARNING: Mode.LEARNING, pb.MODE_FROZEN: Mode.FROZEN}
+OUTCOMES = {
+    pb.OUTCOME_TERMINATED: Outcome.TERMINATED,
+    pb.OUTCOME_TRUNCATED: Outcome.TRUNCATED,
+    pb.OUTCOME_DIVERGED: Outcome.DIVERGED,
+    pb.OUTCOME_CANCELLED: Outcome.CANCELLED,
+}
+USES = {
+    pb.USE_PENDING: Use.PENDING,
+    pb.USE_READY: Use.READY,
+    pb.USE_RECORDED: Use.RECORDED,
+    pb.USE_LEARNED: Use.LEARNED,
+}
+FROZEN_STARTS = {
+    pb.FROZEN_START_MEAN: FrozenStart.MEAN,
+    pb.FROZEN_START_UNIFORM: FrozenStart.UNIFORM,
+}
+SHAPES = {
+    pb.SHAPE_LINEAR: Shape.LINEAR,
+    pb.SHAPE_COSINE: Shape.COSINE,
+    pb.SHAPE_STEP: Shape.STEP,
+}
+_NUMBERS: dict[Any, Any] = {
+    value: number
+    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, USES, FROZEN_STARTS, SHAPES)
+    for number, value in numbers.items()
+}
+_PPO_SCALARS = (
+    "rollout_size",
+    "batch_size",
+    "n_epochs",
+    "learning_rate",
+    "gamma",
+    "gae_lambda",
+    "clip_range",
+    "ent_coef",
+    "vf_coef",
+    "max_grad_norm",
+    "log_std_init",
+    "normalize_observations",
+)
+
+
+def enum_value(values: Mapping[Any, Any], number: int, *, field: str, default: Any = None) -> Any:
+    """Return an enum's value; `default` stands for an unspecified one.
+
+    Raises:
+        InvalidArgument: where the number is unknown, or unspecified without a default.
+    """
+    if number == 0 and default is not None:
+        return default
+    if number not in values:
+        raise invalid(field, f"{number} is none of {sorted(str(v) for v in values.values())}")
+    return values[number]
+
+
+def mode_from_message(number: int, *, field: str) -> Mode | None:
+    """Return a mode, None where it is unspecified; raises InvalidArgument."""
+    if number == pb.MODE_SHADOW:
+        raise invalid(field, "shadow runs are not there yet; use learning or frozen")
+    return None if number == 0 else Mode(enum_value(MODES, number, field=field))
+
+
+def mode_to_message(mode: Mode | None) -> pb.Mode.ValueType:
+    """Return the number of a mode, unspecified for None."""
+    number: pb.Mode.ValueType = pb.MODE_UNSPECIFIED if mode is None else _NUMBERS[mode]
+    return number
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Return a protobuf time for seconds since 1970."""
+    return Timestamp(seconds=int(seconds), nanos=int((seconds % 1) * 1e9))
+
+
+# Specs
+
+
+def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
+    """Return the checked spec; raises InvalidArgument naming each field from `spec.` on."""
+    hyperparameters = []
+    for place, h in enumerate(message.hyperparameters):
+        with within(f"spec.hyperparameters[{place}]."):
+            scale = enum_value(SCALES, h.scale, field="scale", default=Scale.LINEAR)
+            hyperparameters.append(Hyperparameter(name=h.name, low=h.low, high=h.high, scale=scale))
+    with within("spec."):
+        return ControllerSpec(
+            name=message.name,
+            chunk_size=message.chunk_size or 20,
+            hyperparameters=tuple(hyperparameters),
+            reward=enum_value(REWARDS, message.reward, field="reward", default=Reward.GAP),
+            seed=message.seed,
+            algorithm=_algorithm_from_message(message),
+        )
+
+
+def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
+    kind = message.WhichOneof("algorithm")
+    if kind is None:
+        raise invalid("algorithm", "is not set; set one of ppo, constant, schedule, random")
+    if kind in ("bayesian", "replay"):
+        raise invalid(kind, f"{kind} controllers are not there yet; use ppo, constant, ...")
+    with within(f"{kind}."):
+        if kind == "ppo":
+            return _ppo_from_message(message.ppo)
+        if kind == "constant":
+            return ConstantSettings(values=dict(message.constant.values))
+        if kind == "schedule":
+            return _schedule_from_message(message.schedule)
+        return RandomSettings()
+
+
+def _ppo_from_message(message: pb.Ppo) -> PPOSettings:
+    # Fields that are set, zeros too: the scalars are `optional`.
+    given = {f.name: value for f, value in message.ListFields() if f.name in _PPO_SCALARS}
+    if message.net_arch:
+        given["net_arch"] = tuple(message.net_arch)
+    start = enum_value(
+        FROZEN_STARTS, message.frozen_start, field="frozen_start", default=FrozenStart.MEAN
+    )
+    return PPOSettings(frozen_start=start, **given)
+
+
+def _schedule_from_message(message: pb.Schedule) -> ScheduleSettings:
+    return ScheduleSettings(
+        shape=enum_value(SHAPES, message.shape, field="shape"),
+        start=dict(message.start),
+        end=dict(message.end),
+        chunks=message.chunks,
+        steps=message.steps or 1,
+    )
+
+
+def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
+    """Return the message of a spec, every default filled in."""
+    message = pb.ControllerSpec(
+        name=spec.name,
+        chunk_size=spec.chunk_size,
+        hyperparameters=[
+            pb.Hyperparameter(name=h.name, low=h.low, high=h.high, scale=_NUMBERS[h.scale])
+            for h in spec.hyperparameters
+        ],
+        reward=_NUMBERS[spec.reward],
+        seed=spec.seed,
+    )
+    algorithm = spec.algorithm
+    match algorithm:
+        case PPOSettings():
+            scalars = {name: getattr(algorithm, name) for name in _PPO_SCALARS}
+            start = _NUMBERS[algorithm.frozen_start]
+            message.ppo.CopyFrom(pb.Ppo(net_arch=algorithm.net_arch, frozen_start=start, **scalars))
+        case ConstantSettings():
+            message.constant.values.update(algorithm.values)
+        case ScheduleSettings():
+            message.schedule.shape = _NUMBERS[algorithm.shape]
+            message.schedule.start.update(algorithm.start)
+            message.schedule.end.update(algorithm.end)
+            message.schedule.chunks = algorithm.chunks
+            message.schedule.steps = algorithm.steps
+        case RandomSettings():
+            message.random.SetInParent()
+    return message
+
+
+def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller:
+    """Return the message of a controller and its counts."""
+    return pb.Controller(
+        spec=spec_to_message(controller.spec),
+        mode=_NUMBERS[controller.mode],
+        policy_version=controller.policy_version,
+        create_time=timestamp(controller.created_at),
+        active_runs=usage.active_runs,
+        learned_transitions=usage.learned,
+        ready_transitions=usage.ready,
+    )
+
+
+# Runs
+
+
+def start_from_message(message: pb.StartRunRequest) -> StartRun:
+    """Return the checked wish to start a run; raises InvalidArgument."""
+    return StartRun(
+        controller=message.controller,
+        run_id=message.run_id,
+        mode=mode_from_message(message.mode, field="mode"),
+        labels=dict(message.labels),
+    )
+
+
+def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
+    """Return the checked report; raises InvalidArgument."""
+    return ChunkReport(
+        run_id=message.run_id,
+        chunk=message.chunk_index,
+        losses=np.array(message.losses, dtype=np.float64),
+        feedback=_feedback_from_message(message),
+        applied=dict(message.applied.values) if message.HasField("applied") else None,
+    )
+
+
+def _feedback_from_message(message: pb.ReportChunkRequest) -> Feedback:
+    kind = message.WhichOneof("feedback")
+    if kind is None:
+        raise invalid("feedback", "is not set; set scores, or reward where the reward is `given`")
+    if kind == "reward":
+        return GivenReward(message.reward)
+    return Scores(training=message.scores.training, validation=message.scores.validation)
+
+
+def report_to_message(report: ChunkReport) -> pb.ReportChunkRequest:
+    """Return the message of a report."""
+    message = pb.ReportChunkRequest(
+        run_id=report.run_id, chunk_index=report.chunk, losses=report.losses.tolist()
+    )
+    if isinstance(report.feedback, GivenReward):
+        message.reward = report.feedback.value
+    else:
+        message.scores.CopyFrom(_scores_to_message(report.feedback))
+    if report.applied is not None:
+        message.applied.SetInParent()
+        message.applied.values.update(report.applied)
+    return message
+
+
+def finish_from_message(message: pb.FinishRunRequest) -> FinishRun:
+    """Return the checked end of a run; raises InvalidArgument."""
+    return FinishRun(
+        run_id=message.run_id,
+        outcome=enum_value(OUTCOMES, message.outcome, field="outcome"),
+        final_score=message.final_score if message.HasField("final_score") else None,
+    )
+
+
+def finish_to_message(finish: FinishRun) -> pb.FinishRunRequest:
+    """Return the message of a run's end."""
+    return pb.FinishRunRequest(
+        run_id=finish.run_id, outcome=_NUMBERS[finish.outcome], final_score=finish.final_score
+    )
+
+
+def action_to_message(decision: Decision) -> pb.Action:
+    """Return the action of a decision."""
+    return pb.Action(
+        values=decision.values,
+        chunk_index=decision.chunk,
+        policy_version=decision.policy_version,
+        explored=decision.choice.explored,
+    )
+
+
+def run_to_message(run: Run, decision: Decision) -> pb.Run:
+    """Return the message of a run, with its newest decision."""
+    message = pb.Run(
+        run_id=run.id,
+        controller=run.controller.spec.name,
+        mode=_NUMBERS[run.mode],
+        state=pb.RUN_STATE_ACTIVE if run.is_active else pb.RUN_STATE_FINISHED,
+        labels=run.labels,
+        reported_chunks=run.reported_chunks,
+        action=action_to_message(decision),
+        create_time=timestamp(run.created_at),
+        update_time=timestamp(run.updated_at),
+    )
+    if run.outcome is not None:
+        message.outcome = _NUMBERS[run.outcome]
+    if run.final_score is not None:
+        message.final_score = run.final_score
+    return message
+
+
+def transition_to_message(run: Run, transition: Transition) -> pb.Transition:
+    """Return the message of one step of the log."""
+    decision = transition.decision
+    message = pb.Transition(
+        position=transition.position,
+        controller=run.controller.spec.name,
+        run_id=run.id,
+        chunk_index=decision.chunk,
+        state=decision.state.tolist(),
+        action=action_to_message(decision),
+        sample=decision.choice.sample,
+        log_probability=decision.choice.log_probability,
+        reward=transition.reward,
+        next_state=transition.next_state.tolist(),
+        use=_NUMBERS[decision.use],
+        learned_in=decision.learned_in or 0,
+        report_time=timestamp(transition.reported_at),
+    )
+    if isinstance(transition.feedback, Scores):
+        message.scores.CopyFrom(_scores_to_message(transition.feedback))
+    if transition.applied is not None:
+        message.applied.SetInParent()
+        message.applied.values.update(transition.applied)
+    return message
+
+
+def _scores_to_message(scores: Scores) -> pb.Scores:
+    return pb.Scores(training=scores.training, validation=scores.validation)
+
+
+def is_active_from_state(state: int) -> bool | None:
+    """Return whether ListRuns asks for active runs; None for all; raises InvalidArgument."""
+    states = {pb.RUN_STATE_ACTIVE: True, pb.RUN_STATE_FINISHED: False}
+    if state == pb.RUN_STATE_UNSPECIFIED:
+        return None
+    return bool(enum_value(states, state, field="state"))

@@ -1,0 +1,154 @@
+"""The learner: turns full rollouts into policy versions, each transition consumed exactly once.
+
+It reads from the store, updates outside any transaction, and then stores the new version and marks
+what it consumed in one: whatever dies when, both are there or neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from agent_service.domain.draws import generator
+from agent_service.domain.ports import LearnableTransition, PolicyVersion, Session, Store
+from agent_service.domain.runs import Controller, Mode
+from agent_service.domain.specs import PPOSettings
+from agent_service.learning.sb3 import Segment, Update, update
+from agent_service.learning.snapshot import from_bytes, to_bytes
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+"""How often the store is asked for full rollouts."""
+_EVERY = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    controller: Controller
+    policy: PolicyVersion
+    transitions: Sequence[LearnableTransition]
+
+
+def learn(store: Store, *, should_stop: Callable[[], bool]) -> None:
+    """Update every learning controller whose rollout is full, until told to stop."""
+    while not should_stop():
+        if not learn_once(store):
+            time.sleep(POLL_SECONDS)
+
+
+def learn_once(store: Store) -> int:
+    """Update each controller that has a full rollout once; return how many there were."""
+    rollouts = store.read(_full_rollouts)
+    for rollout in rollouts:
+        _learn_from(store, rollout)
+    return len(rollouts)
+
+
+def _full_rollouts(session: Session) -> list[_Rollout]:
+    return [
+        rollout
+        for controller in session.list_controllers(after="", limit=_EVERY)
+        if (rollout := _full_rollout(session, controller)) is not None
+    ]
+
+
+def _full_rollout(session: Session, controller: Controller) -> _Rollout | None:
+    """Return the oldest ready transitions of a controller, if they fill a rollout."""
+    settings = controller.spec.algorithm
+    if not isinstance(settings, PPOSettings) or controller.mode is not Mode.LEARNING:
+        return None
+    transitions = session.ready_transitions(controller, limit=settings.rollout_size)
+    if len(transitions) < settings.rollout_size:
+        return None
+    policy = session.find_policy(controller, controller.policy_version)
+    assert policy is not None, "a PPO controller has its newest policy"
+    return _Rollout(controller, policy, transitions)
+
+
+def _learn_from(store: Store, rollout: _Rollout) -> None:
+    started = time.perf_counter()
+    controller, version = rollout.controller, rollout.policy.version + 1
+    made = update(
+        from_bytes(rollout.policy.data, controller.spec),
+        controller.spec,
+        segments(rollout.transitions),
+        seed=_seed(controller, version),
+    )
+    new = PolicyVersion(
+        version=version,
+        data=to_bytes(made.snapshot, controller.spec, policy_version=version),
+        statistics=_statistics(rollout, made, seconds=time.perf_counter() - started),
+        created_at=time.time(),
+    )
+    is_stored = store.write(lambda session: _publish(session, rollout, new)).result()
+    log.info(
+        "controller %s: policy version %d%s",
+        controller.spec.name,
+        version,
+        "" if is_stored else " dropped, since another came first",
+    )
+
+
+def _publish(session: Session, rollout: _Rollout, new: PolicyVersion) -> bool:
+    """Store a version and what it consumed, unless the policy moved on meanwhile (an import)."""
+    current = session.find_controller(rollout.controller.spec.name)
+    if current is None or current.policy_version != rollout.policy.version:
+        return False
+    if current.mode is not Mode.LEARNING:
+        return False
+    session.add_policy(current, new)
+    session.mark_learned(rollout.transitions, version=new.version)
+    return True
+
+
+def _seed(controller: Controller, version: int) -> int:
+    """Return the seed of an update's shuffling, the same whenever it is made again."""
+    # Run ids are never empty, so no decision shares these draws.
+    draws = generator(seed=controller.spec.seed, run_id="", chunk=version)
+    return int(draws.integers(2**63))
+
+
+def _statistics(rollout: _Rollout, made: Update, *, seconds: float) -> Mapping[str, float]:
+    versions = [t.transition.decision.policy_version for t in rollout.transitions]
+    staleness = rollout.policy.version - float(np.mean(versions))
+    return made.statistics | {"seconds": seconds, "staleness": staleness}
+
+
+def segments(transitions: Sequence[LearnableTransition]) -> list[Segment]:
+    """Group transitions by run into consecutive ones, runs in the order of their first place."""
+    order: dict[str, int] = {}
+    for t in transitions:
+        order.setdefault(t.transition.decision.run_id, len(order))
+
+    def run_and_gaps(entry: tuple[int, LearnableTransition]) -> tuple[int, int]:
+        # Consecutive chunks keep their distance to the place in the run's list.
+        place, t = entry
+        decision = t.transition.decision
+        return order[decision.run_id], decision.chunk - place
+
+    by_run = sorted(
+        transitions,
+        key=lambda t: (order[t.transition.decision.run_id], t.transition.decision.chunk),
+    )
+    return [
+        _segment([t for _place, t in group])
+        for _key, group in groupby(enumerate(by_run), key=run_and_gaps)
+    ]
+
+
+def _segment(transitions: Sequence[LearnableTransition]) -> Segment:
+    steps = [t.transition for t in transitions]
+    return Segment(
+        states=np.stack([step.decision.state for step in steps]),
+        samples=np.array([step.decision.choice.sample for step in steps]),
+        log_probabilities=np.array([step.decision.choice.log_probability for step in steps]),
+        rewards=np.array([step.reward for step in steps]),
+        next_state=steps[-1].next_state,
+        terminated=transitions[-1].ends_episode,
+    )

@@ -1,0 +1,215 @@
+"""The agent service on the wire: each method decodes, calls, encodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from agent_service import convert
+from agent_service.domain.catalog import Catalog
+from agent_service.domain.errors import AgentError, FailedPrecondition, ResourceExhausted, invalid
+from agent_service.domain.runs import Mode
+from agent_service.domain.steering import Steering
+from agent_service.rpc.paging import number_token, page_size
+from agent_service.status import to_status
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1 import agent_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+PIECE = 64 * 1024
+"""Bytes of a policy file in one message."""
+LARGEST_POLICY = 64 * 1024 * 1024
+"""Bytes of a policy file at the most."""
+LOG_PAGE = 500
+"""Transitions read at once; a slow reader keeps no more in memory."""
+FOLLOW_SECONDS = 0.2
+"""How often a follower of the log looks for more."""
+
+
+class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
+    """Serves controllers and runs."""
+
+    def __init__(self, catalog: Catalog, steering: Steering) -> None:
+        """Answer from the two; own none."""
+        self._catalog = catalog
+        self._steering = steering
+
+    # Controllers
+
+    async def CreateController(  # noqa: N802
+        self, request: pb.CreateControllerRequest, context: Context
+    ) -> pb.CreateControllerResponse:
+        """See the contract."""
+        spec = convert.spec_from_message(request.spec)
+        mode = convert.mode_from_message(request.mode, field="mode") or Mode.LEARNING
+        await asyncio.wrap_future(self._catalog.create_controller(spec, mode))
+        return pb.CreateControllerResponse(controller=await self._controller(spec.name))
+
+    async def GetController(  # noqa: N802
+        self, request: pb.GetControllerRequest, context: Context
+    ) -> pb.GetControllerResponse:
+        """See the contract."""
+        return pb.GetControllerResponse(controller=await self._controller(request.name))
+
+    async def _controller(self, name: str) -> pb.Controller:
+        found = await asyncio.to_thread(self._catalog.get_controller, name)
+        return convert.controller_to_message(*found)
+
+    async def ListControllers(  # noqa: N802
+        self, request: pb.ListControllersRequest, context: Context
+    ) -> pb.ListControllersResponse:
+        """See the contract."""
+        limit = page_size(request.page_size)
+        page = await asyncio.to_thread(
+            self._catalog.list_controllers, after=request.page_token, limit=limit + 1
+        )
+        controllers = [convert.controller_to_message(*entry) for entry in page[:limit]]
+        token = controllers[-1].spec.name if len(page) > limit else ""
+        return pb.ListControllersResponse(controllers=controllers, next_page_token=token)
+
+    async def UpdateController(  # noqa: N802
+        self, request: pb.UpdateControllerRequest, context: Context
+    ) -> pb.UpdateControllerResponse:
+        """See the contract."""
+        mode = convert.mode_from_message(request.mode, field="mode")
+        if mode is None:
+            raise invalid("mode", "is not set; set MODE_LEARNING or MODE_FROZEN")
+        await asyncio.wrap_future(self._catalog.set_mode(request.name, mode))
+        return pb.UpdateControllerResponse(controller=await self._controller(request.name))
+
+    async def DeleteController(  # noqa: N802
+        self, request: pb.DeleteControllerRequest, context: Context
+    ) -> pb.DeleteControllerResponse:
+        """See the contract."""
+        await asyncio.wrap_future(self._catalog.delete_controller(request.name))
+        return pb.DeleteControllerResponse()
+
+    # Runs
+
+    async def StartRun(  # noqa: N802
+        self, request: pb.StartRunRequest, context: Context
+    ) -> pb.StartRunResponse:
+        """See the contract."""
+        start = convert.start_from_message(request)
+        decision = await asyncio.wrap_future(self._steering.start_run(start))
+        return pb.StartRunResponse(action=convert.action_to_message(decision))
+
+    async def ReportChunk(  # noqa: N802
+        self, request: pb.ReportChunkRequest, context: Context
+    ) -> pb.ReportChunkResponse:
+        """See the contract."""
+        return pb.ReportChunkResponse(action=await self._report(request))
+
+    async def _report(self, request: pb.ReportChunkRequest) -> pb.Action:
+        report = convert.report_from_message(request)
+        decision = await asyncio.wrap_future(self._steering.report_chunk(report))
+        return convert.action_to_message(decision)
+
+    async def StreamReports(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.StreamReportsRequest], context: Context
+    ) -> AsyncIterator[pb.StreamReportsResponse]:
+        """See the contract."""
+        async for request in request_iterator:
+            yield await self._stream_report(request.report)
+
+    async def _stream_report(self, report: pb.ReportChunkRequest) -> pb.StreamReportsResponse:
+        response = pb.StreamReportsResponse(run_id=report.run_id, chunk_index=report.chunk_index)
+        try:
+            response.action.CopyFrom(await self._report(report))
+        except AgentError as error:
+            status = to_status(error)
+            response.code, response.message = status.code, status.message
+            if isinstance(error, FailedPrecondition):
+                response.expected_chunk = error.expected_chunk or 0
+        return response
+
+    async def FinishRun(  # noqa: N802
+        self, request: pb.FinishRunRequest, context: Context
+    ) -> pb.FinishRunResponse:
+        """See the contract."""
+        finish = convert.finish_from_message(request)
+        await asyncio.wrap_future(self._steering.finish_run(finish))
+        return pb.FinishRunResponse(run=await self._run(finish.run_id))
+
+    async def GetRun(  # noqa: N802
+        self, request: pb.GetRunRequest, context: Context
+    ) -> pb.GetRunResponse:
+        """See the contract."""
+        return pb.GetRunResponse(run=await self._run(request.run_id))
+
+    async def _run(self, run_id: str) -> pb.Run:
+        found = await asyncio.to_thread(self._steering.get_run, run_id)
+        return convert.run_to_message(*found)
+
+    async def ListRuns(  # noqa: N802
+        self, request: pb.ListRunsRequest, context: Context
+    ) -> pb.ListRunsResponse:
+        """See the contract."""
+        limit = page_size(request.page_size)
+        page = await asyncio.to_thread(
+            self._steering.list_runs,
+            controller=request.controller,
+            is_active=convert.is_active_from_state(request.state),
+            labels=dict(request.labels),
+            before=number_token(request.page_token),
+            limit=limit + 1,
+        )
+        shown = page[:limit]
+        return pb.ListRunsResponse(
+            runs=[convert.run_to_message(run, decision) for _key, run, decision in shown],
+            next_page_token=str(shown[-1][0]) if len(page) > limit else "",
+        )
+
+    # The log
+
+    async def StreamTransitions(  # noqa: N802
+        self, request: pb.StreamTransitionsRequest, context: Context
+    ) -> AsyncIterator[pb.StreamTransitionsResponse]:
+        """See the contract."""
+        position = request.after_position
+        while True:
+            page = await asyncio.to_thread(
+                self._steering.transitions,
+                controller=request.controller,
+                run_id=request.run_id,
+                after=position,
+                limit=LOG_PAGE,
+            )
+            for run, transition in page:
+                position = transition.position
+                message = convert.transition_to_message(run, transition)
+                yield pb.StreamTransitionsResponse(transition=message)
+            if not page:
+                if not request.follow:
+                    return
+                await asyncio.sleep(FOLLOW_SECONDS)
+
+    # Policies
+
+    async def ExportPolicy(  # noqa: N802
+        self, request: pb.ExportPolicyRequest, context: Context
+    ) -> AsyncIterator[pb.ExportPolicyResponse]:
+        """See the contract."""
+        policy = await asyncio.to_thread(
+            self._catalog.export_policy, request.controller, request.policy_version
+        )
+        for start in range(0, len(policy.data), PIECE):
+            piece = policy.data[start : start + PIECE]
+            yield pb.ExportPolicyResponse(data=piece, policy_version=policy.version)
+
+    async def ImportPolicy(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ImportPolicyRequest], context: Context
+    ) -> pb.ImportPolicyResponse:
+        """See the contract."""
+        name, data = "", bytearray()
+        async for request in request_iterator:
+            name = name or request.controller
+            data += request.data
+            if len(data) > LARGEST_POLICY:
+                raise ResourceExhausted(f"a policy file has at most {LARGEST_POLICY} bytes")
+        version = await asyncio.wrap_future(self._catalog.import_policy(name, bytes(data)))
+        return pb.ImportPolicyResponse(policy_version=version)

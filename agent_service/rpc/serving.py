@@ -1,0 +1,85 @@
+"""Serving any gRPC service: build apart from run, health, reflection, drain on a signal.
+
+Generic: knows no service of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from agent_service.domain.errors import AgentError
+from agent_service.rpc.interceptor import CallInterceptor
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 5.0
+"""How long calls in flight may go on once the server drains."""
+
+
+class ListenError(AgentError):
+    """The address cannot be listened on; the message says which and why."""
+
+
+class Server:
+    """A gRPC server with health and reflection, not yet started."""
+
+    def __init__(self, *, registry: CollectorRegistry, services: Sequence[str]) -> None:
+        """Make a server; add servicers to `grpc_server`.
+
+        Args:
+            registry: where its call metrics go.
+            services: full names of the services that it will serve.
+        """
+        self._services = services
+        self.grpc_server = grpc.aio.server(
+            interceptors=[CallInterceptor(registry)],
+            # A second server on a port in use must fail, not share it in silence.
+            options=[("grpc.so_reuseport", 0)],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc_server)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.grpc_server)
+
+    async def start(self, address: str) -> int:
+        """Listen on HOST:PORT (port 0 for any free one), and return the port.
+
+        Raises:
+            ListenError: where the address cannot be taken.
+        """
+        try:
+            port = self.grpc_server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ListenError(f"cannot listen on {address}: in use, or no such host") from error
+        await self.grpc_server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def drain(self) -> None:
+        """Refuse new calls, let those in flight end, and stop."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.grpc_server.stop(GRACE_SECONDS)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *self._services):
+            await self._health.set(service, status)
+
+
+async def serve_until_signal(server: Server, address: str, announce: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `announce` is told the port once it serves."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    announce(await server.start(address))
+    await stopping.wait()
+    log.info("draining")
+    await server.drain()

@@ -1,0 +1,94 @@
+"""Errors to gRPC statuses and back: one table, both directions.
+
+Details are `google.rpc` messages: `BadRequest` names the violated fields, `ErrorInfo` carries the
+chunk that a run expects.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from agent_service.domain.errors import (
+    AgentError,
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+
+DOMAIN = "agent_service"
+"""`ErrorInfo.domain` of all our errors."""
+
+CODES: dict[type[AgentError], int] = {
+    InvalidArgument: code_pb2.INVALID_ARGUMENT,
+    NotFound: code_pb2.NOT_FOUND,
+    AlreadyExists: code_pb2.ALREADY_EXISTS,
+    FailedPrecondition: code_pb2.FAILED_PRECONDITION,
+    ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
+    Unavailable: code_pb2.UNAVAILABLE,
+}
+_ERRORS: dict[int, type[AgentError]] = {code: error for error, code in CODES.items()}
+
+
+def to_status(error: AgentError) -> status_pb2.Status:
+    """Return the status that a call ends with for an error."""
+    status = status_pb2.Status(code=CODES[type(error)], message=str(error))
+    if isinstance(error, InvalidArgument):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in error.violations
+        ]
+        _pack(status, error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, FailedPrecondition) and error.expected_chunk is not None:
+        metadata = {"expected_chunk": str(error.expected_chunk)}
+        _pack(
+            status,
+            error_details_pb2.ErrorInfo(
+                reason="UNEXPECTED_CHUNK", domain=DOMAIN, metadata=metadata
+            ),
+        )
+    return status
+
+
+def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
+    """Return the error that a failed call stands for; None where the status is none of ours."""
+    assert isinstance(error, grpc.Call)
+    status = rpc_status.from_call(error)
+    code = error.code().value[0]
+    message = error.details() or ""
+    kind = _ERRORS.get(code)
+    if kind is InvalidArgument:
+        return InvalidArgument(*_violations(status, message))
+    if kind is FailedPrecondition:
+        return FailedPrecondition(message, expected_chunk=_expected_chunk(status))
+    return None if kind is None else kind(message)
+
+
+def _pack(
+    status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo
+) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def _violations(status: status_pb2.Status | None, message: str) -> list[FieldViolation]:
+    bad_request = error_details_pb2.BadRequest()
+    for detail in status.details if status else ():
+        if detail.Unpack(bad_request):
+            return [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+    return [FieldViolation("request", message)]
+
+
+def _expected_chunk(status: status_pb2.Status | None) -> int | None:
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info) and "expected_chunk" in info.metadata:
+            return int(info.metadata["expected_chunk"])
+    return None
