@@ -17,6 +17,7 @@ from agent_service.controllers.registry import make_decider
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.ports import Store
 from agent_service.domain.steering import Steering
+from agent_service.domain.verification import VerificationError, verify
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Supervisor, end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
@@ -83,6 +84,22 @@ async def _serve(
     # Made here, since an asyncio server belongs to the loop that runs when it is made.
     server = make_server(store, metrics=metrics, registry=registry)
     await serve_until_signal(server, address, announce)
+
+
+def verify_store(url: str) -> int:
+    """Derive every decision of a store again and return how many there are.
+
+    Raises:
+        VerificationError: naming the first decision that differs.
+        StoreError: where there is no store.
+    """
+    count = 0
+    with SqlStore(url) as store:
+        found = verify(store, make_decider=make_decider, policies=SnapshotPolicies())
+        for count, decision in enumerate(found, start=1):
+            if decision.difference is not None:
+                raise VerificationError(f"position {decision.position}: {decision.difference}")
+    return count
 
 
 def run_learner(store_url: str) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from pathlib import Path
 
 import click
+from google.protobuf.json_format import MessageToDict
 
+from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import AgentError
+from agent_service.v1 import agent_pb2 as pb
+
+_DEFAULTS = AgentConfig()
 
 
 @click.group(context_settings={"auto_envvar_prefix": "AGENT_SERVICE", "show_default": True})
@@ -19,29 +26,110 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.option("--listen", default=AgentConfig.listen, help="HOST:PORT of gRPC; port 0: any free.")
-@click.option("--store", default=AgentConfig.store, help="URL of the store.")
-@click.option("--metrics-port", default=AgentConfig.metrics_port, help="Prometheus; 0: any free.")
+@click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
+@click.option("--store", default=_DEFAULTS.store, help="URL of the store.")
+@click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 def serve(listen: str, store: str, metrics_port: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, then drain."""
     from agent_service.build import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(message)s")
     config = AgentConfig(listen=listen, store=store, metrics_port=metrics_port)
-    run(
-        config,
-        lambda port, page: click.echo(
-            f"agent service at {config.host}:{port}, metrics at http://{config.host}:{page}/metrics"
-        ),
-    )
+
+    def announce(port: int, page: int) -> None:
+        host = config.host
+        click.echo(f"agent service at {host}:{port}, metrics at http://{host}:{page}/metrics")
+
+    run(config, announce)
+
+
+_agent_option = click.option("--agent", default=_DEFAULTS.listen, help="HOST:PORT of the service.")
+
+
+@cli.command()
+@_agent_option
+def health(agent: str) -> None:
+    """Exit with 0 if the service serves, for container checks."""
+    from agent_service.rpc.probe import check_health
+
+    check_health(agent, "agent service")
+    click.echo("serving")
+
+
+@cli.command()
+@_agent_option
+def controllers(agent: str) -> None:
+    """List controllers."""
+    with AgentClient(agent, budget_seconds=5) as client:
+        for c in client.list_controllers():
+            click.echo(
+                f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
+                f"\tversion {c.policy_version}\t{c.active_runs} active runs"
+                f"\t{c.learned_transitions} learned\t{c.ready_transitions} ready"
+            )
+
+
+@cli.command()
+@_agent_option
+@click.option("--controller", default="", help="Only this controller's.")
+def runs(agent: str, controller: str) -> None:
+    """List runs, newest first."""
+    with AgentClient(agent, budget_seconds=5) as client:
+        for r in client.list_runs(controller=controller):
+            end = pb.Outcome.Name(r.outcome)[8:].lower() if r.outcome else "active"
+            click.echo(f"{r.run_id}\t{r.controller}\t{end}\t{r.reported_chunks} chunks")
+
+
+@cli.command()
+@_agent_option
+@click.option("--controller", default="", help="Only this controller's.")
+@click.option("--run", "run_id", default="", help="Only this run's.")
+@click.option("--after", default=0, help="Only after this position of the log.")
+def transitions(agent: str, controller: str, run_id: str, after: int) -> None:
+    """Print the decision log, one JSON object a line."""
+    with AgentClient(agent, budget_seconds=5) as client:
+        for transition in client.transitions(controller=controller, run_id=run_id, after=after):
+            click.echo(json.dumps(MessageToDict(transition, preserving_proto_field_name=True)))
+
+
+@cli.command("export")
+@_agent_option
+@click.argument("controller")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--policy-version", default=0, help="Which; 0: the newest.")
+def export_(agent: str, controller: str, path: Path, policy_version: int) -> None:
+    """Write a controller's policy to a safetensors file."""
+    with AgentClient(agent, budget_seconds=5) as client:
+        path.write_bytes(client.export_policy(controller, policy_version))
+    click.echo(f"wrote {path}")
+
+
+@cli.command("import")
+@_agent_option
+@click.argument("controller")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_(agent: str, controller: str, path: Path) -> None:
+    """Make a policy file the newest version of a controller."""
+    with AgentClient(agent, budget_seconds=5) as client:
+        version = client.import_policy(controller, path.read_bytes())
+    click.echo(f"policy version {version}")
+
+
+@cli.command()
+@click.option("--store", default=_DEFAULTS.store, help="URL of the store.")
+def verify(store: str) -> None:
+    """Derive every decision of the log again; name the first that differs."""
+    from agent_service.build import verify_store
+
+    click.echo(f"{verify_store(store)} decisions derived again, all equal")
 
 
 def main() -> None:
     """Run the command; errors end in one line and exit code 1."""
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -56,6 +56,12 @@ def to_status(error: AgentError) -> status_pb2.Status:
     return status
 
 
+def code_of(error: grpc.RpcError) -> grpc.StatusCode:
+    """Return the status code that a client's call failed with."""
+    assert isinstance(error, grpc.Call), "every error of a client's call is one"
+    return error.code()
+
+
 def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
     """Return the error that a failed call stands for; None where the status is none of ours."""
     assert isinstance(error, grpc.Call)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc
 
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.status import from_rpc_error
+from agent_service.status import code_of, from_rpc_error
 
 T = TypeVar("T")
 
@@ -77,11 +77,8 @@ class Calls:
                 f"no {self._name} at {self._address} after {self._budget:g} s; is it running? "
                 f"`{self._name.replace(' ', '-')} serve`"
             )
-        assert isinstance(error, grpc.Call)
-        translated = from_rpc_error(error)
-        return translated or AgentError(f"{self._name}: {error.code().name}: {error.details()}")
+        return from_rpc_error(error) or AgentError(f"{self._name}: {code_of(error).name}: {error}")
 
 
 def _is_away(error: grpc.RpcError) -> bool:
-    assert isinstance(error, grpc.Call)
-    return error.code() in _RETRIED
+    return code_of(error) in _RETRIED

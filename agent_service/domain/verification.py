@@ -1,0 +1,99 @@
+"""Verification: derives every decision of the log again from its inputs, policy version and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from agent_service.domain.errors import AgentError
+from agent_service.domain.hyperparameters import named_values
+from agent_service.domain.policies import PolicyCache
+from agent_service.domain.ports import Decider, Policies, Session, Situation, Store
+from agent_service.domain.rewards import compute_reward
+from agent_service.domain.runs import Decision, Run
+from agent_service.domain.specs import ControllerSpec
+
+PAGE = 500
+"""Decisions read at once."""
+
+
+class VerificationError(AgentError):
+    """A decision of the log does not follow from what is stored with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of one decision."""
+
+    position: int
+    difference: str | None
+    """What differs, in words; None where it was derived again to the bit."""
+
+
+def verify(
+    store: Store, *, make_decider: Callable[[ControllerSpec], Decider], policies: Policies
+) -> Iterator[Verified]:
+    """Derive each decision again, in order of position, lazily."""
+    cache = PolicyCache(policies)
+    after = 0
+    while True:
+        page = store.read(partial(_page, after=after, make_decider=make_decider, cache=cache))
+        yield from page
+        if not page:
+            return
+        after = page[-1].position
+
+
+def _page(
+    session: Session,
+    *,
+    after: int,
+    make_decider: Callable[[ControllerSpec], Decider],
+    cache: PolicyCache,
+) -> list[Verified]:
+    return [
+        Verified(
+            decision.position,
+            _reward_difference(session, run, decision)
+            or _action_difference(session, run, decision, make_decider, cache),
+        )
+        for run, decision in session.decisions(after=after, limit=PAGE)
+    ]
+
+
+def _reward_difference(session: Session, run: Run, decision: Decision) -> str | None:
+    if decision.chunk == 1:
+        return None
+    previous = session.find_decision(run, decision.chunk - 1)
+    if previous is None or decision.feedback is None:
+        return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
+    reward = compute_reward(run.controller.spec.reward, decision.feedback, previous.feedback)
+    if reward == decision.reward:
+        return None
+    return f"run {run.id}, chunk {decision.chunk - 1}: reward {decision.reward}, derived {reward}"
+
+
+def _action_difference(
+    session: Session,
+    run: Run,
+    decision: Decision,
+    make_decider: Callable[[ControllerSpec], Decider],
+    cache: PolicyCache,
+) -> str | None:
+    spec = run.controller.spec
+    situation = Situation(
+        run_id=run.id,
+        chunk=decision.chunk,
+        state=decision.state,
+        mode=run.mode,
+        policy=cache.get(session, run.controller, decision.policy_version),
+    )
+    choice = make_decider(spec).decide(situation)
+    values = named_values(spec.hyperparameters, choice.sample)
+    if (choice, values) == (decision.choice, dict(decision.values)):
+        return None
+    where = f"run {run.id}, chunk {decision.chunk}"
+    return (
+        f"{where}: action {dict(decision.values)} ({decision.choice}), derived {values} ({choice})"
+    )
