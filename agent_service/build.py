@@ -90,15 +90,17 @@ def verify_store(url: str) -> int:
     """Derive every decision of a store again and return how many there are.
 
     Raises:
-        VerificationError: naming the first decision that differs.
-        StoreError: where there is no store.
+        VerificationError: naming the first decision that differs, or where there is none at all.
+        StoreError: where this is no store.
     """
-    count = 0
     with SqlStore(url) as store:
-        found = verify(store, make_decider=make_decider, policies=SnapshotPolicies())
-        for count, decision in enumerate(found, start=1):
+        count = 0
+        for decision in verify(store, make_decider=make_decider, policies=SnapshotPolicies()):
+            count += 1
             if decision.difference is not None:
                 raise VerificationError(f"position {decision.position}: {decision.difference}")
+    if count == 0:
+        raise VerificationError(f"store {url} holds no decision; is the URL right?")
     return count
 
 

@@ -1,4 +1,4 @@
-"""Verification: derives every decision of the log again from its inputs, policy version and seed."""
+"""Verification: derives every decision again from its inputs, policy version and seed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from agent_service.build import make_server
+from agent_service.client import AgentClient
+from agent_service.metrics import Metrics, StoreCollector
+from agent_service.rpc.serving import Server
+from agent_service.store.sql import SqlStore
+
+
+class ServedAgent:
+    """A real agent server on a real SQLite file, in this process, without a learner."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"sqlite:///{path}"
+        self.registry = CollectorRegistry()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+
+    async def _main(self) -> None:
+        metrics = Metrics(self.registry)
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        with SqlStore(self.url, observe_commit=metrics.committed) as self.store:
+            self.registry.register(StoreCollector(self.store))
+            server: Server = make_server(self.store, metrics=metrics, registry=self.registry)
+            self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+            self._started.set()
+            await self._stop.wait()
+            await server.drain()
+
+    def __enter__(self) -> "ServedAgent":
+        self._thread.start()
+        assert self._started.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[ServedAgent]:
+    with ServedAgent(tmp_path / "agent.db") as served:
+        yield served
+
+
+@pytest.fixture
+def client(served: ServedAgent) -> Iterator[AgentClient]:
+    with AgentClient(served.address, budget_seconds=5) as client:
+        yield client
