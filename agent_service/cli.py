@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def verify(store: str) -> None:
 
 def main() -> None:
     """Run the command; errors end in one line and exit code 1."""
+    # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as end:

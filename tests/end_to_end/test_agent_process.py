@@ -1,0 +1,174 @@
+"""The agent service as a process: killed, stopped, many runs at once."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent_service.build import verify_store
+from agent_service.client import AgentClient, Run
+from agent_service.domain.rewards import Reward
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import PPOSettings, RandomSettings
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import AgentProcess
+
+FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)
+
+
+def losses_of(run: int, chunk: int) -> list[float]:
+    return [float(x) for x in np.random.default_rng([run, chunk]).uniform(0, 3, 4)]
+
+
+def report(run: Run, number: int, chunk: int) -> None:
+    losses = losses_of(number, chunk)
+    run.report_chunk(losses, training_score=0.5, validation_score=min(sum(losses) / 12, 1.0))
+
+
+def test_a_killed_service_goes_on_with_every_live_run(tmp_path: Path) -> None:
+    """After SIGKILL and restart each live run's next report is answered, and the log verifies."""
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        with AgentClient(agent.address) as client:
+            client.create_controller(spec(algorithm=FAST))
+            runs = [client.run("c", run_id=f"r{i}") for i in range(8)]
+            for kill in range(3):
+                for chunk in range(5 * kill + 1, 5 * kill + 6):
+                    for number, run in enumerate(runs):
+                        report(run, number, chunk)
+                wait_for(lambda: client.get_controller("c").ready_transitions < 32)
+                log = list(client.transitions())
+                agent.kill()
+                agent.start()
+                assert [t.position for t in client.transitions()] == [t.position for t in log]
+            for number, run in enumerate(runs):
+                report(run, number, 16)
+                run.finish()
+            assert len(list(client.transitions())) == 8 * 16
+        assert agent.stop() == 0
+    assert verify_store(agent.url) == 8 * 17
+
+
+def test_each_transition_is_learned_from_once(tmp_path: Path) -> None:
+    """Though the service is killed while it learns: versions consume whole rollouts, none twice."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec(algorithm=FAST))
+        for number in range(8):
+            with client.run("c", run_id=f"r{number}") as run:
+                for chunk in range(1, 21):
+                    report(run, number, chunk)
+            agent.kill()
+            agent.start()
+        wait_for(lambda: client.get_controller("c").ready_transitions == 0)
+
+        learned = [t.learned_in for t in client.transitions()]
+        assert sorted(learned) == sorted(list(range(2, 7)) * 32)
+        assert client.get_controller("c").policy_version == 6
+
+
+def test_interleaved_runs_never_leak_into_one_another(tmp_path: Path) -> None:
+    """50 runs of two controllers, interleaved, get the actions that each gets alone."""
+
+    def steer(client: AgentClient, controller: str, number: int) -> list[dict[str, float]]:
+        actions = []
+        with client.run(controller, run_id=f"{controller}-{number}") as run:
+            for chunk in range(1, 11):
+                actions.append(run.hyperparameters)
+                report(run, number, chunk)
+        return actions
+
+    def steer_all(path: Path, workers: int) -> list[list[dict[str, float]]]:
+        with AgentProcess(path) as agent, AgentClient(agent.address) as client:
+            slow = PPOSettings(rollout_size=100_000)
+            for name, seed in (("a", 1), ("b", 2)):
+                client.create_controller(spec(name, slow, seed=seed))
+            with ThreadPoolExecutor(workers) as pool:
+                work = [(name, number) for number in range(25) for name in "ab"]
+                return list(pool.map(lambda one: steer(client, *one), work))
+
+    together = steer_all(tmp_path / "together.db", 50)
+    alone = steer_all(tmp_path / "alone.db", 1)
+
+    assert together == alone
+    assert len({str(actions) for actions in together}) == 50
+
+
+def test_a_frozen_controller_never_learns(tmp_path: Path) -> None:
+    """Frozen runs explore nothing and leave the policy as it is."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec(algorithm=FAST), Mode.FROZEN)
+        client.create_controller(spec("other", FAST))
+        for name in ("c", "other"):
+            for number in range(2):
+                with client.run(name) as run:
+                    for chunk in range(1, 20):
+                        report(run, number, chunk)
+        wait_for(lambda: client.get_controller("other").policy_version == 2)
+
+        assert client.get_controller("c").policy_version == 1
+        assert not any(t.action.explored for t in client.transitions(controller="c"))
+        assert {t.use for t in client.transitions(controller="c")} == {pb.USE_RECORDED}
+
+
+def test_baselines_answer_by_the_same_calls(tmp_path: Path) -> None:
+    """A random controller's actions stay in range; its log verifies as PPO's does."""
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        with AgentClient(agent.address) as client:
+            client.create_controller(spec(algorithm=RandomSettings(), reward=Reward.VALIDATION))
+            with client.run("c") as run:
+                for chunk in range(1, 51):
+                    assert 0 <= run.hyperparameters["dropout"] <= 0.9
+                    report(run, 0, chunk)
+        agent.stop()
+    assert verify_store(agent.url) == 51
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
+    """A second server on the port ends with exit code 1 and no traceback."""
+    with AgentProcess(tmp_path / "one.db") as agent:
+        command = [sys.executable, "-c", "from agent_service.cli import main; main()", "serve"]
+        command += ["--listen", agent.address, "--store", f"sqlite:///{tmp_path}/two.db"]
+        second = subprocess.run(
+            [*command, "--metrics-port", "0"], capture_output=True, text=True, timeout=60
+        )
+
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert agent.address in second.stderr
+
+
+def test_the_client_imports_neither_torch_nor_stable_baselines3() -> None:
+    """Nor anything else of the heavy extras."""
+    heavy = ("torch", "stable_baselines3", "gymnasium", "sqlalchemy", "pydantic", "click")
+    code = f"import sys, agent_service.client; print([m for m in {heavy} if m in sys.modules])"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert shown.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", [["health"], ["controllers"], ["runs"], ["transitions"]])
+def test_commands_without_a_service_fail_in_one_line(command: list[str]) -> None:
+    """Exit code 1, and a line that says where nobody answered."""
+    main = "from agent_service.cli import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-c", main, *command, "--agent", "127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert shown.returncode == 1
+    assert "127.0.0.1:9" in shown.stderr
+    assert shown.stderr.count("\n") == 1
