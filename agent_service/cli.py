@@ -7,14 +7,17 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from google.protobuf.json_format import MessageToDict
 
-from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
+
+if TYPE_CHECKING:
+    from agent_service.client import AgentClient
 
 _DEFAULTS = AgentConfig()
 
@@ -47,6 +50,13 @@ def serve(listen: str, store: str, metrics_port: int) -> None:
 _agent_option = click.option("--agent", default=_DEFAULTS.listen, help="HOST:PORT of the service.")
 
 
+def _connect(address: str) -> AgentClient:
+    # Imported here, since gRPC reads its settings from the environment when it is imported.
+    from agent_service.client import AgentClient
+
+    return AgentClient(address, budget_seconds=5)
+
+
 @cli.command()
 @_agent_option
 def health(agent: str) -> None:
@@ -61,7 +71,7 @@ def health(agent: str) -> None:
 @_agent_option
 def controllers(agent: str) -> None:
     """List controllers."""
-    with AgentClient(agent, budget_seconds=5) as client:
+    with _connect(agent) as client:
         for c in client.list_controllers():
             click.echo(
                 f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
@@ -75,7 +85,7 @@ def controllers(agent: str) -> None:
 @click.option("--controller", default="", help="Only this controller's.")
 def runs(agent: str, controller: str) -> None:
     """List runs, newest first."""
-    with AgentClient(agent, budget_seconds=5) as client:
+    with _connect(agent) as client:
         for r in client.list_runs(controller=controller):
             end = pb.Outcome.Name(r.outcome)[8:].lower() if r.outcome else "active"
             click.echo(f"{r.run_id}\t{r.controller}\t{end}\t{r.reported_chunks} chunks")
@@ -88,7 +98,7 @@ def runs(agent: str, controller: str) -> None:
 @click.option("--after", default=0, help="Only after this position of the log.")
 def transitions(agent: str, controller: str, run_id: str, after: int) -> None:
     """Print the decision log, one JSON object a line."""
-    with AgentClient(agent, budget_seconds=5) as client:
+    with _connect(agent) as client:
         for transition in client.transitions(controller=controller, run_id=run_id, after=after):
             click.echo(json.dumps(MessageToDict(transition, preserving_proto_field_name=True)))
 
@@ -100,7 +110,7 @@ def transitions(agent: str, controller: str, run_id: str, after: int) -> None:
 @click.option("--policy-version", default=0, help="Which; 0: the newest.")
 def export_(agent: str, controller: str, path: Path, policy_version: int) -> None:
     """Write a controller's policy to a safetensors file."""
-    with AgentClient(agent, budget_seconds=5) as client:
+    with _connect(agent) as client:
         path.write_bytes(client.export_policy(controller, policy_version))
     click.echo(f"wrote {path}")
 
@@ -111,7 +121,7 @@ def export_(agent: str, controller: str, path: Path, policy_version: int) -> Non
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_(agent: str, controller: str, path: Path) -> None:
     """Make a policy file the newest version of a controller."""
-    with AgentClient(agent, budget_seconds=5) as client:
+    with _connect(agent) as client:
         version = client.import_policy(controller, path.read_bytes())
     click.echo(f"policy version {version}")
 
