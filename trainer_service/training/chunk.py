@@ -1,0 +1,38 @@
+"""Chunks: which propagation lies in which (Eq. 2), and what one brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+def chunk_of(k: int, *, chunk_size: int) -> int:
+    """Return the chunk t, from 1, that holds the k-th propagation, from 1: ceil(k / N) (Eq. 2)."""
+    return -(-k // chunk_size)
+
+
+def place_of(k: int, *, chunk_size: int) -> int:
+    """Return the place of the k-th propagation in its chunk, from 1 to N: k - (t - 1) N."""
+    return k - (chunk_of(k, chunk_size=chunk_size) - 1) * chunk_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What the training and validation of one chunk brought."""
+
+    index: int
+    """t, from 1."""
+    losses: tuple[float, ...]
+    """The N training losses in order: the state S_t (Eq. 3)."""
+    training_score: float
+    """MTF: mean macro F1 of the N training batches, in train mode (Eq. 9)."""
+    validation_score: float
+    """MVF: mean macro F1 of the m validation batches (Eq. 10)."""
+    validation_loss: float
+    """Mean loss of the m validation batches."""
+    values: Mapping[str, float]
+    """What it ran under, by hyperparameter; DNI's mean strength as `noise-strength`."""
+    epochs: float
+    """Passes over the training split so far."""
+    seconds: float
+    """Time of its training and validation."""

@@ -1,0 +1,247 @@
+"""A child's training, chunk by chunk; whoever decides the values stands outside.
+
+Inside a chunk nothing is copied off the device: losses and predictions wait there until it is full.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainer_service.training.child import build_child
+from trainer_service.training.chunk import Chunk, chunk_of
+from trainer_service.training.datasets import Images, Split
+from trainer_service.training.regularizers import Regularization
+from trainer_service.training.scores import macro_f1
+from trainer_service.training.spec import Precision, TrainingSpec
+
+EVALUATION_IMAGES = 2048
+"""Images in one forward pass without gradient, at the most."""
+
+
+class Diverged(Exception):
+    """A training loss was not finite; the message names chunk and step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalScores:
+    """What a training ended with: macro F1 unless called accuracy, all in [0, 1]."""
+
+    test_score_best: float
+    """With the weights of the epoch with the best validation score."""
+    test_score_last: float
+    """With the last weights."""
+    test_accuracy_best: float
+    test_accuracy_last: float
+    validation_score_best: float
+    validation_score_last: float
+    best_epoch: int
+    """From 1; a last epoch that was cut counts as one."""
+
+
+class ChildTraining:
+    """One training of one child.
+
+    The same spec and data give the same bits on a CPU. Initial weights, batch order and the draws
+    of validation batches come from generators of their own, so that they are the same for every
+    method under one seed, whatever noise the methods draw.
+    """
+
+    def __init__(self, spec: TrainingSpec, images: Images, device: torch.device) -> None:
+        """Build the child and put the data on the device.
+
+        Draws torch's global generator anew from `spec.seed`: weights first, then all noise.
+        """
+        self._spec = spec
+        self._device = device
+        self._classes = len(images.class_names)
+        self._training = _on_device(images.training, device)
+        self._validation = _on_device(images.validation, device)
+        self._test = images.test
+        self._order = torch.Generator().manual_seed(spec.seed + 1)
+        self._draws = torch.Generator().manual_seed(spec.seed + 2)
+        pixels = images.training.images.float() / 255.0
+        self._mean = pixels.mean(dim=(0, 2, 3), keepdim=True).to(device)
+        self._deviation = pixels.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3).to(device)
+        self._build_child(images)
+        self._steps = 0
+        self._batches: list[Tensor] = []
+        self._epoch_scores: list[float] = []
+        self._best_weights: dict[str, Tensor] = {}
+
+    def _build_child(self, images: Images) -> None:
+        torch.manual_seed(self._spec.seed)
+        _count, channels, height, width = images.training.images.shape
+        child = build_child(
+            self._spec,
+            channels=channels,
+            classes=self._classes,
+            image_size=min(height, width),
+        )
+        self._child: nn.Module = child.to(self._device)
+        self._regularization = Regularization(self._spec, child, self._device)
+        self._optimizer = torch.optim.Adam(
+            self._child.parameters(), lr=self._spec.learning_rate, fused=True
+        )
+        # Noise starts from here for every method; what the regularizers' making drew is undone.
+        torch.manual_seed(self._spec.seed + 3)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks planned, the last one possibly past the end of the last epoch."""
+        if self._spec.chunks is not None:
+            return self._spec.chunks
+        assert self._spec.epochs is not None
+        steps = self._spec.epochs * self._steps_per_epoch
+        return chunk_of(steps, chunk_size=self._spec.chunk_size)
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        """Full batches in the training split; one, if it is smaller than a batch."""
+        return max(1, len(self._training.labels) // self._spec.batch_size)
+
+    def train_chunk(self, values: Mapping[str, float]) -> Chunk:
+        """Train N steps under `values`, then validate on m batches.
+
+        Args:
+            values: one for each hyperparameter of the method, by name.
+
+        Raises:
+            Diverged: where a loss is not finite.
+            InvalidArgument: where a value is missing, unknown or out of range.
+        """
+        started = time.perf_counter()
+        self._regularization.apply(values)
+        index = self._steps // self._spec.chunk_size + 1
+        losses, scores = self._train_steps()
+        # The one copy of this chunk off the device.
+        loss_list: list[float] = losses.double().tolist()
+        for place, loss in enumerate(loss_list, start=1):
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss of chunk {index}, step {place} is {loss}")
+        validation_loss, validation_score = self._validate_batches()
+        return Chunk(
+            index=index,
+            losses=tuple(loss_list),
+            training_score=float(scores.mean()),
+            validation_score=validation_score,
+            validation_loss=validation_loss,
+            values=self._regularization.values(),
+            epochs=self._steps / self._steps_per_epoch,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _train_steps(self) -> tuple[Tensor, Tensor]:
+        """Train N steps; return their losses and scores, float[N] each, on the device."""
+        losses, predictions, labels = [], [], []
+        for _ in range(self._spec.chunk_size):
+            places = self._next_batch()
+            batch_labels = self._training.labels[places]
+            self._child.train()
+            logits = self._logits(self._training.images[places])
+            loss = nn.functional.cross_entropy(logits, batch_labels)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            losses.append(loss.detach())
+            predictions.append(logits.detach().argmax(-1))
+            labels.append(batch_labels)
+            self._steps += 1
+            if not self._batches:
+                self._end_epoch()
+        scores = macro_f1(torch.stack(predictions), torch.stack(labels), classes=self._classes)
+        return torch.stack(losses), scores
+
+    def _next_batch(self) -> Tensor:
+        """Return the places of the next batch; an epoch's incomplete last batch is left out."""
+        if not self._batches:
+            order = torch.randperm(len(self._training.labels), generator=self._order)
+            size = min(self._spec.batch_size, len(order))
+            used = order[: self._steps_per_epoch * size].to(self._device)
+            self._batches = list(torch.split(used, size))
+        return self._batches.pop(0)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return float32 logits [n, classes] of uint8 images [n, c, h, w]."""
+        pixels = (images / 255.0 - self._mean) / self._deviation
+        is_bf16 = self._spec.precision is Precision.BF16
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=is_bf16):
+            logits: Tensor = self._child(pixels)
+        return logits.float()
+
+    @torch.no_grad()
+    def _evaluate(self, images: Tensor) -> Tensor:
+        """Return logits in eval mode, where an image's do not depend on its batch."""
+        self._child.eval()
+        return torch.cat([self._logits(part) for part in torch.split(images, EVALUATION_IMAGES)])
+
+    def _validate_batches(self) -> tuple[float, float]:
+        """Return mean loss and mean macro F1 of m batches drawn at random (Eq. 10).
+
+        Batches overlap where the validation split is small, so each image that is drawn goes
+        through the child once, and its logits serve all batches that it is in.
+        """
+        count = len(self._validation.labels)
+        size = min(self._spec.batch_size, count)
+        places = torch.stack(
+            [
+                torch.randperm(count, generator=self._draws)[:size]
+                for _ in range(self._spec.validation_batches)
+            ]
+        ).to(self._device)
+        drawn, inverse = torch.unique(places, return_inverse=True)
+        logits = self._evaluate(self._validation.images[drawn])[inverse]
+        labels = self._validation.labels[places]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        score = macro_f1(logits.argmax(-1), labels, classes=self._classes).mean()
+        return float(loss), float(score)
+
+    def _end_epoch(self) -> None:
+        """Score the whole validation split, and keep the weights if they are the best so far."""
+        score, _accuracy = self._scores(self._validation)
+        if not self._epoch_scores or score > max(self._epoch_scores):
+            self._best_weights = copy.deepcopy(self._child.state_dict())
+        self._epoch_scores.append(score)
+
+    def _scores(self, split: Split) -> tuple[float, float]:
+        """Return macro F1 and accuracy of the child, as it is, on a whole split."""
+        predictions = self._evaluate(split.images.to(self._device)).argmax(-1)
+        labels = split.labels.to(self._device)
+        score = macro_f1(predictions, labels, classes=self._classes)
+        return float(score), float((predictions == labels).double().mean())
+
+    def finish(self) -> FinalScores:
+        """Touch the test split, once: with the last weights, and with the best epoch's."""
+        if self._batches or not self._epoch_scores:
+            self._batches = []
+            self._end_epoch()
+        last_score, last_accuracy = self._scores(self._test)
+        self._child.load_state_dict(self._best_weights)
+        best_score, best_accuracy = self._scores(self._test)
+        best = max(self._epoch_scores)
+        return FinalScores(
+            test_score_best=best_score,
+            test_score_last=last_score,
+            test_accuracy_best=best_accuracy,
+            test_accuracy_last=last_accuracy,
+            validation_score_best=best,
+            validation_score_last=self._epoch_scores[-1],
+            best_epoch=self._epoch_scores.index(best) + 1,
+        )
+
+
+def _on_device(split: Split, device: torch.device) -> Split:
+    return Split(split.images.to(device), split.labels.to(device))
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device in words, for results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,220 @@
+"""All that decides a child's training; a checked value that knows no tensor and no service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter
+
+
+class Method(StrEnum):
+    """The rows of the paper's Table 1."""
+
+    VANILLA = "vanilla"
+    NI = "ni"
+    D = "d"
+    DNI = "dni"
+    RNI = "rni"
+    RD = "rd"
+
+    @property
+    def is_reinforced(self) -> bool:
+        """Whether a controller decides the values."""
+        return self in (Method.RNI, Method.RD)
+
+    @property
+    def regularizer(self) -> str | None:
+        """`dropout` or `noise`, whichever sites the method drives; None for vanilla and DNI."""
+        return _REGULARIZERS.get(self)
+
+
+_REGULARIZERS = {
+    Method.NI: "noise",
+    Method.RNI: "noise",
+    Method.D: "dropout",
+    Method.RD: "dropout",
+}
+
+
+class Sites(StrEnum):
+    """Which hyperparameters drive the sites."""
+
+    SHARED = "shared"
+    EACH = "each"
+
+
+class Model(StrEnum):
+    """Children, as torchvision names them."""
+
+    RESNET18 = "resnet18"
+    RESNET34 = "resnet34"
+    RESNET50 = "resnet50"
+
+
+class Stem(StrEnum):
+    """The layers before the first stage."""
+
+    AUTO = "auto"
+    """Small for images under 64 pixels, else as for ImageNet."""
+    SMALL = "small"
+    """3x3, stride 1, no pooling: the usual one for CIFAR."""
+    IMAGENET = "imagenet"
+    """7x7, stride 2, and pooling."""
+
+
+class Start(StrEnum):
+    """What the weights start from."""
+
+    SCRATCH = "scratch"
+    IMAGENET = "imagenet"
+
+
+class Precision(StrEnum):
+    """What the forward and backward passes are computed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+"""A ResNet's stages; the output of each is a site of dropout and of noise."""
+RANGES = {"dropout": (0.0, 0.9), "noise": (0.0, 1.0)}
+"""Bounds of the drop rate and of the noise's standard deviation (method.md)."""
+STRENGTH = "noise-strength"
+"""DNI's trainable strength, as it is named beside the agents' hyperparameters."""
+DEFAULTS = {"dropout": 0.5, "noise": 0.1, STRENGTH: 0.25}
+"""Values of the fixed methods, and DNI's initial strength."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """What a child is trained on, what it is, how it is regularized and for how long.
+
+    Raises:
+        InvalidArgument: naming the field that is wrong.
+    """
+
+    dataset: str = "digits"
+    """`digits`, `folder:NAME` or `npz:NAME`, the latter two below the data folder."""
+    training_size: int | None = None
+    """Images of the training split that are used, drawn by class; None for all."""
+    label_noise: float = 0.0
+    """Share of training labels that are replaced by another class, in [0, 1)."""
+    data_seed: int = 0
+    """Seed of splits, subset and label noise."""
+    model: Model = Model.RESNET34
+    width: float = 1.0
+    """Share of the model's channels, in (0, 1]."""
+    stem: Stem = Stem.AUTO
+    start: Start = Start.SCRATCH
+    method: Method = Method.VANILLA
+    sites: Sites = Sites.SHARED
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Fixed values by hyperparameter, or DNI's initial `noise-strength`; empty takes DEFAULTS."""
+    chunks: int | None = None
+    """Length in chunks; set either this or `epochs`."""
+    epochs: int | None = None
+    """Length in passes over the training split."""
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    chunk_size: int = 20
+    """N, training steps in a chunk."""
+    validation_batches: int = 20
+    """m, validation batches in a chunk."""
+    precision: Precision = Precision.FP32
+    seed: int = 0
+    """Seed of initial weights, batch order and noise."""
+
+    def __post_init__(self) -> None:
+        """Check each field, then the fields against one another."""
+        _check_dataset(self.dataset)
+        for name in ("training_size", "chunks", "epochs"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        for name in ("batch_size", "chunk_size", "validation_batches"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("seed", "data_seed"):
+            if not 0 <= getattr(self, name) < 2**63:
+                raise invalid(name, f"{getattr(self, name)} is not in [0, 2^63)")
+        if not 0 <= self.label_noise < 1:
+            raise invalid("label_noise", f"{self.label_noise} is not in [0, 1)")
+        if not 0 < self.width <= 1:
+            raise invalid("width", f"{self.width} is not in (0, 1]")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise invalid("learning_rate", f"{self.learning_rate} must be above 0")
+        if (self.chunks is None) == (self.epochs is None):
+            raise invalid("chunks", "set either chunks or epochs")
+        self._check_start()
+        self._check_values()
+
+    def _check_start(self) -> None:
+        if self.start is Start.SCRATCH:
+            return
+        if self.width != 1:
+            raise invalid("width", f"{self.width}: ImageNet's weights are there for width 1 only")
+        if self.stem is Stem.SMALL:
+            raise invalid("stem", "ImageNet's weights expect the stem `imagenet`")
+
+    def _check_values(self) -> None:
+        if self.method is Method.DNI:
+            allowed = {STRENGTH: Hyperparameter(name=STRENGTH, low=0.0, high=10.0)}
+        elif self.method.is_reinforced:
+            allowed = {}
+        else:
+            allowed = {h.name: h for h in hyperparameters(self)}
+        for name, value in self.values.items():
+            if name not in allowed:
+                raise invalid(
+                    f"values[{name}]", f"{self.method} takes {sorted(allowed) or 'no fixed value'}"
+                )
+            low, high = allowed[name].low, allowed[name].high
+            if not low <= value <= high:
+                raise invalid(f"values[{name}]", f"{value} is not in [{low}, {high}]")
+
+
+def site_names(regularizer: str) -> tuple[str, ...]:
+    """Return where a regularizer stands in a ResNet: dropout also before the classifier."""
+    return (*STAGES, "classifier") if regularizer == "dropout" else STAGES
+
+
+def hyperparameters(spec: TrainingSpec) -> tuple[Hyperparameter, ...]:
+    """Return what drives the sites of a spec's method, fixed or decided; none for vanilla, DNI."""
+    regularizer = spec.method.regularizer
+    if regularizer is None:
+        return ()
+    low, high = RANGES[regularizer]
+    names = (
+        [regularizer]
+        if spec.sites is Sites.SHARED
+        else [f"{regularizer}-{site}" for site in site_names(regularizer)]
+    )
+    return tuple(Hyperparameter(name=name, low=low, high=high) for name in names)
+
+
+def fixed_values(spec: TrainingSpec) -> dict[str, float]:
+    """Return the values that a spec's method starts with, where no controller decides."""
+    regularizer = spec.method.regularizer
+    if regularizer is None or spec.method.is_reinforced:
+        return {}
+    return {h.name: spec.values.get(h.name, DEFAULTS[regularizer]) for h in hyperparameters(spec)}
+
+
+def _check_dataset(dataset: str) -> None:
+    kind, _, name = dataset.partition(":")
+    if dataset == "digits":
+        return
+    if kind not in ("folder", "npz") or not name:
+        raise invalid("dataset", f"{dataset!r} is none of digits, folder:NAME, npz:NAME")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise invalid("dataset", f"{name!r} must stay inside the data folder")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise invalid(name, f"{value} must be at least 1")
