@@ -19,7 +19,8 @@ from agent_service.domain.ports import Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.learning.process import Supervisor, end_with_parent
+from agent_service.learning.process import Supervisor
+from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, serve_until_signal

@@ -89,7 +89,9 @@ _PPO_SCALARS = (
 )
 
 
-def enum_value(values: Mapping[Any, Any], number: int, *, field: str, default: Any = None) -> Any:
+def enum_value(
+    values: Mapping[Any, Any], number: int | str, *, field: str, default: Any = None
+) -> Any:
     """Return an enum's value; `default` stands for an unspecified one.
 
     Raises:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
@@ -19,18 +17,6 @@ log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
 """Pause before a learner that died is started again."""
-
-
-def end_with_parent() -> None:
-    """End this process at once when the one that started it is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only for processes that multiprocessing started"
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 class Supervisor:

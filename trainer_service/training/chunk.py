@@ -34,5 +34,9 @@ class Chunk:
     """What it ran under, by hyperparameter; DNI's mean strength as `noise-strength`."""
     epochs: float
     """Passes over the training split so far."""
+    training_images: int
+    """Images that were trained on, repeats counted."""
+    validation_images: int
+    """Images in the m validation batches, repeats counted."""
     seconds: float
     """Time of its training and validation."""

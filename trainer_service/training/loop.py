@@ -106,6 +106,9 @@ class ChildTraining:
         """Full batches in the training split; one, if it is smaller than a batch."""
         return max(1, len(self._training.labels) // self._spec.batch_size)
 
+    def _batch_size(self, split: Split) -> int:
+        return min(self._spec.batch_size, len(split.labels))
+
     def train_chunk(self, values: Mapping[str, float]) -> Chunk:
         """Train N steps under `values`, then validate on m batches.
 
@@ -134,6 +137,8 @@ class ChildTraining:
             validation_loss=validation_loss,
             values=self._regularization.values(),
             epochs=self._steps / self._steps_per_epoch,
+            training_images=self._spec.chunk_size * self._batch_size(self._training),
+            validation_images=self._spec.validation_batches * self._batch_size(self._validation),
             seconds=time.perf_counter() - started,
         )
 
@@ -162,7 +167,7 @@ class ChildTraining:
         """Return the places of the next batch; an epoch's incomplete last batch is left out."""
         if not self._batches:
             order = torch.randperm(len(self._training.labels), generator=self._order)
-            size = min(self._spec.batch_size, len(order))
+            size = self._batch_size(self._training)
             used = order[: self._steps_per_epoch * size].to(self._device)
             self._batches = list(torch.split(used, size))
         return self._batches.pop(0)
@@ -188,7 +193,7 @@ class ChildTraining:
         through the child once, and its logits serve all batches that it is in.
         """
         count = len(self._validation.labels)
-        size = min(self._spec.batch_size, count)
+        size = self._batch_size(self._validation)
         places = torch.stack(
             [
                 torch.randperm(count, generator=self._draws)[:size]

@@ -476,6 +476,8 @@ class Chunk(_message.Message):
     EPOCHS_FIELD_NUMBER: _builtins.int
     AGENT_SECONDS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    TRAINING_IMAGES_FIELD_NUMBER: _builtins.int
+    VALIDATION_IMAGES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """From 1."""
     training_score: _builtins.float
@@ -492,6 +494,10 @@ class Chunk(_message.Message):
     """Time of the call to the agent after this chunk, in seconds; 0 without an agent."""
     seconds: _builtins.float
     """Time of training and validation of this chunk, in seconds."""
+    training_images: _builtins.int
+    """Images that were trained on, repeats counted."""
+    validation_images: _builtins.int
+    """Images in the m validation batches, repeats counted."""
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The N training losses in order."""
@@ -513,10 +519,12 @@ class Chunk(_message.Message):
         epochs: _builtins.float = ...,
         agent_seconds: _builtins.float = ...,
         seconds: _builtins.float = ...,
+        training_images: _builtins.int = ...,
+        validation_images: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_seconds", b"agent_seconds", "epochs", b"epochs", "index", b"index", "losses", b"losses", "policy_version", b"policy_version", "seconds", b"seconds", "training_score", b"training_score", "validation_loss", b"validation_loss", "validation_score", b"validation_score", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_seconds", b"agent_seconds", "epochs", b"epochs", "index", b"index", "losses", b"losses", "policy_version", b"policy_version", "seconds", b"seconds", "training_images", b"training_images", "training_score", b"training_score", "validation_images", b"validation_images", "validation_loss", b"validation_loss", "validation_score", b"validation_score", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,69 @@
+"""The client of a trainer service: submit runs and watch them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from agent_service.client.calls import Calls
+from trainer_service import convert
+from trainer_service.run import Event, RunSpec
+from trainer_service.v1 import trainer_pb2 as pb
+from trainer_service.v1 import trainer_pb2_grpc
+
+
+class TrainerClient:
+    """A connection to one trainer service; thread-safe, a context manager.
+
+    Errors are those of `agent_service.domain.errors`.
+    """
+
+    def __init__(self, address: str = "localhost:50052", *, budget_seconds: float = 30.0) -> None:
+        """Connect when first used; calls are tried for so long while the service is away."""
+        self._calls = Calls(address, budget_seconds=budget_seconds, name="trainer service")
+        self._stub = trainer_pb2_grpc.TrainerServiceStub(self._calls.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._calls.close()
+
+    def submit(self, run_id: str, spec: RunSpec) -> pb.Run:
+        """Queue a run; the same again answers the one that is there."""
+        request = pb.SubmitRunRequest(run_id=run_id, spec=convert.spec_to_message(spec))
+        return self._calls.call(self._stub.SubmitRun, request).run
+
+    def get(self, run_id: str) -> pb.Run:
+        """Return a run as it stands."""
+        return self._calls.call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id)).run
+
+    def list(self) -> Iterator[pb.Run]:
+        """Return all runs in the order of submission, read page by page."""
+        request = pb.ListRunsRequest()
+        while True:
+            page = self._calls.call(self._stub.ListRuns, request)
+            yield from page.runs
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def cancel(self, run_id: str) -> pb.Run:
+        """End a run that waits or trains."""
+        return self._calls.call(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id)).run
+
+    def watch(self, run_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Replay a run's events after an index, then follow it until it ends."""
+        request = pb.WatchRunRequest(run_id=run_id, after_event=after)
+        for response in self._calls.stream(self._stub.WatchRun(request)):
+            yield convert.event_from_message(response.event)
+
+    def device(self) -> pb.Device:
+        """Return what the service trains on."""
+        return self._calls.call(self._stub.ListDevices, pb.ListDevicesRequest()).devices[0]

@@ -1,0 +1,113 @@
+"""The trainer service's metrics, each declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trainer_service.run import ChunkTrained, Planned, StateChanged, What
+from trainer_service.store import RunStore
+
+
+class Metrics:
+    """Observes what happens in runs; thread-safe."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Declare the metrics in `registry`."""
+        self._chunk_seconds = Histogram(
+            "trainer_chunk_seconds",
+            "Time of a chunk's training and validation.",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
+            registry=registry,
+        )
+        self._agent_seconds = Histogram(
+            "trainer_agent_call_seconds",
+            "Time of a chunk's report to the agent.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+            registry=registry,
+        )
+        gauges = {
+            "trainer_run_loss": ("Mean loss of a running run's last chunk.", "split"),
+            "trainer_run_score": ("Mean score of a running run's last chunk.", "split"),
+            "trainer_run_hyperparameter": (
+                "What a running run's last chunk ran under.",
+                "hyperparameter",
+            ),
+        }
+        self._loss, self._score, self._hyperparameter = (
+            Gauge(name, text, ("run", label), registry=registry)
+            for name, (text, label) in gauges.items()
+        )
+        self._progress = Gauge(
+            "trainer_run_progress",
+            "Share of its chunks that a running run has trained.",
+            ("run",),
+            registry=registry,
+        )
+        self._images = Counter(
+            "trainer_images_total",
+            "Images that went through children in whole chunks.",
+            ("split",),
+            registry=registry,
+        )
+        self._planned: dict[str, int] = {}
+
+    def happened(self, run_id: str, what: What) -> None:
+        """Observe one event."""
+        match what:
+            case Planned(chunks=chunks):
+                self._planned[run_id] = chunks
+            case ChunkTrained():
+                self._trained(run_id, what)
+            case StateChanged(state=state) if state.is_final:
+                self._forget(run_id)
+
+    def _trained(self, run_id: str, trained: ChunkTrained) -> None:
+        chunk = trained.chunk
+        self._chunk_seconds.observe(chunk.seconds)
+        if trained.policy_version:
+            self._agent_seconds.observe(trained.agent_seconds)
+        mean_loss = sum(chunk.losses) / len(chunk.losses)
+        self._loss.labels(run_id, "train").set(mean_loss)
+        self._loss.labels(run_id, "validation").set(chunk.validation_loss)
+        self._score.labels(run_id, "train").set(chunk.training_score)
+        self._score.labels(run_id, "validation").set(chunk.validation_score)
+        for name, value in chunk.values.items():
+            self._hyperparameter.labels(run_id, name).set(value)
+        self._progress.labels(run_id).set(chunk.index / self._planned[run_id])
+        self._images.labels("train").inc(chunk.training_images)
+        self._images.labels("validation").inc(chunk.validation_images)
+
+    def _forget(self, run_id: str) -> None:
+        """Remove a run's gauges, so that the page does not grow with what has ended."""
+        self._planned.pop(run_id, None)
+        for gauge in (self._loss, self._score, self._hyperparameter, self._progress):
+            gauge.remove_by_labels({"run": run_id})
+
+
+class StoreCollector(Collector):
+    """Counts runs, and the device's memory, at each scrape."""
+
+    def __init__(self, store: RunStore, device: str) -> None:
+        """Read from `store`; `device` as torch names it."""
+        self._store = store
+        self._device = device
+
+    def collect(self) -> Iterable[Metric]:
+        """Return runs by state, and the memory that is taken of a GPU."""
+        runs = GaugeMetricFamily("trainer_runs", "Runs by state.", labels=("state",))
+        for state, count in self._store.count().items():
+            runs.add_metric((state.value,), count)
+        yield runs
+        device = torch.device(self._device)
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            memory = GaugeMetricFamily(
+                "trainer_device_memory_bytes", "Memory taken.", labels=("device",)
+            )
+            memory.add_metric((self._device,), total - free)
+            yield memory

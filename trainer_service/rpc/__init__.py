@@ -1,0 +1,1 @@
+"""gRPC of the trainer service: decode, call, encode."""

@@ -1,0 +1,100 @@
+"""The trainer service on the wire: each method decodes, calls, encodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from agent_service.rpc.paging import number_token, page_size
+from trainer_service import convert
+from trainer_service.run import RunState, StateChanged
+from trainer_service.runs import Runs
+from trainer_service.store import RunStore
+from trainer_service.v1 import trainer_pb2 as pb
+from trainer_service.v1 import trainer_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+FOLLOW_SECONDS = 0.1
+"""How often a watcher looks for more events."""
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """Serves the runs of one device."""
+
+    def __init__(self, runs: Runs, store: RunStore, *, device: pb.Device) -> None:
+        """Answer from `runs` and its store; `device` is what ListDevices shows beside counts."""
+        self._runs = runs
+        self._store = store
+        self._device = device
+
+    async def SubmitRun(  # noqa: N802
+        self, request: pb.SubmitRunRequest, context: Context
+    ) -> pb.SubmitRunResponse:
+        """See the contract."""
+        spec = convert.spec_from_message(request.spec)
+        run = await asyncio.to_thread(self._runs.submit, request.run_id, spec)
+        return pb.SubmitRunResponse(run=convert.run_to_message(run))
+
+    async def GetRun(  # noqa: N802
+        self, request: pb.GetRunRequest, context: Context
+    ) -> pb.GetRunResponse:
+        """See the contract."""
+        run = await asyncio.to_thread(self._runs.get, request.run_id)
+        return pb.GetRunResponse(run=convert.run_to_message(run))
+
+    async def ListRuns(  # noqa: N802
+        self, request: pb.ListRunsRequest, context: Context
+    ) -> pb.ListRunsResponse:
+        """See the contract."""
+        limit = page_size(request.page_size)
+        page = await asyncio.to_thread(
+            self._store.list,
+            state=convert.state_from_message(request.state),
+            after=number_token(request.page_token) or 0,
+            limit=limit + 1,
+        )
+        shown = page[:limit]
+        return pb.ListRunsResponse(
+            runs=[convert.run_to_message(run) for run in shown],
+            next_page_token=str(shown[-1].key) if len(page) > limit else "",
+        )
+
+    async def CancelRun(  # noqa: N802
+        self, request: pb.CancelRunRequest, context: Context
+    ) -> pb.CancelRunResponse:
+        """See the contract."""
+        run = await asyncio.to_thread(self._runs.cancel, request.run_id)
+        return pb.CancelRunResponse(run=convert.run_to_message(run))
+
+    async def WatchRun(  # noqa: N802
+        self, request: pb.WatchRunRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRunResponse]:
+        """See the contract."""
+        await asyncio.to_thread(self._runs.get, request.run_id)
+        index = request.after_event
+        while True:
+            events = await asyncio.to_thread(self._store.events, request.run_id, after=index)
+            for event in events:
+                index = event.index
+                yield pb.WatchRunResponse(event=convert.event_to_message(event))
+                if isinstance(event.what, StateChanged) and event.what.state.is_final:
+                    return
+            if not events:
+                # A watcher that asked for what comes after the last event has seen the end.
+                run = await asyncio.to_thread(self._runs.get, request.run_id)
+                if run.state.is_final:
+                    return
+                await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def ListDevices(  # noqa: N802
+        self, request: pb.ListDevicesRequest, context: Context
+    ) -> pb.ListDevicesResponse:
+        """See the contract."""
+        counts = await asyncio.to_thread(self._store.count)
+        device = pb.Device(running=counts[RunState.RUNNING], queued=counts[RunState.QUEUED])
+        device.MergeFrom(self._device)
+        return pb.ListDevicesResponse(devices=[device])

@@ -1,0 +1,121 @@
+"""A run of the trainer service as values: what decides it, where it stands, what happened in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.runs import Mode
+from trainer_service.training.chunk import Chunk
+from trainer_service.training.loop import FinalScores
+from trainer_service.training.spec import TrainingSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """All that decides a run; raises InvalidArgument naming the field that is wrong."""
+
+    training: TrainingSpec
+    controller: str = ""
+    """The controller's name at the agent service, for reinforced methods; else empty."""
+    mode: Mode | None = None
+    """What the run does with the controller; None takes the controller's own."""
+
+    def __post_init__(self) -> None:
+        """Check that a controller is named if and only if the method has one."""
+        method = self.training.method
+        if method.is_reinforced and not self.controller:
+            raise invalid("controller", f"is empty; {method} needs the name of a controller")
+        if self.controller and not method.is_reinforced:
+            raise invalid("controller", f"{method} has no controller; leave it empty")
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more happens."""
+        return self not in (RunState.QUEUED, RunState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged:
+    """The run came to a state."""
+
+    kind: Literal["state"] = "state"
+    state: RunState
+    cause: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """Training begins."""
+
+    kind: Literal["planned"] = "planned"
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkTrained:
+    """A chunk was trained and reported."""
+
+    kind: Literal["chunk"] = "chunk"
+    chunk: Chunk
+    policy_version: int
+    """That decided what it ran under; 0 without a policy."""
+    agent_seconds: float
+    """Time of the report to the agent; 0 without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The run's result."""
+
+    kind: Literal["result"] = "result"
+    scores: FinalScores
+    diverged: bool
+    seconds: float
+    """Training time, without start-up."""
+    device: str
+    """In words."""
+
+
+What = StateChanged | Planned | ChunkTrained | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened in a run."""
+
+    index: int
+    """From 1, without gaps."""
+    time: float
+    """Seconds since 1970."""
+    what: What
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as it stands."""
+
+    id: str
+    key: int
+    """Place in the order of submission."""
+    spec: RunSpec
+    state: RunState
+    cause: str
+    trained_chunks: int
+    planned_chunks: int
+    result: Finished | None
+    created_at: float
+    """Seconds since 1970."""
