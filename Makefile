@@ -6,9 +6,12 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: test check fmt proto lock clean
+.PHONY: demo test check fmt proto lock clean
 
 
+
+demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
+	@$(BIN)/python -m trainer_service.demo
 
 test: $(INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest

@@ -1,0 +1,257 @@
+"""The `trainer-service` command; options also come from TRAINER_SERVICE_<COMMAND>_<OPTION>."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent_service.domain.errors import AgentError, invalid
+from trainer_service.config import TrainerConfig
+
+if TYPE_CHECKING:
+    from trainer_service.client import TrainerClient
+    from trainer_service.training.spec import TrainingSpec
+
+_DEFAULTS = TrainerConfig()
+_PATH = click.Path(file_okay=False, path_type=Path)
+
+# Heavy imports stand inside the commands: `--help` answers at once, and gRPC reads its settings
+# from the environment when it is imported.
+
+
+@click.group(context_settings={"auto_envvar_prefix": "TRAINER_SERVICE", "show_default": True})
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="reinforced-regularization")
+def cli(debug: bool) -> None:
+    """Train children under controllers, one service for each device."""
+
+
+@cli.command()
+@click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
+@click.option("--device", default=_DEFAULTS.device, help="As torch names it: cpu, cuda:0.")
+@click.option("--data", default=_DEFAULTS.data, type=_PATH, help="Folder of the data sets.")
+@click.option("--runs", default=_DEFAULTS.runs, type=click.Path(path_type=Path), help="Run store.")
+@click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
+@click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
+@click.option("--parallel", default=_DEFAULTS.parallel, help="Runs at once.")
+@click.option("--threads", default=_DEFAULTS.threads, help="CPU threads of each run.")
+def serve(**options: Any) -> None:
+    """Serve until SIGTERM or SIGINT; runs that train then are cancelled."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(options["threads"]))
+    from trainer_service.build import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(message)s")
+    config = TrainerConfig(**options)
+
+    def announce(port: int, page: int) -> None:
+        host = config.host
+        click.echo(f"trainer service at {host}:{port}, metrics at http://{host}:{page}/metrics")
+
+    run(config, announce)
+
+
+_trainer_option = click.option(
+    "--trainer", default=_DEFAULTS.listen, help="HOST:PORT of the trainer service."
+)
+
+
+def _connect(address: str) -> TrainerClient:
+    from trainer_service.client import TrainerClient
+
+    return TrainerClient(address, budget_seconds=5)
+
+
+def _training_options(command: Any) -> Any:
+    """Add the options that say what is trained, on what and for how long."""
+    for option in reversed(
+        (
+            click.option("--dataset", default="digits", help="digits, folder:NAME or npz:NAME."),
+            click.option("--training-size", type=int, help="Training images; all by default."),
+            click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
+            click.option("--data-seed", default=0, help="Of splits, subset and label noise."),
+            click.option("--model", default="resnet34", help="resnet18, resnet34 or resnet50."),
+            click.option("--width", default=1.0, help="Share of the model's channels."),
+            click.option("--stem", default="auto", help="auto, small or imagenet."),
+            click.option("--start", default="scratch", help="scratch or imagenet."),
+            click.option("--chunks", type=int, help="Length in chunks; or give --epochs."),
+            click.option("--epochs", type=int, help="Length in passes over the training images."),
+            click.option("--batch-size", default=64),
+            click.option("--learning-rate", default=1e-3),
+            click.option("--chunk-size", default=20, help="N, steps in a chunk."),
+            click.option("--validation-batches", default=20, help="m, in a chunk."),
+            click.option("--precision", default="fp32", help="fp32 or bf16."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _training_spec(options: dict[str, Any]) -> TrainingSpec:
+    from trainer_service.training import spec
+
+    kinds = {
+        "model": spec.Model,
+        "stem": spec.Stem,
+        "start": spec.Start,
+        "precision": spec.Precision,
+        "method": spec.Method,
+    }
+    checked = {
+        name: _member(kinds[name], value, name) if name in kinds else value
+        for name, value in options.items()
+    }
+    return spec.TrainingSpec(**checked)
+
+
+def _member(kind: Any, text: str, name: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise invalid(name, f"{text!r} is none of {', '.join(kind)}") from None
+
+
+@cli.command()
+@_trainer_option
+@_training_options
+@click.argument("run_id")
+@click.option("--method", default="vanilla", help="vanilla, ni, d, dni, rni or rd.")
+@click.option("--value", "values", multiple=True, help="Fixed value, as dropout=0.2.")
+@click.option("--controller", default="", help="For rni and rd: its name at the agent service.")
+@click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
+def submit(
+    trainer: str, run_id: str, values: tuple[str, ...], controller: str, **options: Any
+) -> None:
+    """Queue a run."""
+    from trainer_service.run import RunSpec
+
+    options["values"] = dict(_named_value(text) for text in values)
+    spec = RunSpec(training=_training_spec(options), controller=controller)
+    with _connect(trainer) as client:
+        client.submit(run_id, spec)
+    click.echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}")
+
+
+def _named_value(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="--value") from None
+
+
+@cli.command()
+@_trainer_option
+def runs(trainer: str) -> None:
+    """List runs in the order of their submission."""
+    from trainer_service.v1 import trainer_pb2 as pb
+
+    with _connect(trainer) as client:
+        for r in client.list():
+            state = pb.RunState.Name(r.state).removeprefix("RUN_STATE_").lower()
+            end = r.cause or (f"test F1 {r.result.test_score_best:.3f}" if r.result.device else "")
+            click.echo(f"{r.run_id}\t{state}\t{r.trained_chunks}/{r.planned_chunks} chunks\t{end}")
+
+
+@cli.command()
+@_trainer_option
+@click.argument("run_id")
+def watch(trainer: str, run_id: str) -> None:
+    """Follow a run from its beginning to its end."""
+    from trainer_service.study.progress import event_line
+
+    with _connect(trainer) as client:
+        for event in client.watch(run_id):
+            click.echo(event_line(event))
+
+
+@cli.command()
+@_trainer_option
+@click.argument("run_id")
+def cancel(trainer: str, run_id: str) -> None:
+    """End a run that waits or trains."""
+    with _connect(trainer) as client:
+        client.cancel(run_id)
+    click.echo(f"{run_id} is cancelled, unless it had ended")
+
+
+@cli.command()
+@_trainer_option
+def health(trainer: str) -> None:
+    """Exit with 0 if the service serves, for container checks."""
+    from agent_service.rpc.probe import check_health
+
+    check_health(trainer, "trainer service")
+    click.echo("serving")
+
+
+@cli.command()
+@_training_options
+@click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
+@click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
+@click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Which, by commas.")
+@click.option("--seeds", default=3, help="Fresh children of each method.")
+@click.option("--learning-runs", default=12, help="Children that each controller learns on.")
+@click.option("--reward", default="gap", help="gap, validation or improvement.")
+@click.option("--rollout-size", type=int, help="Transitions of one policy update.")
+@click.option("--output", required=True, type=_PATH, help="Folder of results; goes on there.")
+def compare(
+    agent: str,
+    trainers: tuple[str, ...],
+    methods: str,
+    seeds: int,
+    learning_runs: int,
+    reward: str,
+    rollout_size: int | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Compare methods: controllers learn, are frozen, and all are judged on fresh children."""
+    from agent_service.domain.rewards import Reward
+    from agent_service.domain.specs import PPOSettings
+    from trainer_service.study.command import run_study
+    from trainer_service.study.spec import StudySpec
+    from trainer_service.training.spec import Method
+
+    spec = StudySpec(
+        methods=tuple(_member(Method, name, "methods") for name in methods.split(",")),
+        seeds=seeds,
+        learning_runs=learning_runs,
+        training=_training_spec(options),
+        reward=_member(Reward, reward, "reward"),
+        ppo=PPOSettings() if rollout_size is None else PPOSettings(rollout_size=rollout_size),
+    )
+    run_study(spec, output, agent=agent, trainers=trainers)
+
+
+@cli.command()
+@click.argument("folder", type=_PATH)
+def report(folder: Path) -> None:
+    """Write a study's table and pictures again, from what is finished."""
+    from trainer_service.study.command import show_report
+
+    show_report(folder)
+
+
+def main() -> None:
+    """Run the command; errors end in one line and exit code 1."""
+    # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (AgentError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"trainer-service: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,106 @@
+"""The demonstration: two real services, a small study on real images, and what came of it.
+
+Children are ResNet34 with a quarter of the channels, so that it ends within minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from agent_service.domain.errors import AgentError
+from agent_service.domain.specs import PPOSettings
+from trainer_service.study.command import run_study
+from trainer_service.study.spec import StudySpec
+from trainer_service.training.spec import TrainingSpec
+
+OUTPUT = Path("demo-results")
+STUDY = StudySpec(
+    seeds=3,
+    learning_runs=12,
+    training=TrainingSpec(
+        dataset="digits", training_size=300, label_noise=0.3, width=0.25, chunks=20
+    ),
+    # A run brings 20 transitions here; the controller must learn from 12 runs.
+    ppo=PPOSettings(rollout_size=40, batch_size=20, learning_rate=1e-3),
+)
+
+
+def main() -> None:
+    """Run the demonstration; Ctrl-C ends it and all that it started."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    try:
+        _run()
+    except KeyboardInterrupt:
+        print("\ninterrupted; everything that was started is ended")
+        sys.exit(130)
+    except AgentError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run() -> None:
+    started = time.monotonic()
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir()
+    print(
+        "ResNet34 children with a quarter of the channels (the full ones: `trainer-service compare "
+        "--width 1`)\non 300 of scikit-learn's handwritten digits, 30% of them with a wrong label."
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reinforced-")))
+        agent, agent_metrics = stack.enter_context(
+            _service("agent", ["--store", f"sqlite:///{folder}/agent.db"])
+        )
+        trainer, trainer_metrics = stack.enter_context(
+            _service(
+                "trainer",
+                ["--agent", agent, "--runs", f"{folder}/trainer.db", "--parallel", "2"],
+            )
+        )
+        run_study(STUDY, OUTPUT, agent=agent, trainers=[trainer])
+        print(f"metrics could be scraped, while it ran, at\n  {agent_metrics}\n  {trainer_metrics}")
+    print(f"done in {time.monotonic() - started:.0f} s; the services' logs are in {OUTPUT}")
+
+
+@contextmanager
+def _service(name: str, options: list[str]) -> Iterator[tuple[str, str]]:
+    """Start a service on free ports; give its addresses, and end it afterwards."""
+    command = [sys.executable, "-c", f"from {name}_service.cli import main; main()", "serve"]
+    command += ["--listen", "127.0.0.1:0", "--metrics-port", "0", *options]
+    with (OUTPUT / f"{name}.log").open("w") as log:
+        # Not in the terminal's group: on Ctrl-C the study cancels its runs first.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
+        try:
+            yield _addresses(process, name)
+        finally:
+            process.terminate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def _addresses(process: subprocess.Popen[str], name: str) -> tuple[str, str]:
+    """Return HOST:PORT and the metrics page that a service announces."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.search(r"at (\S+), metrics at (\S+)", line)
+    if found is None:
+        raise AgentError(f"the {name} service did not start; see {OUTPUT}/{name}.log")
+    return found[1], found[2]
+
+
+if __name__ == "__main__":
+    main()

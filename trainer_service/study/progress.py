@@ -1,0 +1,97 @@
+"""Live progress of a study: a bar for each stage in a terminal, a line for each run elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from trainer_service.run import ChunkTrained, Event, Finished, Planned, StateChanged
+from trainer_service.study.spec import Stage
+
+
+class StudyProgress:
+    """Shows stages, and of each the loss, scores and values of the chunk that came last.
+
+    Thread-safe; a context manager.
+    """
+
+    def __init__(self, console: Console, stages: list[Stage]) -> None:
+        """Show all stages from the beginning."""
+        self._console = console
+        self._lock = threading.Lock()
+        self._bars = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {
+            s.title: self._bars.add_task(s.title, total=len(s.runs), start=False, last="")
+            for s in stages
+        }
+        self._shares: dict[str, dict[str, float]] = {s.title: {} for s in stages}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, stage: Stage) -> None:
+        """A stage begins."""
+        self._bars.start_task(self._tasks[stage.title])
+
+    def trained(self, stage: Stage, run_id: str, trained: ChunkTrained, planned: int) -> None:
+        """A chunk of a run was trained."""
+        self._advance(stage, run_id, trained.chunk.index / planned, _chunk_words(trained))
+
+    def finished(self, stage: Stage, run_id: str, finished: Finished) -> None:
+        """A run ended."""
+        scores = finished.scores
+        last = f"{run_id}: test F1 {scores.test_score_best:.3f} (last {scores.test_score_last:.3f})"
+        self._advance(stage, run_id, 1.0, last)
+        if not self._console.is_terminal:
+            self._console.print(
+                f"{stage.title:<12} {last} {finished.seconds:.0f} s", highlight=False
+            )
+
+    def _advance(self, stage: Stage, run_id: str, share: float, last: str) -> None:
+        with self._lock:
+            shares = self._shares[stage.title]
+            shares[run_id] = share
+            total = sum(shares.values())
+        self._bars.update(self._tasks[stage.title], completed=total, last=last)
+
+
+def event_line(event: Event) -> str:
+    """Return one event in words."""
+    match event.what:
+        case StateChanged(state=state, cause=cause):
+            return f"{state} {cause}".rstrip()
+        case Planned(chunks=chunks):
+            return f"{chunks} chunks planned"
+        case ChunkTrained() as trained:
+            return f"chunk {trained.chunk.index}: {_chunk_words(trained)}"
+        case Finished(scores=scores):
+            return f"test F1 {scores.test_score_best:.3f} (last {scores.test_score_last:.3f})"
+
+
+def _chunk_words(trained: ChunkTrained) -> str:
+    chunk = trained.chunk
+    values = " ".join(f"{name}={value:.2f}" for name, value in chunk.values.items())
+    loss = sum(chunk.losses) / len(chunk.losses)
+    scores = f"F1 train {chunk.training_score:.2f} val {chunk.validation_score:.2f}"
+    return f"loss {loss:.3f}  {scores}  {values}".rstrip()
