@@ -1,0 +1,170 @@
+"""The NumPy policy: equal to stable-baselines3's, drawn by its law, safe to read."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from stable_baselines3 import PPO
+
+from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.learning import sb3
+from agent_service.learning.snapshot import (
+    PolicySnapshot,
+    from_bytes,
+    initial_snapshot,
+    to_bytes,
+)
+from tests.agent_service.specs import DROPOUT, NOISE, spec
+
+
+def trained(spec: ControllerSpec) -> PolicySnapshot:
+    """Return a policy away from its start: two updates on arbitrary transitions."""
+    rng = np.random.default_rng(3)
+    snapshot = initial_snapshot(spec)
+    for seed in range(2):
+        segment = sb3.Segment(
+            states=rng.uniform(0, 3, (64, spec.chunk_size)),
+            samples=rng.standard_normal((64, len(spec.hyperparameters))),
+            log_probabilities=np.full(64, -1.5),
+            rewards=rng.standard_normal(64),
+            next_state=rng.uniform(0, 3, spec.chunk_size),
+            terminated=False,
+        )
+        snapshot = sb3.update(snapshot, spec, [segment], seed=seed).snapshot
+    return snapshot
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("net_arch", [(64, 64), (8,), (16, 8, 4)])
+@pytest.mark.parametrize("hyperparameters", [(DROPOUT,), (DROPOUT, NOISE)])
+def test_it_decides_as_stable_baselines3_does(
+    normalize: bool,
+    net_arch: tuple[int, ...],
+    hyperparameters: tuple,  # type: ignore[type-arg]
+) -> None:
+    """Mean, log probability and value agree within 1e-6."""
+    settings = PPOSettings(net_arch=net_arch, normalize_observations=normalize)
+    of = spec(algorithm=settings, hyperparameters=hyperparameters, chunk_size=20)
+    snapshot = trained(of)
+    model = sb3._build(of, snapshot.arrays)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        state = rng.uniform(0, 3, 20)
+        sample, log_probability = snapshot.sample(state, rng.standard_normal(len(hyperparameters)))
+        observation = torch.from_numpy(sb3._observations(snapshot.arrays, state[None]))
+        with torch.no_grad():
+            action = torch.tensor(sample[None], dtype=torch.float32)
+            value, theirs, _ = model.policy.evaluate_actions(observation, action)
+            mean = model.policy._predict(observation, deterministic=True).numpy()[0]
+
+        np.testing.assert_allclose(snapshot.mean(state), mean, rtol=0, atol=1e-6)
+        assert log_probability == pytest.approx(float(theirs), abs=1e-6)
+        assert snapshot.value(state) == pytest.approx(float(value), abs=1e-6)
+
+
+def test_it_starts_by_stable_baselines3s_law() -> None:
+    """Orthogonal weights with its gains, zero biases, log_std_init; another seed, another draw."""
+    arrays = initial_snapshot(spec(chunk_size=20)).arrays
+    for name, gain in (
+        ("mlp_extractor.policy_net.0.weight", 2**0.5),
+        ("mlp_extractor.value_net.2.weight", 2**0.5),
+        ("action_net.weight", 0.01),
+        ("value_net.weight", 1.0),
+    ):
+        weight = arrays[name].astype(np.float64)
+        small = weight @ weight.T if len(weight) <= weight.shape[1] else weight.T @ weight
+        np.testing.assert_allclose(small, gain**2 * np.eye(len(small)), atol=1e-6)
+    assert not any(arrays[n].any() for n in arrays if n.endswith(".bias"))
+
+    other = initial_snapshot(spec(chunk_size=20, seed=8)).arrays
+    assert not np.array_equal(arrays["value_net.weight"], other["value_net.weight"])
+
+
+def test_samples_follow_the_gaussian() -> None:
+    """Mean and deviation of samples are the policy's, by a test of 4,000 draws."""
+    of = spec(algorithm=PPOSettings(log_std_init=-0.5))
+    snapshot, state = initial_snapshot(of), np.ones(4)
+    noise = np.random.default_rng(0).standard_normal((4000, 1))
+    samples = np.array([snapshot.sample(state, n)[0][0] for n in noise])
+
+    assert samples.mean() == pytest.approx(snapshot.mean(state)[0], abs=0.04)
+    assert samples.std() == pytest.approx(np.exp(-0.5), rel=0.05)
+
+
+def test_files_come_back_to_the_bit() -> None:
+    """What is written is read: every array equal, and the same bytes again."""
+    of = spec()
+    snapshot = trained(of)
+    data = to_bytes(snapshot, of, policy_version=3)
+
+    back = from_bytes(data, of)
+
+    assert {n: a.tobytes() for n, a in back.arrays.items()} == {
+        n: a.tobytes() for n, a in snapshot.arrays.items()
+    }
+    assert to_bytes(back, of, policy_version=3) == data
+
+
+def rewritten(data: bytes, **changes: np.ndarray | None) -> bytes:
+    """Return a policy file with arrays replaced, added or (None) removed."""
+    arrays = safetensors.numpy.load(data) | {
+        n.replace("__", "."): a for n, a in changes.items() if a is not None
+    }
+    for name, array in changes.items():
+        if array is None:
+            del arrays[name.replace("__", ".")]
+    length = int.from_bytes(data[:8], "little")
+    return safetensors.numpy.save(arrays, json.loads(data[8 : 8 + length])["__metadata__"])
+
+
+GOOD = to_bytes(initial_snapshot(spec()), spec(), policy_version=1)
+BAD = {
+    "empty": b"",
+    "a pickle": pickle.dumps({"log_std": np.zeros(1)}),
+    "truncated": GOOD[:-10],
+    "longer": GOOD + b"x",
+    "a header beyond the file": (2**62).to_bytes(8, "little") + GOOD[8:],
+    "deep JSON": (20_000).to_bytes(8, "little") + b"[" * 20_000,
+    "a future format": GOOD.replace(b'\\"format\\": 1', b'\\"format\\": 9'),
+    "no manifest": safetensors.numpy.save(safetensors.numpy.load(GOOD)),
+    "another type": rewritten(GOOD, log_std=np.zeros(1, np.float64)),
+    "another shape": rewritten(GOOD, log_std=np.zeros(2, np.float32)),
+    "NaN": rewritten(GOOD, log_std=np.full(1, np.nan, np.float32)),
+    "an overflowing deviation": rewritten(GOOD, log_std=np.full(1, 1e5, np.float32)),
+    "a negative variance": rewritten(GOOD, observation__var=np.full(4, -1.0)),
+    "a surplus array": rewritten(GOOD, more=np.zeros(1, np.float32)),
+    "a missing array": rewritten(GOOD, log_std=None),
+    "another controller's": to_bytes(
+        initial_snapshot(spec(chunk_size=5)), spec(chunk_size=5), policy_version=1
+    ),
+    "too large": GOOD + bytes(10**6),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_wrong_files_are_refused(what: str) -> None:
+    """Each is INVALID_ARGUMENT on the field `policy`; none is run or half taken."""
+    assert from_bytes(GOOD, spec())
+
+    with pytest.raises(InvalidArgument) as raised:
+        from_bytes(BAD[what], spec())
+
+    assert [v.field for v in raised.value.violations] == ["policy"]
+
+
+def test_the_zip_for_stable_baselines3_takes_raw_losses(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """PPO.load predicts the snapshot's clipped mean, the normalization folded in."""
+    of = spec()
+    snapshot = trained(of)
+    sb3.save_sb3_zip(snapshot, of, tmp_path / "policy.zip")
+
+    model = PPO.load(tmp_path / "policy.zip", device="cpu")
+
+    for state in np.random.default_rng(1).uniform(0, 3, (20, 4)):
+        predicted, _ = model.predict(state.astype(np.float32), deterministic=True)
+        expected = np.clip(snapshot.mean(state), -1, 1)
+        np.testing.assert_allclose(predicted, expected, atol=1e-5)
