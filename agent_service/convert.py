@@ -86,6 +86,7 @@ _PPO_SCALARS = (
     "max_grad_norm",
     "log_std_init",
     "normalize_observations",
+    "center_rewards",
 )
 
 

@@ -30,8 +30,21 @@ class FrozenStart(StrEnum):
 class PPOSettings:
     """Settings of a PPO controller; names and meaning are stable-baselines3's.
 
-    Two defaults differ from stable-baselines3's: `gamma` is the paper's, and an update comes after
+    Defaults that differ from stable-baselines3's: `gamma` is the paper's, and an update comes after
     `rollout_size` transitions of all runs together, since a run brings one every chunk only.
+    `center_rewards`, `log_std_init` and `learning_rate` were measured on the simulated child, with
+    8 runs of 40 chunks at once, reward `validation` and 10 seeds. How far the frozen policy was on
+    the way from random rates to the optimum, in percent, mean [worst seed], after transitions:
+
+        after                            1,000    3,000    5,000   10,000   15,000
+        these defaults                  72 [66]  90 [82]  95 [92]  96 [92]  98 [96]
+        learning_rate 3e-4, log_std -1  65 [61]  78 [71]  88 [84]  96 [93]  98 [97]
+        log_std_init 0, lr 3e-4         67 [59]  91 [87]  84 [76]  74 [69]  74 [68]
+        normalize_observations          69 [56]  87 [83]  87 [79]  88 [80]  88 [80]
+        rewards not centred             62 [53]  62 [48]  66 [60]  73 [45]  80 [33]
+
+    In these figures the drop rate also raises the losses a little, as it does in real training, so
+    a state under a high rate looks like an earlier one with more return ahead of it.
     """
 
     kind: Literal["ppo"] = "ppo"
@@ -41,7 +54,7 @@ class PPOSettings:
     """Transitions in one gradient step."""
     n_epochs: int = 10
     """Passes over the rollout in one update."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Step size of Adam."""
     gamma: float = 0.995
     """Discount of the return, in [0, 1]."""
@@ -57,10 +70,25 @@ class PPOSettings:
     """Gradients are scaled down to this norm, above 0."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden tanh layers, for policy and value each."""
-    log_std_init: float = 0.0
-    """Natural logarithm of exploration's initial deviation, in the policy's [-1, 1]."""
-    normalize_observations: bool = True
-    """Divide the losses by their running deviation, after taking off their running mean."""
+    log_std_init: float = -0.7
+    """Natural logarithm of exploration's initial deviation, in the policy's [-1, 1].
+
+    With stable-baselines3's 0 most samples are clipped at a bound; the policy that is best together
+    with such noise is too steep once it is frozen and the noise is gone.
+    """
+    normalize_observations: bool = False
+    """Divide the losses by their running deviation, after taking off their running mean.
+
+    Off, as in stable-baselines3's PPO: it moves S_0, which is all zeros, out beyond a run's last
+    state, and the policy's action there goes with it. For losses far from 1 in size.
+    """
+    center_rewards: bool = True
+    """Take their running mean off the rewards before learning from them.
+
+    Runs that go on to their planned end have the same best policy with it and without. Rewards like
+    `validation`, about 0.7 in every chunk, otherwise make a value that mostly counts the chunks
+    left; its errors, as a state does not tell its chunk exactly, are larger than what actions earn.
+    """
     frozen_start: FrozenStart = FrozenStart.MEAN
     """What a frozen run starts with."""
 

@@ -18,8 +18,8 @@ from agent_service.domain.draws import generator
 from agent_service.domain.ports import LearnableTransition, PolicyVersion, Session, Store
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
+from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.sb3 import Segment, Update, update
-from agent_service.learning.snapshot import from_bytes, to_bytes
 
 log = logging.getLogger(__name__)
 

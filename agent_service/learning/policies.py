@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agent_service.domain.ports import Policy
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.learning.snapshot import from_bytes, initial_snapshot, to_bytes
+from agent_service.learning.policy_file import from_bytes, to_bytes
+from agent_service.learning.snapshot import initial_snapshot
 
 
 class SnapshotPolicies:

@@ -17,7 +17,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
+from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.specs import ControllerSpec
+from agent_service.learning.policy_file import check_arrays
 from agent_service.learning.snapshot import (
     LOSS_LIMIT,
     VARIANCE_FLOOR,
@@ -63,7 +65,7 @@ class Update:
 
 
 class UpdateError(Exception):
-    """The update left parameters that are not finite; keep the old policy, skip the rollout."""
+    """The update left what no policy can hold; keep the old policy, skip the rollout."""
 
 
 def update(
@@ -71,7 +73,11 @@ def update(
 ) -> Update:
     """Train the policy once on a rollout; the same inputs give the same bits on one machine.
 
-    The observation statistics take in the rollout before the policy trains on it: evidence below.
+    The observation statistics take in the rollout before the policy trains on it, not after. That
+    shifts the policy a little against the recorded log probabilities, but helps where it matters,
+    at first: on the simulated child (10 seeds, settings as documented at PPOSettings, normalized)
+    69, 80 and 87% of the way to the optimum after 1,000, 2,000 and 3,000 transitions against 64, 75
+    and 84%; from 5,000 on the two are within 2% of each other, in favour of after.
 
     Args:
         snapshot: the newest policy version.
@@ -81,20 +87,31 @@ def update(
 
     Raises:
         ValueError: where the rollout has fewer than 2 transitions.
-        UpdateError: where a parameter is not finite afterwards.
+        UpdateError: where a parameter is not finite afterwards, or too large to be loaded again.
     """
+    if sum(len(s.rewards) for s in segments) < 2:
+        raise ValueError("a rollout needs at least 2 transitions to normalize advantages")
+    # What overflows on the way is found in the end, by its result.
+    with np.errstate(over="ignore", invalid="ignore"), _seeded(seed):
+        return _update(snapshot, spec, segments)
+
+
+def _update(snapshot: PolicySnapshot, spec: ControllerSpec, segments: Sequence[Segment]) -> Update:
     arrays = dict(snapshot.arrays)
+    if "reward.mean" in arrays:
+        arrays |= _center(arrays, np.concatenate([s.rewards for s in segments]))
     if "observation.mean" in arrays:
         arrays |= _observe(arrays, np.concatenate([s.states for s in segments]))
     model = _build(spec, arrays)
     model.rollout_buffer = _rollout(model, arrays, segments)
-    with _seeded(seed):
+    try:
         # A last minibatch of one transition is safe: train() does not normalize its advantage.
         model.train()
-    arrays |= _parameters(model) | _optimizer_state(model)
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise UpdateError(f"after {len(segments)} segments, {name} is not finite")
+        arrays |= _parameters(model) | _optimizer_state(model)
+        check_arrays(arrays, spec)
+    except (ValueError, InvalidArgument) as error:
+        # torch's distributions raise ValueError where a mean is not finite.
+        raise UpdateError(f"after {len(segments)} segments, {error}") from error
     return Update(snapshot=PolicySnapshot(arrays), statistics=_statistics(model))
 
 
@@ -139,6 +156,13 @@ def _observe(arrays: Mapping[str, np.ndarray], states: FloatArray) -> Arrays:
         "observation.var": squares / total,
         "observation.count": np.asarray(total),
     }
+
+
+def _center(arrays: Mapping[str, np.ndarray], rewards: FloatArray) -> Arrays:
+    """Return the running mean of rewards with `rewards`, float64[n], taken in."""
+    total = arrays["reward.count"] + len(rewards)
+    mean = arrays["reward.mean"] + (rewards - arrays["reward.mean"]).sum() / total
+    return {"reward.mean": np.asarray(mean), "reward.count": np.asarray(total)}
 
 
 def _observations(arrays: Mapping[str, np.ndarray], states: FloatArray) -> np.ndarray:
@@ -231,7 +255,7 @@ def _segment_buffer(
     # Set whole, where add() would copy row by row: 20 us a transition.
     buffer.observations[:, 0] = observations[:-1]
     buffer.actions[:, 0] = segment.samples
-    buffer.rewards[:, 0] = segment.rewards
+    buffer.rewards[:, 0] = segment.rewards - arrays.get("reward.mean", np.zeros(()))
     buffer.log_probs[:, 0] = segment.log_probabilities
     buffer.values[:, 0] = values[:-1].numpy()
     buffer.compute_returns_and_advantage(values[-1:], np.array([segment.terminated]))

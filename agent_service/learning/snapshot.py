@@ -2,22 +2,18 @@
 
 NumPy only: serving never imports torch. The arrays carry the names of stable-baselines3's
 `MlpPolicy` state dictionary, so that loading them there is a dictionary look-up; the optimizer's
-moments and the observation statistics travel beside them. The file form is safetensors with a JSON
-manifest in its metadata: reading a stranger's file runs no code.
+moments and the statistics of observations and rewards travel beside them.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 from agent_service.domain import draws
 from agent_service.domain.errors import invalid
@@ -26,16 +22,10 @@ from agent_service.domain.specs import ControllerSpec, PPOSettings
 FloatArray = npt.NDArray[np.float64]
 Layers = tuple[tuple[FloatArray, FloatArray], ...]
 
-FORMAT = 1
-"""Version of the file form; a file of another one is refused."""
 LOSS_LIMIT = 1e12
 """Losses are clipped to this before a policy sees them, so that no sum overflows to infinity."""
 VARIANCE_FLOOR = 1e-8
 """Added to a variance before its root divides, as stable-baselines3's VecNormalize does."""
-_MANIFEST = "reinforced-regularization"
-_WEIGHT_LIMIT = 1e6
-_LOG_STD_LIMIT = 20.0
-_NOT_NEGATIVE = (".exp_avg_sq", ".step", "observation.var", "observation.count")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +38,8 @@ class PolicySnapshot:
     """
 
     arrays: Mapping[str, np.ndarray]
-    """By name: the parameters, `optimizer.*`, and `observation.*` where losses are normalized."""
+    """By name: the parameters, `optimizer.*`, `observation.*` where losses are normalized, and
+    `reward.*` where rewards are centred."""
     _policy: Layers = field(init=False, repr=False)
     _value: Layers = field(init=False, repr=False)
     _std: FloatArray = field(init=False, repr=False)
@@ -84,7 +75,10 @@ class PolicySnapshot:
         return sample, float(np.float32(-0.5 * distance.dot(distance) - self._log_norm))
 
     def value(self, state: FloatArray) -> float:
-        """Return the expected discounted return from `state` on, in units of the reward."""
+        """Return the expected discounted return from `state` on, in units of the reward.
+
+        Where rewards are centred, it is the return of the rewards less `reward.mean`.
+        """
         return float(_round(_forward(self._value, state))[0])
 
 
@@ -151,7 +145,7 @@ def parameter_shapes(spec: ControllerSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _empty_arrays(spec: ControllerSpec) -> dict[str, np.ndarray]:
+def empty_arrays(spec: ControllerSpec) -> dict[str, np.ndarray]:
     """Return zeros for every array that a snapshot of `spec` has, of the right type and shape."""
     arrays: dict[str, np.ndarray] = {}
     for name, shape in parameter_shapes(spec).items():
@@ -163,6 +157,9 @@ def _empty_arrays(spec: ControllerSpec) -> dict[str, np.ndarray]:
         arrays["observation.mean"] = np.zeros(spec.chunk_size)
         arrays["observation.var"] = np.zeros(spec.chunk_size)
         arrays["observation.count"] = np.zeros(())
+    if ppo_settings(spec).center_rewards:
+        arrays["reward.mean"] = np.zeros(())
+        arrays["reward.count"] = np.zeros(())
     return arrays
 
 
@@ -178,7 +175,7 @@ def initial_snapshot(spec: ControllerSpec) -> PolicySnapshot:
     # Run ids are never empty, so no decision ever draws these numbers again.
     rng = draws.generator(seed=spec.seed, run_id="", chunk=0)
     gains = {"action_net.weight": 0.01, "value_net.weight": 1.0}
-    arrays = _empty_arrays(spec)
+    arrays = empty_arrays(spec)
     for name, shape in parameter_shapes(spec).items():
         if name.endswith(".weight"):
             arrays[name][:] = gains.get(name, math.sqrt(2.0)) * _orthogonal(rng, *shape)
@@ -197,106 +194,3 @@ def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> FloatArray
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q = q * np.sign(np.diag(r))
     return q if rows >= columns else q.T
-
-
-def to_bytes(snapshot: PolicySnapshot, spec: ControllerSpec, *, policy_version: int) -> bytes:
-    """Return the file form: equal snapshots and specs give equal bytes.
-
-    Args:
-        snapshot: the policy.
-        spec: of its controller; what the arrays mean is taken from it.
-        policy_version: the number that the manifest gives, for the reader's information.
-    """
-    settings = ppo_settings(spec)
-    manifest = _meaning(spec) | {
-        "format": FORMAT,
-        "policy_version": policy_version,
-        "controller": spec.name,
-        "reward": spec.reward.value,
-        "gamma": settings.gamma,
-        "observation": "losses S_t; normalized by observation.* where these are there",
-        "action": "mean in [-1, 1], clipped, mapped to [low, high] by each scale",
-    }
-    # One metadata entry only: safetensors keeps no order among several.
-    metadata = {_MANIFEST: json.dumps(manifest, sort_keys=True)}
-    arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
-    return safetensors.numpy.save(arrays, metadata)
-
-
-def _meaning(spec: ControllerSpec) -> dict[str, object]:
-    """Return the parts of a manifest that must be equal for the arrays to mean the same."""
-    settings = ppo_settings(spec)
-    return {
-        "chunk_size": spec.chunk_size,
-        "hyperparameters": [
-            {"name": h.name, "low": float(h.low), "high": float(h.high), "scale": h.scale.value}
-            for h in spec.hyperparameters
-        ],
-        "net_arch": list(settings.net_arch),
-        "normalize_observations": settings.normalize_observations,
-    }
-
-
-def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
-    """Read the file form, from the store or from a stranger, for a controller of `spec`.
-
-    Nothing in the file is trusted or run, and nothing larger than the spec's own arrays is read.
-
-    Raises:
-        InvalidArgument: field `policy`, saying what is wrong with the file and what would be right.
-    """
-    expected = _empty_arrays(spec)
-    limit = 65_536 + 256 * len(expected) + sum(array.nbytes for array in expected.values())
-    if len(data) > limit:
-        raise invalid("policy", f"has {len(data)} bytes; this controller's have at most {limit}")
-    manifest = read_manifest(data)
-    for name, value in _meaning(spec).items():
-        if (made_for := manifest.get(name)) != value:
-            raise invalid("policy", f"was made for {name} {made_for!r:.99}, here: {value!r}")
-    try:
-        arrays = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise invalid("policy", f"is no intact safetensors file: {error!s:.99}") from error
-    if surplus := sorted(arrays.keys() - expected.keys()):
-        raise invalid("policy", f"has arrays that this controller lacks: {surplus!r:.99}")
-    for name, form in expected.items():
-        _check_array(name, arrays.get(name), form)
-    return PolicySnapshot(arrays)
-
-
-def read_manifest(data: bytes) -> dict[str, object]:
-    """Return the manifest of a policy file: format, policy_version, controller, chunk_size, ...
-
-    The layout is 8 bytes with the header's length, little endian, then the header, JSON.
-
-    Raises:
-        InvalidArgument: field `policy`, where this is no policy file or one of another format.
-    """
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= len(data) - 8:
-        raise invalid("policy", "is no safetensors file; send what ExportPolicy wrote, whole")
-    try:
-        header = json.loads(data[8 : 8 + length])
-        manifest = json.loads(header["__metadata__"][_MANIFEST])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise invalid("policy", "has no manifest; send what ExportPolicy wrote") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise invalid("policy", f"is not of format {FORMAT}, the one that this service reads")
-    return manifest
-
-
-def _check_array(name: str, array: np.ndarray | None, form: np.ndarray) -> None:
-    """Check one array against the type and shape of `form`, and what a policy can hold."""
-    wanted = f"{form.dtype.name}{list(form.shape)}"
-    if array is None:
-        raise invalid("policy", f"lacks the array {name}, {wanted}")
-    if array.dtype != form.dtype or array.shape != form.shape:
-        found = f"{array.dtype.name}{list(array.shape)}"
-        raise invalid("policy", f"array {name} is {found}; it must be {wanted}")
-    if not np.isfinite(array).all():
-        raise invalid("policy", f"array {name} is not finite throughout")
-    if name.endswith(_NOT_NEGATIVE) and (array < 0).any():
-        raise invalid("policy", f"array {name} has values below 0")
-    limit = _LOG_STD_LIMIT if name == "log_std" else _WEIGHT_LIMIT
-    if not name.startswith(("optimizer.", "observation.")) and (np.abs(array) > limit).any():
-        raise invalid("policy", f"array {name} has magnitudes above {limit:g}")

@@ -317,6 +317,7 @@ class Ppo(_message.Message):
     LOG_STD_INIT_FIELD_NUMBER: _builtins.int
     NORMALIZE_OBSERVATIONS_FIELD_NUMBER: _builtins.int
     FROZEN_START_FIELD_NUMBER: _builtins.int
+    CENTER_REWARDS_FIELD_NUMBER: _builtins.int
     rollout_size: _builtins.int
     """Transitions, of all runs together, that one update learns from; at least 2."""
     batch_size: _builtins.int
@@ -343,6 +344,10 @@ class Ppo(_message.Message):
     """Normalize the losses by their running mean and variance, which travel with the policy."""
     frozen_start: Global___FrozenStart.ValueType
     """What a frozen run starts with."""
+    center_rewards: _builtins.bool
+    """Take the running mean of the rewards off them before learning, so that the value does not
+    mostly count the chunks that are left.
+    """
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Widths of the hidden layers, of policy and value each; empty takes the default."""
@@ -364,13 +369,16 @@ class Ppo(_message.Message):
         log_std_init: _builtins.float | None = ...,
         normalize_observations: _builtins.bool | None = ...,
         frozen_start: Global___FrozenStart.ValueType = ...,
+        center_rewards: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__center_rewards: _TypeAlias = _typing.Literal["center_rewards"]  # noqa: Y015
+    _WhichOneofArgType__center_rewards: _TypeAlias = _typing.Literal["_center_rewards", b"_center_rewards"]  # noqa: Y015
     _WhichOneofReturnType__clip_range: _TypeAlias = _typing.Literal["clip_range"]  # noqa: Y015
     _WhichOneofArgType__clip_range: _TypeAlias = _typing.Literal["_clip_range", b"_clip_range"]  # noqa: Y015
     _WhichOneofReturnType__ent_coef: _TypeAlias = _typing.Literal["ent_coef"]  # noqa: Y015
@@ -395,6 +403,8 @@ class Ppo(_message.Message):
     _WhichOneofArgType__vf_coef: _TypeAlias = _typing.Literal["_vf_coef", b"_vf_coef"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__center_rewards) -> _WhichOneofReturnType__center_rewards | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_range) -> _WhichOneofReturnType__clip_range | None: ...
     @_typing.overload

@@ -2,22 +2,22 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
 from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning import sb3
-from agent_service.learning.snapshot import (
-    PolicySnapshot,
-    from_bytes,
-    initial_snapshot,
-    to_bytes,
-)
+from agent_service.learning.policy_file import from_bytes, to_bytes
+from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 
@@ -44,11 +44,11 @@ def trained(spec: ControllerSpec) -> PolicySnapshot:
 def test_it_decides_as_stable_baselines3_does(
     normalize: bool,
     net_arch: tuple[int, ...],
-    hyperparameters: tuple,  # type: ignore[type-arg]
+    hyperparameters: tuple[Hyperparameter, ...],
 ) -> None:
     """Mean, log probability and value agree within 1e-6."""
-    settings = PPOSettings(net_arch=net_arch, normalize_observations=normalize)
-    of = spec(algorithm=settings, hyperparameters=hyperparameters, chunk_size=20)
+    ppo = PPOSettings(net_arch=net_arch, normalize_observations=normalize)
+    of = spec(algorithm=ppo, hyperparameters=hyperparameters, chunk_size=20)
     snapshot = trained(of)
     model = sb3._build(of, snapshot.arrays)
     rng = np.random.default_rng(5)
@@ -95,9 +95,10 @@ def test_samples_follow_the_gaussian() -> None:
     assert samples.std() == pytest.approx(np.exp(-0.5), rel=0.05)
 
 
-def test_files_come_back_to_the_bit() -> None:
+@pytest.mark.parametrize("normalize", [True, False])
+def test_files_come_back_to_the_bit(normalize: bool) -> None:
     """What is written is read: every array equal, and the same bytes again."""
-    of = spec()
+    of = spec(algorithm=PPOSettings(normalize_observations=normalize))
     snapshot = trained(of)
     data = to_bytes(snapshot, of, policy_version=3)
 
@@ -121,7 +122,9 @@ def rewritten(data: bytes, **changes: np.ndarray | None) -> bytes:
     return safetensors.numpy.save(arrays, json.loads(data[8 : 8 + length])["__metadata__"])
 
 
-GOOD = to_bytes(initial_snapshot(spec()), spec(), policy_version=1)
+OTHER = spec(algorithm=PPOSettings(normalize_observations=True), chunk_size=5)
+NORMALIZED = spec(algorithm=PPOSettings(normalize_observations=True))
+GOOD = to_bytes(initial_snapshot(NORMALIZED), NORMALIZED, policy_version=1)
 BAD = {
     "empty": b"",
     "a pickle": pickle.dumps({"log_std": np.zeros(1)}),
@@ -136,11 +139,11 @@ BAD = {
     "NaN": rewritten(GOOD, log_std=np.full(1, np.nan, np.float32)),
     "an overflowing deviation": rewritten(GOOD, log_std=np.full(1, 1e5, np.float32)),
     "a negative variance": rewritten(GOOD, observation__var=np.full(4, -1.0)),
+    "a mean whose product overflows": rewritten(GOOD, observation__mean=np.full(4, 1e305)),
+    "negative counts": rewritten(GOOD, reward__count=np.full((), -1.0)),
     "a surplus array": rewritten(GOOD, more=np.zeros(1, np.float32)),
     "a missing array": rewritten(GOOD, log_std=None),
-    "another controller's": to_bytes(
-        initial_snapshot(spec(chunk_size=5)), spec(chunk_size=5), policy_version=1
-    ),
+    "another controller's": to_bytes(initial_snapshot(OTHER), OTHER, policy_version=1),
     "too large": GOOD + bytes(10**6),
 }
 
@@ -148,17 +151,33 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_wrong_files_are_refused(what: str) -> None:
     """Each is INVALID_ARGUMENT on the field `policy`; none is run or half taken."""
-    assert from_bytes(GOOD, spec())
+    assert from_bytes(GOOD, NORMALIZED)
 
     with pytest.raises(InvalidArgument) as raised:
-        from_bytes(BAD[what], spec())
+        from_bytes(BAD[what], NORMALIZED)
 
     assert [v.field for v in raised.value.violations] == ["policy"]
 
 
-def test_the_zip_for_stable_baselines3_takes_raw_losses(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """PPO.load predicts the snapshot's clipped mean, the normalization folded in."""
-    of = spec()
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
+def test_a_damaged_byte_is_refused_or_harmless(place: int, byte: int) -> None:
+    """Whatever one byte becomes, the file is refused or the policy still decides by numbers."""
+    damaged = GOOD[:place] + bytes([byte]) + GOOD[place + 1 :]
+    try:
+        snapshot = from_bytes(damaged, NORMALIZED)
+    except InvalidArgument:
+        return
+
+    sample, log_probability = snapshot.sample(np.ones(4), np.ones(1))
+
+    assert np.isfinite([*sample, log_probability, snapshot.value(np.ones(4))]).all()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_zip_for_stable_baselines3_takes_raw_losses(tmp_path: Path, normalize: bool) -> None:
+    """PPO.load predicts the snapshot's clipped mean; a normalization is folded in."""
+    of = spec(algorithm=PPOSettings(normalize_observations=normalize))
     snapshot = trained(of)
     sb3.save_sb3_zip(snapshot, of, tmp_path / "policy.zip")
 

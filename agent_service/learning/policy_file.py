@@ -1,0 +1,149 @@
+"""The file form of a policy version: safetensors, with a JSON manifest in its metadata.
+
+Reading a stranger's file runs no code, and takes nothing that a decision could choke on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.specs import ControllerSpec
+from agent_service.learning.snapshot import (
+    LOSS_LIMIT,
+    PolicySnapshot,
+    empty_arrays,
+    ppo_settings,
+)
+
+FORMAT = 1
+"""Version of the file form; a file of another one is refused."""
+_MANIFEST = "reinforced-regularization"
+_WEIGHT_LIMIT = 1e6
+_LIMITS = {
+    "log_std": 20.0,
+    "observation.mean": LOSS_LIMIT,
+    "observation.var": LOSS_LIMIT**2,
+    "observation.count": math.inf,
+}
+"""Largest magnitudes by array; what stays below them cannot overflow in a decision."""
+_NOT_NEGATIVE = (".exp_avg_sq", ".step", "observation.var", "observation.count", "reward.count")
+
+
+def to_bytes(snapshot: PolicySnapshot, spec: ControllerSpec, *, policy_version: int) -> bytes:
+    """Return the file form: equal snapshots and specs give equal bytes.
+
+    Args:
+        snapshot: the policy.
+        spec: of its controller; what the arrays mean is taken from it.
+        policy_version: the number that the manifest gives, for the reader's information.
+    """
+    settings = ppo_settings(spec)
+    manifest = _meaning(spec) | {
+        "format": FORMAT,
+        "policy_version": policy_version,
+        "controller": spec.name,
+        "reward": spec.reward.value,
+        "gamma": settings.gamma,
+        "observation": "losses S_t; normalized by observation.* where these are there",
+        "action": "mean in [-1, 1], clipped, mapped to [low, high] by each scale",
+    }
+    # One metadata entry only: safetensors keeps no order among several.
+    metadata = {_MANIFEST: json.dumps(manifest, sort_keys=True)}
+    arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
+    return safetensors.numpy.save(arrays, metadata)
+
+
+def _meaning(spec: ControllerSpec) -> dict[str, object]:
+    """Return the parts of a manifest that must be equal for the arrays to mean the same."""
+    settings = ppo_settings(spec)
+    return {
+        "chunk_size": spec.chunk_size,
+        "hyperparameters": [
+            {"name": h.name, "low": float(h.low), "high": float(h.high), "scale": h.scale.value}
+            for h in spec.hyperparameters
+        ],
+        "net_arch": list(settings.net_arch),
+        "normalize_observations": settings.normalize_observations,
+    }
+
+
+def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
+    """Read the file form, from the store or from a stranger, for a controller of `spec`.
+
+    Nothing in the file is trusted or run, and nothing larger than the spec's own arrays is read.
+
+    Raises:
+        InvalidArgument: field `policy`, saying what is wrong with the file and what would be right.
+    """
+    expected = empty_arrays(spec)
+    limit = 65_536 + 256 * len(expected) + sum(array.nbytes for array in expected.values())
+    if len(data) > limit:
+        raise invalid("policy", f"has {len(data)} bytes; this controller's have at most {limit}")
+    manifest = read_manifest(data)
+    for name, value in _meaning(spec).items():
+        if (made_for := manifest.get(name)) != value:
+            raise invalid("policy", f"was made for {name} {made_for!r:.99}, here: {value!r}")
+    try:
+        arrays = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise invalid("policy", f"is no intact safetensors file: {error!s:.99}") from error
+    check_arrays(arrays, spec)
+    return PolicySnapshot(arrays)
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], spec: ControllerSpec) -> None:
+    """Check that `arrays` are those of a policy of `spec`, and within what a policy can hold.
+
+    Raises:
+        InvalidArgument: field `policy`, naming the array.
+    """
+    expected = empty_arrays(spec)
+    if surplus := sorted(arrays.keys() - expected.keys()):
+        raise invalid("policy", f"has arrays that this controller lacks: {surplus!r:.99}")
+    for name, form in expected.items():
+        _check_array(name, arrays.get(name), form)
+
+
+def read_manifest(data: bytes) -> dict[str, object]:
+    """Return the manifest of a policy file: format, policy_version, controller, chunk_size, ...
+
+    The layout is 8 bytes with the header's length, little endian, then the header, JSON.
+
+    Raises:
+        InvalidArgument: field `policy`, where this is no policy file or one of another format.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= len(data) - 8:
+        raise invalid("policy", "is no safetensors file; send what ExportPolicy wrote, whole")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        manifest = json.loads(header["__metadata__"][_MANIFEST])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise invalid("policy", "has no manifest; send what ExportPolicy wrote") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise invalid("policy", f"is not of format {FORMAT}, the one that this service reads")
+    return manifest
+
+
+def _check_array(name: str, array: np.ndarray | None, form: np.ndarray) -> None:
+    """Check one array against the type and shape of `form`, and what a policy can hold."""
+    wanted = f"{form.dtype.name}{list(form.shape)}"
+    if array is None:
+        raise invalid("policy", f"lacks the array {name}, {wanted}")
+    if array.dtype != form.dtype or array.shape != form.shape:
+        found = f"{array.dtype.name}{list(array.shape)}"
+        raise invalid("policy", f"array {name} is {found}; it must be {wanted}")
+    if not np.isfinite(array).all():
+        raise invalid("policy", f"array {name} is not finite throughout")
+    if name.endswith(_NOT_NEGATIVE) and (array < 0).any():
+        raise invalid("policy", f"array {name} has values below 0")
+    limit = _LIMITS.get(name, _WEIGHT_LIMIT)
+    if not name.startswith(("optimizer.", "reward.")) and (np.abs(array) > limit).any():
+        raise invalid("policy", f"array {name} has magnitudes above {limit:g}")

@@ -1,0 +1,228 @@
+"""The loop: what a chunk brings, reproducible, paired by seed, honest at the end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent_service.domain.errors import InvalidArgument
+from trainer_service.training.child import build_child
+from trainer_service.training.datasets import Images, Split, load_images
+from trainer_service.training.loop import ChildTraining, Diverged
+from trainer_service.training.spec import Method, Model, TrainingSpec, hyperparameters
+
+CPU = torch.device("cpu")
+SPEC = TrainingSpec(
+    model=Model.RESNET18,
+    width=0.0625,
+    training_size=64,
+    batch_size=16,
+    chunk_size=4,
+    validation_batches=3,
+    chunks=3,
+)
+IMAGES = load_images(SPEC, Path("."))
+
+
+def training(**changes: object) -> ChildTraining:
+    spec = replace(SPEC, **changes)  # type: ignore[arg-type]
+    return ChildTraining(spec, IMAGES, CPU)
+
+
+def values(method: Method, value: float = 0.2) -> dict[str, float]:
+    return {h.name: value for h in hyperparameters(replace(SPEC, method=method))}
+
+
+@pytest.mark.parametrize("method", Method)
+def test_every_method_trains(method: Method) -> None:
+    """Each row of Table 1 gives finite losses, scores in [0, 1] and a result."""
+    child = training(method=method)
+    chunks = [child.train_chunk(values(method)) for _ in range(child.chunks)]
+    scores = child.finish()
+
+    assert [c.index for c in chunks] == [1, 2, 3]
+    assert all(len(c.losses) == 4 and np.isfinite(c.losses).all() for c in chunks)
+    assert all(0 <= c.training_score <= 1 and 0 <= c.validation_score <= 1 for c in chunks)
+    assert 0 <= scores.test_score_best <= 1
+    assert chunks[-1].epochs == 3
+
+
+@pytest.mark.parametrize("method", [Method.VANILLA, Method.RD, Method.DNI])
+def test_a_training_is_made_again_to_the_bit(method: Method) -> None:
+    """The same spec and data give the same chunks and scores on a CPU."""
+    results = []
+    for _ in range(2):
+        child = training(method=method)
+        chunks = [child.train_chunk(values(method)) for _ in range(3)]
+        results.append(([replace(c, seconds=0) for c in chunks], child.finish()))
+
+    assert results[0] == results[1]
+
+
+def test_methods_are_paired_by_seed() -> None:
+    """Under one seed all methods have the same initial weights and batch order."""
+    weights, batches = set(), set()
+    for method in Method:
+        child = training(method=method)
+        first = next(p for p in child._child.parameters() if p.ndim == 4)
+        weights.add(first.detach().numpy().tobytes())
+        child.train_chunk(values(method))
+        batches.add(child._next_batch().numpy().tobytes())
+    other = training(seed=1)
+
+    assert len(weights) == len(batches) == 1
+    assert other._next_batch().numpy().tobytes() not in batches
+
+
+def test_another_seed_is_another_training() -> None:
+    """Weights and order follow the seed."""
+    losses = [training(seed=seed).train_chunk({}).losses for seed in (0, 1)]
+
+    assert losses[0] != losses[1]
+
+
+def test_scores_of_validation_batches_are_those_of_single_passes() -> None:
+    """Evaluating each drawn image once gives the loss and F1 that m passes give."""
+    child = training()
+    child.train_chunk({})
+    draws = child._draws.get_state()
+    loss, score = child._validate_batches()
+    child._draws.set_state(draws)
+    losses, scores = [], []
+    from sklearn.metrics import f1_score
+
+    for _ in range(3):
+        places = torch.randperm(len(IMAGES.validation.labels), generator=child._draws)[:16]
+        labels = IMAGES.validation.labels[places]
+        logits = child._evaluate(IMAGES.validation.images[places])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, labels)))
+        scores.append(f1_score(labels, logits.argmax(-1), average="macro", zero_division=0))
+
+    assert loss == pytest.approx(np.mean(losses), abs=1e-5)
+    assert score == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_values_act_on_training() -> None:
+    """A higher drop rate changes the losses of the next chunk and is what the chunk says."""
+    low, high = training(method=Method.RD), training(method=Method.RD)
+    first = low.train_chunk({"dropout": 0.0})
+    second = high.train_chunk({"dropout": 0.9})
+
+    assert np.mean(second.losses) > np.mean(first.losses)
+    assert second.values == {"dropout": 0.9}
+
+
+def test_a_child_can_overfit() -> None:
+    """Without regularization 32 images are learned by heart: the training score reaches 1."""
+    spec = replace(SPEC, training_size=32, width=0.125, chunk_size=20, chunks=5, learning_rate=3e-3)
+    child = ChildTraining(spec, load_images(spec, Path(".")), CPU)
+
+    chunks = [child.train_chunk({}) for _ in range(5)]
+
+    assert chunks[-1].training_score == 1.0
+    assert chunks[-1].losses[-1] < 0.1
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    """Diverged names chunk and step, and the scores so far can still be had."""
+    child = training(learning_rate=1e30)
+
+    with pytest.raises(Diverged, match="chunk 1, step"):
+        child.train_chunk({})
+    assert 0 <= child.finish().test_score_last <= 1
+
+
+def test_the_best_epoch_is_judged_with_its_own_weights() -> None:
+    """The best validation score is the largest of all epochs, its epoch from 1."""
+    child = training(chunks=5)
+    for _ in range(5):
+        child.train_chunk({})
+    scores = child.finish()
+
+    assert scores.validation_score_best == max(child._epoch_scores)
+    assert child._epoch_scores[scores.best_epoch - 1] == scores.validation_score_best
+    assert child._scores(IMAGES.validation)[0] == scores.validation_score_best
+
+
+def test_the_length_can_be_given_in_epochs() -> None:
+    """Six epochs of four steps are 24 steps: six chunks of four."""
+    assert training(chunks=None, epochs=6).chunks == 6
+    assert training(chunks=None, epochs=1, chunk_size=3).chunks == 2
+
+
+def test_bf16_trains() -> None:
+    """Autocast gives finite float losses."""
+    from trainer_service.training.spec import Precision
+
+    chunk = training(precision=Precision.BF16).train_chunk({})
+
+    assert np.isfinite(chunk.losses).all()
+
+
+def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
+    """An epoch of few images is one step of all of them."""
+    small = Split(IMAGES.training.images[:10], IMAGES.training.labels[:10])
+    images = Images(
+        training=small,
+        validation=IMAGES.validation,
+        test=IMAGES.test,
+        class_names=IMAGES.class_names,
+    )
+
+    assert ChildTraining(SPEC, images, CPU).train_chunk({}).epochs == 4
+
+
+@pytest.mark.parametrize("model", Model)
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (64, 3)])
+def test_children_are_torchvisions(model: Model, size: int, channels: int) -> None:
+    """At width 1 the parameters are those of torchvision's model, but for stem and classifier."""
+    from trainer_service.training.vision import models
+
+    spec = replace(SPEC, model=model, width=1.0)
+    child = build_child(spec, channels=channels, classes=7, image_size=size)
+    theirs = models.get_model(model.value, num_classes=7)
+
+    ours = {n: p.shape for n, p in child.named_parameters() if n != "conv1.weight"}
+    assert ours == {n: p.shape for n, p in theirs.named_parameters() if n != "conv1.weight"}
+    assert child.conv1.stride == ((1, 1) if size < 64 else (2, 2))
+    assert child(torch.zeros(2, channels, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"dataset": "folder:../x"}, "dataset"),
+        ({"dataset": "npz:/etc/x"}, "dataset"),
+        ({"dataset": "mnist"}, "dataset"),
+        ({"label_noise": 1.0}, "label_noise"),
+        ({"width": 0.0}, "width"),
+        ({"chunks": None}, "chunks"),
+        ({"epochs": 2}, "chunks"),
+        ({"chunks": 0}, "chunks"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"seed": -1}, "seed"),
+        ({"values": {"dropout": 0.5}}, "values[dropout]"),
+        ({"method": Method.D, "values": {"dropout": 0.95}}, "values[dropout]"),
+        ({"method": Method.RD, "values": {"dropout": 0.5}}, "values[dropout]"),
+    ],
+)
+def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str) -> None:
+    """No spec exists that is not valid."""
+    with pytest.raises(InvalidArgument) as raised:
+        replace(SPEC, **changes)  # type: ignore[arg-type]
+
+    assert [v.field for v in raised.value.violations] == [field]
+
+
+def test_imagenets_weights_need_their_stem_and_colour() -> None:
+    """A grey or small child is refused before anything is fetched."""
+    from trainer_service.training.spec import Start
+
+    spec = replace(SPEC, start=Start.IMAGENET, width=1.0)
+    with pytest.raises(InvalidArgument, match="three channels"):
+        build_child(spec, channels=1, classes=7, image_size=64)
+    with pytest.raises(InvalidArgument, match="width"):
+        replace(SPEC, start=Start.IMAGENET)
