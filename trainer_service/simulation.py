@@ -20,12 +20,9 @@ times its squared distance. **Why that is the optimal policy:** nothing that an 
 its chunk; tau advances by itself. The return is a sum of terms each of which depends on one action
 only, and the best sum is the sum of the best terms, whatever the discount.
 
-Chunk t's N losses are 2.3 - 2 tau + (0.02 + 0.08 u) e with e ~ N(0, 1): they fall with tau and are
-noisier under a larger rate. The scores carry uniform noise in +-0.02, which keeps them in [0, 1]
-without clipping, so the closed forms are exact. The rate leaves the losses' level alone on purpose:
-where it raises the level, a state under a high rate looks like an earlier one, with more return
-ahead of it, and a value function that sees losses only pays the policy for that (seen: 0.89 of the
-way to the optimum after 5,000 transitions, and 0.25 after 15,000).
+Chunk t's N losses are 0.3 + 2 exp(-2 tau) + 0.1 u + 0.1 e with e ~ N(0, 1): they fall with tau, are
+a bit higher under a larger rate, and tell tau to about 0.1. The scores carry uniform noise in
++-0.02, which keeps them in [0, 1] without clipping, so the closed forms are exact.
 
 A run of 40 chunks: the best constant rate gets 62% of the way from random rates to the optimum, so
 only a policy that adapts gets further.
@@ -45,7 +42,7 @@ HIGHEST_RATE = 0.9
 COST = 0.5
 """c: score lost for being the whole range away from the best rate."""
 LOSS_NOISE = 0.1
-"""Standard deviation of one loss under the highest rate."""
+"""Standard deviation of one loss."""
 SCORE_NOISE = 0.02
 """Largest deviation of a score from its expectation."""
 
@@ -102,8 +99,8 @@ class SimulatedChild:
         share = _share(rate)
         self._chunk += 1
         tau = self._chunk / self.chunks
-        deviation = LOSS_NOISE * (0.2 + 0.8 * share)
-        losses = 2.3 - 2.0 * tau + deviation * self._rng.standard_normal(self.chunk_size)
+        level = 0.3 + 2.0 * np.exp(-2.0 * tau) + 0.1 * share
+        losses = level + LOSS_NOISE * self._rng.standard_normal(self.chunk_size)
         noise = self._rng.uniform(-SCORE_NOISE, SCORE_NOISE, size=2)
         training = _fit(tau) - COST * (1.0 - _pressure(tau)) * share**2
         validation = training - COST * _pressure(tau) * (1.0 - share) ** 2

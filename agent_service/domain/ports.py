@@ -222,6 +222,10 @@ class Session(Protocol):
         """Store that the update that makes `version` consumed these transitions."""
         ...
 
+    def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
+        """Store that these transitions are never learned from."""
+        ...
+
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call this once the transaction is durable, and never if it is not."""
         ...

@@ -19,7 +19,7 @@ from agent_service.domain.ports import LearnableTransition, PolicyVersion, Sessi
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
 from agent_service.learning.policy_file import from_bytes, to_bytes
-from agent_service.learning.sb3 import Segment, Update, update
+from agent_service.learning.sb3 import Segment, Update, UpdateError, update
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,22 @@ def _full_rollout(session: Session, controller: Controller) -> _Rollout | None:
 
 
 def _learn_from(store: Store, rollout: _Rollout) -> None:
+    name = rollout.controller.spec.name
+    try:
+        new = _next_version(rollout)
+    except UpdateError as error:
+        # Left waiting, the same transitions would fail again for ever.
+        store.write(lambda session: session.mark_recorded(rollout.transitions)).result()
+        log.error("controller %s: a rollout is skipped, the policy stays: %s", name, error)
+        return
+    if store.write(lambda session: _publish(session, rollout, new)).result():
+        log.info("controller %s: policy version %d", name, new.version)
+    else:
+        log.info("controller %s: an update is dropped, since the policy changed or froze", name)
+
+
+def _next_version(rollout: _Rollout) -> PolicyVersion:
+    """Return the policy version that a rollout makes; raises UpdateError."""
     started = time.perf_counter()
     controller, version = rollout.controller, rollout.policy.version + 1
     made = update(
@@ -80,18 +96,11 @@ def _learn_from(store: Store, rollout: _Rollout) -> None:
         segments(rollout.transitions),
         seed=_seed(controller, version),
     )
-    new = PolicyVersion(
+    return PolicyVersion(
         version=version,
         data=to_bytes(made.snapshot, controller.spec, policy_version=version),
         statistics=_statistics(rollout, made, seconds=time.perf_counter() - started),
         created_at=time.time(),
-    )
-    is_stored = store.write(lambda session: _publish(session, rollout, new)).result()
-    log.info(
-        "controller %s: policy version %d%s",
-        controller.spec.name,
-        version,
-        "" if is_stored else " dropped, since another came first",
     )
 
 

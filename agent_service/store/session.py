@@ -342,11 +342,16 @@ class SqlSession:
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
         """See the port."""
-        self._connection.execute(
-            sa.update(decisions)
-            .where(decisions.c.position.in_([t.transition.decision.position for t in transitions]))
-            .values(use=Use.LEARNED.value, learned_in=version)
-        )
+        self._mark(transitions, use=Use.LEARNED.value, learned_in=version)
+
+    def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
+        """See the port."""
+        self._mark(transitions, use=Use.RECORDED.value)
+
+    def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
+        positions = [t.transition.decision.position for t in transitions]
+        query = sa.update(decisions).where(decisions.c.position.in_(positions))
+        self._connection.execute(query.values(**values))
 
 
 def _controller(row: Row) -> Controller:
