@@ -8,8 +8,6 @@ export OMP_NUM_THREADS := 1
 
 .PHONY: demo test check fmt proto lock clean
 
-
-
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
 
