@@ -57,7 +57,7 @@ class Runs:
 
     def _take_over(self) -> None:
         for run in self._each(RunState.RUNNING):
-            cause = "the trainer service ended while it trained; submit it again"
+            cause = "the trainer service ended while it trained; submit it anew, as another run"
             self._happened(run.id, StateChanged(state=RunState.FAILED, cause=cause))
         for run in self._each(RunState.QUEUED):
             self._pool.submit(self._attend, run.id, run.spec)

@@ -2,10 +2,10 @@
 
 with AgentClient("localhost:50051") as agent, agent.run("fer-dropout") as run:
 for batch in batches:
-train(batch, dropout=run.hyperparameters["dropout"])
+loss, score = train(batch, dropout=run.hyperparameters["dropout"])
 run.step(loss, score)
 if run.chunk_full:
-run.report(validation_score)
+run.report(validate())
 """
 
 from agent_service.client.client import AgentClient

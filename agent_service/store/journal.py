@@ -6,6 +6,7 @@ takes nothing of the others with it. Nobody waits for more than the commit in pr
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from agent_service.domain.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 GROUP_LIMIT = 256
 """Callables in one transaction at the most, so that a burst does not delay the first of it."""
@@ -105,8 +108,7 @@ class Journal:
             return
         self._observe_commit(time.perf_counter() - started, len(group))
         for job, (result, calls) in results:
-            for call in calls:
-                call()
+            _tell(calls)
             job.future.set_result(result)
         for job, failure in failures:
             job.future.set_exception(failure)
@@ -125,6 +127,15 @@ class Journal:
             raise  # the storage itself fails: nothing of this group can be trusted to be in it
         except Exception as error:
             failures.append((job, error))
+
+
+def _tell(calls: list[Callable[[], None]]) -> None:
+    """Call those who wait for the commit; what they raise must not end the only writer."""
+    for call in calls:
+        try:
+            call()
+        except Exception:
+            log.exception("an observer of the log failed")
 
 
 def _fail_all(group: list[_Job], error: Exception) -> None:

@@ -294,7 +294,7 @@ class RunSpec(_message.Message):
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Fixed values by hyperparameter name (`dropout`, `noise`), or DNI's initial `noise-strength`;
-        empty takes the method's defaults. Not for METHOD_RNI and METHOD_RD without reason: there the controller decides.
+        empty takes the method's defaults. Empty for METHOD_RNI and METHOD_RD: there the controller decides.
         """
 
     def __init__(

@@ -1,0 +1,119 @@
+"""What every controller keeps to, whatever it decides by."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent_service.controllers.registry import CONTROLLERS, make_decider
+from agent_service.domain.hyperparameters import named_values
+from agent_service.domain.ports import Policy, Situation
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import (
+    Algorithm,
+    ConstantSettings,
+    ControllerSpec,
+    PPOSettings,
+    RandomSettings,
+    ScheduleSettings,
+    Shape,
+)
+from agent_service.learning.policies import SnapshotPolicies
+from tests.agent_service.specs import DROPOUT, NOISE, spec
+
+MIDDLE = {"dropout": 0.3, "noise": 0.5}
+ALGORITHMS: dict[str, Algorithm] = {
+    "ppo": PPOSettings(log_std_init=1.0),
+    "constant": ConstantSettings(values=MIDDLE),
+    "schedule": ScheduleSettings(
+        shape=Shape.COSINE, start={"dropout": 0.0, "noise": 1.0}, end=MIDDLE, chunks=9
+    ),
+    "random": RandomSettings(),
+}
+SPECS = {
+    kind: spec(kind, algorithm, hyperparameters=(DROPOUT, NOISE))
+    for kind, algorithm in ALGORITHMS.items()
+}
+
+
+def policy_of(of: ControllerSpec) -> Policy | None:
+    data = SnapshotPolicies().initial(of)
+    return None if data is None else SnapshotPolicies().load(data, of)
+
+
+POLICIES = {kind: policy_of(of) for kind, of in SPECS.items()}
+
+
+def situations(kind: str) -> st.SearchStrategy[Situation]:
+    losses = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
+    return st.builds(
+        Situation,
+        run_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+        chunk=st.integers(1, 10_000),
+        state=losses.map(np.array),
+        mode=st.sampled_from(Mode),
+        policy=st.just(POLICIES[kind]),
+    )
+
+
+def test_the_suite_covers_every_controller() -> None:
+    """A controller that is registered and not tested here fails this test."""
+    assert {type(a) for a in ALGORITHMS.values()} == set(CONTROLLERS)
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS)
+@given(data=st.data())
+@settings(deadline=None)
+def test_actions_never_leave_their_bounds(kind: str, data: st.DataObject) -> None:
+    """One finite number for each hyperparameter, each value in its range, in any situation."""
+    situation = data.draw(situations(kind))
+
+    choice = make_decider(SPECS[kind]).decide(situation)
+
+    values = named_values(SPECS[kind].hyperparameters, choice.sample)
+    assert np.isfinite(choice.sample).all()
+    assert 0 <= values["dropout"] <= 0.9
+    assert 0.001 <= values["noise"] <= 1
+    assert np.isfinite(choice.log_probability)
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS)
+@given(data=st.data())
+@settings(deadline=None)
+def test_equal_situations_give_equal_choices(kind: str, data: st.DataObject) -> None:
+    """To the bit, from another instance, whatever was decided in between."""
+    one, other = data.draw(situations(kind)), data.draw(situations(kind))
+
+    first = make_decider(SPECS[kind]).decide(one)
+    second = make_decider(SPECS[kind])
+    second.decide(other)
+
+    assert second.decide(one) == first
+
+
+@pytest.mark.parametrize("kind", ["ppo", "random"])
+@pytest.mark.parametrize("change", [{"run_id": "other"}, {"chunk": 3}])
+def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object]) -> None:
+    """Another run, or another chunk in the same state, draws other numbers."""
+    situation = Situation(
+        run_id="r", chunk=2, state=np.ones(4), mode=Mode.LEARNING, policy=POLICIES[kind]
+    )
+    decider = make_decider(SPECS[kind])
+
+    changed = decider.decide(replace(situation, **change))  # type: ignore[arg-type]
+
+    assert changed != decider.decide(situation)
+
+
+@pytest.mark.parametrize("kind", ["ppo", "random"])
+def test_another_seed_draws_other_numbers(kind: str) -> None:
+    """The controller's seed is part of every draw."""
+    situation = Situation(
+        run_id="r", chunk=2, state=np.ones(4), mode=Mode.LEARNING, policy=POLICIES[kind]
+    )
+
+    other = make_decider(replace(SPECS[kind], seed=8)).decide(situation)
+
+    assert other != make_decider(SPECS[kind]).decide(situation)

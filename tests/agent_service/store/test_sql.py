@@ -1,0 +1,167 @@
+"""The store on real SQLite files: what it keeps, and what it refuses to open."""
+
+import sqlite3
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent_service.domain.errors import NotFound
+from agent_service.domain.ports import PolicyVersion, Session
+from agent_service.domain.rewards import GivenReward, Scores
+from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
+from agent_service.store.sql import SqlStore, StoreError
+from tests.agent_service.specs import spec
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+DECISIONS = st.builds(
+    Decision,
+    position=st.just(0),
+    run_id=st.just("r"),
+    chunk=st.just(1),
+    state=st.lists(FLOATS, min_size=1, max_size=8).map(np.array),
+    feedback=st.none()
+    | st.builds(Scores, training=st.floats(0, 1), validation=st.floats(0, 1))
+    | st.builds(GivenReward, FLOATS),
+    reward=st.none() | FLOATS,
+    applied=st.none() | st.dictionaries(st.text("abc"), FLOATS),
+    choice=st.builds(
+        Choice,
+        st.lists(FLOATS, min_size=1, max_size=3).map(tuple),
+        log_probability=FLOATS,
+        explored=st.booleans(),
+    ),
+    values=st.dictionaries(st.text("abc"), FLOATS),
+    policy_version=st.integers(0, 2**62),
+    use=st.sampled_from(Use),
+    learned_in=st.none() | st.integers(1, 2**62),
+    created_at=st.floats(0, 1e10),
+)
+
+
+def start(session: Session, run_id: str) -> Run:
+    controller = session.find_controller("c") or session.add_controller(
+        spec(), mode=Mode.LEARNING, now=1.0
+    )
+    return session.add_run(
+        StartRun(controller="c", run_id=run_id, labels={}),
+        controller,
+        mode=Mode.LEARNING,
+        pinned_version=None,
+        now=2.0,
+    )
+
+
+@given(decision=DECISIONS)
+@settings(
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_decision_is_read_as_it_was_written(tmp_path: Path, decision: Decision) -> None:
+    """Every field to the bit, subnormal and negative zero losses too."""
+
+    def work(session: Session) -> tuple[Decision, Decision | None]:
+        run = session.find_run("r") or start(session, "r")
+        chunk = 1
+        while session.find_decision(run, chunk) is not None:
+            chunk += 1
+        return session.append(run, replace(decision, chunk=chunk)), session.find_decision(
+            run, chunk
+        )
+
+    with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
+        written, read = store.write(work).result()
+
+    assert read is not None
+    assert read.state.tobytes() == decision.state.tobytes()
+    assert replace(read, state=written.state) == written
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """What a failed call wrote is not there for the next."""
+
+    def fails(session: Session) -> None:
+        start(session, "r")
+        raise NotFound("changed its mind")
+
+    with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
+        with pytest.raises(NotFound):
+            store.write(fails).result()
+        assert store.read(lambda session: session.find_run("r")) is None
+        assert store.read(lambda session: session.find_controller("c")) is None
+
+
+def test_a_store_is_found_again(tmp_path: Path) -> None:
+    """Closed and opened, it holds what it held, policies to the byte."""
+    url = f"sqlite:///{tmp_path}/agent.db"
+    policy = PolicyVersion(version=1, data=b"\0\xffdata", statistics={"a": 0.1}, created_at=3.0)
+    with SqlStore(url) as store:
+        store.write(lambda session: start(session, "r")).result()
+        store.write(
+            lambda session: session.add_policy(start(session, "s").controller, policy)
+        ).result()
+
+    with SqlStore(url) as store:
+        run = store.read(lambda session: session.find_run("s"))
+        assert run is not None
+        assert run.controller.spec == spec()
+        assert store.read(lambda session: session.find_policy(run.controller, 1)) == policy
+
+
+def test_two_processes_share_a_store(tmp_path: Path) -> None:
+    """What one commits the other reads, as the learner does."""
+    url = f"sqlite:///{tmp_path}/agent.db"
+    with SqlStore(url) as one, SqlStore(url) as other:
+        for n, store in enumerate([one, other] * 10):
+            store.write(partial(start, run_id=f"r{n}")).result()
+
+        for store in (one, other):
+            found = store.read(
+                lambda session: session.list_runs(
+                    controller="", is_active=None, labels={}, before=None, limit=100
+                )
+            )
+            assert [run.id for _key, run in found] == [f"r{n}" for n in reversed(range(20))]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("agent.db", "no URL"),
+        ("mysql://host/x", "only sqlite"),
+        ("sqlite://", "give a file"),
+        ("sqlite:///:memory:", "give a file"),
+        ("sqlite:////no/such/folder/agent.db", "unable to open"),
+    ],
+)
+def test_a_wrong_url_is_refused(url: str, says: str) -> None:
+    """The error says what a right one is."""
+    with pytest.raises(StoreError, match=says):
+        SqlStore(url)
+
+
+def test_what_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    """Another database, a file that is none, and another release's store keep every byte."""
+    other, text, newer = (tmp_path / name for name in ("other.db", "text.db", "newer.db"))
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    text.write_text("not a database, but longer than the header that SQLite reads" * 10)
+    SqlStore(f"sqlite:///{newer}").close()
+    with sqlite3.connect(newer) as connection:
+        connection.execute("UPDATE store_format SET version = 99")
+    connection.close()
+
+    for path, says in ((other, "other tables"), (text, "not a database"), (newer, "format 99")):
+        with pytest.raises(StoreError, match=says):
+            SqlStore(f"sqlite:///{path}")
+    assert text.read_text().startswith("not a database")
+    with sqlite3.connect(other) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    connection.close()
+    assert tables == [("mine",)]

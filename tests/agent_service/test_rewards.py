@@ -1,0 +1,71 @@
+"""Rewards: the paper's gap (Eq. 11) and the others that a controller may name."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.rewards import GivenReward, Reward, Scores, compute_reward
+
+SCORES = st.builds(Scores, training=st.floats(0, 1), validation=st.floats(0, 1))
+
+
+@given(SCORES, st.none() | SCORES)
+def test_the_gap_is_validation_less_training(now: Scores, before: Scores | None) -> None:
+    """R_t = MVF_{t+1} - MTF_{t+1} (Eq. 11), in [-1, 1], whatever came before."""
+    reward = compute_reward(Reward.GAP, now, before)
+
+    assert reward == now.validation - now.training
+    assert -1 <= reward <= 1
+
+
+@given(SCORES, st.none() | SCORES)
+def test_validation_is_the_validation_score(now: Scores, before: Scores | None) -> None:
+    """R_t = MVF_{t+1}, whatever the training score."""
+    assert compute_reward(Reward.VALIDATION, now, before) == now.validation
+
+
+@given(st.lists(SCORES, min_size=1, max_size=20))
+def test_improvements_sum_to_the_last_validation_score(chunks: list[Scores]) -> None:
+    """R_t = MVF_{t+1} - MVF_t with MVF_0 = 0: over a run they add up to where it ended."""
+    before = [None, *chunks[:-1]]
+
+    total = math.fsum(
+        compute_reward(Reward.IMPROVEMENT, now, previous)
+        for now, previous in zip(chunks, before, strict=True)
+    )
+
+    assert total == pytest.approx(chunks[-1].validation, abs=1e-12)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_given_reward_is_taken_as_it_is(value: float) -> None:
+    """To the bit, whatever its size."""
+    assert compute_reward(Reward.GIVEN, GivenReward(value), None) == value
+
+
+@pytest.mark.parametrize("definition", list(Reward))
+def test_feedback_of_the_wrong_kind_is_refused(definition: Reward) -> None:
+    """The error names the field that was sent and the one to send instead."""
+    scores, ready = Scores(training=0.5, validation=0.5), GivenReward(0.1)
+    wrong, field, other = (
+        (scores, "scores", "`reward`")
+        if definition is Reward.GIVEN
+        else (ready, "reward", "`scores`")
+    )
+
+    with pytest.raises(InvalidArgument, match=other) as raised:
+        compute_reward(definition, wrong, None)
+
+    assert [v.field for v in raised.value.violations] == [field]
+
+
+@given(st.floats().filter(lambda x: not 0 <= x <= 1))
+def test_scores_outside_their_range_are_refused(score: float) -> None:
+    """NaN and the infinities too."""
+    with pytest.raises(InvalidArgument, match=r"scores\.training"):
+        Scores(training=score, validation=0.5)
+    with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+        Scores(training=0.5, validation=score)
