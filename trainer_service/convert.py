@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent_service.convert import enum_value, timestamp
-from agent_service.domain.errors import within
+from agent_service.domain.errors import FieldViolation, InvalidArgument
 from agent_service.domain.runs import Mode
 from trainer_service.run import (
     ChunkTrained,
@@ -18,7 +18,7 @@ from trainer_service.run import (
     StateChanged,
 )
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.loop import FinalScores
+from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import (
     Method,
     Model,
@@ -61,15 +61,33 @@ def _named(kind: Any, text: str, *, field: str, default: Any) -> Any:
     return enum_value({member.value: member for member in kind}, text, field=field)
 
 
+_PATHS = {
+    "dataset": "data.dataset",
+    "training_size": "data.training_size",
+    "label_noise": "data.label_noise",
+    "data_seed": "data.seed",
+    "width": "child.width",
+    "stem": "child.stem",
+}
+"""Where the fields of a TrainingSpec, which is flat, stand in the message, if elsewhere."""
+
+
 def spec_from_message(message: pb.RunSpec) -> RunSpec:
     """Return the checked spec; raises InvalidArgument naming each field from `spec.` on."""
-    with within("spec."):
-        mode = message.mode
+    mode = message.mode
+    try:
         return RunSpec(
             training=_training_from_message(message),
             controller=message.controller,
             mode=None if not mode else enum_value(MODES, mode, field="mode"),
         )
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            *(
+                FieldViolation(f"spec.{_PATHS.get(v.field, v.field)}", v.description)
+                for v in error.violations
+            )
+        ) from None
 
 
 def _training_from_message(message: pb.RunSpec) -> TrainingSpec:

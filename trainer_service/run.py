@@ -9,7 +9,7 @@ from typing import Literal
 from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Mode
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.loop import FinalScores
+from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import TrainingSpec
 
 

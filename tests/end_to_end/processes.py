@@ -4,26 +4,29 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 
-class AgentProcess:
-    """`agent-service serve` on a store; starts anew after a kill, on the same port."""
+class ServiceProcess:
+    """A `serve` command; starts anew after a kill, on the same port. Ends with its context."""
 
-    def __init__(self, store: Path) -> None:
-        self.url = f"sqlite:///{store}"
+    def __init__(self, package: str, *options: str) -> None:
+        self._package = package
+        self._options = options
         self.address = "127.0.0.1:0"
 
     def start(self) -> None:
-        command = [sys.executable, "-c", "from agent_service.cli import main; main()", "serve"]
-        command += ["--store", self.url, "--listen", self.address, "--metrics-port", "0"]
+        command = [*command_of(self._package), "serve", "--listen", self.address]
+        command += ["--metrics-port", "0", *self._options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        found = re.fullmatch(r"agent service at (\S+), metrics at (\S+)\n", line)
-        assert found, f"the agent service said {line!r}"
+        found = re.fullmatch(r"\w+ service at (\S+), metrics at (\S+)\n", line)
+        assert found, f"{self._package} said {line!r}"
         self.address, self.metrics = found.groups()
 
     def kill(self) -> None:
@@ -34,7 +37,7 @@ class AgentProcess:
 
     def _end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -51,3 +54,54 @@ class AgentProcess:
     ) -> None:
         if self.process.poll() is None:
             self.stop()
+
+
+class AgentProcess(ServiceProcess):
+    """`agent-service serve` on a store."""
+
+    def __init__(self, store: Path) -> None:
+        self.url = f"sqlite:///{store}"
+        super().__init__("agent_service", "--store", self.url)
+
+
+class TrainerProcess(ServiceProcess):
+    """`trainer-service serve` with a run store and data in a folder."""
+
+    def __init__(self, folder: Path, *, agent: str = "127.0.0.1:9", parallel: int = 1) -> None:
+        options = ("--runs", f"{folder}/trainer.db", "--data", str(folder), "--agent", agent)
+        super().__init__("trainer_service", *options, "--parallel", str(parallel))
+
+    def run_processes(self) -> list[int]:
+        """Return the processes of runs: grandchildren, forked from the one that has torch."""
+        return [run for child in _children(self.process.pid) for run in _children(child)]
+
+
+def command_of(package: str) -> list[str]:
+    """Return the command line of a package's console command."""
+    return [sys.executable, "-c", f"from {package}.cli import main; main()"]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that any thread of a process started."""
+    try:
+        listed = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+    return [int(child) for children in listed for child in children.split()]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    """Wait until a condition is true; fail where it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,16 +15,9 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess
+from tests.end_to_end.processes import AgentProcess, command_of, wait_for
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 def losses_of(run: int, chunk: int) -> list[float]:
@@ -138,7 +129,7 @@ def test_baselines_answer_by_the_same_calls(tmp_path: Path) -> None:
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     """A second server on the port ends with exit code 1 and no traceback."""
     with AgentProcess(tmp_path / "one.db") as agent:
-        command = [sys.executable, "-c", "from agent_service.cli import main; main()", "serve"]
+        command = [*command_of("agent_service"), "serve"]
         command += ["--listen", agent.address, "--store", f"sqlite:///{tmp_path}/two.db"]
         second = subprocess.run(
             [*command, "--metrics-port", "0"], capture_output=True, text=True, timeout=60
@@ -162,9 +153,8 @@ def test_the_client_imports_neither_torch_nor_stable_baselines3() -> None:
 @pytest.mark.parametrize("command", [["health"], ["controllers"], ["runs"], ["transitions"]])
 def test_commands_without_a_service_fail_in_one_line(command: list[str]) -> None:
     """Exit code 1, and a line that says where nobody answered."""
-    main = "from agent_service.cli import main; main()"
     shown = subprocess.run(
-        [sys.executable, "-c", main, *command, "--agent", "127.0.0.1:9"],
+        [*command_of("agent_service"), *command, "--agent", "127.0.0.1:9"],
         capture_output=True,
         text=True,
     )

@@ -9,7 +9,6 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from trainer_service.training.child import build_child
 from trainer_service.training.chunk import Chunk, chunk_of
 from trainer_service.training.datasets import Images, Split
+from trainer_service.training.final import FinalScores
 from trainer_service.training.regularizers import Regularization
 from trainer_service.training.scores import macro_f1
 from trainer_service.training.spec import Precision, TrainingSpec
@@ -27,22 +27,6 @@ EVALUATION_IMAGES = 2048
 
 class Diverged(Exception):
     """A training loss was not finite; the message names chunk and step."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinalScores:
-    """What a training ended with: macro F1 unless called accuracy, all in [0, 1]."""
-
-    test_score_best: float
-    """With the weights of the epoch with the best validation score."""
-    test_score_last: float
-    """With the last weights."""
-    test_accuracy_best: float
-    test_accuracy_last: float
-    validation_score_best: float
-    validation_score_last: float
-    best_epoch: int
-    """From 1; a last epoch that was cut counts as one."""
 
 
 class ChildTraining:

@@ -1,0 +1,94 @@
+"""The learner on a real store: what it makes of full rollouts, and of what cannot be used."""
+
+from agent_service.client import AgentClient
+from agent_service.domain.rewards import Reward
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import PPOSettings
+from agent_service.learning.learner import learn_once
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
+
+LOSSES = [2.0, 1.5, 1.25, 1.0]
+SMALL = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
+
+
+def train(client: AgentClient, chunks: int, *, reward: float = 0.5, controller: str = "c") -> None:
+    with client.run(controller) as run:
+        for chunk in range(chunks):
+            run.report_reward([loss / (chunk + 1) for loss in LOSSES], reward * (chunk % 2))
+
+
+def uses(client: AgentClient, controller: str = "c") -> list[int]:
+    return [t.use for t in client.transitions(controller=controller)]
+
+
+def test_a_rollout_waits_until_it_is_full(served: ServedAgent, client: AgentClient) -> None:
+    """Seven of eight transitions make no version; the eighth, of another run, makes one."""
+    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    train(client, 7)
+    assert learn_once(served.store) == 0
+    assert client.get_controller("c").policy_version == 1
+
+    train(client, 1)
+    assert learn_once(served.store) == 1
+    assert client.get_controller("c").policy_version == 2
+    assert uses(client) == [pb.USE_LEARNED] * 8
+    assert learn_once(served.store) == 0
+
+
+def test_a_rollout_that_cannot_be_used_is_skipped_once(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """Rewards beyond float32 fail the update: they are recorded, the next rollout is learned."""
+    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    train(client, 8, reward=1e300)
+    learn_once(served.store)
+    assert client.get_controller("c").policy_version == 1
+    assert uses(client) == [pb.USE_RECORDED] * 8
+
+    train(client, 8)
+    learn_once(served.store)
+    assert client.get_controller("c").policy_version == 2
+    assert uses(client) == [pb.USE_RECORDED] * 8 + [pb.USE_LEARNED] * 8
+
+
+def test_a_failing_controller_holds_up_no_other(served: ServedAgent, client: AgentClient) -> None:
+    """Both rollouts are full; the one that can be used is."""
+    for name in ("bad", "good"):
+        client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
+    train(client, 8, reward=1e300, controller="bad")
+    train(client, 8, controller="good")
+
+    learn_once(served.store)
+
+    assert client.get_controller("bad").policy_version == 1
+    assert client.get_controller("good").policy_version == 2
+
+
+def test_a_frozen_controller_keeps_what_is_ready(served: ServedAgent, client: AgentClient) -> None:
+    """Frozen, nothing is consumed; set to learn again, it is."""
+    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    train(client, 8)
+    client.set_mode("c", Mode.FROZEN)
+    assert learn_once(served.store) == 0
+    assert uses(client) == [pb.USE_READY] * 8
+
+    client.set_mode("c", Mode.LEARNING)
+    assert learn_once(served.store) == 1
+
+
+def test_the_next_actions_are_those_of_the_new_version(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """A learning run takes up a version while it runs; a frozen one keeps to its own."""
+    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    learning, frozen = client.run("c"), client.run("c", mode=Mode.FROZEN)
+    train(client, 8)
+    learn_once(served.store)
+
+    for run in (learning, frozen):
+        run.report_reward(LOSSES, 0.0)
+
+    assert learning.action.policy_version == 2
+    assert frozen.action.policy_version == 1

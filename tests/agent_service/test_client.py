@@ -1,0 +1,227 @@
+"""The client in a training script: what it tells, what it keeps, what it says when it cannot."""
+
+import socket
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from agent_service.client import AgentClient
+from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
+from agent_service.domain.runs import Outcome
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1 import agent_pb2_grpc
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import AgentProcess
+
+
+def test_steps_become_a_chunk(client: AgentClient) -> None:
+    """N steps fill it; their losses in order and their mean score are what is reported."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        for loss, score in ((2.0, 0.1), (1.5, 0.2), (1.0, 0.3), (0.5, 0.6)):
+            assert not run.chunk_full
+            run.step(loss, score)
+        assert run.chunk_full
+        values = run.report(0.25)
+        assert values == run.hyperparameters
+        assert not run.chunk_full
+
+    (transition,) = client.transitions()
+    assert list(transition.next_state) == [2.0, 1.5, 1.0, 0.5]
+    assert transition.scores.training == pytest.approx(0.3)
+    assert transition.scores.validation == 0.25
+
+
+def test_tensors_are_told_as_they_are(client: AgentClient) -> None:
+    """A loss with a graph is taken, and its graph is let go."""
+    client.create_controller(spec())
+    weight = torch.ones(1, requires_grad=True)
+    with client.run("c") as run:
+        for _ in range(4):
+            run.step((weight * 3).sum(), np.float32(0.5))
+        assert not any(loss.requires_grad for loss in run._losses)  # type: ignore[attr-defined]
+        run.report(torch.tensor(0.5))
+
+    (transition,) = client.transitions()
+    assert list(transition.next_state) == [3.0] * 4
+
+
+def test_a_wrong_order_is_an_error_in_the_script(client: AgentClient) -> None:
+    """A step too many, or a report too early: the message says what to call, nothing is lost."""
+    client.create_controller(spec())
+    with client.run("c") as run:
+        with pytest.raises(RuntimeError, match="0 of 4"):
+            run.report(0.5)
+        for _ in range(4):
+            run.step(1.0, 0.5)
+        with pytest.raises(RuntimeError, match=r"run\.report"):
+            run.step(1.0, 0.5)
+        run.report(0.5)
+
+    assert len(list(client.transitions())) == 1
+
+
+def test_a_refused_report_keeps_its_chunk(client: AgentClient) -> None:
+    """A score out of range is refused; reported again with a right one, the chunk is there."""
+    client.create_controller(spec())
+    with client.run("c") as run:
+        for loss in (4.0, 3.0, 2.0, 1.0):
+            run.step(loss, 0.5)
+        with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+            run.report(1.5)
+        run.report(0.5)
+
+    (transition,) = client.transitions()
+    assert list(transition.next_state) == [4.0, 3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, Outcome.TERMINATED),
+        (KeyboardInterrupt, Outcome.CANCELLED),
+        (ValueError, Outcome.TRUNCATED),
+    ],
+)
+def test_leaving_a_run_finishes_it(
+    client: AgentClient, error: type[BaseException] | None, outcome: Outcome
+) -> None:
+    """Terminated at its end, cancelled by Ctrl-C, truncated by any other exception."""
+    client.create_controller(spec())
+
+    def train() -> None:
+        with client.run("c", run_id="r"):
+            if error is not None:
+                raise error
+
+    if error is None:
+        train()
+    else:
+        with pytest.raises(error):
+            train()
+
+    shown = client.get_run("r")
+    assert pb.Outcome.Name(shown.outcome) == f"OUTCOME_{outcome.name}"
+
+
+def test_a_finish_of_the_script_is_kept(client: AgentClient) -> None:
+    """With outcome and final score; leaving the run adds nothing."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        run.finish(Outcome.DIVERGED, final_score=0.125)
+
+    assert client.get_run("r").outcome == pb.OUTCOME_DIVERGED
+    assert client.get_run("r").final_score == 0.125
+
+
+def test_an_unknown_controller_is_named(client: AgentClient) -> None:
+    """With what to do about it."""
+    with pytest.raises(NotFound, match="'nobody'; create it first"):
+        client.run("nobody")
+
+
+def test_an_absent_service_is_said_after_the_budget() -> None:
+    """The error has the address, the time tried and the command that starts the service."""
+    with AgentClient("127.0.0.1:9", budget_seconds=0.3) as client:
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9 after 0.3 s.*agent-service serve"):
+            client.get_controller("c")
+        assert time.monotonic() - started >= 0.3
+
+
+def test_a_service_that_comes_back_in_time_is_not_missed(tmp_path: Path) -> None:
+    """A report that is sent while the service is away is answered once it is back."""
+    with (
+        AgentProcess(tmp_path / "agent.db") as agent,
+        AgentClient(agent.address, budget_seconds=60) as client,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        client.create_controller(spec())
+        run = client.run("c", run_id="r")
+        agent.kill()
+        report = pool.submit(run.report_chunk, [1.0] * 4, training_score=0.5, validation_score=0.5)
+        with pytest.raises(futures.TimeoutError):
+            report.result(0.3)
+        agent.start()
+        assert report.result(60) == run.hyperparameters
+        assert client.get_run("r").reported_chunks == 1
+
+
+class _Flaky(agent_pb2_grpc.AgentServiceServicer):
+    """Answers UNAVAILABLE a number of times, then answers."""
+
+    def __init__(self, failures: int) -> None:
+        self.calls = 0
+        self.failures = failures
+        self.lock = threading.Lock()
+
+    def GetController(  # noqa: N802
+        self, request: pb.GetControllerRequest, context: grpc.ServicerContext
+    ) -> pb.GetControllerResponse:
+        with self.lock:
+            self.calls += 1
+            is_failing = self.calls <= self.failures
+        if is_failing:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+        return pb.GetControllerResponse(controller=pb.Controller(policy_version=5))
+
+
+def test_a_call_is_tried_again_until_it_is_answered() -> None:
+    """Five refusals in a row are the client's affair, not the script's."""
+    servicer = _Flaky(5)  # type: ignore[abstract]
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with AgentClient(f"127.0.0.1:{port}") as client:
+            assert client.get_controller("c").policy_version == 5
+    finally:
+        server.stop(None)
+
+    assert servicer.calls == 6
+
+
+def test_what_is_no_agent_service_is_said_so() -> None:
+    """Something else that listens there ends in one error of ours, not in gRPC's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        with (
+            AgentClient(address, budget_seconds=0.2) as client,
+            pytest.raises(Unavailable, match="no agent service"),
+        ):
+            client.get_controller("c")
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(20)
+
+
+def test_threads_may_share_a_client(client: AgentClient) -> None:
+    """Sixteen threads, one connection, a run each."""
+    client.create_controller(spec())
+
+    def train(number: int) -> int:
+        with client.run("c", run_id=f"r{number}") as run:
+            for _ in range(5):
+                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+        return client.get_run(f"r{number}").reported_chunks
+
+    with futures.ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(train, range(16))) == [5] * 16

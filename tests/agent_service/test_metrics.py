@@ -1,0 +1,144 @@
+"""The metrics page: what its series say, and that it does not grow with what has ended."""
+
+import math
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from agent_service import metrics as metrics_module
+from agent_service.client import AgentClient
+from agent_service.domain.errors import NotFound
+from agent_service.domain.specs import PPOSettings, RandomSettings
+from agent_service.learning.learner import learn_once
+from tests.agent_service.specs import DROPOUT, NOISE, spec
+from tests.conftest import ServedAgent
+
+LOSSES = [2.0, 1.5, 1.25, 1.25]
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def run_series(registry: CollectorRegistry) -> set[str]:
+    return {
+        sample.labels["run"]
+        for metric in registry.collect()
+        for sample in metric.samples
+        if "run" in sample.labels
+    }
+
+
+def test_a_runs_gauges_follow_its_last_chunk_and_go_with_it(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """Action, reward and mean loss of the chunk that came last; nothing once the run ended."""
+    client.create_controller(spec(hyperparameters=(DROPOUT, NOISE)))
+    run = client.run("c", run_id="r")
+    assert run_series(served.registry) == {"r"}
+    run.report_chunk(LOSSES, training_score=0.75, validation_score=0.5)
+
+    names = {"controller": "c", "run": "r"}
+    for h, expected in run.hyperparameters.items():
+        assert value(served.registry, "agent_run_action", **names, hyperparameter=h) == expected
+    assert value(served.registry, "agent_run_reward", **names) == -0.25
+    assert value(served.registry, "agent_run_loss", **names) == 1.5
+
+    run.finish()
+    assert run_series(served.registry) == set()
+
+
+def test_a_run_that_reported_nothing_goes_too(served: ServedAgent, client: AgentClient) -> None:
+    """It has an action and no reward; both kinds are gone when it ends."""
+    client.create_controller(spec())
+    client.run("c").finish()
+
+    assert run_series(served.registry) == set()
+
+
+def test_runs_past_the_limit_are_counted_and_not_shown(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page stays small: with a limit of two, the third run has no gauges, once."""
+    monkeypatch.setattr(metrics_module, "RUN_SERIES_LIMIT", 2)
+    client.create_controller(spec())
+    runs = [client.run("c", run_id=f"r{i}") for i in range(3)]
+    for run in runs:
+        run.report_chunk(LOSSES, training_score=0, validation_score=0)
+
+    assert run_series(served.registry) == {"r0", "r1"}
+    assert value(served.registry, "agent_run_series_dropped_total") == 1
+    for run in runs:
+        run.finish()
+    assert run_series(served.registry) == set()
+
+
+def test_decisions_and_rewards_are_counted_once(served: ServedAgent, client: AgentClient) -> None:
+    """Actions by controller and mode, and as shares of their range; rewards as they are."""
+    client.create_controller(spec(algorithm=RandomSettings(), hyperparameters=(NOISE,)))
+    with client.run("c") as run:
+        for _ in range(3):
+            run.report_chunk(LOSSES, training_score=0.25, validation_score=0.5)
+    registry = served.registry
+
+    assert value(registry, "agent_decisions_total", controller="c", mode="learning") == 4
+    assert value(registry, "agent_action_count", controller="c", hyperparameter="noise") == 4
+    for le, count in (("0.2", 0), ("0.3", 3)):
+        assert value(registry, "agent_reward_bucket", controller="c", le=le) == count
+    buckets = {"controller": "c", "hyperparameter": "noise"}
+    assert value(registry, "agent_action_bucket", **buckets, le="1.0") == 4
+
+
+def test_what_the_store_knows_is_read_at_each_scrape(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """Runs, transitions, versions and the last update's statistics, though none was observed."""
+    small = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
+    client.create_controller(spec(algorithm=small))
+    with client.run("c") as run:
+        for chunk in range(8):
+            run.report_chunk(LOSSES, training_score=0.5, validation_score=chunk / 8)
+    client.run("c", run_id="active")
+    learn_once(served.store)
+    registry = served.registry
+
+    assert value(registry, "agent_runs", controller="c", state="finished") == 1
+    assert value(registry, "agent_runs", controller="c", state="active") == 1
+    assert value(registry, "agent_transitions_total", controller="c", use="learned") == 8
+    assert value(registry, "agent_policy_version", controller="c") == 2
+    assert value(registry, "agent_policy_updates_total", controller="c") == 1
+    assert value(registry, "agent_policy_update_seconds_count", controller="c") == 1
+    assert value(registry, "agent_policy_staleness", controller="c") == 0
+    for statistic in ("approx_kl", "entropy", "explained_variance", "policy_loss", "value_loss"):
+        shown = value(registry, "agent_ppo", controller="c", statistic=statistic)
+        assert shown is not None
+        assert math.isfinite(shown)
+
+
+def test_calls_are_counted_by_method_and_code(served: ServedAgent, client: AgentClient) -> None:
+    """With the names and labels of Go's gRPC middleware."""
+    client.create_controller(spec())
+    with pytest.raises(NotFound):
+        client.get_run("missing")
+    labels = {"grpc_type": "unary", "grpc_service": "agent_service.v1.AgentService"}
+
+    for method, code in (("CreateController", "OK"), ("GetRun", "NotFound")):
+        counted = value(
+            served.registry,
+            "grpc_server_handled_total",
+            **labels,
+            grpc_method=method,
+            grpc_code=code,
+        )
+        assert counted == 1
+
+
+def test_a_commit_is_timed_and_its_calls_counted(served: ServedAgent, client: AgentClient) -> None:
+    """As many calls as were made, in at most as many commits."""
+    client.create_controller(spec())
+    client.run("c").finish()
+
+    assert value(served.registry, "agent_journal_batch_size_sum") == 3
+    commits = value(served.registry, "agent_journal_commit_seconds_count")
+    assert commits is not None
+    assert 1 <= commits <= 3

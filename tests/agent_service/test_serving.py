@@ -1,0 +1,112 @@
+"""What any of our servers does beside its own calls: health, reflection, drain."""
+
+import threading
+from pathlib import Path
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent_service.client import AgentClient
+from agent_service.domain.errors import Unavailable
+from agent_service.rpc.probe import check_health
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
+from tests.end_to_end.processes import AgentProcess
+
+SERVICE = "agent_service.v1.AgentService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+def test_health_is_told_for_the_server_and_each_service(served: ServedAgent) -> None:
+    """SERVING for the whole and by name; NOT_FOUND for what is not served."""
+    with grpc.insecure_channel(served.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    check_health(served.address, "agent service")
+
+
+def test_reflection_shows_the_contract(served: ServedAgent) -> None:
+    """Every RPC is listed to tools that do not have our .proto files."""
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
+    with grpc.insecure_channel(served.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = stub.ServerReflectionInfo(iter([request]))
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(data)
+        for data in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    shown = [m.name for file in files for s in file.service for m in s.method]
+
+    assert set(shown) == {m.name for m in pb.DESCRIPTOR.services_by_name["AgentService"].methods}
+
+
+def test_a_drained_server_serves_no_more(tmp_path: Path) -> None:
+    """SIGTERM ends it with exit code 0; a stream that follows the log is ended, not waited for."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec())
+        run = client.run("c", run_id="r")
+        run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
+        stream = client._stub.StreamTransitions(
+            pb.StreamTransitionsRequest(run_id="r", follow=True), timeout=60
+        )
+        next(stream)
+        code = agent.stop()
+
+        assert code == 0
+        with pytest.raises(grpc.RpcError):
+            next(stream)
+        with pytest.raises(Unavailable, match="no agent service"):
+            check_health(agent.address, "agent service")
+
+
+def test_a_stop_loses_no_answered_report(tmp_path: Path) -> None:
+    """Reports that come while it stops are either answered and there afterwards, or refused."""
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        with AgentClient(agent.address, budget_seconds=0.01) as client:
+            client.create_controller(spec())
+            run = client.run("c", run_id="r")
+            answered = 0
+            reporting = threading.Event()
+
+            def keep_reporting() -> None:
+                nonlocal answered
+                while True:
+                    try:
+                        run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
+                    except Unavailable:
+                        return
+                    answered += 1
+                    reporting.set()
+
+            thread = threading.Thread(target=keep_reporting)
+            thread.start()
+            assert reporting.wait(20)
+            assert agent.stop() == 0
+            thread.join(20)
+        agent.start()
+        with AgentClient(agent.address) as client:
+            assert client.get_run("r").reported_chunks in (answered, answered + 1)
+
+
+def test_the_metrics_page_is_prometheus_text(tmp_path: Path) -> None:
+    """A real page of a real process: parsed whole, with our series and the process's own."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec())
+        client.run("c", run_id="r")
+        with urlopen(agent.metrics) as page:
+            text = page.read().decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+
+    assert [s.labels["run"] for s in families["agent_run_action"].samples] == ["r"]
+    for name in ("process_start_time_seconds", "grpc_server_handled", "agent_policy_version"):
+        assert families[name].samples

@@ -1,0 +1,387 @@
+"""The trainer service as a process: queue, states, events, cancelled, killed."""
+
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent_service.client import AgentClient
+from agent_service.domain.errors import AlreadyExists, InvalidArgument, NotFound
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.rpc.probe import check_health
+from agent_service.v1 import agent_pb2
+from tests.end_to_end.processes import (
+    AgentProcess,
+    TrainerProcess,
+    command_of,
+    is_alive,
+    wait_for,
+)
+from tests.trainer_service.specs import ENDLESS, run_spec
+from trainer_service.client import TrainerClient
+from trainer_service.run import (
+    ChunkTrained,
+    Event,
+    Finished,
+    Planned,
+    RunSpec,
+    RunState,
+    StateChanged,
+)
+from trainer_service.training.spec import Method, hyperparameters
+from trainer_service.v1 import trainer_pb2 as pb
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
+        yield agent
+
+
+@pytest.fixture(scope="module")
+def trainer(
+    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
+) -> Iterator[TrainerProcess]:
+    with TrainerProcess(tmp_path_factory.mktemp("trainer"), agent=agent.address) as trainer:
+        yield trainer
+
+
+@pytest.fixture
+def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+    with TrainerClient(trainer.address, budget_seconds=10) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def controllers(agent: AgentProcess) -> Iterator[AgentClient]:
+    """A client of the agent that has a dropout controller, `rd`."""
+    with AgentClient(agent.address, budget_seconds=10) as client:
+        client.create_controller(controller_spec("rd"))
+        yield client
+
+
+def controller_spec(name: str) -> ControllerSpec:
+    training = run_spec(Method.RD, controller=name).training
+    return ControllerSpec(
+        name=name,
+        chunk_size=training.chunk_size,
+        hyperparameters=hyperparameters(training),
+        algorithm=PPOSettings(rollout_size=4, batch_size=2, n_epochs=1),
+    )
+
+
+def states(events: list[Event]) -> list[RunState]:
+    return [e.what.state for e in events if isinstance(e.what, StateChanged)]
+
+
+def end_of(client: TrainerClient, run_id: str) -> list[Event]:
+    """Follow a run to its end; return its events."""
+    return list(client.watch(run_id))
+
+
+def wait_for_chunk(client: TrainerClient, run_id: str) -> None:
+    wait_for(lambda: client.get(run_id).trained_chunks > 0)
+
+
+def test_a_run_goes_from_the_queue_to_its_result(client: TrainerClient) -> None:
+    """Queued, running, its plan, each chunk, its result, succeeded: numbered without gaps."""
+    client.submit("whole", run_spec())
+    events = end_of(client, "whole")
+    kinds = [type(e.what) for e in events]
+    run = client.get("whole")
+
+    assert states(events) == [RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED]
+    assert kinds == [StateChanged] * 2 + [Planned] + [ChunkTrained] * 3 + [Finished, StateChanged]
+    assert [e.index for e in events] == list(range(1, 9))
+    assert (run.state, run.trained_chunks, run.planned_chunks) == (pb.RUN_STATE_SUCCEEDED, 3, 3)
+    assert 0 <= run.result.test_score_best <= 1
+
+
+def test_a_watcher_may_come_late_or_again(client: TrainerClient) -> None:
+    """Live or afterwards, from the start or from an event on, all see the same."""
+    client.submit("watched", run_spec(chunks=6))
+    with ThreadPoolExecutor(2) as pool:
+        live = list(pool.map(lambda _: end_of(client, "watched"), range(2)))
+    later = end_of(client, "watched")
+
+    assert live == [later, later]
+    assert list(client.watch("watched", after=5)) == later[5:]
+    assert list(client.watch("watched", after=len(later))) == []
+
+
+def test_a_reinforced_run_trains_under_the_agents_actions(
+    client: TrainerClient, controllers: AgentClient
+) -> None:
+    """Each chunk ran under the action decided for it, and its losses are the agent's next state."""
+    client.submit("reinforced", run_spec(Method.RD, controller="rd"))
+    chunks = [e.what for e in end_of(client, "reinforced") if isinstance(e.what, ChunkTrained)]
+    log = list(controllers.transitions(run_id="reinforced"))
+    run = controllers.get_run("reinforced")
+
+    assert len(chunks) == len(log) == 3
+    for trained, transition in zip(chunks, log, strict=True):
+        assert transition.chunk_index == trained.chunk.index
+        assert dict(transition.action.values) == pytest.approx(trained.chunk.values, rel=1e-6)
+        assert tuple(transition.next_state) == trained.chunk.losses
+        assert transition.scores.training == trained.chunk.training_score
+        assert transition.scores.validation == trained.chunk.validation_score
+        assert transition.action.policy_version == trained.policy_version
+        assert trained.agent_seconds > 0
+    assert run.outcome == agent_pb2.OUTCOME_TERMINATED
+    assert run.final_score == client.get("reinforced").result.validation_score_best
+    assert dict(run.labels) == {"method": "rd", "seed": "0"}
+
+
+def test_a_frozen_run_is_the_same_child_again(
+    client: TrainerClient, controllers: AgentClient
+) -> None:
+    """Under a frozen policy the same spec gives the same chunks to the bit, in two processes."""
+    controllers.create_controller(controller_spec("frozen"), Mode.FROZEN)
+    losses = []
+    for run_id in ("frozen-1", "frozen-2"):
+        client.submit(run_id, run_spec(Method.RD, controller="frozen", mode=Mode.FROZEN))
+        events = end_of(client, run_id)
+        losses.append([e.what.chunk.losses for e in events if isinstance(e.what, ChunkTrained)])
+
+    assert losses[0] == losses[1]
+
+
+def test_a_run_id_belongs_to_one_spec(client: TrainerClient) -> None:
+    """The same submission again answers the run that is there; another spec is refused."""
+    client.submit("once", run_spec())
+    end_of(client, "once")
+
+    assert client.submit("once", run_spec()).state == pb.RUN_STATE_SUCCEEDED
+    with pytest.raises(AlreadyExists, match="choose another id"):
+        client.submit("once", run_spec(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.SubmitRunRequest(run_id="../x"), "spec.method"),
+        (
+            pb.SubmitRunRequest(run_id="../x", spec=pb.RunSpec(method=pb.METHOD_VANILLA, epochs=1)),
+            "run_id",
+        ),
+        (
+            pb.SubmitRunRequest(run_id="x", spec=pb.RunSpec(method=pb.METHOD_RD, epochs=1)),
+            "spec.controller",
+        ),
+    ],
+)
+def test_a_wrong_submission_is_refused_and_queues_nothing(
+    client: TrainerClient, request_: pb.SubmitRunRequest, field: str
+) -> None:
+    """INVALID_ARGUMENT with the field, through the wire."""
+    before = list(client.list())
+
+    with pytest.raises(InvalidArgument) as raised:
+        client._calls.call(client._stub.SubmitRun, request_)
+
+    assert [v.field for v in raised.value.violations] == [field]
+    assert list(client.list()) == before
+
+
+def test_an_unknown_run_is_not_found(client: TrainerClient) -> None:
+    """By every call that names one."""
+    for call in (client.get, client.cancel, lambda run_id: end_of(client, run_id)):
+        with pytest.raises(NotFound, match="'nobody'"):
+            call("nobody")
+
+
+def test_cancelled_runs_end_wherever_they_are(
+    client: TrainerClient, controllers: AgentClient
+) -> None:
+    """One that trains ends and tells the agent; one that waits never starts; again is no error."""
+    client.submit("training", run_spec(Method.RD, controller="rd", chunks=ENDLESS))
+    client.submit("waiting", run_spec())
+    wait_for_chunk(client, "training")
+    device = client.device()
+
+    for _ in range(2):
+        assert client.cancel("waiting").state == pb.RUN_STATE_CANCELLED
+        client.cancel("training")
+
+    assert (device.running, device.queued) == (1, 1)
+    assert states(end_of(client, "training"))[-1] is RunState.CANCELLED
+    assert states(end_of(client, "waiting")) == [RunState.QUEUED, RunState.CANCELLED]
+    assert controllers.get_run("training").outcome == agent_pb2.OUTCOME_CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "cause"),
+    [
+        ("no-data", run_spec(dataset="npz:missing"), "missing.npz"),
+        ("no-controller", run_spec(Method.RD, controller="nobody"), "no controller 'nobody'"),
+    ],
+)
+def test_a_run_that_cannot_train_fails_with_its_cause(
+    client: TrainerClient, controllers: AgentClient, name: str, spec: RunSpec, cause: str
+) -> None:
+    """What is missing is named, and the next run trains."""
+    client.submit(name, spec)
+    assert states(end_of(client, name))[-1] is RunState.FAILED
+    assert cause in client.get(name).cause
+
+    client.submit(f"after-{name}", run_spec(chunks=1))
+    assert states(end_of(client, f"after-{name}"))[-1] is RunState.SUCCEEDED
+
+
+def test_a_run_whose_losses_overflow_ends_as_diverged(
+    client: TrainerClient, controllers: AgentClient
+) -> None:
+    """It succeeds with a result that says so, and the agent hears of it."""
+    spec = run_spec(Method.RD, controller="rd", chunks=50, learning_rate=1e30)
+    client.submit("diverges", spec)
+    end_of(client, "diverges")
+    run = client.get("diverges")
+
+    assert run.state == pb.RUN_STATE_SUCCEEDED
+    assert run.result.diverged
+    assert run.trained_chunks < 50
+    assert math.isfinite(run.result.test_score_best)
+    assert controllers.get_run("diverges").outcome == agent_pb2.OUTCOME_DIVERGED
+
+
+def test_a_killed_run_fails_and_the_service_goes_on(
+    trainer: TrainerProcess, client: TrainerClient
+) -> None:
+    """SIGKILL, as by a machine out of memory: the cause says how the process ended."""
+    client.submit("killed", run_spec(chunks=ENDLESS))
+    wait_for_chunk(client, "killed")
+    (process,) = trainer.run_processes()
+
+    os.kill(process, signal.SIGKILL)
+
+    assert states(end_of(client, "killed"))[-1] is RunState.FAILED
+    assert "-9" in client.get("killed").cause
+    client.submit("after-kill", run_spec(chunks=1))
+    assert states(end_of(client, "after-kill"))[-1] is RunState.SUCCEEDED
+
+
+def test_the_metrics_page_follows_what_trains(
+    trainer: TrainerProcess, client: TrainerClient
+) -> None:
+    """Gauges of a run that trains, gone when it ends; images counted to the last one."""
+
+    def page() -> dict[tuple[str, str], float]:
+        with urlopen(trainer.metrics) as response:
+            text = response.read().decode()
+        return {
+            (sample.name, str(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def images(split: str) -> float:
+        return page().get(("trainer_images_total", str([("split", split)])), 0.0)
+
+    before = (images("train"), images("validation"))
+    client.submit("counted", run_spec(Method.D, chunks=3))
+    end_of(client, "counted")
+    assert images("train") - before[0] == 3 * 4 * 16
+    assert images("validation") - before[1] == 3 * 3 * 16
+
+    client.submit("shown", run_spec(Method.D, chunks=ENDLESS))
+    wait_for_chunk(client, "shown")
+    of_run = {name for name, labels in page() if "'shown'" in labels}
+    client.cancel("shown")
+    end_of(client, "shown")
+
+    assert of_run == {
+        f"trainer_run_{name}" for name in ("loss", "score", "hyperparameter", "progress")
+    }
+    assert not [name for name, labels in page() if "('run'," in labels]
+    assert page()["trainer_runs", str([("state", "running")])] == 0
+
+
+def test_a_killed_service_leaves_no_process_and_loses_no_run(tmp_path: Path) -> None:
+    """Restarted: what trained has failed with its cause, what waited trains, the rest is there."""
+    with TrainerProcess(tmp_path) as trainer, TrainerClient(trainer.address) as client:
+        client.submit("done", run_spec(chunks=1))
+        end_of(client, "done")
+        client.submit("training", run_spec(chunks=ENDLESS))
+        client.submit("waiting", run_spec(chunks=1))
+        wait_for_chunk(client, "training")
+        (process,) = trainer.run_processes()
+
+        trainer.kill()
+        wait_for(lambda: not is_alive(process))
+        trainer.start()
+
+        assert states(end_of(client, "waiting"))[-1] is RunState.SUCCEEDED
+        assert client.get("training").state == pb.RUN_STATE_FAILED
+        assert "the trainer service ended" in client.get("training").cause
+        assert client.get("done").state == pb.RUN_STATE_SUCCEEDED
+
+
+def test_a_stopped_service_cancels_what_trains_and_exits_with_zero(tmp_path: Path) -> None:
+    """SIGTERM: the run's process is gone, and the store says that it was cancelled."""
+    with TrainerProcess(tmp_path) as trainer, TrainerClient(trainer.address) as client:
+        client.submit("training", run_spec(chunks=ENDLESS))
+        client.submit("waiting", run_spec(chunks=1))
+        wait_for_chunk(client, "training")
+        (process,) = trainer.run_processes()
+        check_health(trainer.address, "trainer service")
+
+        assert trainer.stop() == 0
+        assert not is_alive(process)
+
+        trainer.start()
+        assert client.get("training").state == pb.RUN_STATE_CANCELLED
+        assert states(end_of(client, "waiting"))[-1] is RunState.SUCCEEDED
+
+
+def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
+    """submit, watch, runs, cancel and health, as a person types them."""
+
+    def command(*words: str) -> str:
+        shown = subprocess.run(
+            [*command_of("trainer_service"), *words, "--trainer", trainer.address],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return shown.stdout
+
+    small = "--training-size 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
+    options = [*small.split(), "--chunks", "2", "--method", "d", "--value", "dropout=0.3"]
+
+    assert "watch by-hand" in command("submit", "by-hand", *options)
+    lines = command("watch", "by-hand").splitlines()
+    assert lines[:3] == ["queued", "running", "2 chunks planned"]
+    assert "dropout=0.30" in lines[3]
+    assert lines[-1] == "succeeded"
+    (line,) = [line for line in command("runs").splitlines() if line.startswith("by-hand\t")]
+    assert "succeeded\t2/2 chunks\ttest F1 0." in line
+    assert "by-hand" in command("cancel", "by-hand")
+    assert command("health") == "serving\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["submit", "x", "--method", "dropout", "--chunks", "1"], "vanilla, ni, d, dni, rni, rd"),
+        (["submit", "x", "--method", "rd", "--chunks", "1"], "controller"),
+        (["submit", "x"], "set either chunks or epochs"),
+        (["runs", "--trainer", "127.0.0.1:9"], "127.0.0.1:9"),
+        (["report", "/no/such/study"], "study.json"),
+        (["serve", "--device", "cuda:77"], "cuda:77"),
+    ],
+)
+def test_commands_fail_in_one_line(words: list[str], says: str) -> None:
+    """Exit code 1, no traceback, and what to do."""
+    shown = subprocess.run([*command_of("trainer_service"), *words], capture_output=True, text=True)
+
+    assert shown.returncode == 1
+    assert shown.stderr.count("\n") == 1
+    assert says in shown.stderr

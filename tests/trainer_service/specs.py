@@ -1,0 +1,36 @@
+"""Runs that the tests of the trainer service train: as small as a ResNet gets."""
+
+from agent_service.domain.runs import Mode
+from trainer_service.run import RunSpec
+from trainer_service.training.spec import Method, Model, TrainingSpec
+
+
+def run_spec(
+    method: Method = Method.VANILLA,
+    *,
+    controller: str = "",
+    mode: Mode | None = None,
+    chunks: int = 3,
+    learning_rate: float = 1e-3,
+    dataset: str = "digits",
+    seed: int = 0,
+) -> RunSpec:
+    """Return a run of a few hundredths of a second a chunk."""
+    training = TrainingSpec(
+        dataset=dataset,
+        training_size=64,
+        model=Model.RESNET18,
+        width=0.0625,
+        batch_size=16,
+        chunk_size=4,
+        validation_batches=3,
+        method=method,
+        chunks=chunks,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    return RunSpec(training=training, controller=controller, mode=mode)
+
+
+ENDLESS = 1_000_000
+"""Chunks of a run that a test cuts."""
