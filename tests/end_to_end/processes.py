@@ -73,7 +73,7 @@ class TrainerProcess(ServiceProcess):
 
     def run_processes(self) -> list[int]:
         """Return the processes of runs: grandchildren, forked from the one that has torch."""
-        return [run for child in _children(self.process.pid) for run in _children(child)]
+        return [run for child in children(self.process.pid) for run in children(child)]
 
 
 def command_of(package: str) -> list[str]:
@@ -90,7 +90,7 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Return the processes that any thread of a process started."""
     try:
         listed = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]

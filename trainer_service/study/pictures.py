@@ -33,6 +33,7 @@ TITLES = {
 
 def draw_losses(results: Sequence[Result], path: Path) -> None:
     """Write the training and validation loss of each method over steps, mean and range of seeds."""
+    results = _with_chunks(results)
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     training, validation = figure.subplots(1, 2)
     for method in _methods(results):
@@ -47,25 +48,29 @@ def draw_losses(results: Sequence[Result], path: Path) -> None:
         axes.set(title=title, xlabel="training step", ylabel="cross-entropy, mean of the chunk")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    validation.legend()
+    if results:
+        validation.legend()
     figure.savefig(path, dpi=120)
 
 
 def _draw_band(
     axes: Axes, curves: Sequence[Sequence[float]], method: Method, *, step: int = 1
 ) -> None:
-    """Draw the mean of curves of possibly unequal length, and their range."""
-    length = min(len(curve) for curve in curves)
-    values = np.array([curve[:length] for curve in curves])
+    """Draw the mean of curves, and their range; one that ends early counts as far as it goes."""
+    length = max(len(curve) for curve in curves)
+    values = np.full((len(curves), length), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve)] = curve
     steps = np.arange(1, length + 1) * step
-    axes.plot(steps, values.mean(axis=0), color=COLOURS[method], label=TITLES[method])
-    axes.fill_between(
-        steps, values.min(axis=0), values.max(axis=0), color=COLOURS[method], alpha=0.12, lw=0
-    )
+    colour = COLOURS[method]
+    axes.plot(steps, np.nanmean(values, axis=0), color=colour, label=TITLES[method])
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.12, lw=0)
 
 
 def draw_hyperparameters(results: Sequence[Result], path: Path) -> None:
     """Write what each method's values were over chunks: the agents', and DNI's strength."""
+    results = _with_chunks(results)
     shown = [m for m in _methods(results) if m.is_reinforced or m is Method.DNI]
     figure = Figure(figsize=(5.5 * max(1, len(shown)), 4), layout="constrained")
     for axes, method in zip(
@@ -88,6 +93,11 @@ def _draw_values(axes: Axes, runs: Sequence[Result], method: Method) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def _with_chunks(results: Sequence[Result]) -> list[Result]:
+    """Return the runs that have a curve: one that diverged in its first chunk has none."""
+    return [r for r in results if r.trace.training_loss]
 
 
 def _methods(results: Sequence[Result]) -> list[Method]:

@@ -1,0 +1,206 @@
+"""A whole study through two real services, interrupted, continued and reported."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent_service.client import AgentClient
+from agent_service.v1 import agent_pb2
+from tests.end_to_end.processes import (
+    AgentProcess,
+    TrainerProcess,
+    children,
+    command_of,
+    is_alive,
+    wait_for,
+)
+from trainer_service.client import TrainerClient
+from trainer_service.study.results import ResultsFolder
+from trainer_service.v1 import trainer_pb2
+
+TINY = "--training-size 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
+SHORT = "--validation-batches 3 --chunks 4 --seeds 2 --learning-runs 4 --rollout-size 8"
+OPTIONS = f"{TINY} {SHORT} --methods vanilla,dni,rd --reward validation".split(" ")
+
+
+class Services:
+    """An agent and a trainer that asks it."""
+
+    def __init__(self, agent: AgentProcess, trainer: TrainerProcess) -> None:
+        self.agent = agent
+        self.trainer = trainer
+
+    def compare(self, output: Path, *options: str) -> list[str]:
+        command = [*command_of("trainer_service"), "compare", "--output", str(output), *OPTIONS]
+        command += ["--agent", self.agent.address, "--trainer", self.trainer.address]
+        return [*command, *options]
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("services")
+    with (
+        AgentProcess(folder / "agent.db") as agent,
+        TrainerProcess(folder, agent=agent.address, parallel=2) as trainer,
+    ):
+        yield Services(agent, trainer)
+
+
+def succeed(command: list[str]) -> str:
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+def test_a_study_learns_freezes_judges_and_reports(services: Services, tmp_path: Path) -> None:
+    """The controller learns from the learning children only; the table is of the judged ones."""
+    shown = succeed(services.compare(tmp_path))
+    results = ResultsFolder(tmp_path).results()
+    study = json.loads((tmp_path / "study.json").read_text())["id"]
+
+    with AgentClient(services.agent.address) as client:
+        controller = client.get_controller(f"{study}-rd")
+        judged = client.get_run(f"{study}-rd-0")
+        uses = {t.use for t in client.transitions(run_id=judged.run_id)}
+    assert controller.mode == agent_pb2.MODE_FROZEN
+    assert controller.policy_version == 3, "4 children of 4 chunks fill two rollouts of 8"
+    assert controller.learned_transitions == 16
+    assert (judged.mode, uses) == (agent_pb2.MODE_FROZEN, {agent_pb2.USE_RECORDED})
+
+    assert [r.is_learning for r in results].count(True) == 4
+    assert len(results) == 4 + 3 * 2
+    assert all(len(r.trace.training_loss) == 4 for r in results)
+    for name in ("table.md", "losses.png", "hyperparameters.png", "results.jsonl"):
+        assert str(tmp_path / name) in shown
+        assert (tmp_path / name).stat().st_size > 0
+    assert "Vanilla" in shown
+    assert "best epoch" in shown
+
+
+def test_a_finished_study_is_not_done_again(services: Services, tmp_path: Path) -> None:
+    """Compare once more: the same results to the byte, no run more, the same table."""
+    first = succeed(services.compare(tmp_path))
+    lines = (tmp_path / "results.jsonl").read_bytes()
+    with TrainerClient(services.trainer.address) as trainer:
+        runs = len(list(trainer.list()))
+
+        again = succeed(services.compare(tmp_path))
+
+        assert len(list(trainer.list())) == runs
+    assert (tmp_path / "results.jsonl").read_bytes() == lines
+    assert again[again.index("weights") :] == first[first.index("weights") :]
+
+
+@contextmanager
+def interrupted(command: list[str], output: Path, *, after: int) -> Iterator[subprocess.Popen[str]]:
+    """Run a command and press Ctrl-C when so many runs are finished."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with process:
+        lines = output / "results.jsonl"
+        wait_for(lambda: lines.exists() and lines.read_bytes().count(b"\n") >= after)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        yield process
+
+
+def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> None:
+    """Ctrl-C cancels what trains; continued, what was finished stands as it was."""
+    with interrupted(services.compare(tmp_path), tmp_path, after=5) as process:
+        assert process.returncode == 130
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    done = (tmp_path / "results.jsonl").read_bytes()
+    with TrainerClient(services.trainer.address) as trainer:
+        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+
+    succeed(services.compare(tmp_path))
+
+    after = (tmp_path / "results.jsonl").read_bytes()
+    assert after.startswith(done)
+    results = ResultsFolder(tmp_path).results()
+    assert len({r.run_id for r in results}) == len(results) == 10
+
+
+def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_path: Path) -> None:
+    """In one line, and nothing of the first is lost."""
+    succeed(services.compare(tmp_path, "--methods", "vanilla"))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    refused = subprocess.run(
+        services.compare(tmp_path, "--methods", "dni"), capture_output=True, text=True
+    )
+
+    assert refused.returncode == 1
+    assert "another study" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_path: Path) -> None:
+    """What is missing is named; the services are left without runs."""
+    failed = subprocess.run(
+        services.compare(tmp_path, "--dataset", "npz:missing"), capture_output=True, text=True
+    )
+
+    assert failed.returncode == 1
+    assert "missing.npz" in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    with TrainerClient(services.trainer.address) as trainer:
+        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+        states = {run.state for run in trainer.list()}
+    assert trainer_pb2.RUN_STATE_RUNNING not in states
+
+
+def test_the_report_command_writes_it_again(services: Services, tmp_path: Path) -> None:
+    """From results.jsonl alone, without any service."""
+    succeed(services.compare(tmp_path, "--methods", "vanilla"))
+    table = (tmp_path / "table.md").read_bytes()
+    for name in ("table.md", "losses.png", "hyperparameters.png"):
+        (tmp_path / name).unlink()
+
+    succeed([*command_of("trainer_service"), "report", str(tmp_path)])
+
+    assert (tmp_path / "table.md").read_bytes() == table
+    assert (tmp_path / "losses.png").exists()
+
+
+def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -> None:
+    """Exit code 130, one line, no process left, no folder left but its results."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [*command_of("trainer_service")[:2], "from trainer_service.demo import main; main()"],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        log = tmp_path / "demo-results" / "trainer.log"
+        wait_for(lambda: log.exists() and ": running" in log.read_text())
+        started = _descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        shown, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "everything that was started is ended" in shown
+    assert "Traceback" not in errors
+    assert len(started) >= 4, "agent, learner, trainer and a child"
+    wait_for(lambda: not any(is_alive(pid) for pid in started))
+    assert list(temporary.glob("reinforced-*")) == []
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return all processes below one."""
+    below = children(pid)
+    return below + [deep for child in below for deep in _descendants(child)]
