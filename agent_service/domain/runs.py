@@ -96,6 +96,11 @@ class Run:
     """Seconds since 1970, of the last accepted call."""
 
     @property
+    def is_learned_from(self) -> bool:
+        """Whether its transitions are for learning: its mode says so, and there is a policy."""
+        return self.mode is Mode.LEARNING and self.controller.policy_version > 0
+
+    @property
     def is_active(self) -> bool:
         """Whether reports are still accepted."""
         return self.outcome is None

@@ -124,14 +124,14 @@ class Steering:
     ) -> None:
         """Settle what learning does with the transitions that this report completes.
 
-        The reported chunk's own is complete but waits: whether it ends the episode shows with the
-        next report or the run's end. The one before it is now known not to.
+        The reported chunk's own is complete. Learned from, it still waits: whether it ends the
+        episode shows with the next report or the run's end. The one before it is now known not to.
         """
-        if run.mode is not Mode.LEARNING:
-            return
-        if report.applied is not None and dict(report.applied) != dict(running.values):
+        is_as_decided = report.applied is None or dict(report.applied) == dict(running.values)
+        if not (run.is_learned_from and is_as_decided):
             session.set_use(run, report.chunk, was=Use.PENDING, use=Use.RECORDED)
-        session.set_use(run, report.chunk - 1, was=Use.PENDING, use=Use.READY)
+        if run.is_learned_from:
+            session.set_use(run, report.chunk - 1, was=Use.PENDING, use=Use.READY)
 
     def _decide(
         self, session: Session, run: Run, *, report: ChunkReport | None, reward: float | None
@@ -149,7 +149,6 @@ class Steering:
             policy=self._policies.get(session, controller, version),
         )
         choice = self._make_decider(controller.spec).decide(situation)
-        learns = run.mode is Mode.LEARNING and controller.policy_version > 0
         decision = Decision(
             position=0,
             run_id=run.id,
@@ -161,7 +160,7 @@ class Steering:
             choice=choice,
             values=named_values(controller.spec.hyperparameters, choice.sample),
             policy_version=version,
-            use=Use.PENDING if learns else Use.RECORDED,
+            use=Use.PENDING,
             learned_in=None,
             created_at=self._clock(),
         )
@@ -190,7 +189,6 @@ class Steering:
             run, outcome=finish.outcome, final_score=finish.final_score, now=self._clock()
         )
         session.set_use(run, run.reported_chunks, was=Use.PENDING, use=Use.READY)
-        session.set_use(run, run.reported_chunks + 1, was=Use.PENDING, use=Use.RECORDED)
         finished = found_run(session, finish.run_id)
         session.after_commit(lambda: self._observer.finished(finished))
         return finished

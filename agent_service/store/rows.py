@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from agent_service.domain.ports import PolicyVersion
 from agent_service.domain.rewards import Feedback, GivenReward, Scores
-from agent_service.domain.runs import Choice, Controller, Decision, Mode, Outcome, Run, Use
+from agent_service.domain.runs import (
+    Choice,
+    Controller,
+    Decision,
+    Mode,
+    Outcome,
+    Run,
+    Transition,
+    Use,
+)
 from agent_service.domain.specs import ControllerSpec
 
 _SPEC = TypeAdapter(ControllerSpec)
 _FLOAT64 = np.dtype("<f8")
 
 Row = Mapping[Any, Any]
-"""Columns of a result by name; SQLAlchemy allows column objects as keys, too."""
+"""Columns of a result by the names that `queries` gives them."""
 
 
 def spec_to_text(spec: ControllerSpec) -> str:
@@ -29,6 +40,10 @@ def spec_from_text(text: str) -> ControllerSpec:
     return _SPEC.validate_json(text)
 
 
+# Specs never change, and every call reads one.
+_cached_spec = lru_cache(1024)(spec_from_text)
+
+
 def array_to_bytes(array: np.ndarray) -> bytes:
     """Return a float64 array as bytes that read back to the bit."""
     return np.ascontiguousarray(array, dtype=_FLOAT64).tobytes()
@@ -39,11 +54,11 @@ def array_from_bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype=_FLOAT64)
 
 
-def controller_from_row(row: Row, spec: ControllerSpec) -> Controller:
-    """Return a controller; its spec was read before."""
+def controller_from_row(row: Row) -> Controller:
+    """Return the controller of the columns `controller_*`."""
     return Controller(
-        id=row["controller_key"],
-        spec=spec,
+        id=row["controller_id"],
+        spec=_cached_spec(row["controller_spec"]),
         mode=Mode(row["controller_mode"]),
         policy_version=row["controller_policy_version"],
         created_at=row["controller_created_at"],
@@ -51,19 +66,30 @@ def controller_from_row(row: Row, spec: ControllerSpec) -> Controller:
     )
 
 
-def run_from_row(row: Row, controller: Controller) -> Run:
-    """Return a run; its controller was read before."""
-    return Run(
-        id=row["id"],
-        controller=controller,
-        mode=Mode(row["mode"]),
-        labels=row["labels"],
-        pinned_version=row["pinned_version"],
-        reported_chunks=row["reported_chunks"],
-        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
-        final_score=row["final_score"],
+def policy_from_row(row: Row, data: bytes) -> PolicyVersion:
+    """Return a policy version; its data apart, which is not always read."""
+    return PolicyVersion(
+        version=row["version"],
+        data=data,
+        statistics=row["statistics"],
         created_at=row["created_at"],
-        updated_at=row["updated_at"],
+    )
+
+
+def run_from_row(row: Row) -> Run:
+    """Return the run of the columns `run_*`, with its controller."""
+    outcome = row["run_outcome"]
+    return Run(
+        id=row["run_id"],
+        controller=controller_from_row(row),
+        mode=Mode(row["run_mode"]),
+        labels=row["run_labels"],
+        pinned_version=row["run_pinned_version"],
+        reported_chunks=row["run_reported_chunks"],
+        outcome=None if outcome is None else Outcome(outcome),
+        final_score=row["run_final_score"],
+        created_at=row["run_created_at"],
+        updated_at=row["run_updated_at"],
     )
 
 
@@ -90,30 +116,50 @@ def decision_to_row(decision: Decision) -> dict[str, Any]:
     }
 
 
-def decision_from_row(row: Row, run_id: str) -> Decision:
-    """Return the decision of a row of the log."""
+def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
+    """Return the decision of the columns that begin with `prefix`."""
+    columns = {
+        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+    }
     return Decision(
-        position=row["position"],
-        run_id=run_id,
-        chunk=row["chunk"],
-        state=array_from_bytes(row["state"]),
-        feedback=_feedback(row),
-        reward=row["reward"],
-        applied=row["applied"],
+        position=columns["position"],
+        run_id=row["run_id"],
+        chunk=columns["chunk"],
+        state=array_from_bytes(columns["state"]),
+        feedback=_feedback(columns),
+        reward=columns["reward"],
+        applied=columns["applied"],
         choice=Choice(
-            tuple(array_from_bytes(row["sample"]).tolist()),
-            log_probability=row["log_probability"],
-            explored=row["explored"],
+            tuple(array_from_bytes(columns["sample"]).tolist()),
+            log_probability=columns["log_probability"],
+            explored=columns["explored"],
         ),
-        values=row["action"],
-        policy_version=row["policy_version"],
-        use=Use(row["use"]),
-        learned_in=row["learned_in"],
-        created_at=row["created_at"],
+        values=columns["action"],
+        policy_version=columns["policy_version"],
+        use=Use(columns["use"]),
+        learned_in=columns["learned_in"],
+        created_at=columns["created_at"],
     )
 
 
-def _feedback(row: Row) -> Feedback | None:
-    if row["validation_score"] is not None:
-        return Scores(training=row["training_score"], validation=row["validation_score"])
-    return None if row["given_reward"] is None else GivenReward(row["given_reward"])
+def transition_from_row(row: Row) -> Transition:
+    """Return the transition of a decision and the one that followed it, `following_*`."""
+    following = decision_from_row(row, "following_")
+    assert following.reward is not None
+    assert following.feedback is not None
+    return Transition(
+        position=following.position,
+        decision=decision_from_row(row),
+        reward=following.reward,
+        next_state=following.state,
+        feedback=following.feedback,
+        applied=following.applied,
+        reported_at=following.created_at,
+    )
+
+
+def _feedback(columns: Mapping[str, Any]) -> Feedback | None:
+    if columns["validation_score"] is not None:
+        return Scores(training=columns["training_score"], validation=columns["validation_score"])
+    given = columns["given_reward"]
+    return None if given is None else GivenReward(given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,48 +20,8 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
-from agent_service.store import rows
-from agent_service.store.rows import Row
+from agent_service.store import queries, rows
 from agent_service.store.schema import controllers, decisions, policies, runs
-
-_cached_spec = lru_cache(1024)(rows.spec_from_text)
-
-_CONTROLLER = (
-    controllers.c.id.label("controller_key"),
-    controllers.c.spec.label("controller_spec"),
-    controllers.c.mode.label("controller_mode"),
-    controllers.c.policy_version.label("controller_policy_version"),
-    controllers.c.created_at.label("controller_created_at"),
-    controllers.c.deleted_at.label("controller_deleted_at"),
-)
-# The decision of the chunk that a run trains now: it has no successor, so its transition is not
-# complete.
-_next = decisions.alias("next_decision")
-_FIND_RUN = (
-    sa.select(runs, *_CONTROLLER)
-    .join(controllers, runs.c.controller_id == controllers.c.id)
-    .where(runs.c.id == sa.bindparam("run_id"))
-)
-_FIND_DECISION = (
-    sa.select(decisions)
-    .join(runs, runs.c.key == decisions.c.run_key)
-    .where(runs.c.id == sa.bindparam("run_id"), decisions.c.chunk == sa.bindparam("chunk"))
-)
-_TRANSITIONS = (
-    sa.select(
-        *(column.label(f"first_{column.name}") for column in decisions.columns),
-        *(column.label(f"next_{column.name}") for column in _next.columns),
-        *(column.label(f"run_{column.name}") for column in runs.columns),
-        *_CONTROLLER,
-    )
-    .select_from(decisions)
-    .join(
-        _next,
-        (_next.c.run_key == decisions.c.run_key) & (_next.c.chunk == decisions.c.chunk + 1),
-    )
-    .join(runs, runs.c.key == decisions.c.run_key)
-    .join(controllers, controllers.c.id == runs.c.controller_id)
-)
 
 
 class SqlSession:
@@ -82,19 +41,20 @@ class SqlSession:
 
     def find_controller(self, name: str) -> Controller | None:
         """See the port."""
-        query = sa.select(*_CONTROLLER).where(controllers.c.name == name)
+        query = queries.CONTROLLERS.where(controllers.c.name == name)
         row = self._connection.execute(query).mappings().one_or_none()
-        return None if row is None else _controller(row)
+        return None if row is None else rows.controller_from_row(row)
 
     def list_controllers(self, *, after: str, limit: int) -> Sequence[Controller]:
         """See the port."""
         query = (
-            sa.select(*_CONTROLLER)
-            .where(controllers.c.deleted_at.is_(None), controllers.c.name > after)
+            queries.CONTROLLERS.where(
+                controllers.c.deleted_at.is_(None), controllers.c.name > after
+            )
             .order_by(controllers.c.name)
             .limit(limit)
         )
-        return [_controller(row) for row in self._connection.execute(query).mappings()]
+        return [rows.controller_from_row(row) for row in self._rows(query)]
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """See the port."""
@@ -127,7 +87,6 @@ class SqlSession:
         """See the port."""
         by_end = self._counts(runs.c.outcome.is_(None), runs, controller)
         by_use = self._counts(decisions.c.use, decisions, controller)
-        # Every run's newest decision has no successor: it is no transition yet, or never.
         return Usage(
             active_runs=by_end.get(True, 0),
             finished_runs=by_end.get(False, 0),
@@ -163,7 +122,7 @@ class SqlSession:
             policies.c.controller_id == controller.id, policies.c.version == version
         )
         row = self._connection.execute(query).mappings().one_or_none()
-        return None if row is None else _policy(row, row["data"])
+        return None if row is None else rows.policy_from_row(row, row["data"])
 
     def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
         """See the port."""
@@ -172,14 +131,15 @@ class SqlSession:
             .where(policies.c.controller_id == controller.id)
             .order_by(policies.c.version)
         )
-        return [_policy(row, b"") for row in self._connection.execute(query).mappings()]
+        return [rows.policy_from_row(row, b"") for row in self._rows(query)]
 
     # Runs
 
     def find_run(self, run_id: str) -> Run | None:
         """See the port."""
-        row = self._connection.execute(_FIND_RUN, {"run_id": run_id}).mappings().one_or_none()
-        return None if row is None else rows.run_from_row(row, _controller(row))
+        names = {"run_id": run_id}
+        row = self._connection.execute(queries.FIND_RUN, names).mappings().one_or_none()
+        return None if row is None else rows.run_from_row(row)
 
     def list_runs(
         self,
@@ -191,9 +151,7 @@ class SqlSession:
         limit: int,
     ) -> Sequence[tuple[int, Run]]:
         """See the port."""
-        query = sa.select(runs, *_CONTROLLER).join(
-            controllers, runs.c.controller_id == controllers.c.id
-        )
+        query = queries.RUNS
         if controller:
             query = query.where(controllers.c.name == controller)
         if is_active is not None:
@@ -203,10 +161,7 @@ class SqlSession:
         if before is not None:
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)
-        return [
-            (row["key"], rows.run_from_row(row, _controller(row)))
-            for row in self._connection.execute(query).mappings()
-        ]
+        return [(row["run_key"], rows.run_from_row(row)) for row in self._rows(query)]
 
     def add_run(
         self,
@@ -271,8 +226,8 @@ class SqlSession:
     def find_decision(self, run: Run, chunk: int) -> Decision | None:
         """See the port."""
         names = {"run_id": run.id, "chunk": chunk}
-        row = self._connection.execute(_FIND_DECISION, names).mappings().one_or_none()
-        return None if row is None else rows.decision_from_row(row, run.id)
+        row = self._connection.execute(queries.FIND_DECISION, names).mappings().one_or_none()
+        return None if row is None else rows.decision_from_row(row)
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
@@ -291,33 +246,19 @@ class SqlSession:
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Sequence[tuple[Run, Transition]]:
         """See the port."""
-        query = _TRANSITIONS.where(_next.c.position > after)
+        query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION)
         if controller:
             query = query.where(controllers.c.name == controller)
         if run_id:
             query = query.where(runs.c.id == run_id)
-        query = query.order_by(_next.c.position).limit(limit)
-        return [_transition(row) for row in self._connection.execute(query).mappings()]
+        query = query.order_by(queries.FOLLOWING_POSITION).limit(limit)
+        return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
 
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
         """See the port."""
-        query = (
-            sa.select(
-                *(column.label(f"first_{column.name}") for column in decisions.columns),
-                *(column.label(f"run_{column.name}") for column in runs.columns),
-                *_CONTROLLER,
-            )
-            .select_from(decisions)
-            .join(runs, runs.c.key == decisions.c.run_key)
-            .join(controllers, controllers.c.id == runs.c.controller_id)
-            .where(decisions.c.position > after)
-            .order_by(decisions.c.position)
-            .limit(limit)
-        )
-        return [
-            (_joined_run(row), rows.decision_from_row(_part(row, "first_"), row["run_id"]))
-            for row in self._connection.execute(query).mappings()
-        ]
+        query = queries.DECISIONS.where(decisions.c.position > after)
+        query = query.order_by(decisions.c.position).limit(limit)
+        return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
 
     # Learning
 
@@ -325,20 +266,11 @@ class SqlSession:
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
         """See the port."""
-        query = (
-            _TRANSITIONS.where(
-                decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
-            )
-            .order_by(decisions.c.position)
-            .limit(limit)
+        query = queries.TRANSITIONS.where(
+            decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
         )
-        learnable = []
-        for row in self._connection.execute(query).mappings():
-            run, transition = _transition(row)
-            is_last = transition.decision.chunk == run.reported_chunks
-            ends = is_last and run.outcome is not None and run.outcome.is_terminal
-            learnable.append(LearnableTransition(transition=transition, ends_episode=ends))
-        return learnable
+        found = self._rows(query.order_by(decisions.c.position).limit(limit))
+        return [_learnable(rows.run_from_row(r), rows.transition_from_row(r)) for r in found]
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
         """See the port."""
@@ -349,48 +281,16 @@ class SqlSession:
         self._mark(transitions, use=Use.RECORDED.value)
 
     def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
-        positions = [t.transition.decision.position for t in transitions]
-        query = sa.update(decisions).where(decisions.c.position.in_(positions))
-        self._connection.execute(query.values(**values))
+        # Row by row: a rollout may be longer than a statement may have variables.
+        query = sa.update(decisions).where(decisions.c.position == sa.bindparam("marked"))
+        marked = [{"marked": t.transition.decision.position} for t in transitions]
+        self._connection.execute(query.values(**values), marked)
+
+    def _rows(self, query: sa.Executable) -> sa.MappingResult:
+        return self._connection.execute(query).mappings()
 
 
-def _controller(row: Row) -> Controller:
-    return rows.controller_from_row(row, _cached_spec(row["controller_spec"]))
-
-
-def _policy(row: Row, data: bytes) -> PolicyVersion:
-    return PolicyVersion(
-        version=row["version"],
-        data=data,
-        statistics=row["statistics"],
-        created_at=row["created_at"],
-    )
-
-
-def _part(row: Row, prefix: str) -> dict[str, Any]:
-    """Return one table's columns of a joined row by their plain names."""
-    return {
-        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
-    }
-
-
-def _joined_run(row: Row) -> Run:
-    return rows.run_from_row(_part(row, "run_"), _controller(row))
-
-
-def _transition(row: Row) -> tuple[Run, Transition]:
-    run = _joined_run(row)
-    decision = rows.decision_from_row(_part(row, "first_"), run.id)
-    following = rows.decision_from_row(_part(row, "next_"), run.id)
-    assert following.reward is not None
-    assert following.feedback is not None
-    transition = Transition(
-        position=following.position,
-        decision=decision,
-        reward=following.reward,
-        next_state=following.state,
-        feedback=following.feedback,
-        applied=following.applied,
-        reported_at=following.created_at,
-    )
-    return run, transition
+def _learnable(run: Run, transition: Transition) -> LearnableTransition:
+    is_last = transition.decision.chunk == run.reported_chunks
+    ends = is_last and run.outcome is not None and run.outcome.is_terminal
+    return LearnableTransition(transition=transition, ends_episode=ends)

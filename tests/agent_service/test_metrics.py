@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from agent_service import metrics as metrics_module
 from agent_service.client import AgentClient
 from agent_service.domain.errors import NotFound
+from agent_service.domain.runs import Mode
 from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.learning.learner import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
@@ -113,6 +114,21 @@ def test_what_the_store_knows_is_read_at_each_scrape(
         shown = value(registry, "agent_ppo", controller="c", statistic=statistic)
         assert shown is not None
         assert math.isfinite(shown)
+
+
+@pytest.mark.parametrize("algorithm", [PPOSettings(), RandomSettings()])
+def test_recorded_transitions_are_complete_ones(
+    served: ServedAgent, client: AgentClient, algorithm: PPOSettings | RandomSettings
+) -> None:
+    """As many as the log shows: an action whose chunk was never reported is no transition."""
+    client.create_controller(spec(algorithm=algorithm))
+    client.run("c").finish()
+    with client.run("c", mode=Mode.FROZEN) as run:
+        for _ in range(3):
+            run.report_chunk(LOSSES, training_score=0, validation_score=0)
+
+    recorded = value(served.registry, "agent_transitions_total", controller="c", use="recorded")
+    assert recorded == len(list(client.transitions())) == 3
 
 
 def test_calls_are_counted_by_method_and_code(served: ServedAgent, client: AgentClient) -> None:

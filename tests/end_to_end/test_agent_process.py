@@ -140,10 +140,18 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     assert agent.address in second.stderr
 
 
-def test_the_client_imports_neither_torch_nor_stable_baselines3() -> None:
-    """Nor anything else of the heavy extras."""
-    heavy = ("torch", "stable_baselines3", "gymnasium", "sqlalchemy", "pydantic", "click")
-    code = f"import sys, agent_service.client; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "light"),
+    [
+        ("agent_service.client", ("sqlalchemy", "pydantic", "click", "prometheus_client")),
+        ("agent_service.build", ()),
+        ("trainer_service.client", ("sqlalchemy", "click")),
+    ],
+)
+def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, ...]) -> None:
+    """Nor stable-baselines3; only the learner's process does. The clients are lighter still."""
+    heavy = ("torch", "stable_baselines3", "gymnasium", *light)
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -129,6 +129,43 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
             assert [run.id for _key, run in found] == [f"r{n}" for n in reversed(range(20))]
 
 
+def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
+    """More transitions than a statement may have variables: 32,766 in SQLite."""
+    count = 33_000
+
+    def fill(session: Session) -> Run:
+        run = start(session, "r")
+        blank = Decision(
+            position=0,
+            run_id="r",
+            chunk=1,
+            state=np.zeros(1),
+            feedback=Scores(training=0.5, validation=0.5),
+            reward=0.0,
+            applied=None,
+            choice=Choice((0.0,), log_probability=0.0, explored=True),
+            values={"dropout": 0.0},
+            policy_version=1,
+            use=Use.READY,
+            learned_in=None,
+            created_at=0.0,
+        )
+        for chunk in range(1, count + 2):
+            session.append(run, replace(blank, chunk=chunk))
+        return run
+
+    def learn(session: Session) -> int:
+        run = session.find_run("r")
+        assert run is not None
+        ready = session.ready_transitions(run.controller, limit=count)
+        session.mark_learned(ready, version=2)
+        return session.usage(run.controller).learned
+
+    with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
+        store.write(fill).result()
+        assert store.write(learn).result() == count
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
