@@ -78,6 +78,7 @@ def _training_options(command: Any) -> Any:
             click.option("--width", default=1.0, help="Share of the model's channels."),
             click.option("--stem", default="auto", help="auto, small or imagenet."),
             click.option("--start", default="scratch", help="scratch or imagenet."),
+            click.option("--sites", default="shared", help="One value for all sites, or each."),
             click.option("--chunks", type=int, help="Length in chunks; or give --epochs."),
             click.option("--epochs", type=int, help="Length in passes over the training images."),
             click.option("--batch-size", default=64),
@@ -99,6 +100,7 @@ def _training_spec(options: dict[str, Any]) -> TrainingSpec:
         "stem": spec.Stem,
         "start": spec.Start,
         "precision": spec.Precision,
+        "sites": spec.Sites,
         "method": spec.Method,
     }
     checked = {
@@ -122,15 +124,26 @@ def _member(kind: Any, text: str, name: str) -> Any:
 @click.option("--method", default="vanilla", help="vanilla, ni, d, dni, rni or rd.")
 @click.option("--value", "values", multiple=True, help="Fixed value, as dropout=0.2.")
 @click.option("--controller", default="", help="For rni and rd: its name at the agent service.")
+@click.option("--mode", help="learning or frozen; the controller's own by default.")
 @click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
 def submit(
-    trainer: str, run_id: str, values: tuple[str, ...], controller: str, **options: Any
+    trainer: str,
+    run_id: str,
+    values: tuple[str, ...],
+    controller: str,
+    mode: str | None,
+    **options: Any,
 ) -> None:
     """Queue a run."""
+    from agent_service.domain.runs import Mode
     from trainer_service.run import RunSpec
 
     options["values"] = dict(_named_value(text) for text in values)
-    spec = RunSpec(training=_training_spec(options), controller=controller)
+    spec = RunSpec(
+        training=_training_spec(options),
+        controller=controller,
+        mode=None if mode is None else _member(Mode, mode, "mode"),
+    )
     with _connect(trainer) as client:
         client.submit(run_id, spec)
     click.echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}")

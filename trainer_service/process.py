@@ -51,6 +51,29 @@ class _Cancelled(BaseException):
     """The service asked this process to end; no `Exception`, so that nothing takes it for one."""
 
 
+class _Cancellation:
+    """Listens to SIGTERM: raises `_Cancelled` where the run stands, once.
+
+    An exception that a signal raises is lost where Python cannot pass it on, as while an object is
+    finalized. So it is remembered, and the training asks before each chunk.
+    """
+
+    def __init__(self) -> None:
+        """Listen from now on."""
+        self._is_asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        if not self._is_asked:
+            self._is_asked = True
+            raise _Cancelled
+
+    def check(self) -> None:
+        """Raise `_Cancelled` if the service asked for it."""
+        if self._is_asked:
+            raise _Cancelled
+
+
 class Steering(Protocol):
     """Who decides the values of the next chunk."""
 
@@ -115,11 +138,11 @@ def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> N
     end_with_parent()
     # Ctrl-C reaches the whole group; what it means is the service's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _raise_cancelled)
     torch.set_num_threads(place.threads)
     try:
+        cancellation = _Cancellation()
         with AgentClient(place.agent) as agent:
-            _train(_steering(agent, run_id, spec), spec, place, events)
+            _train(_steering(agent, run_id, spec), spec, place, events, cancellation)
     except _Cancelled:
         _send(events, StateChanged(state=RunState.CANCELLED))
     except (AgentError, OSError, RuntimeError) as error:
@@ -129,10 +152,6 @@ def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> N
         _send(events, StateChanged(state=RunState.SUCCEEDED))
 
 
-def _raise_cancelled(_number: int, _frame: object) -> None:
-    raise _Cancelled
-
-
 def _steering(agent: AgentClient, run_id: str, spec: RunSpec) -> Steering:
     if not spec.controller:
         return FixedSteering(fixed_values(spec.training))
@@ -140,13 +159,19 @@ def _steering(agent: AgentClient, run_id: str, spec: RunSpec) -> Steering:
     return AgentSteering(agent.run(spec.controller, run_id=run_id, mode=spec.mode, labels=labels))
 
 
-def _train(steering: Steering, spec: RunSpec, place: Place, events: Connection) -> None:
+def _train(
+    steering: Steering,
+    spec: RunSpec,
+    place: Place,
+    events: Connection,
+    cancellation: _Cancellation,
+) -> None:
     device = torch.device(place.device)
     try:
         training = ChildTraining(spec.training, load_images(spec.training, place.data), device)
         started = time.perf_counter()
         _send(events, Planned(chunks=training.chunks))
-        diverged = _train_chunks(training, steering, events)
+        diverged = _train_chunks(training, steering, events, cancellation)
         scores = training.finish()
     except _Cancelled:
         steering.finish(Outcome.CANCELLED, None)
@@ -161,9 +186,12 @@ def _train(steering: Steering, spec: RunSpec, place: Place, events: Connection) 
     _send(events, Finished(scores=scores, diverged=diverged, seconds=seconds, device=words))
 
 
-def _train_chunks(training: ChildTraining, steering: Steering, events: Connection) -> bool:
+def _train_chunks(
+    training: ChildTraining, steering: Steering, events: Connection, cancellation: _Cancellation
+) -> bool:
     """Train all chunks; return whether the training diverged."""
     for _ in range(training.chunks):
+        cancellation.check()
         version = steering.policy_version
         try:
             chunk = training.train_chunk(steering.values)

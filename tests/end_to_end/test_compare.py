@@ -113,7 +113,8 @@ def interrupted(command: list[str], output: Path, *, after: int) -> Iterator[sub
 
 def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> None:
     """Ctrl-C cancels what trains; continued, what was finished stands as it was."""
-    with interrupted(services.compare(tmp_path), tmp_path, after=5) as process:
+    command = services.compare(tmp_path, "--seeds", "8")
+    with interrupted(command, tmp_path, after=1) as process:
         assert process.returncode == 130
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
@@ -121,12 +122,12 @@ def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> Non
     with TrainerClient(services.trainer.address) as trainer:
         wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
 
-    succeed(services.compare(tmp_path))
+    succeed(command)
 
     after = (tmp_path / "results.jsonl").read_bytes()
     assert after.startswith(done)
     results = ResultsFolder(tmp_path).results()
-    assert len({r.run_id for r in results}) == len(results) == 10
+    assert len({r.run_id for r in results}) == len(results) == 4 + 3 * 8
 
 
 def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_path: Path) -> None:
@@ -157,6 +158,22 @@ def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_
         wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
         states = {run.state for run in trainer.list()}
     assert trainer_pb2.RUN_STATE_RUNNING not in states
+
+
+def test_a_controller_that_learned_nothing_is_not_judged(
+    services: Services, tmp_path: Path
+) -> None:
+    """Where the length shows with the data only, the study ends before a table could mislead."""
+    command = services.compare(tmp_path, "--methods", "rd", "--epochs", "1")
+    place = command.index("--chunks")
+    del command[place : place + 2]
+    command += ["--rollout-size", "1000"]
+
+    failed = subprocess.run(command, capture_output=True, text=True)
+
+    assert failed.returncode == 1
+    assert "learned nothing" in failed.stderr
+    assert failed.stderr.count("\n") == 1
 
 
 def test_the_report_command_writes_it_again(services: Services, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import cycle
 
 from agent_service.client import AgentClient
@@ -76,29 +76,29 @@ class Comparison:
                 progress.finished(stage, run_id, done[run_id].finished)
         if stage.is_learning:
             self._prepare_controller(stage, is_new=len(missing) == len(stage.runs))
-        trainers = cycle(self._trainers)
-        # One thread for each run only waits; the services' queues decide how many train at once.
-        with ThreadPoolExecutor(max(1, len(missing))) as pool:
-            self._wait(
-                [
-                    pool.submit(self._run_one, stage, run_id, spec, next(trainers), progress)
-                    for run_id, spec in missing
-                ]
-            )
+        self._run_all(stage, missing, progress)
         if stage.is_learning:
             self._freeze(controller_name(self.id, stage.method))
 
-    def _wait(self, futures: Sequence[Future[None]]) -> None:
-        """Wait for all; at the first error, or Ctrl-C, stop the rest and raise it."""
-        try:
-            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            self._stop()
-            raise
-        if pending:
-            self._stop()
-        for future in done:
-            future.result()
+    def _run_all(
+        self, stage: Stage, missing: Sequence[tuple[str, RunSpec]], progress: StudyProgress
+    ) -> None:
+        """Run what is missing of a stage; at the first error, or Ctrl-C, stop the rest."""
+        trainers = cycle(self._trainers)
+        # One thread for each run only waits; the services' queues decide how many train at once.
+        with ThreadPoolExecutor(max(1, len(missing))) as pool:
+            try:
+                futures = [
+                    pool.submit(self._run_one, stage, run_id, spec, next(trainers), progress)
+                    for run_id, spec in missing
+                ]
+                done, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            except BaseException:
+                # Leaving the pool waits for its threads, so this comes before.
+                self._stop()
+                raise
 
     def _stop(self) -> None:
         """Submit nothing more, and cancel what waits or trains."""
@@ -116,14 +116,22 @@ class Comparison:
         self._agent.create_controller(spec)
 
     def _freeze(self, controller: str) -> None:
-        """Let the learner finish what waits, then freeze the policy for good."""
+        """Let the learner finish what waits, then freeze the policy for good.
+
+        Raises:
+            AgentError: the learner does not finish, or the policy is still the initial one.
+        """
         deadline = time.monotonic() + LEARNER_SECONDS
         size = self._spec.ppo.rollout_size
         while self._agent.get_controller(controller).ready_transitions >= size:
             if time.monotonic() > deadline:
                 raise AgentError(f"the learner of {controller} is stuck; see the agent's log")
             time.sleep(0.1)
-        self._agent.set_mode(controller, Mode.FROZEN)
+        if self._agent.set_mode(controller, Mode.FROZEN).policy_version == 1:
+            raise AgentError(
+                f"{controller} learned nothing: its runs brought fewer transitions than one update "
+                f"takes, {size}; give a smaller rollout size or more runs, and a new folder"
+            )
 
     def _run_one(
         self,

@@ -39,6 +39,19 @@ class StudySpec:
             raise invalid("seeds", f"{self.seeds} must be at least 1")
         if not 1 <= self.learning_runs <= LEARNING_SEEDS:
             raise invalid("learning_runs", f"{self.learning_runs} is not in [1, {LEARNING_SEEDS}]")
+        self._check_transitions()
+
+    def _check_transitions(self) -> None:
+        """Check that a controller learns at all, where the length is known before the data is."""
+        chunks, needed = self.training.chunks, self.ppo.rollout_size
+        if chunks is None or not any(method.is_reinforced for method in self.methods):
+            return
+        if self.learning_runs * chunks < needed:
+            raise invalid(
+                "learning_runs",
+                f"{self.learning_runs} of {chunks} chunks bring fewer transitions than one update "
+                f"takes, {needed}; give more runs or chunks, or a smaller rollout size",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from trainer_service.study.results import Result, ResultsFolder, make_result
 from trainer_service.study.spec import StudySpec
 from trainer_service.training.spec import Method
 
-STUDY = StudySpec(training=run_spec().training, seeds=2, learning_runs=4)
+STUDY = StudySpec(training=run_spec().training, seeds=2, learning_runs=100)
 
 
 def result(

@@ -16,7 +16,8 @@ TRAINING = run_spec().training
 
 
 def study(**changes: object) -> StudySpec:
-    return StudySpec(training=TRAINING, **changes)  # type: ignore[arg-type]
+    content: dict[str, object] = {"ppo": PPOSettings(rollout_size=3, batch_size=3)} | changes
+    return StudySpec(training=TRAINING, **content)  # type: ignore[arg-type]
 
 
 def seeds(stage: Stage) -> list[int]:
@@ -62,13 +63,13 @@ def test_a_controller_decides_what_its_children_have(sites: Sites) -> None:
     spec = StudySpec(
         training=replace(TRAINING, sites=sites),
         reward=Reward.VALIDATION,
-        ppo=PPOSettings(rollout_size=64),
+        ppo=PPOSettings(rollout_size=30),
     )
     made = controller_spec("s", spec, Method.RD)
 
     assert len(made.hyperparameters) == (1 if sites is Sites.SHARED else 5)
     assert made.chunk_size == TRAINING.chunk_size
-    assert (made.reward, made.algorithm) == (Reward.VALIDATION, PPOSettings(rollout_size=64))
+    assert (made.reward, made.algorithm) == (Reward.VALIDATION, PPOSettings(rollout_size=30))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ def test_a_controller_decides_what_its_children_have(sites: Sites) -> None:
         ({"seeds": 0}, "seeds"),
         ({"learning_runs": 0}, "learning_runs"),
         ({"learning_runs": 1001}, "learning_runs"),
+        ({"learning_runs": 85, "ppo": PPOSettings(rollout_size=256)}, "learning_runs"),
     ],
 )
 def test_a_wrong_study_is_refused_by_field(changes: dict[str, object], field: str) -> None:
@@ -87,3 +89,8 @@ def test_a_wrong_study_is_refused_by_field(changes: dict[str, object], field: st
         study(**changes)
 
     assert [v.field for v in raised.value.violations] == [field]
+
+
+def test_a_study_without_controllers_needs_no_transitions() -> None:
+    """Baselines alone may be compared under any rollout size."""
+    assert study(methods=(Method.D,), ppo=PPOSettings(rollout_size=10_000)).seeds == 3

@@ -1,0 +1,119 @@
+"""`verify`: an honest log is derived again; a changed one is found, at the first that differs."""
+
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent_service.build import verify_store
+from agent_service.client import AgentClient
+from agent_service.domain.rewards import Reward
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import ConstantSettings, PPOSettings
+from agent_service.domain.verification import VerificationError
+from agent_service.learning.learner import learn_once
+from agent_service.store.sql import StoreError
+from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
+from tests.end_to_end.processes import command_of
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of learning and frozen runs, over two policy versions, and of a baseline."""
+    path = tmp_path_factory.mktemp("honest") / "agent.db"
+    small = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
+    with ServedAgent(path) as served, AgentClient(served.address) as client:
+        client.create_controller(spec("ppo", small, reward=Reward.IMPROVEMENT))
+        client.create_controller(spec("fixed", ConstantSettings(values={"dropout": 0.3})))
+        for name, mode in (("ppo", None), ("ppo", None), ("ppo", Mode.FROZEN), ("fixed", None)):
+            with client.run(name, mode=mode) as run:
+                for chunk in range(1, 10):
+                    losses = [3.0 / chunk, 2.0 / chunk, 1.0, 0.5]
+                    run.report_chunk(losses, training_score=0.5, validation_score=chunk / 10)
+            learn_once(served.store)
+    return path
+
+
+@pytest.fixture
+def log(honest: Path, tmp_path: Path) -> Path:
+    """A copy of the honest log."""
+    path = tmp_path / "agent.db"
+    with closing(sqlite3.connect(honest)) as source, closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
+    return path
+
+
+def change(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement).rowcount >= 1
+
+
+def test_an_honest_log_is_derived_again(log: Path) -> None:
+    """All 40 decisions, of every controller, mode and policy version."""
+    assert verify_store(f"sqlite:///{log}") == 40
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        """UPDATE decisions SET action = '{"dropout": 0.123}' WHERE position = 13""",
+        "UPDATE decisions SET reward = reward + 0.001 WHERE position = 13",
+        "UPDATE decisions SET log_probability = log_probability - 0.001 WHERE position = 13",
+        "UPDATE decisions SET state = zeroblob(32) WHERE position = 13",
+        "UPDATE decisions SET validation_score = 0.99 WHERE position = 13",
+        "UPDATE decisions SET policy_version = 1 WHERE position = 13",
+    ],
+)
+def test_a_changed_row_is_named(log: Path, statement: str) -> None:
+    """Whatever of a decision was changed, the first position that differs is told."""
+    change(log, statement)
+
+    with pytest.raises(VerificationError, match="position 13: run"):
+        verify_store(f"sqlite:///{log}")
+
+
+def test_a_changed_policy_is_found_where_it_first_decided(log: Path) -> None:
+    """Another version's weights in its place give other actions from then on."""
+    change(
+        log,
+        "UPDATE policies SET data = (SELECT data FROM policies WHERE version = 3) "
+        "WHERE version = 2",
+    )
+    with closing(sqlite3.connect(log)) as connection:
+        (first,) = connection.execute(
+            "SELECT min(position) FROM decisions WHERE policy_version = 2 AND chunk > 1"
+        ).fetchone()
+
+    with pytest.raises(VerificationError, match=f"position {first}: "):
+        verify_store(f"sqlite:///{log}")
+
+
+def test_the_command_says_what_it_found(log: Path, tmp_path: Path) -> None:
+    """Exit code 0 with the count; 1 with one line for a changed, an empty or a missing store."""
+
+    def command(url: str) -> tuple[int, str]:
+        words = [*command_of("agent_service"), "verify", "--store", url]
+        shown = subprocess.run(words, capture_output=True, text=True)
+        assert (shown.stdout + shown.stderr).count("\n") == 1
+        return shown.returncode, shown.stdout + shown.stderr
+
+    code, said = command(f"sqlite:///{log}")
+    assert (code, said) == (0, "40 decisions derived again, all equal\n")
+
+    change(log, "UPDATE decisions SET reward = 9 WHERE position = 13")
+    code, said = command(f"sqlite:///{log}")
+    assert code == 1
+    assert "position 13" in said
+
+    code, said = command(f"sqlite:///{tmp_path}/new.db")
+    assert code == 1
+    assert "no decision" in said
+
+
+def test_a_store_that_is_none_is_an_error_and_no_success() -> None:
+    """Nothing to verify is not verified."""
+    with pytest.raises(StoreError):
+        verify_store("sqlite:////no/such/folder/agent.db")
