@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -145,7 +146,9 @@ def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> N
             _train(_steering(agent, run_id, spec), spec, place, events, cancellation)
     except _Cancelled:
         _send(events, StateChanged(state=RunState.CANCELLED))
-    except (AgentError, OSError, RuntimeError) as error:
+    except Exception as error:
+        if not isinstance(error, AgentError | OSError):
+            traceback.print_exc()  # a fault of ours, or of torch: the log has the place
         cause = f"{type(error).__name__}: {error}"
         _send(events, StateChanged(state=RunState.FAILED, cause=cause))
     else:

@@ -5,6 +5,7 @@ Nothing is ever replaced by made-up data: what is not there is an error that say
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,11 +161,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
     """Read `images`, `labels` and optionally `split` of an .npz file."""
     if not path.is_file():
         raise DataError(f"there is no file {path}; put the arrays images and labels there")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is no readable .npz file: {error}") from error
+    arrays = _read_arrays(path)
     for name in ("images", "labels"):
         if name not in arrays:
             raise DataError(f"{path} has no array `{name}`; it has {sorted(arrays)}")
@@ -179,6 +176,16 @@ def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
         )
     parts = _by_split(path, images, labels.astype(np.int64), arrays.get("split"))
     return parts, tuple(str(label) for label in range(classes))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # np.load alone would also take a file of a single array, or a pickle.
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:
+        # A damaged zip raises most of what NumPy, zipfile and zlib can raise; all mean the same.
+        raise DataError(f"{path} is no readable .npz file: {error}") from error
 
 
 def _checked_images(path: Path, images: np.ndarray) -> np.ndarray:

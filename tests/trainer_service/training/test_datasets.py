@@ -1,10 +1,14 @@
 """Data sets: small files in each layout, right and wrong."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from trainer_service.training.datasets import DataError, load_images
@@ -161,6 +165,36 @@ def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
     write_npz(tmp_path, labels=np.array([object()] * 60))
 
     with pytest.raises(DataError, match="no readable"):
+        load_images(NPZ, tmp_path)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_damaged_file_is_refused_or_read_as_it_was(tmp_path: Path, cut: int, flip: int) -> None:
+    """Cut short, or with a changed byte: a DataError and nothing else, or the right pixels."""
+    write_npz(tmp_path)
+    path = tmp_path / "faces.npz"
+    whole, right = path.read_bytes(), load_images(NPZ, tmp_path)
+    place = cut % len(whole)
+    for damaged in (
+        whole[:place],
+        whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :],
+    ):
+        path.write_bytes(damaged)
+        with suppress(DataError):
+            read = load_images(NPZ, tmp_path)
+            assert torch.equal(read.training.images, right.training.images)
+            assert torch.equal(read.training.labels, right.training.labels)
+
+
+def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
+    """What `np.save` wrote has no names."""
+    with (tmp_path / "faces.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+
+    with pytest.raises(DataError, match=r"faces\.npz is no readable \.npz"):
         load_images(NPZ, tmp_path)
 
 

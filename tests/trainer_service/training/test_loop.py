@@ -6,12 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from agent_service.domain.errors import InvalidArgument
 from trainer_service.training.child import build_child
 from trainer_service.training.datasets import Images, Split, load_images
 from trainer_service.training.loop import ChildTraining, Diverged
-from trainer_service.training.spec import Method, Model, TrainingSpec, hyperparameters
+from trainer_service.training.spec import (
+    Method,
+    Model,
+    Precision,
+    Start,
+    TrainingSpec,
+    hyperparameters,
+)
 
 CPU = torch.device("cpu")
 SPEC = TrainingSpec(
@@ -83,16 +91,42 @@ def test_another_seed_is_another_training() -> None:
     assert losses[0] != losses[1]
 
 
+def test_losses_and_training_score_come_from_the_same_passes() -> None:
+    """MTF is the mean F1 of the N batches (Eqs. 7, 9) on the passes, in train mode, of S_t."""
+    child = training(method=Method.RD)
+    order = torch.Generator()
+    order.set_state(child._order.get_state())
+    passes: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> None:
+        if module.training:
+            passes.append(logits.detach().clone())
+
+    child._child.register_forward_hook(keep)
+    chunk = child.train_chunk({"dropout": 0.3})
+
+    places = torch.randperm(64, generator=order).reshape(4, 16)
+    labels = [IMAGES.training.labels[p] for p in places]
+    losses = [
+        torch.nn.functional.cross_entropy(logits, y)
+        for logits, y in zip(passes, labels, strict=True)
+    ]
+    scores = [
+        f1_score(y, logits.argmax(-1), average="macro", zero_division=0)
+        for logits, y in zip(passes, labels, strict=True)
+    ]
+    assert chunk.losses == pytest.approx(torch.stack(losses).tolist(), abs=1e-6)
+    assert chunk.training_score == pytest.approx(np.mean(scores), abs=1e-6)
+
+
 def test_scores_of_validation_batches_are_those_of_single_passes() -> None:
-    """Evaluating each drawn image once gives the loss and F1 that m passes give."""
+    """Evaluating each drawn image once gives loss and MVF of m passes (Eqs. 8, 10)."""
     child = training()
     child.train_chunk({})
     draws = child._draws.get_state()
     loss, score = child._validate_batches()
     child._draws.set_state(draws)
     losses, scores = [], []
-    from sklearn.metrics import f1_score
-
     for _ in range(3):
         places = torch.randperm(len(IMAGES.validation.labels), generator=child._draws)[:16]
         labels = IMAGES.validation.labels[places]
@@ -154,8 +188,6 @@ def test_the_length_can_be_given_in_epochs() -> None:
 
 def test_bf16_trains() -> None:
     """Autocast gives finite float losses."""
-    from trainer_service.training.spec import Precision
-
     chunk = training(precision=Precision.BF16).train_chunk({})
 
     assert np.isfinite(chunk.losses).all()
@@ -219,8 +251,6 @@ def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str
 
 def test_imagenets_weights_need_their_stem_and_colour() -> None:
     """A grey or small child is refused before anything is fetched."""
-    from trainer_service.training.spec import Start
-
     spec = replace(SPEC, start=Start.IMAGENET, width=1.0)
     with pytest.raises(InvalidArgument, match="three channels"):
         build_child(spec, channels=1, classes=7, image_size=64)
