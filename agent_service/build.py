@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
@@ -23,7 +19,7 @@ from agent_service.learning.process import Supervisor
 from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.servicer import AgentServicer
-from agent_service.rpc.serving import Server, serve_until_signal
+from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
@@ -50,41 +46,19 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     Raises:
         AgentError: where the store cannot be opened or the address not be taken.
     """
-    # Creation times would double the page and tell what process_start_time_seconds tells.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
+    registry = process_registry()
     metrics = Metrics(registry)
-    with SqlStore(config.store, observe_commit=metrics.committed) as store:
+    with (
+        SqlStore(config.store, observe_commit=metrics.committed) as store,
+        metrics_page(registry, host=config.host, port=config.metrics_port) as page,
+        Supervisor(run_learner, config.store),
+    ):
         registry.register(StoreCollector(store))
-        page, thread = start_http_server(config.metrics_port, addr=config.host, registry=registry)
-        with Supervisor(run_learner, config.store):
-            asyncio.run(
-                _serve(
-                    store,
-                    metrics,
-                    registry,
-                    address=config.listen,
-                    announce=lambda port: announce(port, page.server_port),
-                )
-            )
-        page.shutdown()
-        page.server_close()
-        thread.join()
-
-
-async def _serve(
-    store: Store,
-    metrics: Metrics,
-    registry: CollectorRegistry,
-    *,
-    address: str,
-    announce: Callable[[int], None],
-) -> None:
-    # Made here, since an asyncio server belongs to the loop that runs when it is made.
-    server = make_server(store, metrics=metrics, registry=registry)
-    await serve_until_signal(server, address, announce)
+        serve_until_signal(
+            lambda: make_server(store, metrics=metrics, registry=registry),
+            config.listen,
+            announce=lambda port: announce(port, page),
+        )
 
 
 def verify_store(url: str) -> int:

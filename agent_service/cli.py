@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from google.protobuf.json_format import MessageToDict
 
+from agent_service.command import run_command
 from agent_service.config import AgentConfig
-from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
@@ -22,7 +20,9 @@ if TYPE_CHECKING:
 _DEFAULTS = AgentConfig()
 
 
-@click.group(context_settings={"auto_envvar_prefix": "AGENT_SERVICE", "show_default": True})
+@click.group(
+    "agent-service", context_settings={"auto_envvar_prefix": "AGENT_SERVICE", "show_default": True}
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="reinforced-regularization")
 def cli(debug: bool) -> None:
@@ -136,20 +136,5 @@ def verify(store: str) -> None:
 
 
 def main() -> None:
-    """Run the command; errors end in one line and exit code 1."""
-    # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (AgentError, OSError) as error:
-        if "--debug" in sys.argv:
-            raise
-        click.echo(f"agent-service: {error}", err=True)
-        sys.exit(1)
+    """Run the command and end the process."""
+    run_command(cli)

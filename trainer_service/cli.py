@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.domain.errors import AgentError, invalid
+from agent_service.command import run_command
+from agent_service.domain.errors import invalid
 from trainer_service.config import TrainerConfig
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 # from the environment when it is imported.
 
 
-@click.group(context_settings={"auto_envvar_prefix": "TRAINER_SERVICE", "show_default": True})
+@click.group(
+    "trainer-service",
+    context_settings={"auto_envvar_prefix": "TRAINER_SERVICE", "show_default": True},
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="reinforced-regularization")
 def cli(debug: bool) -> None:
@@ -251,20 +254,5 @@ def report(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the command; errors end in one line and exit code 1."""
-    # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (AgentError, OSError) as error:
-        if "--debug" in sys.argv:
-            raise
-        click.echo(f"trainer-service: {error}", err=True)
-        sys.exit(1)
+    """Run the command and end the process."""
+    run_command(cli)

@@ -10,5 +10,30 @@ run.report(validate())
 
 from agent_service.client.client import AgentClient
 from agent_service.client.run import Run
+from agent_service.domain.hyperparameters import Hyperparameter, Scale
+from agent_service.domain.rewards import Reward
+from agent_service.domain.runs import Mode, Outcome
+from agent_service.domain.specs import (
+    ConstantSettings,
+    ControllerSpec,
+    PPOSettings,
+    RandomSettings,
+    ScheduleSettings,
+    Shape,
+)
 
-__all__ = ["AgentClient", "Run"]
+__all__ = [
+    "AgentClient",
+    "ConstantSettings",
+    "ControllerSpec",
+    "Hyperparameter",
+    "Mode",
+    "Outcome",
+    "PPOSettings",
+    "RandomSettings",
+    "Reward",
+    "Run",
+    "Scale",
+    "ScheduleSettings",
+    "Shape",
+]

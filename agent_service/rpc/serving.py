@@ -1,4 +1,4 @@
-"""Serving any gRPC service: build apart from run, health, reflection, drain on a signal.
+"""Serving any gRPC service: build apart from run, health, reflection, metrics, drain on a signal.
 
 Generic: knows no service of ours.
 """
@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
 
 from agent_service.domain.errors import AgentError
 from agent_service.rpc.interceptor import CallInterceptor
@@ -73,8 +77,26 @@ class Server:
             await self._health.set(service, status)
 
 
-async def serve_until_signal(server: Server, address: str, announce: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `announce` is told the port once it serves."""
+def serve_until_signal(
+    make_server: Callable[[], Server], address: str, announce: Callable[[int], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        make_server: called in the event loop that will run it, since a server belongs to one.
+        address: HOST:PORT to listen on; port 0 takes any free one.
+        announce: told the port once it serves.
+
+    Raises:
+        ListenError: where the address cannot be taken.
+    """
+    asyncio.run(_serve(make_server, address, announce))
+
+
+async def _serve(
+    make_server: Callable[[], Server], address: str, announce: Callable[[int], None]
+) -> None:
+    server = make_server()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,3 +105,25 @@ async def serve_until_signal(server: Server, address: str, announce: Callable[[i
     await stopping.wait()
     log.info("draining")
     await server.drain()
+
+
+def process_registry() -> CollectorRegistry:
+    """Return a registry that shows the process itself."""
+    # Creation times would double the page and tell what process_start_time_seconds tells.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
+
+
+@contextmanager
+def metrics_page(registry: CollectorRegistry, *, host: str, port: int) -> Iterator[int]:
+    """Show a registry to Prometheus at http://HOST:PORT/metrics; gives the port, any for 0."""
+    page, thread = start_http_server(port, addr=host, registry=registry)
+    try:
+        yield page.server_port
+    finally:
+        page.shutdown()
+        page.server_close()
+        thread.join()

@@ -17,6 +17,7 @@ from agent_service.rpc.probe import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
+from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import AgentProcess
 
 SERVICE = "agent_service.v1.AgentService"
@@ -48,6 +49,14 @@ def test_reflection_shows_the_contract(served: ServedAgent) -> None:
     shown = [m.name for file in files for s in file.service for m in s.method]
 
     assert set(shown) == {m.name for m in pb.DESCRIPTOR.services_by_name["AgentService"].methods}
+
+
+def test_every_call_of_the_contract_is_served(client: AgentClient) -> None:
+    """An empty request is answered, or refused as the caller's error: no RPC is a stub."""
+    codes = codes_of_empty_calls(pb.DESCRIPTOR.services_by_name["AgentService"], client._stub)
+
+    assert len(codes) == 14
+    assert set(codes.values()) <= CLIENT_ERRORS, codes
 
 
 def test_a_drained_server_serves_no_more(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class ServiceProcess:
@@ -79,6 +79,22 @@ class TrainerProcess(ServiceProcess):
 def command_of(package: str) -> list[str]:
     """Return the command line of a package's console command."""
     return [sys.executable, "-c", f"from {package}.cli import main; main()"]
+
+
+def start_in_terminal(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    """Start a command in a group of its own, as a shell does for whom Ctrl-C is pressed.
+
+    A shell that runs its jobs in the background, as under CI, lets them ignore Ctrl-C instead.
+    """
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
 
 
 def is_alive(pid: int) -> bool:

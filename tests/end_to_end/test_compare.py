@@ -18,6 +18,7 @@ from tests.end_to_end.processes import (
     children,
     command_of,
     is_alive,
+    start_in_terminal,
     wait_for,
 )
 from trainer_service.client import TrainerClient
@@ -100,10 +101,7 @@ def test_a_finished_study_is_not_done_again(services: Services, tmp_path: Path) 
 @contextmanager
 def interrupted(command: list[str], output: Path, *, after: int) -> Iterator[subprocess.Popen[str]]:
     """Run a command and press Ctrl-C when so many runs are finished."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    with process:
+    with start_in_terminal(command) as process:
         lines = output / "results.jsonl"
         wait_for(lambda: lines.exists() and lines.read_bytes().count(b"\n") >= after)
         process.send_signal(signal.SIGINT)
@@ -193,16 +191,9 @@ def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -
     """Exit code 130, one line, no process left, no folder left but its results."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    process = subprocess.Popen(
-        [*command_of("trainer_service")[:2], "from trainer_service.demo import main; main()"],
-        cwd=tmp_path,
-        env=os.environ | {"TMPDIR": str(temporary)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
+    command = [*command_of("trainer_service")[:2], "from trainer_service.demo import main; main()"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with start_in_terminal(command, cwd=tmp_path, env=environment) as process:
         log = tmp_path / "demo-results" / "trainer.log"
         wait_for(lambda: log.exists() and ": running" in log.read_text())
         started = _descendants(process.pid)

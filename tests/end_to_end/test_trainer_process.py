@@ -18,6 +18,7 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.rpc.probe import check_health
 from agent_service.v1 import agent_pb2
+from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import (
     AgentProcess,
     TrainerProcess,
@@ -103,6 +104,14 @@ def test_a_run_goes_from_the_queue_to_its_result(client: TrainerClient) -> None:
     assert [e.index for e in events] == list(range(1, 9))
     assert (run.state, run.trained_chunks, run.planned_chunks) == (pb.RUN_STATE_SUCCEEDED, 3, 3)
     assert 0 <= run.result.test_score_best <= 1
+
+
+def test_every_call_of_the_contract_is_served(client: TrainerClient) -> None:
+    """An empty request is answered, or refused as the caller's error: no RPC is a stub."""
+    codes = codes_of_empty_calls(pb.DESCRIPTOR.services_by_name["TrainerService"], client._stub)
+
+    assert len(codes) == 6
+    assert set(codes.values()) <= CLIENT_ERRORS, codes
 
 
 def test_a_watcher_may_come_late_or_again(client: TrainerClient) -> None:

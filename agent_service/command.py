@@ -1,0 +1,34 @@
+"""What our commands have in common: how they end."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from agent_service.domain.errors import AgentError
+
+
+def run_command(cli: click.Group) -> None:
+    """Run a command line and end the process.
+
+    Exit code 0 on success, 2 on bad usage, 130 on Ctrl-C, and 1 on failure, with one line on stderr
+    or, with `--debug`, a traceback.
+    """
+    # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (AgentError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"{cli.name}: {error}", err=True)
+        sys.exit(1)
