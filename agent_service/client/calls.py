@@ -21,7 +21,12 @@ CALL_SECONDS = 30.0
 """Deadline of one attempt."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between attempts: doubled each time, with jitter, up to the longest."""
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # Nothing here cancels a call: this is a server that stopped while the call was on its way.
+    grpc.StatusCode.CANCELLED,
+)
 
 
 class Calls:

@@ -154,10 +154,11 @@ def test_a_service_that_comes_back_in_time_is_not_missed(tmp_path: Path) -> None
 
 
 class _Flaky(agent_pb2_grpc.AgentServiceServicer):
-    """Answers UNAVAILABLE a number of times, then answers."""
+    """Ends a number of calls with a status, then answers."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, code: grpc.StatusCode) -> None:
         self.calls = 0
+        self.code = code
         self.failures = failures
         self.lock = threading.Lock()
 
@@ -168,13 +169,21 @@ class _Flaky(agent_pb2_grpc.AgentServiceServicer):
             self.calls += 1
             is_failing = self.calls <= self.failures
         if is_failing:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+            context.abort(self.code, "draining")
         return pb.GetControllerResponse(controller=pb.Controller(policy_version=5))
 
 
-def test_a_call_is_tried_again_until_it_is_answered() -> None:
-    """Five refusals in a row are the client's affair, not the script's."""
-    servicer = _Flaky(5)  # type: ignore[abstract]
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    ],
+)
+def test_a_call_is_tried_again_until_it_is_answered(code: grpc.StatusCode) -> None:
+    """Five times in a row, as while a server stops and starts: the script does not notice."""
+    servicer = _Flaky(5, code)  # type: ignore[abstract]
     server = grpc.server(futures.ThreadPoolExecutor(2))
     agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
