@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.catalog import Catalog
-from agent_service.domain.ports import Store
+from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Supervisor
+from agent_service.leases import LeaseWatch
 from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.servicer import AgentServicer
@@ -26,12 +27,16 @@ from agent_service.v1 import agent_pb2, agent_pb2_grpc
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
-def make_server(store: Store, *, metrics: Metrics, registry: CollectorRegistry) -> Server:
-    """Return an agent server on `store`, not yet started; the store stays the caller's."""
-    policies = SnapshotPolicies()
-    steering = Steering(store, make_decider=make_decider, policies=policies, observer=metrics)
+def make_steering(store: Store, *, metrics: Metrics) -> Steering:
+    """Return the rules of runs on `store`, which stays the caller's."""
+    return Steering(store, make_decider=make_decider, policies=SnapshotPolicies(), observer=metrics)
+
+
+def make_server(store: Store, steering: Steering, *, registry: CollectorRegistry) -> Server:
+    """Return an agent server, not yet started; the store stays the caller's."""
     server = Server(registry=registry, services=[SERVICE])
-    servicer = AgentServicer(Catalog(store, policies=policies), steering)
+    catalog = Catalog(store, policies=SnapshotPolicies())
+    servicer = AgentServicer(catalog, steering, pause=server.pause)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server.grpc_server)
     return server
 
@@ -49,16 +54,20 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     registry = process_registry()
     metrics = Metrics(registry)
     with (
-        SqlStore(config.store, observe_commit=metrics.committed) as store,
+        SqlStore(
+            config.store, durability=config.durability, observe_commit=metrics.committed
+        ) as store,
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
-        Supervisor(run_learner, config.store),
+        Supervisor(run_learner, config.store, config.durability),
     ):
         registry.register(StoreCollector(store))
-        serve_until_signal(
-            lambda: make_server(store, metrics=metrics, registry=registry),
-            config.listen,
-            announce=lambda port: announce(port, page),
-        )
+        steering = make_steering(store, metrics=metrics)
+        with LeaseWatch(steering, lease=config.lease):
+            serve_until_signal(
+                lambda: make_server(store, steering, registry=registry),
+                config.listen,
+                announce=lambda port: announce(port, page),
+            )
 
 
 def verify_store(url: str) -> int:
@@ -79,7 +88,7 @@ def verify_store(url: str) -> int:
     return count
 
 
-def run_learner(store_url: str) -> None:
+def run_learner(store_url: str, durability: Durability) -> None:
     """Learn for ever, as the main function of the learner's process."""
     # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
     # priority, since a decision is waited for and an update is not.
@@ -93,5 +102,5 @@ def run_learner(store_url: str) -> None:
     from agent_service.learning.learner import learn
 
     torch.set_num_threads(1)
-    with SqlStore(store_url) as store:
+    with SqlStore(store_url, durability=durability) as store:
         learn(store, should_stop=lambda: False)

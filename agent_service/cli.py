@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from google.protobuf.json_format import MessageToDict
 
 from agent_service.command import run_command
 from agent_service.config import AgentConfig
+from agent_service.domain.ports import Durability
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
@@ -33,12 +34,24 @@ def cli(debug: bool) -> None:
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
 @click.option("--store", default=_DEFAULTS.store, help="URL of the store.")
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
-def serve(listen: str, store: str, metrics_port: int) -> None:
+@click.option(
+    "--durability",
+    type=click.Choice(Durability, case_sensitive=False),
+    default=_DEFAULTS.durability,
+    help="What an answered call survives: a loss of power, or a killed process.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULTS.lease,
+    help="Seconds without a report after which a run is abandoned.",
+)
+def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     from agent_service.build import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(message)s")
-    config = AgentConfig(listen=listen, store=store, metrics_port=metrics_port)
+    config = AgentConfig(**options)
 
     def announce(port: int, page: int) -> None:
         host = config.host

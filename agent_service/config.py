@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent_service.domain.ports import Durability
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -13,6 +15,10 @@ class AgentConfig:
     """HOST:PORT of gRPC; port 0 takes any free one."""
     store: str = "sqlite:///agent.db"
     """URL of the store."""
+    durability: Durability = Durability.POWER
+    """What an answered call survives."""
+    lease: float = 3600.0
+    """Seconds without a report after which a run is abandoned, above 0."""
     metrics_port: int = 9464
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
 

@@ -23,6 +23,7 @@ from agent_service.domain.runs import (
     Mode,
     Outcome,
     Run,
+    RunState,
     StartRun,
     Transition,
     Use,
@@ -53,6 +54,11 @@ OUTCOMES = {
     pb.OUTCOME_DIVERGED: Outcome.DIVERGED,
     pb.OUTCOME_CANCELLED: Outcome.CANCELLED,
 }
+STATES = {
+    pb.RUN_STATE_ACTIVE: RunState.ACTIVE,
+    pb.RUN_STATE_FINISHED: RunState.FINISHED,
+    pb.RUN_STATE_ABANDONED: RunState.ABANDONED,
+}
 USES = {
     pb.USE_PENDING: Use.PENDING,
     pb.USE_READY: Use.READY,
@@ -70,7 +76,7 @@ SHAPES = {
 }
 _NUMBERS: dict[Any, Any] = {
     value: number
-    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, USES, FROZEN_STARTS, SHAPES)
+    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
     for number, value in numbers.items()
 }
 _PPO_SCALARS = (
@@ -139,6 +145,9 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
             chunk_size=message.chunk_size or 20,
             hyperparameters=tuple(hyperparameters),
             reward=enum_value(REWARDS, message.reward, field="reward", default=Reward.GAP),
+            diverged_reward=(
+                message.diverged_reward if message.HasField("diverged_reward") else None
+            ),
             seed=message.seed,
             algorithm=_algorithm_from_message(message),
         )
@@ -191,6 +200,7 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
             for h in spec.hyperparameters
         ],
         reward=_NUMBERS[spec.reward],
+        diverged_reward=spec.diverged_reward,
         seed=spec.seed,
     )
     algorithm = spec.algorithm
@@ -219,7 +229,7 @@ def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller
         mode=_NUMBERS[controller.mode],
         policy_version=controller.policy_version,
         create_time=timestamp(controller.created_at),
-        active_runs=usage.active_runs,
+        active_runs=usage.runs[RunState.ACTIVE],
         learned_transitions=usage.learned,
         ready_transitions=usage.ready,
     )
@@ -305,7 +315,7 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
         run_id=run.id,
         controller=run.controller.spec.name,
         mode=_NUMBERS[run.mode],
-        state=pb.RUN_STATE_ACTIVE if run.is_active else pb.RUN_STATE_FINISHED,
+        state=_NUMBERS[run.state],
         labels=run.labels,
         reported_chunks=run.reported_chunks,
         action=action_to_message(decision),
@@ -349,9 +359,6 @@ def _scores_to_message(scores: Scores) -> pb.Scores:
     return pb.Scores(training=scores.training, validation=scores.validation)
 
 
-def is_active_from_state(state: int) -> bool | None:
-    """Return whether ListRuns asks for active runs; None for all; raises InvalidArgument."""
-    states = {pb.RUN_STATE_ACTIVE: True, pb.RUN_STATE_FINISHED: False}
-    if state == pb.RUN_STATE_UNSPECIFIED:
-        return None
-    return bool(enum_value(states, state, field="state"))
+def state_from_message(state: int) -> RunState | None:
+    """Return the state that ListRuns asks for; None for all; raises InvalidArgument."""
+    return None if state == 0 else RunState(enum_value(STATES, state, field="state"))

@@ -128,7 +128,7 @@ class Metrics:
             self._run_reward.labels(name, run.id).set(decision.reward)
             self._run_loss.labels(name, run.id).set(float(decision.state.mean()))
 
-    def finished(self, run: Run) -> None:
+    def ended(self, run: Run) -> None:
         """Remove a run's gauges."""
         if run.id not in self._runs_shown:
             return
@@ -177,8 +177,8 @@ def _collect(session: Session) -> list[Metric]:
     )
     for controller in session.list_controllers(after="", limit=_PAGE):
         name, usage = controller.spec.name, session.usage(controller)
-        runs.add_metric((name, "active"), usage.active_runs)
-        runs.add_metric((name, "finished"), usage.finished_runs)
+        for state, count in usage.runs.items():
+            runs.add_metric((name, state.value), count)
         transitions.add_metric((name, "learned"), usage.learned)
         transitions.add_metric((name, "recorded"), usage.recorded)
         version.add_metric((name,), controller.policy_version)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_server
+from agent_service.build import make_server, make_steering
 from agent_service.client import AgentClient
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.serving import Server
@@ -23,12 +23,13 @@ class ServedAgent:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
 
     async def _main(self) -> None:
-        metrics = Metrics(self.registry)
+        self.metrics = Metrics(self.registry)
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        with SqlStore(self.url, observe_commit=metrics.committed) as self.store:
+        with SqlStore(self.url, observe_commit=self.metrics.committed) as self.store:
             self.registry.register(StoreCollector(self.store))
-            server: Server = make_server(self.store, metrics=metrics, registry=self.registry)
+            steering = make_steering(self.store, metrics=self.metrics)
+            server: Server = make_server(self.store, steering, registry=self.registry)
             self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
             self._started.set()
             await self._stop.wait()

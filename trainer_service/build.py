@@ -50,7 +50,7 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
 
         def make_server() -> Server:
             server = Server(registry=registry, services=[SERVICE])
-            servicer = TrainerServicer(runs, store, device=shown)
+            servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
             trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server.grpc_server)
             return server
 

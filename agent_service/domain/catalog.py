@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound
 from agent_service.domain.lookups import found_controller
 from agent_service.domain.ports import Policies, PolicyVersion, Session, Store, Usage
-from agent_service.domain.runs import Controller, Mode
+from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 
 
@@ -86,7 +86,7 @@ class Catalog:
             controller = session.find_controller(name)
             if controller is None:
                 raise NotFound(f"no controller {name!r}")
-            active = session.usage(controller).active_runs
+            active = session.usage(controller).runs[RunState.ACTIVE]
             if active:
                 raise FailedPrecondition(
                     f"controller {name!r} has {active} active runs; finish them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from agent_service.domain.runs import (
     Mode,
     Outcome,
     Run,
+    RunState,
     StartRun,
     Transition,
     Use,
@@ -92,8 +94,8 @@ class PolicyVersion:
 class Usage:
     """Counts of a controller's runs and transitions."""
 
-    active_runs: int
-    finished_runs: int
+    runs: Mapping[RunState, int]
+    """In each state."""
     ready: int
     """Transitions that wait for an update."""
     learned: int
@@ -156,7 +158,7 @@ class Session(Protocol):
         self,
         *,
         controller: str,
-        is_active: bool | None,
+        state: RunState | None,
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
@@ -181,7 +183,15 @@ class Session(Protocol):
         ...
 
     def count_chunk(self, run: Run, *, now: float) -> None:
-        """Store that one more chunk was reported."""
+        """Store that one more chunk was reported, and that the run is not abandoned."""
+        ...
+
+    def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
+        """Return active runs whose last accepted call came before `since`, the oldest first."""
+        ...
+
+    def abandon_run(self, run: Run, *, now: float) -> None:
+        """Store that a run's lease ran out."""
         ...
 
     def finish_run(
@@ -231,6 +241,15 @@ class Session(Protocol):
         ...
 
 
+class Durability(StrEnum):
+    """What an answered write survives."""
+
+    POWER = "power"
+    """A machine that loses power: every commit is synced to disk first."""
+    PROCESS = "process"
+    """A killed process; a lost machine may lose the last moments, and nothing in between."""
+
+
 class Store(Protocol):
     """Durable truth. Thread-safe; close it, or use it as a context manager."""
 
@@ -258,6 +277,6 @@ class Observer(Protocol):
         """A new decision is in the log (never called for a repeated call)."""
         ...
 
-    def finished(self, run: Run) -> None:
-        """A run ended."""
+    def ended(self, run: Run) -> None:
+        """A run was finished or abandoned; an abandoned one may decide again."""
         ...

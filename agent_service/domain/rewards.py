@@ -22,6 +22,15 @@ class Reward(StrEnum):
     """A finite number that the training reports, ready made."""
 
 
+WORST: dict[Reward, float | None] = {
+    Reward.GAP: -1.0,
+    Reward.VALIDATION: 0.0,
+    Reward.IMPROVEMENT: -1.0,
+    Reward.GIVEN: None,
+}
+"""The smallest reward that a chunk can earn; a given one has no bound."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """The two mean scores of one chunk, each in [0, 1], larger is better."""

@@ -45,6 +45,17 @@ class Outcome(StrEnum):
         return self in (Outcome.TERMINATED, Outcome.DIVERGED)
 
 
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    ACTIVE = "active"
+    """It reports."""
+    FINISHED = "finished"
+    """It ended with an outcome, and takes no more reports."""
+    ABANDONED = "abandoned"
+    """It reported nothing for its lease; a truncated end, until its next report revives it."""
+
+
 class Use(StrEnum):
     """What learning does with the transition of a decision."""
 
@@ -94,6 +105,8 @@ class Run:
     """Seconds since 1970."""
     updated_at: float
     """Seconds since 1970, of the last accepted call."""
+    abandoned_at: float | None = None
+    """Seconds since 1970, where its lease ran out since that call."""
 
     @property
     def is_learned_from(self) -> bool:
@@ -101,9 +114,17 @@ class Run:
         return self.mode is Mode.LEARNING and self.controller.policy_version > 0
 
     @property
-    def is_active(self) -> bool:
-        """Whether reports are still accepted."""
-        return self.outcome is None
+    def has_end(self) -> bool:
+        """Whether the log holds its end: the reward of the chunk that diverged."""
+        spec = self.controller.spec
+        return self.outcome is Outcome.DIVERGED and spec.reward_of_divergence is not None
+
+    @property
+    def state(self) -> RunState:
+        """Where it stands."""
+        if self.outcome is not None:
+            return RunState.FINISHED
+        return RunState.ACTIVE if self.abandoned_at is None else RunState.ABANDONED
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +170,11 @@ class Decision:
     created_at: float
     """Seconds since 1970."""
 
+    @property
+    def is_end(self) -> bool:
+        """Whether it is no decision, but the reward of a chunk that diverged and has no report."""
+        return self.chunk > 1 and self.feedback is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
@@ -161,9 +187,9 @@ class Transition:
     reward: float
     """R_t."""
     next_state: np.ndarray
-    """S_{t+1}: float64[N]."""
-    feedback: Feedback
-    """What the reward was computed from."""
+    """S_{t+1}: float64[N]; zeros where the chunk diverged."""
+    feedback: Feedback | None
+    """What the reward was computed from; None where the chunk diverged."""
     applied: Mapping[str, float] | None
     """What chunk t + 1 truly ran under, where it was not A_t."""
     reported_at: float

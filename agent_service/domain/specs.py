@@ -14,7 +14,7 @@ from typing import Literal
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME, Hyperparameter, check_values
-from agent_service.domain.rewards import Reward
+from agent_service.domain.rewards import WORST, Reward
 
 
 class FrozenStart(StrEnum):
@@ -174,6 +174,11 @@ class ControllerSpec:
     """What one action sets, at least one, of different names."""
     reward: Reward = Reward.GAP
     """What is learned from."""
+    diverged_reward: float | None = None
+    """Reward of the action whose chunk diverged, finite; None takes the reward's worst value.
+
+    A `given` reward has none: there a diverged run ends with its last report, unless this is set.
+    """
     seed: int = 0
     """Seed of every draw; unsigned 64 bits."""
     algorithm: Algorithm = field(default_factory=PPOSettings)
@@ -191,9 +196,16 @@ class ControllerSpec:
             )
         if len({h.name for h in self.hyperparameters}) < len(self.hyperparameters):
             raise invalid("hyperparameters", "two have the same name")
+        if self.diverged_reward is not None and not math.isfinite(self.diverged_reward):
+            raise invalid("diverged_reward", f"{self.diverged_reward} is not finite")
         if not 0 <= self.seed < 2**64:
             raise invalid("seed", f"{self.seed} is not an unsigned 64-bit integer")
         self._check_algorithm()
+
+    @property
+    def reward_of_divergence(self) -> float | None:
+        """The reward of an action whose chunk diverged; None where it earns none."""
+        return WORST[self.reward] if self.diverged_reward is None else self.diverged_reward
 
     def _check_algorithm(self) -> None:
         """Check values that name hyperparameters against their ranges."""

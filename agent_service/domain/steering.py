@@ -19,16 +19,22 @@ from agent_service.domain.policies import PolicyCache
 from agent_service.domain.ports import Decider, Observer, Policies, Session, Situation, Store
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import (
+    Choice,
     ChunkReport,
     Decision,
     FinishRun,
     Mode,
+    Outcome,
     Run,
+    RunState,
     StartRun,
     Transition,
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+
+ABANDONED_AT_ONCE = 100
+"""Runs that one atomic step abandons at the most."""
 
 
 class Steering:
@@ -106,7 +112,7 @@ class Steering:
                     f"chunk {report.chunk} of run {run.id!r} was reported with other content"
                 )
             return decision
-        _require_active(run)
+        _require_unfinished(run)
         expected = run.reported_chunks + 1
         if report.chunk != expected:
             raise FailedPrecondition(
@@ -179,7 +185,7 @@ class Steering:
 
     def _finish_run(self, session: Session, finish: FinishRun) -> Run:
         run = found_run(session, finish.run_id)
-        if not run.is_active:
+        if run.state is RunState.FINISHED:
             if (run.outcome, run.final_score) != (finish.outcome, finish.final_score):
                 raise FailedPrecondition(
                     f"run {run.id!r} was finished as {run.outcome} with score {run.final_score}"
@@ -188,10 +194,57 @@ class Steering:
         session.finish_run(
             run, outcome=finish.outcome, final_score=finish.final_score, now=self._clock()
         )
+        self._end_episode(session, run)
+        if finish.outcome is Outcome.DIVERGED:
+            self._punish(session, run)
+        return found_run(session, finish.run_id)
+
+    def _end_episode(self, session: Session, run: Run) -> None:
+        """Let the last complete transition be learned from, since none is known to follow."""
         session.set_use(run, run.reported_chunks, was=Use.PENDING, use=Use.READY)
-        finished = found_run(session, finish.run_id)
-        session.after_commit(lambda: self._observer.finished(finished))
-        return finished
+        session.after_commit(lambda: self._observer.ended(run))
+
+    def _punish(self, session: Session, run: Run) -> None:
+        """Complete the transition of the action whose chunk diverged, which has no report."""
+        spec = run.controller.spec
+        if spec.reward_of_divergence is None:
+            return
+        diverged = stored_decision(session, run, run.reported_chunks + 1)
+        end = Decision(
+            position=0,
+            run_id=run.id,
+            chunk=diverged.chunk + 1,
+            state=np.zeros(spec.chunk_size),
+            feedback=None,
+            reward=spec.reward_of_divergence,
+            applied=None,
+            choice=Choice((), log_probability=0.0, explored=False),
+            values={},
+            policy_version=diverged.policy_version,
+            use=Use.PENDING,
+            learned_in=None,
+            created_at=self._clock(),
+        )
+        session.append(run, end)
+        use = Use.READY if run.is_learned_from else Use.RECORDED
+        session.set_use(run, diverged.chunk, was=Use.PENDING, use=use)
+
+    def abandon_silent_runs(self, *, lease: float) -> Future[int]:
+        """Abandon runs that reported nothing for `lease` seconds; answer how many were found.
+
+        Their next report revives them. Not all at once, so that reports never wait for it: call
+        again while some are found.
+        """
+
+        def work(session: Session) -> int:
+            now = self._clock()
+            silent = session.silent_runs(since=now - lease, limit=ABANDONED_AT_ONCE)
+            for run in silent:
+                session.abandon_run(run, now=now)
+                self._end_episode(session, run)
+            return len(silent)
+
+        return self._store.write(work)
 
     def get_run(self, run_id: str) -> tuple[Run, Decision]:
         """Return a run and its newest decision; raises NotFound."""
@@ -206,7 +259,7 @@ class Steering:
         self,
         *,
         controller: str,
-        is_active: bool | None,
+        state: RunState | None,
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
@@ -216,7 +269,7 @@ class Steering:
         def work(session: Session) -> Sequence[tuple[int, Run, Decision]]:
             page = session.list_runs(
                 controller=controller,
-                is_active=is_active,
+                state=state,
                 labels=labels,
                 before=before,
                 limit=limit,
@@ -249,8 +302,8 @@ class Steering:
         return self._store.read(work)
 
 
-def _require_active(run: Run) -> None:
-    if not run.is_active:
+def _require_unfinished(run: Run) -> None:
+    if run.state is RunState.FINISHED:
         raise FailedPrecondition(f"run {run.id!r} is finished ({run.outcome}); start another")
 
 

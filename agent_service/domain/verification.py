@@ -11,7 +11,7 @@ from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.policies import PolicyCache
 from agent_service.domain.ports import Decider, Policies, Session, Situation, Store
 from agent_service.domain.rewards import compute_reward
-from agent_service.domain.runs import Decision, Run
+from agent_service.domain.runs import Decision, Outcome, Run
 from agent_service.domain.specs import ControllerSpec
 
 PAGE = 500
@@ -55,11 +55,20 @@ def _page(
     return [
         Verified(
             decision.position,
-            _reward_difference(session, run, decision)
+            _end_difference(run, decision)
+            if decision.is_end
+            else _reward_difference(session, run, decision)
             or _action_difference(session, run, decision, make_decider, cache),
         )
         for run, decision in session.decisions(after=after, limit=PAGE)
     ]
+
+
+def _end_difference(run: Run, end: Decision) -> str | None:
+    reward = run.controller.spec.reward_of_divergence
+    if run.outcome is Outcome.DIVERGED and end.reward == reward:
+        return None
+    return f"run {run.id}, chunk {end.chunk - 1}: end {run.outcome} with {end.reward}, not {reward}"
 
 
 def _reward_difference(session: Session, run: Run, decision: Decision) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -33,10 +33,17 @@ FOLLOW_SECONDS = 0.2
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     """Serves controllers and runs."""
 
-    def __init__(self, catalog: Catalog, steering: Steering) -> None:
-        """Answer from the two; own none."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        steering: Steering,
+        *,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """Answer from the two, and own none; `pause` is the server's, for streams that follow."""
         self._catalog = catalog
         self._steering = steering
+        self._pause = pause
 
     # Controllers
 
@@ -153,7 +160,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         page = await asyncio.to_thread(
             self._steering.list_runs,
             controller=request.controller,
-            is_active=convert.is_active_from_state(request.state),
+            state=convert.state_from_message(request.state),
             labels=dict(request.labels),
             before=number_token(request.page_token),
             limit=limit + 1,
@@ -186,7 +193,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             if not page:
                 if not request.follow:
                     return
-                await asyncio.sleep(FOLLOW_SECONDS)
+                await self._pause(FOLLOW_SECONDS)
 
     # Policies
 

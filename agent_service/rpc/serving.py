@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.rpc.interceptor import CallInterceptor
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Server:
             services: full names of the services that it will serve.
         """
         self._services = services
+        self._draining = asyncio.Event()
         self.grpc_server = grpc.aio.server(
             interceptors=[CallInterceptor(registry)],
             # A second server on a port in use must fail, not share it in silence.
@@ -67,8 +69,21 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
 
+    async def pause(self, seconds: float) -> None:
+        """Wait, as a stream does that follows what happens.
+
+        Raises:
+            Unavailable: where the server drains, so that nobody waits for such a stream.
+        """
+        try:
+            await asyncio.wait_for(self._draining.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Unavailable("the service drains; follow again from here when it is back")
+
     async def drain(self) -> None:
         """Refuse new calls, let those in flight end, and stop."""
+        self._draining.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.grpc_server.stop(GRACE_SECONDS)
 
@@ -80,7 +95,7 @@ class Server:
 def serve_until_signal(
     make_server: Callable[[], Server], address: str, announce: Callable[[int], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then drain; a second one ends the process at once.
 
     Args:
         make_server: called in the event loop that will run it, since a server belongs to one.
@@ -99,8 +114,15 @@ async def _serve(
     server = make_server()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():
+            # What was answered is stored, and the rest was promised to nobody.
+            os._exit(128 + number)
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop, number)
     announce(await server.start(address))
     await stopping.wait()
     log.info("draining")

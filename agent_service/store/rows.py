@@ -90,6 +90,7 @@ def run_from_row(row: Row) -> Run:
         final_score=row["run_final_score"],
         created_at=row["run_created_at"],
         updated_at=row["run_updated_at"],
+        abandoned_at=row["run_abandoned_at"],
     )
 
 
@@ -146,7 +147,6 @@ def transition_from_row(row: Row) -> Transition:
     """Return the transition of a decision and the one that followed it, `following_*`."""
     following = decision_from_row(row, "following_")
     assert following.reward is not None
-    assert following.feedback is not None
     return Transition(
         position=following.position,
         decision=decision_from_row(row),

@@ -1,19 +1,15 @@
 """The tables: controllers, their policy versions, runs, and the decision log.
 
 The log is append-only: of a decision, only what learning did with it changes. Arrays are stored as
-little-endian float64, so that what is read is what was written, to the bit.
+little-endian float64, so that what is read is what was written, to the bit. The tables are made and
+changed by `migrations/`; a test compares the two.
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-FORMAT = 1
-"""Version of these tables; a store of another one is refused."""
-
 metadata = sa.MetaData()
-
-store_format = sa.Table("store_format", metadata, sa.Column("version", sa.Integer, nullable=False))
 
 controllers = sa.Table(
     "controllers",
@@ -52,8 +48,11 @@ runs = sa.Table(
     sa.Column("final_score", sa.Double),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("abandoned_at", sa.Double),
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
+_on_lease = runs.c.outcome.is_(None) & runs.c.abandoned_at.is_(None)
+sa.Index("runs_on_lease", runs.c.updated_at, sqlite_where=_on_lease, postgresql_where=_on_lease)
 
 decisions = sa.Table(
     "decisions",

@@ -15,6 +15,7 @@ from agent_service.domain.runs import (
     Mode,
     Outcome,
     Run,
+    RunState,
     StartRun,
     Transition,
     Use,
@@ -22,6 +23,12 @@ from agent_service.domain.runs import (
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
 from agent_service.store.schema import controllers, decisions, policies, runs
+
+_state = sa.case(
+    (runs.c.outcome.is_not(None), RunState.FINISHED.value),
+    (runs.c.abandoned_at.is_not(None), RunState.ABANDONED.value),
+    else_=RunState.ACTIVE.value,
+)
 
 
 class SqlSession:
@@ -85,11 +92,10 @@ class SqlSession:
 
     def usage(self, controller: Controller) -> Usage:
         """See the port."""
-        by_end = self._counts(runs.c.outcome.is_(None), runs, controller)
+        by_state = self._counts(_state, runs, controller)
         by_use = self._counts(decisions.c.use, decisions, controller)
         return Usage(
-            active_runs=by_end.get(True, 0),
-            finished_runs=by_end.get(False, 0),
+            runs={state: by_state.get(state.value, 0) for state in RunState},
             ready=by_use.get(Use.READY, 0),
             learned=by_use.get(Use.LEARNED, 0),
             recorded=by_use.get(Use.RECORDED, 0),
@@ -145,7 +151,7 @@ class SqlSession:
         self,
         *,
         controller: str,
-        is_active: bool | None,
+        state: RunState | None,
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
@@ -154,8 +160,8 @@ class SqlSession:
         query = queries.RUNS
         if controller:
             query = query.where(controllers.c.name == controller)
-        if is_active is not None:
-            query = query.where(runs.c.outcome.is_(None) == is_active)
+        if state is not None:
+            query = query.where(_state == state.value)
         for key, text in labels.items():
             query = query.where(runs.c.labels[key].as_string() == text)
         if before is not None:
@@ -198,7 +204,20 @@ class SqlSession:
 
     def count_chunk(self, run: Run, *, now: float) -> None:
         """See the port."""
-        self._update_run(run, reported_chunks=run.reported_chunks + 1, updated_at=now)
+        chunks = run.reported_chunks + 1
+        self._update_run(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
+
+    def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
+        """See the port."""
+        query = queries.RUNS.where(
+            runs.c.outcome.is_(None), runs.c.abandoned_at.is_(None), runs.c.updated_at < since
+        )
+        found = self._rows(query.order_by(runs.c.updated_at).limit(limit))
+        return [rows.run_from_row(row) for row in found]
+
+    def abandon_run(self, run: Run, *, now: float) -> None:
+        """See the port."""
+        self._update_run(run, abandoned_at=now)
 
     def finish_run(
         self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
@@ -291,6 +310,7 @@ class SqlSession:
 
 
 def _learnable(run: Run, transition: Transition) -> LearnableTransition:
-    is_last = transition.decision.chunk == run.reported_chunks
+    is_last = transition.decision.chunk == run.reported_chunks and not run.has_end
     ends = is_last and run.outcome is not None and run.outcome.is_terminal
-    return LearnableTransition(transition=transition, ends_episode=ends)
+    is_end = transition.feedback is None
+    return LearnableTransition(transition=transition, ends_episode=ends or is_end)

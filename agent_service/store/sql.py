@@ -9,20 +9,16 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.domain.ports import Session
+from agent_service.domain.errors import Unavailable
+from agent_service.domain.ports import Durability, Session
 from agent_service.store.journal import Journal
-from agent_service.store.schema import FORMAT, metadata, store_format
+from agent_service.store.migration import StoreError, bring_up_to_date
 from agent_service.store.session import SqlSession
 
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process's write, such as the learner's, before a call fails."""
-
-
-class StoreError(AgentError):
-    """The store cannot be opened: see the message."""
 
 
 class SqlStore:
@@ -35,22 +31,24 @@ class SqlStore:
         self,
         url: str,
         *,
+        durability: Durability = Durability.POWER,
         observe_commit: Callable[[float, int], None] = lambda _seconds, _size: None,
     ) -> None:
-        """Open the database, making its tables where there are none.
+        """Open the database, making its tables where there are none, or bringing them up to date.
 
         Args:
             url: SQLAlchemy's, e.g. `sqlite:///agent.db`.
+            durability: what a write survives once its future is done.
             observe_commit: told each commit's seconds and the number of calls in it.
 
         Raises:
-            StoreError: the URL is wrong, the file is no store, or one of another version.
+            StoreError: the URL is wrong, the file is no store, or one of a newer release.
         """
         self._url = _checked_url(url)
-        self._reading = _engine(self._url, begin="BEGIN")
-        self._writing = _engine(self._url, begin="BEGIN IMMEDIATE")
+        self._reading = _engine(self._url, begin="BEGIN", durability=durability)
+        self._writing = _engine(self._url, begin="BEGIN IMMEDIATE", durability=durability)
         try:
-            _prepare(self._writing)
+            bring_up_to_date(self._writing)
         except (sa.exc.DatabaseError, StoreError) as error:
             self._dispose()
             raise StoreError(f"store {url}: {getattr(error, 'orig', None) or error}") from error
@@ -106,7 +104,11 @@ def _checked_url(url: str) -> sa.URL:
     return parsed
 
 
-def _engine(url: sa.URL, *, begin: str) -> sa.Engine:
+# In WAL mode NORMAL leaves syncing to the checkpoints: the file stays whole whatever happens.
+_SYNCHRONOUS = {Durability.POWER: "FULL", Durability.PROCESS: "NORMAL"}
+
+
+def _engine(url: sa.URL, *, begin: str, durability: Durability) -> sa.Engine:
     """Return an engine whose transactions start with `begin`, since pysqlite's own start late."""
     engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT})
 
@@ -114,9 +116,9 @@ def _engine(url: sa.URL, *, begin: str) -> sa.Engine:
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        # Readers never wait for the writer, nor it for them; each commit is synced to disk.
+        # Readers never wait for the writer, nor it for them.
         cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
@@ -125,18 +127,3 @@ def _engine(url: sa.URL, *, begin: str) -> sa.Engine:
         connection.exec_driver_sql(begin)
 
     return engine
-
-
-def _prepare(engine: sa.Engine) -> None:
-    """Make the tables in an empty database; refuse a store of another version."""
-    with engine.begin() as connection:
-        names = set(sa.inspect(connection).get_table_names())
-        if not names:
-            metadata.create_all(connection)
-            connection.execute(sa.insert(store_format).values(version=FORMAT))
-            return
-        if store_format.name not in names:
-            raise StoreError("the database holds other tables; give a new file")
-        version = connection.execute(sa.select(store_format.c.version)).scalar_one()
-        if version != FORMAT:
-            raise StoreError(f"it has format {version}, this release reads {FORMAT}; update it")

@@ -161,6 +161,8 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     """It reports chunks."""
     RUN_STATE_FINISHED: _RunState.ValueType  # 2
     """It was finished, with an outcome."""
+    RUN_STATE_ABANDONED: _RunState.ValueType  # 3
+    """It reported nothing for the service's lease: its episode is truncated. Its next report revives it."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
     """Where a run stands."""
@@ -171,6 +173,8 @@ RUN_STATE_ACTIVE: RunState.ValueType  # 1
 """It reports chunks."""
 RUN_STATE_FINISHED: RunState.ValueType  # 2
 """It was finished, with an outcome."""
+RUN_STATE_ABANDONED: RunState.ValueType  # 3
+"""It reported nothing for the service's lease: its episode is truncated. Its next report revives it."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 class _Use:
@@ -631,6 +635,7 @@ class ControllerSpec(_message.Message):
     RANDOM_FIELD_NUMBER: _builtins.int
     BAYESIAN_FIELD_NUMBER: _builtins.int
     REPLAY_FIELD_NUMBER: _builtins.int
+    DIVERGED_REWARD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Form `[a-z0-9][a-z0-9-]{0,62}`; unique in the service, for good."""
     chunk_size: _builtins.int
@@ -639,6 +644,10 @@ class ControllerSpec(_message.Message):
     """What is learned from."""
     seed: _builtins.int
     """Seed of every draw."""
+    diverged_reward: _builtins.float
+    """Reward of the action whose chunk diverged, finite. Unset takes the smallest value of the reward:
+    -1 for the gap and the improvement, 0 for the validation score, none for a given one.
+    """
     @_builtins.property
     def hyperparameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hyperparameter]:
         """What one action sets: 1 to 64, of different names."""
@@ -681,13 +690,19 @@ class ControllerSpec(_message.Message):
         random: Global___Random | None = ...,
         bayesian: Global___Bayesian | None = ...,
         replay: Global___Replay | None = ...,
+        diverged_reward: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bayesian", b"bayesian", "constant", b"constant", "ppo", b"ppo", "random", b"random", "replay", b"replay", "schedule", b"schedule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward", "algorithm", b"algorithm", "bayesian", b"bayesian", "constant", b"constant", "diverged_reward", b"diverged_reward", "ppo", b"ppo", "random", b"random", "replay", b"replay", "schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bayesian", b"bayesian", "chunk_size", b"chunk_size", "constant", b"constant", "hyperparameters", b"hyperparameters", "name", b"name", "ppo", b"ppo", "random", b"random", "replay", b"replay", "reward", b"reward", "schedule", b"schedule", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward", "algorithm", b"algorithm", "bayesian", b"bayesian", "chunk_size", b"chunk_size", "constant", b"constant", "diverged_reward", b"diverged_reward", "hyperparameters", b"hyperparameters", "name", b"name", "ppo", b"ppo", "random", b"random", "replay", b"replay", "reward", b"reward", "schedule", b"schedule", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__diverged_reward: _TypeAlias = _typing.Literal["diverged_reward"]  # noqa: Y015
+    _WhichOneofArgType__diverged_reward: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward"]  # noqa: Y015
     _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["ppo", "constant", "schedule", "random", "bayesian", "replay"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diverged_reward) -> _WhichOneofReturnType__diverged_reward | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_algorithm) -> _WhichOneofReturnType_algorithm | None: ...
 
 Global___ControllerSpec: _TypeAlias = ControllerSpec  # noqa: Y015
@@ -1011,11 +1026,11 @@ class Transition(_message.Message):
 
     @_builtins.property
     def next_state(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """S_{t+1}: the N losses of this chunk."""
+        """S_{t+1}: the N losses of this chunk; zeros where it diverged."""
 
     @_builtins.property
     def scores(self) -> Global___Scores:
-        """The scores that were reported; unset where a ready reward was."""
+        """The scores that were reported; unset where a ready reward was, or where the chunk diverged."""
 
     @_builtins.property
     def applied(self) -> Global___Applied:

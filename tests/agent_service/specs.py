@@ -16,6 +16,7 @@ def spec(
     chunk_size: int = 4,
     hyperparameters: tuple[Hyperparameter, ...] = (DROPOUT,),
     seed: int = 7,
+    diverged_reward: float | None = None,
 ) -> ControllerSpec:
     """Return a small spec; PPO with its defaults unless told otherwise."""
     return ControllerSpec(
@@ -24,5 +25,6 @@ def spec(
         hyperparameters=hyperparameters,
         reward=reward,
         seed=seed,
+        diverged_reward=diverged_reward,
         algorithm=algorithm or PPOSettings(),
     )

@@ -1,6 +1,8 @@
 """What any of our servers does beside its own calls: health, reflection, drain."""
 
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,7 +20,7 @@ from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
-from tests.end_to_end.processes import AgentProcess
+from tests.end_to_end.processes import AgentProcess, wait_for
 
 SERVICE = "agent_service.v1.AgentService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -72,10 +74,44 @@ def test_a_drained_server_serves_no_more(tmp_path: Path) -> None:
         code = agent.stop()
 
         assert code == 0
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError) as raised:
             next(stream)
+        assert "drains" in (raised.value.details() or ""), "it was cut, after a wait"
         with pytest.raises(Unavailable, match="no agent service"):
             check_health(agent.address, "agent service")
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """A call that hangs holds up the drain; who asks again does not wait for it."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec())
+        silence = threading.Event()
+
+        def reports() -> Iterator[pb.StreamReportsRequest]:
+            silence.wait(60)
+            yield from ()
+
+        call = client._stub.StreamReports(reports())
+        wait_for(lambda: is_begun(agent, "StreamReports"))
+        agent.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not serves(agent.address))
+        assert agent.process.poll() is None, "the call does not hold up the drain"
+        assert agent.stop() == 128 + signal.SIGTERM
+        silence.set()
+        call.cancel()
+
+
+def is_begun(agent: AgentProcess, method: str) -> bool:
+    with urlopen(agent.metrics) as page:
+        return f'grpc_method="{method}"' in page.read().decode()
+
+
+def serves(address: str) -> bool:
+    try:
+        check_health(address, "agent service")
+    except Unavailable:
+        return False
+    return True
 
 
 def test_a_stop_loses_no_answered_report(tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ class ServiceProcess:
 class AgentProcess(ServiceProcess):
     """`agent-service serve` on a store."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, *options: str) -> None:
         self.url = f"sqlite:///{store}"
-        super().__init__("agent_service", "--store", self.url)
+        super().__init__("agent_service", "--store", self.url, *options)
 
 
 class TrainerProcess(ServiceProcess):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -25,8 +25,23 @@ FOLLOW_SECONDS = 0.1
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     """Serves the runs of one device."""
 
-    def __init__(self, runs: Runs, store: RunStore, *, device: pb.Device) -> None:
-        """Answer from `runs` and its store; `device` is what ListDevices shows beside counts."""
+    def __init__(
+        self,
+        runs: Runs,
+        store: RunStore,
+        *,
+        device: pb.Device,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """Answer from `runs` and its store.
+
+        Args:
+            runs: the queue; stays the caller's.
+            store: of the same runs.
+            device: what ListDevices shows beside counts.
+            pause: the server's, for streams that follow.
+        """
+        self._pause = pause
         self._runs = runs
         self._store = store
         self._device = device
@@ -88,7 +103,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
                 run = await asyncio.to_thread(self._runs.get, request.run_id)
                 if run.state.is_final:
                     return
-                await asyncio.sleep(FOLLOW_SECONDS)
+                await self._pause(FOLLOW_SECONDS)
 
     async def ListDevices(  # noqa: N802
         self, request: pb.ListDevicesRequest, context: Context

@@ -14,7 +14,8 @@ from agent_service.domain.errors import NotFound
 from agent_service.domain.ports import PolicyVersion, Session
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
-from agent_service.store.sql import SqlStore, StoreError
+from agent_service.store.migration import StoreError
+from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -123,7 +124,7 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
         for store in (one, other):
             found = store.read(
                 lambda session: session.list_runs(
-                    controller="", is_active=None, labels={}, before=None, limit=100
+                    controller="", state=None, labels={}, before=None, limit=100
                 )
             )
             assert [run.id for _key, run in found] == [f"r{n}" for n in reversed(range(20))]
@@ -191,10 +192,14 @@ def test_what_is_no_store_is_left_alone(tmp_path: Path) -> None:
     text.write_text("not a database, but longer than the header that SQLite reads" * 10)
     SqlStore(f"sqlite:///{newer}").close()
     with sqlite3.connect(newer) as connection:
-        connection.execute("UPDATE store_format SET version = 99")
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
 
-    for path, says in ((other, "other tables"), (text, "not a database"), (newer, "format 99")):
+    for path, says in (
+        (other, "other tables"),
+        (text, "not a database"),
+        (newer, "version 9999, newer"),
+    ):
         with pytest.raises(StoreError, match=says):
             SqlStore(f"sqlite:///{path}")
     assert text.read_text().startswith("not a database")

@@ -1,0 +1,106 @@
+"""Stores of every released version are opened, verified and continued; newer ones are refused."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import op
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from agent_service.build import verify_store
+from agent_service.client import AgentClient
+from agent_service.store.migration import StoreError
+from agent_service.store.schema import metadata
+from agent_service.store.sql import SqlStore
+from agent_service.v1 import agent_pb2 as pb
+from tests.conftest import ServedAgent
+
+STORES = sorted((Path(__file__).parents[2] / "data" / "stores").glob("*.db"))
+
+
+def schema(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return {name: sql for name, sql in rows if not name.startswith("sqlite_")}
+
+
+def columns(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {t: connection.execute(f"PRAGMA table_info({t})").fetchall() for t in schema(path)}
+
+
+def test_the_tables_are_those_of_the_code(tmp_path: Path) -> None:
+    """What the migrations make is what `schema.py` says, by Alembic's own comparison."""
+    with SqlStore(f"sqlite:///{tmp_path}/new.db") as store, store._reading.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+@pytest.mark.parametrize("old", STORES, ids=lambda path: path.stem)
+def test_an_older_store_is_opened_verified_and_continued(old: Path, tmp_path: Path) -> None:
+    """Nothing of its log is lost, its live runs go on, and a copy of it as it was stays beside."""
+    path = tmp_path / "agent.db"
+    shutil.copy(old, path)
+    with closing(sqlite3.connect(old)) as connection:
+        (decisions,) = connection.execute("SELECT count(*) FROM decisions").fetchone()
+
+    with ServedAgent(path) as served, AgentClient(served.address) as client:
+        live = client.get_run("live")
+        request = pb.ReportChunkRequest(
+            run_id="live",
+            chunk_index=live.reported_chunks + 1,
+            losses=[1.0] * 4,
+            scores=pb.Scores(training=0.5, validation=0.5),
+        )
+        client._calls.call(client._stub.ReportChunk, request)
+        with client.run("ppo") as run:
+            run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+        assert client.get_run("ppo-0").labels == {"seed": "0"}
+
+    assert verify_store(f"sqlite:///{path}") == decisions + 3
+    (copy,) = tmp_path.glob("agent.db.before-*")
+    assert schema(copy) == schema(old)
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (decisions,)
+
+
+@pytest.mark.parametrize("old", STORES, ids=lambda path: path.stem)
+def test_a_migrated_store_has_the_tables_of_a_new_one(old: Path, tmp_path: Path) -> None:
+    """Column by column, index by index."""
+    migrated, new = tmp_path / "migrated.db", tmp_path / "new.db"
+    shutil.copy(old, migrated)
+    for path in (migrated, new):
+        SqlStore(f"sqlite:///{path}").close()
+
+    assert columns(migrated) == columns(new)
+
+
+def test_a_new_store_leaves_no_copy(tmp_path: Path) -> None:
+    """Neither when it is made nor when it is opened again."""
+    for _ in range(2):
+        SqlStore(f"sqlite:///{tmp_path}/agent.db").close()
+
+    assert not list(tmp_path.glob("*.before-*"))
+
+
+def test_a_migration_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut in the middle, the older store is as it was, and the next opening migrates it."""
+    path = tmp_path / "agent.db"
+    shutil.copy(STORES[0], path)
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise StoreError("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "create_index", fails)
+        with pytest.raises(StoreError, match="cut"):
+            SqlStore(f"sqlite:///{path}")
+    assert schema(path) == schema(STORES[0])
+
+    SqlStore(f"sqlite:///{path}").close()
+    assert schema(path) != schema(STORES[0])
