@@ -35,6 +35,7 @@ from agent_service.domain.specs import (
     FrozenStart,
     PPOSettings,
     RandomSettings,
+    ReplaySettings,
     ScheduleSettings,
     Shape,
 )
@@ -47,7 +48,11 @@ REWARDS = {
     pb.REWARD_IMPROVEMENT: Reward.IMPROVEMENT,
     pb.REWARD_GIVEN: Reward.GIVEN,
 }
-MODES = {pb.MODE_LEARNING: Mode.LEARNING, pb.MODE_FROZEN: Mode.FROZEN}
+MODES = {
+    pb.MODE_LEARNING: Mode.LEARNING,
+    pb.MODE_FROZEN: Mode.FROZEN,
+    pb.MODE_SHADOW: Mode.SHADOW,
+}
 OUTCOMES = {
     pb.OUTCOME_TERMINATED: Outcome.TERMINATED,
     pb.OUTCOME_TRUNCATED: Outcome.TRUNCATED,
@@ -93,6 +98,7 @@ _PPO_SCALARS = (
     "log_std_init",
     "normalize_observations",
     "center_rewards",
+    "max_staleness",
 )
 
 
@@ -113,8 +119,6 @@ def enum_value(
 
 def mode_from_message(number: int, *, field: str) -> Mode | None:
     """Return a mode, None where it is unspecified; raises InvalidArgument."""
-    if number == pb.MODE_SHADOW:
-        raise invalid(field, "shadow runs are not there yet; use learning or frozen")
     return None if number == 0 else Mode(enum_value(MODES, number, field=field))
 
 
@@ -156,9 +160,9 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
 def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
     kind = message.WhichOneof("algorithm")
     if kind is None:
-        raise invalid("algorithm", "is not set; set one of ppo, constant, schedule, random")
-    if kind in ("bayesian", "replay"):
-        raise invalid(kind, f"{kind} controllers are not there yet; use ppo, constant, ...")
+        raise invalid("algorithm", "is not set; set one of ppo, constant, schedule, random, replay")
+    if kind == "bayesian":
+        raise invalid(kind, "bayesian controllers are not there yet; use ppo, constant, ...")
     with within(f"{kind}."):
         if kind == "ppo":
             return _ppo_from_message(message.ppo)
@@ -166,6 +170,8 @@ def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
             return ConstantSettings(values=dict(message.constant.values))
         if kind == "schedule":
             return _schedule_from_message(message.schedule)
+        if kind == "replay":
+            return ReplaySettings(run_id=message.replay.run_id)
         return RandomSettings()
 
 
@@ -219,6 +225,8 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
             message.schedule.steps = algorithm.steps
         case RandomSettings():
             message.random.SetInParent()
+        case ReplaySettings():
+            message.replay.run_id = algorithm.run_id
     return message
 
 

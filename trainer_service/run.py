@@ -30,6 +30,8 @@ class RunSpec:
             raise invalid("controller", f"is empty; {method} needs the name of a controller")
         if self.controller and not method.is_reinforced:
             raise invalid("controller", f"{method} has no controller; leave it empty")
+        if self.mode is Mode.SHADOW:
+            raise invalid("mode", "a child here runs under what is decided; use learning or frozen")
 
 
 class RunState(StrEnum):

@@ -18,6 +18,7 @@ from agent_service.domain.specs import (
     ControllerSpec,
     PPOSettings,
     RandomSettings,
+    ReplaySettings,
     ScheduleSettings,
     Shape,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Outcome",
     "PPOSettings",
     "RandomSettings",
+    "ReplaySettings",
     "Reward",
     "Run",
     "Scale",

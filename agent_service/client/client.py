@@ -94,7 +94,7 @@ class AgentClient:
         Args:
             controller: the name of the controller that decides.
             run_id: the run's id, unique in the service; a new one by default.
-            mode: learning or frozen; the controller's own by default.
+            mode: learning, frozen or shadow; the controller's own by default.
             labels: your words about the run, for lists.
         """
         run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"

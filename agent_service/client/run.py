@@ -69,11 +69,15 @@ class Run:
         self._losses.append(_detached(loss))
         self._scores.append(_detached(score))
 
-    def report(self, validation_score: SupportsFloat) -> dict[str, float]:
+    def report(
+        self, validation_score: SupportsFloat, *, applied: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """Report the full chunk and return the values for the next one.
 
         Args:
             validation_score: mean score of the chunk's validation batches, in [0, 1].
+            applied: what the chunk ran under, where that was not what was decided; a shadow run
+                says it always.
 
         Raises:
             RuntimeError: where the chunk is not full yet.
@@ -84,7 +88,10 @@ class Run:
         losses = [float(loss) for loss in self._losses]
         training = float(np.mean([float(score) for score in self._scores]))
         values = self.report_chunk(
-            losses, training_score=training, validation_score=float(validation_score)
+            losses,
+            training_score=training,
+            validation_score=float(validation_score),
+            applied=applied,
         )
         self._losses.clear()
         self._scores.clear()

@@ -8,6 +8,7 @@ from typing import Any
 from agent_service.controllers.constant import ConstantController
 from agent_service.controllers.ppo import PPOController
 from agent_service.controllers.random import RandomController
+from agent_service.controllers.replay import ReplayController
 from agent_service.controllers.schedule import ScheduleController
 from agent_service.domain.ports import Decider
 from agent_service.domain.specs import (
@@ -15,6 +16,7 @@ from agent_service.domain.specs import (
     ControllerSpec,
     PPOSettings,
     RandomSettings,
+    ReplaySettings,
     ScheduleSettings,
 )
 
@@ -23,6 +25,7 @@ CONTROLLERS: dict[type[Any], Callable[[ControllerSpec], Decider]] = {
     ConstantSettings: ConstantController,
     ScheduleSettings: ScheduleController,
     RandomSettings: RandomController,
+    ReplaySettings: ReplayController,
 }
 
 

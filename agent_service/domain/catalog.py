@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
-from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound
-from agent_service.domain.lookups import found_controller
+from agent_service.domain.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    invalid,
+    within,
+)
+from agent_service.domain.lookups import found_controller, found_run
 from agent_service.domain.ports import Policies, PolicyVersion, Session, Store, Usage
 from agent_service.domain.runs import Controller, Mode, RunState
-from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.specs import ControllerSpec, ReplaySettings
 
 
 class Catalog:
@@ -33,10 +40,15 @@ class Catalog:
 
         Raises:
             AlreadyExists: the name has another spec, or belonged to a deleted controller.
+            InvalidArgument: the mode is of runs only, or a replayed value is out of range.
+            NotFound: the run to replay is not there.
+            FailedPrecondition: the run to replay goes on, or reported nothing.
         """
+        _check_mode(mode)
         return self._store.write(lambda session: self._create_controller(session, spec, mode))
 
     def _create_controller(self, session: Session, spec: ControllerSpec, mode: Mode) -> Controller:
+        spec = _with_replayed_values(session, spec)
         existing = session.find_controller(spec.name)
         if existing is None:
             controller = session.add_controller(spec, mode=mode, now=self._clock())
@@ -71,7 +83,8 @@ class Catalog:
         )
 
     def set_mode(self, name: str, mode: Mode) -> Future[Controller]:
-        """Let a controller learn, or freeze it; raises NotFound."""
+        """Let a controller learn, or freeze it; raises NotFound, InvalidArgument."""
+        _check_mode(mode)
 
         def work(session: Session) -> Controller:
             session.set_mode(found_controller(session, name), mode)
@@ -141,6 +154,30 @@ class Catalog:
             PolicyVersion(version=version, data=data, statistics={}, created_at=self._clock()),
         )
         return version
+
+
+def _check_mode(mode: Mode) -> None:
+    if mode is Mode.SHADOW:
+        raise invalid("mode", "shadow is a mode of runs; a controller is learning or frozen")
+
+
+def _with_replayed_values(session: Session, spec: ControllerSpec) -> ControllerSpec:
+    """Return a replay's spec with what the chunks of its run ran under; other specs as they are.
+
+    The values become part of the spec, so that decisions need nothing else.
+    """
+    if not isinstance(spec.algorithm, ReplaySettings):
+        return spec
+    run = found_run(session, spec.algorithm.run_id)
+    if run.state is not RunState.FINISHED or run.reported_chunks == 0:
+        raise FailedPrecondition(
+            f"run {run.id!r} is {run.state} after {run.reported_chunks} chunks; replay a finished "
+            "run with at least one"
+        )
+    log = session.transitions(controller="", run_id=run.id, after=0, limit=run.reported_chunks)
+    values = tuple(dict(step.applied or step.decision.values) for _run, step in log)
+    with within("spec."):
+        return replace(spec, algorithm=replace(spec.algorithm, values=values))
 
 
 def _require_policy(controller: Controller) -> None:

@@ -25,6 +25,8 @@ class Mode(StrEnum):
     """Actions are sampled, and the run's transitions are learned from."""
     FROZEN = "frozen"
     """The mean action of the policy version at the run's start; nothing is learned."""
+    SHADOW = "shadow"
+    """As frozen, but the child keeps values of its own, and tells them with each chunk."""
 
 
 class Outcome(StrEnum):

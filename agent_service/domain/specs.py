@@ -91,10 +91,16 @@ class PPOSettings:
     """
     frozen_start: FrozenStart = FrozenStart.MEAN
     """What a frozen run starts with."""
+    max_staleness: int = 10
+    """Versions between deciding and learning at the most; older transitions are only recorded.
+
+    Clipped importance ratios correct for a few versions. Where learning was 38 behind, the
+    simulated child's policy ended at 89% of the way instead of 98%.
+    """
 
     def __post_init__(self) -> None:
         """Check every range; raises InvalidArgument naming the setting."""
-        for name in ("rollout_size", "batch_size", "n_epochs"):
+        for name in ("rollout_size", "batch_size", "n_epochs", "max_staleness"):
             _at_least_one(name, getattr(self, name))
         if self.rollout_size < 2 or self.batch_size < 2:
             raise invalid(
@@ -159,7 +165,18 @@ class RandomSettings:
     kind: Literal["random"] = "random"
 
 
-Algorithm = PPOSettings | ConstantSettings | ScheduleSettings | RandomSettings
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySettings:
+    """A finished run's values again, chunk by chunk; after its end, its last ones."""
+
+    kind: Literal["replay"] = "replay"
+    run_id: str
+    """The run, of any controller with the same hyperparameters."""
+    values: tuple[Mapping[str, float], ...] = ()
+    """What its chunks ran under, by name; filled in when the controller is created."""
+
+
+Algorithm = PPOSettings | ConstantSettings | ScheduleSettings | RandomSettings | ReplaySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +231,9 @@ class ControllerSpec:
         if isinstance(self.algorithm, ScheduleSettings):
             check_values(self.hyperparameters, self.algorithm.start, field="schedule.start")
             check_values(self.hyperparameters, self.algorithm.end, field="schedule.end")
+        if isinstance(self.algorithm, ReplaySettings):
+            for values in self.algorithm.values:
+                check_values(self.hyperparameters, values, field="replay.run_id")
 
 
 MAX_CHUNK_SIZE = 10_000

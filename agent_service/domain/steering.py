@@ -85,7 +85,7 @@ class Steering:
             raise FailedPrecondition(
                 f"controller {start.controller!r} is frozen; start a frozen run, or update its mode"
             )
-        pinned = controller.policy_version if mode is Mode.FROZEN else None
+        pinned = None if mode is Mode.LEARNING else controller.policy_version
         run = session.add_run(
             start, controller, mode=mode, pinned_version=pinned, now=self._clock()
         )
@@ -105,6 +105,8 @@ class Steering:
     def _report_chunk(self, session: Session, report: ChunkReport) -> Decision:
         run = found_run(session, report.run_id)
         _check_against_spec(report, run.controller.spec)
+        if run.mode is Mode.SHADOW and report.applied is None:
+            raise invalid("applied", "is not set; a shadow run says what its chunks ran under")
         if report.chunk <= run.reported_chunks:
             decision = stored_decision(session, run, report.chunk + 1)
             if not _is_same(report, decision):

@@ -73,6 +73,10 @@ def _full_rollout(session: Session, controller: Controller) -> _Rollout | None:
 
 def _learn_from(store: Store, rollout: _Rollout) -> None:
     name = rollout.controller.spec.name
+    if stale := _stale(rollout):
+        store.write(lambda session: session.mark_recorded(stale)).result()
+        log.warning("controller %s: %d transitions are too stale to learn from", name, len(stale))
+        return
     try:
         new = _next_version(rollout)
     except UpdateError as error:
@@ -84,6 +88,14 @@ def _learn_from(store: Store, rollout: _Rollout) -> None:
         log.info("controller %s: policy version %d", name, new.version)
     else:
         log.info("controller %s: an update is dropped, since the policy changed or froze", name)
+
+
+def _stale(rollout: _Rollout) -> list[LearnableTransition]:
+    """Return the transitions whose action too old a policy decided."""
+    settings = rollout.controller.spec.algorithm
+    assert isinstance(settings, PPOSettings)
+    oldest = rollout.policy.version - settings.max_staleness
+    return [t for t in rollout.transitions if t.transition.decision.policy_version < oldest]
 
 
 def _next_version(rollout: _Rollout) -> PolicyVersion:

@@ -98,8 +98,8 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_FROZEN: _Mode.ValueType  # 2
     """The mean action of the policy version at the run's start; nothing is learned."""
     MODE_SHADOW: _Mode.ValueType  # 3
-    """The child keeps its own values, and what would have been decided is recorded beside them.
-    Not there yet: refused with INVALID_ARGUMENT.
+    """Of runs only. The child keeps its own values and tells them with each report (`applied`); what
+    the policy's mean action would have been is recorded beside them. Nothing is learned.
     """
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
@@ -112,8 +112,8 @@ MODE_LEARNING: Mode.ValueType  # 1
 MODE_FROZEN: Mode.ValueType  # 2
 """The mean action of the policy version at the run's start; nothing is learned."""
 MODE_SHADOW: Mode.ValueType  # 3
-"""The child keeps its own values, and what would have been decided is recorded beside them.
-Not there yet: refused with INVALID_ARGUMENT.
+"""Of runs only. The child keeps its own values and tells them with each report (`applied`); what
+the policy's mean action would have been is recorded beside them. Nothing is learned.
 """
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
@@ -322,6 +322,7 @@ class Ppo(_message.Message):
     NORMALIZE_OBSERVATIONS_FIELD_NUMBER: _builtins.int
     FROZEN_START_FIELD_NUMBER: _builtins.int
     CENTER_REWARDS_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_FIELD_NUMBER: _builtins.int
     rollout_size: _builtins.int
     """Transitions, of all runs together, that one update learns from; at least 2."""
     batch_size: _builtins.int
@@ -352,6 +353,10 @@ class Ppo(_message.Message):
     """Take the running mean of the rewards off them before learning, so that the value does not
     mostly count the chunks that are left.
     """
+    max_staleness: _builtins.int
+    """Policy versions between deciding and learning at the most, at least 1; older transitions are
+    recorded and not learned from.
+    """
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Widths of the hidden layers, of policy and value each; empty takes the default."""
@@ -374,10 +379,11 @@ class Ppo(_message.Message):
         normalize_observations: _builtins.bool | None = ...,
         frozen_start: Global___FrozenStart.ValueType = ...,
         center_rewards: _builtins.bool | None = ...,
+        max_staleness: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -397,6 +403,8 @@ class Ppo(_message.Message):
     _WhichOneofArgType__log_std_init: _TypeAlias = _typing.Literal["_log_std_init", b"_log_std_init"]  # noqa: Y015
     _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
+    _WhichOneofReturnType__max_staleness: _TypeAlias = _typing.Literal["max_staleness"]  # noqa: Y015
+    _WhichOneofArgType__max_staleness: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness"]  # noqa: Y015
     _WhichOneofReturnType__n_epochs: _TypeAlias = _typing.Literal["n_epochs"]  # noqa: Y015
     _WhichOneofArgType__n_epochs: _TypeAlias = _typing.Literal["_n_epochs", b"_n_epochs"]  # noqa: Y015
     _WhichOneofReturnType__normalize_observations: _TypeAlias = _typing.Literal["normalize_observations"]  # noqa: Y015
@@ -423,6 +431,8 @@ class Ppo(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_std_init) -> _WhichOneofReturnType__log_std_init | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_staleness) -> _WhichOneofReturnType__max_staleness | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__n_epochs) -> _WhichOneofReturnType__n_epochs | None: ...
     @_typing.overload
@@ -598,13 +608,15 @@ Global___Bayesian: _TypeAlias = Bayesian  # noqa: Y015
 
 @_typing.final
 class Replay(_message.Message):
-    """A stored run's actions again, chunk by chunk. Not there yet: refused with INVALID_ARGUMENT."""
+    """What a stored run's chunks ran under, again, chunk by chunk; after its end, its last values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """The run whose actions are taken."""
+    """A finished run of a controller with the same hyperparameters, with at least one chunk.
+    NOT_FOUND: there is none. FAILED_PRECONDITION: it goes on, or reported nothing.
+    """
     def __init__(
         self,
         *,

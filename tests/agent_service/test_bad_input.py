@@ -56,9 +56,9 @@ def test_a_wrong_spec_is_refused_by_field(
     [
         ({}, "spec.algorithm"),
         ({"bayesian": pb.Bayesian()}, "spec.bayesian"),
-        ({"replay": pb.Replay(run_id="r")}, "spec.replay"),
         ({"ppo": pb.Ppo(gamma=1.5)}, "spec.ppo.gamma"),
         ({"ppo": pb.Ppo(rollout_size=0)}, "spec.ppo.rollout_size"),
+        ({"ppo": pb.Ppo(max_staleness=0)}, "spec.ppo.max_staleness"),
         ({"ppo": pb.Ppo(net_arch=[64, 0])}, "spec.ppo.net_arch"),
         ({"constant": pb.Constant()}, "spec.constant.values[dropout]"),
         ({"constant": pb.Constant(values={"dropout": 2})}, "spec.constant.values[dropout]"),
@@ -128,9 +128,9 @@ def test_a_wrong_report_is_refused_by_field(
     [
         ("StartRun", pb.StartRunRequest(controller="c", run_id=""), "run_id"),
         ("StartRun", pb.StartRunRequest(controller="c", run_id="../x"), "run_id"),
-        ("StartRun", pb.StartRunRequest(controller="c", run_id="r", mode=pb.MODE_SHADOW), "mode"),
         ("StartRun", pb.StartRunRequest(controller="c", run_id="r", mode=77), "mode"),  # type: ignore[arg-type]
         ("UpdateController", pb.UpdateControllerRequest(name="c"), "mode"),
+        ("UpdateController", pb.UpdateControllerRequest(name="c", mode=pb.MODE_SHADOW), "mode"),
         ("FinishRun", pb.FinishRunRequest(run_id="live"), "outcome"),
         (
             "FinishRun",

@@ -17,6 +17,7 @@ from agent_service.domain.specs import (
     ControllerSpec,
     PPOSettings,
     RandomSettings,
+    ReplaySettings,
     ScheduleSettings,
     Shape,
 )
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         shape=Shape.COSINE, start={"dropout": 0.0, "noise": 1.0}, end=MIDDLE, chunks=9
     ),
     "random": RandomSettings(),
+    "replay": ReplaySettings(run_id="r", values=(MIDDLE, {"dropout": 0.0, "noise": 1.0})),
 }
 SPECS = {
     kind: spec(kind, algorithm, hyperparameters=(DROPOUT, NOISE))
