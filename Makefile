@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check fmt proto lock clean
+.PHONY: demo test check bench-agent fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -21,6 +21,9 @@ check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the w
 	$(BIN)/lint-imports
 	$(BIN)/buf lint --config .buf.yaml
 	$(BIN)/python -m pytest -q tests/test_generated_code.py
+
+bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 90 s
+	@$(BIN)/python -m tests.benchmarks.bench_agent
 
 fmt: $(INSTALLED) ## format the code and sort the imports
 	$(BIN)/ruff check --fix .
@@ -44,4 +47,4 @@ lock: $(INSTALLED) ## write the versions that are installed now into the constra
 	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(CONSTRAINTS)
 
 clean: ## remove what is generated here, the environment included
-	rm -rf .venv demo-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

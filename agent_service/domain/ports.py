@@ -162,8 +162,8 @@ class Session(Protocol):
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[tuple[int, Run]]:
-        """Return runs with their keys, newest first, with keys below `before`."""
+    ) -> Sequence[Run]:
+        """Return runs, newest first, with keys below `before`."""
         ...
 
     def add_run(

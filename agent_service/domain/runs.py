@@ -91,7 +91,10 @@ class Controller:
 class Run:
     """One training of one child as it stands now."""
 
+    key: int
+    """The store's key."""
     id: str
+    """The caller's."""
     controller: Controller
     mode: Mode
     labels: Mapping[str, str]

@@ -265,10 +265,10 @@ class Steering:
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[tuple[int, Run, Decision]]:
-        """Return a page of runs, newest first, each with its key and newest decision."""
+    ) -> Sequence[tuple[Run, Decision]]:
+        """Return a page of runs, newest first, each with its newest decision."""
 
-        def work(session: Session) -> Sequence[tuple[int, Run, Decision]]:
+        def work(session: Session) -> Sequence[tuple[Run, Decision]]:
             page = session.list_runs(
                 controller=controller,
                 state=state,
@@ -276,10 +276,7 @@ class Steering:
                 before=before,
                 limit=limit,
             )
-            return [
-                (key, run, stored_decision(session, run, run.reported_chunks + 1))
-                for key, run in page
-            ]
+            return [(run, stored_decision(session, run, run.reported_chunks + 1)) for run in page]
 
         return self._store.read(work)
 

@@ -167,8 +167,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         )
         shown = page[:limit]
         return pb.ListRunsResponse(
-            runs=[convert.run_to_message(run, decision) for _key, run, decision in shown],
-            next_page_token=str(shown[-1][0]) if len(page) > limit else "",
+            runs=[convert.run_to_message(run, decision) for run, decision in shown],
+            next_page_token=str(shown[-1][0].key) if len(page) > limit else "",
         )
 
     # The log

@@ -1,4 +1,8 @@
-"""What is read from several tables at once; columns carry the prefix that `rows` reads them by."""
+"""Statements that are made once: what every report needs, and what joins tables.
+
+Making one anew costs more than running it: half of a report's time, when it was measured. Columns
+of joins carry the prefix that `rows` reads them by.
+"""
 
 from __future__ import annotations
 
@@ -37,3 +41,21 @@ TRANSITIONS = DECISIONS.add_columns(*_labelled(_following, "following_")).join(
 )
 """A decision and the one that its chunk's report brought: those that have no such one are left out,
 since the chunk that they are for is not reported."""
+
+APPEND = sa.insert(decisions)
+SET_USE = (
+    sa.update(decisions)
+    .where(
+        decisions.c.run_key == sa.bindparam("of_run"),
+        decisions.c.chunk == sa.bindparam("of_chunk"),
+        decisions.c.use == sa.bindparam("was"),
+    )
+    .values(use=sa.bindparam("becomes"))
+)
+COUNT_CHUNK = (
+    sa.update(runs)
+    .where(runs.c.key == sa.bindparam("of_run"))
+    .values(
+        reported_chunks=sa.bindparam("chunks"), updated_at=sa.bindparam("now"), abandoned_at=None
+    )
+)

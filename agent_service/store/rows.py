@@ -80,6 +80,7 @@ def run_from_row(row: Row) -> Run:
     """Return the run of the columns `run_*`, with its controller."""
     outcome = row["run_outcome"]
     return Run(
+        key=row["run_key"],
         id=row["run_id"],
         controller=controller_from_row(row),
         mode=Mode(row["run_mode"]),

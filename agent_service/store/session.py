@@ -155,7 +155,7 @@ class SqlSession:
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[tuple[int, Run]]:
+    ) -> Sequence[Run]:
         """See the port."""
         query = queries.RUNS
         if controller:
@@ -167,7 +167,7 @@ class SqlSession:
         if before is not None:
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)
-        return [(row["run_key"], rows.run_from_row(row)) for row in self._rows(query)]
+        return [rows.run_from_row(row) for row in self._rows(query)]
 
     def add_run(
         self,
@@ -198,14 +198,14 @@ class SqlSession:
 
     def requested_mode(self, run: Run) -> Mode | None:
         """See the port."""
-        query = sa.select(runs.c.requested_mode).where(runs.c.id == run.id)
+        query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
         mode = self._connection.execute(query).scalar_one()
         return None if mode is None else Mode(mode)
 
     def count_chunk(self, run: Run, *, now: float) -> None:
         """See the port."""
-        chunks = run.reported_chunks + 1
-        self._update_run(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
+        names = {"of_run": run.key, "chunks": run.reported_chunks + 1, "now": now}
+        self._connection.execute(queries.COUNT_CHUNK, names)
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
         """See the port."""
@@ -226,18 +226,14 @@ class SqlSession:
         self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
 
     def _update_run(self, run: Run, **values: Any) -> None:
-        self._connection.execute(sa.update(runs).where(runs.c.id == run.id).values(**values))
+        self._connection.execute(sa.update(runs).where(runs.c.key == run.key).values(**values))
 
     # The log
 
     def append(self, run: Run, decision: Decision) -> Decision:
         """See the port."""
-        key = sa.select(runs.c.key).where(runs.c.id == run.id).scalar_subquery()
-        result = self._connection.execute(
-            sa.insert(decisions).values(
-                run_key=key, controller_id=run.controller.id, **rows.decision_to_row(decision)
-            )
-        )
+        keys = {"run_key": run.key, "controller_id": run.controller.id}
+        result = self._connection.execute(queries.APPEND, keys | rows.decision_to_row(decision))
         inserted = result.inserted_primary_key
         assert inserted is not None
         return replace(decision, position=inserted[0])
@@ -250,16 +246,8 @@ class SqlSession:
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
-        key = sa.select(runs.c.key).where(runs.c.id == run.id).scalar_subquery()
-        self._connection.execute(
-            sa.update(decisions)
-            .where(
-                decisions.c.run_key == key,
-                decisions.c.chunk == chunk,
-                decisions.c.use == was.value,
-            )
-            .values(use=use.value)
-        )
+        names = {"of_run": run.key, "of_chunk": chunk, "was": was.value, "becomes": use.value}
+        self._connection.execute(queries.SET_USE, names)
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int

@@ -127,7 +127,7 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
                     controller="", state=None, labels={}, before=None, limit=100
                 )
             )
-            assert [run.id for _key, run in found] == [f"r{n}" for n in reversed(range(20))]
+            assert [run.id for run in found] == [f"r{n}" for n in reversed(range(20))]
 
 
 def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
