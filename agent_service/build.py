@@ -15,7 +15,7 @@ from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.learning.process import Supervisor
+from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import LeaseWatch
 from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
@@ -88,7 +88,7 @@ def verify_store(url: str) -> int:
     return count
 
 
-def run_learner(store_url: str, durability: Durability) -> None:
+def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) -> None:
     """Learn for ever, as the main function of the learner's process."""
     # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
     # priority, since a decision is waited for and an update is not.
@@ -103,4 +103,4 @@ def run_learner(store_url: str, durability: Durability) -> None:
 
     torch.set_num_threads(1)
     with SqlStore(store_url, durability=durability) as store:
-        learn(store, should_stop=lambda: False)
+        learn(store, heartbeat)

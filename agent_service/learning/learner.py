@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NoReturn
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from agent_service.domain.ports import LearnableTransition, PolicyVersion, Sessi
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
 from agent_service.learning.policy_file import from_bytes, to_bytes
+from agent_service.learning.process import Heartbeat
 from agent_service.learning.sb3 import Segment, Update, UpdateError, update
 
 log = logging.getLogger(__name__)
@@ -35,9 +37,10 @@ class _Rollout:
     transitions: Sequence[LearnableTransition]
 
 
-def learn(store: Store, *, should_stop: Callable[[], bool]) -> None:
-    """Update every learning controller whose rollout is full, until told to stop."""
-    while not should_stop():
+def learn(store: Store, heartbeat: Heartbeat) -> NoReturn:
+    """Update every learning controller whose rollout is full, for ever."""
+    while True:
+        heartbeat.beat()
         if not learn_once(store):
             time.sleep(POLL_SECONDS)
 

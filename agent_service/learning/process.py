@@ -5,30 +5,63 @@ Does not import torch: the process that is started does.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
 """Pause before a learner that died is started again."""
+HANG_SECONDS = 600.0
+"""Without a sign of life for so long, a learner hangs: many times the longest update seen."""
+
+
+class Heartbeat:
+    """A process's sign of life, seen by the one that started it, to which it is given."""
+
+    def __init__(self) -> None:
+        """Begin alive."""
+        # Without a lock: a process that is killed while it holds one would take it along.
+        self._last: Any = multiprocessing.get_context("spawn").RawValue(ctypes.c_double)
+        self.beat()
+
+    def beat(self) -> None:
+        """Show life. The clock is the machine's, the same in every process."""
+        self._last.value = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life."""
+        last: float = self._last.value
+        return time.monotonic() - last
 
 
 class Supervisor:
-    """Keeps one process running `target(*arguments)`: starts it again when it dies.
+    """Keeps one process running `target(heartbeat, *arguments)`: anew when it dies or hangs.
 
     A context manager: the process ends with it.
     """
 
-    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
-        """Take what to run: importable by name, its arguments picklable; it must not return."""
+    def __init__(
+        self, target: Callable[..., None], *arguments: object, hang_seconds: float = HANG_SECONDS
+    ) -> None:
+        """Take what to run: importable by name, its arguments picklable; it must not return.
+
+        Args:
+            target: called with a `Heartbeat`, which it must beat, and the arguments.
+            arguments: of the target.
+            hang_seconds: silence after which it is killed and started anew.
+        """
         self._target = target
         self._arguments = arguments
+        self._hang_seconds = hang_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._process: BaseProcess | None = None
@@ -55,18 +88,22 @@ class Supervisor:
         # Not forked: the server's threads and locks are not for the child to inherit.
         spawn = multiprocessing.get_context("spawn")
         while not self._stopping.is_set():
-            process = spawn.Process(target=self._target, args=self._arguments)
+            heartbeat = Heartbeat()
+            process = spawn.Process(target=self._target, args=(heartbeat, *self._arguments))
             process.start()
             self._process = process
-            self._wait_for_end(process)
+            self._wait_for_end(process, heartbeat)
             self._process = None
             if not self._stopping.is_set():
                 log.error("learner ended with exit code %s; starting another", process.exitcode)
                 self._stopping.wait(RESTART_SECONDS)
 
-    def _wait_for_end(self, process: BaseProcess) -> None:
+    def _wait_for_end(self, process: BaseProcess, heartbeat: Heartbeat) -> None:
         while process.is_alive():
-            if self._stopping.is_set():
+            is_hanging = heartbeat.silence > self._hang_seconds
+            if is_hanging:
+                log.error("learner hangs: no sign of life for %.0f s", heartbeat.silence)
+            if self._stopping.is_set() or is_hanging:
                 # Its one transaction is atomic, so it can be ended at any moment.
                 process.kill()
             process.join(0.1)

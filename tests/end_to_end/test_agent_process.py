@@ -15,7 +15,13 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess, command_of, wait_for
+from tests.end_to_end.processes import (
+    AgentProcess,
+    children,
+    command_of,
+    is_alive,
+    wait_for,
+)
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
 
@@ -50,6 +56,15 @@ def test_a_killed_service_goes_on_with_every_live_run(tmp_path: Path) -> None:
             assert len(list(client.transitions())) == 8 * 16
         assert agent.stop() == 0
     assert verify_store(agent.url) == 8 * 17
+
+
+def test_a_killed_service_takes_its_learner_along(tmp_path: Path) -> None:
+    """SIGKILL leaves nobody behind who writes to the store."""
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        wait_for(lambda: len(children(agent.process.pid)) >= 1)
+        left = children(agent.process.pid)
+        agent.kill()
+        wait_for(lambda: not any(is_alive(pid) for pid in left))
 
 
 def test_each_transition_is_learned_from_once(tmp_path: Path) -> None:

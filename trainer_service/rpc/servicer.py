@@ -89,9 +89,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: pb.WatchRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
         """See the contract."""
-        await asyncio.to_thread(self._runs.get, request.run_id)
         index = request.after_event
         while True:
+            # Before its events: a run that was final by then has no more than these.
+            run = await asyncio.to_thread(self._runs.get, request.run_id)
             events = await asyncio.to_thread(self._store.events, request.run_id, after=index)
             for event in events:
                 index = event.index
@@ -100,7 +101,6 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
                     return
             if not events:
                 # A watcher that asked for what comes after the last event has seen the end.
-                run = await asyncio.to_thread(self._runs.get, request.run_id)
                 if run.state.is_final:
                     return
                 await self._pause(FOLLOW_SECONDS)
