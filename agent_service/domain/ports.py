@@ -222,6 +222,10 @@ class Session(Protocol):
         """Return the whole log by position."""
         ...
 
+    def are_ready(self, controller: Controller, *, count: int) -> bool:
+        """Return whether at least so many transitions wait to be learned from; reads none."""
+        ...
+
     def ready_transitions(
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:

@@ -66,9 +66,10 @@ def _full_rollout(session: Session, controller: Controller) -> _Rollout | None:
     settings = controller.spec.algorithm
     if not isinstance(settings, PPOSettings) or controller.mode is not Mode.LEARNING:
         return None
-    transitions = session.ready_transitions(controller, limit=settings.rollout_size)
-    if len(transitions) < settings.rollout_size:
+    # Asked many times a second: what waits is read only when there is enough of it.
+    if not session.are_ready(controller, count=settings.rollout_size):
         return None
+    transitions = session.ready_transitions(controller, limit=settings.rollout_size)
     policy = session.find_policy(controller, controller.policy_version)
     assert policy is not None, "a PPO controller has its newest policy"
     return _Rollout(controller, policy, transitions)

@@ -269,6 +269,14 @@ class SqlSession:
 
     # Learning
 
+    def are_ready(self, controller: Controller, *, count: int) -> bool:
+        """See the port."""
+        query = sa.select(decisions.c.position).where(
+            decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
+        )
+        last = query.order_by(decisions.c.position).limit(1).offset(count - 1)
+        return self._connection.execute(last).one_or_none() is not None
+
     def ready_transitions(
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
