@@ -1,11 +1,13 @@
 """What training scripts import: light, without torch.
 
-with AgentClient("localhost:50051") as agent, agent.run("fer-dropout") as run:
-for batch in batches:
-loss, score = train(batch, dropout=run.hyperparameters["dropout"])
-run.step(loss, score)
-if run.chunk_full:
-run.report(validate())
+A run brings the values of the first chunk; each report brings those of the next one:
+
+    with AgentClient("localhost:50051") as agent, agent.run("fer-dropout") as run:
+        for batch in batches:
+            loss, score = train(batch, dropout=run.hyperparameters["dropout"])
+            run.step(loss, score)
+            if run.chunk_full:
+                run.report(validate())
 """
 
 from agent_service.client.client import AgentClient
