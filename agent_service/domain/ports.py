@@ -49,6 +49,8 @@ class Situation:
     state: np.ndarray
     """S_t: float64[N]; zeros for the first chunk."""
     mode: Mode
+    previous: Choice | None
+    """A_{t-1}, the choice that the reported chunk ran under; None for the first chunk."""
     policy: Policy | None
     """The policy version to decide by; None where the algorithm has none."""
 

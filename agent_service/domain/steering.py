@@ -89,7 +89,7 @@ class Steering:
         run = session.add_run(
             start, controller, mode=mode, pinned_version=pinned, now=self._clock()
         )
-        return self._decide(session, run, report=None, reward=None)
+        return self._decide(session, run, report=None, running=None, reward=None)
 
     def report_chunk(self, report: ChunkReport) -> Future[Decision]:
         """Store a chunk's report and decide the next action.
@@ -125,7 +125,7 @@ class Steering:
         reward = compute_reward(run.controller.spec.reward, report.feedback, running.feedback)
         self._update_uses(session, run, report, running)
         session.count_chunk(run, now=self._clock())
-        return self._decide(session, run, report=report, reward=reward)
+        return self._decide(session, run, report=report, running=running, reward=reward)
 
     def _update_uses(
         self, session: Session, run: Run, report: ChunkReport, running: Decision
@@ -142,9 +142,18 @@ class Steering:
             session.set_use(run, report.chunk - 1, was=Use.PENDING, use=Use.READY)
 
     def _decide(
-        self, session: Session, run: Run, *, report: ChunkReport | None, reward: float | None
+        self,
+        session: Session,
+        run: Run,
+        *,
+        report: ChunkReport | None,
+        running: Decision | None,
+        reward: float | None,
     ) -> Decision:
-        """Derive the decision after `report` (None for A_0) and append it to the log."""
+        """Derive the decision after `report` (None for A_0) and append it to the log.
+
+        `running` is the decision that the reported chunk ran under, and `reward` what it earned.
+        """
         controller = run.controller
         chunk = 1 if report is None else report.chunk + 1
         state = np.zeros(controller.spec.chunk_size) if report is None else report.losses
@@ -154,6 +163,7 @@ class Steering:
             chunk=chunk,
             state=state,
             mode=run.mode,
+            previous=None if running is None else running.choice,
             policy=self._policies.get(session, controller, version),
         )
         choice = self._make_decider(controller.spec).decide(situation)

@@ -9,7 +9,7 @@ from functools import partial
 from agent_service.domain.errors import AgentError
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Decider, Policies, Session, Situation, Store
+from agent_service.domain.ports import Decider, Policies, Policy, Session, Situation, Store
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
 from agent_service.domain.specs import ControllerSpec
@@ -55,13 +55,31 @@ def _page(
     return [
         Verified(
             decision.position,
-            _end_difference(run, decision)
-            if decision.is_end
-            else _reward_difference(session, run, decision)
-            or _action_difference(session, run, decision, make_decider, cache),
+            _difference(session, run, decision, make_decider, cache),
         )
         for run, decision in session.decisions(after=after, limit=PAGE)
     ]
+
+
+def _difference(
+    session: Session,
+    run: Run,
+    decision: Decision,
+    make_decider: Callable[[ControllerSpec], Decider],
+    cache: PolicyCache,
+) -> str | None:
+    """Return what differs in one row of the log, None where it follows from what is stored."""
+    if decision.is_end:
+        return _end_difference(run, decision)
+    previous = None
+    if decision.chunk > 1:
+        previous = session.find_decision(run, decision.chunk - 1)
+        if previous is None or decision.feedback is None:
+            return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
+    policy = cache.get(session, run.controller, decision.policy_version)
+    return _reward_difference(run, decision, previous) or _action_difference(
+        run, decision, previous, make_decider(run.controller.spec), policy
+    )
 
 
 def _end_difference(run: Run, end: Decision) -> str | None:
@@ -71,35 +89,32 @@ def _end_difference(run: Run, end: Decision) -> str | None:
     return f"run {run.id}, chunk {end.chunk - 1}: end {run.outcome} with {end.reward}, not {reward}"
 
 
-def _reward_difference(session: Session, run: Run, decision: Decision) -> str | None:
-    if decision.chunk == 1:
-        return None
-    previous = session.find_decision(run, decision.chunk - 1)
+def _reward_difference(run: Run, decision: Decision, previous: Decision | None) -> str | None:
     if previous is None or decision.feedback is None:
-        return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
+        return None
     reward = compute_reward(run.controller.spec.reward, decision.feedback, previous.feedback)
     if reward == decision.reward:
         return None
-    return f"run {run.id}, chunk {decision.chunk - 1}: reward {decision.reward}, derived {reward}"
+    return f"run {run.id}, chunk {previous.chunk}: reward {decision.reward}, derived {reward}"
 
 
 def _action_difference(
-    session: Session,
     run: Run,
     decision: Decision,
-    make_decider: Callable[[ControllerSpec], Decider],
-    cache: PolicyCache,
+    previous: Decision | None,
+    decider: Decider,
+    policy: Policy | None,
 ) -> str | None:
-    spec = run.controller.spec
     situation = Situation(
         run_id=run.id,
         chunk=decision.chunk,
         state=decision.state,
         mode=run.mode,
-        policy=cache.get(session, run.controller, decision.policy_version),
+        previous=None if previous is None else previous.choice,
+        policy=policy,
     )
-    choice = make_decider(spec).decide(situation)
-    values = named_values(spec.hyperparameters, choice.sample)
+    choice = decider.decide(situation)
+    values = named_values(run.controller.spec.hyperparameters, choice.sample)
     if (choice, values) == (decision.choice, dict(decision.values)):
         return None
     where = f"run {run.id}, chunk {decision.chunk}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent_service.controllers.registry import CONTROLLERS, make_decider
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.ports import Policy, Situation
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import (
     Algorithm,
     ConstantSettings,
@@ -48,6 +48,9 @@ def policy_of(of: ControllerSpec) -> Policy | None:
 POLICIES = {kind: policy_of(of) for kind, of in SPECS.items()}
 
 
+SURE = Choice((0.5,), log_probability=0.0, explored=False)
+
+
 def situations(kind: str) -> st.SearchStrategy[Situation]:
     losses = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
     return st.builds(
@@ -56,6 +59,13 @@ def situations(kind: str) -> st.SearchStrategy[Situation]:
         chunk=st.integers(1, 10_000),
         state=losses.map(np.array),
         mode=st.sampled_from(Mode),
+        previous=st.none()
+        | st.builds(
+            Choice,
+            st.tuples(st.floats(-3, 3)),
+            log_probability=st.just(0.0),
+            explored=st.booleans(),
+        ),
         policy=st.just(POLICIES[kind]),
     )
 
@@ -100,7 +110,12 @@ def test_equal_situations_give_equal_choices(kind: str, data: st.DataObject) -> 
 def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object]) -> None:
     """Another run, or another chunk in the same state, draws other numbers."""
     situation = Situation(
-        run_id="r", chunk=2, state=np.ones(4), mode=Mode.LEARNING, policy=POLICIES[kind]
+        run_id="r",
+        chunk=2,
+        state=np.ones(4),
+        mode=Mode.LEARNING,
+        previous=SURE,
+        policy=POLICIES[kind],
     )
     decider = make_decider(SPECS[kind])
 
@@ -113,7 +128,12 @@ def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object
 def test_another_seed_draws_other_numbers(kind: str) -> None:
     """The controller's seed is part of every draw."""
     situation = Situation(
-        run_id="r", chunk=2, state=np.ones(4), mode=Mode.LEARNING, policy=POLICIES[kind]
+        run_id="r",
+        chunk=2,
+        state=np.ones(4),
+        mode=Mode.LEARNING,
+        previous=SURE,
+        policy=POLICIES[kind],
     )
 
     other = make_decider(replace(SPECS[kind], seed=8)).decide(situation)
