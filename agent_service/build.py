@@ -37,7 +37,7 @@ def make_server(store: Store, steering: Steering, *, registry: CollectorRegistry
     server = Server(registry=registry, services=[SERVICE])
     catalog = Catalog(store, policies=SnapshotPolicies())
     servicer = AgentServicer(catalog, steering, pause=server.pause)
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server.grpc_server)
+    server.add(agent_pb2_grpc.add_AgentServiceServicer_to_server, servicer)
     return server
 
 

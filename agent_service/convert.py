@@ -261,7 +261,7 @@ def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
     return ChunkReport(
         run_id=message.run_id,
         chunk=message.chunk_index,
-        losses=np.array(message.losses, dtype=np.float64),
+        losses=np.fromiter(message.losses, np.float64, len(message.losses)),
         feedback=_feedback_from_message(message),
         applied=dict(message.applied.values) if message.HasField("applied") else None,
     )

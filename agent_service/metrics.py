@@ -6,7 +6,8 @@ the rest is observed as decisions become durable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import (
@@ -17,8 +18,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.ports import Session, Store
-from agent_service.domain.runs import Decision, Run
+from agent_service.domain.runs import Decision, Mode, Run
+from agent_service.domain.specs import ControllerSpec
 
 RUN_SERIES_LIMIT = 1000
 """Active runs that have gauges of their own; the rest is only counted."""
@@ -32,6 +35,24 @@ _STATISTICS = (
     "value_loss",
 )
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _ControllerSeries:
+    """A controller's series, found once: looking one up costs as much as counting in it."""
+
+    decisions: Mapping[Mode, Counter]
+    actions: Sequence[tuple[Hyperparameter, Histogram]]
+    reward: Histogram
+
+
+@dataclass(slots=True)
+class _RunSeries:
+    """A run's gauges; its reward and loss come with its first report."""
+
+    actions: Mapping[str, Gauge]
+    reward: Gauge | None = None
+    loss: Gauge | None = None
 
 
 class Metrics:
@@ -91,7 +112,8 @@ class Metrics:
             buckets=[1, 2, 4, 8, 16, 32, 64, 128, 256],
             registry=registry,
         )
-        self._runs_shown: set[str] = set()
+        self._of_controllers: dict[str, _ControllerSeries] = {}
+        self._of_runs: dict[str, _RunSeries] = {}
 
     def committed(self, seconds: float, size: int) -> None:
         """Observe one group commit."""
@@ -101,44 +123,63 @@ class Metrics:
     def decided(self, run: Run, decision: Decision) -> None:
         """Observe a new decision."""
         spec = run.controller.spec
-        self._decisions.labels(spec.name, run.mode.value).inc()
-        for h in spec.hyperparameters:
-            share = (h.unit(decision.values[h.name]) + 1.0) / 2.0
-            self._action.labels(spec.name, h.name).observe(share)
+        of_controller = self._of_controllers.get(spec.name) or self._add_controller(spec)
+        of_controller.decisions[run.mode].inc()
+        for h, series in of_controller.actions:
+            series.observe((h.unit(decision.values[h.name]) + 1.0) / 2.0)
         if decision.reward is not None:
-            self._reward.labels(spec.name).observe(decision.reward)
-        if self._shows(run, decision):
-            self._show(run, decision)
+            of_controller.reward.observe(decision.reward)
+        if (of_run := self._of_runs.get(run.id) or self._add_run(run, decision)) is not None:
+            self._show(run, of_run, decision)
 
-    def _shows(self, run: Run, decision: Decision) -> bool:
-        if run.id in self._runs_shown:
-            return True
-        if len(self._runs_shown) < RUN_SERIES_LIMIT:
-            self._runs_shown.add(run.id)
-            return True
-        if decision.chunk == 1:
-            self._dropped.inc()
-        return False
+    def _add_controller(self, spec: ControllerSpec) -> _ControllerSeries:
+        series = _ControllerSeries(
+            decisions={mode: self._decisions.labels(spec.name, mode.value) for mode in Mode},
+            actions=[(h, self._action.labels(spec.name, h.name)) for h in spec.hyperparameters],
+            reward=self._reward.labels(spec.name),
+        )
+        self._of_controllers[spec.name] = series
+        return series
 
-    def _show(self, run: Run, decision: Decision) -> None:
-        name = run.controller.spec.name
+    def _add_run(self, run: Run, decision: Decision) -> _RunSeries | None:
+        """Return the gauges of a run that has none yet; None where too many runs have some."""
+        if len(self._of_runs) >= RUN_SERIES_LIMIT:
+            if decision.chunk == 1:
+                self._dropped.inc()
+            return None
+        spec = run.controller.spec
+        series = _RunSeries(
+            actions={
+                h.name: self._run_action.labels(spec.name, run.id, h.name)
+                for h in spec.hyperparameters
+            }
+        )
+        self._of_runs[run.id] = series
+        return series
+
+    def _show(self, run: Run, series: _RunSeries, decision: Decision) -> None:
         for hyperparameter, value in decision.values.items():
-            self._run_action.labels(name, run.id, hyperparameter).set(value)
-        if decision.reward is not None:
-            self._run_reward.labels(name, run.id).set(decision.reward)
-            self._run_loss.labels(name, run.id).set(float(decision.state.mean()))
+            series.actions[hyperparameter].set(value)
+        if decision.reward is None:
+            return
+        if series.reward is None or series.loss is None:
+            names = (run.controller.spec.name, run.id)
+            series.reward = self._run_reward.labels(*names)
+            series.loss = self._run_loss.labels(*names)
+        series.reward.set(decision.reward)
+        series.loss.set(decision.state.sum() / len(decision.state))
 
     def ended(self, run: Run) -> None:
         """Remove a run's gauges."""
-        if run.id not in self._runs_shown:
+        series = self._of_runs.pop(run.id, None)
+        if series is None:
             return
-        self._runs_shown.discard(run.id)
-        spec = run.controller.spec
-        for h in spec.hyperparameters:
-            self._run_action.remove(spec.name, run.id, h.name)
-        if run.reported_chunks:
-            self._run_reward.remove(spec.name, run.id)
-            self._run_loss.remove(spec.name, run.id)
+        name = run.controller.spec.name
+        for hyperparameter in series.actions:
+            self._run_action.remove(name, run.id, hyperparameter)
+        if series.reward is not None:
+            self._run_reward.remove(name, run.id)
+            self._run_loss.remove(name, run.id)
 
 
 class StoreCollector(Collector):

@@ -51,7 +51,7 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
         def make_server() -> Server:
             server = Server(registry=registry, services=[SERVICE])
             servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
-            trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server.grpc_server)
+            server.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer)
             return server
 
         serve_until_signal(make_server, config.listen, lambda port: announce(port, page))

@@ -202,8 +202,12 @@ class Session(Protocol):
         """Store how a run ended."""
         ...
 
-    def append(self, run: Run, decision: Decision) -> Decision:
-        """Append a decision to the log and return it with its position."""
+    def next_position(self) -> int:
+        """Return the place in the log of what is appended next."""
+        ...
+
+    def append(self, run: Run, decision: Decision) -> None:
+        """Append a decision to the log, at its position, which is the next one."""
         ...
 
     def find_decision(self, run: Run, chunk: int) -> Decision | None:

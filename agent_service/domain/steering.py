@@ -1,7 +1,8 @@
 """The rules of a run: is it valid, is it the next chunk, what is decided, what is kept.
 
 Every write is one atomic step of the store, in which a repeated call finds what the first one
-stored and answers that. Nothing is kept here but policies that were read, which never change.
+stored and answers that. Nothing is kept here but policies that were read, and what decides by them:
+neither ever changes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import (
     Choice,
     ChunkReport,
+    Controller,
     Decision,
     FinishRun,
     Mode,
@@ -56,6 +58,7 @@ class Steering:
         """Keep the ports; own none of them."""
         self._store = store
         self._make_decider = make_decider
+        self._deciders: dict[int, Decider] = {}
         self._policies = PolicyCache(policies)
         self._observer = observer
         self._clock = clock
@@ -166,9 +169,9 @@ class Steering:
             previous=None if running is None else running.choice,
             policy=self._policies.get(session, controller, version),
         )
-        choice = self._make_decider(controller.spec).decide(situation)
+        choice = self._decider(controller).decide(situation)
         decision = Decision(
-            position=0,
+            position=session.next_position(),
             run_id=run.id,
             chunk=chunk,
             state=state,
@@ -182,9 +185,16 @@ class Steering:
             learned_in=None,
             created_at=self._clock(),
         )
-        decision = session.append(run, decision)
+        session.append(run, decision)
         session.after_commit(lambda: self._observer.decided(run, decision))
         return decision
+
+    def _decider(self, controller: Controller) -> Decider:
+        """Return what decides for a controller, made once, since its spec never changes."""
+        decider = self._deciders.get(controller.id)
+        if decider is None:
+            decider = self._deciders[controller.id] = self._make_decider(controller.spec)
+        return decider
 
     def finish_run(self, finish: FinishRun) -> Future[Run]:
         """End a run.
@@ -223,7 +233,7 @@ class Steering:
             return
         diverged = stored_decision(session, run, run.reported_chunks + 1)
         end = Decision(
-            position=0,
+            position=session.next_position(),
             run_id=run.id,
             chunk=diverged.chunk + 1,
             state=np.zeros(spec.chunk_size),

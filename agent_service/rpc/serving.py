@@ -11,17 +11,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.rpc.interceptor import CallInterceptor
+from agent_service.rpc.handlers import Handlers
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Server:
     """A gRPC server with health and reflection, not yet started."""
 
     def __init__(self, *, registry: CollectorRegistry, services: Sequence[str]) -> None:
-        """Make a server; add servicers to `grpc_server`.
+        """Make a server, to which servicers are added.
 
         Args:
             registry: where its call metrics go.
@@ -45,15 +46,22 @@ class Server:
         """
         self._services = services
         self._draining = asyncio.Event()
-        self.grpc_server = grpc.aio.server(
-            interceptors=[CallInterceptor(registry)],
+        self._grpc_server = grpc.aio.server(
             # A second server on a port in use must fail, not share it in silence.
             options=[("grpc.so_reuseport", 0)],
         )
+        self._handlers = Handlers(self._grpc_server, registry)
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc_server)
+        self.add(health_pb2_grpc.add_HealthServicer_to_server, self._health)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self.grpc_server)
+        self.add(
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+            reflection.aio.ReflectionServicer(names),
+        )
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Serve a servicer's methods too, by its generated `add_...Servicer_to_server`."""
+        add_to_server(servicer, self._handlers)
 
     async def start(self, address: str) -> int:
         """Listen on HOST:PORT (port 0 for any free one), and return the port.
@@ -62,10 +70,10 @@ class Server:
             ListenError: where the address cannot be taken.
         """
         try:
-            port = self.grpc_server.add_insecure_port(address)
+            port = self._grpc_server.add_insecure_port(address)
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {address}: in use, or no such host") from error
-        await self.grpc_server.start()
+        await self._grpc_server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
 
@@ -85,7 +93,7 @@ class Server:
         """Refuse new calls, let those in flight end, and stop."""
         self._draining.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self.grpc_server.stop(GRACE_SECONDS)
+        await self._grpc_server.stop(GRACE_SECONDS)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *self._services):

@@ -1,42 +1,57 @@
 """Group commit: one writer thread, one transaction for all that waits, answered when it is durable.
 
-Knows nothing of tables: it runs callables, and one that fails takes nothing of the others with it.
-Nobody waits for more than the commit in progress and the own.
+One call that fails takes nothing of the others with it. Nobody waits for more than the commit in
+progress and the own.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from agent_service.domain.errors import Unavailable
+from agent_service.store.known import Known, Overtaken
+from agent_service.store.queries import data_version
+from agent_service.store.session import SqlSession
 
 log = logging.getLogger(__name__)
 
 GROUP_LIMIT = 256
-"""Callables in one transaction at the most, so that a burst does not delay the first of it."""
+"""Calls in one transaction at the most, so that a burst does not delay the first of it."""
+STORAGE_ERRORS = (sa.exc.OperationalError, sqlite3.OperationalError)
+"""How SQLAlchemy, or the driver itself, says that the storage fails: full, locked, not there."""
 
 
-_Done = tuple[Any, list[Callable[[], None]]]
-Work = Callable[[sa.Connection], _Done]
-"""What runs in a transaction: returns its result and what to call once that is durable.
-
-It may be rolled back and run again, so it does nothing but through the connection.
-"""
+Work = Callable[[SqlSession], Any]
+"""What runs in a transaction. It may be rolled back and run again, so it does nothing but through
+the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Work
     future: Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    result: Any
+    calls: list[Callable[[], None]]
+    """What waits for the commit."""
+
+
+class _Spoilt(Exception):
+    """A job failed after it had written: the transaction cannot be kept."""
 
 
 class Journal:
@@ -50,6 +65,7 @@ class Journal:
             observe_commit: told each commit's seconds and the number of callables in it.
         """
         self._engine = engine
+        self._known = Known()
         self._observe_commit = observe_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._is_closed = False
@@ -100,44 +116,63 @@ class Journal:
         started = time.perf_counter()
         try:
             outcomes = self._run_group(group)
-        except sa.exc.DBAPIError as error:
-            _fail_all(group, Unavailable(f"the store took nothing ({error.orig}); retry"))
+        except STORAGE_ERRORS as error:
+            cause = getattr(error, "orig", error)
+            _fail_all(group, Unavailable(f"the store took nothing ({cause}); retry"))
             return
         except Exception as error:
             _fail_all(group, error)
             return
         self._observe_commit(time.perf_counter() - started, len(group))
         for job, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                job.future.set_exception(outcome)
+            if isinstance(outcome, _Done):
+                _tell(outcome.calls)
+                job.future.set_result(outcome.result)
             else:
-                result, calls = outcome
-                _tell(calls)
-                job.future.set_result(result)
+                job.future.set_exception(outcome)
 
     def _run_group(self, group: list[_Job]) -> list[_Done | Exception]:
         """Run and commit a group; return what each returned or raised.
 
-        At first as if none could fail: a savepoint costs as much as two more statements. Where one
-        fails, all is rolled back and run again, each in a savepoint.
+        At first as if none could fail after it has written: a savepoint costs as much as two more
+        statements. Where one does, all is rolled back and run again, each in a savepoint.
         """
         try:
+            with self._transaction() as session:
+                return [_run(session, job) for job in group]
+        except _Spoilt:
+            with self._transaction() as session:
+                return [_run_in_savepoint(session, job) for job in group]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[SqlSession]:
+        try:
             with self._engine.begin() as connection:
-                return [job.work(connection) for job in group]
-        except sa.exc.OperationalError:
-            raise  # the storage itself fails: nothing of this group can be trusted to be in it
-        except Exception as error:
-            if len(group) == 1:
-                return [error]
-        with self._engine.begin() as connection:
-            return [_run_in_savepoint(connection, job) for job in group]
+                self._known.see(data_version(connection))
+                yield SqlSession(connection, self._known)
+        except BaseException:
+            self._known.forget()
+            raise
 
 
-def _run_in_savepoint(connection: sa.Connection, job: _Job) -> _Done | Exception:
+def _run(session: SqlSession, job: _Job) -> _Done | Exception:
+    before = session.changes
     try:
-        with connection.begin_nested():
-            return job.work(connection)
-    except sa.exc.OperationalError:
+        return _Done(job.work(session), session.take_calls())
+    except STORAGE_ERRORS:
+        raise  # the storage itself fails: nothing of this group can be trusted to be in it
+    except Exception as error:
+        if isinstance(error, Overtaken) or session.changes != before:
+            raise _Spoilt from error
+        session.take_calls()
+        return error
+
+
+def _run_in_savepoint(session: SqlSession, job: _Job) -> _Done | Exception:
+    try:
+        with session.savepoint():
+            return _Done(job.work(session), session.take_calls())
+    except STORAGE_ERRORS:
         raise
     except Exception as error:
         return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -46,7 +47,7 @@ _cached_spec = lru_cache(1024)(spec_from_text)
 
 def array_to_bytes(array: np.ndarray) -> bytes:
     """Return a float64 array as bytes that read back to the bit."""
-    return np.ascontiguousarray(array, dtype=_FLOAT64).tobytes()
+    return array.astype(_FLOAT64, copy=False).tobytes()
 
 
 def array_from_bytes(data: bytes) -> np.ndarray:
@@ -95,27 +96,35 @@ def run_from_row(row: Row) -> Run:
     )
 
 
-def decision_to_row(decision: Decision) -> dict[str, Any]:
-    """Return a decision's columns, without keys and position."""
-    scores = decision.feedback if isinstance(decision.feedback, Scores) else None
-    given = decision.feedback if isinstance(decision.feedback, GivenReward) else None
-    return {
-        "chunk": decision.chunk,
-        "state": array_to_bytes(decision.state),
-        "training_score": None if scores is None else scores.training,
-        "validation_score": None if scores is None else scores.validation,
-        "given_reward": None if given is None else given.value,
-        "reward": decision.reward,
-        "applied": None if decision.applied is None else dict(decision.applied),
-        "sample": array_to_bytes(np.array(decision.choice.sample)),
-        "log_probability": decision.choice.log_probability,
-        "explored": decision.choice.explored,
-        "action": dict(decision.values),
-        "policy_version": decision.policy_version,
-        "use": decision.use.value,
-        "learned_in": decision.learned_in,
-        "created_at": decision.created_at,
-    }
+def decision_to_row(run: Run, decision: Decision) -> tuple[Any, ...]:
+    """Return a decision as the driver takes it, in the order of the table's columns."""
+    feedback, choice = decision.feedback, decision.choice
+    scores = feedback if isinstance(feedback, Scores) else None
+    given = feedback if isinstance(feedback, GivenReward) else None
+    return (
+        decision.position,
+        run.key,
+        run.controller.id,
+        decision.chunk,
+        array_to_bytes(decision.state),
+        None if scores is None else scores.training,
+        None if scores is None else scores.validation,
+        None if given is None else given.value,
+        decision.reward,
+        None if decision.applied is None else _to_json(decision.applied),
+        array_to_bytes(np.array(choice.sample)),
+        choice.log_probability,
+        choice.explored,
+        _to_json(decision.values),
+        decision.policy_version,
+        decision.use.value,
+        decision.learned_in,
+        decision.created_at,
+    )
+
+
+def _to_json(values: Mapping[str, float]) -> str:
+    return json.dumps(dict(values))
 
 
 def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:

@@ -52,7 +52,8 @@ runs = sa.Table(
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
 _on_lease = runs.c.outcome.is_(None) & runs.c.abandoned_at.is_(None)
-sa.Index("runs_on_lease", runs.c.updated_at, sqlite_where=_on_lease, postgresql_where=_on_lease)
+# By key, which reports never change: an index by time would cost each of them two pages.
+sa.Index("runs_on_lease", runs.c.key, sqlite_where=_on_lease, postgresql_where=_on_lease)
 
 decisions = sa.Table(
     "decisions",
@@ -76,7 +77,14 @@ decisions = sa.Table(
     sa.Column("learned_in", sa.BigInteger),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.UniqueConstraint("run_key", "chunk"),
-    # Positions are never given twice, so a reader that follows the log misses nothing.
-    sqlite_autoincrement=True,
 )
-sa.Index("decisions_by_use", decisions.c.controller_id, decisions.c.use, decisions.c.position)
+is_settled = decisions.c.use != "pending"
+"""In queries for any other use, so that the index serves them."""
+sa.Index(
+    "decisions_by_use",
+    decisions.c.controller_id,
+    decisions.c.use,
+    decisions.c.position,
+    sqlite_where=is_settled,
+    postgresql_where=is_settled,
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,8 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
-from agent_service.store.schema import controllers, decisions, policies, runs
+from agent_service.store.known import Known, Overtaken
+from agent_service.store.schema import controllers, decisions, is_settled, policies, runs
 
 _state = sa.case(
     (runs.c.outcome.is_not(None), RunState.FINISHED.value),
@@ -31,18 +33,39 @@ _state = sa.case(
 )
 
 
+_is_ready = (decisions.c.use == Use.READY.value) & is_settled
+
+
 class SqlSession:
     """A session on one connection, valid while its transaction is open."""
 
-    def __init__(self, connection: sa.Connection) -> None:
-        """Work on an open transaction of `connection`."""
+    def __init__(self, connection: sa.Connection, known: Known) -> None:
+        """Work on an open transaction of `connection`, with what is known from earlier ones."""
         self._connection = connection
-        self.to_call: list[Callable[[], None]] = []
-        """What `after_commit` was told."""
+        self._known = known
+        self._calls: list[Callable[[], None]] = []
+        self.changes = 0
+        """Writes so far."""
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Note what to call once this is durable."""
-        self.to_call.append(call)
+        self._calls.append(call)
+
+    def take_calls(self) -> list[Callable[[], None]]:
+        """Return what `after_commit` was told since this was asked last."""
+        calls, self._calls = self._calls, []
+        return calls
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what is done inside, and that alone, where it raises."""
+        try:
+            with self._connection.begin_nested():
+                yield
+        except BaseException:
+            self._known.forget()
+            self._calls.clear()
+            raise
 
     # Controllers
 
@@ -65,7 +88,7 @@ class SqlSession:
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """See the port."""
-        result = self._connection.execute(
+        result = self.write(
             sa.insert(controllers).values(
                 name=spec.name,
                 spec=rows.spec_to_text(spec),
@@ -88,12 +111,15 @@ class SqlSession:
 
     def _update_controller(self, controller: Controller, **values: Any) -> None:
         query = sa.update(controllers).where(controllers.c.id == controller.id)
-        self._connection.execute(query.values(**values))
+        self.write(query.values(**values))
+        self._known.forget_controller(controller)
 
     def usage(self, controller: Controller) -> Usage:
         """See the port."""
-        by_state = self._counts(_state, runs, controller)
-        by_use = self._counts(decisions.c.use, decisions, controller)
+        by_state = self._counts(_state, runs.c.controller_id == controller.id)
+        by_use = self._counts(
+            decisions.c.use, (decisions.c.controller_id == controller.id) & is_settled
+        )
         return Usage(
             runs={state: by_state.get(state.value, 0) for state in RunState},
             ready=by_use.get(Use.READY, 0),
@@ -101,17 +127,15 @@ class SqlSession:
             recorded=by_use.get(Use.RECORDED, 0),
         )
 
-    def _counts(
-        self, by: sa.ColumnElement[Any], table: sa.Table, controller: Controller
-    ) -> dict[Any, int]:
-        query = sa.select(by, sa.func.count()).where(table.c.controller_id == controller.id)
-        return {key: count for key, count in self._connection.execute(query.group_by(by))}
+    def _counts(self, by: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> dict[Any, int]:
+        query = sa.select(by, sa.func.count()).where(where).group_by(by)
+        return {key: count for key, count in self._connection.execute(query)}
 
     # Policies
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
         """See the port."""
-        self._connection.execute(
+        self.write(
             sa.insert(policies).values(
                 controller_id=controller.id,
                 version=policy.version,
@@ -143,9 +167,28 @@ class SqlSession:
 
     def find_run(self, run_id: str) -> Run | None:
         """See the port."""
+        run = self._known.run(run_id)
+        if run is not None:
+            return self._known.with_controller(run, self._controller(run))
         names = {"run_id": run_id}
         row = self._connection.execute(queries.FIND_RUN, names).mappings().one_or_none()
-        return None if row is None else rows.run_from_row(row)
+        if row is None:
+            return None
+        run = rows.run_from_row(row)
+        self._known.learn_controller(run.controller)
+        self._known.learn_run(run)
+        return run
+
+    def _controller(self, run: Run) -> Controller:
+        """Return the controller of a known run as it stands now."""
+        key = run.controller.id
+        controller = self._known.controller(key)
+        if controller is None:
+            query = queries.CONTROLLERS.where(controllers.c.id == key)
+            row = self._connection.execute(query).mappings().one()
+            controller = rows.controller_from_row(row)
+            self._known.learn_controller(controller)
+        return controller
 
     def list_runs(
         self,
@@ -179,7 +222,7 @@ class SqlSession:
         now: float,
     ) -> Run:
         """See the port."""
-        self._connection.execute(
+        self.write(
             sa.insert(runs).values(
                 id=start.run_id,
                 controller_id=controller.id,
@@ -204,8 +247,14 @@ class SqlSession:
 
     def count_chunk(self, run: Run, *, now: float) -> None:
         """See the port."""
-        names = {"of_run": run.key, "chunks": run.reported_chunks + 1, "now": now}
-        self._connection.execute(queries.COUNT_CHUNK, names)
+        if run.abandoned_at is not None:
+            self._update_run(run, abandoned_at=None)
+        chunks = run.reported_chunks + 1
+        values = (chunks, now, run.key, run.reported_chunks)
+        if self._run(queries.COUNT_CHUNK, values).rowcount != 1:
+            raise Overtaken(run.id)
+        counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
+        self._known.learn_run(counted)
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
         """See the port."""
@@ -226,28 +275,43 @@ class SqlSession:
         self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
 
     def _update_run(self, run: Run, **values: Any) -> None:
-        self._connection.execute(sa.update(runs).where(runs.c.key == run.key).values(**values))
+        query = sa.update(runs).where(
+            runs.c.key == run.key,
+            runs.c.reported_chunks == run.reported_chunks,
+            runs.c.outcome.is_(None),
+        )
+        if self.write(query.values(**values)).rowcount != 1:
+            raise Overtaken(run.id)
+        self._known.forget_run(run)
 
     # The log
 
-    def append(self, run: Run, decision: Decision) -> Decision:
+    def next_position(self) -> int:
         """See the port."""
-        keys = {"run_key": run.key, "controller_id": run.controller.id}
-        result = self._connection.execute(queries.APPEND, keys | rows.decision_to_row(decision))
-        inserted = result.inserted_primary_key
-        assert inserted is not None
-        return replace(decision, position=inserted[0])
+        if self._known.next_position is None:
+            newest = self._connection.execute(queries.NEWEST_POSITION).scalar_one()
+            self._known.next_position = (newest or 0) + 1
+        return self._known.next_position
+
+    def append(self, run: Run, decision: Decision) -> None:
+        """See the port."""
+        self._run(queries.APPEND, rows.decision_to_row(run, decision))
+        self._known.next_position = decision.position + 1
+        if not decision.is_end:
+            self._known.learn_newest(run, decision)
 
     def find_decision(self, run: Run, chunk: int) -> Decision | None:
         """See the port."""
+        newest = self._known.newest(run)
+        if newest is not None and newest.chunk == chunk:
+            return newest
         names = {"run_id": run.id, "chunk": chunk}
         row = self._connection.execute(queries.FIND_DECISION, names).mappings().one_or_none()
         return None if row is None else rows.decision_from_row(row)
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
-        names = {"of_run": run.key, "of_chunk": chunk, "was": was.value, "becomes": use.value}
-        self._connection.execute(queries.SET_USE, names)
+        self._run(queries.SET_USE, (use.value, run.key, chunk, was.value))
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
@@ -272,7 +336,7 @@ class SqlSession:
     def are_ready(self, controller: Controller, *, count: int) -> bool:
         """See the port."""
         query = sa.select(decisions.c.position).where(
-            decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
+            decisions.c.controller_id == controller.id, _is_ready
         )
         last = query.order_by(decisions.c.position).limit(1).offset(count - 1)
         return self._connection.execute(last).one_or_none() is not None
@@ -281,9 +345,7 @@ class SqlSession:
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
         """See the port."""
-        query = queries.TRANSITIONS.where(
-            decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
-        )
+        query = queries.TRANSITIONS.where(decisions.c.controller_id == controller.id, _is_ready)
         found = self._rows(query.order_by(decisions.c.position).limit(limit))
         return [_learnable(rows.run_from_row(r), rows.transition_from_row(r)) for r in found]
 
@@ -300,6 +362,17 @@ class SqlSession:
         query = sa.update(decisions).where(decisions.c.position == sa.bindparam("marked"))
         marked = [{"marked": t.transition.decision.position} for t in transitions]
         self._connection.execute(query.values(**values), marked)
+        self.changes += 1
+
+    def _run(self, statement: queries.Statement, values: Sequence[Any]) -> Any:
+        """Run a statement that is run often, and return the driver's cursor."""
+        self.changes += 1
+        return statement.run(self._connection, values)
+
+    def write(self, statement: sa.Insert | sa.Update) -> sa.CursorResult[Any]:
+        """Run a statement that changes something."""
+        self.changes += 1
+        return self._connection.execute(statement)
 
     def _rows(self, query: sa.Executable) -> sa.MappingResult:
         return self._connection.execute(query).mappings()

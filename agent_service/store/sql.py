@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import Durability, Session
 from agent_service.store.journal import Journal
+from agent_service.store.known import Known
 from agent_service.store.migration import StoreError, bring_up_to_date
 from agent_service.store.session import SqlSession
 
@@ -56,18 +57,13 @@ class SqlStore:
 
     def write(self, work: Callable[[Session], T]) -> Future[T]:
         """See the port."""
-
-        def run(connection: sa.Connection) -> tuple[T, list[Callable[[], None]]]:
-            session = SqlSession(connection)
-            return work(session), session.to_call
-
-        return self._journal.submit(run)
+        return self._journal.submit(work)
 
     def read(self, work: Callable[[Session], T]) -> T:
         """See the port."""
         try:
             with self._reading.begin() as connection:
-                return work(SqlSession(connection))
+                return work(SqlSession(connection, Known()))
         except sa.exc.OperationalError as error:
             raise Unavailable(f"the store does not answer ({error.orig}); retry") from error
 

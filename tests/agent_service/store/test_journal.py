@@ -1,7 +1,7 @@
 """Group commit: what waits shares a transaction, and nobody's failure is another's."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.store.journal import Journal
+from agent_service.store.session import SqlSession
 
-INSERT = sa.text("INSERT INTO numbers VALUES (:n)")
+NUMBERS = sa.table("numbers", sa.column("n"))
 
 
 class Database:
@@ -27,10 +28,12 @@ class Database:
             self.engine, observe_commit=lambda _seconds, size: self.groups.append(size)
         )
 
-    def add(self, n: int, calls: list[Any] | None = None) -> Future[Any]:
-        def work(connection: sa.Connection) -> tuple[int, list[Any]]:
-            connection.execute(INSERT, {"n": n})
-            return n, calls or []
+    def add(self, n: int, *calls: Callable[[], None]) -> Future[Any]:
+        def work(session: SqlSession) -> int:
+            session.write(sa.insert(NUMBERS).values(n=n))
+            for call in calls:
+                session.after_commit(call)
+            return n
 
         return self.journal.submit(work)
 
@@ -38,10 +41,9 @@ class Database:
         """Keep the writer busy until the event is set, so that what follows waits together."""
         started, release = threading.Event(), threading.Event()
 
-        def work(_connection: sa.Connection) -> tuple[None, list[Any]]:
+        def work(_session: SqlSession) -> None:
             started.set()
             assert release.wait(20)
-            return None, []
 
         self.journal.submit(work)
         assert started.wait(20)
@@ -49,7 +51,7 @@ class Database:
 
     def numbers(self) -> list[int]:
         with self.engine.connect() as connection:
-            return list(connection.execute(sa.text("SELECT n FROM numbers ORDER BY n")).scalars())
+            return list(connection.execute(sa.select(NUMBERS.c.n).order_by(NUMBERS.c.n)).scalars())
 
 
 @pytest.fixture
@@ -74,8 +76,8 @@ def test_what_waits_shares_one_commit(database: Database) -> None:
 def test_one_that_fails_takes_nothing_of_the_others_with_it(database: Database) -> None:
     """Its own changes are undone, its future raises; its neighbours in the group are durable."""
 
-    def fails(connection: sa.Connection) -> tuple[None, list[Any]]:
-        connection.execute(INSERT, {"n": 100})
+    def fails(session: SqlSession) -> None:
+        session.write(sa.insert(NUMBERS).values(n=100))
         raise NotFound("no such number")
 
     release = database.hold()
@@ -92,10 +94,11 @@ def test_who_is_told_is_told_after_the_commit(database: Database) -> None:
     """A call after the commit sees its change in another connection; none comes for a failure."""
     seen: list[list[int]] = []
 
-    def fails(_connection: sa.Connection) -> tuple[None, list[Any]]:
+    def fails(session: SqlSession) -> None:
+        session.after_commit(lambda: seen.append([]))
         raise NotFound("nothing")
 
-    database.add(1, [lambda: seen.append(database.numbers())]).result(20)
+    database.add(1, lambda: seen.append(database.numbers())).result(20)
     with pytest.raises(NotFound):
         database.journal.submit(fails).result(20)
 
@@ -110,7 +113,7 @@ def test_an_observer_that_fails_does_not_stop_the_writer(
     def fails() -> None:
         raise ValueError("a broken metric")
 
-    assert database.add(1, [fails]).result(20) == 1
+    assert database.add(1, fails).result(20) == 1
     assert database.add(2).result(20) == 2
     assert "a broken metric" in caplog.text
 

@@ -66,17 +66,18 @@ def start(session: Session, run_id: str) -> Run:
 def test_a_decision_is_read_as_it_was_written(tmp_path: Path, decision: Decision) -> None:
     """Every field to the bit, subnormal and negative zero losses too."""
 
-    def work(session: Session) -> tuple[Decision, Decision | None]:
+    def append(session: Session) -> tuple[Run, Decision]:
         run = session.find_run("r") or start(session, "r")
         chunk = 1
         while session.find_decision(run, chunk) is not None:
             chunk += 1
-        return session.append(run, replace(decision, chunk=chunk)), session.find_decision(
-            run, chunk
-        )
+        written = replace(decision, chunk=chunk, position=session.next_position())
+        session.append(run, written)
+        return run, written
 
     with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
-        written, read = store.write(work).result()
+        run, written = store.write(append).result()
+        read = store.read(lambda session: session.find_decision(run, written.chunk))
 
     assert read is not None
     assert read.state.tobytes() == decision.state.tobytes()
@@ -152,7 +153,7 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
             created_at=0.0,
         )
         for chunk in range(1, count + 2):
-            session.append(run, replace(blank, chunk=chunk))
+            session.append(run, replace(blank, chunk=chunk, position=session.next_position()))
         return run
 
     def learn(session: Session) -> int:

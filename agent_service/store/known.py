@@ -1,0 +1,96 @@
+"""What the writer need not read again: runs as they stand, their newest decisions, controllers.
+
+Nothing here is trusted on its own word. A run is changed only where the database still holds what
+is known of it (`Overtaken` otherwise), and controllers are forgotten when another process commits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from agent_service.domain.runs import Controller, Decision, Run
+
+RUNS_KEPT = 16_384
+"""Runs in memory at the most, some 2 kB each; others are read again when they report."""
+
+
+class Overtaken(Exception):
+    """Another process changed the run meanwhile: forget what is known, and do the step again."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    run: Run
+    newest: Decision | None
+    """The decision that the run's child trains under, where it is known."""
+
+
+class Known:
+    """Runs by id, with their newest decision, and controllers by key. One thread uses it."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._runs: dict[str, _Entry] = {}
+        self._controllers: dict[int, Controller] = {}
+        self._data_version: int | None = None
+        self.next_position: int | None = None
+        """The place in the log of the next decision, where it is known."""
+
+    def see(self, data_version: int) -> None:
+        """Take the database's count of other processes' commits, at a transaction's begin."""
+        if data_version != self._data_version:
+            self._controllers.clear()
+            self.next_position = None
+            self._data_version = data_version
+
+    def forget(self) -> None:
+        """Know nothing again, since a transaction was rolled back or overtaken."""
+        self._runs.clear()
+        self._controllers.clear()
+        self.next_position = None
+
+    def controller(self, key: int) -> Controller | None:
+        """Return a controller, if it is known."""
+        return self._controllers.get(key)
+
+    def learn_controller(self, controller: Controller) -> None:
+        """Keep a controller as it was read."""
+        self._controllers[controller.id] = controller
+
+    def forget_controller(self, controller: Controller) -> None:
+        """Have a controller read again, since it was changed."""
+        self._controllers.pop(controller.id, None)
+
+    def run(self, run_id: str) -> Run | None:
+        """Return a run, if it is known; its controller may have been changed since."""
+        entry = self._runs.get(run_id)
+        return None if entry is None else entry.run
+
+    def newest(self, run: Run) -> Decision | None:
+        """Return a run's newest decision, if it is known."""
+        entry = self._runs.get(run.id)
+        return None if entry is None else entry.newest
+
+    def learn_run(self, run: Run) -> None:
+        """Keep a run as it stands."""
+        entry = self._runs.pop(run.id, None)
+        self._runs[run.id] = _Entry(run, None if entry is None else entry.newest)
+        if len(self._runs) > RUNS_KEPT:
+            # The first is the one that reported longest ago.
+            del self._runs[next(iter(self._runs))]
+
+    def learn_newest(self, run: Run, decision: Decision) -> None:
+        """Keep the newest decision of a run, if the run is known."""
+        if (entry := self._runs.get(run.id)) is not None:
+            entry.newest = decision
+
+    def forget_run(self, run: Run) -> None:
+        """Have a run read again, since it was changed."""
+        self._runs.pop(run.id, None)
+
+    def with_controller(self, run: Run, controller: Controller) -> Run:
+        """Return a known run under its controller as that stands now."""
+        if run.controller is not controller:
+            run = replace(run, controller=controller)
+            self._runs[run.id].run = run
+        return run
