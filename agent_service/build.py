@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -16,11 +18,12 @@ from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
-from agent_service.leases import LeaseWatch
+from agent_service.leases import watching_leases
 from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
@@ -51,23 +54,30 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     Raises:
         AgentError: where the store cannot be opened or the address not be taken.
     """
+    asyncio.run(_serve(config, announce))
+
+
+async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     registry = process_registry()
     metrics = Metrics(registry)
     with (
         SqlStore(
-            config.store, durability=config.durability, observe_commit=metrics.committed
+            config.store,
+            durability=config.durability,
+            observe_commit=metrics.committed,
+            journal=LoopJournal,
         ) as store,
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
         Supervisor(run_learner, config.store, config.durability),
     ):
         registry.register(StoreCollector(store))
         steering = make_steering(store, metrics=metrics)
-        with LeaseWatch(steering, lease=config.lease):
-            serve_until_signal(
-                lambda: make_server(store, steering, registry=registry),
-                config.listen,
-                announce=lambda port: announce(port, page),
-            )
+        server = make_server(store, steering, registry=registry)
+        # What is there now is there for good; looking through it for garbage costs each report.
+        gc.freeze()
+        gc.set_threshold(50_000)
+        async with watching_leases(steering, lease=config.lease):
+            await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 
 def verify_store(url: str) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from agent_service.domain.errors import AgentError
 from agent_service.domain.steering import Steering
@@ -16,41 +16,29 @@ LONGEST_PAUSE = 60.0
 """Seconds between two looks at the most; a short lease is looked after more often."""
 
 
-class LeaseWatch:
-    """Abandons silent runs while its context lasts."""
+@asynccontextmanager
+async def watching_leases(steering: Steering, *, lease: float) -> AsyncIterator[None]:
+    """Abandon runs of `steering` that are silent for `lease` seconds, while the context lasts."""
+    watch = asyncio.create_task(_watch(steering, lease))
+    try:
+        yield
+    finally:
+        watch.cancel()
 
-    def __init__(self, steering: Steering, *, lease: float) -> None:
-        """Watch the runs of `steering`, abandoning what is silent for `lease` seconds."""
-        self._steering = steering
-        self._lease = lease
-        self._pause = min(lease / 4, LONGEST_PAUSE)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="leases", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+async def _watch(steering: Steering, lease: float) -> None:
+    while True:
+        await asyncio.sleep(min(lease / 4, LONGEST_PAUSE))
+        try:
+            await _look(steering, lease)
+        except AgentError as error:
+            # The storage is away; the next look finds the same runs.
+            log.warning("leases were not looked after: %s", error)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._stopping.wait(self._pause):
-            try:
-                self._look()
-            except AgentError as error:
-                # The storage is away; the next look finds the same runs.
-                log.warning("leases were not looked after: %s", error)
-
-    def _look(self) -> None:
-        count = 0
-        while found := self._steering.abandon_silent_runs(lease=self._lease).result():
-            count += found
-        if count:
-            log.info("%d runs are abandoned: silent for %g s", count, self._lease)
+async def _look(steering: Steering, lease: float) -> None:
+    count = 0
+    while found := await asyncio.wrap_future(steering.abandon_silent_runs(lease=lease)):
+        count += found
+    if count:
+        log.info("%d runs are abandoned: silent for %g s", count, lease)

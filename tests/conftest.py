@@ -10,6 +10,7 @@ from agent_service.build import make_server, make_steering
 from agent_service.client import AgentClient
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.serving import Server
+from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore
 
 
@@ -26,10 +27,12 @@ class ServedAgent:
         self.metrics = Metrics(self.registry)
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        with SqlStore(self.url, observe_commit=self.metrics.committed) as self.store:
-            self.registry.register(StoreCollector(self.store))
-            steering = make_steering(self.store, metrics=self.metrics)
-            server: Server = make_server(self.store, steering, registry=self.registry)
+        with SqlStore(
+            self.url, observe_commit=self.metrics.committed, journal=LoopJournal
+        ) as store:
+            self.registry.register(StoreCollector(store))
+            steering = make_steering(store, metrics=self.metrics)
+            server: Server = make_server(store, steering, registry=self.registry)
             self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
             self._started.set()
             await self._stop.wait()
@@ -38,9 +41,12 @@ class ServedAgent:
     def __enter__(self) -> "ServedAgent":
         self._thread.start()
         assert self._started.wait(20)
+        # What tests read, learn and change beside the server, as another process would.
+        self.store = SqlStore(self.url)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.store.close()
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 

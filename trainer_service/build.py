@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import closing
 
@@ -32,6 +33,10 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     Raises:
         AgentError: where the device is not there, or the address or run store cannot be taken.
     """
+    asyncio.run(_serve(config, announce))
+
+
+async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     torch.set_num_threads(config.threads)
     device = _checked_device(config.device)
     registry = process_registry()
@@ -47,14 +52,10 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
         closing(Runs(store, place, parallel=config.parallel, observer=Metrics(registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
-
-        def make_server() -> Server:
-            server = Server(registry=registry, services=[SERVICE])
-            servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
-            server.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer)
-            return server
-
-        serve_until_signal(make_server, config.listen, lambda port: announce(port, page))
+        server = Server(registry=registry, services=[SERVICE])
+        servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
+        server.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer)
+        await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 
 def _checked_device(name: str) -> torch.device:

@@ -42,6 +42,8 @@ class Scores:
 
     def __post_init__(self) -> None:
         """Check both ranges; raises InvalidArgument naming the score."""
+        if 0 <= self.training <= 1 and 0 <= self.validation <= 1:
+            return
         for name, score in (("training", self.training), ("validation", self.validation)):
             if not 0 <= score <= 1:
                 raise invalid(f"scores.{name}", f"{score} is not in [0, 1]")

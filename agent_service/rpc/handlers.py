@@ -167,7 +167,8 @@ def _shape(handler: Any) -> str:
 def _code(error: BaseException, context: Context) -> grpc.StatusCode:
     """Return the status code that `_abort` ends the call with, so that it is counted before."""
     if isinstance(error, AgentError):
-        return rpc_status.to_status(to_status(error)).code
+        code: grpc.StatusCode = rpc_status.to_status(to_status(error)).code
+        return code
     if isinstance(error, grpc.aio.AbortError):
         number: Any = context.code()
         numbers: dict[Any, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

@@ -100,26 +100,17 @@ class Server:
             await self._health.set(service, status)
 
 
-def serve_until_signal(
-    make_server: Callable[[], Server], address: str, announce: Callable[[int], None]
-) -> None:
+async def serve_until_signal(server: Server, address: str, announce: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second one ends the process at once.
 
     Args:
-        make_server: called in the event loop that will run it, since a server belongs to one.
+        server: made in the event loop that runs this, since it belongs to one.
         address: HOST:PORT to listen on; port 0 takes any free one.
         announce: told the port once it serves.
 
     Raises:
         ListenError: where the address cannot be taken.
     """
-    asyncio.run(_serve(make_server, address, announce))
-
-
-async def _serve(
-    make_server: Callable[[], Server], address: str, announce: Callable[[int], None]
-) -> None:
-    server = make_server()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 

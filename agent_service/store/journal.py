@@ -1,192 +1,213 @@
-"""Group commit: one writer thread, one transaction for all that waits, answered when it is durable.
+"""Ways to the one writer: alone, call by call, or in an event loop, where calls share a commit.
 
-One call that fails takes nothing of the others with it. Nobody waits for more than the commit in
-progress and the own.
+A server's calls meet in its event loop. What they do there is done at once, in the loop's own
+thread; the disk alone is waited for in another. Two threads that pass calls, answers and Python's
+lock to and fro cost a report as much again as all that is done for it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import queue
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
-import sqlalchemy as sa
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 from agent_service.domain.errors import Unavailable
-from agent_service.store.known import Known, Overtaken
-from agent_service.store.queries import data_version
-from agent_service.store.session import SqlSession
+from agent_service.store.writer import Job, Locked, Work, Writer, fail
 
 log = logging.getLogger(__name__)
 
 GROUP_LIMIT = 256
 """Calls in one transaction at the most, so that a burst does not delay the first of it."""
-STORAGE_ERRORS = (sa.exc.OperationalError, sqlite3.OperationalError)
-"""How SQLAlchemy, or the driver itself, says that the storage fails: full, locked, not there."""
+LOCK_SECONDS = 10.0
+"""For how long another process's write is waited for, such as the learner's, before calls fail."""
+_LOCK_PAUSE = 0.002
+_LOCKED = "another process has locked the store for writing; retry"
+_CLOSED = "the store is closed; retry with another server"
 
 
-Work = Callable[[SqlSession], Any]
-"""What runs in a transaction. It may be rolled back and run again, so it does nothing but through
-the session."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    work: Work
-    future: Future[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    result: Any
-    calls: list[Callable[[], None]]
-    """What waits for the commit."""
-
-
-class _Spoilt(Exception):
-    """A job failed after it had written: the transaction cannot be kept."""
-
-
-class Journal:
-    """The one writer of a database. Close it; what was submitted before is still committed."""
-
-    def __init__(self, engine: sa.Engine, *, observe_commit: Callable[[float, int], None]) -> None:
-        """Start the writer thread on a connection of `engine`.
-
-        Args:
-            engine: its transactions must lock for writing from their beginning.
-            observe_commit: told each commit's seconds and the number of callables in it.
-        """
-        self._engine = engine
-        self._known = Known()
-        self._observe_commit = observe_commit
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._is_closed = False
-        self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
+class Journal(Protocol):
+    """Takes what is to be done in transactions."""
 
     def submit(self, work: Work) -> Future[Any]:
-        """Queue `work`; the future has its result when the transaction is committed."""
-        future: Future[Any] = Future()
-        with self._closing:
-            if self._is_closed:
-                future.set_exception(Unavailable("the store is closed; retry with another server"))
-            else:
-                self._jobs.put(_Job(work, future))
-        return future
+        """Have `work` done; the future has its result when that is durable."""
+        ...
 
     def close(self) -> None:
-        """Commit what waits and end the thread."""
-        with self._closing:
-            if not self._is_closed:
-                self._is_closed = True
-                self._jobs.put(None)
-        self._thread.join()
+        """Commit what was submitted, and take no more."""
+        ...
 
-    def _run(self) -> None:
-        is_open = True
-        while is_open:
-            group, is_open = self._next_group()
-            if group:
-                self._commit(group)
 
-    def _next_group(self) -> tuple[list[_Job], bool]:
-        """Wait for a job, then take all that came meanwhile; the flag is False at the end."""
-        group: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            group.append(job)
-            if len(group) == GROUP_LIMIT:
-                return group, True
+class DirectJournal:
+    """Each call a transaction, done before `submit` returns. Thread-safe."""
+
+    def __init__(self, writer: Writer) -> None:
+        """Write through `writer`, and close it at the end."""
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def submit(self, work: Work) -> Future[Any]:
+        """See the protocol."""
+        future: Future[Any] = Future()
+        group = [Job(work, future)]
+        with self._lock:
+            if self._is_closed:
+                fail(group, Unavailable(_CLOSED))
+                return future
             try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return group, True
-        return group, False
-
-    def _commit(self, group: list[_Job]) -> None:
-        started = time.perf_counter()
-        try:
-            outcomes = self._run_group(group)
-        except STORAGE_ERRORS as error:
-            cause = getattr(error, "orig", error)
-            _fail_all(group, Unavailable(f"the store took nothing ({cause}); retry"))
-            return
-        except Exception as error:
-            _fail_all(group, error)
-            return
-        self._observe_commit(time.perf_counter() - started, len(group))
-        for job, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, _Done):
-                _tell(outcome.calls)
-                job.future.set_result(outcome.result)
+                self._run(group)
+                self._writer.commit()
+            except Exception as error:
+                fail(group, error)
             else:
-                job.future.set_exception(outcome)
+                self._writer.settle()
+        return future
 
-    def _run_group(self, group: list[_Job]) -> list[_Done | Exception]:
-        """Run and commit a group; return what each returned or raised.
+    def _run(self, group: list[Job]) -> None:
+        gives_up = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return self._writer.run(group)
+            except Locked as error:
+                if time.monotonic() > gives_up:
+                    raise Unavailable(_LOCKED) from error
+            time.sleep(_LOCK_PAUSE)
 
-        At first as if none could fail after it has written: a savepoint costs as much as two more
-        statements. Where one does, all is rolled back and run again, each in a savepoint.
-        """
+    def close(self) -> None:
+        """See the protocol."""
+        with self._lock:
+            self._is_closed = True
+            self._writer.close()
+
+
+class LoopJournal:
+    """Calls of one event loop: what waits shares a transaction. Of that loop's thread only.
+
+    Nobody waits for more than the commit in progress and the own. `submit` answers asyncio futures.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        """Write through `writer` in the running event loop, and close it at the end."""
+        self._writer = writer
+        self._loop = asyncio.get_running_loop()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._waiting: list[Job] = []
+        self._group: list[Job] = []
+        self._locked_since: float | None = None
+        self._is_due = False
+        self._is_closed = False
+        self._step: Future[None] | None = None
+
+    def submit(self, work: Work) -> Any:
+        """See the protocol."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        job = Job(work, future)
+        if self._is_closed:
+            fail([job], Unavailable(_CLOSED))
+        else:
+            self._waiting.append(job)
+            self._begin_soon()
+        return future
+
+    def _begin_soon(self, pause: float = 0.0) -> None:
+        """Begin the next group when the loop has done what it has at hand, which may join it."""
+        if self._is_due or self._step is not None or not self._waiting:
+            return
+        self._is_due = True
+        if pause:
+            self._loop.call_later(pause, self._begin)
+        else:
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._is_due = False
+        if not self._take_group():
+            return
+        if self._writer.commit_syncs:
+            self._wait_for_disk(self._writer.commit)
+            return
+        # What does not wait for the disk is done before another thread would have begun.
+        self._commit_group()
+        if self._writer.checkpoint_is_due:
+            self._wait_for_disk(self._writer.checkpoint)
+        else:
+            self._begin_soon()
+
+    def _commit_group(self) -> None:
         try:
-            with self._transaction() as session:
-                return [_run(session, job) for job in group]
-        except _Spoilt:
-            with self._transaction() as session:
-                return [_run_in_savepoint(session, job) for job in group]
+            self._writer.commit()
+        except Exception as error:
+            fail(self._group, error)
+        else:
+            self._writer.settle()
+        self._group = []
 
-    @contextmanager
-    def _transaction(self) -> Iterator[SqlSession]:
+    def _wait_for_disk(self, step: Callable[[], None]) -> None:
+        """Take a step of the writer in the other thread, then answer the group and go on."""
+        self._step = self._disk.submit(step)
+        self._step.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._end_and_go_on))
+
+    def _take_group(self) -> bool:
+        """Run the next group; return whether it is to be committed."""
+        group = [job for job in self._waiting[:GROUP_LIMIT] if not job.future.done()]
+        del self._waiting[:GROUP_LIMIT]
+        if not group:
+            self._begin_soon()
+            return False
         try:
-            with self._engine.begin() as connection:
-                self._known.see(data_version(connection))
-                yield SqlSession(connection, self._known)
-        except BaseException:
-            self._known.forget()
-            raise
+            self._writer.run(group)
+        except Locked:
+            self._wait_for_lock(group)
+            return False
+        except Exception as error:
+            self._fail(group, error)
+            return False
+        self._locked_since = None
+        self._group = group
+        return True
 
+    def _wait_for_lock(self, group: list[Job]) -> None:
+        now = self._loop.time()
+        self._locked_since = self._locked_since or now
+        if now - self._locked_since > LOCK_SECONDS:
+            self._fail(group, Unavailable(_LOCKED))
+        else:
+            self._waiting[:0] = group
+            self._begin_soon(_LOCK_PAUSE)
 
-def _run(session: SqlSession, job: _Job) -> _Done | Exception:
-    before = session.changes
-    try:
-        return _Done(job.work(session), session.take_calls())
-    except STORAGE_ERRORS:
-        raise  # the storage itself fails: nothing of this group can be trusted to be in it
-    except Exception as error:
-        if isinstance(error, Overtaken) or session.changes != before:
-            raise _Spoilt from error
-        session.take_calls()
-        return error
+    def _fail(self, group: list[Job], error: Exception) -> None:
+        self._locked_since = None
+        fail(group, error)
+        self._begin_soon()
 
+    def _end_and_go_on(self) -> None:
+        if self._step is not None:
+            self._end_step()
+            self._begin_soon()
 
-def _run_in_savepoint(session: SqlSession, job: _Job) -> _Done | Exception:
-    try:
-        with session.savepoint():
-            return _Done(job.work(session), session.take_calls())
-    except STORAGE_ERRORS:
-        raise
-    except Exception as error:
-        return error
+    def _end_step(self) -> None:
+        assert self._step is not None
+        error = self._step.exception()
+        self._step = None
+        if isinstance(error, Exception):
+            # Of a checkpoint, nobody waits; it comes again, and a commit tells of a broken disk.
+            log.warning("the store's disk: %s", error)
+            fail(self._group, error)
+        elif self._group:
+            self._writer.settle()
+        self._group = []
 
-
-def _tell(calls: list[Callable[[], None]]) -> None:
-    """Call those who wait for the commit; what they raise must not end the only writer."""
-    for call in calls:
-        try:
-            call()
-        except Exception:
-            log.exception("an observer of the log failed")
-
-
-def _fail_all(group: list[_Job], error: Exception) -> None:
-    for job in group:
-        job.future.set_exception(error)
+    def close(self) -> None:
+        """See the protocol."""
+        self._is_closed = True
+        self._disk.shutdown(wait=True)
+        if self._step is not None:
+            self._end_step()
+        while self._waiting and self._take_group():
+            self._commit_group()
+        fail(self._waiting, Unavailable(_CLOSED))
+        self._writer.close()

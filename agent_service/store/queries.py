@@ -87,6 +87,7 @@ COUNT_CHUNK = Statement(
         runs.c.key == sa.bindparam("of_run"),
         runs.c.reported_chunks == sa.bindparam("before"),
         runs.c.outcome.is_(None),
+        runs.c.abandoned_at.is_(None),
     )
 )
 """Changes nothing where the run does not stand as the caller knows it."""

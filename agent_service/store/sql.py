@@ -11,15 +11,13 @@ import sqlalchemy as sa
 
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import Durability, Session
-from agent_service.store.journal import Journal
+from agent_service.store.journal import LOCK_SECONDS, DirectJournal, Journal
 from agent_service.store.known import Known
 from agent_service.store.migration import StoreError, bring_up_to_date
 from agent_service.store.session import SqlSession
+from agent_service.store.writer import Writer
 
 T = TypeVar("T")
-
-LOCK_TIMEOUT = 10.0
-"""Seconds to wait for another process's write, such as the learner's, before a call fails."""
 
 
 class SqlStore:
@@ -34,6 +32,7 @@ class SqlStore:
         *,
         durability: Durability = Durability.POWER,
         observe_commit: Callable[[float, int], None] = lambda _seconds, _size: None,
+        journal: Callable[[Writer], Journal] = DirectJournal,
     ) -> None:
         """Open the database, making its tables where there are none, or bringing them up to date.
 
@@ -41,19 +40,25 @@ class SqlStore:
             url: SQLAlchemy's, e.g. `sqlite:///agent.db`.
             durability: what a write survives once its future is done.
             observe_commit: told each commit's seconds and the number of calls in it.
+            journal: the way of calls to the writer; `LoopJournal` in a running event loop.
 
         Raises:
             StoreError: the URL is wrong, the file is no store, or one of a newer release.
         """
         self._url = _checked_url(url)
-        self._reading = _engine(self._url, begin="BEGIN", durability=durability)
-        self._writing = _engine(self._url, begin="BEGIN IMMEDIATE", durability=durability)
-        try:
-            bring_up_to_date(self._writing)
-        except (sa.exc.DatabaseError, StoreError) as error:
-            self._dispose()
-            raise StoreError(f"store {url}: {getattr(error, 'orig', None) or error}") from error
-        self._journal = Journal(self._writing, observe_commit=observe_commit)
+        _bring_up_to_date(self._url)
+        self._reading = _engine(self._url, begin="BEGIN")
+        # The journal waits for other writers in its own way.
+        self._writing = _engine(
+            self._url, begin="BEGIN IMMEDIATE", lock_seconds=0.0, durability=durability
+        )
+        self._journal = journal(
+            Writer(
+                self._writing,
+                commit_syncs=durability is Durability.POWER,
+                observe_commit=observe_commit,
+            )
+        )
 
     def write(self, work: Callable[[Session], T]) -> Future[T]:
         """See the port."""
@@ -70,9 +75,6 @@ class SqlStore:
     def close(self) -> None:
         """See the port."""
         self._journal.close()
-        self._dispose()
-
-    def _dispose(self) -> None:
         self._reading.dispose()
         self._writing.dispose()
 
@@ -88,6 +90,17 @@ class SqlStore:
         self.close()
 
 
+def _bring_up_to_date(url: sa.URL) -> None:
+    engine = _engine(url, begin="BEGIN IMMEDIATE")
+    try:
+        bring_up_to_date(engine)
+    except (sa.exc.DatabaseError, StoreError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise StoreError(f"store {url.render_as_string()}: {cause}") from error
+    finally:
+        engine.dispose()
+
+
 def _checked_url(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
@@ -100,23 +113,30 @@ def _checked_url(url: str) -> sa.URL:
     return parsed
 
 
-# In WAL mode NORMAL leaves syncing to the checkpoints: the file stays whole whatever happens.
-_SYNCHRONOUS = {Durability.POWER: "FULL", Durability.PROCESS: "NORMAL"}
+_SYNCING = {
+    Durability.POWER: ("synchronous = FULL",),
+    # In WAL mode NORMAL leaves syncing to the checkpoints: the file stays whole whatever happens.
+    # SQLite makes one, in a commit, only where the journal has not had one made long before.
+    Durability.PROCESS: ("synchronous = NORMAL", "wal_autocheckpoint = 4000"),
+}
 
 
-def _engine(url: sa.URL, *, begin: str, durability: Durability) -> sa.Engine:
+def _engine(
+    url: sa.URL,
+    *,
+    begin: str,
+    lock_seconds: float = LOCK_SECONDS,
+    durability: Durability = Durability.POWER,
+) -> sa.Engine:
     """Return an engine whose transactions start with `begin`, since pysqlite's own start late."""
-    engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT})
+    engine = sa.create_engine(url, connect_args={"timeout": lock_seconds})
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        cursor = connection.cursor()
-        # Readers never wait for the writer, nor it for them.
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
+        # Write-ahead: readers never wait for the writer, nor it for them.
+        for setting in ("journal_mode = WAL", "foreign_keys = ON", *_SYNCING[durability]):
+            connection.execute(f"PRAGMA {setting}")
 
     @sa.event.listens_for(engine, "begin")
     def start(connection: sa.Connection) -> None:

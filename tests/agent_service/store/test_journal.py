@@ -1,8 +1,8 @@
-"""Group commit: what waits shares a transaction, and nobody's failure is another's."""
+"""Journals: what waits shares a transaction, and nobody's failure is another's."""
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,136 +10,240 @@ import pytest
 import sqlalchemy as sa
 
 from agent_service.domain.errors import NotFound, Unavailable
-from agent_service.store.journal import Journal
+from agent_service.store import journal as journal_module
+from agent_service.store.journal import DirectJournal, Journal, LoopJournal
 from agent_service.store.session import SqlSession
+from agent_service.store.writer import Writer
 
 NUMBERS = sa.table("numbers", sa.column("n"))
+
+Scenario = Callable[["Database"], Awaitable[None]]
+
+
+class SlowWriter(Writer):
+    """A writer whose commits wait until they are let go on."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.committing, self.may_commit = threading.Event(), threading.Event()
+        self.may_commit.set()
+
+    def commit(self) -> None:
+        self.committing.set()
+        assert self.may_commit.wait(20)
+        super().commit()
 
 
 class Database:
     """A table of numbers behind a journal."""
 
-    def __init__(self, path: Path) -> None:
-        self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.1})
+    def __init__(self, path: Path, journal: Callable[[Writer], Journal]) -> None:
+        self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+
+        @sa.event.listens_for(self.engine, "begin")
+        def start(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
         with self.engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE numbers (n INTEGER UNIQUE)")
         self.groups: list[int] = []
-        self.journal = Journal(
+        self.writer = SlowWriter(
             self.engine, observe_commit=lambda _seconds, size: self.groups.append(size)
         )
+        self.journal = journal(self.writer)
 
-    def add(self, n: int, *calls: Callable[[], None]) -> Future[Any]:
+    def add(self, n: int, *calls: Callable[[], None]) -> "asyncio.Future[Any]":
         def work(session: SqlSession) -> int:
             session.write(sa.insert(NUMBERS).values(n=n))
             for call in calls:
                 session.after_commit(call)
             return n
 
-        return self.journal.submit(work)
+        return self.submit(work)
 
-    def hold(self) -> threading.Event:
-        """Keep the writer busy until the event is set, so that what follows waits together."""
-        started, release = threading.Event(), threading.Event()
+    def submit(self, work: Callable[[SqlSession], Any]) -> "asyncio.Future[Any]":
+        return asyncio.wrap_future(self.journal.submit(work))
 
-        def work(_session: SqlSession) -> None:
-            started.set()
-            assert release.wait(20)
-
-        self.journal.submit(work)
-        assert started.wait(20)
-        return release
+    async def hold(self) -> "asyncio.Future[Any]":
+        """Have a commit in progress until `may_commit` is set, so that what follows waits."""
+        self.writer.may_commit.clear()
+        held = self.add(1000)
+        await asyncio.to_thread(self.writer.committing.wait, 20)
+        return held
 
     def numbers(self) -> list[int]:
         with self.engine.connect() as connection:
             return list(connection.execute(sa.select(NUMBERS.c.n).order_by(NUMBERS.c.n)).scalars())
 
 
+def play(scenario: Scenario, path: Path, journal: Callable[[Writer], Journal]) -> None:
+    async def main() -> None:
+        database = Database(path, journal)
+        await asyncio.wait_for(scenario(database), 60)
+        database.journal.close()
+        database.engine.dispose()
+
+    asyncio.run(main())
+
+
+@pytest.fixture(params=[DirectJournal, LoopJournal])
+def of_each(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
+    return lambda scenario: play(scenario, tmp_path / "numbers.db", request.param)
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "numbers.db")
-    yield database
-    database.journal.close()
-    database.engine.dispose()
+def in_loop(tmp_path: Path) -> Callable[[Scenario], None]:
+    return lambda scenario: play(scenario, tmp_path / "numbers.db", LoopJournal)
 
 
-def test_what_waits_shares_one_commit(database: Database) -> None:
-    """Fifty calls that come while a commit is in progress take one more, and all are answered."""
-    release = database.hold()
-    futures = [database.add(n) for n in range(50)]
-    release.set()
-
-    assert [future.result(20) for future in futures] == list(range(50))
-    assert database.groups == [1, 50]
-    assert database.numbers() == list(range(50))
+def fails_after_writing(session: SqlSession) -> None:
+    session.write(sa.insert(NUMBERS).values(n=100))
+    session.after_commit(lambda: pytest.fail("told of what is not durable"))
+    raise NotFound("no such number")
 
 
-def test_one_that_fails_takes_nothing_of_the_others_with_it(database: Database) -> None:
+def test_one_that_fails_takes_nothing_of_the_others_with_it(
+    of_each: Callable[[Scenario], None],
+) -> None:
     """Its own changes are undone, its future raises; its neighbours in the group are durable."""
 
-    def fails(session: SqlSession) -> None:
-        session.write(sa.insert(NUMBERS).values(n=100))
-        raise NotFound("no such number")
+    async def scenario(database: Database) -> None:
+        calls = [database.add(1), database.submit(fails_after_writing), database.add(2)]
 
-    release = database.hold()
-    first, bad, last = database.add(1), database.journal.submit(fails), database.add(2)
-    release.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
 
-    with pytest.raises(NotFound):
-        bad.result(20)
-    assert (first.result(20), last.result(20)) == (1, 2)
-    assert database.numbers() == [1, 2]
+        assert [answers[0], answers[2]] == [1, 2]
+        assert isinstance(answers[1], NotFound)
+        assert database.numbers() == [1, 2]
+
+    of_each(scenario)
 
 
-def test_who_is_told_is_told_after_the_commit(database: Database) -> None:
-    """A call after the commit sees its change in another connection; none comes for a failure."""
-    seen: list[list[int]] = []
+def test_who_is_told_is_told_after_the_commit(of_each: Callable[[Scenario], None]) -> None:
+    """A call after the commit sees its change in another connection."""
 
-    def fails(session: SqlSession) -> None:
-        session.after_commit(lambda: seen.append([]))
-        raise NotFound("nothing")
+    async def scenario(database: Database) -> None:
+        seen: list[list[int]] = []
 
-    database.add(1, lambda: seen.append(database.numbers())).result(20)
-    with pytest.raises(NotFound):
-        database.journal.submit(fails).result(20)
+        await database.add(1, lambda: seen.append(database.numbers()))
 
-    assert seen == [[1]]
+        assert seen == [[1]]
+
+    of_each(scenario)
 
 
 def test_an_observer_that_fails_does_not_stop_the_writer(
-    database: Database, caplog: pytest.LogCaptureFixture
+    of_each: Callable[[Scenario], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is durable is answered; the failure is logged."""
 
     def fails() -> None:
         raise ValueError("a broken metric")
 
-    assert database.add(1, fails).result(20) == 1
-    assert database.add(2).result(20) == 2
+    async def scenario(database: Database) -> None:
+        assert await database.add(1, fails) == 1
+        assert await database.add(2) == 2
+
+    of_each(scenario)
     assert "a broken metric" in caplog.text
 
 
-def test_storage_that_refuses_fails_the_group_and_serves_the_next(database: Database) -> None:
-    """A locked database is UNAVAILABLE for all that waited; when it is free, all goes on."""
-    with sa.create_engine(database.engine.url).connect() as other:
-        other.exec_driver_sql("BEGIN EXCLUSIVE")
-        with pytest.raises(Unavailable, match="locked"):
-            database.add(1).result(20)
-        other.rollback()
+def test_a_lock_that_lasts_fails_the_group_and_serves_the_next(
+    of_each: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked database is UNAVAILABLE to who waited too long; when it is free, all goes on."""
+    monkeypatch.setattr(journal_module, "LOCK_SECONDS", 0.1)
 
-    assert database.add(2).result(20) == 2
-    assert database.numbers() == [2]
+    async def scenario(database: Database) -> None:
+        with sa.create_engine(database.engine.url).connect() as other:
+            other.exec_driver_sql("BEGIN EXCLUSIVE")
+            with pytest.raises(Unavailable, match="locked"):
+                await database.add(1)
+            other.rollback()
+
+        assert await database.add(2) == 2
+        assert database.numbers() == [2]
+
+    of_each(scenario)
 
 
-def test_closing_commits_what_waits_and_takes_no_more(database: Database) -> None:
-    """Every future is answered: the early ones with their result, the late one as refused."""
-    release = database.hold()
-    futures = [database.add(n) for n in range(3)]
-    closing = threading.Thread(target=database.journal.close)
-    closing.start()
-    release.set()
-    closing.join(20)
+def test_a_closed_journal_takes_no_more(of_each: Callable[[Scenario], None]) -> None:
+    """What comes late is refused."""
 
-    assert [future.result(0) for future in futures] == [0, 1, 2]
-    with pytest.raises(Unavailable, match="closed"):
-        database.add(9).result(0)
-    assert database.numbers() == [0, 1, 2]
+    async def scenario(database: Database) -> None:
+        database.journal.close()
+
+        with pytest.raises(Unavailable, match="closed"):
+            await database.add(9)
+        assert database.numbers() == []
+
+    of_each(scenario)
+
+
+def test_what_waits_shares_one_commit(in_loop: Callable[[Scenario], None]) -> None:
+    """Fifty calls that come while a commit is in progress take one more, and all are answered."""
+
+    async def scenario(database: Database) -> None:
+        held = await database.hold()
+        futures = [database.add(n) for n in range(50)]
+        await asyncio.sleep(0)
+        assert not held.done()
+        database.writer.may_commit.set()
+
+        assert await asyncio.gather(*futures) == list(range(50))
+        assert database.groups == [1, 50]
+        assert database.numbers() == [*range(50), 1000]
+
+    in_loop(scenario)
+
+
+def test_a_lock_of_another_process_is_waited_for(in_loop: Callable[[Scenario], None]) -> None:
+    """The loop goes on meanwhile, and calls that come later share the transaction."""
+
+    async def scenario(database: Database) -> None:
+        with sa.create_engine(database.engine.url).connect() as other:
+            other.exec_driver_sql("BEGIN EXCLUSIVE")
+            first = database.add(1)
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            second = database.add(2)
+            assert not first.done()
+            other.rollback()
+
+        assert [await first, await second] == [1, 2]
+        assert database.groups == [2]
+
+    in_loop(scenario)
+
+
+def test_who_has_gone_is_not_answered_and_stops_nobody(
+    in_loop: Callable[[Scenario], None],
+) -> None:
+    """Calls that are cancelled while they wait, or in the commit, leave the writer well."""
+
+    async def scenario(database: Database) -> None:
+        held = await database.hold()
+        waiting = database.add(1)
+        held.cancel()
+        waiting.cancel()
+        database.writer.may_commit.set()
+
+        assert await database.add(2) == 2
+        assert database.numbers() == [2, 1000]
+
+    in_loop(scenario)
+
+
+def test_closing_commits_what_waits(in_loop: Callable[[Scenario], None]) -> None:
+    """The commit in progress and what came after it are answered."""
+
+    async def scenario(database: Database) -> None:
+        held = await database.hold()
+        futures = [database.add(n) for n in range(3)]
+        database.writer.may_commit.set()
+        database.journal.close()
+
+        assert await asyncio.gather(held, *futures) == [1000, 0, 1, 2]
+        assert database.numbers() == [0, 1, 2, 1000]
+
+    in_loop(scenario)

@@ -1,0 +1,213 @@
+"""The one writer of a database: runs a group of calls in one transaction.
+
+One call that fails takes nothing of the others with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from asyncio import Future as LoopFuture
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.errors import Unavailable
+from agent_service.store.known import Known, Overtaken
+from agent_service.store.queries import data_version
+from agent_service.store.session import SqlSession
+
+log = logging.getLogger(__name__)
+
+STORAGE_ERRORS = (sa.exc.OperationalError, sqlite3.OperationalError)
+"""How SQLAlchemy, or the driver itself, says that the storage fails: full, locked, not there."""
+CHECKPOINT_CALLS = 250
+"""Calls between checkpoints: some 1,000 pages, after which SQLite would make one of its own."""
+
+Work = Callable[[SqlSession], Any]
+"""What runs in a transaction. It may be rolled back and run again, so it does nothing but through
+the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call, and who waits for it."""
+
+    work: Work
+    future: Future[Any] | LoopFuture[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    result: Any
+    calls: Sequence[Callable[[], None]]
+    """What waits for the commit."""
+
+
+class _Spoilt(Exception):
+    """A job failed after it had written: the transaction cannot be kept."""
+
+
+class Locked(Exception):
+    """Another process writes; try again in a moment."""
+
+
+class Writer:
+    """Runs groups, one at a time: `run`, then `commit`, then `settle`. Not thread-safe.
+
+    `run` and `commit` may be called in different threads, as a commit waits for the disk.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        commit_syncs: bool = True,
+        observe_commit: Callable[[float, int], None],
+    ) -> None:
+        """Write through a connection of `engine`.
+
+        Args:
+            engine: its transactions must lock for writing from their beginning, without waiting.
+            commit_syncs: whether a commit waits for the disk; if not, `checkpoint` does, when due.
+            observe_commit: told each commit's seconds and the number of calls in it.
+        """
+        self.commit_syncs = commit_syncs
+        self._calls = 0
+        self._engine = engine
+        self._observe_commit = observe_commit
+        self._known = Known()
+        self._connection: sa.Connection | None = None
+        self._group: Sequence[Job] = ()
+        self._outcomes: list[_Done | Exception] = []
+        self._started = 0.0
+
+    def run(self, group: Sequence[Job]) -> None:
+        """Run a group in a transaction, and leave that open.
+
+        Raises:
+            Locked: another process writes; nothing was run.
+            Exception: of STORAGE_ERRORS, nothing is kept.
+        """
+        self._started = time.perf_counter()
+        self._group = group
+        try:
+            self._outcomes = self._run(group, _run)
+        except _Spoilt:
+            # A savepoint costs as much as two more statements, so there are none until one fails.
+            self._outcomes = self._run(group, _run_in_savepoint)
+
+    def _run(
+        self, group: Sequence[Job], run: Callable[[SqlSession, Job], _Done | Exception]
+    ) -> list[_Done | Exception]:
+        session = self._begin()
+        try:
+            return [run(session, job) for job in group]
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _begin(self) -> SqlSession:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            self._connection.begin()
+        except sa.exc.OperationalError as error:
+            self._roll_back()
+            if "locked" in str(error.orig):
+                raise Locked from error
+            raise
+        self._known.see(data_version(self._connection))
+        return SqlSession(self._connection, self._known)
+
+    def commit(self) -> None:
+        """Make what `run` did durable; raises of STORAGE_ERRORS, and then nothing is kept."""
+        assert self._connection is not None
+        try:
+            self._connection.commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        self._calls += len(self._group)
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether to call `checkpoint` before the next group."""
+        return not self.commit_syncs and self._calls >= CHECKPOINT_CALLS
+
+    def checkpoint(self) -> None:
+        """Bring what was committed from the log of SQLite into its file, so that the log ends."""
+        assert self._connection is not None
+        self._calls = 0
+        driver: Any = self._connection.connection.driver_connection
+        driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _roll_back(self) -> None:
+        """End the transaction, and have the next one begin on a fresh connection."""
+        self._known.forget()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def settle(self) -> None:
+        """Tell everybody who waits for the group what came of the own call."""
+        self._observe_commit(time.perf_counter() - self._started, len(self._group))
+        for job, outcome in zip(self._group, self._outcomes, strict=True):
+            if isinstance(outcome, _Done):
+                _tell(outcome.calls)
+            if job.future.done():
+                continue  # who waited has gone
+            if isinstance(outcome, _Done):
+                job.future.set_result(outcome.result)
+            else:
+                job.future.set_exception(outcome)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._roll_back()
+
+
+def fail(group: Sequence[Job], error: Exception) -> None:
+    """Tell everybody who waits for a group that nothing of it is kept."""
+    if isinstance(error, STORAGE_ERRORS):
+        cause = getattr(error, "orig", None) or error
+        error = Unavailable(f"the store took nothing ({cause}); retry")
+    for job in group:
+        if not job.future.done():
+            job.future.set_exception(error)
+
+
+def _run(session: SqlSession, job: Job) -> _Done | Exception:
+    before = session.changes
+    try:
+        return _Done(job.work(session), session.take_calls())
+    except STORAGE_ERRORS:
+        raise  # the storage itself fails: nothing of this group can be trusted to be in it
+    except Exception as error:
+        if isinstance(error, Overtaken) or session.changes != before:
+            raise _Spoilt from error
+        session.take_calls()
+        return error
+
+
+def _run_in_savepoint(session: SqlSession, job: Job) -> _Done | Exception:
+    try:
+        with session.savepoint():
+            return _Done(job.work(session), session.take_calls())
+    except STORAGE_ERRORS:
+        raise
+    except Exception as error:
+        return error
+
+
+def _tell(calls: Sequence[Callable[[], None]]) -> None:
+    """Call those who wait for the commit; what they raise must not end the only writer."""
+    for call in calls:
+        try:
+            call()
+        except Exception:
+            log.exception("an observer of the log failed")
