@@ -39,7 +39,7 @@ def make_server(store: Store, steering: Steering, *, registry: CollectorRegistry
     """Return an agent server, not yet started; the store stays the caller's."""
     server = Server(registry=registry, services=[SERVICE])
     catalog = Catalog(store, policies=SnapshotPolicies())
-    servicer = AgentServicer(catalog, steering, pause=server.pause)
+    servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
     server.add(agent_pb2_grpc.add_AgentServiceServicer_to_server, servicer)
     return server
 

@@ -11,9 +11,10 @@ A run brings the values of the first chunk; each report brings those of the next
 """
 
 from agent_service.client.client import AgentClient
+from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
-from agent_service.domain.rewards import Reward
+from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import (
     ConstantSettings,
@@ -29,15 +30,18 @@ __all__ = [
     "AgentClient",
     "ConstantSettings",
     "ControllerSpec",
+    "FleetReport",
     "Hyperparameter",
     "Mode",
     "Outcome",
     "PPOSettings",
     "RandomSettings",
     "ReplaySettings",
+    "ReportStream",
     "Reward",
     "Run",
     "Scale",
     "ScheduleSettings",
+    "Scores",
     "Shape",
 ]

@@ -9,6 +9,7 @@ from typing import Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
+from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec
@@ -109,6 +110,10 @@ class AgentClient:
         return Run(
             self._calls, self._stub, run_id=run_id, chunk_size=spec.chunk_size, action=action
         )
+
+    def report_stream(self) -> ReportStream:
+        """Return a way to report chunks of many runs at once; use it as a context manager."""
+        return ReportStream(self._stub)
 
     def get_run(self, run_id: str) -> pb.Run:
         """Return a run as it stands."""

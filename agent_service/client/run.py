@@ -126,6 +126,17 @@ class Run:
         feedback: Scores | GivenReward,
         applied: Mapping[str, float] | None,
     ) -> dict[str, float]:
+        self.send(self.request(losses, feedback, applied=applied))
+        return self.hyperparameters
+
+    def request(
+        self,
+        losses: Sequence[float],
+        feedback: Scores | GivenReward,
+        *,
+        applied: Mapping[str, float] | None = None,
+    ) -> pb.ReportChunkRequest:
+        """Return the report of the current chunk, to be sent; raises InvalidArgument."""
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index,
@@ -133,9 +144,15 @@ class Run:
             feedback=feedback,
             applied=applied,
         )
-        request = convert.report_to_message(report)
-        self.action = self._calls.call(self._stub.ReportChunk, request).action
-        return self.hyperparameters
+        return convert.report_to_message(report)
+
+    def send(self, request: pb.ReportChunkRequest) -> None:
+        """Send a report by a call of its own, and take the next action."""
+        self.take(self._calls.call(self._stub.ReportChunk, request).action)
+
+    def take(self, action: pb.Action) -> None:
+        """Go on under the next action."""
+        self.action = action
 
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None

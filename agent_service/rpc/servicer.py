@@ -10,11 +10,11 @@ import grpc
 
 from agent_service import convert
 from agent_service.domain.catalog import Catalog
-from agent_service.domain.errors import AgentError, FailedPrecondition, ResourceExhausted, invalid
+from agent_service.domain.errors import ResourceExhausted, invalid
 from agent_service.domain.runs import Mode
 from agent_service.domain.steering import Steering
 from agent_service.rpc.paging import number_token, page_size
-from agent_service.status import to_status
+from agent_service.rpc.report_stream import ReportStream
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 
@@ -39,11 +39,20 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         steering: Steering,
         *,
         pause: Callable[[float], Awaitable[None]],
+        draining: Callable[[], Awaitable[object]],
     ) -> None:
-        """Answer from the two, and own none; `pause` is the server's, for streams that follow."""
+        """Answer from the two, and own none.
+
+        Args:
+            catalog: the rules of controllers.
+            steering: the rules of runs.
+            pause: the server's, for streams that follow.
+            draining: the server's; what it returns is done when open streams are to end.
+        """
         self._catalog = catalog
         self._steering = steering
         self._pause = pause
+        self._draining = draining
 
     # Controllers
 
@@ -109,30 +118,17 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.ReportChunkRequest, context: Context
     ) -> pb.ReportChunkResponse:
         """See the contract."""
-        return pb.ReportChunkResponse(action=await self._report(request))
-
-    async def _report(self, request: pb.ReportChunkRequest) -> pb.Action:
         report = convert.report_from_message(request)
         decision = await asyncio.wrap_future(self._steering.report_chunk(report))
-        return convert.action_to_message(decision)
+        return pb.ReportChunkResponse(action=convert.action_to_message(decision))
 
     async def StreamReports(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StreamReportsRequest], context: Context
     ) -> AsyncIterator[pb.StreamReportsResponse]:
         """See the contract."""
-        async for request in request_iterator:
-            yield await self._stream_report(request.report)
-
-    async def _stream_report(self, report: pb.ReportChunkRequest) -> pb.StreamReportsResponse:
-        response = pb.StreamReportsResponse(run_id=report.run_id, chunk_index=report.chunk_index)
-        try:
-            response.action.CopyFrom(await self._report(report))
-        except AgentError as error:
-            status = to_status(error)
-            response.code, response.message = status.code, status.message
-            if isinstance(error, FailedPrecondition):
-                response.expected_chunk = error.expected_chunk or 0
-        return response
+        stream = ReportStream(self._steering, draining=self._draining)
+        async for response in stream.answer(request_iterator):
+            yield response
 
     async def FinishRun(  # noqa: N802
         self, request: pb.FinishRunRequest, context: Context

@@ -89,6 +89,10 @@ class Server:
             return
         raise Unavailable("the service drains; follow again from here when it is back")
 
+    async def draining(self) -> None:
+        """Wait until the server drains."""
+        await self._draining.wait()
+
     async def drain(self) -> None:
         """Refuse new calls, let those in flight end, and stop."""
         self._draining.set()

@@ -1,5 +1,6 @@
 """What any of our servers does beside its own calls: health, reflection, drain."""
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -87,12 +88,12 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         client.create_controller(spec())
         silence = threading.Event()
 
-        def reports() -> Iterator[pb.StreamReportsRequest]:
+        def pieces() -> Iterator[pb.ImportPolicyRequest]:
             silence.wait(60)
             yield from ()
 
-        call = client._stub.StreamReports(reports())
-        wait_for(lambda: is_begun(agent, "StreamReports"))
+        call = client._stub.ImportPolicy.future(pieces())
+        wait_for(lambda: is_begun(agent, "ImportPolicy"))
         agent.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not serves(agent.address))
         assert agent.process.poll() is None, "the call does not hold up the drain"
@@ -101,9 +102,37 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         call.cancel()
 
 
+def test_a_draining_server_ends_streams_of_reports(tmp_path: Path) -> None:
+    """What was sent is answered; then the stream is told to go elsewhere, and holds up nothing."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec())
+        client.run("c", run_id="r")
+        silence = threading.Event()
+
+        def reports() -> Iterator[pb.StreamReportsRequest]:
+            scores = pb.Scores(training=0.5, validation=0.5)
+            yield pb.StreamReportsRequest(
+                report=pb.ReportChunkRequest(
+                    run_id="r", chunk_index=1, losses=[1.0] * 4, scores=scores
+                )
+            )
+            silence.wait(60)
+
+        stream = client._stub.StreamReports(reports())
+        assert next(stream).code == 0
+        assert agent.stop() == 0
+        with pytest.raises(grpc.RpcError) as raised:
+            next(stream)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "drains" in (raised.value.details() or ""), "it was cut, after a wait"
+        silence.set()
+
+
 def is_begun(agent: AgentProcess, method: str) -> bool:
     with urlopen(agent.metrics) as page:
-        return f'grpc_method="{method}"' in page.read().decode()
+        text = page.read().decode()
+    begun = re.search(f'grpc_server_started_total{{.*grpc_method="{method}".*}} (.*)', text)
+    return begun is not None and float(begun[1]) > 0
 
 
 def serves(address: str) -> bool:

@@ -1,0 +1,118 @@
+"""The reports of many runs at once, over one stream: for a process that steers a fleet."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from agent_service.client.run import Run
+from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.domain.rewards import GivenReward, Scores
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1 import agent_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetReport:
+    """One run's chunk."""
+
+    run: Run
+    losses: Sequence[float]
+    """The N training losses, in order."""
+    feedback: Scores | GivenReward
+
+
+class ReportStream:
+    """Reports chunks of many runs together; a context manager, which ends the stream.
+
+    One stream answers several times as many reports a second as calls do. Where it breaks, or the
+    service does not have it, reports go by calls, and the next ones try a new stream. Not
+    thread-safe.
+    """
+
+    def __init__(self, stub: agent_pb2_grpc.AgentServiceStub) -> None:
+        """Open the stream with the first report."""
+        self._stub = stub
+        self._requests: queue.SimpleQueue[pb.StreamReportsRequest | None] = queue.SimpleQueue()
+        self._stream: Any = None
+
+    def report(self, reports: Sequence[FleetReport]) -> list[AgentError | None]:
+        """Report one chunk of each of several different runs, and move each on to its next action.
+
+        Returns:
+            For each report, in order: None where it was taken, else what was wrong with it; that
+            run stays where it was, and its chunk may be reported again.
+
+        Raises:
+            InvalidArgument: a loss or score is out of range; nothing was sent.
+        """
+        requests = [r.run.request(r.losses, r.feedback) for r in reports]
+        answers = self._send(requests)
+        errors: list[AgentError | None] = []
+        away: Unavailable | None = None
+        for report, request, answer in zip(reports, requests, answers, strict=True):
+            # Once nobody answers, the others are not tried one by one.
+            error = away or _settle(report.run, request, answer)
+            away = error if isinstance(error, Unavailable) else None
+            errors.append(error)
+        return errors
+
+    def _send(
+        self, requests: Sequence[pb.ReportChunkRequest]
+    ) -> list[pb.StreamReportsResponse | None]:
+        """Send all, and return their answers in order; None for what the stream did not answer."""
+        if self._stream is None:
+            self._stream = self._stub.StreamReports(self._outgoing())
+        for request in requests:
+            self._requests.put(pb.StreamReportsRequest(report=request))
+        answers: list[pb.StreamReportsResponse | None] = []
+        try:
+            for _ in requests:
+                answers.append(next(self._stream))
+        except (grpc.RpcError, StopIteration):
+            self.close()
+        return answers + [None] * (len(requests) - len(answers))
+
+    def _outgoing(self) -> Iterator[pb.StreamReportsRequest]:
+        # The queue is this stream's own: a later stream has another.
+        requests = self._requests
+        while (request := requests.get()) is not None:
+            yield request
+
+    def close(self) -> None:
+        """End the stream; an open one would keep the interpreter from ending."""
+        self._requests.put(None)
+        self._requests = queue.SimpleQueue()
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _settle(
+    run: Run, request: pb.ReportChunkRequest, answer: pb.StreamReportsResponse | None
+) -> AgentError | None:
+    """Move a run on by its answer; what was not answered, or refused, is told by a call again."""
+    if answer is not None and answer.code == 0:
+        run.take(answer.action)
+        return None
+    try:
+        run.send(request)
+    except AgentError as error:
+        return error
+    return None

@@ -1,0 +1,111 @@
+"""Fleets: many runs' reports over one stream, under the rules of single reports."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent_service.client import AgentClient, FleetReport, Run, Scores
+from agent_service.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import AgentProcess, wait_for
+
+LOSSES = [2.0, 1.5, 1.25, 1.0]
+
+
+def reports(runs: list[Run], *, validation: float = 0.5) -> list[FleetReport]:
+    scores = Scores(training=0.5, validation=validation)
+    return [FleetReport(run=run, losses=LOSSES, feedback=scores) for run in runs]
+
+
+def fleet(client: AgentClient, size: int) -> list[Run]:
+    client.create_controller(spec())
+    return [client.run("c", run_id=f"r{number}") for number in range(size)]
+
+
+def test_a_fleet_gets_the_actions_that_calls_get(client: AgentClient) -> None:
+    """Each of 40 runs moves on as by a call of its own."""
+    runs = fleet(client, 40)
+    with client.report_stream() as stream:
+        for _ in range(3):
+            assert stream.report(reports(runs)) == [None] * 40
+
+    assert {run.action.chunk_index for run in runs} == {4}
+    for run in runs:
+        assert run.action == client.get_run(run.run_id).action
+
+
+def test_a_refused_report_holds_up_no_other(client: AgentClient) -> None:
+    """A finished run's error has all that a call's has; the others move on."""
+    runs = fleet(client, 3)
+    client.run("c", run_id="r1").finish()
+    with client.report_stream() as stream:
+        first, second, third = stream.report(reports(runs))
+
+    assert (first, third) == (None, None)
+    assert isinstance(second, FailedPrecondition)
+    assert [run.action.chunk_index for run in runs] == [2, 1, 2]
+
+
+def test_a_value_out_of_range_sends_nothing(client: AgentClient) -> None:
+    """Named by its field; no run has moved."""
+    runs = fleet(client, 2)
+    wrong = FleetReport(
+        run=runs[1], losses=[float("nan")] * 4, feedback=Scores(training=0, validation=0)
+    )
+    with client.report_stream() as stream, pytest.raises(InvalidArgument, match="losses"):
+        stream.report([*reports(runs[:1]), wrong])
+
+    assert client.get_run("r0").reported_chunks == 0
+
+
+def test_a_fleet_goes_on_when_the_service_is_killed(tmp_path: Path) -> None:
+    """What the broken stream did not answer is told by calls; the next reports stream again."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        runs = fleet(client, 5)
+        with client.report_stream() as stream:
+            assert stream.report(reports(runs)) == [None] * 5
+            agent.kill()
+            agent.start()
+            assert stream.report(reports(runs)) == [None] * 5
+            assert stream.report(reports(runs)) == [None] * 5
+
+        assert [client.get_run(run.run_id).reported_chunks for run in runs] == [3] * 5
+
+
+def test_nobody_there_is_said_once_for_all(tmp_path: Path) -> None:
+    """Each report has the error, the budget is spent once, and the same may be reported again."""
+    with (
+        AgentProcess(tmp_path / "agent.db") as agent,
+        AgentClient(agent.address, budget_seconds=0.5) as client,
+        client.report_stream() as stream,
+    ):
+        runs = fleet(client, 5)
+        agent.kill()
+        errors = stream.report(reports(runs))
+        assert {type(error) for error in errors} == {Unavailable}
+        assert len({id(error) for error in errors}) == 1
+        agent.start()
+        wait_for(lambda: stream.report(reports(runs)) == [None] * 5)
+
+
+def test_an_open_stream_does_not_keep_the_interpreter(tmp_path: Path) -> None:
+    """A script that forgot to leave the context ends all the same."""
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        with AgentClient(agent.address) as client:
+            fleet(client, 1)
+        code = f"""
+from agent_service.client import AgentClient, FleetReport, Scores
+client = AgentClient({agent.address!r})
+stream = client.report_stream()
+run = client.run("c", run_id="r0")
+report = FleetReport(run=run, losses={LOSSES}, feedback=Scores(training=0.5, validation=0.5))
+print(stream.report([report]))
+"""
+        shown = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+
+    assert shown.stdout == "[None]\n", shown.stderr
