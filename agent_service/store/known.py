@@ -6,6 +6,7 @@ is known of it (`Overtaken` otherwise), and controllers are forgotten when anoth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from agent_service.domain.runs import Controller, Decision, Run
@@ -48,6 +49,12 @@ class Known:
         self._runs.clear()
         self._controllers.clear()
         self.next_position = None
+
+    def forget_some(self, run_ids: Iterable[str]) -> None:
+        """Have these runs read again, and all controllers."""
+        for run_id in run_ids:
+            self._runs.pop(run_id, None)
+        self._controllers.clear()
 
     def controller(self, key: int) -> Controller | None:
         """Return a controller, if it is known."""

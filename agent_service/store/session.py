@@ -43,18 +43,23 @@ class SqlSession:
         """Work on an open transaction of `connection`, with what is known from earlier ones."""
         self._connection = connection
         self._known = known
-        self._calls: list[Callable[[], None]] = []
         self.changes = 0
         """Writes so far."""
+        self.begin_call()
+
+    def begin_call(self) -> None:
+        """Begin what one caller wants of the transaction."""
+        self.calls: list[Callable[[], None]] = []
+        """What `after_commit` was told by this caller."""
+        self._looked_up: list[str] = []
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Note what to call once this is durable."""
-        self._calls.append(call)
+        self.calls.append(call)
 
-    def take_calls(self) -> list[Callable[[], None]]:
-        """Return what `after_commit` was told since this was asked last."""
-        calls, self._calls = self._calls, []
-        return calls
+    def forget(self) -> None:
+        """Have all read again that was known from earlier and concerns this call."""
+        self._known.forget_some(self._looked_up)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -64,7 +69,6 @@ class SqlSession:
                 yield
         except BaseException:
             self._known.forget()
-            self._calls.clear()
             raise
 
     # Controllers
@@ -167,6 +171,7 @@ class SqlSession:
 
     def find_run(self, run_id: str) -> Run | None:
         """See the port."""
+        self._looked_up.append(run_id)
         run = self._known.run(run_id)
         if run is not None:
             return self._known.with_controller(run, self._controller(run))

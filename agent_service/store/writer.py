@@ -182,22 +182,32 @@ def fail(group: Sequence[Job], error: Exception) -> None:
 
 
 def _run(session: SqlSession, job: Job) -> _Done | Exception:
+    """Run a job; one that is refused is run again on what is stored, not on what is known."""
+    outcome = _try(session, job)
+    if isinstance(outcome, Exception):
+        session.forget()
+        outcome = _try(session, job)
+    return outcome
+
+
+def _try(session: SqlSession, job: Job) -> _Done | Exception:
+    session.begin_call()
     before = session.changes
     try:
-        return _Done(job.work(session), session.take_calls())
+        return _Done(job.work(session), session.calls)
     except STORAGE_ERRORS:
         raise  # the storage itself fails: nothing of this group can be trusted to be in it
     except Exception as error:
         if isinstance(error, Overtaken) or session.changes != before:
             raise _Spoilt from error
-        session.take_calls()
         return error
 
 
 def _run_in_savepoint(session: SqlSession, job: Job) -> _Done | Exception:
+    session.begin_call()
     try:
         with session.savepoint():
-            return _Done(job.work(session), session.take_calls())
+            return _Done(job.work(session), session.calls)
     except STORAGE_ERRORS:
         raise
     except Exception as error:

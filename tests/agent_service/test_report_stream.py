@@ -52,11 +52,10 @@ def test_a_refused_report_holds_up_no_other(client: AgentClient) -> None:
 def test_a_value_out_of_range_sends_nothing(client: AgentClient) -> None:
     """Named by its field; no run has moved."""
     runs = fleet(client, 2)
-    wrong = FleetReport(
-        run=runs[1], losses=[float("nan")] * 4, feedback=Scores(training=0, validation=0)
-    )
+    right, wrong = reports(runs)
+    wrong = replace(wrong, losses=[float("nan")] * 4)
     with client.report_stream() as stream, pytest.raises(InvalidArgument, match="losses"):
-        stream.report([*reports(runs[:1]), wrong])
+        stream.report([right, wrong])
 
     assert client.get_run("r0").reported_chunks == 0
 
