@@ -23,6 +23,7 @@ from agent_service.domain.specs import (
     ReplaySettings,
     ScheduleSettings,
     Shape,
+    WarmStart,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "Scale",
     "ScheduleSettings",
     "Shape",
+    "WarmStart",
 ]

@@ -86,11 +86,11 @@ class Recorder(BaseCallback):
             )
             self._segments[env].append(
                 Segment(
-                    states=np.array(states, np.float64),
+                    observations=np.array(states, np.float64),
                     samples=np.array(samples, np.float64),
                     log_probabilities=np.array(log_probabilities),
                     rewards=np.array(rewards),
-                    next_state=np.array(following[-1], np.float64),
+                    next_observation=np.array(following[-1], np.float64),
                     terminated=terminated,
                 )
             )
