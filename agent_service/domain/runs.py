@@ -139,7 +139,7 @@ class Choice:
     """What a controller decides from one state."""
 
     sample: tuple[float, ...]
-    """The action in the policy's [-1, 1], h values, not clipped."""
+    """What was put out, h numbers, not clipped to [-1, 1]; `action_values` are what it leads to."""
     log_probability: float
     """Of the unclipped sample under the behaviour that drew it; 0 for sure choices."""
     explored: bool

@@ -90,6 +90,8 @@ class PPOSettings:
     log_std_init: float = -0.7
     """Natural logarithm of exploration's initial deviation, in the policy's [-1, 1].
 
+    Without effect on a warm start, which keeps its source's.
+
     With stable-baselines3's 0 most samples are clipped at a bound; the policy that is best together
     with such noise is too steep once it is frozen and the noise is gone.
     """

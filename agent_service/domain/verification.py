@@ -76,6 +76,9 @@ def _difference(
         previous = session.find_decision(run, decision.chunk - 1)
         if previous is None or decision.feedback is None:
             return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
+    names = {h.name for h in run.controller.spec.hyperparameters}
+    if decision.applied is not None and set(decision.applied) != names:
+        return f"run {run.id}: applied {decision.applied}, of the hyperparameters {sorted(names)}"
     derived = derive(
         run,
         previous,

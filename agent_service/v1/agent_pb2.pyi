@@ -349,7 +349,9 @@ class Ppo(_message.Message):
     max_grad_norm: _builtins.float
     """Gradients are scaled down to this norm; above 0."""
     log_std_init: _builtins.float
-    """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1]."""
+    """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1];
+    without effect where another policy is begun with.
+    """
     normalize_observations: _builtins.bool
     """Normalize all that is observed by its running mean and variance, which travel with the policy."""
     frozen_start: Global___FrozenStart.ValueType
@@ -374,6 +376,7 @@ class Ppo(_message.Message):
     """Unset, the policy's output in [-1, 1] is the action's place in the range. Set, above 0 and at most
     2, the output times this is added to the place of what the chunk before ran under, in units of the
     policy's [-1, 1], and clipped there. A run's first action, which has none before it, is a place.
+    Set `observe_action` with it: a policy that does not see the place learns little about changing it.
     """
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -1114,7 +1117,9 @@ class Transition(_message.Message):
 
     @_builtins.property
     def sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The unclipped action in the policy's [-1, 1], in the order of the spec's hyperparameters."""
+        """What the policy put out, not clipped to its [-1, 1], in the order of the spec's hyperparameters:
+        the action's places, or with `Ppo.max_change` the changes that led to it.
+        """
 
     @_builtins.property
     def next_state(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:

@@ -1,4 +1,4 @@
-"""How far PPO's options get on the simulated child, whose best policy is known; 10 s a seed and row.
+"""How far PPO's options get on the simulated child, whose best policy is known; 10 s a seed.
 
     python -m tests.benchmarks.bench_learning [SEEDS]
 
