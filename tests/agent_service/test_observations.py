@@ -52,7 +52,7 @@ def train(
     *,
     run_id: str,
     controller: str = "all",
-    planned: int | None = 3,
+    planned: int | None = 2,
     outcome: Outcome = Outcome.TERMINATED,
 ) -> list[pb.Transition]:
     """Report four chunks, the second under other values than were decided; return its log."""
@@ -80,16 +80,16 @@ def places(transition: pb.Transition) -> list[float]:
 def test_the_context_is_action_progress_and_scores_in_order(
     served: ServedAgent, client: AgentClient
 ) -> None:
-    """What ran (applied values too, clipped), the share of the plan, scores and their changes."""
+    """What ran (applied values too, clipped), the plan's share, at most 1, scores and changes."""
     client.create_controller(everything())
 
     first, second, third, fourth = train(client, run_id="r")
 
     assert list(first.context) == [0] * 7
-    assert list(second.context) == pytest.approx([*places(first), 1 / 3, 0.25, 0.125, 0, 0])
-    assert list(third.context) == pytest.approx([-0.5, 1, 2 / 3, 0.5, 0.5, 0.25, 0.375])
+    assert list(second.context) == pytest.approx([*places(first), 0.5, 0.25, 0.125, 0, 0])
+    assert list(third.context) == pytest.approx([-0.5, 1, 1, 0.5, 0.5, 0.25, 0.375])
     assert list(fourth.context) == pytest.approx([*places(third), 1, 0.75, 0.375, 0.25, -0.125])
-    assert client.get_run("r").planned_chunks == 3
+    assert client.get_run("r").planned_chunks == 2
     assert verify_store(served.url) == 5
 
 

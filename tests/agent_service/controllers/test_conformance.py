@@ -159,6 +159,27 @@ def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object
     assert changed != decider.decide(situation)
 
 
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("place", range(7))
+def test_a_policy_decides_by_all_of_its_context(mode: Mode, place: int) -> None:
+    """Each number that is seen beside the losses counts, in every mode."""
+    kind = "ppo, all options"
+    situation = Situation(
+        run_id="r",
+        chunk=2,
+        state=np.ones(4),
+        context=np.zeros(7),
+        mode=mode,
+        previous=SURE,
+        policy=POLICIES[kind],
+    )
+
+    other = replace(situation, context=np.eye(7)[place])
+
+    decider = make_decider(SPECS[kind])
+    assert decider.decide(other).sample != decider.decide(situation).sample
+
+
 @pytest.mark.parametrize("kind", ["ppo", "ppo, all options", "random"])
 def test_another_seed_draws_other_numbers(kind: str) -> None:
     """The controller's seed is part of every draw."""
