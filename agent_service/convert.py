@@ -38,6 +38,7 @@ from agent_service.domain.specs import (
     ReplaySettings,
     ScheduleSettings,
     Shape,
+    WarmStart,
 )
 from agent_service.v1 import agent_pb2 as pb
 
@@ -99,6 +100,10 @@ _PPO_SCALARS = (
     "normalize_observations",
     "center_rewards",
     "max_staleness",
+    "observe_action",
+    "observe_progress",
+    "observe_scores",
+    "max_change",
 )
 
 
@@ -183,6 +188,12 @@ def _ppo_from_message(message: pb.Ppo) -> PPOSettings:
     start = enum_value(
         FROZEN_STARTS, message.frozen_start, field="frozen_start", default=FrozenStart.MEAN
     )
+    if message.HasField("warm_start"):
+        with within("warm_start."):
+            given["warm_start"] = WarmStart(
+                controller=message.warm_start.controller,
+                policy_version=message.warm_start.policy_version,
+            )
     return PPOSettings(frozen_start=start, **given)
 
 
@@ -212,9 +223,7 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
     algorithm = spec.algorithm
     match algorithm:
         case PPOSettings():
-            scalars = {name: getattr(algorithm, name) for name in _PPO_SCALARS}
-            start = _NUMBERS[algorithm.frozen_start]
-            message.ppo.CopyFrom(pb.Ppo(net_arch=algorithm.net_arch, frozen_start=start, **scalars))
+            message.ppo.CopyFrom(_ppo_to_message(algorithm))
         case ConstantSettings():
             message.constant.values.update(algorithm.values)
         case ScheduleSettings():
@@ -227,6 +236,16 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
             message.random.SetInParent()
         case ReplaySettings():
             message.replay.run_id = algorithm.run_id
+    return message
+
+
+def _ppo_to_message(settings: PPOSettings) -> pb.Ppo:
+    scalars = {name: getattr(settings, name) for name in _PPO_SCALARS}
+    start = _NUMBERS[settings.frozen_start]
+    message = pb.Ppo(net_arch=settings.net_arch, frozen_start=start, **scalars)
+    if settings.warm_start is not None:
+        message.warm_start.controller = settings.warm_start.controller
+        message.warm_start.policy_version = settings.warm_start.policy_version
     return message
 
 
@@ -253,6 +272,7 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
         run_id=message.run_id,
         mode=mode_from_message(message.mode, field="mode"),
         labels=dict(message.labels),
+        planned_chunks=message.planned_chunks or None,
     )
 
 
@@ -326,6 +346,7 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
         state=_NUMBERS[run.state],
         labels=run.labels,
         reported_chunks=run.reported_chunks,
+        planned_chunks=run.planned_chunks or 0,
         action=action_to_message(decision),
         create_time=timestamp(run.created_at),
         update_time=timestamp(run.updated_at),
@@ -346,6 +367,7 @@ def transition_to_message(run: Run, transition: Transition) -> pb.Transition:
         run_id=run.id,
         chunk_index=decision.chunk,
         state=decision.state.tolist(),
+        context=decision.context.tolist(),
         action=action_to_message(decision),
         sample=decision.choice.sample,
         log_probability=decision.choice.log_probability,

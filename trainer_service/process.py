@@ -143,7 +143,7 @@ def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> N
     try:
         cancellation = _Cancellation()
         with AgentClient(place.agent) as agent:
-            _train(_steering(agent, run_id, spec), spec, place, events, cancellation)
+            _train(agent, run_id, spec, place, events, cancellation)
     except _Cancelled:
         _send(events, StateChanged(state=RunState.CANCELLED))
     except Exception as error:
@@ -155,23 +155,33 @@ def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> N
         _send(events, StateChanged(state=RunState.SUCCEEDED))
 
 
-def _steering(agent: AgentClient, run_id: str, spec: RunSpec) -> Steering:
+def _steering(agent: AgentClient, run_id: str, spec: RunSpec, *, planned_chunks: int) -> Steering:
     if not spec.controller:
         return FixedSteering(fixed_values(spec.training))
     labels = {"method": spec.training.method.value, "seed": str(spec.training.seed)}
-    return AgentSteering(agent.run(spec.controller, run_id=run_id, mode=spec.mode, labels=labels))
+    run = agent.run(
+        spec.controller,
+        run_id=run_id,
+        mode=spec.mode,
+        labels=labels,
+        planned_chunks=planned_chunks,
+    )
+    return AgentSteering(run)
 
 
 def _train(
-    steering: Steering,
+    agent: AgentClient,
+    run_id: str,
     spec: RunSpec,
     place: Place,
     events: Connection,
     cancellation: _Cancellation,
 ) -> None:
     device = torch.device(place.device)
+    # First, since the agent is told how long the run will be.
+    training = ChildTraining(spec.training, load_images(spec.training, place.data), device)
+    steering = _steering(agent, run_id, spec, planned_chunks=training.chunks)
     try:
-        training = ChildTraining(spec.training, load_images(spec.training, place.data), device)
         started = time.perf_counter()
         _send(events, Planned(chunks=training.chunks))
         diverged = _train_chunks(training, steering, events, cancellation)

@@ -24,6 +24,7 @@ from agent_service.domain.specs import (
     ReplaySettings,
     ScheduleSettings,
     Shape,
+    WarmStart,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "ScheduleSettings",
     "Scores",
     "Shape",
+    "WarmStart",
 ]

@@ -89,6 +89,7 @@ class AgentClient:
         run_id: str | None = None,
         mode: Mode | None = None,
         labels: Mapping[str, str] | None = None,
+        planned_chunks: int | None = None,
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
 
@@ -97,6 +98,7 @@ class AgentClient:
             run_id: the run's id, unique in the service; a new one by default.
             mode: learning, frozen or shadow; the controller's own by default.
             labels: your words about the run, for lists.
+            planned_chunks: how many the training plans, for controllers that observe progress.
         """
         run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
         request = pb.StartRunRequest(
@@ -104,6 +106,7 @@ class AgentClient:
             run_id=run_id,
             mode=convert.mode_to_message(mode),
             labels=labels,
+            planned_chunks=planned_chunks or 0,
         )
         spec = self.get_controller(controller).spec
         action = self._calls.call(self._stub.StartRun, request).action

@@ -25,9 +25,9 @@ class PPOController:
         if situation.chunk == 1 and (is_learning or self._uniform_frozen_start):
             return uniform_choice(self._spec, situation)
         if not is_learning:
-            mean = situation.policy.mean(situation.state)
+            mean = situation.policy.mean(situation.observation)
             return Choice(tuple(mean.tolist()), log_probability=0.0, explored=False)
         draws = generator(seed=self._spec.seed, run_id=situation.run_id, chunk=situation.chunk)
         noise = draws.standard_normal(len(self._spec.hyperparameters))
-        sample, log_probability = situation.policy.sample(situation.state, noise)
+        sample, log_probability = situation.policy.sample(situation.observation, noise)
         return Choice(tuple(sample.tolist()), log_probability=log_probability, explored=True)

@@ -18,6 +18,7 @@ from agent_service.domain.lookups import found_controller, found_run
 from agent_service.domain.ports import Policies, PolicyVersion, Session, Store, Usage
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
+from agent_service.domain.warm_start import adopted_policy, with_version
 
 
 class Catalog:
@@ -40,9 +41,11 @@ class Catalog:
 
         Raises:
             AlreadyExists: the name has another spec, or belonged to a deleted controller.
-            InvalidArgument: the mode is of runs only, or a replayed value is out of range.
-            NotFound: the run to replay is not there.
-            FailedPrecondition: the run to replay goes on, or reported nothing.
+            InvalidArgument: the mode is of runs only, a replayed value is out of range, or the
+                policy to begin with is of another shape or meaning.
+            NotFound: the run to replay, or the policy to begin with, is not there.
+            FailedPrecondition: the run to replay goes on, or reported nothing; the controller to
+                begin with has no policy.
         """
         _check_mode(mode)
         return self._store.write(lambda session: self._create_controller(session, spec, mode))
@@ -50,9 +53,10 @@ class Catalog:
     def _create_controller(self, session: Session, spec: ControllerSpec, mode: Mode) -> Controller:
         spec = _with_replayed_values(session, spec)
         existing = session.find_controller(spec.name)
+        spec = with_version(session, spec, existing)
         if existing is None:
             controller = session.add_controller(spec, mode=mode, now=self._clock())
-            data = self._policies.initial(spec)
+            data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
             if data is not None:
                 self._add_policy(session, controller, data)
             return found_controller(session, spec.name)

@@ -62,7 +62,8 @@ class Hyperparameter:
         return min(max(float(f"{value:.12g}"), self.low), self.high)
 
     def unit(self, value: float) -> float:
-        """Map a `value` in [low, high] back to [-1, 1], the inverse of `value()`."""
+        """Map a `value`, clipped to [low, high], back to [-1, 1], the inverse of `value()`."""
+        value = min(max(value, self.low), self.high)
         if self.scale is Scale.LOG:
             low, high, value = math.log(self.low), math.log(self.high), math.log(value)
         else:

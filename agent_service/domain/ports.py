@@ -30,11 +30,15 @@ T = TypeVar("T")
 class Policy(Protocol):
     """One version of a learned policy, ready to decide."""
 
-    def mean(self, state: np.ndarray) -> np.ndarray:
-        """Return the mean action for a state float64[N], float64[h] in the policy's own range."""
+    def mean(self, observation: np.ndarray) -> np.ndarray:
+        """Return the mean action, float64[h] in the policy's own range.
+
+        Args:
+            observation: the state and the context, float64[N + c].
+        """
         ...
 
-    def sample(self, state: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
+    def sample(self, observation: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the action for standard normal `noise` [h], unclipped, and its log probability."""
         ...
 
@@ -48,11 +52,18 @@ class Situation:
     """Index, from 1, of the chunk that the action is for."""
     state: np.ndarray
     """S_t: float64[N]; zeros for the first chunk."""
+    context: np.ndarray
+    """What the policy sees beside S_t, float64[c]; empty where it sees the losses alone."""
     mode: Mode
     previous: Choice | None
     """A_{t-1}, the choice that the reported chunk ran under; None for the first chunk."""
     policy: Policy | None
     """The policy version to decide by; None where the algorithm has none."""
+
+    @property
+    def observation(self) -> np.ndarray:
+        """All that the policy sees: S_t, then the context."""
+        return np.concatenate([self.state, self.context])
 
 
 class Decider(Protocol):
@@ -72,6 +83,10 @@ class Policies(Protocol):
 
     def initial(self, spec: ControllerSpec) -> bytes | None:
         """Return policy version 1 of a new controller; None where the algorithm has no policy."""
+        ...
+
+    def adopted(self, data: bytes, spec: ControllerSpec) -> bytes:
+        """Return another controller's policy as version 1 of a new one; raises InvalidArgument."""
         ...
 
     def load(self, data: bytes, spec: ControllerSpec) -> Policy:

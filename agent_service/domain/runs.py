@@ -99,6 +99,8 @@ class Run:
     mode: Mode
     labels: Mapping[str, str]
     """The user's own words about the run; no effect."""
+    planned_chunks: int | None
+    """Chunks that its training plans; None where its start did not say."""
     pinned_version: int | None
     """The policy version that a frozen run keeps to; None for learning runs."""
     reported_chunks: int
@@ -137,7 +139,7 @@ class Choice:
     """What a controller decides from one state."""
 
     sample: tuple[float, ...]
-    """The action in the policy's [-1, 1], h values, not clipped."""
+    """What was put out, h numbers, not clipped to [-1, 1]; `action_values` are what it leads to."""
     log_probability: float
     """Of the unclipped sample under the behaviour that drew it; 0 for sure choices."""
     explored: bool
@@ -158,6 +160,8 @@ class Decision:
     """Index t + 1 of the chunk that this action is for; 1 for A_0."""
     state: np.ndarray
     """S_t: float64[N], the losses of chunk t; zeros for S_0."""
+    context: np.ndarray
+    """What the policy saw beside S_t, float64; see `observations.observed_context`."""
     feedback: Feedback | None
     """Of chunk t; None for A_0."""
     reward: float | None
@@ -174,6 +178,11 @@ class Decision:
     """The policy version whose update consumed that transition."""
     created_at: float
     """Seconds since 1970."""
+
+    @property
+    def observation(self) -> np.ndarray:
+        """All that the policy saw: S_t, then the context."""
+        return np.concatenate([self.state, self.context])
 
     @property
     def is_end(self) -> bool:
@@ -193,12 +202,19 @@ class Transition:
     """R_t."""
     next_state: np.ndarray
     """S_{t+1}: float64[N]; zeros where the chunk diverged."""
+    next_context: np.ndarray
+    """What the policy saw beside S_{t+1}, float64; zeros where the chunk diverged."""
     feedback: Feedback | None
     """What the reward was computed from; None where the chunk diverged."""
     applied: Mapping[str, float] | None
     """What chunk t + 1 truly ran under, where it was not A_t."""
     reported_at: float
     """Seconds since 1970."""
+
+    @property
+    def next_observation(self) -> np.ndarray:
+        """All that the policy saw after the chunk: S_{t+1}, then the context."""
+        return np.concatenate([self.next_state, self.next_context])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +226,11 @@ class StartRun:
     mode: Mode | None = None
     """None takes the controller's."""
     labels: Mapping[str, str]
+    planned_chunks: int | None = None
+    """Chunks that the training plans, at least 1; None where that is not known."""
 
     def __post_init__(self) -> None:
-        """Check the id's form and the labels' size; raises InvalidArgument."""
+        """Check the id's form, the labels' size and the plan; raises InvalidArgument."""
         if not RUN_ID.fullmatch(self.run_id):
             raise invalid("run_id", f"{self.run_id!r} does not match {RUN_ID.pattern}")
         if len(self.labels) > 64:
@@ -220,6 +238,8 @@ class StartRun:
         for key, text in self.labels.items():
             if len(key) > 256 or len(text) > 1024:
                 raise invalid("labels", "a key has at most 256 characters, a value 1024")
+        if self.planned_chunks is not None and self.planned_chunks < 1:
+            raise invalid("planned_chunks", f"{self.planned_chunks} must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

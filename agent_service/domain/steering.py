@@ -13,11 +13,12 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from agent_service.domain.derivation import derive
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
-from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.lookups import found_controller, found_run, stored_decision
+from agent_service.domain.observations import check_plan, context_size
 from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Decider, Observer, Policies, Session, Situation, Store
+from agent_service.domain.ports import Decider, Observer, Policies, Session, Store
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import (
     Choice,
@@ -68,7 +69,8 @@ class Steering:
 
         Raises:
             NotFound: no such controller.
-            AlreadyExists: the run id is there with another controller, mode or labels.
+            AlreadyExists: the run id is there with another controller, mode, labels or plan.
+            InvalidArgument: no planned chunks, where the controller observes progress.
             FailedPrecondition: a learning run of a frozen controller.
         """
         return self._store.write(lambda session: self._start_run(session, start))
@@ -77,12 +79,14 @@ class Steering:
         run = session.find_run(start.run_id)
         if run is not None:
             asked = (run.controller.spec.name, session.requested_mode(run), dict(run.labels))
-            if asked != (start.controller, start.mode, dict(start.labels)):
+            wanted = (start.controller, start.mode, dict(start.labels))
+            if (*asked, run.planned_chunks) != (*wanted, start.planned_chunks):
                 raise AlreadyExists(
                     f"run {start.run_id!r} is there with another start; choose another id"
                 )
             return stored_decision(session, run, 1)
         controller = found_controller(session, start.controller)
+        check_plan(start, controller.spec)
         mode = start.mode or controller.mode
         if mode is Mode.LEARNING and controller.mode is Mode.FROZEN:
             raise FailedPrecondition(
@@ -157,29 +161,33 @@ class Steering:
 
         `running` is the decision that the reported chunk ran under, and `reward` what it earned.
         """
-        controller = run.controller
-        chunk = 1 if report is None else report.chunk + 1
-        state = np.zeros(controller.spec.chunk_size) if report is None else report.losses
-        version = controller.policy_version if run.pinned_version is None else run.pinned_version
-        situation = Situation(
-            run_id=run.id,
-            chunk=chunk,
+        spec = run.controller.spec
+        version = run.pinned_version
+        if version is None:
+            version = run.controller.policy_version
+        state = np.zeros(spec.chunk_size) if report is None else report.losses
+        feedback = None if report is None else report.feedback
+        applied = None if report is None else report.applied
+        derived = derive(
+            run,
+            running,
             state=state,
-            mode=run.mode,
-            previous=None if running is None else running.choice,
-            policy=self._policies.get(session, controller, version),
+            feedback=feedback,
+            applied=applied,
+            decider=self._decider(run.controller),
+            policy=self._policies.get(session, run.controller, version),
         )
-        choice = self._decider(controller).decide(situation)
         decision = Decision(
             position=session.next_position(),
             run_id=run.id,
-            chunk=chunk,
+            chunk=1 if running is None else running.chunk + 1,
             state=state,
-            feedback=None if report is None else report.feedback,
+            context=derived.context,
+            feedback=feedback,
             reward=reward,
-            applied=None if report is None else report.applied,
-            choice=choice,
-            values=named_values(controller.spec.hyperparameters, choice.sample),
+            applied=applied,
+            choice=derived.choice,
+            values=derived.values,
             policy_version=version,
             use=Use.PENDING,
             learned_in=None,
@@ -237,6 +245,7 @@ class Steering:
             run_id=run.id,
             chunk=diverged.chunk + 1,
             state=np.zeros(spec.chunk_size),
+            context=np.zeros(context_size(spec)),
             feedback=None,
             reward=spec.reward_of_divergence,
             applied=None,

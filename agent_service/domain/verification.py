@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from agent_service.domain.derivation import Derived, derive
 from agent_service.domain.errors import AgentError
-from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Decider, Policies, Policy, Session, Situation, Store
+from agent_service.domain.ports import Decider, Policies, Session, Store
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
 from agent_service.domain.specs import ControllerSpec
@@ -76,9 +76,22 @@ def _difference(
         previous = session.find_decision(run, decision.chunk - 1)
         if previous is None or decision.feedback is None:
             return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
-    policy = cache.get(session, run.controller, decision.policy_version)
-    return _reward_difference(run, decision, previous) or _action_difference(
-        run, decision, previous, make_decider(run.controller.spec), policy
+    names = {h.name for h in run.controller.spec.hyperparameters}
+    if decision.applied is not None and set(decision.applied) != names:
+        return f"run {run.id}: applied {decision.applied}, of the hyperparameters {sorted(names)}"
+    derived = derive(
+        run,
+        previous,
+        state=decision.state,
+        feedback=decision.feedback,
+        applied=decision.applied,
+        decider=make_decider(run.controller.spec),
+        policy=cache.get(session, run.controller, decision.policy_version),
+    )
+    return (
+        _reward_difference(run, decision, previous)
+        or _context_difference(run, decision, derived)
+        or _action_difference(run, decision, derived)
     )
 
 
@@ -98,26 +111,19 @@ def _reward_difference(run: Run, decision: Decision, previous: Decision | None) 
     return f"run {run.id}, chunk {previous.chunk}: reward {decision.reward}, derived {reward}"
 
 
-def _action_difference(
-    run: Run,
-    decision: Decision,
-    previous: Decision | None,
-    decider: Decider,
-    policy: Policy | None,
-) -> str | None:
-    situation = Situation(
-        run_id=run.id,
-        chunk=decision.chunk,
-        state=decision.state,
-        mode=run.mode,
-        previous=None if previous is None else previous.choice,
-        policy=policy,
-    )
-    choice = decider.decide(situation)
-    values = named_values(run.controller.spec.hyperparameters, choice.sample)
-    if (choice, values) == (decision.choice, dict(decision.values)):
+def _context_difference(run: Run, decision: Decision, derived: Derived) -> str | None:
+    if decision.context.tobytes() == derived.context.tobytes():
+        return None
+    where = f"run {run.id}, chunk {decision.chunk}"
+    return f"{where}: context {decision.context}, derived {derived.context}"
+
+
+def _action_difference(run: Run, decision: Decision, derived: Derived) -> str | None:
+    found, expected = (decision.choice, decision.values), (derived.choice, derived.values)
+    if found == expected:
         return None
     where = f"run {run.id}, chunk {decision.chunk}"
     return (
-        f"{where}: action {dict(decision.values)} ({decision.choice}), derived {values} ({choice})"
+        f"{where}: action {decision.values} ({decision.choice}), "
+        f"derived {derived.values} ({derived.choice})"
     )

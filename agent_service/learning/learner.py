@@ -170,10 +170,10 @@ def segments(transitions: Sequence[LearnableTransition]) -> list[Segment]:
 def _segment(transitions: Sequence[LearnableTransition]) -> Segment:
     steps = [t.transition for t in transitions]
     return Segment(
-        states=np.stack([step.decision.state for step in steps]),
+        observations=np.stack([step.decision.observation for step in steps]),
         samples=np.array([step.decision.choice.sample for step in steps]),
         log_probabilities=np.array([step.decision.choice.log_probability for step in steps]),
         rewards=np.array([step.reward for step in steps]),
-        next_state=steps[-1].next_state,
+        next_observation=steps[-1].next_observation,
         terminated=transitions[-1].ends_episode,
     )

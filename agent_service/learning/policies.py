@@ -17,6 +17,10 @@ class SnapshotPolicies:
             return None
         return to_bytes(initial_snapshot(spec), spec, policy_version=1)
 
+    def adopted(self, data: bytes, spec: ControllerSpec) -> bytes:
+        """See the port."""
+        return to_bytes(from_bytes(data, spec), spec, policy_version=1)
+
     def load(self, data: bytes, spec: ControllerSpec) -> Policy:
         """See the port."""
         return from_bytes(data, spec)

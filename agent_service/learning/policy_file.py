@@ -14,9 +14,10 @@ import safetensors
 import safetensors.numpy
 
 from agent_service.domain.errors import invalid
+from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.snapshot import (
-    LOSS_LIMIT,
+    OBSERVATION_LIMIT,
     PolicySnapshot,
     empty_arrays,
     ppo_settings,
@@ -24,12 +25,14 @@ from agent_service.learning.snapshot import (
 
 FORMAT = 1
 """Version of the file form; a file of another one is refused."""
+_UNSAID: Mapping[str, object] = {"observes": ["losses"], "max_change": None}
+"""What a manifest from before it told these parts means by leaving them out."""
 _MANIFEST = "reinforced-regularization"
 _WEIGHT_LIMIT = 1e6
 _LIMITS = {
     "log_std": 20.0,
-    "observation.mean": LOSS_LIMIT,
-    "observation.var": LOSS_LIMIT**2,
+    "observation.mean": OBSERVATION_LIMIT,
+    "observation.var": OBSERVATION_LIMIT**2,
     "observation.count": math.inf,
 }
 """Largest magnitudes by array; what stays below them cannot overflow in a decision."""
@@ -51,8 +54,9 @@ def to_bytes(snapshot: PolicySnapshot, spec: ControllerSpec, *, policy_version: 
         "controller": spec.name,
         "reward": spec.reward.value,
         "gamma": settings.gamma,
-        "observation": "losses S_t; normalized by observation.* where these are there",
-        "action": "mean in [-1, 1], clipped, mapped to [low, high] by each scale",
+        "observation": "in the order of `observes`; normalized by observation.* where there",
+        "action": "mean, clipped to [-1, 1]: a place, mapped to [low, high] by each scale; with "
+        "`max_change`, times it a change of the place before",
     }
     # One metadata entry only: safetensors keeps no order among several.
     metadata = {_MANIFEST: json.dumps(manifest, sort_keys=True)}
@@ -71,7 +75,22 @@ def _meaning(spec: ControllerSpec) -> dict[str, object]:
         ],
         "net_arch": list(settings.net_arch),
         "normalize_observations": settings.normalize_observations,
+        "observes": _observes(spec),
+        "max_change": settings.max_change,
     }
+
+
+def _observes(spec: ControllerSpec) -> list[str]:
+    """Return the parts of an observation, in order."""
+    settings = ppo_settings(spec)
+    scores = "reward and its change" if spec.reward is Reward.GIVEN else "scores and their changes"
+    parts = {
+        "losses": True,
+        "action": settings.observe_action,
+        "progress": settings.observe_progress,
+        scores: settings.observe_scores,
+    }
+    return [name for name, is_observed in parts.items() if is_observed]
 
 
 def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
@@ -88,14 +107,30 @@ def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
         raise invalid("policy", f"has {len(data)} bytes; this controller's have at most {limit}")
     manifest = read_manifest(data)
     for name, value in _meaning(spec).items():
-        if (made_for := manifest.get(name)) != value:
+        if (made_for := manifest.get(name, _UNSAID.get(name))) != value:
             raise invalid("policy", f"was made for {name} {made_for!r:.99}, here: {value!r}")
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise invalid("policy", f"is no intact safetensors file: {error!s:.99}") from error
+    arrays = _of_same_reward(arrays, manifest, spec)
     check_arrays(arrays, spec)
     return PolicySnapshot(arrays)
+
+
+def _of_same_reward(
+    arrays: Mapping[str, np.ndarray], manifest: Mapping[str, object], spec: ControllerSpec
+) -> dict[str, np.ndarray]:
+    """Return arrays with reward statistics that count nothing, where the file's are not of use.
+
+    A running mean of another reward, taken off for thousands of transitions to come, would be worse
+    than none. A controller that does not centre rewards has no such statistics.
+    """
+    fresh = {n: a for n, a in empty_arrays(spec).items() if n.startswith("reward.")}
+    is_same = manifest.get("reward") == spec.reward.value
+    if is_same and fresh and fresh.keys() <= arrays.keys():
+        return dict(arrays)
+    return {n: a for n, a in arrays.items() if not n.startswith("reward.")} | fresh
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], spec: ControllerSpec) -> None:

@@ -18,10 +18,11 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
 from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.observations import observation_size
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import check_arrays
 from agent_service.learning.snapshot import (
-    LOSS_LIMIT,
+    OBSERVATION_LIMIT,
     VARIANCE_FLOOR,
     FloatArray,
     PolicySnapshot,
@@ -32,23 +33,23 @@ from agent_service.learning.snapshot import (
 
 Arrays = dict[str, np.ndarray]
 OUTLIER = 10.0
-"""Deviations from the running mean beyond which a loss is clipped for the running statistics."""
+"""Deviations from the running mean beyond which the running statistics clip what is observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segment:
-    """Consecutive transitions of one run: T of them, with N losses and h hyperparameters."""
+    """Consecutive transitions of one run: T of them, with h hyperparameters."""
 
-    states: FloatArray
-    """S_t: float64[T, N], the losses as reported."""
+    observations: FloatArray
+    """float64[T, N + c]: S_t, the losses as reported, then the context."""
     samples: FloatArray
     """float64[T, h], the actions in the policy's [-1, 1], not clipped."""
     log_probabilities: FloatArray
     """float64[T], of the samples under the behaviour that drew them."""
     rewards: FloatArray
     """float64[T]."""
-    next_state: FloatArray
-    """float64[N]: the state after the last transition."""
+    next_observation: FloatArray
+    """float64[N + c]: what was observed after the last transition."""
     terminated: bool
     """Whether the run ended by its own plan there; if not, the value bootstraps."""
 
@@ -101,7 +102,7 @@ def _update(snapshot: PolicySnapshot, spec: ControllerSpec, segments: Sequence[S
     if "reward.mean" in arrays:
         arrays |= _center(arrays, np.concatenate([s.rewards for s in segments]))
     if "observation.mean" in arrays:
-        arrays |= _observe(arrays, np.concatenate([s.states for s in segments]))
+        arrays |= _observe(arrays, np.concatenate([s.observations for s in segments]))
     model = _build(spec, arrays)
     model.rollout_buffer = _rollout(model, arrays, segments)
     try:
@@ -116,7 +117,7 @@ def _update(snapshot: PolicySnapshot, spec: ControllerSpec, segments: Sequence[S
 
 
 def save_sb3_zip(snapshot: PolicySnapshot, spec: ControllerSpec, path: Path) -> None:
-    """Write what stable-baselines3's `PPO.load` reads; it takes raw losses.
+    """Write what stable-baselines3's `PPO.load` reads; it takes raw observations.
 
     The normalization of observations cannot travel in that file, so it is folded into the first
     layers, exactly but for float32's rounding. Adam's moments belong to the unfolded weights, so
@@ -134,8 +135,8 @@ def save_sb3_zip(snapshot: PolicySnapshot, spec: ControllerSpec, path: Path) -> 
     _build(spec, arrays).save(path)
 
 
-def _observe(arrays: Mapping[str, np.ndarray], states: FloatArray) -> Arrays:
-    """Return the running statistics with `states`, float64[n, N], taken in.
+def _observe(arrays: Mapping[str, np.ndarray], observations: FloatArray) -> Arrays:
+    """Return the running statistics with `observations`, float64[n, N + c], taken in.
 
     Chan et al. 1979, the parallel algorithm. Once there are statistics, values further off than
     OUTLIER deviations are clipped: one diverging child's loss of 1e10 would otherwise widen the
@@ -144,15 +145,14 @@ def _observe(arrays: Mapping[str, np.ndarray], states: FloatArray) -> Arrays:
     mean, var, count = (arrays[f"observation.{n}"] for n in ("mean", "var", "count"))
     if count > 0:
         reach = OUTLIER * np.sqrt(var + VARIANCE_FLOOR)
-        states = np.clip(states, mean - reach, mean + reach)
-    states = np.clip(states, -LOSS_LIMIT, LOSS_LIMIT)
-    total = count + len(states)
-    delta = states.mean(axis=0) - mean
-    squares = (
-        var * count + states.var(axis=0) * len(states) + delta**2 * count * len(states) / total
-    )
+        observations = np.clip(observations, mean - reach, mean + reach)
+    observations = np.clip(observations, -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+    more = len(observations)
+    total = count + more
+    delta = observations.mean(axis=0) - mean
+    squares = var * count + observations.var(axis=0) * more + delta**2 * count * more / total
     return {
-        "observation.mean": mean + delta * len(states) / total,
+        "observation.mean": mean + delta * more / total,
         "observation.var": squares / total,
         "observation.count": np.asarray(total),
     }
@@ -165,13 +165,13 @@ def _center(arrays: Mapping[str, np.ndarray], rewards: FloatArray) -> Arrays:
     return {"reward.mean": np.asarray(mean), "reward.count": np.asarray(total)}
 
 
-def _observations(arrays: Mapping[str, np.ndarray], states: FloatArray) -> np.ndarray:
-    """Return what the torch policy sees of `states`, float32[..., N]."""
-    states = np.clip(states, -LOSS_LIMIT, LOSS_LIMIT)
+def _seen(arrays: Mapping[str, np.ndarray], observations: FloatArray) -> np.ndarray:
+    """Return what the torch policy sees of `observations`, float32[..., N + c]."""
+    observations = np.clip(observations, -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
     if "observation.mean" in arrays:
         deviation = np.sqrt(arrays["observation.var"] + VARIANCE_FLOOR)
-        states = (states - arrays["observation.mean"]) / deviation
-    return states.astype(np.float32)
+        observations = (observations - arrays["observation.mean"]) / deviation
+    return observations.astype(np.float32)
 
 
 def _build(spec: ControllerSpec, arrays: Mapping[str, np.ndarray]) -> PPO:
@@ -196,7 +196,7 @@ def _build(spec: ControllerSpec, arrays: Mapping[str, np.ndarray]) -> PPO:
         device="cpu",
         _init_setup_model=False,
     )
-    model.observation_space = spaces.Box(-np.inf, np.inf, (spec.chunk_size,), np.float32)
+    model.observation_space = spaces.Box(-np.inf, np.inf, (observation_size(spec),), np.float32)
     model.action_space = spaces.Box(-1.0, 1.0, (len(spec.hyperparameters),), np.float32)
     model.n_envs = 1
     model._setup_model()
@@ -249,7 +249,8 @@ def _segment_buffer(
     One buffer a segment, because a buffer's columns must be of one length and segments are not.
     """
     buffer = _buffer(model, len(segment.rewards))
-    observations = _observations(arrays, np.vstack([segment.states, segment.next_state]))
+    raw = np.vstack([segment.observations, segment.next_observation])
+    observations = _seen(arrays, raw)
     with torch.no_grad():
         values = model.policy.predict_values(torch.from_numpy(observations)).flatten()
     # Set whole, where add() would copy row by row: 20 us a transition.

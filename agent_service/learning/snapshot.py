@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from agent_service.domain import draws
 from agent_service.domain.errors import invalid
+from agent_service.domain.observations import observation_size
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 
 FloatArray = npt.NDArray[np.float64]
 Layers = tuple[tuple[FloatArray, FloatArray], ...]
 
-LOSS_LIMIT = 1e12
-"""Losses are clipped to this before a policy sees them, so that no sum overflows to infinity."""
+OBSERVATION_LIMIT = 1e12
+"""What is observed is clipped to this before a policy sees it, so that no sum overflows."""
 VARIANCE_FLOOR = 1e-8
 """Added to a variance before its root divides, as stable-baselines3's VecNormalize does."""
 
@@ -38,8 +39,8 @@ class PolicySnapshot:
     """
 
     arrays: Mapping[str, np.ndarray]
-    """By name: the parameters, `optimizer.*`, `observation.*` where losses are normalized, and
-    `reward.*` where rewards are centred."""
+    """By name: the parameters, `optimizer.*`, `observation.*` where observations are normalized,
+    and `reward.*` where rewards are centred."""
     _policy: Layers = field(init=False, repr=False)
     _value: Layers = field(init=False, repr=False)
     _std: FloatArray = field(init=False, repr=False)
@@ -54,36 +55,37 @@ class PolicySnapshot:
         object.__setattr__(self, "_std", np.exp(log_std))
         object.__setattr__(self, "_log_norm", float(log_std.sum()) + log_std.size * half_log_two_pi)
 
-    def mean(self, state: FloatArray) -> FloatArray:
-        """Return the mean of the Gaussian at `state`, float64[h], not clipped to [-1, 1].
+    def mean(self, observation: FloatArray) -> FloatArray:
+        """Return the mean of the Gaussian at `observation`, float64[h], not clipped to [-1, 1].
 
         Args:
-            state: float64[N], the losses of a chunk as reported, in order.
+            observation: float64[N + c], the losses of a chunk as reported, in order, then the
+                context, where the controller observes more.
         """
-        return _round(_forward(self._policy, state))
+        return _round(_forward(self._policy, observation))
 
-    def sample(self, state: FloatArray, noise: FloatArray) -> tuple[FloatArray, float]:
+    def sample(self, observation: FloatArray, noise: FloatArray) -> tuple[FloatArray, float]:
         """Return an unclipped sample, float64[h], and its natural log probability density.
 
         Args:
-            state: float64[N], the losses of a chunk as reported, in order.
+            observation: float64[N + c], as in `mean`.
             noise: float64[h], standard normal.
         """
-        mean = self.mean(state)
+        mean = self.mean(observation)
         sample = _round(mean + self._std * noise)
         distance = (sample - mean) / self._std
         return sample, float(np.float32(-0.5 * distance.dot(distance) - self._log_norm))
 
-    def value(self, state: FloatArray) -> float:
-        """Return the expected discounted return from `state` on, in units of the reward.
+    def value(self, observation: FloatArray) -> float:
+        """Return the expected discounted return from `observation` on, in units of the reward.
 
         Where rewards are centred, it is the return of the rewards less `reward.mean`.
         """
-        return float(_round(_forward(self._value, state))[0])
+        return float(_round(_forward(self._value, observation))[0])
 
 
 def _layers(arrays: Mapping[str, np.ndarray], hidden: str, head: str) -> Layers:
-    """Collect the weights and biases of one network, from the losses to its output."""
+    """Collect the weights and biases of one network, from the observation to its output."""
     prefix = f"mlp_extractor.{hidden}"
     depth = sum(n.startswith(prefix) and n.endswith(".bias") for n in arrays)
     names = [*(f"{prefix}.{2 * i}" for i in range(depth)), head]
@@ -98,7 +100,7 @@ def _layers(arrays: Mapping[str, np.ndarray], hidden: str, head: str) -> Layers:
 def fold_normalization(
     arrays: Mapping[str, np.ndarray], weight: FloatArray, bias: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return a first layer that takes raw losses where `weight` and `bias` take normalized ones.
+    """Return a first layer that takes raw input where `weight` and `bias` take normalized input.
 
     W (x - mean) / deviation + b = (W / deviation) x + (b - (W / deviation) mean), exactly.
     """
@@ -108,9 +110,9 @@ def fold_normalization(
     return weight, bias - weight @ arrays["observation.mean"]
 
 
-def _forward(layers: Layers, state: FloatArray) -> FloatArray:
+def _forward(layers: Layers, observation: FloatArray) -> FloatArray:
     """Run a tanh network; np.minimum and np.maximum cost a third of np.clip on 20 numbers."""
-    x: FloatArray = np.minimum(np.maximum(state, -LOSS_LIMIT), LOSS_LIMIT)
+    x: FloatArray = np.minimum(np.maximum(observation, -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
     for weight, bias in layers[:-1]:
         x = np.tanh(weight.dot(x) + bias)
     weight, bias = layers[-1]
@@ -132,7 +134,7 @@ def ppo_settings(spec: ControllerSpec) -> PPOSettings:
 
 def parameter_shapes(spec: ControllerSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of each trainable parameter, in the order of stable-baselines3's policy."""
-    widths = (spec.chunk_size, *ppo_settings(spec).net_arch)
+    widths = (observation_size(spec), *ppo_settings(spec).net_arch)
     actions = len(spec.hyperparameters)
     shapes: dict[str, tuple[int, ...]] = {"log_std": (actions,)}
     for network in ("policy_net", "value_net"):
@@ -154,8 +156,8 @@ def empty_arrays(spec: ControllerSpec) -> dict[str, np.ndarray]:
         arrays[f"optimizer.{name}.exp_avg_sq"] = np.zeros(shape, np.float32)
         arrays[f"optimizer.{name}.step"] = np.zeros((), np.float32)
     if ppo_settings(spec).normalize_observations:
-        arrays["observation.mean"] = np.zeros(spec.chunk_size)
-        arrays["observation.var"] = np.zeros(spec.chunk_size)
+        arrays["observation.mean"] = np.zeros(observation_size(spec))
+        arrays["observation.var"] = np.zeros(observation_size(spec))
         arrays["observation.count"] = np.zeros(())
     if ppo_settings(spec).center_rewards:
         arrays["reward.mean"] = np.zeros(())

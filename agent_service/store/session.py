@@ -234,6 +234,7 @@ class SqlSession:
                 mode=mode.value,
                 requested_mode=None if start.mode is None else start.mode.value,
                 labels=dict(start.labels),
+                planned_chunks=start.planned_chunks,
                 pinned_version=pinned_version,
                 reported_chunks=0,
                 created_at=now,

@@ -323,6 +323,11 @@ class Ppo(_message.Message):
     FROZEN_START_FIELD_NUMBER: _builtins.int
     CENTER_REWARDS_FIELD_NUMBER: _builtins.int
     MAX_STALENESS_FIELD_NUMBER: _builtins.int
+    OBSERVE_ACTION_FIELD_NUMBER: _builtins.int
+    OBSERVE_PROGRESS_FIELD_NUMBER: _builtins.int
+    OBSERVE_SCORES_FIELD_NUMBER: _builtins.int
+    MAX_CHANGE_FIELD_NUMBER: _builtins.int
+    WARM_START_FIELD_NUMBER: _builtins.int
     rollout_size: _builtins.int
     """Transitions, of all runs together, that one update learns from; at least 2."""
     batch_size: _builtins.int
@@ -344,9 +349,11 @@ class Ppo(_message.Message):
     max_grad_norm: _builtins.float
     """Gradients are scaled down to this norm; above 0."""
     log_std_init: _builtins.float
-    """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1]."""
+    """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1];
+    without effect where another policy is begun with.
+    """
     normalize_observations: _builtins.bool
-    """Normalize the losses by their running mean and variance, which travel with the policy."""
+    """Normalize all that is observed by its running mean and variance, which travel with the policy."""
     frozen_start: Global___FrozenStart.ValueType
     """What a frozen run starts with."""
     center_rewards: _builtins.bool
@@ -357,9 +364,27 @@ class Ppo(_message.Message):
     """Policy versions between deciding and learning at the most, at least 1; older transitions are
     recorded and not learned from.
     """
+    observe_action: _builtins.bool
+    """The policy sees, beside the losses, the action before: see `Transition.context`. Unset: it does not."""
+    observe_progress: _builtins.bool
+    """The policy sees the share of the run's planned chunks that is trained; every run of the controller
+    must then be started with `planned_chunks`. Unset: it does not.
+    """
+    observe_scores: _builtins.bool
+    """The policy sees the newest scores and how they changed. Unset: it does not."""
+    max_change: _builtins.float
+    """Unset, the policy's output in [-1, 1] is the action's place in the range. Set, above 0 and at most
+    2, the output times this is added to the place of what the chunk before ran under, in units of the
+    policy's [-1, 1], and clipped there. A run's first action, which has none before it, is a place.
+    Set `observe_action` with it: a policy that does not see the place learns little about changing it.
+    """
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Widths of the hidden layers, of policy and value each; empty takes the default."""
+
+    @_builtins.property
+    def warm_start(self) -> Global___WarmStart:
+        """Begin with another controller's policy, not with random weights. Unset: random weights by the seed."""
 
     def __init__(
         self,
@@ -380,10 +405,15 @@ class Ppo(_message.Message):
         frozen_start: Global___FrozenStart.ValueType = ...,
         center_rewards: _builtins.bool | None = ...,
         max_staleness: _builtins.int | None = ...,
+        observe_action: _builtins.bool | None = ...,
+        observe_progress: _builtins.bool | None = ...,
+        observe_scores: _builtins.bool | None = ...,
+        max_change: _builtins.float | None = ...,
+        warm_start: Global___WarmStart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_change", b"_max_change", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_observe_action", b"_observe_action", "_observe_progress", b"_observe_progress", "_observe_scores", b"_observe_scores", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_change", b"max_change", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "observe_action", b"observe_action", "observe_progress", b"observe_progress", "observe_scores", b"observe_scores", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef", "warm_start", b"warm_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_change", b"_max_change", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_observe_action", b"_observe_action", "_observe_progress", b"_observe_progress", "_observe_scores", b"_observe_scores", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_change", b"max_change", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "observe_action", b"observe_action", "observe_progress", b"observe_progress", "observe_scores", b"observe_scores", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef", "warm_start", b"warm_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -401,6 +431,8 @@ class Ppo(_message.Message):
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__log_std_init: _TypeAlias = _typing.Literal["log_std_init"]  # noqa: Y015
     _WhichOneofArgType__log_std_init: _TypeAlias = _typing.Literal["_log_std_init", b"_log_std_init"]  # noqa: Y015
+    _WhichOneofReturnType__max_change: _TypeAlias = _typing.Literal["max_change"]  # noqa: Y015
+    _WhichOneofArgType__max_change: _TypeAlias = _typing.Literal["_max_change", b"_max_change"]  # noqa: Y015
     _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
     _WhichOneofReturnType__max_staleness: _TypeAlias = _typing.Literal["max_staleness"]  # noqa: Y015
@@ -409,6 +441,12 @@ class Ppo(_message.Message):
     _WhichOneofArgType__n_epochs: _TypeAlias = _typing.Literal["_n_epochs", b"_n_epochs"]  # noqa: Y015
     _WhichOneofReturnType__normalize_observations: _TypeAlias = _typing.Literal["normalize_observations"]  # noqa: Y015
     _WhichOneofArgType__normalize_observations: _TypeAlias = _typing.Literal["_normalize_observations", b"_normalize_observations"]  # noqa: Y015
+    _WhichOneofReturnType__observe_action: _TypeAlias = _typing.Literal["observe_action"]  # noqa: Y015
+    _WhichOneofArgType__observe_action: _TypeAlias = _typing.Literal["_observe_action", b"_observe_action"]  # noqa: Y015
+    _WhichOneofReturnType__observe_progress: _TypeAlias = _typing.Literal["observe_progress"]  # noqa: Y015
+    _WhichOneofArgType__observe_progress: _TypeAlias = _typing.Literal["_observe_progress", b"_observe_progress"]  # noqa: Y015
+    _WhichOneofReturnType__observe_scores: _TypeAlias = _typing.Literal["observe_scores"]  # noqa: Y015
+    _WhichOneofArgType__observe_scores: _TypeAlias = _typing.Literal["_observe_scores", b"_observe_scores"]  # noqa: Y015
     _WhichOneofReturnType__rollout_size: _TypeAlias = _typing.Literal["rollout_size"]  # noqa: Y015
     _WhichOneofArgType__rollout_size: _TypeAlias = _typing.Literal["_rollout_size", b"_rollout_size"]  # noqa: Y015
     _WhichOneofReturnType__vf_coef: _TypeAlias = _typing.Literal["vf_coef"]  # noqa: Y015
@@ -430,6 +468,8 @@ class Ppo(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_std_init) -> _WhichOneofReturnType__log_std_init | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_change) -> _WhichOneofReturnType__max_change | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_staleness) -> _WhichOneofReturnType__max_staleness | None: ...
@@ -438,11 +478,49 @@ class Ppo(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize_observations) -> _WhichOneofReturnType__normalize_observations | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observe_action) -> _WhichOneofReturnType__observe_action | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observe_progress) -> _WhichOneofReturnType__observe_progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observe_scores) -> _WhichOneofReturnType__observe_scores | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rollout_size) -> _WhichOneofReturnType__rollout_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vf_coef) -> _WhichOneofReturnType__vf_coef | None: ...
 
 Global___Ppo: _TypeAlias = Ppo  # noqa: Y015
+
+@_typing.final
+class WarmStart(_message.Message):
+    """A policy to begin with: its weights, its optimizer's state, and the statistics of its observations;
+    those of its rewards too, where both controllers learn from the same reward.
+    NOT_FOUND: there is no such controller or version. FAILED_PRECONDITION: its algorithm has no policy.
+    INVALID_ARGUMENT: the policy is of another shape or meaning, e.g. of other hyperparameters.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    controller: _builtins.str
+    """The name of the controller that has the policy."""
+    policy_version: _builtins.int
+    """Which version, from 1; 0 takes the newest when the controller is created, and GetController then
+    shows which that was.
+    """
+    def __init__(
+        self,
+        *,
+        controller: _builtins.str = ...,
+        policy_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "policy_version", b"policy_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmStart: _TypeAlias = WarmStart  # noqa: Y015
 
 @_typing.final
 class Constant(_message.Message):
@@ -888,6 +966,7 @@ class Run(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    PLANNED_CHUNKS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The caller's id."""
     controller: _builtins.str
@@ -902,6 +981,8 @@ class Run(_message.Message):
     """The child's own final result, where it was given."""
     reported_chunks: _builtins.int
     """Chunks reported so far; the next report is of the chunk after."""
+    planned_chunks: _builtins.int
+    """Chunks that its training plans; 0 where its start did not say."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's words about it."""
@@ -932,10 +1013,11 @@ class Run(_message.Message):
         action: Global___Action | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        planned_chunks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "create_time", b"create_time", "final_score", b"final_score", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "controller", b"controller", "create_time", b"create_time", "final_score", b"final_score", "labels", b"labels", "mode", b"mode", "outcome", b"outcome", "reported_chunks", b"reported_chunks", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "controller", b"controller", "create_time", b"create_time", "final_score", b"final_score", "labels", b"labels", "mode", b"mode", "outcome", b"outcome", "planned_chunks", b"planned_chunks", "reported_chunks", b"reported_chunks", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final_score: _TypeAlias = _typing.Literal["final_score"]  # noqa: Y015
     _WhichOneofArgType__final_score: _TypeAlias = _typing.Literal["_final_score", b"_final_score"]  # noqa: Y015
@@ -1008,6 +1090,7 @@ class Transition(_message.Message):
     USE_FIELD_NUMBER: _builtins.int
     LEARNED_IN_FIELD_NUMBER: _builtins.int
     REPORT_TIME_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Place in the service's log, rising; not contiguous for one controller."""
     controller: _builtins.str
@@ -1034,7 +1117,9 @@ class Transition(_message.Message):
 
     @_builtins.property
     def sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The unclipped action in the policy's [-1, 1], in the order of the spec's hyperparameters."""
+        """What the policy put out, not clipped to its [-1, 1], in the order of the spec's hyperparameters:
+        the action's places, or with `Ppo.max_change` the changes that led to it.
+        """
 
     @_builtins.property
     def next_state(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -1051,6 +1136,16 @@ class Transition(_message.Message):
     @_builtins.property
     def report_time(self) -> _timestamp_pb2.Timestamp:
         """When it was reported."""
+
+    @_builtins.property
+    def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What the policy saw beside the state, in this order, as far as its controller observes it: what the
+        chunk before ran under, as places in the policy's [-1, 1] in the order of the spec's
+        hyperparameters; the share of the planned chunks that was trained, in [0, 1]; the training score
+        and the validation score of the chunk before, in [0, 1], then the change of each since the chunk
+        before that one (for a reward of `given`: the reward, then its change). Zeros before chunk 1, and
+        no change after it. Empty where only losses are observed.
+        """
 
     def __init__(
         self,
@@ -1070,10 +1165,11 @@ class Transition(_message.Message):
         use: Global___Use.ValueType = ...,
         learned_in: _builtins.int = ...,
         report_time: _timestamp_pb2.Timestamp | None = ...,
+        context: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_scores", b"_scores", "action", b"action", "applied", b"applied", "report_time", b"report_time", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scores", b"_scores", "action", b"action", "applied", b"applied", "chunk_index", b"chunk_index", "controller", b"controller", "learned_in", b"learned_in", "log_probability", b"log_probability", "next_state", b"next_state", "position", b"position", "report_time", b"report_time", "reward", b"reward", "run_id", b"run_id", "sample", b"sample", "scores", b"scores", "state", b"state", "use", b"use"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scores", b"_scores", "action", b"action", "applied", b"applied", "chunk_index", b"chunk_index", "context", b"context", "controller", b"controller", "learned_in", b"learned_in", "log_probability", b"log_probability", "next_state", b"next_state", "position", b"position", "report_time", b"report_time", "reward", b"reward", "run_id", b"run_id", "sample", b"sample", "scores", b"scores", "state", b"state", "use", b"use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__scores: _TypeAlias = _typing.Literal["scores"]  # noqa: Y015
     _WhichOneofArgType__scores: _TypeAlias = _typing.Literal["_scores", b"_scores"]  # noqa: Y015
@@ -1352,12 +1448,17 @@ class StartRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PLANNED_CHUNKS_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
     """The controller's name."""
     run_id: _builtins.str
     """The caller's id, unique in the service: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`."""
     mode: Global___Mode.ValueType
     """Unspecified takes the controller's."""
+    planned_chunks: _builtins.int
+    """Chunks that the training plans, at least 1; 0 is unknown, and refused where the controller observes
+    progress. The run may report fewer or more.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's words about the run, for lists; at most 64, keys of 256, values of 1024 characters."""
@@ -1369,10 +1470,11 @@ class StartRunRequest(_message.Message):
         run_id: _builtins.str = ...,
         mode: Global___Mode.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        planned_chunks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "labels", b"labels", "mode", b"mode", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "labels", b"labels", "mode", b"mode", "planned_chunks", b"planned_chunks", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

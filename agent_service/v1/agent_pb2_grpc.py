@@ -152,7 +152,7 @@ class AgentServiceServicer:
 
     def StartRun(self, request, context):
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode or labels.
+        ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class AgentServiceStub:
     """
     StartRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]
     """Starts a run and answers A_0, the action for chunk 1.
-    ALREADY_EXISTS: the run id is there with another controller, mode or labels.
+    ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
     """
     ReportChunk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]
     """Reports a chunk and answers the next one's action.
@@ -113,7 +113,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     StartRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]  # type: ignore[assignment]
     """Starts a run and answers A_0, the action for chunk 1.
-    ALREADY_EXISTS: the run id is there with another controller, mode or labels.
+    ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
     """
     ReportChunk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]  # type: ignore[assignment]
     """Reports a chunk and answers the next one's action.
@@ -198,7 +198,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.StartRunResponse, _abc.Awaitable[_agent_pb2.StartRunResponse]]:
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode or labels.
+        ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
         """
 
     @_abc_1.abstractmethod

@@ -60,6 +60,14 @@ def test_a_wrong_spec_is_refused_by_field(
         ({"ppo": pb.Ppo(rollout_size=0)}, "spec.ppo.rollout_size"),
         ({"ppo": pb.Ppo(max_staleness=0)}, "spec.ppo.max_staleness"),
         ({"ppo": pb.Ppo(net_arch=[64, 0])}, "spec.ppo.net_arch"),
+        ({"ppo": pb.Ppo(max_change=0)}, "spec.ppo.max_change"),
+        ({"ppo": pb.Ppo(max_change=2.5)}, "spec.ppo.max_change"),
+        ({"ppo": pb.Ppo(max_change=math.nan)}, "spec.ppo.max_change"),
+        ({"ppo": pb.Ppo(warm_start=pb.WarmStart())}, "spec.ppo.warm_start.controller"),
+        (
+            {"ppo": pb.Ppo(warm_start=pb.WarmStart(controller="c", policy_version=-1))},
+            "spec.ppo.warm_start.policy_version",
+        ),
         ({"constant": pb.Constant()}, "spec.constant.values[dropout]"),
         ({"constant": pb.Constant(values={"dropout": 2})}, "spec.constant.values[dropout]"),
         ({"constant": pb.Constant(values={"x": 0})}, "spec.constant.values[x]"),
@@ -129,6 +137,11 @@ def test_a_wrong_report_is_refused_by_field(
         ("StartRun", pb.StartRunRequest(controller="c", run_id=""), "run_id"),
         ("StartRun", pb.StartRunRequest(controller="c", run_id="../x"), "run_id"),
         ("StartRun", pb.StartRunRequest(controller="c", run_id="r", mode=77), "mode"),  # type: ignore[arg-type]
+        (
+            "StartRun",
+            pb.StartRunRequest(controller="c", run_id="r", planned_chunks=-1),
+            "planned_chunks",
+        ),
         ("UpdateController", pb.UpdateControllerRequest(name="c"), "mode"),
         ("UpdateController", pb.UpdateControllerRequest(name="c", mode=pb.MODE_SHADOW), "mode"),
         ("FinishRun", pb.FinishRunRequest(run_id="live"), "outcome"),

@@ -52,6 +52,19 @@ from tests.agent_service.specs import spec
 T = TypeVar("T")
 CONTROLLERS = {
     "ppo": spec("ppo", PPOSettings(rollout_size=6, batch_size=3, n_epochs=1, net_arch=(4,))),
+    "all": spec(
+        "all",
+        PPOSettings(
+            rollout_size=6,
+            batch_size=3,
+            n_epochs=1,
+            net_arch=(4,),
+            observe_action=True,
+            observe_progress=True,
+            observe_scores=True,
+            max_change=0.25,
+        ),
+    ),
     "random": spec("random", RandomSettings(), seed=3),
 }
 FAR = 1e9
@@ -115,10 +128,13 @@ class ServiceMachine(RuleBasedStateMachine):
         number=st.integers(0, 10**9),
         controller=st.sampled_from(sorted(CONTROLLERS)),
         mode=st.sampled_from([None, Mode.FROZEN]),
+        planned=st.integers(1, 9),
     )
-    def start(self, number: int, controller: str, mode: Mode | None) -> str:
+    def start(self, number: int, controller: str, mode: Mode | None, planned: int) -> str:
         run_id = f"r{number}"
-        wish = StartRun(controller=controller, run_id=run_id, mode=mode, labels={})
+        wish = StartRun(
+            controller=controller, run_id=run_id, mode=mode, labels={}, planned_chunks=planned
+        )
         if run_id in self.model:
             return run_id
         self.model[run_id] = ModelRun(wish, [self.steering.start_run(wish).result()])

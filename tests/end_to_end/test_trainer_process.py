@@ -147,6 +147,7 @@ def test_a_reinforced_run_trains_under_the_agents_actions(
     assert run.outcome == agent_pb2.OUTCOME_TERMINATED
     assert run.final_score == client.get("reinforced").result.validation_score_best
     assert dict(run.labels) == {"method": "rd", "seed": "0"}
+    assert run.planned_chunks == run.reported_chunks
 
 
 def test_a_frozen_run_is_the_same_child_again(

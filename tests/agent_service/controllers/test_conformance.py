@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_service.controllers.registry import CONTROLLERS, make_decider
-from agent_service.domain.hyperparameters import named_values
+from agent_service.domain.actions import action_values
+from agent_service.domain.observations import context_size
 from agent_service.domain.ports import Policy, Situation
-from agent_service.domain.runs import Choice, Mode
+from agent_service.domain.runs import Choice, Decision, Mode, Use
 from agent_service.domain.specs import (
     Algorithm,
     ConstantSettings,
@@ -27,6 +28,13 @@ from tests.agent_service.specs import DROPOUT, NOISE, spec
 MIDDLE = {"dropout": 0.3, "noise": 0.5}
 ALGORITHMS: dict[str, Algorithm] = {
     "ppo": PPOSettings(log_std_init=1.0),
+    "ppo, all options": PPOSettings(
+        log_std_init=1.0,
+        observe_action=True,
+        observe_progress=True,
+        observe_scores=True,
+        max_change=0.3,
+    ),
     "constant": ConstantSettings(values=MIDDLE),
     "schedule": ScheduleSettings(
         shape=Shape.COSINE, start={"dropout": 0.0, "noise": 1.0}, end=MIDDLE, chunks=9
@@ -35,7 +43,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "replay": ReplaySettings(run_id="r", values=(MIDDLE, {"dropout": 0.0, "noise": 1.0})),
 }
 SPECS = {
-    kind: spec(kind, algorithm, hyperparameters=(DROPOUT, NOISE))
+    kind: spec(algorithm=algorithm, hyperparameters=(DROPOUT, NOISE))
     for kind, algorithm in ALGORITHMS.items()
 }
 
@@ -53,11 +61,14 @@ SURE = Choice((0.5,), log_probability=0.0, explored=False)
 
 def situations(kind: str) -> st.SearchStrategy[Situation]:
     losses = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
+    size = context_size(SPECS[kind])
+    contexts = st.lists(st.floats(-1, 1), min_size=size, max_size=size)
     return st.builds(
         Situation,
         run_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
         chunk=st.integers(1, 10_000),
         state=losses.map(np.array),
+        context=contexts.map(lambda numbers: np.array(numbers, np.float64)),
         mode=st.sampled_from(Mode),
         previous=st.none()
         | st.builds(
@@ -67,6 +78,28 @@ def situations(kind: str) -> st.SearchStrategy[Situation]:
             explored=st.booleans(),
         ),
         policy=st.just(POLICIES[kind]),
+    )
+
+
+def running_decisions() -> st.SearchStrategy[Decision]:
+    """Return decisions for a chunk before, which bounded changes start from."""
+    values = st.fixed_dictionaries({"dropout": st.floats(0, 0.9), "noise": st.floats(0.001, 1)})
+    return st.builds(
+        Decision,
+        position=st.just(1),
+        run_id=st.just("r"),
+        chunk=st.just(1),
+        state=st.just(np.zeros(4)),
+        context=st.just(np.zeros(0)),
+        feedback=st.none(),
+        reward=st.none(),
+        applied=st.none(),
+        choice=st.just(SURE),
+        values=values,
+        policy_version=st.just(1),
+        use=st.just(Use.PENDING),
+        learned_in=st.none(),
+        created_at=st.just(0.0),
     )
 
 
@@ -84,7 +117,8 @@ def test_actions_never_leave_their_bounds(kind: str, data: st.DataObject) -> Non
 
     choice = make_decider(SPECS[kind]).decide(situation)
 
-    values = named_values(SPECS[kind].hyperparameters, choice.sample)
+    running = data.draw(st.none() | running_decisions())
+    values = action_values(SPECS[kind], choice.sample, running=running, applied=None)
     assert np.isfinite(choice.sample).all()
     assert 0 <= values["dropout"] <= 0.9
     assert 0.001 <= values["noise"] <= 1
@@ -105,7 +139,7 @@ def test_equal_situations_give_equal_choices(kind: str, data: st.DataObject) -> 
     assert second.decide(one) == first
 
 
-@pytest.mark.parametrize("kind", ["ppo", "random"])
+@pytest.mark.parametrize("kind", ["ppo", "ppo, all options", "random"])
 @pytest.mark.parametrize("change", [{"run_id": "other"}, {"chunk": 3}])
 def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object]) -> None:
     """Another run, or another chunk in the same state, draws other numbers."""
@@ -113,6 +147,7 @@ def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object
         run_id="r",
         chunk=2,
         state=np.ones(4),
+        context=np.zeros(context_size(SPECS[kind])),
         mode=Mode.LEARNING,
         previous=SURE,
         policy=POLICIES[kind],
@@ -124,13 +159,35 @@ def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object
     assert changed != decider.decide(situation)
 
 
-@pytest.mark.parametrize("kind", ["ppo", "random"])
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("place", range(7))
+def test_a_policy_decides_by_all_of_its_context(mode: Mode, place: int) -> None:
+    """Each number that is seen beside the losses counts, in every mode."""
+    kind = "ppo, all options"
+    situation = Situation(
+        run_id="r",
+        chunk=2,
+        state=np.ones(4),
+        context=np.zeros(7),
+        mode=mode,
+        previous=SURE,
+        policy=POLICIES[kind],
+    )
+
+    other = replace(situation, context=np.eye(7)[place])
+
+    decider = make_decider(SPECS[kind])
+    assert decider.decide(other).sample != decider.decide(situation).sample
+
+
+@pytest.mark.parametrize("kind", ["ppo", "ppo, all options", "random"])
 def test_another_seed_draws_other_numbers(kind: str) -> None:
     """The controller's seed is part of every draw."""
     situation = Situation(
         run_id="r",
         chunk=2,
         state=np.ones(4),
+        context=np.zeros(context_size(SPECS[kind])),
         mode=Mode.LEARNING,
         previous=SURE,
         policy=POLICIES[kind],

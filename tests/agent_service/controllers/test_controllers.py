@@ -31,7 +31,15 @@ def decide(
     policy = None if data is None else SnapshotPolicies().load(data, of)
     state = np.zeros(4) if chunk == 1 else np.array([2.0, 1.5, 1.0, 0.5])
     return make_decider(of).decide(
-        Situation(run_id=run_id, chunk=chunk, state=state, mode=mode, previous=None, policy=policy)
+        Situation(
+            run_id=run_id,
+            chunk=chunk,
+            state=state,
+            context=np.zeros(0),
+            mode=mode,
+            previous=None,
+            policy=policy,
+        )
     )
 
 

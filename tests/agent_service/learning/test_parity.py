@@ -1,5 +1,6 @@
 """Parity: our update on the same transitions is stable-baselines3's own PPO.learn()."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -9,10 +10,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
+from agent_service.domain.observations import observation_size
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning.sb3 import Segment, _optimizer_state, _parameters, update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
-from tests.agent_service.specs import spec
+from tests.agent_service.specs import DROPOUT, NOISE, spec
 from trainer_service.simulation import SimulatedChild
 
 N, STEPS, ENVS, UPDATES, CHUNKS = 6, 24, 2, 4, 10
@@ -24,26 +26,41 @@ SETTINGS = PPOSettings(
     normalize_observations=False,
     center_rewards=False,
 )
+EVERYTHING = replace(SETTINGS, observe_action=True, observe_progress=True, observe_scores=True)
+LOSSES_ALONE = spec(algorithm=SETTINGS, chunk_size=N)
+SPECS = [LOSSES_ALONE, spec(algorithm=EVERYTHING, hyperparameters=(DROPOUT, NOISE), chunk_size=N)]
 
 
 class SimulatedRuns(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Simulated children whose runs end, by plan or by a cut, inside rollouts."""
+    """Simulated children whose runs end, by plan or by a cut, inside rollouts.
 
-    def __init__(self, ends_by_plan: bool) -> None:
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (N,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    Of several hyperparameters the mean counts. Beside the losses it shows the action, the progress,
+    and the scores and their changes, where the spec's controller observes more.
+    """
+
+    def __init__(self, of: ControllerSpec, ends_by_plan: bool) -> None:
+        self._size = observation_size(of)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (len(of.hyperparameters),), np.float32)
         self._ends_by_plan = ends_by_plan
         self._runs = 0
+        self._scores: np.ndarray | None = None
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, Any]:
         self._runs += 1
         self._child = SimulatedChild(chunks=CHUNKS, chunk_size=N, seed=self._runs)
-        return np.zeros(N, np.float32), {}
+        self._chunk, self._scores = 0, None
+        return np.zeros(self._size, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
-        chunk = self._child.step(0.45 * (float(action[0]) + 1.0))
+        chunk = self._child.step(0.45 * (float(action.mean()) + 1.0))
         ends = self._child.finished
-        observation = chunk.losses.astype(np.float32)
+        self._chunk += 1
+        scores = np.array([chunk.training_score, chunk.validation_score])
+        change = np.zeros(2) if self._scores is None else scores - self._scores
+        self._scores = scores
+        seen = [*chunk.losses, *action, self._chunk / CHUNKS, *scores, *change]
+        observation = np.array(seen[: self._size], np.float32)
         return (
             observation,
             chunk.validation_score,
@@ -86,11 +103,11 @@ class Recorder(BaseCallback):
             )
             self._segments[env].append(
                 Segment(
-                    states=np.array(states, np.float64),
+                    observations=np.array(states, np.float64),
                     samples=np.array(samples, np.float64),
                     log_probabilities=np.array(log_probabilities),
                     rewards=np.array(rewards),
-                    next_state=np.array(following[-1], np.float64),
+                    next_observation=np.array(following[-1], np.float64),
                     terminated=terminated,
                 )
             )
@@ -111,7 +128,7 @@ def theirs(of: ControllerSpec, start: PolicySnapshot, ends_by_plan: bool) -> tup
     assert isinstance(of.algorithm, PPOSettings)
     model = PPO(
         "MlpPolicy",
-        make_vec_env(lambda: SimulatedRuns(ends_by_plan), n_envs=ENVS, seed=1),
+        make_vec_env(lambda: SimulatedRuns(of, ends_by_plan), n_envs=ENVS, seed=1),
         n_steps=STEPS,
         batch_size=SETTINGS.batch_size,
         n_epochs=SETTINGS.n_epochs,
@@ -130,9 +147,9 @@ def theirs(of: ControllerSpec, start: PolicySnapshot, ends_by_plan: bool) -> tup
 
 
 @pytest.mark.parametrize("ends_by_plan", [True, False])
-def test_updates_are_those_of_ppo_learn(ends_by_plan: bool) -> None:
+@pytest.mark.parametrize("of", SPECS, ids=["losses", "everything"])
+def test_updates_are_those_of_ppo_learn(of: ControllerSpec, ends_by_plan: bool) -> None:
     """After four updates on the same transitions all parameters and Adam's state agree to 1e-6."""
-    of = spec(algorithm=SETTINGS, chunk_size=N)
     start = initial_snapshot(of)
     model, recorder = theirs(of, start, ends_by_plan)
 
@@ -150,7 +167,7 @@ def test_updates_are_those_of_ppo_learn(ends_by_plan: bool) -> None:
 
 def test_an_update_is_made_again_to_the_bit() -> None:
     """The same rollout and seed give the same policy; another seed another one."""
-    of = spec(algorithm=SETTINGS, chunk_size=N)
+    of = LOSSES_ALONE
     start = initial_snapshot(of)
     _model, recorder = theirs(of, start, True)
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,16 @@ from stable_baselines3 import PPO
 
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.domain.observations import observation_size
+from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.learning import sb3
+from agent_service.learning import policy_file, sb3
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from tests.agent_service.specs import DROPOUT, NOISE, spec
+
+LOSSES = PPOSettings()
+EVERYTHING = PPOSettings(observe_action=True, observe_progress=True, observe_scores=True)
 
 
 def trained(spec: ControllerSpec) -> PolicySnapshot:
@@ -27,11 +33,11 @@ def trained(spec: ControllerSpec) -> PolicySnapshot:
     snapshot = initial_snapshot(spec)
     for seed in range(2):
         segment = sb3.Segment(
-            states=rng.uniform(0, 3, (64, spec.chunk_size)),
+            observations=rng.uniform(0, 3, (64, observation_size(spec))),
             samples=rng.standard_normal((64, len(spec.hyperparameters))),
             log_probabilities=np.full(64, -1.5),
             rewards=rng.standard_normal(64),
-            next_state=rng.uniform(0, 3, spec.chunk_size),
+            next_observation=rng.uniform(0, 3, observation_size(spec)),
             terminated=False,
         )
         snapshot = sb3.update(snapshot, spec, [segment], seed=seed).snapshot
@@ -41,29 +47,32 @@ def trained(spec: ControllerSpec) -> PolicySnapshot:
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("net_arch", [(64, 64), (8,), (16, 8, 4)])
 @pytest.mark.parametrize("hyperparameters", [(DROPOUT,), (DROPOUT, NOISE)])
+@pytest.mark.parametrize("base", [LOSSES, EVERYTHING], ids=["losses", "everything"])
 def test_it_decides_as_stable_baselines3_does(
     normalize: bool,
     net_arch: tuple[int, ...],
     hyperparameters: tuple[Hyperparameter, ...],
+    base: PPOSettings,
 ) -> None:
-    """Mean, log probability and value agree within 1e-6."""
-    ppo = PPOSettings(net_arch=net_arch, normalize_observations=normalize)
+    """Mean, log probability and value agree within 1e-6, whatever is observed."""
+    ppo = replace(base, net_arch=net_arch, normalize_observations=normalize)
     of = spec(algorithm=ppo, hyperparameters=hyperparameters, chunk_size=20)
     snapshot = trained(of)
     model = sb3._build(of, snapshot.arrays)
     rng = np.random.default_rng(5)
     for _ in range(20):
-        state = rng.uniform(0, 3, 20)
-        sample, log_probability = snapshot.sample(state, rng.standard_normal(len(hyperparameters)))
-        observation = torch.from_numpy(sb3._observations(snapshot.arrays, state[None]))
+        observation = rng.uniform(0, 3, observation_size(of))
+        noise = rng.standard_normal(len(hyperparameters))
+        sample, log_probability = snapshot.sample(observation, noise)
+        seen = torch.from_numpy(sb3._seen(snapshot.arrays, observation[None]))
         with torch.no_grad():
             action = torch.tensor(sample[None], dtype=torch.float32)
-            value, theirs, _ = model.policy.evaluate_actions(observation, action)
-            mean = model.policy._predict(observation, deterministic=True).numpy()[0]
+            value, theirs, _ = model.policy.evaluate_actions(seen, action)
+            mean = model.policy._predict(seen, deterministic=True).numpy()[0]
 
-        np.testing.assert_allclose(snapshot.mean(state), mean, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(snapshot.mean(observation), mean, rtol=0, atol=1e-6)
         assert log_probability == pytest.approx(float(theirs), abs=1e-6)
-        assert snapshot.value(state) == pytest.approx(float(value), abs=1e-6)
+        assert snapshot.value(observation) == pytest.approx(float(value), abs=1e-6)
 
 
 def test_it_starts_by_stable_baselines3s_law() -> None:
@@ -122,6 +131,79 @@ def rewritten(data: bytes, **changes: np.ndarray | None) -> bytes:
     return safetensors.numpy.save(arrays, json.loads(data[8 : 8 + length])["__metadata__"])
 
 
+def with_manifest(data: bytes, **changes: object) -> bytes:
+    """Return a policy file with parts of its manifest replaced or (None) left out."""
+    manifest = {
+        name: value
+        for name, value in (policy_file.read_manifest(data) | changes).items()
+        if name not in changes or value is not None
+    }
+    metadata = {"reinforced-regularization": json.dumps(manifest, sort_keys=True)}
+    return safetensors.numpy.save(safetensors.numpy.load(data), metadata)
+
+
+def test_a_file_from_before_observations_were_told_is_of_losses_and_places() -> None:
+    """It loads where losses alone are observed, and for no controller of another meaning."""
+    plain = spec()
+    data = to_bytes(trained(plain), plain, policy_version=3)
+    old = with_manifest(data, observes=None, max_change=None)
+    assert b"observes" not in old.replace(b"`observes`", b"")
+
+    assert from_bytes(old, plain).arrays.keys() == from_bytes(data, plain).arrays.keys()
+    for other in (PPOSettings(observe_progress=True), PPOSettings(max_change=0.5)):
+        with pytest.raises(InvalidArgument, match="policy: was made for"):
+            from_bytes(old, spec(algorithm=other))
+
+
+@pytest.mark.parametrize(
+    ("made", "read"),
+    [
+        (LOSSES, PPOSettings(observe_action=True)),
+        # Both see five numbers: what the fifth one is, the file tells.
+        (PPOSettings(observe_action=True), PPOSettings(observe_progress=True)),
+        (EVERYTHING, LOSSES),
+        (PPOSettings(max_change=0.5), LOSSES),
+        (PPOSettings(max_change=0.5), PPOSettings(max_change=0.2)),
+    ],
+)
+def test_a_file_of_another_meaning_is_refused(made: PPOSettings, read: PPOSettings) -> None:
+    """Another observation, or another sense of the output, is named, though shapes may agree."""
+    data = to_bytes(initial_snapshot(spec(algorithm=made)), spec(algorithm=made), policy_version=1)
+
+    with pytest.raises(InvalidArgument, match=r"was made for (observes|max_change)"):
+        from_bytes(data, spec(algorithm=read))
+
+
+@pytest.mark.parametrize(
+    ("reader", "is_kept"),
+    [
+        (spec("other", PPOSettings(gamma=0.5, rollout_size=8), seed=9), True),
+        (spec(reward=Reward.VALIDATION), False),
+        (spec(algorithm=PPOSettings(center_rewards=False)), None),
+    ],
+)
+def test_a_file_of_other_learning_settings_is_taken(
+    reader: ControllerSpec, is_kept: bool | None
+) -> None:
+    """Name, seed, reward and settings may differ; statistics of another reward start anew."""
+    made = trained(spec())
+    assert made.arrays["reward.count"] == 128
+
+    read = from_bytes(to_bytes(made, spec(), policy_version=3), reader).arrays
+
+    assert np.array_equal(read["action_net.weight"], made.arrays["action_net.weight"])
+    count = None if is_kept is None else 128 * is_kept
+    assert read.get("reward.count") == count
+
+
+def test_statistics_of_rewards_are_begun_where_a_file_has_none() -> None:
+    """A controller that centres rewards takes a policy that did not."""
+    plain = spec(algorithm=PPOSettings(center_rewards=False))
+    data = to_bytes(trained(plain), plain, policy_version=3)
+
+    assert from_bytes(data, spec()).arrays["reward.count"] == 0
+
+
 OTHER = spec(algorithm=PPOSettings(normalize_observations=True), chunk_size=5)
 NORMALIZED = spec(algorithm=PPOSettings(normalize_observations=True))
 GOOD = to_bytes(initial_snapshot(NORMALIZED), NORMALIZED, policy_version=1)
@@ -175,15 +257,18 @@ def test_a_damaged_byte_is_refused_or_harmless(place: int, byte: int) -> None:
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_the_zip_for_stable_baselines3_takes_raw_losses(tmp_path: Path, normalize: bool) -> None:
+@pytest.mark.parametrize("base", [LOSSES, EVERYTHING], ids=["losses", "everything"])
+def test_the_zip_for_stable_baselines3_takes_raw_observations(
+    tmp_path: Path, normalize: bool, base: PPOSettings
+) -> None:
     """PPO.load predicts the snapshot's clipped mean; a normalization is folded in."""
-    of = spec(algorithm=PPOSettings(normalize_observations=normalize))
+    of = spec(algorithm=replace(base, normalize_observations=normalize))
     snapshot = trained(of)
     sb3.save_sb3_zip(snapshot, of, tmp_path / "policy.zip")
 
     model = PPO.load(tmp_path / "policy.zip", device="cpu")
 
-    for state in np.random.default_rng(1).uniform(0, 3, (20, 4)):
-        predicted, _ = model.predict(state.astype(np.float32), deterministic=True)
-        expected = np.clip(snapshot.mean(state), -1, 1)
+    for observation in np.random.default_rng(1).uniform(0, 3, (20, observation_size(of))):
+        predicted, _ = model.predict(observation.astype(np.float32), deterministic=True)
+        expected = np.clip(snapshot.mean(observation), -1, 1)
         np.testing.assert_allclose(predicted, expected, atol=1e-5)

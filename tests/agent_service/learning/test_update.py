@@ -17,11 +17,11 @@ SMALL = PPOSettings(net_arch=(8,), batch_size=8, n_epochs=2)
 def segment(seed: int, *, length: int = 16, terminated: bool = False) -> Segment:
     rng = np.random.default_rng(seed)
     return Segment(
-        states=rng.uniform(0, 3, (length, 4)),
+        observations=rng.uniform(0, 3, (length, 4)),
         samples=rng.standard_normal((length, 1)),
         log_probabilities=np.full(length, -1.5),
         rewards=rng.uniform(0, 1, length),
-        next_state=rng.uniform(0, 3, 4),
+        next_observation=rng.uniform(0, 3, 4),
         terminated=terminated,
     )
 
@@ -58,7 +58,7 @@ def test_centred_rewards_are_rewards_less_their_running_mean() -> None:
 def test_observation_statistics_are_those_of_all_states_learned_from() -> None:
     """After three rollouts mean, variance and count are those of all their states together."""
     rollouts = [[segment(1), segment(2)], [segment(3)], [segment(4, length=3)]]
-    states = np.concatenate([s.states for segments in rollouts for s in segments])
+    states = np.concatenate([s.observations for segments in rollouts for s in segments])
 
     arrays = chain(controller(normalize_observations=True), *rollouts).arrays
 
@@ -71,7 +71,7 @@ def test_one_diverging_child_does_not_blind_the_policy() -> None:
     """A loss of 1e10 moves the running deviation by no more than OUTLIER deviations would."""
     of = controller(normalize_observations=True)
     wild = segment(2)
-    wild.states[0, 0] = 1e10
+    wild.observations[0, 0] = 1e10
 
     before = chain(of, [segment(1)]).arrays["observation.var"][0]
     after = chain(of, [segment(1)], [wild]).arrays["observation.var"][0]

@@ -25,6 +25,7 @@ DECISIONS = st.builds(
     run_id=st.just("r"),
     chunk=st.just(1),
     state=st.lists(FLOATS, min_size=1, max_size=8).map(np.array),
+    context=st.lists(FLOATS, max_size=8).map(lambda numbers: np.array(numbers, np.float64)),
     feedback=st.none()
     | st.builds(Scores, training=st.floats(0, 1), validation=st.floats(0, 1))
     | st.builds(GivenReward, FLOATS),
@@ -81,7 +82,8 @@ def test_a_decision_is_read_as_it_was_written(tmp_path: Path, decision: Decision
 
     assert read is not None
     assert read.state.tobytes() == decision.state.tobytes()
-    assert replace(read, state=written.state) == written
+    assert read.context.tobytes() == decision.context.tobytes()
+    assert replace(read, state=written.state, context=written.context) == written
 
 
 def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -142,6 +144,7 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
             run_id="r",
             chunk=1,
             state=np.zeros(1),
+            context=np.zeros(0),
             feedback=Scores(training=0.5, validation=0.5),
             reward=0.0,
             applied=None,

@@ -1,0 +1,51 @@
+"""Actions: the values that a policy's output leads to, as places or as changes of the last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from agent_service.domain.hyperparameters import named_values
+from agent_service.domain.runs import Decision
+from agent_service.domain.specs import ControllerSpec, PPOSettings
+
+
+def places_of(
+    spec: ControllerSpec, running: Decision, applied: Mapping[str, float] | None
+) -> tuple[float, ...]:
+    """Return where the values that a chunk ran under lie in the policy's [-1, 1], h places.
+
+    Args:
+        spec: of the controller.
+        running: the decision that was for the chunk.
+        applied: what the chunk truly ran under, where it was not the decided values; clipped.
+    """
+    values = running.values if applied is None else applied
+    # Rounded as values are: logarithms differ between machines in the last bits of float64.
+    return tuple(round(h.unit(values[h.name]), 12) for h in spec.hyperparameters)
+
+
+def action_values(
+    spec: ControllerSpec,
+    sample: Sequence[float],
+    *,
+    running: Decision | None,
+    applied: Mapping[str, float] | None,
+) -> dict[str, float]:
+    """Return the values, by name, that a controller's output leads to.
+
+    Args:
+        spec: of the controller.
+        sample: the output in [-1, 1], h numbers, not clipped.
+        running: the decision that was for the chunk before; None for a run's first chunk, whose
+            action is a place even where later ones are changes: there is nothing to change.
+        applied: what the chunk before truly ran under, where it was not the decided values.
+    """
+    limit = spec.algorithm.max_change if isinstance(spec.algorithm, PPOSettings) else None
+    if limit is None or running is None:
+        return named_values(spec.hyperparameters, sample)
+    before = places_of(spec, running, applied)
+    moved = [
+        place + limit * min(max(share, -1.0), 1.0)
+        for place, share in zip(before, sample, strict=True)
+    ]
+    return named_values(spec.hyperparameters, moved)
