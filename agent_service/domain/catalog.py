@@ -15,7 +15,7 @@ from agent_service.domain.errors import (
     within,
 )
 from agent_service.domain.lookups import found_controller, found_run
-from agent_service.domain.ports import Policies, PolicyVersion, Session, Store, Usage
+from agent_service.domain.ports import Origin, Policies, PolicyVersion, Session, Store, Usage
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
 
@@ -54,7 +54,7 @@ class Catalog:
             controller = session.add_controller(spec, mode=mode, now=self._clock())
             data = self._policies.initial(spec)
             if data is not None:
-                self._add_policy(session, controller, data)
+                self._add_policy(session, controller, data, Origin.INITIAL)
             return found_controller(session, spec.name)
         if existing.is_deleted:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
@@ -143,15 +143,19 @@ class Catalog:
             newest = session.find_policy(controller, controller.policy_version)
             if newest is not None and newest.data == data:
                 return newest.version
-            return self._add_policy(session, controller, data)
+            return self._add_policy(session, controller, data, Origin.IMPORTED)
 
         return self._store.write(work)
 
-    def _add_policy(self, session: Session, controller: Controller, data: bytes) -> int:
+    def _add_policy(
+        self, session: Session, controller: Controller, data: bytes, origin: Origin
+    ) -> int:
         version = controller.policy_version + 1
         session.add_policy(
             controller,
-            PolicyVersion(version=version, data=data, statistics={}, created_at=self._clock()),
+            PolicyVersion(
+                version=version, data=data, origin=origin, statistics={}, created_at=self._clock()
+            ),
         )
         return version
 

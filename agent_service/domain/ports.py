@@ -79,6 +79,17 @@ class Policies(Protocol):
         ...
 
 
+class Origin(StrEnum):
+    """How a policy version came to be."""
+
+    INITIAL = "initial"
+    """With its controller."""
+    LEARNED = "learned"
+    """By an update from transitions, or by the end of a run from its final score."""
+    IMPORTED = "imported"
+    """From a file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
     """A stored policy version."""
@@ -86,8 +97,25 @@ class PolicyVersion:
     version: int
     data: bytes
     """As `Policies` made or accepted it."""
+    origin: Origin
+    learned_transitions: int = 0
+    """Transitions that the update which made it learned from."""
     statistics: Mapping[str, float]
-    """Of the update that made it; empty for initial and imported versions."""
+    """Of the update that made it; empty for versions that were not learned."""
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyEntry:
+    """A policy version as it is listed: all but its data, which may be large."""
+
+    version: int
+    size: int
+    """Bytes of the data."""
+    origin: Origin
+    learned_transitions: int
+    statistics: Mapping[str, float]
     created_at: float
     """Seconds since 1970."""
 
@@ -148,8 +176,10 @@ class Session(Protocol):
         """Return one policy version."""
         ...
 
-    def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
-        """Return all versions in order, their `data` left empty."""
+    def list_policies(
+        self, controller: Controller, *, before: int | None, limit: int
+    ) -> Sequence[PolicyEntry]:
+        """Return policy versions, newest first, those below `before`; reads no data."""
         ...
 
     def find_run(self, run_id: str) -> Run | None:

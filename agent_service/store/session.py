@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agent_service.domain.ports import LearnableTransition, PolicyVersion, Usage
+from agent_service.domain.ports import LearnableTransition, PolicyEntry, PolicyVersion, Usage
 from agent_service.domain.runs import (
     Controller,
     Decision,
@@ -116,6 +116,8 @@ class SqlSession:
                 controller_id=controller.id,
                 version=policy.version,
                 data=policy.data,
+                origin=policy.origin.value,
+                learned_transitions=policy.learned_transitions,
                 statistics=dict(policy.statistics),
                 created_at=policy.created_at,
             )
@@ -128,16 +130,20 @@ class SqlSession:
             policies.c.controller_id == controller.id, policies.c.version == version
         )
         row = self._connection.execute(query).mappings().one_or_none()
-        return None if row is None else rows.policy_from_row(row, row["data"])
+        return None if row is None else rows.policy_from_row(row)
 
-    def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
+    def list_policies(
+        self, controller: Controller, *, before: int | None, limit: int
+    ) -> Sequence[PolicyEntry]:
         """See the port."""
-        query = (
-            sa.select(policies.c.version, policies.c.statistics, policies.c.created_at)
-            .where(policies.c.controller_id == controller.id)
-            .order_by(policies.c.version)
+        told = [column for column in policies.columns if column is not policies.c.data]
+        query = sa.select(*told, sa.func.length(policies.c.data).label("size")).where(
+            policies.c.controller_id == controller.id
         )
-        return [rows.policy_from_row(row, b"") for row in self._rows(query)]
+        if before is not None:
+            query = query.where(policies.c.version < before)
+        query = query.order_by(policies.c.version.desc()).limit(limit)
+        return [rows.policy_entry_from_row(row) for row in self._rows(query)]
 
     # Runs
 
