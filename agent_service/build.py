@@ -24,6 +24,7 @@ from agent_service.rpc.serving import Server, metrics_page, process_registry, se
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
+_EVERY = 1_000_000
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
@@ -61,6 +62,7 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
         Supervisor(run_learner, config.store, config.durability),
     ):
         registry.register(StoreCollector(store))
+        _prepare_deciders(store)
         steering = make_steering(store, metrics=metrics)
         with LeaseWatch(steering, lease=config.lease):
             serve_until_signal(
@@ -68,6 +70,12 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
                 config.listen,
                 announce=lambda port: announce(port, page),
             )
+
+
+def _prepare_deciders(store: Store) -> None:
+    """Make what stored controllers decide by, so that it begins to import what it will need."""
+    for controller in store.read(lambda s: s.list_controllers(after="", limit=_EVERY)):
+        make_decider(controller.spec)
 
 
 def verify_store(url: str) -> int:

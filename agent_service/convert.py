@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service.domain.errors import invalid, within
@@ -30,6 +31,7 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import (
     Algorithm,
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     FrozenStart,
@@ -160,9 +162,9 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
 def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
     kind = message.WhichOneof("algorithm")
     if kind is None:
-        raise invalid("algorithm", "is not set; set one of ppo, constant, schedule, random, replay")
-    if kind == "bayesian":
-        raise invalid(kind, "bayesian controllers are not there yet; use ppo, constant, ...")
+        raise invalid(
+            "algorithm", "is not set; set one of ppo, constant, schedule, random, bayesian, replay"
+        )
     with within(f"{kind}."):
         if kind == "ppo":
             return _ppo_from_message(message.ppo)
@@ -170,14 +172,20 @@ def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
             return ConstantSettings(values=dict(message.constant.values))
         if kind == "schedule":
             return _schedule_from_message(message.schedule)
+        if kind == "bayesian":
+            return BayesianSettings(**_given(message.bayesian))
         if kind == "replay":
             return ReplaySettings(run_id=message.replay.run_id)
         return RandomSettings()
 
 
+def _given(message: Message) -> dict[str, Any]:
+    """Return the fields that are set, zeros too where they are `optional`, by name."""
+    return {field.name: value for field, value in message.ListFields()}
+
+
 def _ppo_from_message(message: pb.Ppo) -> PPOSettings:
-    # Fields that are set, zeros too: the scalars are `optional`.
-    given = {f.name: value for f, value in message.ListFields() if f.name in _PPO_SCALARS}
+    given = {name: value for name, value in _given(message).items() if name in _PPO_SCALARS}
     if message.net_arch:
         given["net_arch"] = tuple(message.net_arch)
     start = enum_value(
@@ -225,6 +233,9 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
             message.schedule.steps = algorithm.steps
         case RandomSettings():
             message.random.SetInParent()
+        case BayesianSettings():
+            message.bayesian.n_startup_trials = algorithm.n_startup_trials
+            message.bayesian.n_ei_candidates = algorithm.n_ei_candidates
         case ReplaySettings():
             message.replay.run_id = algorithm.run_id
     return message

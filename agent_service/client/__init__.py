@@ -16,6 +16,7 @@ from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import (
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     PPOSettings,
@@ -27,6 +28,7 @@ from agent_service.domain.specs import (
 
 __all__ = [
     "AgentClient",
+    "BayesianSettings",
     "ConstantSettings",
     "ControllerSpec",
     "Hyperparameter",

@@ -23,6 +23,7 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.trials import TrialHistory
 
 T = TypeVar("T")
 
@@ -39,6 +40,10 @@ class Policy(Protocol):
         ...
 
 
+AnyPolicy = Policy | TrialHistory
+"""What a stored policy version is: a policy of states, or the trials that one value comes from."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """All that a decision may depend on, beside the controller's spec."""
@@ -51,7 +56,7 @@ class Situation:
     mode: Mode
     previous: Choice | None
     """A_{t-1}, the choice that the reported chunk ran under; None for the first chunk."""
-    policy: Policy | None
+    policy: AnyPolicy | None
     """The policy version to decide by; None where the algorithm has none."""
 
 
@@ -74,8 +79,12 @@ class Policies(Protocol):
         """Return policy version 1 of a new controller; None where the algorithm has no policy."""
         ...
 
-    def load(self, data: bytes, spec: ControllerSpec) -> Policy:
+    def load(self, data: bytes, spec: ControllerSpec) -> AnyPolicy:
         """Return a stored or imported policy; raises InvalidArgument if it is not of `spec`."""
+        ...
+
+    def dump(self, history: TrialHistory, spec: ControllerSpec) -> bytes:
+        """Return the data of the policy version that holds these trials."""
         ...
 
 
@@ -238,6 +247,10 @@ class Session(Protocol):
 
     def find_decision(self, run: Run, chunk: int) -> Decision | None:
         """Return the decision for one chunk of a run."""
+        ...
+
+    def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
+        """Return what chunks of a run truly ran under, of those whose reports told it."""
         ...
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:

@@ -115,8 +115,8 @@ class Run:
 
     @property
     def is_learned_from(self) -> bool:
-        """Whether its transitions are for learning: its mode says so, and there is a policy."""
-        return self.mode is Mode.LEARNING and self.controller.policy_version > 0
+        """Whether its transitions are for learning: its mode and its algorithm say so."""
+        return self.mode is Mode.LEARNING and self.controller.spec.learns_from_transitions
 
     @property
     def has_end(self) -> bool:
@@ -252,7 +252,7 @@ class FinishRun:
     run_id: str
     outcome: Outcome
     final_score: float | None = None
-    """The child's own final result, larger is better; for the record."""
+    """The child's own final result, larger is better; a Bayesian controller learns from it."""
 
     def __post_init__(self) -> None:
         """Check that a score is finite; raises InvalidArgument."""

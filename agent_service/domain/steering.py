@@ -13,6 +13,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
+from agent_service.domain.final_scores import learn_from_end
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.lookups import found_controller, found_run, stored_decision
 from agent_service.domain.policies import PolicyCache
@@ -209,6 +210,7 @@ class Steering:
         self._end_episode(session, run)
         if finish.outcome is Outcome.DIVERGED:
             self._punish(session, run)
+        learn_from_end(session, run, finish, policies=self._policies, now=self._clock())
         return found_run(session, finish.run_id)
 
     def _end_episode(self, session: Session, run: Run) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from agent_service.domain.errors import AgentError
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Decider, Policies, Policy, Session, Situation, Store
+from agent_service.domain.ports import AnyPolicy, Decider, Policies, Session, Situation, Store
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
 from agent_service.domain.specs import ControllerSpec
@@ -103,7 +103,7 @@ def _action_difference(
     decision: Decision,
     previous: Decision | None,
     decider: Decider,
-    policy: Policy | None,
+    policy: AnyPolicy | None,
 ) -> str | None:
     situation = Situation(
         run_id=run.id,

@@ -250,6 +250,13 @@ class SqlSession:
         row = self._connection.execute(queries.FIND_DECISION, names).mappings().one_or_none()
         return None if row is None else rows.decision_from_row(row)
 
+    def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
+        """See the port."""
+        query = sa.select(decisions.c.applied).where(
+            decisions.c.run_key == run.key, decisions.c.applied.is_not(None)
+        )
+        return self._connection.execute(query).scalars().all()
+
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
         names = {"of_run": run.key, "of_chunk": chunk, "was": was.value, "becomes": use.value}

@@ -589,20 +589,40 @@ Global___Random: _TypeAlias = Random  # noqa: Y015
 
 @_typing.final
 class Bayesian(_message.Message):
-    """One value a run, proposed by Optuna's TPE from earlier runs' final scores.
-    Not there yet: refused with INVALID_ARGUMENT.
+    """One value a run, kept from its first chunk to its end, proposed by Optuna's TPE from the final
+    scores of earlier runs. What was learned, the trials, is its policy: a new version comes with each
+    learning run that is finished with a final score, or that diverged, which counts as worse than any
+    score; not where a chunk ran under other values than were decided. A version keeps 256 trials: the
+    25 best, and the newest. A frozen run takes the value with the best score; before there is one, the
+    middle of the range. What is unset takes Optuna's default.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    N_STARTUP_TRIALS_FIELD_NUMBER: _builtins.int
+    N_EI_CANDIDATES_FIELD_NUMBER: _builtins.int
+    n_startup_trials: _builtins.int
+    """Ended runs before TPE proposes, in [1, 256]; until then values are drawn uniformly. Default 10."""
+    n_ei_candidates: _builtins.int
+    """Candidates of which the most promising one is proposed, in [1, 100]. Default 24."""
     def __init__(
         self,
+        *,
+        n_startup_trials: _builtins.int | None = ...,
+        n_ei_candidates: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_n_ei_candidates", b"_n_ei_candidates", "_n_startup_trials", b"_n_startup_trials", "n_ei_candidates", b"n_ei_candidates", "n_startup_trials", b"n_startup_trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n_ei_candidates", b"_n_ei_candidates", "_n_startup_trials", b"_n_startup_trials", "n_ei_candidates", b"n_ei_candidates", "n_startup_trials", b"n_startup_trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__n_ei_candidates: _TypeAlias = _typing.Literal["n_ei_candidates"]  # noqa: Y015
+    _WhichOneofArgType__n_ei_candidates: _TypeAlias = _typing.Literal["_n_ei_candidates", b"_n_ei_candidates"]  # noqa: Y015
+    _WhichOneofReturnType__n_startup_trials: _TypeAlias = _typing.Literal["n_startup_trials"]  # noqa: Y015
+    _WhichOneofArgType__n_startup_trials: _TypeAlias = _typing.Literal["_n_startup_trials", b"_n_startup_trials"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_ei_candidates) -> _WhichOneofReturnType__n_ei_candidates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_startup_trials) -> _WhichOneofReturnType__n_startup_trials | None: ...
 
 Global___Bayesian: _TypeAlias = Bayesian  # noqa: Y015
 
@@ -802,7 +822,9 @@ class Action(_message.Message):
     chunk_index: _builtins.int
     """Index, from 1, of the chunk that it is for."""
     policy_version: _builtins.int
-    """The policy version that decided; 0 where there is no policy."""
+    """The policy version that decided; 0 where there is no policy. A bayesian run keeps its value: from
+    chunk 2 on, the newest version then, or the one that it is pinned to.
+    """
     explored: _builtins.bool
     """Whether chance took part (sampling, or the uniform start)."""
     @_builtins.property
@@ -1017,7 +1039,9 @@ class Transition(_message.Message):
     chunk_index: _builtins.int
     """Index t + 1, from 1, of the chunk that this is about."""
     log_probability: _builtins.float
-    """Log probability of the sample under what drew it; 0 for sure choices."""
+    """Log probability of the sample under what drew it; 0 for sure choices, and for TPE's proposals,
+    whose density is not told.
+    """
     reward: _builtins.float
     """R_t, computed as the controller's spec says."""
     use: Global___Use.ValueType
@@ -1558,7 +1582,9 @@ class FinishRunRequest(_message.Message):
     outcome: Global___Outcome.ValueType
     """How it ended."""
     final_score: _builtins.float
-    """The child's own final result, larger is better; for the record."""
+    """The child's own final result, larger is better, finite: what bayesian controllers learn from; for
+    the others it is for the record.
+    """
     def __init__(
         self,
         *,

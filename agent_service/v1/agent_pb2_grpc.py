@@ -114,7 +114,7 @@ class AgentServiceServicer:
     def CreateController(self, request, context):
         """Creates a controller. The same spec again answers the controller that is there.
         ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-        INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+        INVALID_ARGUMENT: the spec breaks a rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,7 +204,8 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportPolicy(self, request, context):
-        """Streams a policy version as a file: safetensors with a manifest, no code in it.
+        """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+        bayesian JSON with the trials.
         FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

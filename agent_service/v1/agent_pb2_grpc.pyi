@@ -45,7 +45,7 @@ class AgentServiceStub:
     CreateController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CreateControllerRequest, _agent_pb2.CreateControllerResponse]
     """Creates a controller. The same spec again answers the controller that is there.
     ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-    INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+    INVALID_ARGUMENT: the spec breaks a rule.
     """
     GetController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetControllerRequest, _agent_pb2.GetControllerResponse]
     """Answers one controller. NOT_FOUND: there is none of this name."""
@@ -81,7 +81,8 @@ class AgentServiceStub:
     StreamTransitions: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]
     """Streams the decision log in order of position: one transition for each reported chunk."""
     ExportPolicy: _grpc.UnaryStreamMultiCallable[_agent_pb2.ExportPolicyRequest, _agent_pb2.ExportPolicyResponse]
-    """Streams a policy version as a file: safetensors with a manifest, no code in it.
+    """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+    bayesian JSON with the trials.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
     """
     ImportPolicy: _grpc.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]
@@ -97,7 +98,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     CreateController: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateControllerRequest, _agent_pb2.CreateControllerResponse]  # type: ignore[assignment]
     """Creates a controller. The same spec again answers the controller that is there.
     ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-    INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+    INVALID_ARGUMENT: the spec breaks a rule.
     """
     GetController: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetControllerRequest, _agent_pb2.GetControllerResponse]  # type: ignore[assignment]
     """Answers one controller. NOT_FOUND: there is none of this name."""
@@ -133,7 +134,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     StreamTransitions: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]  # type: ignore[assignment]
     """Streams the decision log in order of position: one transition for each reported chunk."""
     ExportPolicy: _aio.UnaryStreamMultiCallable[_agent_pb2.ExportPolicyRequest, _agent_pb2.ExportPolicyResponse]  # type: ignore[assignment]
-    """Streams a policy version as a file: safetensors with a manifest, no code in it.
+    """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+    bayesian JSON with the trials.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
     """
     ImportPolicy: _aio.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]  # type: ignore[assignment]
@@ -152,7 +154,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_pb2.CreateControllerResponse, _abc.Awaitable[_agent_pb2.CreateControllerResponse]]:
         """Creates a controller. The same spec again answers the controller that is there.
         ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-        INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+        INVALID_ARGUMENT: the spec breaks a rule.
         """
 
     @_abc_1.abstractmethod
@@ -260,7 +262,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.ExportPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.ExportPolicyResponse], _abc.AsyncIterator[_agent_pb2.ExportPolicyResponse]]:
-        """Streams a policy version as a file: safetensors with a manifest, no code in it.
+        """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+        bayesian JSON with the trials.
         FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
         """
 

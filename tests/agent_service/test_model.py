@@ -42,7 +42,7 @@ from agent_service.domain.runs import (
     StartRun,
     Use,
 )
-from agent_service.domain.specs import PPOSettings, RandomSettings
+from agent_service.domain.specs import BayesianSettings, PPOSettings, RandomSettings
 from agent_service.learning.learner import learn_once
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics import Metrics
@@ -53,6 +53,7 @@ T = TypeVar("T")
 CONTROLLERS = {
     "ppo": spec("ppo", PPOSettings(rollout_size=6, batch_size=3, n_epochs=1, net_arch=(4,))),
     "random": spec("random", RandomSettings(), seed=3),
+    "bayesian": spec("bayesian", BayesianSettings(n_startup_trials=2)),
 }
 FAR = 1e9
 """Seconds after which any lease is over."""

@@ -1,5 +1,6 @@
 """What every controller keeps to, whatever it decides by."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from agent_service.controllers.registry import CONTROLLERS, make_decider
 from agent_service.domain.hyperparameters import named_values
-from agent_service.domain.ports import Policy, Situation
+from agent_service.domain.ports import AnyPolicy, Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import (
     Algorithm,
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     PPOSettings,
@@ -21,6 +23,7 @@ from agent_service.domain.specs import (
     ScheduleSettings,
     Shape,
 )
+from agent_service.domain.trials import TrialHistory
 from agent_service.learning.policies import SnapshotPolicies
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
@@ -32,6 +35,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         shape=Shape.COSINE, start={"dropout": 0.0, "noise": 1.0}, end=MIDDLE, chunks=9
     ),
     "random": RandomSettings(),
+    "bayesian": BayesianSettings(n_startup_trials=1),
     "replay": ReplaySettings(run_id="r", values=(MIDDLE, {"dropout": 0.0, "noise": 1.0})),
 }
 SPECS = {
@@ -40,7 +44,12 @@ SPECS = {
 }
 
 
-def policy_of(of: ControllerSpec) -> Policy | None:
+TRIALS = np.array([[-0.5, 0.25], [1.0, 1.0], [0.0, -1.0]])
+
+
+def policy_of(of: ControllerSpec) -> AnyPolicy | None:
+    if of.learns_from_scores:
+        return TrialHistory(TRIALS, np.array([0.25, math.nan, 0.75]))
     data = SnapshotPolicies().initial(of)
     return None if data is None else SnapshotPolicies().load(data, of)
 
@@ -48,7 +57,19 @@ def policy_of(of: ControllerSpec) -> Policy | None:
 POLICIES = {kind: policy_of(of) for kind, of in SPECS.items()}
 
 
-SURE = Choice((0.5,), log_probability=0.0, explored=False)
+SURE = Choice((0.5, 0.5), log_probability=0.0, explored=False)
+
+
+def drawing(kind: str) -> Situation:
+    """Return a situation in which chance takes part: for one value a run, its start."""
+    return Situation(
+        run_id="r",
+        chunk=1 if kind == "bayesian" else 2,
+        state=np.ones(4),
+        mode=Mode.LEARNING,
+        previous=None if kind == "bayesian" else SURE,
+        policy=POLICIES[kind],
+    )
 
 
 def situations(kind: str) -> st.SearchStrategy[Situation]:
@@ -62,7 +83,7 @@ def situations(kind: str) -> st.SearchStrategy[Situation]:
         previous=st.none()
         | st.builds(
             Choice,
-            st.tuples(st.floats(-3, 3)),
+            st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
             log_probability=st.just(0.0),
             explored=st.booleans(),
         ),
@@ -105,18 +126,19 @@ def test_equal_situations_give_equal_choices(kind: str, data: st.DataObject) -> 
     assert second.decide(one) == first
 
 
-@pytest.mark.parametrize("kind", ["ppo", "random"])
-@pytest.mark.parametrize("change", [{"run_id": "other"}, {"chunk": 3}])
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("ppo", {"run_id": "other"}),
+        ("ppo", {"chunk": 3}),
+        ("random", {"run_id": "other"}),
+        ("random", {"chunk": 3}),
+        ("bayesian", {"run_id": "other"}),
+    ],
+)
 def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object]) -> None:
     """Another run, or another chunk in the same state, draws other numbers."""
-    situation = Situation(
-        run_id="r",
-        chunk=2,
-        state=np.ones(4),
-        mode=Mode.LEARNING,
-        previous=SURE,
-        policy=POLICIES[kind],
-    )
+    situation = drawing(kind)
     decider = make_decider(SPECS[kind])
 
     changed = decider.decide(replace(situation, **change))  # type: ignore[arg-type]
@@ -124,17 +146,10 @@ def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object
     assert changed != decider.decide(situation)
 
 
-@pytest.mark.parametrize("kind", ["ppo", "random"])
+@pytest.mark.parametrize("kind", ["ppo", "random", "bayesian"])
 def test_another_seed_draws_other_numbers(kind: str) -> None:
     """The controller's seed is part of every draw."""
-    situation = Situation(
-        run_id="r",
-        chunk=2,
-        state=np.ones(4),
-        mode=Mode.LEARNING,
-        previous=SURE,
-        policy=POLICIES[kind],
-    )
+    situation = drawing(kind)
 
     other = make_decider(replace(SPECS[kind], seed=8)).decide(situation)
 
