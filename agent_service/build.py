@@ -6,11 +6,16 @@ import logging
 import os
 from collections.abc import Callable
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
+from agent_service import convert
+from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.catalog import Catalog
+from agent_service.domain.comparison import Difference, PastRun, differences
+from agent_service.domain.errors import NotFound
 from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
@@ -94,6 +99,46 @@ def verify_store(url: str) -> int:
     if count == 0:
         raise VerificationError(f"store {url} holds no decision; is the URL right?")
     return count
+
+
+def compare_policies(
+    client: AgentClient, name: str, one: int, other: int, *, transitions: int
+) -> tuple[list[Difference], int]:
+    """Return how two versions of a controller differ on its newest runs, and on how many states.
+
+    Args:
+        client: of the service that has the controller.
+        name: the controller's.
+        one: a policy version.
+        other: another one.
+        transitions: runs are taken, the newest first and whole, until they have so many.
+
+    Raises:
+        AgentError: there is no such controller or version, or no transition yet.
+    """
+    spec = convert.spec_from_message(client.get_controller(name).spec)
+    policies = SnapshotPolicies()
+    versions = (
+        policies.load(client.export_policy(name, one), spec),
+        policies.load(client.export_policy(name, other), spec),
+    )
+    runs = _newest_runs(client, name, transitions=transitions)
+    if not runs:
+        raise NotFound(f"controller {name!r} has no transition yet to compare its policies on")
+    found = differences(spec, make_decider(spec), versions, runs)
+    return found, sum(len(run.states) for run in runs)
+
+
+def _newest_runs(client: AgentClient, controller: str, *, transitions: int) -> list[PastRun]:
+    runs: list[PastRun] = []
+    for run in client.list_runs(controller=controller):
+        states = [np.array(t.state) for t in client.transitions(run_id=run.run_id)]
+        if states:
+            runs.append(PastRun(run_id=run.run_id, states=states))
+            transitions -= len(states)
+        if transitions <= 0:
+            break
+    return runs
 
 
 def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) -> None:

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
-from agent_service.domain.ports import Usage
+from agent_service.domain.ports import Origin, PolicyEntry, Usage
 from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
 from agent_service.domain.runs import (
     ChunkReport,
@@ -72,6 +72,11 @@ USES = {
     pb.USE_RECORDED: Use.RECORDED,
     pb.USE_LEARNED: Use.LEARNED,
 }
+ORIGINS = {
+    pb.ORIGIN_INITIAL: Origin.INITIAL,
+    pb.ORIGIN_LEARNED: Origin.LEARNED,
+    pb.ORIGIN_IMPORTED: Origin.IMPORTED,
+}
 FROZEN_STARTS = {
     pb.FROZEN_START_MEAN: FrozenStart.MEAN,
     pb.FROZEN_START_UNIFORM: FrozenStart.UNIFORM,
@@ -83,7 +88,7 @@ SHAPES = {
 }
 _NUMBERS: dict[Any, Any] = {
     value: number
-    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
+    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, ORIGINS, FROZEN_STARTS, SHAPES)
     for number, value in numbers.items()
 }
 _PPO_SCALARS = (
@@ -254,6 +259,18 @@ def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller
     )
 
 
+def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
+    """Return the message of a policy version, without its data."""
+    return pb.PolicyVersion(
+        version=entry.version,
+        create_time=timestamp(entry.created_at),
+        origin=_NUMBERS[entry.origin],
+        statistics=entry.statistics,
+        learned_transitions=entry.learned_transitions,
+        size_bytes=entry.size,
+    )
+
+
 # Runs
 
 
@@ -263,6 +280,7 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
         controller=message.controller,
         run_id=message.run_id,
         mode=mode_from_message(message.mode, field="mode"),
+        policy_version=message.policy_version or None,
         labels=dict(message.labels),
     )
 
@@ -340,6 +358,7 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
         action=action_to_message(decision),
         create_time=timestamp(run.created_at),
         update_time=timestamp(run.updated_at),
+        policy_version=run.pinned_version or 0,
     )
     if run.outcome is not None:
         message.outcome = _NUMBERS[run.outcome]

@@ -14,8 +14,16 @@ from agent_service.domain.errors import (
     invalid,
     within,
 )
-from agent_service.domain.lookups import found_controller, found_run
-from agent_service.domain.ports import Origin, Policies, PolicyVersion, Session, Store, Usage
+from agent_service.domain.lookups import found_controller, found_policy, found_run
+from agent_service.domain.ports import (
+    Origin,
+    Policies,
+    PolicyEntry,
+    PolicyVersion,
+    Session,
+    Store,
+    Usage,
+)
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
 
@@ -109,6 +117,21 @@ class Catalog:
 
         return self._store.write(work)
 
+    def list_policies(self, name: str, *, before: int | None, limit: int) -> Sequence[PolicyEntry]:
+        """Return a page of a controller's policy versions, newest first, those below `before`.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> Sequence[PolicyEntry]:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return session.list_policies(controller, before=before, limit=limit)
+
+        return self._store.read(work)
+
     def export_policy(self, name: str, version: int) -> PolicyVersion:
         """Return a policy version, the newest for 0.
 
@@ -120,10 +143,7 @@ class Catalog:
         def work(session: Session) -> PolicyVersion:
             controller = found_controller(session, name)
             _require_policy(controller)
-            policy = session.find_policy(controller, version or controller.policy_version)
-            if policy is None:
-                raise NotFound(f"controller {name!r} has no policy version {version}")
-            return policy
+            return found_policy(session, controller, version or controller.policy_version)
 
         return self._store.read(work)
 

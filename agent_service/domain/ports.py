@@ -223,6 +223,10 @@ class Session(Protocol):
         """Return the mode that the run's start asked for; None where it asked for none."""
         ...
 
+    def requested_version(self, run: Run) -> int | None:
+        """Return the policy version that the run's start asked for; None for none."""
+        ...
+
     def count_chunk(self, run: Run, *, now: float) -> None:
         """Store that one more chunk was reported, and that the run is not abandoned."""
         ...

@@ -209,12 +209,16 @@ class StartRun:
     run_id: str
     mode: Mode | None = None
     """None takes the controller's."""
+    policy_version: int | None = None
+    """What a frozen or shadow run keeps to; None takes the newest."""
     labels: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Check the id's form and the labels' size; raises InvalidArgument."""
+        """Check the id's form, the version and the labels' size; raises InvalidArgument."""
         if not RUN_ID.fullmatch(self.run_id):
             raise invalid("run_id", f"{self.run_id!r} does not match {RUN_ID.pattern}")
+        if self.policy_version is not None and self.policy_version < 1:
+            raise invalid("policy_version", f"{self.policy_version} must be at least 1")
         if len(self.labels) > 64:
             raise invalid("labels", f"{len(self.labels)} given; at most 64")
         for key, text in self.labels.items():

@@ -191,8 +191,8 @@ class BayesianSettings:
             )
 
 
-MAX_CANDIDATES = 100
-"""Candidates of a proposal at the most, so that no report waits long for one."""
+MAX_CANDIDATES = 48
+"""Twice Optuna's default; more would let others' reports wait for a proposal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

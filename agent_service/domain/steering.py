@@ -33,6 +33,7 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.starts import is_same_start, pinned_version
 
 ABANDONED_AT_ONCE = 100
 """Runs that one atomic step abandons at the most."""
@@ -65,8 +66,9 @@ class Steering:
         """Start a run and decide A_0.
 
         Raises:
-            NotFound: no such controller.
-            AlreadyExists: the run id is there with another controller, mode or labels.
+            NotFound: no such controller, or no such policy version of it.
+            AlreadyExists: the run id is there with another controller, mode, version or labels.
+            InvalidArgument: a policy version for a learning run, or where there is no policy.
             FailedPrecondition: a learning run of a frozen controller.
         """
         return self._store.write(lambda session: self._start_run(session, start))
@@ -74,8 +76,7 @@ class Steering:
     def _start_run(self, session: Session, start: StartRun) -> Decision:
         run = session.find_run(start.run_id)
         if run is not None:
-            asked = (run.controller.spec.name, session.requested_mode(run), dict(run.labels))
-            if asked != (start.controller, start.mode, dict(start.labels)):
+            if not is_same_start(session, run, start):
                 raise AlreadyExists(
                     f"run {start.run_id!r} is there with another start; choose another id"
                 )
@@ -86,7 +87,7 @@ class Steering:
             raise FailedPrecondition(
                 f"controller {start.controller!r} is frozen; start a frozen run, or update its mode"
             )
-        pinned = None if mode is Mode.LEARNING else controller.policy_version
+        pinned = pinned_version(session, start, controller, mode)
         run = session.add_run(
             start, controller, mode=mode, pinned_version=pinned, now=self._clock()
         )

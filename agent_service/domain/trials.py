@@ -11,8 +11,10 @@ BEST = 25
 KEPT = 256
 """Trials in a history at the most: the best ones, and the newest.
 
-Of the others TPE's density of bad trials loses the oldest, which it weighs least. With all of 1,000
-trials a proposal takes up to four times as long, and the versions of n runs grow with n squared.
+Of the others TPE's density of bad trials loses the oldest, which it weighs least. A proposal for
+one hyperparameter takes 1.1 ms from 10 trials, 1.5 from 100, 2.3 from 256 and 6.1 from 1,000; for
+64 of them 32 ms from 256 and 80 from 1,000. And the versions of n runs do not grow with n squared:
+those of 1,000 runs take 8.6 MB.
 """
 
 

@@ -191,6 +191,7 @@ class SqlSession:
                 controller_id=controller.id,
                 mode=mode.value,
                 requested_mode=None if start.mode is None else start.mode.value,
+                requested_version=start.policy_version,
                 labels=dict(start.labels),
                 pinned_version=pinned_version,
                 reported_chunks=0,
@@ -207,6 +208,12 @@ class SqlSession:
         query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
         mode = self._connection.execute(query).scalar_one()
         return None if mode is None else Mode(mode)
+
+    def requested_version(self, run: Run) -> int | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
+        version: int | None = self._connection.execute(query).scalar_one()
+        return version
 
     def count_chunk(self, run: Run, *, now: float) -> None:
         """See the port."""

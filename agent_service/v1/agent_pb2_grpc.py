@@ -95,6 +95,11 @@ class AgentServiceStub:
                 request_serializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsRequest.SerializeToString,
                 response_deserializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsResponse.FromString,
                 _registered_method=True)
+        self.ListPolicyVersions = channel.unary_unary(
+                '/agent_service.v1.AgentService/ListPolicyVersions',
+                request_serializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsRequest.SerializeToString,
+                response_deserializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsResponse.FromString,
+                _registered_method=True)
         self.ExportPolicy = channel.unary_stream(
                 '/agent_service.v1.AgentService/ExportPolicy',
                 request_serializer=agent__service_dot_v1_dot_agent__pb2.ExportPolicyRequest.SerializeToString,
@@ -152,7 +157,8 @@ class AgentServiceServicer:
 
     def StartRun(self, request, context):
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode or labels.
+        ALREADY_EXISTS: the run id is there with another controller, mode, policy version or labels.
+        NOT_FOUND: there is no such controller or policy version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,6 +204,14 @@ class AgentServiceServicer:
 
     def StreamTransitions(self, request, context):
         """Streams the decision log in order of position: one transition for each reported chunk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyVersions(self, request, context):
+        """Lists the policy versions of a controller, newest first, in pages.
+        FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +296,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StreamTransitions,
                     request_deserializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsRequest.FromString,
                     response_serializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsResponse.SerializeToString,
+            ),
+            'ListPolicyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyVersions,
+                    request_deserializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsRequest.FromString,
+                    response_serializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsResponse.SerializeToString,
             ),
             'ExportPolicy': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportPolicy,
@@ -619,6 +638,33 @@ class AgentService:
             '/agent_service.v1.AgentService/StreamTransitions',
             agent__service_dot_v1_dot_agent__pb2.StreamTransitionsRequest.SerializeToString,
             agent__service_dot_v1_dot_agent__pb2.StreamTransitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent_service.v1.AgentService/ListPolicyVersions',
+            agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsRequest.SerializeToString,
+            agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

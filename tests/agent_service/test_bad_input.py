@@ -58,7 +58,7 @@ def test_a_wrong_spec_is_refused_by_field(
         ({"bayesian": pb.Bayesian(n_startup_trials=0)}, "spec.bayesian.n_startup_trials"),
         ({"bayesian": pb.Bayesian(n_startup_trials=257)}, "spec.bayesian.n_startup_trials"),
         ({"bayesian": pb.Bayesian(n_ei_candidates=0)}, "spec.bayesian.n_ei_candidates"),
-        ({"bayesian": pb.Bayesian(n_ei_candidates=101)}, "spec.bayesian.n_ei_candidates"),
+        ({"bayesian": pb.Bayesian(n_ei_candidates=49)}, "spec.bayesian.n_ei_candidates"),
         ({"ppo": pb.Ppo(gamma=1.5)}, "spec.ppo.gamma"),
         ({"ppo": pb.Ppo(rollout_size=0)}, "spec.ppo.rollout_size"),
         ({"ppo": pb.Ppo(max_staleness=0)}, "spec.ppo.max_staleness"),
