@@ -290,7 +290,10 @@ class Session(Protocol):
         ...
 
     def after_commit(self, call: Callable[[], None]) -> None:
-        """Call this once the transaction is durable, and never if it is not."""
+        """Call this once the transaction is durable, and never if it is not.
+
+        What a reading transaction sees is durable: there it is called when that ends.
+        """
         ...
 
 

@@ -24,7 +24,7 @@ class Mode(StrEnum):
     LEARNING = "learning"
     """Actions are sampled, and the run's transitions are learned from."""
     FROZEN = "frozen"
-    """The mean action of the policy version at the run's start; nothing is learned."""
+    """The mean action of one policy version, the newest at the start or another; no learning."""
     SHADOW = "shadow"
     """As frozen, but the child keeps values of its own, and tells them with each chunk."""
 
@@ -100,7 +100,7 @@ class Run:
     labels: Mapping[str, str]
     """The user's own words about the run; no effect."""
     pinned_version: int | None
-    """The policy version that a frozen run keeps to; None for learning runs."""
+    """The policy version that a frozen or shadow run keeps to; None for learning runs."""
     reported_chunks: int
     """Chunks reported so far; the next report is of chunk `reported_chunks + 1`."""
     outcome: Outcome | None
@@ -139,7 +139,10 @@ class Choice:
     sample: tuple[float, ...]
     """The action in the policy's [-1, 1], h values, not clipped."""
     log_probability: float
-    """Of the unclipped sample under the behaviour that drew it; 0 for sure choices."""
+    """Of the unclipped sample under the behaviour that drew it.
+
+    0 for sure choices, and for proposals of TPE, whose density is not told.
+    """
     explored: bool
     """Whether chance took part."""
 

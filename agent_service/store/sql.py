@@ -67,9 +67,13 @@ class SqlStore:
         """See the port."""
         try:
             with self._reading.begin() as connection:
-                return work(SqlSession(connection))
+                session = SqlSession(connection)
+                result = work(session)
         except sa.exc.OperationalError as error:
             raise Unavailable(f"the store does not answer ({error.orig}); retry") from error
+        for call in session.to_call:
+            call()
+        return result
 
     def close(self) -> None:
         """See the port."""

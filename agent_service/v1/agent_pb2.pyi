@@ -96,7 +96,9 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_LEARNING: _Mode.ValueType  # 1
     """Actions are sampled, and transitions are learned from."""
     MODE_FROZEN: _Mode.ValueType  # 2
-    """The mean action of the policy version at the run's start; nothing is learned."""
+    """The mean action of one policy version, the newest at the run's start or another that StartRun
+    names; nothing is learned.
+    """
     MODE_SHADOW: _Mode.ValueType  # 3
     """Of runs only. The child keeps its own values and tells them with each report (`applied`); what
     the policy's mean action would have been is recorded beside them. Nothing is learned.
@@ -110,7 +112,9 @@ MODE_UNSPECIFIED: Mode.ValueType  # 0
 MODE_LEARNING: Mode.ValueType  # 1
 """Actions are sampled, and transitions are learned from."""
 MODE_FROZEN: Mode.ValueType  # 2
-"""The mean action of the policy version at the run's start; nothing is learned."""
+"""The mean action of one policy version, the newest at the run's start or another that StartRun
+names; nothing is learned.
+"""
 MODE_SHADOW: Mode.ValueType  # 3
 """Of runs only. The child keeps its own values and tells them with each report (`applied`); what
 the policy's mean action would have been is recorded beside them. Nothing is learned.
@@ -190,8 +194,8 @@ class _UseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Use.ValueType], _
     USE_READY: _Use.ValueType  # 2
     """It waits to be learned from."""
     USE_RECORDED: _Use.ValueType  # 3
-    """It is kept in the log and never learned from: a frozen run, a controller that learns nothing,
-    or a chunk that ran under other values than were decided.
+    """It is kept in the log and never learned from: a frozen run, a controller that learns nothing
+    from transitions, or a chunk that ran under other values than were decided.
     """
     USE_LEARNED: _Use.ValueType  # 4
     """An update learned from it."""
@@ -206,8 +210,8 @@ USE_PENDING: Use.ValueType  # 1
 USE_READY: Use.ValueType  # 2
 """It waits to be learned from."""
 USE_RECORDED: Use.ValueType  # 3
-"""It is kept in the log and never learned from: a frozen run, a controller that learns nothing,
-or a chunk that ran under other values than were decided.
+"""It is kept in the log and never learned from: a frozen run, a controller that learns nothing
+from transitions, or a chunk that ran under other values than were decided.
 """
 USE_LEARNED: Use.ValueType  # 4
 """An update learned from it."""

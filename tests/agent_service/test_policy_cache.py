@@ -1,5 +1,7 @@
 """Policies kept in memory: never others than the store's."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,7 @@ def test_a_version_that_was_taken_back_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_durable_version_is_read_once(tmp_path: Path) -> None:
-    """What decides is the very same object from then on."""
+    """From then on it decides without the store, as the very same object."""
     cache = PolicyCache(SnapshotPolicies())
 
     def get(session: Session) -> object:
@@ -59,6 +61,9 @@ def test_a_durable_version_is_read_once(tmp_path: Path) -> None:
 
     with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
         store.write(lambda session: add_and_get(session, cache, 0.5)).result()
-        first, second = store.write(get).result(), store.write(get).result()
+        first = store.write(get).result()
+        with closing(sqlite3.connect(tmp_path / "agent.db")) as connection, connection:
+            connection.execute("DELETE FROM policies")
+        second = store.write(get).result()
 
     assert first is second

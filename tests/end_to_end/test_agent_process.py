@@ -173,7 +173,10 @@ def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, 
     assert shown.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", [["health"], ["controllers"], ["runs"], ["transitions"]])
+@pytest.mark.parametrize(
+    "command",
+    [["health"], ["controllers"], ["runs"], ["transitions"], ["compare-policies", "c", "1", "2"]],
+)
 def test_commands_without_a_service_fail_in_one_line(command: list[str]) -> None:
     """Exit code 1, and a line that says where nobody answered."""
     shown = subprocess.run(
