@@ -88,9 +88,11 @@ SHAPES = {
 }
 _NUMBERS: dict[Any, Any] = {
     value: number
-    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, ORIGINS, FROZEN_STARTS, SHAPES)
+    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
     for number, value in numbers.items()
 }
+# Apart: as strings, `Origin.LEARNED` and `Use.LEARNED` are equal.
+_ORIGIN_NUMBERS: dict[Any, Any] = {origin: number for number, origin in ORIGINS.items()}
 _PPO_SCALARS = (
     "rollout_size",
     "batch_size",
@@ -264,7 +266,7 @@ def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
     return pb.PolicyVersion(
         version=entry.version,
         create_time=timestamp(entry.created_at),
-        origin=_NUMBERS[entry.origin],
+        origin=_ORIGIN_NUMBERS[entry.origin],
         statistics=entry.statistics,
         learned_transitions=entry.learned_transitions,
         size_bytes=entry.size,
