@@ -191,6 +191,7 @@ def _collect(session: Session) -> list[Metric]:
         if timed:
             newest = timed[0]
             staleness.add_metric((name,), newest["staleness"])
-            for statistic in newest.keys() & set(_STATISTICS):
-                ppo.add_metric((name, statistic), newest[statistic])
+            for statistic in _STATISTICS:
+                if statistic in newest:
+                    ppo.add_metric((name, statistic), newest[statistic])
     return [runs, transitions, version, updates, seconds, staleness, ppo]
