@@ -8,11 +8,16 @@ import logging
 import os
 from collections.abc import Callable
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
+from agent_service import convert
+from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.catalog import Catalog
+from agent_service.domain.comparison import Difference, PastRun, differences
+from agent_service.domain.errors import NotFound
 from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
@@ -27,6 +32,7 @@ from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
+_EVERY = 1_000_000
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
@@ -71,6 +77,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         Supervisor(run_learner, config.store, config.durability),
     ):
         registry.register(StoreCollector(store))
+        _prepare_deciders(store)
         steering = make_steering(store, metrics=metrics)
         server = make_server(store, steering, registry=registry)
         # What is there now is there for good; looking through it for garbage costs each report.
@@ -78,6 +85,12 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         gc.set_threshold(50_000)
         async with watching_leases(steering, lease=config.lease):
             await serve_until_signal(server, config.listen, lambda port: announce(port, page))
+
+
+def _prepare_deciders(store: Store) -> None:
+    """Make what stored controllers decide by, so that it begins to import what it will need."""
+    for controller in store.read(lambda s: s.list_controllers(after="", limit=_EVERY)):
+        make_decider(controller.spec)
 
 
 def verify_store(url: str) -> int:
@@ -96,6 +109,47 @@ def verify_store(url: str) -> int:
     if count == 0:
         raise VerificationError(f"store {url} holds no decision; is the URL right?")
     return count
+
+
+def compare_policies(
+    client: AgentClient, name: str, one: int, other: int, *, transitions: int
+) -> tuple[list[Difference], int]:
+    """Return how two versions of a controller differ on its newest runs, and on how many states.
+
+    Args:
+        client: of the service that has the controller.
+        name: the controller's.
+        one: a policy version.
+        other: another one.
+        transitions: runs are taken, the newest first and whole, until they have so many.
+
+    Raises:
+        AgentError: there is no such controller or version, or no transition yet.
+    """
+    spec = convert.spec_from_message(client.get_controller(name).spec)
+    policies = SnapshotPolicies()
+    versions = (
+        policies.load(client.export_policy(name, one), spec),
+        policies.load(client.export_policy(name, other), spec),
+    )
+    runs = _newest_runs(client, name, transitions=transitions)
+    if not runs:
+        raise NotFound(f"controller {name!r} has no transition yet to compare its policies on")
+    found = differences(spec, make_decider(spec), versions, runs)
+    return found, sum(len(run.states) for run in runs)
+
+
+def _newest_runs(client: AgentClient, controller: str, *, transitions: int) -> list[PastRun]:
+    runs: list[PastRun] = []
+    for run in client.list_runs(controller=controller):
+        log = list(client.transitions(run_id=run.run_id))
+        if log:
+            states, contexts = [np.array(t.state) for t in log], [np.array(t.context) for t in log]
+            runs.append(PastRun(run_id=run.run_id, states=states, contexts=contexts))
+            transitions -= len(log)
+        if transitions <= 0:
+            break
+    return runs
 
 
 def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) -> None:

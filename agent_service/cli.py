@@ -140,6 +140,63 @@ def import_(agent: str, controller: str, path: Path) -> None:
 
 
 @cli.command()
+@_agent_option
+@click.argument("controller")
+def policies(agent: str, controller: str) -> None:
+    """List a controller's policy versions, newest first."""
+    with _connect(agent) as client:
+        for v in client.list_policy_versions(controller):
+            origin = pb.Origin.Name(v.origin)[7:].lower()
+            statistics = " ".join(f"{k}={v.statistics[k]:.4g}" for k in sorted(v.statistics))
+            click.echo(
+                f"version {v.version}\t{origin}\t{v.create_time.ToJsonString()}"
+                f"\t{v.learned_transitions} transitions\t{v.size_bytes} bytes\t{statistics}"
+            )
+
+
+@cli.command("compare-policies")
+@_agent_option
+@click.argument("controller")
+@click.argument("one", type=click.IntRange(min=1))
+@click.argument("other", type=click.IntRange(min=1))
+@click.option(
+    "--transitions", default=1000, type=click.IntRange(min=1), help="Of the newest runs, some more."
+)
+def compare_policies(agent: str, controller: str, one: int, other: int, transitions: int) -> None:
+    """Show how two policy versions of a controller differ, and the statistics of each.
+
+    Both decide, as for frozen runs, on the states of the controller's newest runs. Distances are
+    in each hyperparameter's own unit.
+    """
+    from agent_service.build import compare_policies as compare
+
+    with _connect(agent) as client:
+        found, states = compare(client, controller, one, other, transitions=transitions)
+        versions = {v.version: v.statistics for v in client.list_policy_versions(controller)}
+    click.echo(f"on {states} states\tmean\tlargest\tthere {one}\tthere {other}\twhere")
+    for d in found:
+        click.echo(
+            f"{d.hyperparameter}\t{d.mean:.4g}\t{d.largest:.4g}\t{d.one:.4g}\t{d.other:.4g}"
+            f"\trun {d.run_id}, chunk {d.chunk}"
+        )
+    click.echo(f"statistic\t{one}\t{other}")
+    for name in sorted({*versions[one], *versions[other]}):
+        shown = (f"{v[name]:.4g}" if name in v else "-" for v in (versions[one], versions[other]))
+        click.echo("\t".join((name, *shown)))
+
+
+@cli.command()
+@_agent_option
+@click.argument("controller")
+@click.argument("version", type=click.IntRange(min=1))
+def rollback(agent: str, controller: str, version: int) -> None:
+    """Make an older policy version the newest again, as a new version; learning goes on from it."""
+    with _connect(agent) as client:
+        newest = client.import_policy(controller, client.export_policy(controller, version))
+    click.echo(f"policy version {newest}, as version {version}")
+
+
+@cli.command()
 @click.option("--store", default=_DEFAULTS.store, help="URL of the store.")
 def verify(store: str) -> None:
     """Derive every decision of the log again; name the first that differs."""

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
-from agent_service.domain.ports import Usage
+from agent_service.domain.ports import Origin, PolicyEntry, Usage
 from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
 from agent_service.domain.runs import (
     ChunkReport,
@@ -30,6 +31,7 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import (
     Algorithm,
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     FrozenStart,
@@ -71,6 +73,11 @@ USES = {
     pb.USE_RECORDED: Use.RECORDED,
     pb.USE_LEARNED: Use.LEARNED,
 }
+ORIGINS = {
+    pb.ORIGIN_INITIAL: Origin.INITIAL,
+    pb.ORIGIN_LEARNED: Origin.LEARNED,
+    pb.ORIGIN_IMPORTED: Origin.IMPORTED,
+}
 FROZEN_STARTS = {
     pb.FROZEN_START_MEAN: FrozenStart.MEAN,
     pb.FROZEN_START_UNIFORM: FrozenStart.UNIFORM,
@@ -85,6 +92,8 @@ _NUMBERS: dict[Any, Any] = {
     for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
     for number, value in numbers.items()
 }
+# Apart: as strings, `Origin.LEARNED` and `Use.LEARNED` are equal.
+_ORIGIN_NUMBERS: dict[Any, Any] = {origin: number for number, origin in ORIGINS.items()}
 _PPO_SCALARS = (
     "rollout_size",
     "batch_size",
@@ -165,9 +174,9 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
 def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
     kind = message.WhichOneof("algorithm")
     if kind is None:
-        raise invalid("algorithm", "is not set; set one of ppo, constant, schedule, random, replay")
-    if kind == "bayesian":
-        raise invalid(kind, "bayesian controllers are not there yet; use ppo, constant, ...")
+        raise invalid(
+            "algorithm", "is not set; set one of ppo, constant, schedule, random, bayesian, replay"
+        )
     with within(f"{kind}."):
         if kind == "ppo":
             return _ppo_from_message(message.ppo)
@@ -175,14 +184,20 @@ def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
             return ConstantSettings(values=dict(message.constant.values))
         if kind == "schedule":
             return _schedule_from_message(message.schedule)
+        if kind == "bayesian":
+            return BayesianSettings(**_given(message.bayesian))
         if kind == "replay":
             return ReplaySettings(run_id=message.replay.run_id)
         return RandomSettings()
 
 
+def _given(message: Message) -> dict[str, Any]:
+    """Return the fields that are set, zeros too where they are `optional`, by name."""
+    return {field.name: value for field, value in message.ListFields()}
+
+
 def _ppo_from_message(message: pb.Ppo) -> PPOSettings:
-    # Fields that are set, zeros too: the scalars are `optional`.
-    given = {f.name: value for f, value in message.ListFields() if f.name in _PPO_SCALARS}
+    given = {name: value for name, value in _given(message).items() if name in _PPO_SCALARS}
     if message.net_arch:
         given["net_arch"] = tuple(message.net_arch)
     start = enum_value(
@@ -234,6 +249,9 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
             message.schedule.steps = algorithm.steps
         case RandomSettings():
             message.random.SetInParent()
+        case BayesianSettings():
+            message.bayesian.n_startup_trials = algorithm.n_startup_trials
+            message.bayesian.n_ei_candidates = algorithm.n_ei_candidates
         case ReplaySettings():
             message.replay.run_id = algorithm.run_id
     return message
@@ -262,6 +280,18 @@ def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller
     )
 
 
+def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
+    """Return the message of a policy version, without its data."""
+    return pb.PolicyVersion(
+        version=entry.version,
+        create_time=timestamp(entry.created_at),
+        origin=_ORIGIN_NUMBERS[entry.origin],
+        statistics=entry.statistics,
+        learned_transitions=entry.learned_transitions,
+        size_bytes=entry.size,
+    )
+
+
 # Runs
 
 
@@ -271,6 +301,7 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
         controller=message.controller,
         run_id=message.run_id,
         mode=mode_from_message(message.mode, field="mode"),
+        policy_version=message.policy_version or None,
         labels=dict(message.labels),
         planned_chunks=message.planned_chunks or None,
     )
@@ -350,6 +381,7 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
         action=action_to_message(decision),
         create_time=timestamp(run.created_at),
         update_time=timestamp(run.updated_at),
+        policy_version=run.pinned_version or 0,
     )
     if run.outcome is not None:
         message.outcome = _NUMBERS[run.outcome]

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from agent_service.domain.hyperparameters import Hyperparameter
-from agent_service.domain.ports import Session, Store
+from agent_service.domain.ports import Origin, Session, Store
 from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.specs import ControllerSpec
 
@@ -223,12 +223,16 @@ def _collect(session: Session) -> list[Metric]:
         transitions.add_metric((name, "learned"), usage.learned)
         transitions.add_metric((name, "recorded"), usage.recorded)
         version.add_metric((name,), controller.policy_version)
-        learned = [v.statistics for v in session.policy_statistics(controller) if v.statistics]
+        versions = session.list_policies(controller, before=None, limit=_PAGE)
+        learned = [v.statistics for v in versions if v.origin is Origin.LEARNED]
         updates.add_metric((name,), len(learned))
-        seconds.add_metric((name,), len(learned), sum(s["seconds"] for s in learned))
-        if learned:
-            staleness.add_metric((name,), learned[-1]["staleness"])
+        # A controller that learns from final scores takes no time for it, and is never behind.
+        timed = [statistics for statistics in learned if "seconds" in statistics]
+        seconds.add_metric((name,), len(timed), sum(s["seconds"] for s in timed))
+        if timed:
+            newest = timed[0]
+            staleness.add_metric((name,), newest["staleness"])
             for statistic in _STATISTICS:
-                if statistic in learned[-1]:
-                    ppo.add_metric((name, statistic), learned[-1][statistic])
+                if statistic in newest:
+                    ppo.add_metric((name, statistic), newest[statistic])
     return [runs, transitions, version, updates, seconds, staleness, ppo]

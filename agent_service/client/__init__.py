@@ -17,6 +17,7 @@ from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import (
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     PPOSettings,
@@ -29,6 +30,7 @@ from agent_service.domain.specs import (
 
 __all__ = [
     "AgentClient",
+    "BayesianSettings",
     "ConstantSettings",
     "ControllerSpec",
     "FleetReport",

@@ -88,6 +88,7 @@ class AgentClient:
         *,
         run_id: str | None = None,
         mode: Mode | None = None,
+        policy_version: int = 0,
         labels: Mapping[str, str] | None = None,
         planned_chunks: int | None = None,
     ) -> Run:
@@ -97,6 +98,7 @@ class AgentClient:
             controller: the name of the controller that decides.
             run_id: the run's id, unique in the service; a new one by default.
             mode: learning, frozen or shadow; the controller's own by default.
+            policy_version: what a frozen or shadow run keeps to; 0 takes the newest.
             labels: your words about the run, for lists.
             planned_chunks: how many the training plans, for controllers that observe progress.
         """
@@ -105,6 +107,7 @@ class AgentClient:
             controller=controller,
             run_id=run_id,
             mode=convert.mode_to_message(mode),
+            policy_version=policy_version,
             labels=labels,
             planned_chunks=planned_chunks or 0,
         )
@@ -141,6 +144,16 @@ class AgentClient:
         )
         for response in self._calls.stream(self._stub.StreamTransitions(request)):
             yield response.transition
+
+    def list_policy_versions(self, controller: str) -> Iterator[pb.PolicyVersion]:
+        """Return a controller's policy versions, newest first, read page by page."""
+        request = pb.ListPolicyVersionsRequest(controller=controller)
+        while True:
+            page = self._calls.call(self._stub.ListPolicyVersions, request)
+            yield from page.policy_versions
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def export_policy(self, controller: str, version: int = 0) -> bytes:
         """Return a policy version as a file, the newest for 0."""

@@ -7,6 +7,7 @@ from agent_service.domain.draws import generator
 from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec, FrozenStart, PPOSettings
+from agent_service.domain.trials import TrialHistory
 
 
 class PPOController:
@@ -20,7 +21,7 @@ class PPOController:
 
     def decide(self, situation: Situation) -> Choice:
         """Return the action: uniform at first, then sampled; the mean where the run is frozen."""
-        assert situation.policy is not None
+        assert not isinstance(situation.policy, TrialHistory | None)
         is_learning = situation.mode is Mode.LEARNING
         if situation.chunk == 1 and (is_learning or self._uniform_frozen_start):
             return uniform_choice(self._spec, situation)

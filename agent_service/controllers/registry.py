@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from agent_service.controllers.bayesian import BayesianController
 from agent_service.controllers.constant import ConstantController
 from agent_service.controllers.ppo import PPOController
 from agent_service.controllers.random import RandomController
@@ -12,6 +13,7 @@ from agent_service.controllers.replay import ReplayController
 from agent_service.controllers.schedule import ScheduleController
 from agent_service.domain.ports import Decider
 from agent_service.domain.specs import (
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     PPOSettings,
@@ -25,6 +27,7 @@ CONTROLLERS: dict[type[Any], Callable[[ControllerSpec], Decider]] = {
     ConstantSettings: ConstantController,
     ScheduleSettings: ScheduleController,
     RandomSettings: RandomController,
+    BayesianSettings: BayesianController,
     ReplaySettings: ReplayController,
 }
 

@@ -9,17 +9,20 @@ from agent_service.domain.runs import Decision
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 
 
-def places_of(
-    spec: ControllerSpec, running: Decision, applied: Mapping[str, float] | None
-) -> tuple[float, ...]:
-    """Return where the values that a chunk ran under lie in the policy's [-1, 1], h places.
+def values_run(
+    running: Decision | None, applied: Mapping[str, float] | None
+) -> Mapping[str, float] | None:
+    """Return the values that a chunk truly ran under; None before a run's first chunk.
 
     Args:
-        spec: of the controller.
-        running: the decision that was for the chunk.
-        applied: what the chunk truly ran under, where it was not the decided values; clipped.
+        running: the decision that was for the chunk; None before the first.
+        applied: what it ran under, where that was not the decided values.
     """
-    values = running.values if applied is None else applied
+    return running.values if applied is None and running is not None else applied
+
+
+def places_of(spec: ControllerSpec, values: Mapping[str, float]) -> tuple[float, ...]:
+    """Return where values, clipped to their ranges, lie in the policy's [-1, 1], h places."""
     # Rounded as values are: logarithms differ between machines in the last bits of float64.
     return tuple(round(h.unit(values[h.name]), 12) for h in spec.hyperparameters)
 
@@ -28,24 +31,21 @@ def action_values(
     spec: ControllerSpec,
     sample: Sequence[float],
     *,
-    running: Decision | None,
-    applied: Mapping[str, float] | None,
+    before: Mapping[str, float] | None,
 ) -> dict[str, float]:
     """Return the values, by name, that a controller's output leads to.
 
     Args:
         spec: of the controller.
         sample: the output in [-1, 1], h numbers, not clipped.
-        running: the decision that was for the chunk before; None for a run's first chunk, whose
-            action is a place even where later ones are changes: there is nothing to change.
-        applied: what the chunk before truly ran under, where it was not the decided values.
+        before: what the chunk before ran under; None for a run's first chunk, whose action is a
+            place even where later ones are changes: there is nothing to change.
     """
     limit = spec.algorithm.max_change if isinstance(spec.algorithm, PPOSettings) else None
-    if limit is None or running is None:
+    if limit is None or before is None:
         return named_values(spec.hyperparameters, sample)
-    before = places_of(spec, running, applied)
     moved = [
         place + limit * min(max(share, -1.0), 1.0)
-        for place, share in zip(before, sample, strict=True)
+        for place, share in zip(places_of(spec, before), sample, strict=True)
     ]
     return named_values(spec.hyperparameters, moved)

@@ -14,8 +14,16 @@ from agent_service.domain.errors import (
     invalid,
     within,
 )
-from agent_service.domain.lookups import found_controller, found_run
-from agent_service.domain.ports import Policies, PolicyVersion, Session, Store, Usage
+from agent_service.domain.lookups import found_controller, found_policy, found_run
+from agent_service.domain.ports import (
+    Origin,
+    Policies,
+    PolicyEntry,
+    PolicyVersion,
+    Session,
+    Store,
+    Usage,
+)
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
 from agent_service.domain.warm_start import adopted_policy, with_version
@@ -58,7 +66,7 @@ class Catalog:
             controller = session.add_controller(spec, mode=mode, now=self._clock())
             data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
             if data is not None:
-                self._add_policy(session, controller, data)
+                self._add_policy(session, controller, data, Origin.INITIAL)
             return found_controller(session, spec.name)
         if existing.is_deleted:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
@@ -113,6 +121,21 @@ class Catalog:
 
         return self._store.write(work)
 
+    def list_policies(self, name: str, *, before: int | None, limit: int) -> Sequence[PolicyEntry]:
+        """Return a page of a controller's policy versions, newest first, those below `before`.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> Sequence[PolicyEntry]:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return session.list_policies(controller, before=before, limit=limit)
+
+        return self._store.read(work)
+
     def export_policy(self, name: str, version: int) -> PolicyVersion:
         """Return a policy version, the newest for 0.
 
@@ -124,10 +147,7 @@ class Catalog:
         def work(session: Session) -> PolicyVersion:
             controller = found_controller(session, name)
             _require_policy(controller)
-            policy = session.find_policy(controller, version or controller.policy_version)
-            if policy is None:
-                raise NotFound(f"controller {name!r} has no policy version {version}")
-            return policy
+            return found_policy(session, controller, version or controller.policy_version)
 
         return self._store.read(work)
 
@@ -147,15 +167,19 @@ class Catalog:
             newest = session.find_policy(controller, controller.policy_version)
             if newest is not None and newest.data == data:
                 return newest.version
-            return self._add_policy(session, controller, data)
+            return self._add_policy(session, controller, data, Origin.IMPORTED)
 
         return self._store.write(work)
 
-    def _add_policy(self, session: Session, controller: Controller, data: bytes) -> int:
+    def _add_policy(
+        self, session: Session, controller: Controller, data: bytes, origin: Origin
+    ) -> int:
         version = controller.policy_version + 1
         session.add_policy(
             controller,
-            PolicyVersion(version=version, data=data, statistics={}, created_at=self._clock()),
+            PolicyVersion(
+                version=version, data=data, origin=origin, statistics={}, created_at=self._clock()
+            ),
         )
         return version
 

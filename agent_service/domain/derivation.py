@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent_service.domain.actions import action_values
+from agent_service.domain.actions import action_values, values_run
 from agent_service.domain.observations import observed_context
-from agent_service.domain.ports import Decider, Policy, Situation
+from agent_service.domain.ports import AnyPolicy, Decider, Situation
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.runs import Choice, Decision, Run
 
@@ -33,7 +33,7 @@ def derive(
     feedback: Feedback | None,
     applied: Mapping[str, float] | None,
     decider: Decider,
-    policy: Policy | None,
+    policy: AnyPolicy | None,
 ) -> Derived:
     """Derive what is decided after a report.
 
@@ -46,7 +46,8 @@ def derive(
         decider: the controller's algorithm.
         policy: the version to decide by; None where the algorithm has none.
     """
-    context = observed_context(run, running, feedback=feedback, applied=applied)
+    ran = values_run(running, applied)
+    context = observed_context(run, running, feedback=feedback, ran=ran)
     choice = decider.decide(
         Situation(
             run_id=run.id,
@@ -59,5 +60,5 @@ def derive(
         )
     )
     spec = run.controller.spec
-    values = action_values(spec, choice.sample, running=running, applied=applied)
+    values = action_values(spec, choice.sample, before=ran)
     return Derived(context, choice, values)

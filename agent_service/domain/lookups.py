@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_service.domain.errors import NotFound
-from agent_service.domain.ports import Session
+from agent_service.domain.ports import PolicyVersion, Session
 from agent_service.domain.runs import Controller, Decision, Run
 
 
@@ -13,6 +13,14 @@ def found_controller(session: Session, name: str) -> Controller:
     if controller is None or controller.is_deleted:
         raise NotFound(f"no controller {name!r}; create it first")
     return controller
+
+
+def found_policy(session: Session, controller: Controller, version: int) -> PolicyVersion:
+    """Return a policy version; raises NotFound."""
+    policy = session.find_policy(controller, version)
+    if policy is None:
+        raise NotFound(f"controller {controller.spec.name!r} has no policy version {version}")
+    return policy
 
 
 def found_run(session: Session, run_id: str) -> Run:

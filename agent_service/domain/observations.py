@@ -41,7 +41,7 @@ def observed_context(
     running: Decision | None,
     *,
     feedback: Feedback | None,
-    applied: Mapping[str, float] | None,
+    ran: Mapping[str, float] | None,
 ) -> np.ndarray:
     """Return what the run's policy sees beside the losses of the reported chunk, float64.
 
@@ -53,16 +53,16 @@ def observed_context(
         run: the run; a chunk past its plan counts as its last.
         running: the decision that was for the reported chunk; None before the first report.
         feedback: of the reported chunk.
-        applied: what the chunk truly ran under, where it was not the decided values.
+        ran: what the chunk ran under.
     """
     spec, size = run.controller.spec, context_size(run.controller.spec)
-    if running is None or size == 0:
+    if running is None or ran is None or size == 0:
         return np.zeros(size)
     assert isinstance(spec.algorithm, PPOSettings)
     assert feedback is not None, "a chunk is reported with its feedback"
     context: list[float] = []
     if spec.algorithm.observe_action:
-        context += places_of(spec, running, applied)
+        context += places_of(spec, ran)
     if spec.algorithm.observe_progress:
         context.append(_progress(running.chunk, run.planned_chunks))
     if spec.algorithm.observe_scores:

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from agent_service.domain.ports import Policies, Policy, Session
+from dataclasses import dataclass
+
+from agent_service.domain.ports import AnyPolicy, Policies, Session
 from agent_service.domain.runs import Controller
 
 KEPT = 256
 """Policy versions in memory at the most; others are read again when they are needed."""
 
 
+@dataclass(slots=True)
+class _Entry:
+    policy: AnyPolicy
+    data: bytes | None
+    """What it was read from, until that is known to be durable."""
+
+
 class PolicyCache:
-    """Policy versions by controller and number; they never change, so none is ever stale.
+    """Policy versions by controller and number; once durable they never change.
 
     Used inside the store's atomic steps only, one at a time.
     """
 
     def __init__(self, policies: Policies) -> None:
         """Start empty."""
-        self._policies = policies
-        self._kept: dict[tuple[int, int], Policy] = {}
+        self.forms = policies
+        """How they are read and written."""
+        self._kept: dict[tuple[int, int], _Entry] = {}
 
-    def get(self, session: Session, controller: Controller, version: int) -> Policy | None:
+    def get(self, session: Session, controller: Controller, version: int) -> AnyPolicy | None:
         """Return a stored policy version; None for version 0, that of algorithms without one."""
         if version == 0:
             return None
         key = (controller.id, version)
-        policy = self._kept.get(key) or self._read(session, controller, version)
         # The key moves to the end, so that the first is the one unused for longest.
-        self._kept.pop(key, None)
-        self._kept[key] = policy
+        entry = self._kept.pop(key, None)
+        if entry is None or entry.data is not None:
+            entry = self._read(session, controller, version, entry)
+        self._kept[key] = entry
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
-        return policy
+        return entry.policy
 
-    def _read(self, session: Session, controller: Controller, version: int) -> Policy:
+    def _read(
+        self, session: Session, controller: Controller, version: int, seen: _Entry | None
+    ) -> _Entry:
+        """Read a version, which this very transaction may have made, and may take back.
+
+        Another one can come to have its number then, so it is not taken as seen before its
+        transaction is durable, save where the data is the same.
+        """
         stored = session.find_policy(controller, version)
         assert stored is not None, f"policy version {version} is stored with its controller"
-        return self._policies.load(stored.data, controller.spec)
+        entry = seen
+        if entry is None or entry.data != stored.data:
+            entry = _Entry(self.forms.load(stored.data, controller.spec), stored.data)
+
+        def settle() -> None:
+            entry.data = None
+
+        session.after_commit(settle)
+        return entry

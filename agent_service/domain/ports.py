@@ -23,6 +23,7 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.trials import TrialHistory
 
 T = TypeVar("T")
 
@@ -43,6 +44,10 @@ class Policy(Protocol):
         ...
 
 
+AnyPolicy = Policy | TrialHistory
+"""What a stored policy version is: a policy of states, or the trials that one value comes from."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """All that a decision may depend on, beside the controller's spec."""
@@ -57,7 +62,7 @@ class Situation:
     mode: Mode
     previous: Choice | None
     """A_{t-1}, the choice that the reported chunk ran under; None for the first chunk."""
-    policy: Policy | None
+    policy: AnyPolicy | None
     """The policy version to decide by; None where the algorithm has none."""
 
     @property
@@ -89,9 +94,24 @@ class Policies(Protocol):
         """Return another controller's policy as version 1 of a new one; raises InvalidArgument."""
         ...
 
-    def load(self, data: bytes, spec: ControllerSpec) -> Policy:
+    def load(self, data: bytes, spec: ControllerSpec) -> AnyPolicy:
         """Return a stored or imported policy; raises InvalidArgument if it is not of `spec`."""
         ...
+
+    def dump(self, history: TrialHistory, spec: ControllerSpec) -> bytes:
+        """Return the data of the policy version that holds these trials."""
+        ...
+
+
+class Origin(StrEnum):
+    """How a policy version came to be."""
+
+    INITIAL = "initial"
+    """With its controller."""
+    LEARNED = "learned"
+    """By an update from transitions, or by the end of a run from its final score."""
+    IMPORTED = "imported"
+    """From a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +121,25 @@ class PolicyVersion:
     version: int
     data: bytes
     """As `Policies` made or accepted it."""
+    origin: Origin
+    learned_transitions: int = 0
+    """Transitions that the update which made it learned from."""
     statistics: Mapping[str, float]
-    """Of the update that made it; empty for initial and imported versions."""
+    """Of the update that made it; empty for versions that were not learned."""
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyEntry:
+    """A policy version as it is listed: all but its data, which may be large."""
+
+    version: int
+    size: int
+    """Bytes of the data."""
+    origin: Origin
+    learned_transitions: int
+    statistics: Mapping[str, float]
     created_at: float
     """Seconds since 1970."""
 
@@ -163,8 +200,10 @@ class Session(Protocol):
         """Return one policy version."""
         ...
 
-    def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
-        """Return all versions in order, their `data` left empty."""
+    def list_policies(
+        self, controller: Controller, *, before: int | None, limit: int
+    ) -> Sequence[PolicyEntry]:
+        """Return policy versions, newest first, those below `before`; reads no data."""
         ...
 
     def find_run(self, run_id: str) -> Run | None:
@@ -199,6 +238,10 @@ class Session(Protocol):
         """Return the mode that the run's start asked for; None where it asked for none."""
         ...
 
+    def requested_version(self, run: Run) -> int | None:
+        """Return the policy version that the run's start asked for; None for none."""
+        ...
+
     def count_chunk(self, run: Run, *, now: float) -> None:
         """Store that one more chunk was reported, and that the run is not abandoned."""
         ...
@@ -227,6 +270,10 @@ class Session(Protocol):
 
     def find_decision(self, run: Run, chunk: int) -> Decision | None:
         """Return the decision for one chunk of a run."""
+        ...
+
+    def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
+        """Return what chunks of a run truly ran under, of those whose reports told it."""
         ...
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
@@ -262,7 +309,10 @@ class Session(Protocol):
         ...
 
     def after_commit(self, call: Callable[[], None]) -> None:
-        """Call this once the transaction is durable, and never if it is not."""
+        """Call this once the transaction is durable, and never if it is not.
+
+        What a reading transaction sees is durable: there it is called when that ends.
+        """
         ...
 
 

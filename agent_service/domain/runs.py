@@ -24,7 +24,7 @@ class Mode(StrEnum):
     LEARNING = "learning"
     """Actions are sampled, and the run's transitions are learned from."""
     FROZEN = "frozen"
-    """The mean action of the policy version at the run's start; nothing is learned."""
+    """The mean action of one policy version, the newest at the start or another; no learning."""
     SHADOW = "shadow"
     """As frozen, but the child keeps values of its own, and tells them with each chunk."""
 
@@ -102,7 +102,7 @@ class Run:
     planned_chunks: int | None
     """Chunks that its training plans; None where its start did not say."""
     pinned_version: int | None
-    """The policy version that a frozen run keeps to; None for learning runs."""
+    """The policy version that a frozen or shadow run keeps to; None for learning runs."""
     reported_chunks: int
     """Chunks reported so far; the next report is of chunk `reported_chunks + 1`."""
     outcome: Outcome | None
@@ -117,8 +117,8 @@ class Run:
 
     @property
     def is_learned_from(self) -> bool:
-        """Whether its transitions are for learning: its mode says so, and there is a policy."""
-        return self.mode is Mode.LEARNING and self.controller.policy_version > 0
+        """Whether its transitions are for learning: its mode and its algorithm say so."""
+        return self.mode is Mode.LEARNING and self.controller.spec.learns_from_transitions
 
     @property
     def has_end(self) -> bool:
@@ -141,7 +141,10 @@ class Choice:
     sample: tuple[float, ...]
     """What was put out, h numbers, not clipped to [-1, 1]; `action_values` are what it leads to."""
     log_probability: float
-    """Of the unclipped sample under the behaviour that drew it; 0 for sure choices."""
+    """Of the unclipped sample under the behaviour that drew it.
+
+    0 for sure choices, and for proposals of TPE, whose density is not told.
+    """
     explored: bool
     """Whether chance took part."""
 
@@ -225,14 +228,18 @@ class StartRun:
     run_id: str
     mode: Mode | None = None
     """None takes the controller's."""
+    policy_version: int | None = None
+    """What a frozen or shadow run keeps to; None takes the newest."""
     labels: Mapping[str, str]
     planned_chunks: int | None = None
     """Chunks that the training plans, at least 1; None where that is not known."""
 
     def __post_init__(self) -> None:
-        """Check the id's form, the labels' size and the plan; raises InvalidArgument."""
+        """Check the id's form, the version, the labels and the plan; raises InvalidArgument."""
         if not RUN_ID.fullmatch(self.run_id):
             raise invalid("run_id", f"{self.run_id!r} does not match {RUN_ID.pattern}")
+        if self.policy_version is not None and self.policy_version < 1:
+            raise invalid("policy_version", f"{self.policy_version} must be at least 1")
         if len(self.labels) > 64:
             raise invalid("labels", f"{len(self.labels)} given; at most 64")
         for key, text in self.labels.items():
@@ -272,7 +279,7 @@ class FinishRun:
     run_id: str
     outcome: Outcome
     final_score: float | None = None
-    """The child's own final result, larger is better; for the record."""
+    """The child's own final result, larger is better; a Bayesian controller learns from it."""
 
     def __post_init__(self) -> None:
         """Check that a score is finite; raises InvalidArgument."""

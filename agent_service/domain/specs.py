@@ -15,6 +15,7 @@ from typing import Literal
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME, Hyperparameter, check_values
 from agent_service.domain.rewards import WORST, Reward
+from agent_service.domain.trials import KEPT
 
 
 class FrozenStart(StrEnum):
@@ -223,6 +224,35 @@ class RandomSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BayesianSettings:
+    """One value a run, proposed by Optuna's TPE from earlier runs' final scores (Figure 4).
+
+    Names and defaults are those of Optuna's `TPESampler`. A frozen run takes the best value so far.
+    """
+
+    kind: Literal["bayesian"] = "bayesian"
+    n_startup_trials: int = 10
+    """Ended runs before TPE proposes; until then values are drawn uniformly."""
+    n_ei_candidates: int = 24
+    """Candidates of which the most promising one is proposed."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises InvalidArgument naming the setting."""
+        _at_least_one("n_startup_trials", self.n_startup_trials)
+        _at_least_one("n_ei_candidates", self.n_ei_candidates)
+        if self.n_startup_trials > KEPT:
+            raise invalid("n_startup_trials", f"{self.n_startup_trials} must be at most {KEPT}")
+        if self.n_ei_candidates > MAX_CANDIDATES:
+            raise invalid(
+                "n_ei_candidates", f"{self.n_ei_candidates} must be at most {MAX_CANDIDATES}"
+            )
+
+
+MAX_CANDIDATES = 48
+"""Twice Optuna's default; more would let others' reports wait for a proposal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySettings:
     """A finished run's values again, chunk by chunk; after its end, its last ones."""
 
@@ -233,7 +263,14 @@ class ReplaySettings:
     """What its chunks ran under, by name; filled in when the controller is created."""
 
 
-Algorithm = PPOSettings | ConstantSettings | ScheduleSettings | RandomSettings | ReplaySettings
+Algorithm = (
+    PPOSettings
+    | ConstantSettings
+    | ScheduleSettings
+    | RandomSettings
+    | BayesianSettings
+    | ReplaySettings
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +317,16 @@ class ControllerSpec:
     def reward_of_divergence(self) -> float | None:
         """The reward of an action whose chunk diverged; None where it earns none."""
         return WORST[self.reward] if self.diverged_reward is None else self.diverged_reward
+
+    @property
+    def learns_from_transitions(self) -> bool:
+        """Whether updates of its policy learn from the chunks of its runs."""
+        return isinstance(self.algorithm, PPOSettings)
+
+    @property
+    def learns_from_scores(self) -> bool:
+        """Whether a new policy version comes of each run's final score."""
+        return isinstance(self.algorithm, BayesianSettings)
 
     def _check_algorithm(self) -> None:
         """Check values that name hyperparameters against their ranges."""

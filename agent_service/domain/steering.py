@@ -15,6 +15,7 @@ import numpy as np
 
 from agent_service.domain.derivation import derive
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
+from agent_service.domain.final_scores import learn_from_end
 from agent_service.domain.lookups import found_controller, found_run, stored_decision
 from agent_service.domain.observations import check_plan, context_size
 from agent_service.domain.policies import PolicyCache
@@ -35,6 +36,7 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.starts import is_same_start, pinned_version
 
 ABANDONED_AT_ONCE = 100
 """Runs that one atomic step abandons at the most."""
@@ -68,9 +70,11 @@ class Steering:
         """Start a run and decide A_0.
 
         Raises:
-            NotFound: no such controller.
-            AlreadyExists: the run id is there with another controller, mode, labels or plan.
-            InvalidArgument: no planned chunks, where the controller observes progress.
+            NotFound: no such controller, or no such policy version of it.
+            AlreadyExists: the run id is there with another controller, mode, version, labels or
+                plan.
+            InvalidArgument: no planned chunks, where the controller observes progress; a policy
+                version for a learning run, or where there is no policy.
             FailedPrecondition: a learning run of a frozen controller.
         """
         return self._store.write(lambda session: self._start_run(session, start))
@@ -78,9 +82,7 @@ class Steering:
     def _start_run(self, session: Session, start: StartRun) -> Decision:
         run = session.find_run(start.run_id)
         if run is not None:
-            asked = (run.controller.spec.name, session.requested_mode(run), dict(run.labels))
-            wanted = (start.controller, start.mode, dict(start.labels))
-            if (*asked, run.planned_chunks) != (*wanted, start.planned_chunks):
+            if not is_same_start(session, run, start):
                 raise AlreadyExists(
                     f"run {start.run_id!r} is there with another start; choose another id"
                 )
@@ -92,7 +94,7 @@ class Steering:
             raise FailedPrecondition(
                 f"controller {start.controller!r} is frozen; start a frozen run, or update its mode"
             )
-        pinned = None if mode is Mode.LEARNING else controller.policy_version
+        pinned = pinned_version(session, start, controller, mode)
         run = session.add_run(
             start, controller, mode=mode, pinned_version=pinned, now=self._clock()
         )
@@ -227,6 +229,7 @@ class Steering:
         self._end_episode(session, run)
         if finish.outcome is Outcome.DIVERGED:
             self._punish(session, run)
+        learn_from_end(session, run, finish, policies=self._policies, now=self._clock())
         return found_run(session, finish.run_id)
 
     def _end_episode(self, session: Session, run: Run) -> None:

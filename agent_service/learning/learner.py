@@ -16,7 +16,7 @@ from typing import NoReturn
 import numpy as np
 
 from agent_service.domain.draws import generator
-from agent_service.domain.ports import LearnableTransition, PolicyVersion, Session, Store
+from agent_service.domain.ports import LearnableTransition, Origin, PolicyVersion, Session, Store
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
 from agent_service.learning.policy_file import from_bytes, to_bytes
@@ -115,6 +115,8 @@ def _next_version(rollout: _Rollout) -> PolicyVersion:
     return PolicyVersion(
         version=version,
         data=to_bytes(made.snapshot, controller.spec, policy_version=version),
+        origin=Origin.LEARNED,
+        learned_transitions=len(rollout.transitions),
         statistics=_statistics(rollout, made, seconds=time.perf_counter() - started),
         created_at=time.time(),
     )

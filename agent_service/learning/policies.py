@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from agent_service.domain.ports import Policy
-from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.learning.policy_file import from_bytes, to_bytes
+from agent_service.domain.ports import AnyPolicy
+from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.trials import TrialHistory, no_trials
+from agent_service.learning import policy_file, trial_file
 from agent_service.learning.snapshot import initial_snapshot
 
 
 class SnapshotPolicies:
-    """Policies as safetensors files, decided by in NumPy; torch is never imported."""
+    """Snapshots as safetensors files, decided by in NumPy, and trials as JSON; never by torch."""
 
     def initial(self, spec: ControllerSpec) -> bytes | None:
         """See the port."""
-        if not isinstance(spec.algorithm, PPOSettings):
-            return None
-        return to_bytes(initial_snapshot(spec), spec, policy_version=1)
+        if spec.learns_from_transitions:
+            return policy_file.to_bytes(initial_snapshot(spec), spec, policy_version=1)
+        if spec.learns_from_scores:
+            return self.dump(no_trials(len(spec.hyperparameters)), spec)
+        return None
 
     def adopted(self, data: bytes, spec: ControllerSpec) -> bytes:
         """See the port."""
-        return to_bytes(from_bytes(data, spec), spec, policy_version=1)
+        return policy_file.to_bytes(policy_file.from_bytes(data, spec), spec, policy_version=1)
 
-    def load(self, data: bytes, spec: ControllerSpec) -> Policy:
+    def load(self, data: bytes, spec: ControllerSpec) -> AnyPolicy:
         """See the port."""
-        return from_bytes(data, spec)
+        if spec.learns_from_scores:
+            return trial_file.from_bytes(data, spec)
+        return policy_file.from_bytes(data, spec)
+
+    def dump(self, history: TrialHistory, spec: ControllerSpec) -> bytes:
+        """See the port."""
+        return trial_file.to_bytes(history, spec)

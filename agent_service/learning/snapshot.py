@@ -128,7 +128,7 @@ def _round(values: FloatArray) -> FloatArray:
 def ppo_settings(spec: ControllerSpec) -> PPOSettings:
     """Return the settings of a PPO controller; raises InvalidArgument for any other."""
     if not isinstance(spec.algorithm, PPOSettings):
-        raise invalid("spec.algorithm", f"{spec.algorithm.kind} has no policy; only ppo has one")
+        raise invalid("spec.algorithm", f"{spec.algorithm.kind} has no such policy; only ppo has")
     return spec.algorithm
 
 

@@ -193,6 +193,23 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
 
     # Policies
 
+    async def ListPolicyVersions(  # noqa: N802
+        self, request: pb.ListPolicyVersionsRequest, context: Context
+    ) -> pb.ListPolicyVersionsResponse:
+        """See the contract."""
+        limit = page_size(request.page_size)
+        page = await asyncio.to_thread(
+            self._catalog.list_policies,
+            request.controller,
+            before=number_token(request.page_token),
+            limit=limit + 1,
+        )
+        shown = page[:limit]
+        return pb.ListPolicyVersionsResponse(
+            policy_versions=[convert.policy_entry_to_message(entry) for entry in shown],
+            next_page_token=str(shown[-1].version) if len(page) > limit else "",
+        )
+
     async def ExportPolicy(  # noqa: N802
         self, request: pb.ExportPolicyRequest, context: Context
     ) -> AsyncIterator[pb.ExportPolicyResponse]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from agent_service.domain.ports import PolicyVersion
+from agent_service.domain.ports import Origin, PolicyEntry, PolicyVersion
 from agent_service.domain.rewards import Feedback, GivenReward, Scores
 from agent_service.domain.runs import (
     Choice,
@@ -66,11 +66,25 @@ def controller_from_row(row: Row) -> Controller:
     )
 
 
-def policy_from_row(row: Row, data: bytes) -> PolicyVersion:
-    """Return a policy version; its data apart, which is not always read."""
+def policy_from_row(row: Row) -> PolicyVersion:
+    """Return a policy version."""
     return PolicyVersion(
         version=row["version"],
-        data=data,
+        data=row["data"],
+        origin=Origin(row["origin"]),
+        learned_transitions=row["learned_transitions"],
+        statistics=row["statistics"],
+        created_at=row["created_at"],
+    )
+
+
+def policy_entry_from_row(row: Row) -> PolicyEntry:
+    """Return a policy version without its data, of which the row has the `size`."""
+    return PolicyEntry(
+        version=row["version"],
+        size=row["size"],
+        origin=Origin(row["origin"]),
+        learned_transitions=row["learned_transitions"],
         statistics=row["statistics"],
         created_at=row["created_at"],
     )

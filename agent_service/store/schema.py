@@ -31,6 +31,8 @@ policies = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Column("statistics", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("learned_transitions", sa.BigInteger, nullable=False),
 )
 
 runs = sa.Table(
@@ -50,6 +52,7 @@ runs = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("abandoned_at", sa.Double),
+    sa.Column("requested_version", sa.BigInteger),
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
 _on_lease = runs.c.outcome.is_(None) & runs.c.abandoned_at.is_(None)

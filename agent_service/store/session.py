@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agent_service.domain.ports import LearnableTransition, PolicyVersion, Usage
+from agent_service.domain.ports import LearnableTransition, PolicyEntry, PolicyVersion, Usage
 from agent_service.domain.runs import (
     Controller,
     Decision,
@@ -144,6 +144,8 @@ class SqlSession:
                 controller_id=controller.id,
                 version=policy.version,
                 data=policy.data,
+                origin=policy.origin.value,
+                learned_transitions=policy.learned_transitions,
                 statistics=dict(policy.statistics),
                 created_at=policy.created_at,
             )
@@ -156,16 +158,20 @@ class SqlSession:
             policies.c.controller_id == controller.id, policies.c.version == version
         )
         row = self._connection.execute(query).mappings().one_or_none()
-        return None if row is None else rows.policy_from_row(row, row["data"])
+        return None if row is None else rows.policy_from_row(row)
 
-    def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
+    def list_policies(
+        self, controller: Controller, *, before: int | None, limit: int
+    ) -> Sequence[PolicyEntry]:
         """See the port."""
-        query = (
-            sa.select(policies.c.version, policies.c.statistics, policies.c.created_at)
-            .where(policies.c.controller_id == controller.id)
-            .order_by(policies.c.version)
+        told = [column for column in policies.columns if column is not policies.c.data]
+        query = sa.select(*told, sa.func.length(policies.c.data).label("size")).where(
+            policies.c.controller_id == controller.id
         )
-        return [rows.policy_from_row(row, b"") for row in self._rows(query)]
+        if before is not None:
+            query = query.where(policies.c.version < before)
+        query = query.order_by(policies.c.version.desc()).limit(limit)
+        return [rows.policy_entry_from_row(row) for row in self._rows(query)]
 
     # Runs
 
@@ -233,6 +239,7 @@ class SqlSession:
                 controller_id=controller.id,
                 mode=mode.value,
                 requested_mode=None if start.mode is None else start.mode.value,
+                requested_version=start.policy_version,
                 labels=dict(start.labels),
                 planned_chunks=start.planned_chunks,
                 pinned_version=pinned_version,
@@ -250,6 +257,12 @@ class SqlSession:
         query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
         mode = self._connection.execute(query).scalar_one()
         return None if mode is None else Mode(mode)
+
+    def requested_version(self, run: Run) -> int | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
+        version: int | None = self._connection.execute(query).scalar_one()
+        return version
 
     def count_chunk(self, run: Run, *, now: float) -> None:
         """See the port."""
@@ -314,6 +327,13 @@ class SqlSession:
         names = {"run_id": run.id, "chunk": chunk}
         row = self._connection.execute(queries.FIND_DECISION, names).mappings().one_or_none()
         return None if row is None else rows.decision_from_row(row)
+
+    def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
+        """See the port."""
+        query = sa.select(decisions.c.applied).where(
+            decisions.c.run_key == run.key, decisions.c.applied.is_not(None)
+        )
+        return self._connection.execute(query).scalars().all()
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""

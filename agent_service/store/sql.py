@@ -68,9 +68,13 @@ class SqlStore:
         """See the port."""
         try:
             with self._reading.begin() as connection:
-                return work(SqlSession(connection, Known()))
+                session = SqlSession(connection, Known())
+                result = work(session)
         except sa.exc.OperationalError as error:
             raise Unavailable(f"the store does not answer ({error.orig}); retry") from error
+        for call in session.calls:
+            call()
+        return result
 
     def close(self) -> None:
         """See the port."""

@@ -96,7 +96,9 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_LEARNING: _Mode.ValueType  # 1
     """Actions are sampled, and transitions are learned from."""
     MODE_FROZEN: _Mode.ValueType  # 2
-    """The mean action of the policy version at the run's start; nothing is learned."""
+    """The mean action of one policy version, the newest at the run's start or another that StartRun
+    names; nothing is learned.
+    """
     MODE_SHADOW: _Mode.ValueType  # 3
     """Of runs only. The child keeps its own values and tells them with each report (`applied`); what
     the policy's mean action would have been is recorded beside them. Nothing is learned.
@@ -110,7 +112,9 @@ MODE_UNSPECIFIED: Mode.ValueType  # 0
 MODE_LEARNING: Mode.ValueType  # 1
 """Actions are sampled, and transitions are learned from."""
 MODE_FROZEN: Mode.ValueType  # 2
-"""The mean action of the policy version at the run's start; nothing is learned."""
+"""The mean action of one policy version, the newest at the run's start or another that StartRun
+names; nothing is learned.
+"""
 MODE_SHADOW: Mode.ValueType  # 3
 """Of runs only. The child keeps its own values and tells them with each report (`applied`); what
 the policy's mean action would have been is recorded beside them. Nothing is learned.
@@ -190,8 +194,8 @@ class _UseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Use.ValueType], _
     USE_READY: _Use.ValueType  # 2
     """It waits to be learned from."""
     USE_RECORDED: _Use.ValueType  # 3
-    """It is kept in the log and never learned from: a frozen run, a controller that learns nothing,
-    or a chunk that ran under other values than were decided.
+    """It is kept in the log and never learned from: a frozen run, a controller that learns nothing
+    from transitions, or a chunk that ran under other values than were decided.
     """
     USE_LEARNED: _Use.ValueType  # 4
     """An update learned from it."""
@@ -206,12 +210,40 @@ USE_PENDING: Use.ValueType  # 1
 USE_READY: Use.ValueType  # 2
 """It waits to be learned from."""
 USE_RECORDED: Use.ValueType  # 3
-"""It is kept in the log and never learned from: a frozen run, a controller that learns nothing,
-or a chunk that ran under other values than were decided.
+"""It is kept in the log and never learned from: a frozen run, a controller that learns nothing
+from transitions, or a chunk that ran under other values than were decided.
 """
 USE_LEARNED: Use.ValueType  # 4
 """An update learned from it."""
 Global___Use: _TypeAlias = Use  # noqa: Y015
+
+class _Origin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Origin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORIGIN_UNSPECIFIED: _Origin.ValueType  # 0
+    """Never sent."""
+    ORIGIN_INITIAL: _Origin.ValueType  # 1
+    """With its controller."""
+    ORIGIN_LEARNED: _Origin.ValueType  # 2
+    """By an update from transitions, or, of a bayesian controller, by the end of a run."""
+    ORIGIN_IMPORTED: _Origin.ValueType  # 3
+    """From a file."""
+
+class Origin(_Origin, metaclass=_OriginEnumTypeWrapper):
+    """How a policy version came to be."""
+
+ORIGIN_UNSPECIFIED: Origin.ValueType  # 0
+"""Never sent."""
+ORIGIN_INITIAL: Origin.ValueType  # 1
+"""With its controller."""
+ORIGIN_LEARNED: Origin.ValueType  # 2
+"""By an update from transitions, or, of a bayesian controller, by the end of a run."""
+ORIGIN_IMPORTED: Origin.ValueType  # 3
+"""From a file."""
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
 class _FrozenStart:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -667,20 +699,40 @@ Global___Random: _TypeAlias = Random  # noqa: Y015
 
 @_typing.final
 class Bayesian(_message.Message):
-    """One value a run, proposed by Optuna's TPE from earlier runs' final scores.
-    Not there yet: refused with INVALID_ARGUMENT.
+    """One value a run, kept from its first chunk to its end, proposed by Optuna's TPE from the final
+    scores of earlier runs. What was learned, the trials, is its policy: a new version comes with each
+    learning run that is finished with a final score, or that diverged, which counts as worse than any
+    score; not where a chunk ran under other values than were decided. A version keeps 256 trials: the
+    25 best, and the newest. A frozen run takes the value with the best score; before there is one, the
+    middle of the range. What is unset takes Optuna's default.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    N_STARTUP_TRIALS_FIELD_NUMBER: _builtins.int
+    N_EI_CANDIDATES_FIELD_NUMBER: _builtins.int
+    n_startup_trials: _builtins.int
+    """Ended runs before TPE proposes, in [1, 256]; until then values are drawn uniformly. Default 10."""
+    n_ei_candidates: _builtins.int
+    """Candidates of which the most promising one is proposed, in [1, 48]. Default 24."""
     def __init__(
         self,
+        *,
+        n_startup_trials: _builtins.int | None = ...,
+        n_ei_candidates: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_n_ei_candidates", b"_n_ei_candidates", "_n_startup_trials", b"_n_startup_trials", "n_ei_candidates", b"n_ei_candidates", "n_startup_trials", b"n_startup_trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n_ei_candidates", b"_n_ei_candidates", "_n_startup_trials", b"_n_startup_trials", "n_ei_candidates", b"n_ei_candidates", "n_startup_trials", b"n_startup_trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__n_ei_candidates: _TypeAlias = _typing.Literal["n_ei_candidates"]  # noqa: Y015
+    _WhichOneofArgType__n_ei_candidates: _TypeAlias = _typing.Literal["_n_ei_candidates", b"_n_ei_candidates"]  # noqa: Y015
+    _WhichOneofReturnType__n_startup_trials: _TypeAlias = _typing.Literal["n_startup_trials"]  # noqa: Y015
+    _WhichOneofArgType__n_startup_trials: _TypeAlias = _typing.Literal["_n_startup_trials", b"_n_startup_trials"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_ei_candidates) -> _WhichOneofReturnType__n_ei_candidates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_startup_trials) -> _WhichOneofReturnType__n_startup_trials | None: ...
 
 Global___Bayesian: _TypeAlias = Bayesian  # noqa: Y015
 
@@ -880,7 +932,9 @@ class Action(_message.Message):
     chunk_index: _builtins.int
     """Index, from 1, of the chunk that it is for."""
     policy_version: _builtins.int
-    """The policy version that decided; 0 where there is no policy."""
+    """The policy version that decided; 0 where there is no policy. A bayesian run keeps its value: from
+    chunk 2 on, the newest version then, or the one that it is pinned to.
+    """
     explored: _builtins.bool
     """Whether chance took part (sampling, or the uniform start)."""
     @_builtins.property
@@ -966,6 +1020,7 @@ class Run(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PLANNED_CHUNKS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The caller's id."""
@@ -981,6 +1036,8 @@ class Run(_message.Message):
     """The child's own final result, where it was given."""
     reported_chunks: _builtins.int
     """Chunks reported so far; the next report is of the chunk after."""
+    policy_version: _builtins.int
+    """The policy version that it keeps to; 0 where it follows the newest, or there is no policy."""
     planned_chunks: _builtins.int
     """Chunks that its training plans; 0 where its start did not say."""
     @_builtins.property
@@ -1013,11 +1070,12 @@ class Run(_message.Message):
         action: Global___Action | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        policy_version: _builtins.int = ...,
         planned_chunks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "create_time", b"create_time", "final_score", b"final_score", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "controller", b"controller", "create_time", b"create_time", "final_score", b"final_score", "labels", b"labels", "mode", b"mode", "outcome", b"outcome", "planned_chunks", b"planned_chunks", "reported_chunks", b"reported_chunks", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "controller", b"controller", "create_time", b"create_time", "final_score", b"final_score", "labels", b"labels", "mode", b"mode", "outcome", b"outcome", "planned_chunks", b"planned_chunks", "policy_version", b"policy_version", "reported_chunks", b"reported_chunks", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final_score: _TypeAlias = _typing.Literal["final_score"]  # noqa: Y015
     _WhichOneofArgType__final_score: _TypeAlias = _typing.Literal["_final_score", b"_final_score"]  # noqa: Y015
@@ -1100,7 +1158,9 @@ class Transition(_message.Message):
     chunk_index: _builtins.int
     """Index t + 1, from 1, of the chunk that this is about."""
     log_probability: _builtins.float
-    """Log probability of the sample under what drew it; 0 for sure choices."""
+    """Log probability of the sample under what drew it; 0 for sure choices, and for TPE's proposals,
+    whose density is not told.
+    """
     reward: _builtins.float
     """R_t, computed as the controller's spec says."""
     use: Global___Use.ValueType
@@ -1448,6 +1508,7 @@ class StartRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PLANNED_CHUNKS_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
     """The controller's name."""
@@ -1455,6 +1516,10 @@ class StartRunRequest(_message.Message):
     """The caller's id, unique in the service: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`."""
     mode: Global___Mode.ValueType
     """Unspecified takes the controller's."""
+    policy_version: _builtins.int
+    """The policy version that a frozen or shadow run keeps to; 0 is the newest at its start. A learning
+    run follows the newest: any other number than 0 is INVALID_ARGUMENT there.
+    """
     planned_chunks: _builtins.int
     """Chunks that the training plans, at least 1; 0 is unknown, and refused where the controller observes
     progress. The run may report fewer or more.
@@ -1470,11 +1535,12 @@ class StartRunRequest(_message.Message):
         run_id: _builtins.str = ...,
         mode: Global___Mode.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        policy_version: _builtins.int = ...,
         planned_chunks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "labels", b"labels", "mode", b"mode", "planned_chunks", b"planned_chunks", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "labels", b"labels", "mode", b"mode", "planned_chunks", b"planned_chunks", "policy_version", b"policy_version", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1660,7 +1726,9 @@ class FinishRunRequest(_message.Message):
     outcome: Global___Outcome.ValueType
     """How it ended."""
     final_score: _builtins.float
-    """The child's own final result, larger is better; for the record."""
+    """The child's own final result, larger is better, finite: what bayesian controllers learn from; for
+    the others it is for the record.
+    """
     def __init__(
         self,
         *,
@@ -1893,6 +1961,134 @@ class StreamTransitionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamTransitionsResponse: _TypeAlias = StreamTransitionsResponse  # noqa: Y015
+
+@_typing.final
+class PolicyVersion(_message.Message):
+    """A stored policy version, without its data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatisticsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    LEARNED_TRANSITIONS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its number, from 1."""
+    origin: Global___Origin.ValueType
+    """How it came to be."""
+    learned_transitions: _builtins.int
+    """Transitions that the update learned from; 0 where it was not learned from transitions."""
+    size_bytes: _builtins.int
+    """Size of the file that ExportPolicy sends."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was stored."""
+
+    @_builtins.property
+    def statistics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of the update that made it, by name, empty where it was not learned. Of ppo: approx_kl,
+        clip_fraction, entropy (nats), explained_variance, policy_loss, value_loss, seconds, and
+        staleness (mean versions between deciding and learning). Of bayesian: trials, score (of the run
+        that ended; left out where it diverged) and best_score.
+        """
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        origin: Global___Origin.ValueType = ...,
+        statistics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        learned_transitions: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "learned_transitions", b"learned_transitions", "origin", b"origin", "size_bytes", b"size_bytes", "statistics", b"statistics", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyVersion: _TypeAlias = PolicyVersion  # noqa: Y015
+
+@_typing.final
+class ListPolicyVersionsRequest(_message.Message):
+    """Asks for a page of a controller's policy versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    controller: _builtins.str
+    """The controller's name."""
+    page_size: _builtins.int
+    """Entries a page, in [1, 1000]; 0 is taken as 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        controller: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyVersionsRequest: _TypeAlias = ListPolicyVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPolicyVersionsResponse(_message.Message):
+    """A page of policy versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it on for the next page; empty on the last."""
+    @_builtins.property
+    def policy_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyVersion]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        policy_versions: _abc.Iterable[Global___PolicyVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "policy_versions", b"policy_versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyVersionsResponse: _TypeAlias = ListPolicyVersionsResponse  # noqa: Y015
 
 @_typing.final
 class ExportPolicyRequest(_message.Message):

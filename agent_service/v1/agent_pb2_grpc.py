@@ -95,6 +95,11 @@ class AgentServiceStub:
                 request_serializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsRequest.SerializeToString,
                 response_deserializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsResponse.FromString,
                 _registered_method=True)
+        self.ListPolicyVersions = channel.unary_unary(
+                '/agent_service.v1.AgentService/ListPolicyVersions',
+                request_serializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsRequest.SerializeToString,
+                response_deserializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsResponse.FromString,
+                _registered_method=True)
         self.ExportPolicy = channel.unary_stream(
                 '/agent_service.v1.AgentService/ExportPolicy',
                 request_serializer=agent__service_dot_v1_dot_agent__pb2.ExportPolicyRequest.SerializeToString,
@@ -114,7 +119,7 @@ class AgentServiceServicer:
     def CreateController(self, request, context):
         """Creates a controller. The same spec again answers the controller that is there.
         ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-        INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+        INVALID_ARGUMENT: the spec breaks a rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +157,8 @@ class AgentServiceServicer:
 
     def StartRun(self, request, context):
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
+        ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
+        planned chunks. NOT_FOUND: there is no such controller or policy version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,8 +209,17 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPolicyVersions(self, request, context):
+        """Lists the policy versions of a controller, newest first, in pages.
+        FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportPolicy(self, request, context):
-        """Streams a policy version as a file: safetensors with a manifest, no code in it.
+        """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+        bayesian JSON with the trials.
         FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -281,6 +296,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StreamTransitions,
                     request_deserializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsRequest.FromString,
                     response_serializer=agent__service_dot_v1_dot_agent__pb2.StreamTransitionsResponse.SerializeToString,
+            ),
+            'ListPolicyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyVersions,
+                    request_deserializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsRequest.FromString,
+                    response_serializer=agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsResponse.SerializeToString,
             ),
             'ExportPolicy': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportPolicy,
@@ -618,6 +638,33 @@ class AgentService:
             '/agent_service.v1.AgentService/StreamTransitions',
             agent__service_dot_v1_dot_agent__pb2.StreamTransitionsRequest.SerializeToString,
             agent__service_dot_v1_dot_agent__pb2.StreamTransitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent_service.v1.AgentService/ListPolicyVersions',
+            agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsRequest.SerializeToString,
+            agent__service_dot_v1_dot_agent__pb2.ListPolicyVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

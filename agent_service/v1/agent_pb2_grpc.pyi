@@ -45,7 +45,7 @@ class AgentServiceStub:
     CreateController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CreateControllerRequest, _agent_pb2.CreateControllerResponse]
     """Creates a controller. The same spec again answers the controller that is there.
     ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-    INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+    INVALID_ARGUMENT: the spec breaks a rule.
     """
     GetController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetControllerRequest, _agent_pb2.GetControllerResponse]
     """Answers one controller. NOT_FOUND: there is none of this name."""
@@ -61,7 +61,8 @@ class AgentServiceStub:
     """
     StartRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]
     """Starts a run and answers A_0, the action for chunk 1.
-    ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
+    ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
+    planned chunks. NOT_FOUND: there is no such controller or policy version.
     """
     ReportChunk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]
     """Reports a chunk and answers the next one's action.
@@ -80,8 +81,13 @@ class AgentServiceStub:
     """Lists runs, newest first, in pages."""
     StreamTransitions: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]
     """Streams the decision log in order of position: one transition for each reported chunk."""
+    ListPolicyVersions: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListPolicyVersionsRequest, _agent_pb2.ListPolicyVersionsResponse]
+    """Lists the policy versions of a controller, newest first, in pages.
+    FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
+    """
     ExportPolicy: _grpc.UnaryStreamMultiCallable[_agent_pb2.ExportPolicyRequest, _agent_pb2.ExportPolicyResponse]
-    """Streams a policy version as a file: safetensors with a manifest, no code in it.
+    """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+    bayesian JSON with the trials.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
     """
     ImportPolicy: _grpc.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]
@@ -97,7 +103,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     CreateController: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateControllerRequest, _agent_pb2.CreateControllerResponse]  # type: ignore[assignment]
     """Creates a controller. The same spec again answers the controller that is there.
     ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-    INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+    INVALID_ARGUMENT: the spec breaks a rule.
     """
     GetController: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetControllerRequest, _agent_pb2.GetControllerResponse]  # type: ignore[assignment]
     """Answers one controller. NOT_FOUND: there is none of this name."""
@@ -113,7 +119,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     StartRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]  # type: ignore[assignment]
     """Starts a run and answers A_0, the action for chunk 1.
-    ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
+    ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
+    planned chunks. NOT_FOUND: there is no such controller or policy version.
     """
     ReportChunk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]  # type: ignore[assignment]
     """Reports a chunk and answers the next one's action.
@@ -132,8 +139,13 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Lists runs, newest first, in pages."""
     StreamTransitions: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]  # type: ignore[assignment]
     """Streams the decision log in order of position: one transition for each reported chunk."""
+    ListPolicyVersions: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListPolicyVersionsRequest, _agent_pb2.ListPolicyVersionsResponse]  # type: ignore[assignment]
+    """Lists the policy versions of a controller, newest first, in pages.
+    FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
+    """
     ExportPolicy: _aio.UnaryStreamMultiCallable[_agent_pb2.ExportPolicyRequest, _agent_pb2.ExportPolicyResponse]  # type: ignore[assignment]
-    """Streams a policy version as a file: safetensors with a manifest, no code in it.
+    """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+    bayesian JSON with the trials.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
     """
     ImportPolicy: _aio.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]  # type: ignore[assignment]
@@ -152,7 +164,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_pb2.CreateControllerResponse, _abc.Awaitable[_agent_pb2.CreateControllerResponse]]:
         """Creates a controller. The same spec again answers the controller that is there.
         ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-        INVALID_ARGUMENT: the spec breaks a rule, or names an algorithm that is not there yet.
+        INVALID_ARGUMENT: the spec breaks a rule.
         """
 
     @_abc_1.abstractmethod
@@ -198,7 +210,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.StartRunResponse, _abc.Awaitable[_agent_pb2.StartRunResponse]]:
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode, labels or planned chunks.
+        ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
+        planned chunks. NOT_FOUND: there is no such controller or policy version.
         """
 
     @_abc_1.abstractmethod
@@ -255,12 +268,23 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the decision log in order of position: one transition for each reported chunk."""
 
     @_abc_1.abstractmethod
+    def ListPolicyVersions(
+        self,
+        request: _agent_pb2.ListPolicyVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ListPolicyVersionsResponse, _abc.Awaitable[_agent_pb2.ListPolicyVersionsResponse]]:
+        """Lists the policy versions of a controller, newest first, in pages.
+        FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
+        """
+
+    @_abc_1.abstractmethod
     def ExportPolicy(
         self,
         request: _agent_pb2.ExportPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.ExportPolicyResponse], _abc.AsyncIterator[_agent_pb2.ExportPolicyResponse]]:
-        """Streams a policy version as a file: safetensors with a manifest, no code in it.
+        """Streams a policy version as a file with no code in it: safetensors with a manifest, or for
+        bayesian JSON with the trials.
         FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
         """
 

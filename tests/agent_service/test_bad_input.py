@@ -55,7 +55,10 @@ def test_a_wrong_spec_is_refused_by_field(
     ("algorithm", "field"),
     [
         ({}, "spec.algorithm"),
-        ({"bayesian": pb.Bayesian()}, "spec.bayesian"),
+        ({"bayesian": pb.Bayesian(n_startup_trials=0)}, "spec.bayesian.n_startup_trials"),
+        ({"bayesian": pb.Bayesian(n_startup_trials=257)}, "spec.bayesian.n_startup_trials"),
+        ({"bayesian": pb.Bayesian(n_ei_candidates=0)}, "spec.bayesian.n_ei_candidates"),
+        ({"bayesian": pb.Bayesian(n_ei_candidates=49)}, "spec.bayesian.n_ei_candidates"),
         ({"ppo": pb.Ppo(gamma=1.5)}, "spec.ppo.gamma"),
         ({"ppo": pb.Ppo(rollout_size=0)}, "spec.ppo.rollout_size"),
         ({"ppo": pb.Ppo(max_staleness=0)}, "spec.ppo.max_staleness"),
@@ -78,7 +81,7 @@ def test_a_wrong_spec_is_refused_by_field(
 def test_a_wrong_algorithm_is_refused_by_field(
     client: AgentClient, algorithm: dict[str, object], field: str
 ) -> None:
-    """What is missing, out of range or not there yet is named."""
+    """What is missing or out of range is named."""
     message = pb.ControllerSpec(
         name="new",
         hyperparameters=[pb.Hyperparameter(name="dropout", high=0.9)],

@@ -11,7 +11,7 @@ from agent_service.client import AgentClient
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning import policy_file
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, spec
 from tests.conftest import ServedAgent
@@ -71,7 +71,7 @@ def test_the_log_probability_is_that_of_the_output(client: AgentClient) -> None:
     """What is stored is what the policy drew, and its density, whatever it led to."""
     of = bounded(0.5)
     client.create_controller(of)
-    policy = SnapshotPolicies().load(client.export_policy("c"), of)
+    policy = policy_file.from_bytes(client.export_policy("c"), of)
 
     for t in train(client)[1:]:
         # The first policy's deviation is 1.
@@ -121,7 +121,7 @@ def test_a_first_action_is_a_place_in_every_mode(client: AgentClient) -> None:
     client.create_controller(of)
     firsts = [places(dict(client.run("c", run_id=f"r{i}").action.values)) for i in range(40)]
     frozen = train(client, mode=Mode.FROZEN, run_id="frozen", chunks=1)[0]
-    mean = SnapshotPolicies().load(client.export_policy("c"), of).mean(np.zeros(4))
+    mean = policy_file.from_bytes(client.export_policy("c"), of).mean(np.zeros(4))
 
     assert np.ptp(firsts, axis=0).min() > 1
     assert places(dict(frozen.action.values)) == pytest.approx(mean, abs=1e-9)

@@ -42,7 +42,7 @@ from agent_service.domain.runs import (
     StartRun,
     Use,
 )
-from agent_service.domain.specs import PPOSettings, RandomSettings
+from agent_service.domain.specs import BayesianSettings, PPOSettings, RandomSettings
 from agent_service.learning.learner import learn_once
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics import Metrics
@@ -66,6 +66,7 @@ CONTROLLERS = {
         ),
     ),
     "random": spec("random", RandomSettings(), seed=3),
+    "bayesian": spec("bayesian", BayesianSettings(n_startup_trials=2)),
 }
 FAR = 1e9
 """Seconds after which any lease is over."""

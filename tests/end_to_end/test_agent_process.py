@@ -165,7 +165,7 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
 )
 def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, ...]) -> None:
     """Nor stable-baselines3; only the learner's process does. The clients are lighter still."""
-    heavy = ("torch", "stable_baselines3", "gymnasium", *light)
+    heavy = ("torch", "stable_baselines3", "gymnasium", "optuna", *light)
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -173,7 +173,10 @@ def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, 
     assert shown.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", [["health"], ["controllers"], ["runs"], ["transitions"]])
+@pytest.mark.parametrize(
+    "command",
+    [["health"], ["controllers"], ["runs"], ["transitions"], ["compare-policies", "c", "1", "2"]],
+)
 def test_commands_without_a_service_fail_in_one_line(command: list[str]) -> None:
     """Exit code 1, and a line that says where nobody answered."""
     shown = subprocess.run(

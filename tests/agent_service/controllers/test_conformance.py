@@ -1,5 +1,6 @@
 """What every controller keeps to, whatever it decides by."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from agent_service.controllers.registry import CONTROLLERS, make_decider
 from agent_service.domain.actions import action_values
 from agent_service.domain.observations import context_size
-from agent_service.domain.ports import Policy, Situation
-from agent_service.domain.runs import Choice, Decision, Mode, Use
+from agent_service.domain.ports import AnyPolicy, Situation
+from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import (
     Algorithm,
+    BayesianSettings,
     ConstantSettings,
     ControllerSpec,
     PPOSettings,
@@ -22,6 +24,7 @@ from agent_service.domain.specs import (
     ScheduleSettings,
     Shape,
 )
+from agent_service.domain.trials import TrialHistory
 from agent_service.learning.policies import SnapshotPolicies
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
@@ -40,6 +43,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         shape=Shape.COSINE, start={"dropout": 0.0, "noise": 1.0}, end=MIDDLE, chunks=9
     ),
     "random": RandomSettings(),
+    "bayesian": BayesianSettings(n_startup_trials=1),
     "replay": ReplaySettings(run_id="r", values=(MIDDLE, {"dropout": 0.0, "noise": 1.0})),
 }
 SPECS = {
@@ -48,7 +52,12 @@ SPECS = {
 }
 
 
-def policy_of(of: ControllerSpec) -> Policy | None:
+TRIALS = np.array([[-0.5, 0.25], [1.0, 1.0], [0.0, -1.0]])
+
+
+def policy_of(of: ControllerSpec) -> AnyPolicy | None:
+    if of.learns_from_scores:
+        return TrialHistory(TRIALS, np.array([0.25, math.nan, 0.75]))
     data = SnapshotPolicies().initial(of)
     return None if data is None else SnapshotPolicies().load(data, of)
 
@@ -56,7 +65,20 @@ def policy_of(of: ControllerSpec) -> Policy | None:
 POLICIES = {kind: policy_of(of) for kind, of in SPECS.items()}
 
 
-SURE = Choice((0.5,), log_probability=0.0, explored=False)
+SURE = Choice((0.5, 0.5), log_probability=0.0, explored=False)
+
+
+def drawing(kind: str) -> Situation:
+    """Return a situation in which chance takes part: for one value a run, its start."""
+    return Situation(
+        run_id="r",
+        chunk=1 if kind == "bayesian" else 2,
+        state=np.ones(4),
+        context=np.zeros(context_size(SPECS[kind])),
+        mode=Mode.LEARNING,
+        previous=None if kind == "bayesian" else SURE,
+        policy=POLICIES[kind],
+    )
 
 
 def situations(kind: str) -> st.SearchStrategy[Situation]:
@@ -73,7 +95,7 @@ def situations(kind: str) -> st.SearchStrategy[Situation]:
         previous=st.none()
         | st.builds(
             Choice,
-            st.tuples(st.floats(-3, 3)),
+            st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
             log_probability=st.just(0.0),
             explored=st.booleans(),
         ),
@@ -81,26 +103,9 @@ def situations(kind: str) -> st.SearchStrategy[Situation]:
     )
 
 
-def running_decisions() -> st.SearchStrategy[Decision]:
-    """Return decisions for a chunk before, which bounded changes start from."""
-    values = st.fixed_dictionaries({"dropout": st.floats(0, 0.9), "noise": st.floats(0.001, 1)})
-    return st.builds(
-        Decision,
-        position=st.just(1),
-        run_id=st.just("r"),
-        chunk=st.just(1),
-        state=st.just(np.zeros(4)),
-        context=st.just(np.zeros(0)),
-        feedback=st.none(),
-        reward=st.none(),
-        applied=st.none(),
-        choice=st.just(SURE),
-        values=values,
-        policy_version=st.just(1),
-        use=st.just(Use.PENDING),
-        learned_in=st.none(),
-        created_at=st.just(0.0),
-    )
+def values_before() -> st.SearchStrategy[dict[str, float]]:
+    """Return what a chunk before ran under, which bounded changes start from."""
+    return st.fixed_dictionaries({"dropout": st.floats(0, 0.9), "noise": st.floats(0.001, 1)})
 
 
 def test_the_suite_covers_every_controller() -> None:
@@ -117,8 +122,8 @@ def test_actions_never_leave_their_bounds(kind: str, data: st.DataObject) -> Non
 
     choice = make_decider(SPECS[kind]).decide(situation)
 
-    running = data.draw(st.none() | running_decisions())
-    values = action_values(SPECS[kind], choice.sample, running=running, applied=None)
+    before = data.draw(st.none() | values_before())
+    values = action_values(SPECS[kind], choice.sample, before=before)
     assert np.isfinite(choice.sample).all()
     assert 0 <= values["dropout"] <= 0.9
     assert 0.001 <= values["noise"] <= 1
@@ -139,19 +144,21 @@ def test_equal_situations_give_equal_choices(kind: str, data: st.DataObject) -> 
     assert second.decide(one) == first
 
 
-@pytest.mark.parametrize("kind", ["ppo", "ppo, all options", "random"])
-@pytest.mark.parametrize("change", [{"run_id": "other"}, {"chunk": 3}])
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("ppo", {"run_id": "other"}),
+        ("ppo", {"chunk": 3}),
+        ("ppo, all options", {"run_id": "other"}),
+        ("ppo, all options", {"chunk": 3}),
+        ("random", {"run_id": "other"}),
+        ("random", {"chunk": 3}),
+        ("bayesian", {"run_id": "other"}),
+    ],
+)
 def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object]) -> None:
     """Another run, or another chunk in the same state, draws other numbers."""
-    situation = Situation(
-        run_id="r",
-        chunk=2,
-        state=np.ones(4),
-        context=np.zeros(context_size(SPECS[kind])),
-        mode=Mode.LEARNING,
-        previous=SURE,
-        policy=POLICIES[kind],
-    )
+    situation = drawing(kind)
     decider = make_decider(SPECS[kind])
 
     changed = decider.decide(replace(situation, **change))  # type: ignore[arg-type]
@@ -164,15 +171,7 @@ def test_runs_and_chunks_draw_for_themselves(kind: str, change: dict[str, object
 def test_a_policy_decides_by_all_of_its_context(mode: Mode, place: int) -> None:
     """Each number that is seen beside the losses counts, in every mode."""
     kind = "ppo, all options"
-    situation = Situation(
-        run_id="r",
-        chunk=2,
-        state=np.ones(4),
-        context=np.zeros(7),
-        mode=mode,
-        previous=SURE,
-        policy=POLICIES[kind],
-    )
+    situation = replace(drawing(kind), mode=mode)
 
     other = replace(situation, context=np.eye(7)[place])
 
@@ -180,18 +179,10 @@ def test_a_policy_decides_by_all_of_its_context(mode: Mode, place: int) -> None:
     assert decider.decide(other).sample != decider.decide(situation).sample
 
 
-@pytest.mark.parametrize("kind", ["ppo", "ppo, all options", "random"])
+@pytest.mark.parametrize("kind", ["ppo", "ppo, all options", "random", "bayesian"])
 def test_another_seed_draws_other_numbers(kind: str) -> None:
     """The controller's seed is part of every draw."""
-    situation = Situation(
-        run_id="r",
-        chunk=2,
-        state=np.ones(4),
-        context=np.zeros(context_size(SPECS[kind])),
-        mode=Mode.LEARNING,
-        previous=SURE,
-        policy=POLICIES[kind],
-    )
+    situation = drawing(kind)
 
     other = make_decider(replace(SPECS[kind], seed=8)).decide(situation)
 

@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
+from agent_service.domain.ports import Origin
 from agent_service.store.migration import StoreError
 from agent_service.store.schema import metadata
 from agent_service.store.sql import SqlStore
@@ -76,6 +77,30 @@ def test_a_migrated_store_has_the_tables_of_a_new_one(old: Path, tmp_path: Path)
         SqlStore(f"sqlite:///{path}").close()
 
     assert columns(migrated) == columns(new)
+
+
+@pytest.mark.parametrize("old", STORES, ids=lambda path: path.stem)
+def test_older_policy_versions_tell_where_they_come_from(old: Path, tmp_path: Path) -> None:
+    """The first is initial, those with statistics were learned, from what the log says."""
+    path = tmp_path / "agent.db"
+    shutil.copy(old, path)
+
+    with SqlStore(f"sqlite:///{path}") as store:
+        controller = store.read(lambda session: session.find_controller("ppo"))
+        assert controller is not None
+        entries = store.read(lambda s: s.list_policies(controller, before=None, limit=100))
+
+    learned = [entry for entry in entries if entry.origin is Origin.LEARNED]
+    assert learned
+    assert all(entry.statistics and entry.learned_transitions for entry in learned)
+    assert [entry.origin for entry in entries if not entry.statistics] == [Origin.INITIAL]
+    assert sum(entry.learned_transitions for entry in entries) == learned_in_log(path)
+
+
+def learned_in_log(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT count(*) FROM decisions WHERE use = 'learned'"
+        return int(connection.execute(query).fetchone()[0])
 
 
 def test_a_new_store_leaves_no_copy(tmp_path: Path) -> None:

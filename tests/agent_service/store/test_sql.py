@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_service.domain.errors import NotFound
-from agent_service.domain.ports import PolicyVersion, Session
+from agent_service.domain.ports import Origin, PolicyVersion, Session
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
 from agent_service.store.migration import StoreError
@@ -103,7 +103,14 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_store_is_found_again(tmp_path: Path) -> None:
     """Closed and opened, it holds what it held, policies to the byte."""
     url = f"sqlite:///{tmp_path}/agent.db"
-    policy = PolicyVersion(version=1, data=b"\0\xffdata", statistics={"a": 0.1}, created_at=3.0)
+    policy = PolicyVersion(
+        version=1,
+        data=b"\0\xffdata",
+        origin=Origin.LEARNED,
+        learned_transitions=8,
+        statistics={"a": 0.1},
+        created_at=3.0,
+    )
     with SqlStore(url) as store:
         store.write(lambda session: start(session, "r")).result()
         store.write(

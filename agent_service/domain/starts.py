@@ -1,0 +1,41 @@
+"""What a run's start asks for: whether it was asked before, and which policy version it gets."""
+
+from __future__ import annotations
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.lookups import found_policy
+from agent_service.domain.ports import Session
+from agent_service.domain.runs import Controller, Mode, Run, StartRun
+
+
+def is_same_start(session: Session, run: Run, start: StartRun) -> bool:
+    """Whether a start repeats the one that made `run`: what it asked for, not what it got."""
+    return (
+        run.controller.spec.name == start.controller
+        and session.requested_mode(run) == start.mode
+        and session.requested_version(run) == start.policy_version
+        and dict(run.labels) == dict(start.labels)
+        and run.planned_chunks == start.planned_chunks
+    )
+
+
+def pinned_version(
+    session: Session, start: StartRun, controller: Controller, mode: Mode
+) -> int | None:
+    """Return the policy version that a new run keeps to; None where it follows the newest.
+
+    Raises:
+        InvalidArgument: one is asked for by a learning run, or of a controller without a policy.
+        NotFound: there is no such version.
+    """
+    version = start.policy_version
+    if version is None:
+        return None if mode is Mode.LEARNING else controller.policy_version
+    if controller.policy_version == 0:
+        kind = controller.spec.algorithm.kind
+        raise invalid("policy_version", f"is {version}; {kind} has no policy: leave it unset")
+    if mode is Mode.LEARNING:
+        raise invalid(
+            "policy_version", f"is {version}; a learning run follows the newest: ask for frozen"
+        )
+    return found_policy(session, controller, version).version
