@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -199,6 +199,16 @@ class Transition:
     """What chunk t + 1 truly ran under, where it was not A_t."""
     reported_at: float
     """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some transitions of the log, and up to where it holds no other that was asked for."""
+
+    transitions: Sequence[tuple[Run, Transition]]
+    """In order of position."""
+    reached: int
+    """Read on after this position: who waits for a quiet run does not walk all others' again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
