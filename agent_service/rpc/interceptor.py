@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
@@ -109,7 +110,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context: grpc.aio.ServicerContext[Any, Any],
         started: float,
     ) -> None:
-        code = grpc.StatusCode.CANCELLED if context.cancelled() else _code(context)
+        # What ends the call here is asked too: the context knows of a cancel only afterwards.
+        is_cancelled = isinstance(sys.exception(), (asyncio.CancelledError, GeneratorExit))
+        is_cancelled = is_cancelled or context.cancelled()
+        code = grpc.StatusCode.CANCELLED if is_cancelled else _code(context)
         self._handled.labels(*labels, _camel(code.name)).inc()
         self._seconds.labels(*labels).observe(time.perf_counter() - started)
 
