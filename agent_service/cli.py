@@ -11,7 +11,8 @@ import click
 from agent_service.command import run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import agent_option, connect
-from agent_service.decision_log.commands import transitions
+from agent_service.decision_log.log_command import transitions
+from agent_service.decision_log.policy_commands import estimate, replay
 from agent_service.domain.ports import Durability
 from agent_service.v1 import agent_pb2 as pb
 
@@ -91,7 +92,8 @@ def runs(agent: str, controller: str) -> None:
             click.echo(f"{r.run_id}\t{r.controller}\t{end}\t{r.reported_chunks} chunks")
 
 
-cli.add_command(transitions)
+for command in (transitions, replay, estimate):
+    cli.add_command(command)
 
 
 @cli.command("export")

@@ -32,6 +32,25 @@ _LINES: dict[Format, Callable[[Table], Iterator[str]]] = {
 }
 
 
+def format_options(*forms: Format) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the options of a command that writes a table, by default in the first of `forms`."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        path = click.Path(dir_okay=False, path_type=Path)
+        command = click.option(
+            "--output", type=path, help="A file, replaced once it is whole; else standard output."
+        )(command)
+        return click.option(
+            "--format",
+            "form",
+            type=click.Choice(forms, case_sensitive=False),
+            default=forms[0],
+            help="json: one object a line; parquet needs --output.",
+        )(command)
+
+    return add
+
+
 def check_output(form: Format, output: Path | None) -> None:
     """Check that a table can be written so, before anything is read.
 

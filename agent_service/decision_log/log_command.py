@@ -1,48 +1,27 @@
-"""The commands that read the decision log, through a running service."""
+"""The command that writes the decision log, through a running service."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent_service.connecting import agent_option, connect
-from agent_service.decision_log.output import Format, check_output, write_table
+from agent_service.decision_log.output import Format, check_output, format_options, write_table
 from agent_service.decision_log.records import FIELDS, transition_record
 from agent_service.decision_log.tables import Table, columns_of
 
 if TYPE_CHECKING:
     from agent_service.client import AgentClient
 
-_run_option = click.option("--run", "run_id", default="", help="Only this run's.")
-
-
-def _format_options(*forms: Format) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the options of a command that writes a table, by default in the first of `forms`."""
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        path = click.Path(dir_okay=False, path_type=Path)
-        command = click.option(
-            "--output", type=path, help="A file, replaced once it is whole; else standard output."
-        )(command)
-        return click.option(
-            "--format",
-            "form",
-            type=click.Choice(forms, case_sensitive=False),
-            default=forms[0],
-            help="json: one object a line; parquet needs --output.",
-        )(command)
-
-    return add
-
 
 @click.command()
 @agent_option
 @click.option("--controller", default="", help="Only this controller's.")
-@_run_option
+@click.option("--run", "run_id", default="", help="Only this run's.")
 @click.option(
     "--after",
     type=click.IntRange(min=0),
@@ -50,7 +29,7 @@ def _format_options(*forms: Format) -> Callable[[Callable[..., None]], Callable[
     help="Only after this position of the log.",
 )
 @click.option("--follow", is_flag=True, help="Go on with new ones as they come, until Ctrl-C.")
-@_format_options(Format.JSON, Format.CSV, Format.PARQUET)
+@format_options(Format.JSON, Format.CSV, Format.PARQUET)
 def transitions(
     agent: str, *, follow: bool, form: Format, output: Path | None, **which: Any
 ) -> None:
