@@ -1,18 +1,19 @@
 """Off-policy estimates: the return that one policy would have had, from the runs of another.
 
 Per-decision weighted importance sampling (Precup, Sutton and Singh 2000, "Eligibility traces for
-off-policy policy evaluation", section 3). Of run i, let rho be the target's density of each logged
-sample over the density that the behaviour drew it with. The reward of chunk t depends on the
-samples up to t only, so it is weighted by their product alone:
+off-policy policy evaluation"), each chunk's weights normalized on their own, which makes it
+consistent (Thomas 2015, "Safe reinforcement learning", CWPDIS). Of run i, let rho be the target's
+density of each logged sample over the density that the behaviour drew it with. The reward of chunk
+t depends on the samples up to t only, so it is weighted by their product alone:
 
     w_i,t = rho_i,1 ... rho_i,t          V = sum_t gamma^(t-1) sum_i w_i,t R_i,t / sum_i w_i,t
 
-Dividing by the sum of the weights makes it consistent and not unbiased: its bias falls as one over
-the number of runs, and its variance is far below that of the unbiased form. A run that has ended
-earns 0 from then on, and keeps its weight.
+It is not unbiased: its bias falls as one over the number of runs, and its variance is far below
+that of the form that is. A run that has ended earns 0 from then on, and keeps its weight.
 
 How much it can be trusted is told by the effective number of runs at each chunk (Kish 1965),
-(sum_i w_i,t)^2 / sum_i w_i,t^2, which falls about geometrically with t.
+(sum_i w_i,t)^2 / sum_i w_i,t^2, which falls about geometrically with t. The interval takes the runs
+as independent; those of a behaviour that learned from one another are only nearly so.
 
 **Support.** A target is covered only where the behaviour has a density above 0. Where it has none
 for part of what the target would draw, the estimate is of the target that draws again until its

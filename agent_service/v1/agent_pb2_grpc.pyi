@@ -79,7 +79,10 @@ class AgentServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsResponse]
     """Lists runs, newest first, in pages."""
     StreamTransitions: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]
-    """Streams the decision log in order of position: one transition for each reported chunk."""
+    """Streams the decision log in order of position: one transition for each reported chunk. To go on
+    after a break, ask again after the position that came last: none is lost, none comes twice.
+    NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
+    """
     ExportPolicy: _grpc.UnaryStreamMultiCallable[_agent_pb2.ExportPolicyRequest, _agent_pb2.ExportPolicyResponse]
     """Streams a policy version as a file: safetensors with a manifest, no code in it.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
@@ -131,7 +134,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first, in pages."""
     StreamTransitions: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]  # type: ignore[assignment]
-    """Streams the decision log in order of position: one transition for each reported chunk."""
+    """Streams the decision log in order of position: one transition for each reported chunk. To go on
+    after a break, ask again after the position that came last: none is lost, none comes twice.
+    NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
+    """
     ExportPolicy: _aio.UnaryStreamMultiCallable[_agent_pb2.ExportPolicyRequest, _agent_pb2.ExportPolicyResponse]  # type: ignore[assignment]
     """Streams a policy version as a file: safetensors with a manifest, no code in it.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
@@ -252,7 +258,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.StreamTransitionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.StreamTransitionsResponse], _abc.AsyncIterator[_agent_pb2.StreamTransitionsResponse]]:
-        """Streams the decision log in order of position: one transition for each reported chunk."""
+        """Streams the decision log in order of position: one transition for each reported chunk. To go on
+        after a break, ask again after the position that came last: none is lost, none comes twice.
+        NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
+        """
 
     @_abc_1.abstractmethod
     def ExportPolicy(
