@@ -4,11 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from scipy import stats
 
 from agent_service.cli import cli
 from agent_service.client import AgentClient
+from agent_service.decision_log.evaluation import read_evaluation
 from agent_service.domain.errors import AgentError, FailedPrecondition, InvalidArgument, NotFound
 from agent_service.domain.estimates import EstimateRefused
 from agent_service.domain.rewards import GivenReward, Reward
@@ -20,6 +23,7 @@ from agent_service.domain.specs import (
     PPOSettings,
     RandomSettings,
 )
+from agent_service.learning.policy_file import from_bytes
 from tests.agent_service.decision_log.populations import CHUNKS, create, opinionated, train_all
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
@@ -97,6 +101,30 @@ def test_a_uniform_target_is_covered_by_a_gaussian(served: ServedAgent) -> None:
     truth = train_all(served.store, "uniform", runs=RUNS)
 
     assert low < truth.mean() < high
+
+
+def test_uniform_draws_are_weighed_by_the_density_inside_the_range(served: ServedAgent) -> None:
+    """Of the target restricted to it; the probability that it stays there is told beside it."""
+    create(served.store, given("few", RandomSettings()))
+    train_all(served.store, "few", runs=5)
+    with AgentClient(served.address) as client:
+        policy = from_bytes(client.export_policy("wide", 2), given("wide", WIDE))
+        read = read_evaluation(client, behaviour="few", target="wide", version=2, horizon=None)
+        runs = [list(client.transitions(run_id=f"few-{number}")) for number in range(5)]
+
+    deviation = float(np.exp(policy.arrays["log_std"][0]))
+    expected = []
+    for log in runs:
+        means = np.array([policy.mean(np.array(step.state))[0] for step in log])
+        samples = np.array([step.sample[0] for step in log])
+        bounds = (-1 - means) / deviation, (1 - means) / deviation
+        ratios = stats.truncnorm.logpdf(samples, *bounds, means, deviation) + np.log(2)
+        covered = np.log(stats.norm.cdf(bounds[1]) - stats.norm.cdf(bounds[0]))
+        ratios[0] = covered[0] = 0.0  # a learning run of the target starts uniformly too
+        expected.append([step.reward for step in log] + ratios.tolist() + covered.tolist())
+    found = [[*e.rewards, *e.log_ratios, *e.log_covered] for e in read.episodes]
+    assert np.array(sorted(found)) == pytest.approx(np.array(sorted(expected)), abs=1e-5)
+    assert read.horizon == CHUNKS
 
 
 @pytest.mark.parametrize(
