@@ -28,7 +28,7 @@ from tests.agent_service.decision_log.populations import CHUNKS, create, opinion
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 
-RUNS = 400
+RUNS = 250
 NARROW = PPOSettings(log_std_init=-1.4, rollout_size=100_000)
 WIDE = PPOSettings(log_std_init=-0.5, rollout_size=100_000)
 
@@ -139,7 +139,7 @@ def test_uniform_draws_are_weighed_by_the_density_inside_the_range(served: Serve
         ("explore", "narrow:9", [], NotFound, "no policy version 9"),
         ("explore", "explore:2", [], InvalidArgument, "it has no policy version 2"),
         ("explore", "wide", [], EstimateRefused, "would be clipped at a bound"),
-        ("explore", "narrow", ["--min-ess", "900"], EstimateRefused, "at chunk 1"),
+        ("explore", "narrow", ["--min-ess", "300"], EstimateRefused, "at chunk 1"),
         ("other", "other", [], FailedPrecondition, "it has none"),
     ],
 )
