@@ -137,17 +137,17 @@ def _target(text: str) -> tuple[str, int]:
 
 
 def _by_chunk(found: Estimate) -> Table:
-    courses = zip(found.effective_runs.tolist(), found.returns.tolist(), strict=True)
+    courses = {
+        "effective_runs": found.effective_runs.tolist(),
+        "mean_weight": found.mean_weights.tolist(),
+        "return_so_far": found.returns.tolist(),
+    }
     return Table(
         records=[
-            {"chunk_index": chunk, "effective_runs": runs, "return_so_far": value}
-            for chunk, (runs, value) in enumerate(courses, start=1)
+            {"chunk_index": chunk, **dict(zip(courses, values, strict=True))}
+            for chunk, values in enumerate(zip(*courses.values(), strict=True), start=1)
         ],
-        fields={
-            "chunk_index": Kind.INTEGER,
-            "effective_runs": Kind.NUMBER,
-            "return_so_far": Kind.NUMBER,
-        },
+        fields={"chunk_index": Kind.INTEGER} | dict.fromkeys(courses, Kind.NUMBER),
     )
 
 

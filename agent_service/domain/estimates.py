@@ -15,6 +15,9 @@ How much it can be trusted is told by the effective number of runs at each chunk
 (sum_i w_i,t)^2 / sum_i w_i,t^2, which falls about geometrically with t. The interval takes the runs
 as independent; those of a behaviour that learned from one another are only nearly so.
 
+Neither sees a place where the target would go and no run has been. But the mean of the weights
+does: it is 1 in expectation, and where runs are missing so is their weight.
+
 **Support.** A target is covered only where the behaviour has a density above 0. Where it has none
 for part of what the target would draw, the estimate is of the target that draws again until its
 sample is covered; its densities are those of that restricted policy. How often the target itself
@@ -35,6 +38,8 @@ FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES = 1000
 """Bootstrap resamples of the runs."""
+SEEN = 0.5
+"""Mean weight below which too much of what the target would do is not in the runs."""
 CONFIDENCE = 0.95
 """Probability that the interval is made for."""
 
@@ -71,6 +76,8 @@ class Estimate:
     runs: int
     effective_runs: FloatArray
     """float64[H]: at each chunk of the horizon; from 0 to `runs`."""
+    mean_weights: FloatArray
+    """float64[H]: at each chunk; about 1 where the runs have been wherever the target would go."""
     returns: FloatArray
     """float64[H]: the value up to and with each chunk."""
     outside: float
@@ -105,6 +112,7 @@ def estimate_return(
         behaviour=float(rewards.mean(axis=0).sum()),
         runs=len(ordered),
         effective_runs=_effective(weights),
+        mean_weights=_mean_weights(log_weights, weights),
         returns=returns,
         outside=1.0 - float(_means(weights[:, -1:], covered)[0]),
     )
@@ -129,6 +137,14 @@ def require_support(estimate: Estimate, *, min_effective: float, max_outside: fl
         raise EstimateRefused(
             f"{at:.1f} effective runs of {estimate.runs} at chunk {chunk} (smallest {smallest:.1f})"
             f", below {min_effective:g}: take {fewer}more runs, or a behaviour nearer to the target"
+        )
+    unseen = np.flatnonzero(estimate.mean_weights < SEEN)
+    if unseen.size:
+        chunk = int(unseen[0]) + 1
+        raise EstimateRefused(
+            f"the mean weight at chunk {chunk} is {estimate.mean_weights[chunk - 1]:.2f}, far below"
+            " 1: no run has been where the target would mostly go; take a behaviour that explores"
+            " more widely"
         )
     if estimate.outside > max_outside:
         raise EstimateRefused(
@@ -175,6 +191,14 @@ def _effective(weights: FloatArray) -> FloatArray:
     effective: FloatArray = np.zeros_like(squares)
     np.divide(weights.sum(axis=0) ** 2, squares, out=effective, where=squares > 0)
     return effective
+
+
+def _mean_weights(log_weights: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the mean weight at each chunk; infinite where it is beyond a float64."""
+    largest = log_weights.max(axis=0)
+    with np.errstate(over="ignore"):
+        means: FloatArray = weights.mean(axis=0) * np.exp(largest)
+    return means
 
 
 def _interval(weights: FloatArray, rewards: FloatArray, *, seed: int) -> tuple[float, float]:

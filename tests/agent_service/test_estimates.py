@@ -195,6 +195,24 @@ def test_what_the_behaviour_never_draws_is_refused() -> None:
     require_support(found, min_effective=10, max_outside=0.6)
 
 
+def test_what_no_run_has_seen_is_noticed() -> None:
+    """A behaviour that mostly stays at one place says little of a uniform target, though evenly."""
+    narrow = stats.norm(0, 0.1)
+    samples = narrow.rvs(400, random_state=np.random.default_rng(0))
+    near = samples[np.abs(samples) < 0.1]  # as luck may have it: all weights are alike
+    ratios = np.log(0.5) - narrow.logpdf(near)
+    found = estimate_return(
+        [episode([a], [q]) for a, q in zip(near.tolist(), ratios.tolist(), strict=True)],
+        gamma=1,
+        horizon=1,
+        seed=0,
+    )
+
+    assert found.effective_runs[0] > 200
+    with pytest.raises(EstimateRefused, match=r"mean weight at chunk 1 is 0\.1"):
+        require_support(found, min_effective=10, max_outside=1)
+
+
 def test_a_gaussian_is_estimated_from_uniform_draws_as_if_drawn_again_inside() -> None:
     """The restricted policy's return is the truncated Gaussian's, in closed form."""
     mean, deviation = 0.5, 0.4

@@ -30,6 +30,7 @@ from tests.conftest import ServedAgent
 
 RUNS = 250
 NARROW = PPOSettings(log_std_init=-1.4, rollout_size=100_000)
+STEADY = PPOSettings(log_std_init=-2.2, rollout_size=100_000)
 WIDE = PPOSettings(log_std_init=-0.5, rollout_size=100_000)
 
 
@@ -43,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAgent]:
     with ServedAgent(tmp_path_factory.mktemp("estimate") / "agent.db") as served:
         for name in ("explore", "uniform"):
             create(served.store, given(name, RandomSettings()))
-        policies = {"narrow": NARROW, "wide": WIDE, "same": WIDE, "mixed": NARROW}
+        policies = {"narrow": NARROW, "wide": WIDE, "same": WIDE, "mixed": NARROW, "steady": STEADY}
         for name, settings in policies.items():
             catalog = create(served.store, given(name, settings))
             data = opinionated(given(name, settings), catalog.export_policy(name, 1).data)
@@ -51,7 +52,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAgent]:
         create(served.store, given("fixed", ConstantSettings(values={"dropout": 0.3})))
         create(served.store, spec("other", NARROW, reward=Reward.GAP))
         create(served.store, spec("longer", NARROW, reward=Reward.GIVEN, chunk_size=5))
-        train_all(served.store, "explore", runs=RUNS)
+        for name in ("explore", "steady"):
+            train_all(served.store, name, runs=RUNS)
         yield served
 
 
@@ -139,6 +141,7 @@ def test_uniform_draws_are_weighed_by_the_density_inside_the_range(served: Serve
         ("explore", "narrow:9", [], NotFound, "no policy version 9"),
         ("explore", "explore:2", [], InvalidArgument, "it has no policy version 2"),
         ("explore", "wide", [], EstimateRefused, "would be clipped at a bound"),
+        ("steady", "explore", [], EstimateRefused, "no run has been where the target would"),
         ("explore", "narrow", ["--min-ess", "300"], EstimateRefused, "at chunk 1"),
         ("other", "other", [], FailedPrecondition, "it has none"),
     ],
