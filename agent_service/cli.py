@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict
 
 from agent_service.command import run_command
 from agent_service.config import AgentConfig
+from agent_service.connecting import agent_option, connect
+from agent_service.decision_log.log_command import transitions
+from agent_service.decision_log.policy_commands import estimate, replay
 from agent_service.domain.ports import Durability
 from agent_service.v1 import agent_pb2 as pb
-
-if TYPE_CHECKING:
-    from agent_service.client import AgentClient
 
 _DEFAULTS = AgentConfig()
 
@@ -60,18 +58,8 @@ def serve(**options: Any) -> None:
     run(config, announce)
 
 
-_agent_option = click.option("--agent", default=_DEFAULTS.listen, help="HOST:PORT of the service.")
-
-
-def _connect(address: str) -> AgentClient:
-    # Imported here, since gRPC reads its settings from the environment when it is imported.
-    from agent_service.client import AgentClient
-
-    return AgentClient(address, budget_seconds=5)
-
-
 @cli.command()
-@_agent_option
+@agent_option
 def health(agent: str) -> None:
     """Exit with 0 if the service serves, for container checks."""
     from agent_service.rpc.probe import check_health
@@ -81,10 +69,10 @@ def health(agent: str) -> None:
 
 
 @cli.command()
-@_agent_option
+@agent_option
 def controllers(agent: str) -> None:
     """List controllers."""
-    with _connect(agent) as client:
+    with connect(agent) as client:
         for c in client.list_controllers():
             click.echo(
                 f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
@@ -94,57 +82,49 @@ def controllers(agent: str) -> None:
 
 
 @cli.command()
-@_agent_option
+@agent_option
 @click.option("--controller", default="", help="Only this controller's.")
 def runs(agent: str, controller: str) -> None:
     """List runs, newest first."""
-    with _connect(agent) as client:
+    with connect(agent) as client:
         for r in client.list_runs(controller=controller):
             end = pb.Outcome.Name(r.outcome)[8:].lower() if r.outcome else "active"
             click.echo(f"{r.run_id}\t{r.controller}\t{end}\t{r.reported_chunks} chunks")
 
 
-@cli.command()
-@_agent_option
-@click.option("--controller", default="", help="Only this controller's.")
-@click.option("--run", "run_id", default="", help="Only this run's.")
-@click.option("--after", default=0, help="Only after this position of the log.")
-def transitions(agent: str, controller: str, run_id: str, after: int) -> None:
-    """Print the decision log, one JSON object a line."""
-    with _connect(agent) as client:
-        for transition in client.transitions(controller=controller, run_id=run_id, after=after):
-            click.echo(json.dumps(MessageToDict(transition, preserving_proto_field_name=True)))
+for command in (transitions, replay, estimate):
+    cli.add_command(command)
 
 
 @cli.command("export")
-@_agent_option
+@agent_option
 @click.argument("controller")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--policy-version", default=0, help="Which; 0: the newest.")
 def export_(agent: str, controller: str, path: Path, policy_version: int) -> None:
     """Write a controller's policy to a safetensors file."""
-    with _connect(agent) as client:
+    with connect(agent) as client:
         path.write_bytes(client.export_policy(controller, policy_version))
     click.echo(f"wrote {path}")
 
 
 @cli.command("import")
-@_agent_option
+@agent_option
 @click.argument("controller")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_(agent: str, controller: str, path: Path) -> None:
     """Make a policy file the newest version of a controller."""
-    with _connect(agent) as client:
+    with connect(agent) as client:
         version = client.import_policy(controller, path.read_bytes())
     click.echo(f"policy version {version}")
 
 
 @cli.command()
-@_agent_option
+@agent_option
 @click.argument("controller")
 def policies(agent: str, controller: str) -> None:
     """List a controller's policy versions, newest first."""
-    with _connect(agent) as client:
+    with connect(agent) as client:
         for v in client.list_policy_versions(controller):
             origin = pb.Origin.Name(v.origin)[7:].lower()
             statistics = " ".join(f"{k}={v.statistics[k]:.4g}" for k in sorted(v.statistics))
@@ -155,7 +135,7 @@ def policies(agent: str, controller: str) -> None:
 
 
 @cli.command("compare-policies")
-@_agent_option
+@agent_option
 @click.argument("controller")
 @click.argument("one", type=click.IntRange(min=1))
 @click.argument("other", type=click.IntRange(min=1))
@@ -170,7 +150,7 @@ def compare_policies(agent: str, controller: str, one: int, other: int, transiti
     """
     from agent_service.build import compare_policies as compare
 
-    with _connect(agent) as client:
+    with connect(agent) as client:
         found, states = compare(client, controller, one, other, transitions=transitions)
         versions = {v.version: v.statistics for v in client.list_policy_versions(controller)}
     click.echo(f"on {states} states\tmean\tlargest\tthere {one}\tthere {other}\twhere")
@@ -186,12 +166,12 @@ def compare_policies(agent: str, controller: str, one: int, other: int, transiti
 
 
 @cli.command()
-@_agent_option
+@agent_option
 @click.argument("controller")
 @click.argument("version", type=click.IntRange(min=1))
 def rollback(agent: str, controller: str, version: int) -> None:
     """Make an older policy version the newest again, as a new version; learning goes on from it."""
-    with _connect(agent) as client:
+    with connect(agent) as client:
         newest = client.import_policy(controller, client.export_policy(controller, version))
     click.echo(f"policy version {newest}, as version {version}")
 

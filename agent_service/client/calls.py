@@ -66,11 +66,38 @@ class Calls:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def stream(self, responses: Iterable[T]) -> Iterator[T]:
-        """Pass on the responses of a streaming call; raises as `call` does, without retries."""
+        """Pass on the responses of a streaming call; raises as `call` does, without retries.
+
+        Who stops reading and closes the iterator ends the call on the server too.
+        """
         try:
             yield from responses
         except grpc.RpcError as error:
             raise self._translated(error) from error
+        finally:
+            assert isinstance(responses, grpc.RpcContext), "every streaming call is one"
+            responses.cancel()
+
+    def follow(self, connect: Callable[[], Iterable[T]]) -> Iterator[T]:
+        """Pass on the responses of a call without end, made again whenever the service comes back.
+
+        Args:
+            connect: makes the call, to go on after what was passed on so far.
+
+        Raises:
+            AgentError: what the service answered; never Unavailable.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                for response in self.stream(connect()):
+                    pause = FIRST_PAUSE
+                    yield response
+            except Unavailable:
+                time.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                return
 
     def close(self) -> None:
         """Close the channel."""

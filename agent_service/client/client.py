@@ -145,6 +145,26 @@ class AgentClient:
         for response in self._calls.stream(self._stub.StreamTransitions(request)):
             yield response.transition
 
+    def follow_transitions(
+        self, *, controller: str = "", run_id: str = "", after: int = 0
+    ) -> Iterator[pb.Transition]:
+        """Return the log from a position on, and then what is added to it; this has no end.
+
+        A service that goes away is waited for as long as it takes, and none is lost or repeated.
+        Close the iterator to end the call.
+
+        Raises:
+            Unavailable: the service cannot be reached at first, for as long as the budget.
+        """
+        request = pb.StreamTransitionsRequest(
+            controller=controller, run_id=run_id, after_position=after, follow=True
+        )
+        # A wrong address shows here, and is not waited for.
+        self._calls.call(self._stub.ListControllers, pb.ListControllersRequest(page_size=1))
+        for response in self._calls.follow(lambda: self._stub.StreamTransitions(request)):
+            request.after_position = response.transition.position
+            yield response.transition
+
     def list_policy_versions(self, controller: str) -> Iterator[pb.PolicyVersion]:
         """Return a controller's policy versions, newest first, read page by page."""
         request = pb.ListPolicyVersionsRequest(controller=controller)

@@ -286,6 +286,10 @@ class Session(Protocol):
         """Return complete transitions by position, of one controller or run or (empty) of all."""
         ...
 
+    def last_position(self) -> int:
+        """Return the log's last position; 0 where it is empty."""
+        ...
+
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
         """Return the whole log by position."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -218,6 +218,16 @@ class Transition:
     def next_observation(self) -> np.ndarray:
         """All that the policy saw after the chunk: S_{t+1}, then the context."""
         return np.concatenate([self.next_state, self.next_context])
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some transitions of the log, and up to where it holds no other that was asked for."""
+
+    transitions: Sequence[tuple[Run, Transition]]
+    """In order of position."""
+    reached: int
+    """Read on after this position: who waits for a quiet run does not walk all others' again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

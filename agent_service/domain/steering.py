@@ -27,12 +27,12 @@ from agent_service.domain.runs import (
     Controller,
     Decision,
     FinishRun,
+    LogPage,
     Mode,
     Outcome,
     Run,
     RunState,
     StartRun,
-    Transition,
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
@@ -312,23 +312,26 @@ class Steering:
 
         return self._store.read(work)
 
-    def transitions(
-        self, *, controller: str, run_id: str, after: int, limit: int
-    ) -> Sequence[tuple[Run, Transition]]:
+    def transitions(self, *, controller: str, run_id: str, after: int, limit: int) -> LogPage:
         """Return the next complete transitions of the log, in order of position.
 
         Raises:
+            InvalidArgument: `after` is below 0.
             NotFound: the named controller or run is not there.
         """
+        if after < 0:
+            raise invalid("after_position", f"{after} is below 0; 0 starts at the log's begin")
 
-        def work(session: Session) -> Sequence[tuple[Run, Transition]]:
+        def work(session: Session) -> LogPage:
             if controller and session.find_controller(controller) is None:
                 raise NotFound(f"no controller {controller!r}")
             if run_id:
                 found_run(session, run_id)
-            return session.transitions(
+            found = session.transitions(
                 controller=controller, run_id=run_id, after=after, limit=limit
             )
+            is_full = len(found) == limit
+            return LogPage(found, found[-1][1].position if is_full else session.last_position())
 
         return self._store.read(work)
 

@@ -23,6 +23,16 @@ _RUN = [*_labelled(runs, "run_"), *_labelled(controllers, "controller_")]
 
 FOLLOWING_POSITION = _following.c.position
 """In TRANSITIONS: the position of the report that completed the transition."""
+FOLLOWING_CHUNK = _following.c.chunk
+"""In TRANSITIONS: orders one run as its positions do, and is what the run's index holds."""
+OF_CONTROLLER = (
+    _following.c.controller_id + 0
+    == (
+        sa.select(controllers.c.id).where(controllers.c.name == sa.bindparam("of_name"))
+    ).scalar_subquery()
+)
+"""In TRANSITIONS: one controller's. A sum, since no index holds it: the log is walked by position,
+where an index by controller would have all of the controller's rows sorted for every page."""
 
 CONTROLLERS = sa.select(*_labelled(controllers, "controller_"))
 RUNS = sa.select(*_RUN).join_from(runs, controllers, runs.c.controller_id == controllers.c.id)
@@ -40,7 +50,10 @@ FIND_DECISION = (
 )
 TRANSITIONS = DECISIONS.add_columns(*_labelled(_following, "following_")).join(
     _following,
-    (_following.c.run_key == decisions.c.run_key) & (_following.c.chunk == decisions.c.chunk + 1),
+    (_following.c.run_key == decisions.c.run_key)
+    & (_following.c.chunk == decisions.c.chunk + 1)
+    # The same again, since an index finds a column and not a sum: it is looked up from both sides.
+    & (decisions.c.chunk == _following.c.chunk - 1),
 )
 """A decision and the one that its chunk's report brought: those that have no such one are left out,
 since the chunk that they are for is not reported."""

@@ -343,13 +343,20 @@ class SqlSession:
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Sequence[tuple[Run, Transition]]:
         """See the port."""
-        query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION)
+        query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION).limit(limit)
         if controller:
-            query = query.where(controllers.c.name == controller)
+            query = query.where(queries.OF_CONTROLLER).params(of_name=controller)
         if run_id:
-            query = query.where(runs.c.id == run_id)
-        query = query.order_by(queries.FOLLOWING_POSITION).limit(limit)
+            query = query.where(runs.c.id == run_id).order_by(queries.FOLLOWING_CHUNK)
+        else:
+            query = query.order_by(queries.FOLLOWING_POSITION)
         return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
+
+    def last_position(self) -> int:
+        """See the port."""
+        query = sa.select(sa.func.coalesce(sa.func.max(decisions.c.position), 0))
+        position: int = self._connection.execute(query).scalar_one()
+        return position
 
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
         """See the port."""

@@ -1919,7 +1919,7 @@ class StreamTransitionsRequest(_message.Message):
     run_id: _builtins.str
     """Only this run's; empty for all."""
     after_position: _builtins.int
-    """Only those after this position; 0 for all."""
+    """Only those after this position, at least 0; 0 for all."""
     follow: _builtins.bool
     """Go on with new ones as they come, until the call is cancelled."""
     def __init__(

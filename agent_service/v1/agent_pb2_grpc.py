@@ -203,7 +203,9 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamTransitions(self, request, context):
-        """Streams the decision log in order of position: one transition for each reported chunk.
+        """Streams the decision log in order of position: one transition for each reported chunk. To go on
+        after a break, ask again after the position that came last: none is lost, none comes twice.
+        NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

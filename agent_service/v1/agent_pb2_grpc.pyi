@@ -80,7 +80,10 @@ class AgentServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsResponse]
     """Lists runs, newest first, in pages."""
     StreamTransitions: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]
-    """Streams the decision log in order of position: one transition for each reported chunk."""
+    """Streams the decision log in order of position: one transition for each reported chunk. To go on
+    after a break, ask again after the position that came last: none is lost, none comes twice.
+    NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
+    """
     ListPolicyVersions: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListPolicyVersionsRequest, _agent_pb2.ListPolicyVersionsResponse]
     """Lists the policy versions of a controller, newest first, in pages.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
@@ -138,7 +141,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first, in pages."""
     StreamTransitions: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamTransitionsRequest, _agent_pb2.StreamTransitionsResponse]  # type: ignore[assignment]
-    """Streams the decision log in order of position: one transition for each reported chunk."""
+    """Streams the decision log in order of position: one transition for each reported chunk. To go on
+    after a break, ask again after the position that came last: none is lost, none comes twice.
+    NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
+    """
     ListPolicyVersions: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListPolicyVersionsRequest, _agent_pb2.ListPolicyVersionsResponse]  # type: ignore[assignment]
     """Lists the policy versions of a controller, newest first, in pages.
     FAILED_PRECONDITION: the controller has no policy, since its algorithm learns none.
@@ -265,7 +271,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.StreamTransitionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.StreamTransitionsResponse], _abc.AsyncIterator[_agent_pb2.StreamTransitionsResponse]]:
-        """Streams the decision log in order of position: one transition for each reported chunk."""
+        """Streams the decision log in order of position: one transition for each reported chunk. To go on
+        after a break, ask again after the position that came last: none is lost, none comes twice.
+        NOT_FOUND: there is no such controller or run. INVALID_ARGUMENT: the position is below 0.
+        """
 
     @_abc_1.abstractmethod
     def ListPolicyVersions(

@@ -160,6 +160,8 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     [
         ("agent_service.client", ("sqlalchemy", "pydantic", "click", "prometheus_client")),
         ("agent_service.build", ()),
+        ("agent_service.decision_log.evaluation", ("pyarrow", "sqlalchemy")),
+        ("agent_service.decision_log.replay", ("pyarrow", "sqlalchemy")),
         ("trainer_service.client", ("sqlalchemy", "click")),
     ],
 )

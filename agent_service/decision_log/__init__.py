@@ -1,0 +1,1 @@
+"""The decision log, read: as tables, as other policy versions would have decided, as estimates."""

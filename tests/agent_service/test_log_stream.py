@@ -1,0 +1,209 @@
+"""StreamTransitions: what a reader of the log can rely on."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
+
+from agent_service.build import make_steering
+from agent_service.client import AgentClient
+from agent_service.domain.catalog import Catalog
+from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
+from agent_service.domain.ports import Durability
+from agent_service.domain.rewards import Scores
+from agent_service.domain.runs import ChunkReport, Mode, StartRun
+from agent_service.domain.specs import ControllerSpec, RandomSettings
+from agent_service.learning.policies import SnapshotPolicies
+from agent_service.metrics import Metrics
+from agent_service.rpc.servicer import LOG_PAGE
+from agent_service.store import queries
+from agent_service.store.sql import SqlStore
+from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
+from tests.end_to_end.processes import AgentProcess, wait_for
+
+LOSSES = [2.0, 1.5, 1.25, 1.0]
+
+
+def report(client: AgentClient, run_id: str, chunks: int, *, controller: str = "c") -> None:
+    run = client.run(controller, run_id=run_id)
+    for _ in range(chunks):
+        run.report_chunk(LOSSES, training_score=0, validation_score=0.5)
+
+
+def positions(client: AgentClient, **which: object) -> list[int]:
+    return [t.position for t in client.transitions(**which)]  # type: ignore[arg-type]
+
+
+def test_it_starts_anywhere(client: AgentClient) -> None:
+    """After any position comes the rest, over page bounds, of all, a controller or a run."""
+    client.create_controller(spec("a"))
+    client.create_controller(spec("b"))
+    report(client, "r1", LOG_PAGE + 1, controller="a")
+    report(client, "r2", 3, controller="b")
+    report(client, "r3", 3, controller="a")
+
+    for which in ({}, {"controller": "a"}, {"run_id": "r1"}, {"controller": "a", "run_id": "r3"}):
+        log = positions(client, **which)
+        assert log == sorted(set(log))
+        for place in (0, 1, len(log) - 2, len(log) - 1):
+            assert positions(client, after=log[place], **which) == log[place + 1 :]
+        assert positions(client, after=log[-1] + 1000, **which) == []
+    assert len(positions(client)) == LOG_PAGE + 7
+    assert len(positions(client, controller="a")) == LOG_PAGE + 4
+    assert positions(client, controller="b", run_id="r1") == []
+
+
+def test_what_is_not_there_is_said(client: AgentClient) -> None:
+    """NOT_FOUND for an unknown run or controller, following or not; never an endless wait."""
+    for which in ({"run_id": "nobody"}, {"controller": "nobody"}):
+        for stream in (client.transitions, client.follow_transitions):
+            with pytest.raises(NotFound, match="'nobody'"):
+                next(stream(**which))  # type: ignore[arg-type]
+
+
+def test_a_position_below_zero_is_refused(client: AgentClient) -> None:
+    """INVALID_ARGUMENT, by the field's name."""
+    with pytest.raises(InvalidArgument) as raised:
+        list(client.transitions(after=-1))
+
+    assert [v.field for v in raised.value.violations] == ["after_position"]
+
+
+@pytest.mark.parametrize("which", [{}, {"controller": "a"}, {"run_id": "a3"}])
+def test_a_follower_misses_nothing_of_what_is_committed_in_groups(
+    client: AgentClient, which: dict[str, str]
+) -> None:
+    """16 runs report at once, of two controllers: each transition comes once, in order."""
+    for name in "ab":
+        client.create_controller(spec(name))
+    client.run("a", run_id="a3")
+    following = threading.Event()
+    seen: list[int] = []
+
+    def follow() -> None:
+        stream = client.follow_transitions(**which)  # type: ignore[arg-type]
+        expected = {"": 16, "a": 8, "a3": 1}["".join(which.values())] * 20
+        following.set()
+        seen.extend(t.position for t in islice(stream, expected))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    following.wait(20)
+    with ThreadPoolExecutor(16) as pool:
+        names = [f"{name}{number}" for name in "ab" for number in range(8)]
+        list(pool.map(lambda name: report(client, name, 20, controller=name[0]), names))
+    follower.join(30)
+
+    assert seen == positions(client, **which)
+
+
+def test_who_stops_reading_ends_the_call(served: ServedAgent, client: AgentClient) -> None:
+    """At once, in the middle of the log and while it waits for more."""
+    client.create_controller(spec(chunk_size=10_000))  # more than is on the way at once
+    run = client.run("c", run_id="r")
+    for _ in range(20):
+        run.report_chunk([0.5] * 10_000, training_score=0, validation_score=0.5)
+
+    begun = client.transitions()
+    assert next(begun).chunk_index == 1
+    begun.close()  # type: ignore[attr-defined]
+    wait_for(lambda: cancelled_streams(served) == 1)
+
+    waiting = client.follow_transitions(after=positions(client)[-2])
+    assert next(waiting).chunk_index == 20
+    waiting.close()  # type: ignore[attr-defined]
+    wait_for(lambda: cancelled_streams(served) == 2)
+
+
+def cancelled_streams(served: ServedAgent) -> float:
+    labels = {"grpc_method": "StreamTransitions", "grpc_code": "Cancelled"}
+    labels |= {"grpc_type": "server_stream", "grpc_service": "agent_service.v1.AgentService"}
+    return served.registry.get_sample_value("grpc_server_handled_total", labels) or 0.0
+
+
+def test_a_wrong_address_is_not_followed() -> None:
+    """Only a service that was there is waited for."""
+    with AgentClient("127.0.0.1:9", budget_seconds=0.1) as client, pytest.raises(Unavailable):
+        next(client.follow_transitions())
+
+
+def test_a_long_log_fills_no_memory(tmp_path: Path) -> None:
+    """64 MB of losses pass through; neither side's peak grows by half of that."""
+
+    def peak(agent: AgentProcess) -> int:
+        status = Path(f"/proc/{agent.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    fill(tmp_path / "agent.db", spec(algorithm=RandomSettings(), chunk_size=10_000), chunks=400)
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        before = peak(agent)
+        readers = [read_to_end(agent.address, after) for after in (399, 0)]
+
+        assert peak(agent) - before < 32e6
+        assert readers[1] - readers[0] < 32e6
+
+
+def fill(path: Path, of: ControllerSpec, *, chunks: int) -> None:
+    """Make a store with one run's log, without a service: large reports are slow on the wire."""
+    with SqlStore(f"sqlite:///{path}", durability=Durability.PROCESS) as store:
+        Catalog(store, policies=SnapshotPolicies()).create_controller(of, Mode.LEARNING).result()
+        steering = make_steering(store, metrics=Metrics(CollectorRegistry()))
+        steering.start_run(StartRun(controller=of.name, run_id="r", labels={})).result()
+        losses, scores = np.full(of.chunk_size, 0.5), Scores(training=0, validation=0.5)
+        for chunk in range(1, chunks + 1):
+            report = ChunkReport(run_id="r", chunk=chunk, losses=losses, feedback=scores)
+            steering.report_chunk(report).result()
+
+
+def read_to_end(address: str, after: int) -> int:
+    """Return the peak of a reading process's memory, in bytes."""
+    code = (
+        "from agent_service.client import AgentClient\n"
+        f"for step in AgentClient({address!r}).transitions(after={after}): pass"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+def test_no_page_of_the_log_sorts_the_log(served: ServedAgent) -> None:
+    """SQLite walks it by an index, from the position on, and looks up one row for each."""
+    of_controller = queries.TRANSITIONS.where(queries.OF_CONTROLLER).params(of_name="c")
+    of_run = queries.TRANSITIONS.where(sa.text("runs.id = 'r'")).order_by(queries.FOLLOWING_CHUNK)
+    by_position = [
+        q.order_by(queries.FOLLOWING_POSITION) for q in (queries.TRANSITIONS, of_controller)
+    ]
+    for query in (*by_position, of_run):
+        query = query.where(queries.FOLLOWING_POSITION > 5)
+        with served.store._reading.connect() as connection:
+            text = query.compile(connection, compile_kwargs={"literal_binds": True})
+            steps = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]
+        assert not any("B-TREE" in step or "SCAN" in step for step in steps if "SUBQ" not in step)
+        assert any("(run_key=? AND chunk=?)" in step for step in steps)
+
+
+def test_a_reader_of_a_quiet_run_is_not_led_through_the_others_again(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """What it reads on from is the log's end, though its own last transition lies far before."""
+    client.create_controller(spec())
+    report(client, "quiet", 2)
+    report(client, "busy", 20)
+    steering = make_steering(served.store, metrics=served.metrics)
+    last = served.store.read(lambda session: session.last_position())
+
+    page = steering.transitions(controller="", run_id="quiet", after=0, limit=100)
+
+    assert [t.decision.chunk for _, t in page.transitions] == [1, 2]
+    assert page.reached == last
