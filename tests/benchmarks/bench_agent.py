@@ -1,41 +1,40 @@
 """How fast the agent service answers, as ratios to references that are measured in the same run.
 
-References: a bare gRPC echo of the same bytes, and one synced append to the same disk. Servers are
-processes of their own, and so is the load, which is this one. `make bench-agent` shows the table
-and writes the figures as JSON.
+References: a bare gRPC echo of the same bytes, by calls and over streams, one synced append to the
+same disk, and stable-baselines3's own train(). Servers are processes of their own, and so is the
+load, which is this one. `make bench-agent` shows the tables and writes the figures as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import grpc
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from agent_service import convert
-from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
+from agent_service.client import (
+    AgentClient,
+    ControllerSpec,
+    FleetReport,
+    Hyperparameter,
+    PPOSettings,
+    Reward,
+    Scores,
+)
 from agent_service.domain.ports import Durability
-from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
-from tests.benchmarks.echo import METHOD
+from tests.benchmarks import load
+from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess
 
-ROUNDS = 5
+ROUNDS = 1
 """Repetitions, of which the medians are shown; all measures take turns in each."""
 ALONE = 300
 """Calls of one caller in a round."""
@@ -45,9 +44,9 @@ SECONDS = 2.0
 RATE = 500.0
 """Reports a second, while updates run and while none does."""
 STEADY_SECONDS = 4.0
+LONG_RUN, MANY_RUNS = 10_000, 10_000
+PAIRS = 300
 DROPOUT = Hyperparameter(name="dropout", low=0.0, high=0.9)
-
-Call = Callable[[], Awaitable[object]]
 
 
 def spec(name: str, rollout_size: int) -> ControllerSpec:
@@ -60,98 +59,21 @@ def spec(name: str, rollout_size: int) -> ControllerSpec:
     )
 
 
-class Reports:
-    """Reports of one run after another, for one caller."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, channel: grpc.aio.Channel, controller: str) -> None:
-        self._stub = agent_pb2_grpc.AgentServiceStub(channel)
-        self._controller = controller
-        self._rng = np.random.default_rng(0)
-        self._chunk = 0
-
-    async def start(self) -> None:
-        self._run_id = f"bench-{os.getpid()}-{next(self._numbers)}"
-        self._chunk = 0
-        await self._stub.StartRun(
-            pb.StartRunRequest(controller=self._controller, run_id=self._run_id)
-        )
-
-    async def call(self) -> object:
-        self._chunk += 1
-        return await self._stub.ReportChunk(
-            pb.ReportChunkRequest(
-                run_id=self._run_id,
-                chunk_index=self._chunk,
-                losses=self._rng.uniform(0, 3, 20),
-                scores=pb.Scores(training=0.5, validation=0.5),
-            )
-        )
+WAITS, LEARNS = spec("waits", 1_000_000), spec("learns", 64)
 
 
-def request_bytes() -> bytes:
-    """Return a report of the usual size, for the echo."""
-    return pb.ReportChunkRequest(
-        run_id="bench-12345-123",
-        chunk_index=100,
-        losses=[1.2345] * 20,
-        scores=pb.Scores(training=0.5, validation=0.5),
-    ).SerializeToString()
+@asynccontextmanager
+async def serving(folder: Path, durability: Durability) -> AsyncIterator[AgentProcess]:
+    """Give an agent service with a new store and its controllers."""
+    name = durability.value
+    store = folder / f"{name}-{time.monotonic_ns()}.db"
+    with AgentProcess(store, "--durability", name) as agent:
+        await load.create(agent.address, WAITS, LEARNS)
+        yield agent
 
 
-async def median_seconds(call: Call) -> float:
-    """Return the median time of one caller's calls, one after another."""
-    for _ in range(20):
-        await call()
-    seconds = []
-    for _ in range(ALONE):
-        before = time.perf_counter()
-        await call()
-        seconds.append(time.perf_counter() - before)
-    return statistics.median(seconds)
-
-
-async def calls_a_second(calls: list[Call]) -> float:
-    """Return how many calls are answered in a second, each caller one after another."""
-    count = 0
-    ends = time.perf_counter() + SECONDS
-
-    async def keep_calling(call: Call) -> None:
-        nonlocal count
-        while time.perf_counter() < ends:
-            await call()
-            count += 1
-
-    await asyncio.gather(*(keep_calling(call) for call in calls))
-    return count / SECONDS
-
-
-async def steady_p99(calls: list[Call]) -> float:
-    """Return the 99th percentile of the time of calls that begin at RATE, whoever still waits."""
-    seconds: list[float] = []
-    free: asyncio.Queue[Call] = asyncio.Queue()
-    for call in calls:
-        free.put_nowait(call)
-    begin = time.perf_counter()
-
-    async def one(due: float) -> None:
-        call = await free.get()
-        await call()
-        seconds.append(time.perf_counter() - due)
-        free.put_nowait(call)
-
-    tasks = []
-    for number in range(int(RATE * STEADY_SECONDS)):
-        due = begin + number / RATE
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(one(due)))
-    await asyncio.gather(*tasks)
-    return float(np.percentile(seconds, 99))
-
-
-def synced_append(folder: Path) -> float:
-    """Return the median time to append a decision's bytes to a file and sync it."""
+def synced_append(folder: Path) -> Figures:
+    """Time appending a decision's bytes to a file and syncing it."""
     data = os.urandom(500)
     seconds = []
     with (folder / "appended").open("ab", buffering=0) as file:
@@ -160,7 +82,121 @@ def synced_append(folder: Path) -> float:
             file.write(data)
             os.fdatasync(file.fileno())
             seconds.append(time.perf_counter() - before)
-    return statistics.median(seconds)
+    return {"append_s": statistics.median(seconds)}
+
+
+async def echo(address: str) -> Figures:
+    """Measure the echo: one caller, many callers, many streams."""
+    (alone,) = load.echoes(address, 1)
+    return {
+        "echo_p50_s": await load.median_seconds(alone, times=ALONE),
+        "echo_per_s": await load.calls_a_second(load.echoes(address, CALLERS), seconds=SECONDS),
+        "echo_stream_per_s": await load.calls_a_second(
+            load.stream_echoes(address, CALLERS), seconds=SECONDS
+        ),
+    }
+
+
+async def alone(address: str, name: str) -> Figures:
+    """Measure one caller."""
+    (caller,) = await load.callers(address, "waits", 1)
+    return {f"{name}_p50_s": await load.median_seconds(caller.call, times=ALONE)}
+
+
+async def many(address: str) -> Figures:
+    """Measure many callers and many streams."""
+    callers = await load.callers(address, "waits", CALLERS)
+    calls = await load.calls_a_second([caller.call for caller in callers], seconds=SECONDS)
+    for caller in callers:
+        caller.open_stream()
+    streams = await load.calls_a_second([caller.send for caller in callers], seconds=SECONDS)
+    return {"power_per_s": calls, "power_stream_per_s": streams}
+
+
+async def steady(address: str, controller: str, name: str) -> Figures:
+    """Measure the slow calls of a steady load."""
+    callers = await load.callers(address, controller, CALLERS)
+    calls = [caller.call for caller in callers]
+    taken = await load.steady_seconds(calls, rate=RATE, seconds=STEADY_SECONDS)
+    return {f"{name}_p99_s": float(np.percentile(taken, 99)), f"{name}_longest_s": max(taken)}
+
+
+def fleet(address: str) -> Figures:
+    """Measure this project's client: a fleet's reports over its stream, and by calls in turn."""
+    with AgentClient(address) as client:
+        runs = [client.run("waits") for _ in range(CALLERS)]
+        scores = Scores(training=0.5, validation=0.5)
+        reports = [FleetReport(run=run, losses=[1.0] * 20, feedback=scores) for run in runs]
+        began = time.perf_counter()
+        for run in runs:
+            run.report_chunk([1.0] * 20, training_score=0.5, validation_score=0.5)
+        by_calls = time.perf_counter() - began
+        with client.report_stream() as stream:
+            stream.report(reports)
+            began = time.perf_counter()
+            for _ in range(5):
+                assert not any(stream.report(reports))
+            by_stream = (time.perf_counter() - began) / 5
+    return {"fleet_calls_s": by_calls, "fleet_stream_s": by_stream}
+
+
+async def long_run(address: str) -> Figures:
+    """Measure the 100th chunk of a run and the 10,000th, in turn."""
+    short, long = await load.callers(address, "waits", 2)
+    long.open_stream()
+    while long.chunk < LONG_RUN - PAIRS // 2:
+        await long.send()
+    while short.chunk < 100 - PAIRS // 4:
+        await short.call()
+    hundredth, last = await load.paired_medians(short.call, long.call, times=PAIRS)
+    return {"chunk_100_s": hundredth, "chunk_10000_s": last}
+
+
+async def many_runs(few: AgentProcess, lots: AgentProcess) -> Figures:
+    """Measure a new run and its first chunk beside ten live ones and beside ten thousand."""
+    (one,) = await load.callers(few.address, "waits", 1)
+    (other,) = await load.callers(lots.address, "waits", 1)
+    for _ in range(9):
+        await one.start()
+    starters = await load.callers(lots.address, "waits", CALLERS)
+
+    async def start_some(caller: load.Caller) -> None:
+        for _ in range(MANY_RUNS // CALLERS):
+            await caller.start()
+
+    await asyncio.gather(*map(start_some, starters))
+    tenth, last = await load.paired_medians(
+        one.start_and_report, other.start_and_report, times=PAIRS
+    )
+    megabytes = resident_megabytes(lots.process.pid)
+    return {"run_10_s": tenth, "run_10000_s": last, "memory_10000_runs_mb": megabytes}
+
+
+def resident_megabytes(pid: int) -> float:
+    """Return a process's resident memory in MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("a live process has resident memory")
+
+
+def cold_start(folder: Path) -> Figures:
+    """Measure from the command to the line that says that it serves, on a store that is there."""
+    agent = AgentProcess(folder / "cold.db")
+    for _ in range(2):
+        began = time.perf_counter()
+        with agent:
+            seconds = time.perf_counter() - began
+    return {"cold_start_s": seconds}
+
+
+def update(folder: Path) -> Figures:
+    """Measure one update of 2,048 transitions against stable-baselines3's own."""
+    with tempfile.TemporaryDirectory(dir=folder) as inner:
+        command = [sys.executable, "-m", "tests.benchmarks.update_time", inner]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    learner, own = map(float, shown.split())
+    return {"update_s": learner, "train_s": own}
 
 
 @contextmanager
@@ -175,118 +211,50 @@ def echo_server() -> Iterator[str]:
             process.terminate()
 
 
-async def reports(address: str, controller: str, callers: int) -> list[Call]:
-    """Return the calls of so many callers, each with a run and a channel of its own."""
-    made: list[Call] = []
-    for _ in range(callers):
-        channel = grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-        one = Reports(channel, controller)
-        await one.start()
-        made.append(one.call)
-    return made
-
-
-def echoes(address: str, callers: int) -> list[Call]:
-    """Return the calls of so many callers of the echo."""
-    data = request_bytes()
-
-    def one() -> Call:
-        channel = grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-        return lambda: call(data)
-
-    return [one() for _ in range(callers)]
-
-
-async def measure(folder: Path) -> dict[str, float]:
+async def measure(folder: Path) -> Figures:
     """Measure everything once."""
-    figures = {"append_s": synced_append(folder)}
+    figures = synced_append(folder)
     with echo_server() as address:
-        figures["echo_p50_s"] = await median_seconds(echoes(address, 1)[0])
-        figures["echo_calls_per_s"] = await calls_a_second(echoes(address, CALLERS))
-    for durability in Durability:
-        name = durability.value
-        store = folder / f"{name}-{time.monotonic_ns()}.db"
-        with AgentProcess(store, "--durability", name) as agent:
-            async with grpc.aio.insecure_channel(agent.address) as channel:
-                stub = agent_pb2_grpc.AgentServiceStub(channel)
-                for controller in (spec("waits", 1_000_000), spec("learns", 64)):
-                    await stub.CreateController(
-                        pb.CreateControllerRequest(spec=convert.spec_to_message(controller))
-                    )
-            (alone,) = await reports(agent.address, "waits", 1)
-            figures[f"{name}_p50_s"] = await median_seconds(alone)
-            many = await reports(agent.address, "waits", CALLERS)
-            figures[f"{name}_calls_per_s"] = await calls_a_second(many)
-            if durability is Durability.POWER:
-                figures["quiet_p99_s"] = await steady_p99(many)
-                learning = await reports(agent.address, "learns", CALLERS)
-                figures["learning_p99_s"] = await steady_p99(learning)
-    return figures
+        figures |= await echo(address)
+    async with serving(folder, Durability.PROCESS) as agent:
+        figures |= await alone(agent.address, "process")
+        figures |= await long_run(agent.address)
+        figures |= await asyncio.to_thread(fleet, agent.address)
+        async with serving(folder, Durability.PROCESS) as lots:
+            figures |= await many_runs(agent, lots)
+    async with serving(folder, Durability.POWER) as agent:
+        figures |= await alone(agent.address, "power")
+        figures |= await many(agent.address)
+        figures |= await steady(agent.address, "waits", "quiet")
+        figures |= await steady(agent.address, "learns", "learning")
+    return figures | cold_start(folder) | update(folder)
 
 
-def ratios(figures: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Return what is claimed: the measure, its figure, and its bound."""
-    f = figures
-    overhead = (f["power_p50_s"] - f["echo_p50_s"] - f["append_s"]) * 1e3
+def claims(f: Figures) -> list[Claim]:
+    """Return what is claimed, from the medians of the figures."""
+    overhead = f["power_p50_s"] - f["echo_p50_s"] - f["append_s"]
+    of_streams = f["power_stream_per_s"] / f["echo_stream_per_s"]
+    learning = f["learning_p99_s"] / f["quiet_p99_s"]
+    by_stream = f["fleet_calls_s"] / f["fleet_stream_s"]
     return [
-        (
-            "one caller, process: p50 to the echo's",
-            f"{f['process_p50_s'] / f['echo_p50_s']:.2f}",
-            "1.5 at most",
-        ),
-        (
-            "one caller, power: p50 above the echo's and a synced append",
-            f"{overhead:.2f} ms",
-            "0.5 ms at most",
-        ),
-        (
-            f"{CALLERS} callers, power: calls a second to the echo's",
-            f"{f['power_calls_per_s'] / f['echo_calls_per_s']:.2f}",
-            "0.7 at least",
-        ),
-        (
-            f"p99 at {RATE:.0f} reports a second: while learning to without",
-            f"{f['learning_p99_s'] / f['quiet_p99_s']:.2f}",
-            "3 at most",
-        ),
+        Claim("process: p50 to the echo's", f["process_p50_s"] / f["echo_p50_s"], most=1.5),
+        Claim("power: p50 above echo and append", overhead * 1e3, most=0.5, unit="ms"),
+        Claim("64 callers: calls to the echo's", f["power_per_s"] / f["echo_per_s"], least=0.7),
+        Claim("64 streams: messages to the echo's", of_streams, least=0.6),
+        Claim("p99 at 500 a second: learning to not", learning, most=3),
+        Claim("longest call while learning", f["learning_longest_s"] * 1e3, most=250, unit="ms"),
+        Claim("10,000th chunk to the 100th", f["chunk_10000_s"] / f["chunk_100_s"], most=1.1),
+        Claim("10,000th live run to the 10th", f["run_10000_s"] / f["run_10_s"], most=1.1),
+        Claim("memory at 10,000 live runs", f["memory_10000_runs_mb"], most=300, unit="MiB"),
+        Claim("update of 2,048 to train() alone", f["update_s"] / f["train_s"], most=1.15),
+        Claim("cold start", f["cold_start_s"], most=3, unit="s"),
+        Claim("64 reports of a fleet: calls to stream", by_stream, least=1),
     ]
 
 
 def main() -> None:
     """Measure, show the tables, and write the figures."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    console = Console()
-    output = Path("bench-results")
-    output.mkdir(exist_ok=True)
-    with (output / "servers.log").open("w") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())  # what servers say would tear the progress bar
-    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
-        rounds = [
-            asyncio.run(measure(Path(folder)))
-            for _ in track(range(ROUNDS), "measuring", console=console)
-        ]
-    medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
-    measured = Table(title=f"medians of {ROUNDS} rounds")
-    for column in ("measure", "median", "lowest", "highest"):
-        measured.add_column(column)
-    for name, median in medians.items():
-        values = [r[name] for r in rounds]
-        shown = [
-            f"{v * 1e3:.2f} ms" if name.endswith("_s") and "per" not in name else f"{v:.0f}"
-            for v in (median, min(values), max(values))
-        ]
-        measured.add_row(name, *shown)
-    claims = Table(title="ratios")
-    for column in ("claim", "measured", "bound"):
-        claims.add_column(column)
-    for row in ratios(medians):
-        claims.add_row(*row)
-    console.print(measured, claims)
-    machine = {"python": platform.python_version(), "cores": os.cpu_count()}
-    content = {"machine": machine, "medians": medians, "rounds": rounds}
-    (output / "agent.json").write_text(json.dumps(content, indent=2))
-    console.print(str(output / "agent.json"))
+    show_rounds("agent", measure, claims, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""One update of 2,048 transitions: the learner's, reading and publishing included, and PPO's own.
+
+A process of its own, with one thread, as the learner is. Prints the two times in seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from prometheus_client import CollectorRegistry
+
+from agent_service.build import make_steering
+from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
+from agent_service.domain.catalog import Catalog
+from agent_service.domain.ports import Durability, Session
+from agent_service.domain.rewards import Scores
+from agent_service.domain.runs import ChunkReport, Mode, StartRun
+from agent_service.learning import sb3
+from agent_service.learning.learner import learn_once, segments
+from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning.policy_file import from_bytes
+from agent_service.metrics import Metrics
+from agent_service.store.sql import SqlStore
+
+TRANSITIONS = 2048
+RUNS = 32
+SPEC = ControllerSpec(
+    name="bench",
+    hyperparameters=(Hyperparameter(name="dropout", low=0.0, high=0.9),),
+    reward=Reward.VALIDATION,
+    algorithm=PPOSettings(rollout_size=TRANSITIONS),
+)
+
+
+def fill(store: SqlStore) -> None:
+    """Have so many transitions wait for an update."""
+    Catalog(store, policies=SnapshotPolicies()).create_controller(SPEC, Mode.LEARNING).result()
+    steering = make_steering(store, metrics=Metrics(CollectorRegistry()))
+    rng = np.random.default_rng(0)
+    for number in range(RUNS):
+        steering.start_run(StartRun(controller="bench", run_id=f"r{number}", labels={})).result()
+    for chunk in range(1, TRANSITIONS // RUNS + 3):
+        for number in range(RUNS):
+            steering.report_chunk(
+                ChunkReport(
+                    run_id=f"r{number}",
+                    chunk=chunk,
+                    losses=rng.uniform(0, 3, 20),
+                    feedback=Scores(training=0.5, validation=float(rng.uniform())),
+                )
+            ).result()
+
+
+def own_time(session: Session) -> float:
+    """Return the time of stable-baselines3's train() alone, on the transitions that wait."""
+    controller = session.find_controller("bench")
+    assert controller is not None
+    ready = session.ready_transitions(controller, limit=TRANSITIONS)
+    policy = session.find_policy(controller, controller.policy_version)
+    assert policy is not None
+    arrays = dict(from_bytes(policy.data, SPEC).arrays)
+    model = sb3._build(SPEC, arrays)
+    model.rollout_buffer = sb3._rollout(model, arrays, segments(ready))
+    began = time.perf_counter()
+    model.train()
+    return time.perf_counter() - began
+
+
+def main(folder: Path) -> None:
+    """Print the learner's time, and PPO's own on the same data just before and after."""
+    torch.set_num_threads(1)
+    with SqlStore(f"sqlite:///{folder}/update.db", durability=Durability.PROCESS) as store:
+        fill(store)
+        store.read(own_time)  # what torch does once is not counted
+        own = [store.read(own_time)]
+        own.append(store.read(own_time))
+        began = time.perf_counter()
+        assert learn_once(store) == 1
+        learner = time.perf_counter() - began
+        print(learner, sum(own) / len(own))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
