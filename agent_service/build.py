@@ -21,7 +21,7 @@ from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
-from agent_service.store.sql import SqlStore
+from agent_service.store.sql import SqlStore, require_store
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
@@ -77,6 +77,7 @@ def verify_store(url: str) -> int:
         VerificationError: naming the first decision that differs, or where there is none at all.
         StoreError: where this is no store.
     """
+    require_store(url)
     with SqlStore(url) as store:
         count = 0
         for decision in verify(store, make_decider=make_decider, policies=SnapshotPolicies()):

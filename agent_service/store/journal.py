@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agent_service.domain.errors import Unavailable
+from agent_service.store.failures import is_of_storage, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Journal:
         try:
             outcomes = self._run_group(group)
         except sa.exc.DBAPIError as error:
-            _fail_all(group, Unavailable(f"the store took nothing ({error.orig}); retry"))
+            _fail_all(group, unavailable(error))
             return
         except Exception as error:
             _fail_all(group, error)
@@ -124,9 +125,9 @@ class Journal:
         try:
             with self._engine.begin() as connection:
                 return [job.work(connection) for job in group]
-        except sa.exc.OperationalError:
-            raise  # the storage itself fails: nothing of this group can be trusted to be in it
         except Exception as error:
+            if is_of_storage(error):
+                raise  # nothing of this group can be trusted to be in it
             if len(group) == 1:
                 return [error]
         with self._engine.begin() as connection:
@@ -137,9 +138,9 @@ def _run_in_savepoint(connection: sa.Connection, job: _Job) -> _Done | Exception
     try:
         with connection.begin_nested():
             return job.work(connection)
-    except sa.exc.OperationalError:
-        raise
     except Exception as error:
+        if is_of_storage(error):
+            raise
         return error
 
 

@@ -50,12 +50,15 @@ SET_USE = (
         decisions.c.chunk == sa.bindparam("of_chunk"),
         decisions.c.use == sa.bindparam("was"),
     )
-    .values(use=sa.bindparam("becomes"))
+    .values(use=sa.bindparam("becomes"), checksum=decisions.c.checksum + sa.bindparam("change"))
 )
 COUNT_CHUNK = (
     sa.update(runs)
     .where(runs.c.key == sa.bindparam("of_run"))
     .values(
-        reported_chunks=sa.bindparam("chunks"), updated_at=sa.bindparam("now"), abandoned_at=None
+        reported_chunks=sa.bindparam("chunks"),
+        updated_at=sa.bindparam("now"),
+        abandoned_at=None,
+        checksum=runs.c.checksum + sa.bindparam("change"),
     )
 )

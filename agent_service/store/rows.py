@@ -22,6 +22,8 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+from agent_service.store.checksums import check
+from agent_service.store.schema import controllers, decisions, policies, runs
 
 _SPEC = TypeAdapter(ControllerSpec)
 _FLOAT64 = np.dtype("<f8")
@@ -55,7 +57,8 @@ def array_from_bytes(data: bytes) -> np.ndarray:
 
 
 def controller_from_row(row: Row) -> Controller:
-    """Return the controller of the columns `controller_*`."""
+    """Return the controller of the columns `controller_*`; raises Unavailable if damaged."""
+    check(controllers, row, "controller_")
     return Controller(
         id=row["controller_id"],
         spec=_cached_spec(row["controller_spec"]),
@@ -64,6 +67,12 @@ def controller_from_row(row: Row) -> Controller:
         created_at=row["controller_created_at"],
         is_deleted=row["controller_deleted_at"] is not None,
     )
+
+
+def whole_policy_from_row(row: Row) -> PolicyVersion:
+    """Return a policy version with its data; raises Unavailable if damaged."""
+    check(policies, row, "")
+    return policy_from_row(row, row["data"])
 
 
 def policy_from_row(row: Row, data: bytes) -> PolicyVersion:
@@ -77,7 +86,8 @@ def policy_from_row(row: Row, data: bytes) -> PolicyVersion:
 
 
 def run_from_row(row: Row) -> Run:
-    """Return the run of the columns `run_*`, with its controller."""
+    """Return the run of the columns `run_*`, with its controller; raises Unavailable if damaged."""
+    check(runs, row, "run_")
     outcome = row["run_outcome"]
     return Run(
         key=row["run_key"],
@@ -93,6 +103,17 @@ def run_from_row(row: Row) -> Run:
         updated_at=row["run_updated_at"],
         abandoned_at=row["run_abandoned_at"],
     )
+
+
+def run_changes(run: Run) -> dict[str, Any]:
+    """Return the columns of a run that change."""
+    return {
+        "reported_chunks": run.reported_chunks,
+        "outcome": None if run.outcome is None else run.outcome.value,
+        "final_score": run.final_score,
+        "updated_at": run.updated_at,
+        "abandoned_at": run.abandoned_at,
+    }
 
 
 def decision_to_row(decision: Decision) -> dict[str, Any]:
@@ -119,7 +140,12 @@ def decision_to_row(decision: Decision) -> dict[str, Any]:
 
 
 def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
-    """Return the decision of the columns that begin with `prefix`."""
+    """Return the decision of the columns that begin with `prefix`.
+
+    Raises:
+        Unavailable: the row is damaged.
+    """
+    check(decisions, row, prefix)
     columns = {
         name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
     }

@@ -22,6 +22,7 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
+from agent_service.store.checksums import change, refuse, sealed
 from agent_service.store.schema import controllers, decisions, policies, runs
 
 _state = sa.case(
@@ -65,15 +66,14 @@ class SqlSession:
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """See the port."""
-        result = self._connection.execute(
-            sa.insert(controllers).values(
-                name=spec.name,
-                spec=rows.spec_to_text(spec),
-                mode=mode.value,
-                policy_version=0,
-                created_at=now,
-            )
-        )
+        row = {
+            "name": spec.name,
+            "spec": rows.spec_to_text(spec),
+            "mode": mode.value,
+            "policy_version": 0,
+            "created_at": now,
+        }
+        result = self._connection.execute(sa.insert(controllers), sealed(controllers, row))
         key = result.inserted_primary_key
         assert key is not None
         return Controller(id=key[0], spec=spec, mode=mode, policy_version=0, created_at=now)
@@ -87,8 +87,11 @@ class SqlSession:
         self._update_controller(controller, deleted_at=now)
 
     def _update_controller(self, controller: Controller, **values: Any) -> None:
+        # Of those that are not deleted only, so deleted_at is empty before.
+        before = {"mode": controller.mode.value, "policy_version": controller.policy_version}
+        checksum = controllers.c.checksum + change(controllers, before, values)
         query = sa.update(controllers).where(controllers.c.id == controller.id)
-        self._connection.execute(query.values(**values))
+        self._connection.execute(query.values(**values, checksum=checksum))
 
     def usage(self, controller: Controller) -> Usage:
         """See the port."""
@@ -111,15 +114,14 @@ class SqlSession:
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
         """See the port."""
-        self._connection.execute(
-            sa.insert(policies).values(
-                controller_id=controller.id,
-                version=policy.version,
-                data=policy.data,
-                statistics=dict(policy.statistics),
-                created_at=policy.created_at,
-            )
-        )
+        row = {
+            "controller_id": controller.id,
+            "version": policy.version,
+            "data": policy.data,
+            "statistics": dict(policy.statistics),
+            "created_at": policy.created_at,
+        }
+        self._connection.execute(sa.insert(policies), sealed(policies, row))
         self._update_controller(controller, policy_version=policy.version)
 
     def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
@@ -128,7 +130,7 @@ class SqlSession:
             policies.c.controller_id == controller.id, policies.c.version == version
         )
         row = self._connection.execute(query).mappings().one_or_none()
-        return None if row is None else rows.policy_from_row(row, row["data"])
+        return None if row is None else rows.whole_policy_from_row(row)
 
     def policy_statistics(self, controller: Controller) -> Sequence[PolicyVersion]:
         """See the port."""
@@ -179,19 +181,18 @@ class SqlSession:
         now: float,
     ) -> Run:
         """See the port."""
-        self._connection.execute(
-            sa.insert(runs).values(
-                id=start.run_id,
-                controller_id=controller.id,
-                mode=mode.value,
-                requested_mode=None if start.mode is None else start.mode.value,
-                labels=dict(start.labels),
-                pinned_version=pinned_version,
-                reported_chunks=0,
-                created_at=now,
-                updated_at=now,
-            )
-        )
+        row = {
+            "id": start.run_id,
+            "controller_id": controller.id,
+            "mode": mode.value,
+            "requested_mode": None if start.mode is None else start.mode.value,
+            "labels": dict(start.labels),
+            "pinned_version": pinned_version,
+            "reported_chunks": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        self._connection.execute(sa.insert(runs), sealed(runs, row))
         run = self.find_run(start.run_id)
         assert run is not None
         return run
@@ -204,7 +205,10 @@ class SqlSession:
 
     def count_chunk(self, run: Run, *, now: float) -> None:
         """See the port."""
-        names = {"of_run": run.key, "chunks": run.reported_chunks + 1, "now": now}
+        chunks = run.reported_chunks + 1
+        after = {"reported_chunks": chunks, "updated_at": now, "abandoned_at": None}
+        names = {"of_run": run.key, "chunks": chunks, "now": now}
+        names["change"] = change(runs, rows.run_changes(run), after)
         self._connection.execute(queries.COUNT_CHUNK, names)
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
@@ -226,14 +230,17 @@ class SqlSession:
         self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
 
     def _update_run(self, run: Run, **values: Any) -> None:
-        self._connection.execute(sa.update(runs).where(runs.c.key == run.key).values(**values))
+        checksum = runs.c.checksum + change(runs, rows.run_changes(run), values)
+        query = sa.update(runs).where(runs.c.key == run.key)
+        self._connection.execute(query.values(**values, checksum=checksum))
 
     # The log
 
     def append(self, run: Run, decision: Decision) -> Decision:
         """See the port."""
         keys = {"run_key": run.key, "controller_id": run.controller.id}
-        result = self._connection.execute(queries.APPEND, keys | rows.decision_to_row(decision))
+        row = sealed(decisions, keys | rows.decision_to_row(decision))
+        result = self._connection.execute(queries.APPEND, row)
         inserted = result.inserted_primary_key
         assert inserted is not None
         return replace(decision, position=inserted[0])
@@ -247,6 +254,7 @@ class SqlSession:
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
         names = {"of_run": run.key, "of_chunk": chunk, "was": was.value, "becomes": use.value}
+        names["change"] = change(decisions, {"use": was.value}, {"use": use.value})
         self._connection.execute(queries.SET_USE, names)
 
     def transitions(
@@ -285,7 +293,7 @@ class SqlSession:
             decisions.c.controller_id == controller.id, decisions.c.use == Use.READY.value
         )
         found = self._rows(query.order_by(decisions.c.position).limit(limit))
-        return [_learnable(rows.run_from_row(r), rows.transition_from_row(r)) for r in found]
+        return [_learnable(r) for r in found]
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
         """See the port."""
@@ -298,14 +306,20 @@ class SqlSession:
     def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
         # Row by row: a rollout may be longer than a statement may have variables.
         query = sa.update(decisions).where(decisions.c.position == sa.bindparam("marked"))
-        marked = [{"marked": t.transition.decision.position} for t in transitions]
-        self._connection.execute(query.values(**values), marked)
+        checksum = decisions.c.checksum + sa.bindparam("change")
+        # All are ready, so learned_in is empty before.
+        adds = change(decisions, {"use": Use.READY.value}, values)
+        marked = [{"marked": t.transition.decision.position, "change": adds} for t in transitions]
+        self._connection.execute(query.values(**values, checksum=checksum), marked)
 
     def _rows(self, query: sa.Executable) -> sa.MappingResult:
         return self._connection.execute(query).mappings()
 
 
-def _learnable(run: Run, transition: Transition) -> LearnableTransition:
+def _learnable(row: rows.Row) -> LearnableTransition:
+    run, transition = rows.run_from_row(row), rows.transition_from_row(row)
+    if transition.decision.use is not Use.READY:
+        refuse(decisions, row, "decision_")  # a damaged index led here
     is_last = transition.decision.chunk == run.reported_chunks and not run.has_end
     ends = is_last and run.outcome is not None and run.outcome.is_terminal
     is_end = transition.feedback is None

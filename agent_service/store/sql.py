@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import Durability, Session
+from agent_service.store.failures import explained, is_of_storage, unavailable
 from agent_service.store.journal import Journal
 from agent_service.store.migration import StoreError, bring_up_to_date
 from agent_service.store.session import SqlSession
@@ -42,16 +44,21 @@ class SqlStore:
             observe_commit: told each commit's seconds and the number of calls in it.
 
         Raises:
-            StoreError: the URL is wrong, the file is no store, or one of a newer release.
+            StoreError: the URL is wrong, the file is no store, damaged, or of a newer release.
         """
         self._url = _checked_url(url)
+        _check_log(self._url)
         self._reading = _engine(self._url, begin="BEGIN", durability=durability)
         self._writing = _engine(self._url, begin="BEGIN IMMEDIATE", durability=durability)
         try:
+            _check_structure(self._reading)
             bring_up_to_date(self._writing)
-        except (sa.exc.DatabaseError, StoreError) as error:
+        except sa.exc.DatabaseError as error:
             self._dispose()
-            raise StoreError(f"store {url}: {getattr(error, 'orig', None) or error}") from error
+            raise StoreError(f"store {url}: {explained(error)}") from error
+        except StoreError as error:
+            self._dispose()
+            raise StoreError(f"store {url}: {error}") from error
         self._journal = Journal(self._writing, observe_commit=observe_commit)
 
     def write(self, work: Callable[[Session], T]) -> Future[T]:
@@ -68,8 +75,10 @@ class SqlStore:
         try:
             with self._reading.begin() as connection:
                 return work(SqlSession(connection))
-        except sa.exc.OperationalError as error:
-            raise Unavailable(f"the store does not answer ({error.orig}); retry") from error
+        except sa.exc.DatabaseError as error:
+            if is_of_storage(error):
+                raise unavailable(error) from error
+            raise
 
     def close(self) -> None:
         """See the port."""
@@ -92,6 +101,40 @@ class SqlStore:
         self.close()
 
 
+def require_store(url: str) -> None:
+    """Check that a store is there, for who only looks at one and must not make it.
+
+    Raises:
+        StoreError: the URL is wrong, or there is no such file.
+    """
+    path = _checked_url(url).database
+    assert path is not None
+    if not Path(path).is_file():
+        raise StoreError(f"store {url}: there is no file {path}")
+
+
+def _check_log(url: sa.URL) -> None:
+    """Raise StoreError where the database is emptied and its log is not, which SQLite would delete.
+
+    A store that is being made never looks so: the database's first page is written before the log.
+    """
+    assert url.database is not None
+    path, log = Path(url.database), Path(f"{url.database}-wal")
+    if log.is_file() and log.stat().st_size and path.is_file() and not path.stat().st_size:
+        raise StoreError(f"store {url}: {path} is empty, {log} is not; restore a copy of both")
+
+
+def _check_structure(engine: sa.Engine) -> None:
+    """Raise StoreError where tables and indexes are not whole; some 3 s for a million decisions.
+
+    Of what the rows hold, their own checksums tell.
+    """
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+    if found != "ok":
+        raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
+
+
 def _checked_url(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
@@ -110,7 +153,9 @@ _SYNCHRONOUS = {Durability.POWER: "FULL", Durability.PROCESS: "NORMAL"}
 
 def _engine(url: sa.URL, *, begin: str, durability: Durability) -> sa.Engine:
     """Return an engine whose transactions start with `begin`, since pysqlite's own start late."""
-    engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT})
+    engine = sa.create_engine(
+        url, connect_args={"timeout": LOCK_TIMEOUT}, json_deserializer=_json_or_text
+    )
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -127,3 +172,11 @@ def _engine(url: sa.URL, *, begin: str, durability: Durability) -> sa.Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _json_or_text(text: str) -> Any:
+    """Return what a JSON text says; a damaged text as it is, which its row's checksum refuses."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text

@@ -15,6 +15,7 @@ from agent_service.domain.specs import ConstantSettings, PPOSettings
 from agent_service.domain.verification import VerificationError
 from agent_service.learning.learner import learn_once
 from agent_service.store.migration import StoreError
+from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.processes import command_of
@@ -47,8 +48,11 @@ def log(honest: Path, tmp_path: Path) -> Path:
 
 
 def change(path: Path, statement: str) -> None:
+    """Change rows as one would who knows of their checksums."""
     with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute(statement).rowcount >= 1
+        for table in ("decisions", "policies"):
+            connection.execute(f"UPDATE {table} SET checksum = NULL")
 
 
 def test_an_honest_log_is_derived_again(log: Path) -> None:
@@ -108,9 +112,15 @@ def test_the_command_says_what_it_found(log: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "position 13" in said
 
-    code, said = command(f"sqlite:///{tmp_path}/new.db")
+    SqlStore(f"sqlite:///{tmp_path}/empty.db").close()
+    code, said = command(f"sqlite:///{tmp_path}/empty.db")
     assert code == 1
     assert "no decision" in said
+
+    code, said = command(f"sqlite:///{tmp_path}/mistyped.db")
+    assert code == 1
+    assert "no file" in said
+    assert not (tmp_path / "mistyped.db").exists()
 
 
 def test_a_store_that_is_none_is_an_error_and_no_success() -> None:
