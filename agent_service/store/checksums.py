@@ -27,22 +27,19 @@ _CHANGING = {
 }
 _KEYS = {controllers: ("id",), policies: (), runs: ("key",), decisions: ("position",)}
 """Numbers that the database gives when a row is inserted."""
-_FORMS: dict[type, Callable[[Any], object]] = {
+_STORED: dict[type, Callable[[Any], object]] = {
     # A column of floats keeps no negative zero, and gives integers back as floats.
     sa.Double: lambda value: float(value) + 0.0,
     sa.Boolean: bool,
-    sa.JSON: json.dumps,
+    sa.JSON: lambda value: json.loads(json.dumps(value)),
 }
-_Columns = tuple[tuple[str, Callable[[Any], object]], ...]
+"""How a value is read again, by the type of its column, where that is not as it was written."""
 
 
-def _columns(table: sa.Table, *, changing: bool) -> _Columns:
+def _columns(table: sa.Table, *, changing: bool) -> tuple[str, ...]:
     left_out = {*_KEYS[table], "checksum"}
-    return tuple(
-        (column.name, _FORMS.get(type(column.type), lambda value: value))
-        for column in sorted(table.columns, key=lambda column: column.name)
-        if column.name not in left_out and (column.name in _CHANGING[table]) is changing
-    )
+    names = sorted(column.name for column in table.columns if column.name not in left_out)
+    return tuple(name for name in names if (name in _CHANGING[table]) is changing)
 
 
 _FIXED_COLUMNS = {table: _columns(table, changing=False) for table in _CHANGING}
@@ -51,7 +48,7 @@ _CHANGING_COLUMNS = {table: _columns(table, changing=True) for table in _CHANGIN
 
 def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a new row's columns with their checksum."""
-    return {**row, "checksum": _checksum(table, row, "")}
+    return {**row, "checksum": _checksum(table, _as_stored(table, row), "")}
 
 
 def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
@@ -59,30 +56,23 @@ def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any])
 
     Args:
         table: the row's.
-        before: the columns that may change, as they are; more do no harm.
+        before: the columns that change, as they were read; more do no harm.
         after: the columns that change, as they become.
     """
     return sum(
-        _of_column(name, form, after[name]) - _of_column(name, form, before.get(name))
-        for name, form in _CHANGING_COLUMNS[table]
-        if name in after
+        _of_column(name, value) - _of_column(name, before.get(name))
+        for name, value in _as_stored(table, after).items()
     )
 
 
 def check(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> None:
-    """Check a row whose columns begin with `prefix` against its checksum.
+    """Check a row as it was read, whose columns begin with `prefix`, against its checksum.
 
     Raises:
         Unavailable: it is damaged; names the table and the row.
     """
     stored = row[f"{prefix}checksum"]
-    if stored is None:
-        return
-    try:
-        is_intact = _checksum(table, row, prefix) == stored
-    except (ValueError, TypeError, OverflowError):
-        is_intact = False
-    if not is_intact:
+    if stored is not None and _checksum(table, row, prefix) != stored:
         refuse(table, row, prefix)
 
 
@@ -95,17 +85,24 @@ def refuse(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> NoReturn:
     )
 
 
+def _as_stored(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what will be read again, of values that are written."""
+    stored = {}
+    for name, value in row.items():
+        form = _STORED.get(type(table.c[name].type))
+        stored[name] = value if value is None or form is None else form(value)
+    return stored
+
+
 def _checksum(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> int:
     fixed = [
-        (name, form(value))
-        for name, form in _FIXED_COLUMNS[table]
+        (name, crc32(value) if type(value) is bytes else value)
+        for name in _FIXED_COLUMNS[table]
         if (value := row.get(prefix + name)) is not None
     ]
-    changing = (
-        _of_column(name, form, row.get(prefix + name)) for name, form in _CHANGING_COLUMNS[table]
-    )
+    changing = (_of_column(name, row.get(prefix + name)) for name in _CHANGING_COLUMNS[table])
     return crc32(repr(fixed).encode()) + sum(changing)
 
 
-def _of_column(name: str, form: Callable[[Any], object], value: Any) -> int:
-    return 0 if value is None else crc32(repr((name, form(value))).encode())
+def _of_column(name: str, value: Any) -> int:
+    return 0 if value is None else crc32(repr((name, value)).encode())
