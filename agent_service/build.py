@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.catalog import Catalog
+from agent_service.domain.errors import AgentError
 from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
@@ -24,6 +26,10 @@ from agent_service.rpc.serving import Server, metrics_page, process_registry, se
 from agent_service.store.sql import SqlStore, require_store
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
+log = logging.getLogger(__name__)
+
+LEARNER_RETRY_SECONDS = 3.0
+"""Pause before the learner opens a store again that failed it."""
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
@@ -103,5 +109,12 @@ def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) ->
     from agent_service.learning.learner import learn
 
     torch.set_num_threads(1)
-    with SqlStore(store_url, durability=durability) as store:
-        learn(store, heartbeat)
+    while True:
+        try:
+            with SqlStore(store_url, durability=durability) as store:
+                learn(store, heartbeat)
+        except AgentError as error:
+            # A full disk, a damaged row: nothing is consumed, and others may still be served.
+            log.warning("nothing is learned: %s", error)
+        heartbeat.beat()
+        time.sleep(LEARNER_RETRY_SECONDS)

@@ -27,16 +27,20 @@ _PRIMARY = 0xFF
 
 def is_of_storage(error: Exception) -> bool:
     """Whether the database itself fails (busy, full, damaged), and not what was asked of it."""
-    return isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError
+    # The last is how sqlite3 fails to tell of a damaged schema, which is no text.
+    return (
+        isinstance(error, sa.exc.OperationalError | UnicodeDecodeError)
+        or type(error) is sa.exc.DatabaseError
+    )
 
 
-def unavailable(error: sa.exc.DBAPIError) -> Unavailable:
+def unavailable(error: Exception) -> Unavailable:
     """Return the error for a call that the database could not serve: what failed, what to do."""
     return Unavailable(f"the store failed: {explained(error)}; then retry")
 
 
-def explained(error: sa.exc.DBAPIError) -> str:
-    """Return what failed and what to do about it."""
-    code = getattr(error.orig, "sqlite_errorcode", 0)
-    remedy = _REMEDIES.get(code & _PRIMARY, "see to its disk")
-    return f"{error.orig}; {remedy}"
+def explained(error: Exception) -> str:
+    """Return what failed and what to do about it, in one line."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", 0)
+    return f"{cause}; {_REMEDIES.get(code & _PRIMARY, 'see to its disk')}"

@@ -101,11 +101,8 @@ class Journal:
         started = time.perf_counter()
         try:
             outcomes = self._run_group(group)
-        except sa.exc.DBAPIError as error:
-            _fail_all(group, unavailable(error))
-            return
         except Exception as error:
-            _fail_all(group, error)
+            _fail_all(group, unavailable(error) if is_of_storage(error) else error)
             return
         self._observe_commit(time.perf_counter() - started, len(group))
         for job, outcome in zip(group, outcomes, strict=True):

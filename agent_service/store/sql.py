@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -47,13 +48,13 @@ class SqlStore:
             StoreError: the URL is wrong, the file is no store, damaged, or of a newer release.
         """
         self._url = _checked_url(url)
-        _check_log(self._url)
+        _check_files(self._url)
         self._reading = _engine(self._url, begin="BEGIN", durability=durability)
         self._writing = _engine(self._url, begin="BEGIN IMMEDIATE", durability=durability)
         try:
             _check_structure(self._reading)
             bring_up_to_date(self._writing)
-        except sa.exc.DatabaseError as error:
+        except (sa.exc.DatabaseError, UnicodeDecodeError) as error:
             self._dispose()
             raise StoreError(f"store {url}: {explained(error)}") from error
         except StoreError as error:
@@ -75,7 +76,7 @@ class SqlStore:
         try:
             with self._reading.begin() as connection:
                 return work(SqlSession(connection))
-        except sa.exc.DatabaseError as error:
+        except Exception as error:
             if is_of_storage(error):
                 raise unavailable(error) from error
             raise
@@ -113,13 +114,20 @@ def require_store(url: str) -> None:
         raise StoreError(f"store {url}: there is no file {path}")
 
 
-def _check_log(url: sa.URL) -> None:
-    """Raise StoreError where the database is emptied and its log is not, which SQLite would delete.
+def _check_files(url: sa.URL) -> None:
+    """Check what SQLite itself would see too late, or not at all.
 
-    A store that is being made never looks so: the database's first page is written before the log.
+    Raises:
+        StoreError: file or folder may not be written, or the database is emptied and its log not.
     """
     assert url.database is not None
     path, log = Path(url.database), Path(f"{url.database}-wal")
+    for needed in (path.parent, path):
+        # A store that it may only read, SQLite opens, and every write fails.
+        if os.path.exists(needed) and not os.access(needed, os.R_OK | os.W_OK):
+            raise StoreError(f"store {url}: {needed} may not be read and written")
+    # SQLite would delete the log. A store that is being made never looks so: the first page of the
+    # database is written before the log.
     if log.is_file() and log.stat().st_size and path.is_file() and not path.stat().st_size:
         raise StoreError(f"store {url}: {path} is empty, {log} is not; restore a copy of both")
 

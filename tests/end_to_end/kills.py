@@ -27,7 +27,7 @@ from agent_service.build import verify_store
 from agent_service.client import AgentClient, ControllerSpec, PPOSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess, children, wait_for
+from tests.end_to_end.processes import AgentProcess, learners, wait_for
 
 ROLLOUT = 32
 CHUNKS = 40
@@ -118,18 +118,6 @@ def load(client: AgentClient, memory: Memory, callers: int) -> Iterator[list[Fut
             over.set()
     for future in futures:
         future.result()
-
-
-def learners(agent: AgentProcess) -> list[int]:
-    """Return the learner's process, if there is one just now."""
-    return [pid for pid in children(agent.process.pid) if b"spawn_main" in _command(pid)]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def kill(agent: AgentProcess, victim: str) -> None:

@@ -104,8 +104,12 @@ def outcome(path: Path, commits: set[str]) -> str:
             store.read(read_all)
         verify_store(url)
     except AgentError as error:
-        assert "\n" not in str(error)
-        return f"refused: {error}"
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "\n" not in refusal
+        return f"refused: {refusal}"
     assert content(path) in commits, "what is read was never committed"
     return "clean"
 
@@ -199,6 +203,14 @@ def test_an_emptied_database_is_refused_and_its_log_kept(made: Made, tmp_path: P
     path = Made(b"", b"", set()).put(tmp_path)
     with SqlStore(f"sqlite:///{path}") as store:
         assert store.read(lambda session: session.decisions(after=0, limit=9)) == []
+
+
+def test_a_schema_that_is_no_text_is_refused(made: Made, tmp_path: Path) -> None:
+    """SQLite's own words on it cannot be read either; there is one line all the same."""
+    database = made.database.replace(b"CREATE TABLE decisions", b"CREATE TABLE deci\xa6ions", 1)
+    path = Made(database, b"", set()).put(tmp_path)
+
+    assert "refused: store sqlite:" in outcome(path, made.commits)
 
 
 def test_the_log_of_another_store_gives_no_mixture(
