@@ -74,6 +74,10 @@ class Policies(Protocol):
         """Return policy version 1 of a new controller; None where the algorithm has no policy."""
         ...
 
+    def largest(self, spec: ControllerSpec) -> int:
+        """Return how many bytes a policy file of `spec` has at the most."""
+        ...
+
     def load(self, data: bytes, spec: ControllerSpec) -> Policy:
         """Return a stored or imported policy; raises InvalidArgument if it is not of `spec`."""
         ...

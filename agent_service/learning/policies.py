@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent_service.domain.ports import Policy
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.learning.policy_file import from_bytes, to_bytes
+from agent_service.learning.policy_file import from_bytes, largest, to_bytes
 from agent_service.learning.snapshot import initial_snapshot
 
 
@@ -16,6 +16,10 @@ class SnapshotPolicies:
         if not isinstance(spec.algorithm, PPOSettings):
             return None
         return to_bytes(initial_snapshot(spec), spec, policy_version=1)
+
+    def largest(self, spec: ControllerSpec) -> int:
+        """See the port."""
+        return largest(spec)
 
     def load(self, data: bytes, spec: ControllerSpec) -> Policy:
         """See the port."""

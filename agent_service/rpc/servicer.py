@@ -22,8 +22,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
-LARGEST_POLICY = 64 * 1024 * 1024
-"""Bytes of a policy file at the most."""
+IMPORT_SECONDS = 60.0
+"""How long the pieces of a policy file may take to arrive."""
 LOG_PAGE = 500
 """Transitions read at once; a slow reader keeps no more in memory."""
 FOLLOW_SECONDS = 0.2
@@ -212,11 +212,26 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request_iterator: AsyncIterator[pb.ImportPolicyRequest], context: Context
     ) -> pb.ImportPolicyResponse:
         """See the contract."""
-        name, data = "", bytearray()
-        async for request in request_iterator:
-            name = name or request.controller
-            data += request.data
-            if len(data) > LARGEST_POLICY:
-                raise ResourceExhausted(f"a policy file has at most {LARGEST_POLICY} bytes")
-        version = await asyncio.wrap_future(self._catalog.import_policy(name, bytes(data)))
+        try:
+            async with asyncio.timeout(IMPORT_SECONDS):
+                name, data = await self._collect(request_iterator)
+        except TimeoutError:
+            raise ResourceExhausted(f"the file did not arrive in {IMPORT_SECONDS:g} s") from None
+        version = await asyncio.wrap_future(self._catalog.import_policy(name, data))
         return pb.ImportPolicyResponse(policy_version=version)
+
+    async def _collect(self, pieces: AsyncIterator[pb.ImportPolicyRequest]) -> tuple[str, bytes]:
+        """Return the controller's name and the file; no more is kept than a policy can have."""
+        name, limit, data = "", 0, bytearray()
+        async for piece in pieces:
+            if not name:
+                name = piece.controller
+                limit = await asyncio.to_thread(self._catalog.largest_policy, name)
+            if piece.controller not in ("", name):
+                raise invalid("controller", f"is {name!r}, then {piece.controller!r}")
+            data += piece.data
+            if len(data) > limit:
+                raise invalid("data", f"has over {limit} bytes, as no policy of {name!r} has")
+        if not name:
+            raise invalid("controller", "is not set; name it in the first piece")
+        return name, bytes(data)

@@ -344,7 +344,9 @@ class Ppo(_message.Message):
     max_grad_norm: _builtins.float
     """Gradients are scaled down to this norm; above 0."""
     log_std_init: _builtins.float
-    """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1]."""
+    """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1].
+    In [-20, 20].
+    """
     normalize_observations: _builtins.bool
     """Normalize the losses by their running mean and variance, which travel with the policy."""
     frozen_start: Global___FrozenStart.ValueType
@@ -359,7 +361,9 @@ class Ppo(_message.Message):
     """
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Widths of the hidden layers, of policy and value each; empty takes the default."""
+        """Widths of the hidden layers, of policy and value each: at most 4, each in [1, 512]; empty takes
+        the default.
+        """
 
     def __init__(
         self,
@@ -1853,9 +1857,9 @@ class ImportPolicyRequest(_message.Message):
     CONTROLLER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
-    """The controller's name; needed in the first piece only."""
+    """The controller's name; needed in the first piece, and the same or unset in the others."""
     data: _builtins.bytes
-    """The next bytes; the file at most 64 MiB."""
+    """The next bytes; the file is no larger than a policy of the controller can be."""
     def __init__(
         self,
         *,

@@ -86,7 +86,7 @@ def test_a_service_outlives_a_disk_that_takes_no_more(tmp_path: Path, kind: str)
     folder = tmp_path / "disk"
     path = folder / "agent.db"
     agent = AgentProcess(path)
-    agent.log = tmp_path / "log"
+    agent.log = log = tmp_path / "log"
     with small_disk(folder) as is_mounted, agent:
         client = AgentClient(agent.address, budget_seconds=0)
         client.create_controller(spec(algorithm=FAST))
@@ -103,7 +103,7 @@ def test_a_service_outlives_a_disk_that_takes_no_more(tmp_path: Path, kind: str)
             stored = client.get_run("r").reported_chunks
             assert stored == run.action.chunk_index - 1, "what was answered, and no more"
             os.kill(learner, signal.SIGCONT)
-            wait_for(lambda: "nothing is learned: the store failed" in agent.log.read_text())
+            wait_for(lambda: "nothing is learned: the store failed" in log.read_text())
         report(run)
         wait_for(lambda: client.get_controller("c").policy_version == 2)
         run.finish()
@@ -111,8 +111,8 @@ def test_a_service_outlives_a_disk_that_takes_no_more(tmp_path: Path, kind: str)
         assert learners(agent) == [learner]
         assert agent.stop() == 0
         assert verify_store(agent.url) == stored + 2
-    assert agent.log.read_text().count("nothing is learned") <= 2
-    assert "Traceback" not in agent.log.read_text()
+    assert log.read_text().count("nothing is learned") <= 2
+    assert "Traceback" not in log.read_text()
 
 
 @contextmanager
