@@ -12,8 +12,8 @@ from agent_service.domain.steering import Steering
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 60.0
-"""Seconds between two looks at the most; a short lease is looked after more often."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
+"""Seconds between two looks: a short lease is looked after more often, and none is spun on."""
 
 
 class LeaseWatch:
@@ -23,7 +23,7 @@ class LeaseWatch:
         """Watch the runs of `steering`, abandoning what is silent for `lease` seconds."""
         self._steering = steering
         self._lease = lease
-        self._pause = min(lease / 4, LONGEST_PAUSE)
+        self._pause = min(max(lease / 4, SHORTEST_PAUSE), LONGEST_PAUSE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="leases", daemon=True)
 

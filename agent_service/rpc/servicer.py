@@ -13,7 +13,7 @@ from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import AgentError, FailedPrecondition, ResourceExhausted, invalid
 from agent_service.domain.runs import Mode
 from agent_service.domain.steering import Steering
-from agent_service.rpc.paging import number_token, page_size
+from agent_service.rpc.paging import fitting, number_token, page_size
 from agent_service.status import to_status
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -74,8 +74,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         page = await asyncio.to_thread(
             self._catalog.list_controllers, after=request.page_token, limit=limit + 1
         )
-        controllers = [convert.controller_to_message(*entry) for entry in page[:limit]]
-        token = controllers[-1].spec.name if len(page) > limit else ""
+        controllers = fitting([convert.controller_to_message(*entry) for entry in page[:limit]])
+        token = controllers[-1].spec.name if len(page) > len(controllers) else ""
         return pb.ListControllersResponse(controllers=controllers, next_page_token=token)
 
     async def UpdateController(  # noqa: N802
@@ -165,10 +165,11 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             before=number_token(request.page_token),
             limit=limit + 1,
         )
-        shown = page[:limit]
+        runs = fitting([convert.run_to_message(*entry) for entry in page[:limit]])
+        last, _decision = page[len(runs) - 1] if runs else (None, None)
         return pb.ListRunsResponse(
-            runs=[convert.run_to_message(run, decision) for run, decision in shown],
-            next_page_token=str(shown[-1][0].key) if len(page) > limit else "",
+            runs=runs,
+            next_page_token=str(last.key) if last and len(page) > len(runs) else "",
         )
 
     # The log

@@ -165,7 +165,11 @@ class SqlSession:
         if state is not None:
             query = query.where(_state == state.value)
         for key, text in labels.items():
-            query = query.where(runs.c.labels[key].as_string() == text)
+            # Not by a JSON path: there is none for some keys, such as one with a quotation mark.
+            label = sa.func.json_each(runs.c.labels).table_valued("key", "value")
+            is_there = sa.select(1).select_from(label)
+            is_there = is_there.where(label.c.key == key, label.c.value == text)
+            query = query.where(is_there.exists())
         if before is not None:
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)

@@ -23,6 +23,13 @@ T = TypeVar("T")
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process's write, such as the learner's, before a call fails."""
 
+LOG_BYTES = 8 * 2**20
+"""What is left of the write-ahead log when it starts anew.
+
+It starts anew at some 4 MiB, unless somebody reads in one transaction for long, such as a dashboard
+on the file: until that one ends, the log grows with every commit.
+"""
+
 
 class SqlStore:
     """The store port on SQLAlchemy. Thread-safe; several processes may open the same database.
@@ -173,6 +180,7 @@ def _engine(url: sa.URL, *, begin: str, durability: Durability) -> sa.Engine:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")

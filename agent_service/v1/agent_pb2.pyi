@@ -1192,7 +1192,7 @@ class ListControllersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Entries a page, in [1, 1000]; 0 is taken as 100."""
+    """Entries a page, in [1, 1000]; 0 is taken as 100. Fewer come where they would not fit in 3 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     def __init__(
@@ -1686,7 +1686,7 @@ class ListRunsRequest(_message.Message):
     state: Global___RunState.ValueType
     """Only those in this state."""
     page_size: _builtins.int
-    """Entries a page, in [1, 1000]; 0 is taken as 100."""
+    """Entries a page, in [1, 1000]; 0 is taken as 100. Fewer come where they would not fit in 3 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     @_builtins.property
