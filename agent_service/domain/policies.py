@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import Policies, Policy, Session
 from agent_service.domain.runs import Controller
 
@@ -35,5 +36,9 @@ class PolicyCache:
 
     def _read(self, session: Session, controller: Controller, version: int) -> Policy:
         stored = session.find_policy(controller, version)
-        assert stored is not None, f"policy version {version} is stored with its controller"
+        if stored is None:
+            raise Unavailable(
+                f"the store is damaged: controller {controller.spec.name} has no policy version "
+                f"{version}; stop the service and restore a copy of the store"
+            )
         return self._policies.load(stored.data, controller.spec)

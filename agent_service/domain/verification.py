@@ -69,6 +69,8 @@ def _difference(
     cache: PolicyCache,
 ) -> str | None:
     """Return what differs in one row of the log, None where it follows from what is stored."""
+    if (lost := _lost(session, run, decision)) is not None:
+        return lost
     if decision.is_end:
         return _end_difference(run, decision)
     previous = None
@@ -80,6 +82,19 @@ def _difference(
     return _reward_difference(run, decision, previous) or _action_difference(
         run, decision, previous, make_decider(run.controller.spec), policy
     )
+
+
+def _lost(session: Session, run: Run, decision: Decision) -> str | None:
+    """Return which chunk its run counts and the log lacks, or the other way about.
+
+    That the chunk before each one is there is seen with that one; here, that the newest is.
+    """
+    newest = run.reported_chunks + (2 if run.has_end else 1)
+    if decision.chunk > newest:
+        return f"run {run.id}, chunk {decision.chunk - 1}: in the log, and not counted by the run"
+    if decision.chunk == 1 and session.find_decision(run, newest) is None:
+        return f"run {run.id}, chunk {newest - 1}: counted by the run, and not in the log"
+    return None
 
 
 def _end_difference(run: Run, end: Decision) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
+from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ConstantSettings, PPOSettings
@@ -92,6 +93,27 @@ def test_a_changed_policy_is_found_where_it_first_decided(log: Path) -> None:
         ).fetchone()
 
     with pytest.raises(VerificationError, match=f"position {first}: "):
+        verify_store(f"sqlite:///{log}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("DELETE FROM decisions WHERE position = 10", "position 1: .* counted by the run, and not"),
+        ("DELETE FROM decisions WHERE position = 5", "position 6: .* is incomplete"),
+        ("DELETE FROM decisions WHERE position = 1", "position 2: .* is incomplete"),
+        ("DELETE FROM policies WHERE version = 2", "ppo has no policy version 2"),
+        (
+            "UPDATE runs SET reported_chunks = 8, checksum = NULL WHERE key = 1",
+            "position 10: .* in the log, and not counted",
+        ),
+    ],
+)
+def test_what_is_lost_is_named(log: Path, statement: str, says: str) -> None:
+    """A row that is gone, wherever in its run it stood."""
+    change(log, statement)
+
+    with pytest.raises(AgentError, match=says):
         verify_store(f"sqlite:///{log}")
 
 
