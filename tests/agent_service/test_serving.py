@@ -168,8 +168,10 @@ def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
                 assert agent.stop() == 0
                 assert time.monotonic() - started < 6  # 5, and what a busy machine adds
             silence.set()
-            for call in (*idle, *following):
-                call.cancel()
+            for stream in idle:
+                stream.cancel()
+            for log in following:
+                log.cancel()
         agent.start()
         with AgentClient(agent.address) as client:
             for run, chunks in zip(runs, answered, strict=True):
