@@ -166,7 +166,7 @@ def without_overrides() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("folder_mode", "file_mode"), [(0o555, 0o644), (0o755, 0o444), (0o755, 0o000), (0o000, 0o644)]
+    ("folder_mode", "file_mode"), [(0o555, 0o644), (0o755, 0o444), (0o000, 0o644)]
 )
 def test_a_store_without_permission_is_told_at_the_start(
     tmp_path: Path, folder_mode: int, file_mode: int
