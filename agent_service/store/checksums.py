@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NoReturn
 from zlib import crc32
 
@@ -27,6 +28,7 @@ _CHANGING = {
 }
 _KEYS = {controllers: ("id",), policies: (), runs: ("key",), decisions: ("position",)}
 """Numbers that the database gives when a row is inserted."""
+_Columns = tuple[tuple[str, str], ...]
 _STORED: dict[type, Callable[[Any], object]] = {
     # A column of floats keeps no negative zero, and gives integers back as floats.
     sa.Double: lambda value: float(value) + 0.0,
@@ -36,19 +38,19 @@ _STORED: dict[type, Callable[[Any], object]] = {
 """How a value is read again, by the type of its column, where that is not as it was written."""
 
 
-def _columns(table: sa.Table, *, changing: bool) -> tuple[str, ...]:
+@cache
+def _columns(table: sa.Table, prefix: str) -> tuple[_Columns, _Columns]:
+    """Return the columns that never change and those that do: names, with and without prefix."""
     left_out = {*_KEYS[table], "checksum"}
     names = sorted(column.name for column in table.columns if column.name not in left_out)
-    return tuple(name for name in names if (name in _CHANGING[table]) is changing)
-
-
-_FIXED_COLUMNS = {table: _columns(table, changing=False) for table in _CHANGING}
-_CHANGING_COLUMNS = {table: _columns(table, changing=True) for table in _CHANGING}
+    fixed = tuple((name, prefix + name) for name in names if name not in _CHANGING[table])
+    return fixed, tuple((name, prefix + name) for name in names if name in _CHANGING[table])
 
 
 def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a new row's columns with their checksum."""
-    return {**row, "checksum": _checksum(table, _as_stored(table, row), "")}
+    whole = _empty(table) | _as_stored(table, row)
+    return {**row, "checksum": _checksum(table, whole, "")}
 
 
 def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
@@ -85,23 +87,36 @@ def refuse(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> NoReturn:
     )
 
 
+@cache
+def _empty(table: sa.Table) -> dict[str, Any]:
+    return dict.fromkeys(table.columns.keys())
+
+
 def _as_stored(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what will be read again, of values that are written."""
-    stored = {}
-    for name, value in row.items():
-        form = _STORED.get(type(table.c[name].type))
-        stored[name] = value if value is None or form is None else form(value)
-    return stored
+    changed = {
+        name: form(value) for name, form in _forms(table) if (value := row.get(name)) is not None
+    }
+    return {**row, **changed}
+
+
+@cache
+def _forms(table: sa.Table) -> tuple[tuple[str, Callable[[Any], object]], ...]:
+    return tuple(
+        (column.name, _STORED[type(column.type)])
+        for column in table.columns
+        if type(column.type) in _STORED
+    )
 
 
 def _checksum(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> int:
-    fixed = [
+    fixed, changing = _columns(table, prefix)
+    content = [
         (name, crc32(value) if type(value) is bytes else value)
-        for name in _FIXED_COLUMNS[table]
-        if (value := row.get(prefix + name)) is not None
+        for name, key in fixed
+        if (value := row[key]) is not None
     ]
-    changing = (_of_column(name, row.get(prefix + name)) for name in _CHANGING_COLUMNS[table])
-    return crc32(repr(fixed).encode()) + sum(changing)
+    return crc32(repr(content).encode()) + sum(_of_column(name, row[key]) for name, key in changing)
 
 
 def _of_column(name: str, value: Any) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from agent_service.build import verify_store
-from agent_service.client import AgentClient, ControllerSpec, PPOSettings
+from agent_service.client import AgentClient, ControllerSpec, Mode, PPOSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, learners, wait_for
@@ -173,8 +173,10 @@ def kill_under_load(
 
 def check_log(client: AgentClient, memory: Memory) -> dict[str, int]:
     """Check that what was answered is in the log, once, and learned from once at the most."""
-    log = {(t.run_id, t.chunk_index): t for t in client.transitions()}
-    assert len(log) == len(list(client.transitions())), "a chunk stands twice in the log"
+    client.set_mode("c", Mode.FROZEN)  # so that no version is made between two of these reads
+    transitions = list(client.transitions())
+    log = {(t.run_id, t.chunk_index): t for t in transitions}
+    assert len(log) == len(transitions), "a chunk stands twice in the log"
     newest = {run.run_id: run for run in client.list_runs()}
     for run_id, action in memory.told():
         # An action is in the log with its chunk's report, and in the run until then.
