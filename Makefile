@@ -6,13 +6,16 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check bench-agent fmt proto lock clean
+.PHONY: demo test test-kills check bench-agent fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
 
 test: $(INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what must be true afterwards; some 15 minutes
+	@$(BIN)/python -m tests.end_to_end.kills
 
 check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the wire; changes nothing
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.comparison import Difference, PastRun, differences
-from agent_service.domain.errors import NotFound
+from agent_service.domain.errors import AgentError, NotFound
 from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
@@ -29,9 +30,13 @@ from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.store.journal import LoopJournal
-from agent_service.store.sql import SqlStore
+from agent_service.store.sql import SqlStore, require_store
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
+log = logging.getLogger(__name__)
+
+LEARNER_RETRY_SECONDS = 3.0
+"""Pause before the learner opens a store again that failed it."""
 _EVERY = 1_000_000
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
@@ -100,6 +105,7 @@ def verify_store(url: str) -> int:
         VerificationError: naming the first decision that differs, or where there is none at all.
         StoreError: where this is no store.
     """
+    require_store(url)
     with SqlStore(url) as store:
         count = 0
         for decision in verify(store, make_decider=make_decider, policies=SnapshotPolicies()):
@@ -166,5 +172,12 @@ def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) ->
     from agent_service.learning.learner import learn
 
     torch.set_num_threads(1)
-    with SqlStore(store_url, durability=durability) as store:
-        learn(store, heartbeat)
+    while True:
+        try:
+            with SqlStore(store_url, durability=durability) as store:
+                learn(store, heartbeat)
+        except AgentError as error:
+            # A full disk, a damaged row: nothing is consumed, and others may still be served.
+            log.warning("nothing is learned: %s", error)
+        heartbeat.beat()
+        time.sleep(LEARNER_RETRY_SECONDS)

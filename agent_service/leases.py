@@ -12,8 +12,8 @@ from agent_service.domain.steering import Steering
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 60.0
-"""Seconds between two looks at the most; a short lease is looked after more often."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
+"""Seconds between two looks: a short lease is looked after more often, and none is spun on."""
 
 
 @asynccontextmanager
@@ -28,7 +28,7 @@ async def watching_leases(steering: Steering, *, lease: float) -> AsyncIterator[
 
 async def _watch(steering: Steering, lease: float) -> None:
     while True:
-        await asyncio.sleep(min(lease / 4, LONGEST_PAUSE))
+        await asyncio.sleep(min(max(lease / 4, SHORTEST_PAUSE), LONGEST_PAUSE))
         try:
             await _look(steering, lease)
         except AgentError as error:

@@ -6,6 +6,7 @@ the rest is observed as decisions become durable.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from agent_service.domain.errors import AgentError
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.ports import Origin, Session, Store
 from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.specs import ControllerSpec
+
+log = logging.getLogger(__name__)
 
 RUN_SERIES_LIMIT = 1000
 """Active runs that have gauges of their own; the rest is only counted."""
@@ -190,8 +194,12 @@ class StoreCollector(Collector):
         self._store = store
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics of all controllers that are not deleted."""
-        return self._store.read(_collect)
+        """Return the metrics of controllers not deleted; none while the store fails."""
+        try:
+            return self._store.read(_collect)
+        except AgentError as error:
+            log.warning("the page goes without the store's metrics: %s", error)
+            return ()
 
 
 def _collect(session: Session) -> list[Metric]:

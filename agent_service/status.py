@@ -62,6 +62,12 @@ def code_of(error: grpc.RpcError) -> grpc.StatusCode:
     return error.code()
 
 
+def is_of_service(error: grpc.RpcError) -> bool:
+    """Whether a call failed by an error of ours, and not by the connection."""
+    assert isinstance(error, grpc.Call)
+    return rpc_status.from_call(error) is not None
+
+
 def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
     """Return the error that a failed call stands for; None where the status is none of ours."""
     assert isinstance(error, grpc.Call)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc
 
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.status import code_of, from_rpc_error
+from agent_service.status import code_of, from_rpc_error, is_of_service
 
 T = TypeVar("T")
 
@@ -104,7 +104,8 @@ class Calls:
         self.channel.close()
 
     def _translated(self, error: grpc.RpcError) -> AgentError:
-        if _is_away(error):
+        # Where the service itself answered that it cannot, its words say more than ours.
+        if _is_away(error) and not is_of_service(error):
             return Unavailable(
                 f"no {self._name} at {self._address} after {self._budget:g} s; is it running? "
                 f"`{self._name.replace(' ', '-')} serve`"

@@ -151,6 +151,21 @@ class Catalog:
 
         return self._store.read(work)
 
+    def largest_policy(self, name: str) -> int:
+        """Return how many bytes a policy file of a controller has at the most.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> int:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return self._policies.largest(controller.spec)
+
+        return self._store.read(work)
+
     def import_policy(self, name: str, data: bytes) -> Future[int]:
         """Make a policy file the newest version; answer the newest, where it is that file already.
 

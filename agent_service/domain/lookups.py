@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_service.domain.errors import NotFound
+from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.domain.ports import PolicyVersion, Session
 from agent_service.domain.runs import Controller, Decision, Run
 
@@ -32,7 +32,15 @@ def found_run(session: Session, run_id: str) -> Run:
 
 
 def stored_decision(session: Session, run: Run, chunk: int) -> Decision:
-    """Return the decision for a chunk that is known to be decided."""
+    """Return the decision for a chunk that is known to be decided.
+
+    Raises:
+        Unavailable: the store lost it.
+    """
     decision = session.find_decision(run, chunk)
-    assert decision is not None, f"run {run.id} has no decision for chunk {chunk}"
+    if decision is None:
+        raise Unavailable(
+            f"the store is damaged: run {run.id} has no decision for chunk {chunk}; stop the "
+            "service and restore a copy of the store"
+        )
     return decision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import AnyPolicy, Policies, Session
 from agent_service.domain.runs import Controller
 
@@ -53,7 +54,11 @@ class PolicyCache:
         transaction is durable, save where the data is the same.
         """
         stored = session.find_policy(controller, version)
-        assert stored is not None, f"policy version {version} is stored with its controller"
+        if stored is None:
+            raise Unavailable(
+                f"the store is damaged: controller {controller.spec.name} has no policy version "
+                f"{version}; stop the service and restore a copy of the store"
+            )
         entry = seen
         if entry is None or entry.data != stored.data:
             entry = _Entry(self.forms.load(stored.data, controller.spec), stored.data)

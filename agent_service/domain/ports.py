@@ -94,6 +94,10 @@ class Policies(Protocol):
         """Return another controller's policy as version 1 of a new one; raises InvalidArgument."""
         ...
 
+    def largest(self, spec: ControllerSpec) -> int:
+        """Return how many bytes a policy file of `spec` has at the most."""
+        ...
+
     def load(self, data: bytes, spec: ControllerSpec) -> AnyPolicy:
         """Return a stored or imported policy; raises InvalidArgument if it is not of `spec`."""
         ...

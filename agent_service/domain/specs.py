@@ -168,10 +168,15 @@ class PPOSettings:
             _share(name, getattr(self, name))
         for name in ("ent_coef", "vf_coef"):
             _not_negative(name, getattr(self, name))
-        if not math.isfinite(self.log_std_init):
-            raise invalid("log_std_init", f"{self.log_std_init} is not finite")
+        if not abs(self.log_std_init) <= MAX_LOG_STD:
+            raise invalid(
+                "log_std_init", f"{self.log_std_init} is not in [-{MAX_LOG_STD}, {MAX_LOG_STD}]"
+            )
+        if len(self.net_arch) > MAX_LAYERS:
+            raise invalid("net_arch", f"has {len(self.net_arch)} layers; at most {MAX_LAYERS}")
         for width in self.net_arch:
-            _at_least_one("net_arch", width)
+            if not 1 <= width <= MAX_WIDTH:
+                raise invalid("net_arch", f"{width} is not in [1, {MAX_WIDTH}]")
         if self.max_change is not None and not 0 < self.max_change <= 2:
             raise invalid("max_change", f"{self.max_change} must be above 0 and at most 2")
 
@@ -340,6 +345,10 @@ class ControllerSpec:
                 check_values(self.hyperparameters, values, field="replay.run_id")
 
 
+MAX_LAYERS, MAX_WIDTH = 4, 512
+"""Hidden layers of a policy, and their width, at the most: 25 MB with the optimizer's state."""
+MAX_LOG_STD = 20.0
+"""Beyond it a deviation leaves what a float32 can hold."""
 MAX_CHUNK_SIZE = 10_000
 """Losses in a chunk at the most; a report of that length is 80 kB."""
 MAX_HYPERPARAMETERS = 64

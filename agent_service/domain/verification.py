@@ -69,6 +69,8 @@ def _difference(
     cache: PolicyCache,
 ) -> str | None:
     """Return what differs in one row of the log, None where it follows from what is stored."""
+    if (lost := _lost(session, run, decision)) is not None:
+        return lost
     if decision.is_end:
         return _end_difference(run, decision)
     previous = None
@@ -93,6 +95,20 @@ def _difference(
         or _context_difference(run, decision, derived)
         or _action_difference(run, decision, derived)
     )
+
+
+def _lost(session: Session, run: Run, decision: Decision) -> str | None:
+    """Return which chunk its run counts and the log lacks, or the other way about.
+
+    That the chunk before each one is there is seen with that one; here, that the newest is.
+    """
+    newest = run.reported_chunks + 1
+    if decision.chunk > newest + run.has_end:
+        return f"run {run.id}, chunk {decision.chunk - 1}: in the log, and not counted by the run"
+    # The end of a run that diverged is not asked for: the first release wrote none.
+    if decision.chunk == 1 and session.find_decision(run, newest) is None:
+        return f"run {run.id}, chunk {newest - 1}: counted by the run, and not in the log"
+    return None
 
 
 def _end_difference(run: Run, end: Decision) -> str | None:

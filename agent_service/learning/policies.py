@@ -20,6 +20,10 @@ class SnapshotPolicies:
             return self.dump(no_trials(len(spec.hyperparameters)), spec)
         return None
 
+    def largest(self, spec: ControllerSpec) -> int:
+        """See the port."""
+        return trial_file.largest(spec) if spec.learns_from_scores else policy_file.largest(spec)
+
     def adopted(self, data: bytes, spec: ControllerSpec) -> bytes:
         """See the port."""
         return policy_file.to_bytes(policy_file.from_bytes(data, spec), spec, policy_version=1)

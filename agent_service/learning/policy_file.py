@@ -93,6 +93,12 @@ def _observes(spec: ControllerSpec) -> list[str]:
     return [name for name, is_observed in parts.items() if is_observed]
 
 
+def largest(spec: ControllerSpec) -> int:
+    """Return how many bytes the file of a policy of `spec` has at the most: arrays and header."""
+    arrays = empty_arrays(spec)
+    return 65_536 + 256 * len(arrays) + sum(array.nbytes for array in arrays.values())
+
+
 def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
     """Read the file form, from the store or from a stranger, for a controller of `spec`.
 
@@ -101,8 +107,7 @@ def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
     Raises:
         InvalidArgument: field `policy`, saying what is wrong with the file and what would be right.
     """
-    expected = empty_arrays(spec)
-    limit = 65_536 + 256 * len(expected) + sum(array.nbytes for array in expected.values())
+    limit = largest(spec)
     if len(data) > limit:
         raise invalid("policy", f"has {len(data)} bytes; this controller's have at most {limit}")
     manifest = read_manifest(data)
@@ -158,13 +163,24 @@ def read_manifest(data: bytes) -> dict[str, object]:
     if not 2 <= length <= len(data) - 8:
         raise invalid("policy", "is no safetensors file; send what ExportPolicy wrote, whole")
     try:
-        header = json.loads(data[8 : 8 + length])
-        manifest = json.loads(header["__metadata__"][_MANIFEST])
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_repetition)
+        metadata = header["__metadata__"]
+        manifest = json.loads(metadata[_MANIFEST], object_pairs_hook=_without_repetition)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise invalid("policy", "has no manifest; send what ExportPolicy wrote") from error
+    if surplus := sorted(metadata.keys() - {_MANIFEST}):
+        raise invalid("policy", f"has metadata beside its manifest: {surplus!r:.99}")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise invalid("policy", f"is not of format {FORMAT}, the one that this service reads")
     return manifest
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object whose names differ, so that every reader sees the same in it."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name stands twice")
+    return content
 
 
 def _check_array(name: str, array: np.ndarray | None, form: np.ndarray) -> None:

@@ -46,13 +46,18 @@ def _values(spec: ControllerSpec, sample: list[float]) -> tuple[float, ...]:
     return tuple(h.value(unit) for h, unit in zip(spec.hyperparameters, sample, strict=True))
 
 
+def largest(spec: ControllerSpec) -> int:
+    """Return how many bytes the file of a history of `spec` has at the most."""
+    return 65_536 + KEPT * (64 + 32 * len(spec.hyperparameters))
+
+
 def from_bytes(data: bytes, spec: ControllerSpec) -> TrialHistory:
     """Read the file form, from the store or from a stranger, for a controller of `spec`.
 
     Raises:
         InvalidArgument: field `policy`, saying what is wrong with the file and what would be right.
     """
-    limit = 65_536 + KEPT * (64 + 32 * len(spec.hyperparameters))
+    limit = largest(spec)
     if len(data) > limit:
         raise invalid("policy", f"has {len(data)} bytes; this controller's have at most {limit}")
     try:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
 from agent_service.domain.errors import invalid
 
 DEFAULT_PAGE = 100
 LARGEST_PAGE = 1000
+PAGE_BYTES = 3 * 2**20
+"""Of entries in a page; a client takes messages of 4 MiB at the most unless it says otherwise."""
+
+M = TypeVar("M", bound=Message)
 
 
 def page_size(asked: int) -> int:
@@ -13,6 +22,18 @@ def page_size(asked: int) -> int:
     if not 0 <= asked <= LARGEST_PAGE:
         raise invalid("page_size", f"{asked} is not in [0, {LARGEST_PAGE}]")
     return asked or DEFAULT_PAGE
+
+
+def fitting(entries: Sequence[M]) -> list[M]:
+    """Return the first of `entries` that fit in a page by their bytes; always one."""
+    shown: list[M] = []
+    size = 0
+    for entry in entries:
+        size += entry.ByteSize()
+        if shown and size > PAGE_BYTES:
+            break
+        shown.append(entry)
+    return shown
 
 
 def number_token(token: str) -> int | None:

@@ -13,7 +13,7 @@ from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import ResourceExhausted, invalid
 from agent_service.domain.runs import Mode
 from agent_service.domain.steering import Steering
-from agent_service.rpc.paging import number_token, page_size
+from agent_service.rpc.paging import fitting, number_token, page_size
 from agent_service.rpc.report_stream import ReportStream
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -22,8 +22,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
-LARGEST_POLICY = 64 * 1024 * 1024
-"""Bytes of a policy file at the most."""
+IMPORT_SECONDS = 60.0
+"""How long the pieces of a policy file may take to arrive."""
 LOG_PAGE = 50
 """Transitions read at once; a slow reader keeps no more in memory. As fast as 500, and 8 MB where
 chunks have 10,000 losses."""
@@ -84,8 +84,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         page = await asyncio.to_thread(
             self._catalog.list_controllers, after=request.page_token, limit=limit + 1
         )
-        controllers = [convert.controller_to_message(*entry) for entry in page[:limit]]
-        token = controllers[-1].spec.name if len(page) > limit else ""
+        controllers = fitting([convert.controller_to_message(*entry) for entry in page[:limit]])
+        token = controllers[-1].spec.name if len(page) > len(controllers) else ""
         return pb.ListControllersResponse(controllers=controllers, next_page_token=token)
 
     async def UpdateController(  # noqa: N802
@@ -162,10 +162,11 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             before=number_token(request.page_token),
             limit=limit + 1,
         )
-        shown = page[:limit]
+        runs = fitting([convert.run_to_message(*entry) for entry in page[:limit]])
+        last, _decision = page[len(runs) - 1] if runs else (None, None)
         return pb.ListRunsResponse(
-            runs=[convert.run_to_message(run, decision) for run, decision in shown],
-            next_page_token=str(shown[-1][0].key) if len(page) > limit else "",
+            runs=runs,
+            next_page_token=str(last.key) if last and len(page) > len(runs) else "",
         )
 
     # The log
@@ -226,11 +227,26 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request_iterator: AsyncIterator[pb.ImportPolicyRequest], context: Context
     ) -> pb.ImportPolicyResponse:
         """See the contract."""
-        name, data = "", bytearray()
-        async for request in request_iterator:
-            name = name or request.controller
-            data += request.data
-            if len(data) > LARGEST_POLICY:
-                raise ResourceExhausted(f"a policy file has at most {LARGEST_POLICY} bytes")
-        version = await asyncio.wrap_future(self._catalog.import_policy(name, bytes(data)))
+        try:
+            async with asyncio.timeout(IMPORT_SECONDS):
+                name, data = await self._collect(request_iterator)
+        except TimeoutError:
+            raise ResourceExhausted(f"the file did not arrive in {IMPORT_SECONDS:g} s") from None
+        version = await asyncio.wrap_future(self._catalog.import_policy(name, data))
         return pb.ImportPolicyResponse(policy_version=version)
+
+    async def _collect(self, pieces: AsyncIterator[pb.ImportPolicyRequest]) -> tuple[str, bytes]:
+        """Return the controller's name and the file; no more is kept than a policy can have."""
+        name, limit, data = "", 0, bytearray()
+        async for piece in pieces:
+            if not name:
+                name = piece.controller
+                limit = await asyncio.to_thread(self._catalog.largest_policy, name)
+            if piece.controller not in ("", name):
+                raise invalid("controller", f"is {name!r}, then {piece.controller!r}")
+            data += piece.data
+            if len(data) > limit:
+                raise invalid("data", f"has over {limit} bytes, as no policy of {name!r} has")
+        if not name:
+            raise invalid("controller", "is not set; name it in the first piece")
+        return name, bytes(data)

@@ -27,7 +27,7 @@ PATIENCE = 16
 LOCK_SECONDS = 10.0
 """For how long another process's write is waited for, such as the learner's, before calls fail."""
 _LOCK_PAUSE = 0.002
-_LOCKED = "another process has locked the store for writing; retry"
+_LOCKED = "the store is locked: another process holds it: end that one, or wait; then retry"
 _CLOSED = "the store is closed; retry with another server"
 
 

@@ -86,7 +86,7 @@ APPEND = Statement(
 )
 SET_USE = Statement(
     sa.update(decisions)
-    .values(use=sa.bindparam("becomes"))
+    .values(use=sa.bindparam("becomes"), checksum=decisions.c.checksum + sa.bindparam("change"))
     .where(
         decisions.c.run_key == sa.bindparam("of_run"),
         decisions.c.chunk == sa.bindparam("of_chunk"),
@@ -95,7 +95,11 @@ SET_USE = Statement(
 )
 COUNT_CHUNK = Statement(
     sa.update(runs)
-    .values(reported_chunks=sa.bindparam("chunks"), updated_at=sa.bindparam("now"))
+    .values(
+        reported_chunks=sa.bindparam("chunks"),
+        updated_at=sa.bindparam("now"),
+        checksum=runs.c.checksum + sa.bindparam("change"),
+    )
     .where(
         runs.c.key == sa.bindparam("of_run"),
         runs.c.reported_chunks == sa.bindparam("before"),

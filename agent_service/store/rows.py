@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,13 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
+from agent_service.store.checksums import check, checksum
+from agent_service.store.schema import controllers, decisions, policies, runs
 
 _SPEC = TypeAdapter(ControllerSpec)
 _FLOAT64 = np.dtype("<f8")
+
+_in_order = itemgetter(*(column.name for column in decisions.columns))
 
 Row = Mapping[Any, Any]
 """Columns of a result by the names that `queries` gives them."""
@@ -55,7 +60,8 @@ def array_from_bytes(data: bytes) -> np.ndarray:
 
 
 def controller_from_row(row: Row) -> Controller:
-    """Return the controller of the columns `controller_*`."""
+    """Return the controller of the columns `controller_*`; raises Unavailable if damaged."""
+    check(controllers, row, "controller_")
     return Controller(
         id=row["controller_id"],
         spec=_cached_spec(row["controller_spec"]),
@@ -67,7 +73,8 @@ def controller_from_row(row: Row) -> Controller:
 
 
 def policy_from_row(row: Row) -> PolicyVersion:
-    """Return a policy version."""
+    """Return a policy version; raises Unavailable if damaged."""
+    check(policies, row, "")
     return PolicyVersion(
         version=row["version"],
         data=row["data"],
@@ -91,7 +98,8 @@ def policy_entry_from_row(row: Row) -> PolicyEntry:
 
 
 def run_from_row(row: Row) -> Run:
-    """Return the run of the columns `run_*`, with its controller."""
+    """Return the run of the columns `run_*`, with its controller; raises Unavailable if damaged."""
+    check(runs, row, "run_")
     outcome = row["run_outcome"]
     return Run(
         key=row["run_key"],
@@ -110,41 +118,72 @@ def run_from_row(row: Row) -> Run:
     )
 
 
+def run_changes(run: Run) -> dict[str, Any]:
+    """Return the columns of a run that change."""
+    return {
+        "reported_chunks": run.reported_chunks,
+        "outcome": None if run.outcome is None else run.outcome.value,
+        "final_score": run.final_score,
+        "updated_at": run.updated_at,
+        "abandoned_at": run.abandoned_at,
+    }
+
+
 def decision_to_row(run: Run, decision: Decision) -> tuple[Any, ...]:
-    """Return a decision as the driver takes it, in the order of the table's columns."""
+    """Return a decision with its checksum, as the driver takes it, in the order of the columns."""
+    row = _decision_columns(run, decision)
+    row["checksum"] = checksum(decisions, row)
+    row["action"] = _to_json(row["action"])
+    if row["applied"] is not None:
+        row["applied"] = _to_json(row["applied"])
+    values: tuple[Any, ...] = _in_order(row)
+    return values
+
+
+def _decision_columns(run: Run, decision: Decision) -> dict[str, Any]:
+    """Return the columns as they are read again: floats are floats, and none is a negative zero."""
     feedback, choice = decision.feedback, decision.choice
     scores = feedback if isinstance(feedback, Scores) else None
     given = feedback if isinstance(feedback, GivenReward) else None
-    return (
-        decision.position,
-        run.key,
-        run.controller.id,
-        decision.chunk,
-        array_to_bytes(decision.state),
-        array_to_bytes(decision.context) if decision.context.size else None,
-        None if scores is None else scores.training,
-        None if scores is None else scores.validation,
-        None if given is None else given.value,
-        decision.reward,
-        None if decision.applied is None else _to_json(decision.applied),
-        array_to_bytes(np.array(choice.sample)),
-        choice.log_probability,
-        choice.explored,
-        _to_json(decision.values),
-        decision.policy_version,
-        decision.use.value,
-        decision.learned_in,
-        decision.created_at,
-    )
+    return {
+        "position": decision.position,
+        "run_key": run.key,
+        "controller_id": run.controller.id,
+        "chunk": decision.chunk,
+        "state": array_to_bytes(decision.state),
+        "context": array_to_bytes(decision.context) if decision.context.size else None,
+        "training_score": None if scores is None else scores.training + 0.0,
+        "validation_score": None if scores is None else scores.validation + 0.0,
+        "given_reward": None if given is None else given.value + 0.0,
+        "reward": None if decision.reward is None else decision.reward + 0.0,
+        "applied": None if decision.applied is None else _floats(decision.applied),
+        "sample": array_to_bytes(np.array(choice.sample)),
+        "log_probability": choice.log_probability + 0.0,
+        "explored": choice.explored,
+        "action": _floats(decision.values),
+        "policy_version": decision.policy_version,
+        "use": decision.use.value,
+        "learned_in": decision.learned_in,
+        "created_at": decision.created_at + 0.0,
+    }
+
+
+def _floats(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _to_json(values: Mapping[str, float]) -> str:
     """Return what `json.dumps` does, at a tenth of its cost: names are plain, floats are finite."""
-    return "{" + ", ".join(f'"{name}": {float(value)!r}' for name, value in values.items()) + "}"
+    return "{" + ", ".join(f'"{name}": {value!r}' for name, value in values.items()) + "}"
 
 
 def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
-    """Return the decision of the columns that begin with `prefix`."""
+    """Return the decision of the columns that begin with `prefix`.
+
+    Raises:
+        Unavailable: the row is damaged.
+    """
+    check(decisions, row, prefix)
     columns = {
         name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
     }

@@ -2,7 +2,7 @@
 
 The log is append-only: of a decision, only what learning did with it changes. Arrays are stored as
 little-endian float64, so that what is read is what was written, to the bit. The tables are made and
-changed by `migrations/`; a test compares the two.
+changed by `migrations/`; a test compares the two. What `checksum` covers is said in `checksums`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ controllers = sa.Table(
     sa.Column("policy_version", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("deleted_at", sa.Double),
+    sa.Column("checksum", sa.BigInteger),
 )
 
 policies = sa.Table(
@@ -33,6 +34,7 @@ policies = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
     sa.Column("learned_transitions", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.BigInteger),
 )
 
 runs = sa.Table(
@@ -53,6 +55,7 @@ runs = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("abandoned_at", sa.Double),
     sa.Column("requested_version", sa.BigInteger),
+    sa.Column("checksum", sa.BigInteger),
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
 _on_lease = runs.c.outcome.is_(None) & runs.c.abandoned_at.is_(None)
@@ -81,6 +84,7 @@ decisions = sa.Table(
     sa.Column("use", sa.Text, nullable=False),
     sa.Column("learned_in", sa.BigInteger),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("checksum", sa.BigInteger),
     sa.UniqueConstraint("run_key", "chunk"),
 )
 is_settled = decisions.c.use != "pending"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
+from agent_service.store.checksums import change, refuse, sealed
 from agent_service.store.known import Known, Overtaken
 from agent_service.store.schema import controllers, decisions, is_settled, policies, runs
 
@@ -33,6 +35,8 @@ _state = sa.case(
 )
 
 
+_use_change = cache(lambda was, use: change(decisions, {"use": was.value}, {"use": use.value}))
+"""What a change of use adds to a decision's checksum."""
 _is_ready = (decisions.c.use == Use.READY.value) & is_settled
 
 
@@ -92,15 +96,14 @@ class SqlSession:
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """See the port."""
-        result = self.write(
-            sa.insert(controllers).values(
-                name=spec.name,
-                spec=rows.spec_to_text(spec),
-                mode=mode.value,
-                policy_version=0,
-                created_at=now,
-            )
-        )
+        row = {
+            "name": spec.name,
+            "spec": rows.spec_to_text(spec),
+            "mode": mode.value,
+            "policy_version": 0,
+            "created_at": now,
+        }
+        result = self.write(sa.insert(controllers).values(sealed(controllers, row)))
         key = result.inserted_primary_key
         assert key is not None
         return Controller(id=key[0], spec=spec, mode=mode, policy_version=0, created_at=now)
@@ -114,8 +117,11 @@ class SqlSession:
         self._update_controller(controller, deleted_at=now)
 
     def _update_controller(self, controller: Controller, **values: Any) -> None:
+        # Of those that are not deleted only, so deleted_at is empty before.
+        before = {"mode": controller.mode.value, "policy_version": controller.policy_version}
+        checksum = controllers.c.checksum + change(controllers, before, values)
         query = sa.update(controllers).where(controllers.c.id == controller.id)
-        self.write(query.values(**values))
+        self.write(query.values(**values, checksum=checksum))
         self._known.forget_controller(controller)
 
     def usage(self, controller: Controller) -> Usage:
@@ -139,17 +145,16 @@ class SqlSession:
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
         """See the port."""
-        self.write(
-            sa.insert(policies).values(
-                controller_id=controller.id,
-                version=policy.version,
-                data=policy.data,
-                origin=policy.origin.value,
-                learned_transitions=policy.learned_transitions,
-                statistics=dict(policy.statistics),
-                created_at=policy.created_at,
-            )
-        )
+        row = {
+            "controller_id": controller.id,
+            "version": policy.version,
+            "data": policy.data,
+            "origin": policy.origin.value,
+            "learned_transitions": policy.learned_transitions,
+            "statistics": dict(policy.statistics),
+            "created_at": policy.created_at,
+        }
+        self.write(sa.insert(policies).values(sealed(policies, row)))
         self._update_controller(controller, policy_version=policy.version)
 
     def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
@@ -217,7 +222,11 @@ class SqlSession:
         if state is not None:
             query = query.where(_state == state.value)
         for key, text in labels.items():
-            query = query.where(runs.c.labels[key].as_string() == text)
+            # Not by a JSON path: there is none for some keys, such as one with a quotation mark.
+            label = sa.func.json_each(runs.c.labels).table_valued("key", "value")
+            is_there = sa.select(1).select_from(label)
+            is_there = is_there.where(label.c.key == key, label.c.value == text)
+            query = query.where(is_there.exists())
         if before is not None:
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)
@@ -233,21 +242,20 @@ class SqlSession:
         now: float,
     ) -> Run:
         """See the port."""
-        self.write(
-            sa.insert(runs).values(
-                id=start.run_id,
-                controller_id=controller.id,
-                mode=mode.value,
-                requested_mode=None if start.mode is None else start.mode.value,
-                requested_version=start.policy_version,
-                labels=dict(start.labels),
-                planned_chunks=start.planned_chunks,
-                pinned_version=pinned_version,
-                reported_chunks=0,
-                created_at=now,
-                updated_at=now,
-            )
-        )
+        row = {
+            "id": start.run_id,
+            "controller_id": controller.id,
+            "mode": mode.value,
+            "requested_mode": None if start.mode is None else start.mode.value,
+            "requested_version": start.policy_version,
+            "planned_chunks": start.planned_chunks,
+            "labels": dict(start.labels),
+            "pinned_version": pinned_version,
+            "reported_chunks": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        self.write(sa.insert(runs).values(sealed(runs, row)))
         run = self.find_run(start.run_id)
         assert run is not None
         return run
@@ -269,7 +277,12 @@ class SqlSession:
         if run.abandoned_at is not None:
             self._update_run(run, abandoned_at=None)
         chunks = run.reported_chunks + 1
-        values = (chunks, now, run.key, run.reported_chunks)
+        adds = change(
+            runs,
+            {"reported_chunks": run.reported_chunks, "updated_at": run.updated_at},
+            {"reported_chunks": chunks, "updated_at": now},
+        )
+        values = (chunks, now, adds, run.key, run.reported_chunks)
         if self._run(queries.COUNT_CHUNK, values).rowcount != 1:
             raise Overtaken(run.id)
         counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
@@ -294,12 +307,13 @@ class SqlSession:
         self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
 
     def _update_run(self, run: Run, **values: Any) -> None:
+        checksum = runs.c.checksum + change(runs, rows.run_changes(run), values)
         query = sa.update(runs).where(
             runs.c.key == run.key,
             runs.c.reported_chunks == run.reported_chunks,
             runs.c.outcome.is_(None),
         )
-        if self.write(query.values(**values)).rowcount != 1:
+        if self.write(query.values(**values, checksum=checksum)).rowcount != 1:
             raise Overtaken(run.id)
         self._known.forget_run(run)
 
@@ -337,7 +351,7 @@ class SqlSession:
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
-        self._run(queries.SET_USE, (use.value, run.key, chunk, was.value))
+        self._run(queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value))
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
@@ -380,7 +394,7 @@ class SqlSession:
         """See the port."""
         query = queries.TRANSITIONS.where(decisions.c.controller_id == controller.id, _is_ready)
         found = self._rows(query.order_by(decisions.c.position).limit(limit))
-        return [_learnable(rows.run_from_row(r), rows.transition_from_row(r)) for r in found]
+        return [_learnable(r) for r in found]
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
         """See the port."""
@@ -393,8 +407,11 @@ class SqlSession:
     def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
         # Row by row: a rollout may be longer than a statement may have variables.
         query = sa.update(decisions).where(decisions.c.position == sa.bindparam("marked"))
-        marked = [{"marked": t.transition.decision.position} for t in transitions]
-        self._connection.execute(query.values(**values), marked)
+        checksum = decisions.c.checksum + sa.bindparam("change")
+        # All are ready, so learned_in is empty before.
+        adds = change(decisions, {"use": Use.READY.value}, values)
+        marked = [{"marked": t.transition.decision.position, "change": adds} for t in transitions]
+        self._connection.execute(query.values(**values, checksum=checksum), marked)
         self.changes += 1
 
     def _run(self, statement: queries.Statement, values: Sequence[Any]) -> Any:
@@ -411,7 +428,10 @@ class SqlSession:
         return self._connection.execute(query).mappings()
 
 
-def _learnable(run: Run, transition: Transition) -> LearnableTransition:
+def _learnable(row: rows.Row) -> LearnableTransition:
+    run, transition = rows.run_from_row(row), rows.transition_from_row(row)
+    if transition.decision.use is not Use.READY:
+        refuse(decisions, row, "decision_")  # a damaged index led here
     is_last = transition.decision.chunk == run.reported_chunks and not run.has_end
     ends = is_last and run.outcome is not None and run.outcome.is_terminal
     is_end = transition.feedback is None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import Durability, Session
+from agent_service.store.failures import explained, is_of_storage, unavailable
 from agent_service.store.journal import LOCK_SECONDS, DirectJournal, Journal
 from agent_service.store.known import Known
 from agent_service.store.migration import StoreError, bring_up_to_date
@@ -18,6 +21,13 @@ from agent_service.store.session import SqlSession
 from agent_service.store.writer import Writer
 
 T = TypeVar("T")
+
+LOG_BYTES = 8 * 2**20
+"""What is left of the write-ahead log when it starts anew.
+
+It starts anew at some 4 MiB, unless somebody reads in one transaction for long, such as a dashboard
+on the file: until that one ends, the log grows with every commit.
+"""
 
 
 class SqlStore:
@@ -43,11 +53,20 @@ class SqlStore:
             journal: the way of calls to the writer; `LoopJournal` in a running event loop.
 
         Raises:
-            StoreError: the URL is wrong, the file is no store, or one of a newer release.
+            StoreError: the URL is wrong, the file is no store, damaged, or of a newer release.
         """
         self._url = _checked_url(url)
-        _bring_up_to_date(self._url)
+        _check_files(self._url)
         self._reading = _engine(self._url, begin="BEGIN")
+        try:
+            _check_structure(self._reading)
+            _bring_up_to_date(self._url)
+        except (sa.exc.DatabaseError, UnicodeDecodeError) as error:
+            self._reading.dispose()
+            raise StoreError(f"store {url}: {explained(error)}") from error
+        except StoreError as error:
+            self._reading.dispose()
+            raise StoreError(f"store {url}: {error}") from error
         # The journal waits for other writers in its own way.
         self._writing = _engine(
             self._url, begin="BEGIN IMMEDIATE", lock_seconds=0.0, durability=durability
@@ -70,8 +89,10 @@ class SqlStore:
             with self._reading.begin() as connection:
                 session = SqlSession(connection, Known())
                 result = work(session)
-        except sa.exc.OperationalError as error:
-            raise Unavailable(f"the store does not answer ({error.orig}); retry") from error
+        except Exception as error:
+            if is_of_storage(error):
+                raise unavailable(error) from error
+            raise
         for call in session.calls:
             call()
         return result
@@ -98,11 +119,49 @@ def _bring_up_to_date(url: sa.URL) -> None:
     engine = _engine(url, begin="BEGIN IMMEDIATE")
     try:
         bring_up_to_date(engine)
-    except (sa.exc.DatabaseError, StoreError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise StoreError(f"store {url.render_as_string()}: {cause}") from error
     finally:
         engine.dispose()
+
+
+def require_store(url: str) -> None:
+    """Check that a store is there, for who only looks at one and must not make it.
+
+    Raises:
+        StoreError: the URL is wrong, or there is no such file.
+    """
+    path = _checked_url(url).database
+    assert path is not None
+    if not Path(path).is_file():
+        raise StoreError(f"store {url}: there is no file {path}")
+
+
+def _check_files(url: sa.URL) -> None:
+    """Check what SQLite itself would see too late, or not at all.
+
+    Raises:
+        StoreError: file or folder may not be written, or the database is emptied and its log not.
+    """
+    assert url.database is not None
+    path, log = Path(url.database), Path(f"{url.database}-wal")
+    for needed in (path.parent, path):
+        # A store that it may only read, SQLite opens, and every write fails.
+        if os.path.exists(needed) and not os.access(needed, os.R_OK | os.W_OK):
+            raise StoreError(f"store {url}: {needed} may not be read and written")
+    # SQLite would delete the log. A store that is being made never looks so: the first page of the
+    # database is written before the log.
+    if log.is_file() and log.stat().st_size and path.is_file() and not path.stat().st_size:
+        raise StoreError(f"store {url}: {path} is empty, {log} is not; restore a copy of both")
+
+
+def _check_structure(engine: sa.Engine) -> None:
+    """Raise StoreError where tables and indexes are not whole; some 3 s for a million decisions.
+
+    Of what the rows hold, their own checksums tell.
+    """
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+    if found != "ok":
+        raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
 
 
 def _checked_url(url: str) -> sa.URL:
@@ -133,13 +192,20 @@ def _engine(
     durability: Durability = Durability.POWER,
 ) -> sa.Engine:
     """Return an engine whose transactions start with `begin`, since pysqlite's own start late."""
-    engine = sa.create_engine(url, connect_args={"timeout": lock_seconds})
+    engine = sa.create_engine(
+        url, connect_args={"timeout": lock_seconds}, json_deserializer=_json_or_text
+    )
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         # Write-ahead: readers never wait for the writer, nor it for them.
-        for setting in ("journal_mode = WAL", "foreign_keys = ON", *_SYNCING[durability]):
+        for setting in (
+            "journal_mode = WAL",
+            "foreign_keys = ON",
+            f"journal_size_limit = {LOG_BYTES}",
+            *_SYNCING[durability],
+        ):
             connection.execute(f"PRAGMA {setting}")
 
     @sa.event.listens_for(engine, "begin")
@@ -147,3 +213,11 @@ def _engine(
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _json_or_text(text: str) -> Any:
+    """Return what a JSON text says; a damaged text as it is, which its row's checksum refuses."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text

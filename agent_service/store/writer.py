@@ -6,7 +6,6 @@ One call that fails takes nothing of the others with it.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from asyncio import Future as LoopFuture
 from collections.abc import Callable, Sequence
@@ -16,15 +15,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agent_service.domain.errors import Unavailable
+from agent_service.store.failures import is_locked, is_of_storage, unavailable
 from agent_service.store.known import Known, Overtaken
 from agent_service.store.queries import data_version
 from agent_service.store.session import SqlSession
 
 log = logging.getLogger(__name__)
 
-STORAGE_ERRORS = (sa.exc.OperationalError, sqlite3.OperationalError)
-"""How SQLAlchemy, or the driver itself, says that the storage fails: full, locked, not there."""
 CHECKPOINT_CALLS = 250
 """Calls between checkpoints: some 1,000 pages, after which SQLite would make one of its own."""
 
@@ -91,7 +88,7 @@ class Writer:
 
         Raises:
             Locked: another process writes; nothing was run.
-            Exception: of STORAGE_ERRORS, nothing is kept.
+            Exception: the storage fails (`is_of_storage`); nothing is kept.
         """
         self._started = time.perf_counter()
         self._group = group
@@ -118,14 +115,14 @@ class Writer:
             self._connection.begin()
         except sa.exc.OperationalError as error:
             self._roll_back()
-            if "locked" in str(error.orig):
+            if is_locked(error):
                 raise Locked from error
             raise
         self._known.see(data_version(self._connection))
         return SqlSession(self._connection, self._known)
 
     def commit(self) -> None:
-        """Make what `run` did durable; raises of STORAGE_ERRORS, and then nothing is kept."""
+        """Make what `run` did durable; where the storage fails, nothing is kept."""
         assert self._connection is not None
         try:
             self._connection.commit()
@@ -173,9 +170,8 @@ class Writer:
 
 def fail(group: Sequence[Job], error: Exception) -> None:
     """Tell everybody who waits for a group that nothing of it is kept."""
-    if isinstance(error, STORAGE_ERRORS):
-        cause = getattr(error, "orig", None) or error
-        error = Unavailable(f"the store took nothing ({cause}); retry")
+    if is_of_storage(error):
+        error = unavailable(error)
     for job in group:
         if not job.future.done():
             job.future.set_exception(error)
@@ -195,9 +191,9 @@ def _try(session: SqlSession, job: Job) -> _Done | Exception:
     before = session.changes
     try:
         return _Done(job.work(session), session.calls)
-    except STORAGE_ERRORS:
-        raise  # the storage itself fails: nothing of this group can be trusted to be in it
     except Exception as error:
+        if is_of_storage(error):
+            raise  # nothing of this group can be trusted to be in it
         if isinstance(error, Overtaken) or session.changes != before:
             raise _Spoilt from error
         return error
@@ -208,9 +204,9 @@ def _run_in_savepoint(session: SqlSession, job: Job) -> _Done | Exception:
     try:
         with session.savepoint():
             return _Done(job.work(session), session.calls)
-    except STORAGE_ERRORS:
-        raise
     except Exception as error:
+        if is_of_storage(error):
+            raise
         return error
 
 

@@ -382,7 +382,7 @@ class Ppo(_message.Message):
     """Gradients are scaled down to this norm; above 0."""
     log_std_init: _builtins.float
     """Natural logarithm of the exploration's initial standard deviation, in the policy's [-1, 1];
-    without effect where another policy is begun with.
+    without effect where another policy is begun with. In [-20, 20].
     """
     normalize_observations: _builtins.bool
     """Normalize all that is observed by its running mean and variance, which travel with the policy."""
@@ -412,7 +412,9 @@ class Ppo(_message.Message):
     """
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Widths of the hidden layers, of policy and value each; empty takes the default."""
+        """Widths of the hidden layers, of policy and value each: at most 4, each in [1, 512]; empty takes
+        the default.
+        """
 
     @_builtins.property
     def warm_start(self) -> Global___WarmStart:
@@ -1344,7 +1346,7 @@ class ListControllersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Entries a page, in [1, 1000]; 0 is taken as 100."""
+    """Entries a page, in [1, 1000]; 0 is taken as 100. Fewer come where they would not fit in 3 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     def __init__(
@@ -1852,7 +1854,7 @@ class ListRunsRequest(_message.Message):
     state: Global___RunState.ValueType
     """Only those in this state."""
     page_size: _builtins.int
-    """Entries a page, in [1, 1000]; 0 is taken as 100."""
+    """Entries a page, in [1, 1000]; 0 is taken as 100. Fewer come where they would not fit in 3 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     @_builtins.property
@@ -2151,9 +2153,9 @@ class ImportPolicyRequest(_message.Message):
     CONTROLLER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
-    """The controller's name; needed in the first piece only."""
+    """The controller's name; needed in the first piece, and the same or unset in the others."""
     data: _builtins.bytes
-    """The next bytes; the file at most 64 MiB."""
+    """The next bytes; the file is no larger than a policy of the controller can be."""
     def __init__(
         self,
         *,

@@ -230,7 +230,8 @@ class AgentServiceServicer:
 
     def ImportPolicy(self, request_iterator, context):
         """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
-        not a policy, or is of another shape than the controller's.
+        not a policy, is of another shape or larger than the controller's, or its pieces name two
+        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

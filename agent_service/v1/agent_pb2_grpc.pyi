@@ -95,7 +95,8 @@ class AgentServiceStub:
     """
     ImportPolicy: _grpc.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]
     """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
-    not a policy, or is of another shape than the controller's.
+    not a policy, is of another shape or larger than the controller's, or its pieces name two
+    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
     """
 
 @_typing.type_check_only
@@ -156,7 +157,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     ImportPolicy: _aio.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]  # type: ignore[assignment]
     """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
-    not a policy, or is of another shape than the controller's.
+    not a policy, is of another shape or larger than the controller's, or its pieces name two
+    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -304,7 +306,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ImportPolicyResponse, _abc.Awaitable[_agent_pb2.ImportPolicyResponse]]:
         """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
-        not a policy, or is of another shape than the controller's.
+        not a policy, is of another shape or larger than the controller's, or its pieces name two
+        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

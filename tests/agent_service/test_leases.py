@@ -64,7 +64,9 @@ def test_a_report_extends_the_lease(served: ServedAgent, client: AgentClient) ->
     client.create_controller(spec())
     run = client.run("c", run_id="r")
     with served.store._writing.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE runs SET updated_at = updated_at - {LEASE - 10}")
+        connection.exec_driver_sql(
+            f"UPDATE runs SET updated_at = updated_at - {LEASE - 10}, checksum = NULL"
+        )
 
     run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
 

@@ -158,3 +158,17 @@ def test_a_commit_is_timed_and_its_calls_counted(served: ServedAgent, client: Ag
     commits = value(served.registry, "agent_journal_commit_seconds_count")
     assert commits is not None
     assert 1 <= commits <= 3
+
+
+def test_a_damaged_store_leaves_the_page_its_other_series(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """A scrape is answered all the same, without what the store would tell."""
+    client.create_controller(spec())
+    client.run("c")
+    with served.store._writing.begin() as connection:
+        connection.exec_driver_sql("UPDATE controllers SET policy_version = 9")
+
+    assert value(served.registry, "agent_policy_version", controller="c") is None
+    labels = {"controller": "c", "mode": "learning"}
+    assert value(served.registry, "agent_decisions_total", **labels) == 1

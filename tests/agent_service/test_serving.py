@@ -3,7 +3,9 @@
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -14,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
 from agent_service.rpc.probe import check_health
 from agent_service.v1 import agent_pb2 as pb
@@ -170,6 +172,49 @@ def test_a_stop_loses_no_answered_report(tmp_path: Path) -> None:
         agent.start()
         with AgentClient(agent.address) as client:
             assert client.get_run("r").reported_chunks in (answered, answered + 1)
+
+
+def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
+    """Callers that never pause, idle streams and followers: exit code 0, what was answered kept."""
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        with AgentClient(agent.address, budget_seconds=0) as client:
+            client.create_controller(spec())
+            silence = threading.Event()
+
+            def no_reports() -> Iterator[pb.StreamReportsRequest]:
+                silence.wait(60)
+                yield from ()
+
+            idle = [client._stub.StreamReports(no_reports()) for _ in range(3)]
+            follow = pb.StreamTransitionsRequest(follow=True)
+            following = [client._stub.StreamTransitions(follow, timeout=60) for _ in range(3)]
+            runs = [client.run("c", run_id=f"r{number}") for number in range(4)]
+            with ThreadPoolExecutor(4) as pool:
+                answered = [pool.submit(report_until_away, run) for run in runs]
+                wait_for(lambda: all(run.action.chunk_index > 3 for run in runs))
+                wait_for(lambda: is_begun(agent, "StreamReports"))
+                started = time.monotonic()
+                assert agent.stop() == 0
+                assert time.monotonic() - started < 6  # 5, and what a busy machine adds
+            silence.set()
+            for stream in idle:
+                stream.cancel()
+            for log in following:
+                log.cancel()
+        agent.start()
+        with AgentClient(agent.address) as client:
+            for run, chunks in zip(runs, answered, strict=True):
+                stored = client.get_run(run.run_id).reported_chunks
+                assert stored in (chunks.result(), chunks.result() + 1)
+
+
+def report_until_away(run: Run) -> int:
+    """Report without a pause until nobody answers; return how many were answered."""
+    while True:
+        try:
+            run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
+        except Unavailable:
+            return run.action.chunk_index - 1
 
 
 def test_the_metrics_page_is_prometheus_text(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
+from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ConstantSettings, PPOSettings
 from agent_service.domain.verification import VerificationError
 from agent_service.learning.learner import learn_once
 from agent_service.store.migration import StoreError
+from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.processes import command_of
@@ -47,8 +49,11 @@ def log(honest: Path, tmp_path: Path) -> Path:
 
 
 def change(path: Path, statement: str) -> None:
+    """Change rows as one would who knows of their checksums."""
     with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute(statement).rowcount >= 1
+        for table in ("decisions", "policies"):
+            connection.execute(f"UPDATE {table} SET checksum = NULL")
 
 
 def test_an_honest_log_is_derived_again(log: Path) -> None:
@@ -91,6 +96,27 @@ def test_a_changed_policy_is_found_where_it_first_decided(log: Path) -> None:
         verify_store(f"sqlite:///{log}")
 
 
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("DELETE FROM decisions WHERE position = 10", "position 1: .* counted by the run, and not"),
+        ("DELETE FROM decisions WHERE position = 5", "position 6: .* is incomplete"),
+        ("DELETE FROM decisions WHERE position = 1", "position 2: .* is incomplete"),
+        ("DELETE FROM policies WHERE version = 2", "ppo has no policy version 2"),
+        (
+            "UPDATE runs SET reported_chunks = 8, checksum = NULL WHERE key = 1",
+            "position 10: .* in the log, and not counted",
+        ),
+    ],
+)
+def test_what_is_lost_is_named(log: Path, statement: str, says: str) -> None:
+    """A row that is gone, wherever in its run it stood."""
+    change(log, statement)
+
+    with pytest.raises(AgentError, match=says):
+        verify_store(f"sqlite:///{log}")
+
+
 def test_the_command_says_what_it_found(log: Path, tmp_path: Path) -> None:
     """Exit code 0 with the count; 1 with one line for a changed, an empty or a missing store."""
 
@@ -108,9 +134,15 @@ def test_the_command_says_what_it_found(log: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "position 13" in said
 
-    code, said = command(f"sqlite:///{tmp_path}/new.db")
+    SqlStore(f"sqlite:///{tmp_path}/empty.db").close()
+    code, said = command(f"sqlite:///{tmp_path}/empty.db")
     assert code == 1
     assert "no decision" in said
+
+    code, said = command(f"sqlite:///{tmp_path}/mistyped.db")
+    assert code == 1
+    assert "no file" in said
+    assert not (tmp_path / "mistyped.db").exists()
 
 
 def test_a_store_that_is_none_is_an_error_and_no_success() -> None:

@@ -1,5 +1,6 @@
 """Real server processes for tests."""
 
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from typing import Any, Self
 class ServiceProcess:
     """A `serve` command; starts anew after a kill, on the same port. Ends with its context."""
 
+    log: Path | None = None
+    """Where its standard error goes; None leaves it the test's."""
+
     def __init__(self, package: str, *options: str) -> None:
         self._package = package
         self._options = options
@@ -22,7 +26,10 @@ class ServiceProcess:
     def start(self) -> None:
         command = [*command_of(self._package), "serve", "--listen", self.address]
         command += ["--metrics-port", "0", *self._options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with open(self.log or os.devnull, "a") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log if self.log else None, text=True
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.fullmatch(r"\w+ service at (\S+), metrics at (\S+)\n", line)
@@ -113,6 +120,18 @@ def children(pid: int) -> list[int]:
     except OSError:
         return []
     return [int(child) for children in listed for child in children.split()]
+
+
+def learners(agent: ServiceProcess) -> list[int]:
+    """Return the learner's process, if there is one just now."""
+    return [pid for pid in children(agent.process.pid) if b"spawn_main" in _command_line(pid)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
-from agent_service.domain.ports import Origin
+from agent_service.domain.ports import Origin, PolicyEntry, Session
 from agent_service.store.migration import StoreError
 from agent_service.store.schema import metadata
 from agent_service.store.sql import SqlStore
@@ -86,15 +86,21 @@ def test_older_policy_versions_tell_where_they_come_from(old: Path, tmp_path: Pa
     shutil.copy(old, path)
 
     with SqlStore(f"sqlite:///{path}") as store:
-        controller = store.read(lambda session: session.find_controller("ppo"))
-        assert controller is not None
-        entries = store.read(lambda s: s.list_policies(controller, before=None, limit=100))
+        entries = store.read(all_versions)
 
     learned = [entry for entry in entries if entry.origin is Origin.LEARNED]
     assert learned
     assert all(entry.statistics and entry.learned_transitions for entry in learned)
-    assert [entry.origin for entry in entries if not entry.statistics] == [Origin.INITIAL]
+    assert {entry.origin for entry in entries if not entry.statistics} == {Origin.INITIAL}
     assert sum(entry.learned_transitions for entry in entries) == learned_in_log(path)
+
+
+def all_versions(session: Session) -> list[PolicyEntry]:
+    return [
+        entry
+        for controller in session.list_controllers(after="", limit=100)
+        for entry in session.list_policies(controller, before=None, limit=100)
+    ]
 
 
 def learned_in_log(path: Path) -> int:
