@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills check bench-agent fmt proto lock clean
+.PHONY: demo test test-kills check bench-agent bench-peers fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -25,8 +25,24 @@ check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the w
 	$(BIN)/buf lint --config .buf.yaml
 	$(BIN)/python -m pytest -q tests/test_generated_code.py
 
-bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 90 s
+bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 5 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_agent
+
+bench-peers: $(INSTALLED) .venv-peers/installed .venv-rllib/installed ## decisions a second beside OSS Vizier, Optuna and RLlib; some 5 minutes
+	@$(BIN)/python -m tests.benchmarks.bench_peers
+
+# Vizier's newest JAX fails to import, so it is held back.
+.venv-peers/installed:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check 'google-vizier[jax]==0.1.24' jax==0.4.35 jaxlib==0.4.34 optuna==4.9.0 grpcio
+	touch $@
+
+# The last RLlib whose policy server runs by itself, and what it ran with.
+.venv-rllib/installed:
+	$(PYTHON) -m venv .venv-rllib
+	.venv-rllib/bin/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
+	.venv-rllib/bin/pip install --quiet --disable-pip-version-check 'ray[rllib]==2.10.0' gymnasium==0.28.1 'numpy<2' 'pyarrow<17'
+	touch $@
 
 fmt: $(INSTALLED) ## format the code and sort the imports
 	$(BIN)/ruff check --fix .
@@ -50,4 +66,4 @@ lock: $(INSTALLED) ## write the versions that are installed now into the constra
 	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(CONSTRAINTS)
 
 clean: ## remove what is generated here, the environment included
-	rm -rf .venv demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-rllib demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

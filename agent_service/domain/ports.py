@@ -68,7 +68,7 @@ class Situation:
     @property
     def observation(self) -> np.ndarray:
         """All that the policy sees: S_t, then the context."""
-        return np.concatenate([self.state, self.context])
+        return np.concatenate([self.state, self.context]) if self.context.size else self.state
 
 
 class Decider(Protocol):

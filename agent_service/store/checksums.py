@@ -3,15 +3,15 @@
 SQLite finds damage of its own structure, but not of what a page holds. A row's checksum is the sum
 of one over the columns that never change and one for each column that does, so that an update adds
 the difference of what it changes, and damage from before it still shows. It does not cover the
-row's own number, which the database gives, nor columns that are empty, so that a column may be
-added later. Rows from before there were checksums have none and are not checked.
+row's own number, which the database gives, nor empty columns at the end of a table, so that columns
+may be added there. Rows from before there were checksums have none and are not checked.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NoReturn
 from zlib import crc32
 
@@ -28,7 +28,6 @@ _CHANGING = {
 }
 _KEYS = {controllers: ("id",), policies: (), runs: ("key",), decisions: ("position",)}
 """Numbers that the database gives when a row is inserted."""
-_Columns = tuple[tuple[str, str], ...]
 _STORED: dict[type, Callable[[Any], object]] = {
     # A column of floats keeps no negative zero, and gives integers back as floats.
     sa.Double: lambda value: float(value) + 0.0,
@@ -39,12 +38,12 @@ _STORED: dict[type, Callable[[Any], object]] = {
 
 
 @cache
-def _columns(table: sa.Table, prefix: str) -> tuple[_Columns, _Columns]:
-    """Return the columns that never change and those that do: names, with and without prefix."""
+def _columns(table: sa.Table, prefix: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the columns that never change, prefixed, and those that do, plain and prefixed."""
     left_out = {*_KEYS[table], "checksum"}
-    names = sorted(column.name for column in table.columns if column.name not in left_out)
-    fixed = tuple((name, prefix + name) for name in names if name not in _CHANGING[table])
-    return fixed, tuple((name, prefix + name) for name in names if name in _CHANGING[table])
+    names = [column.name for column in table.columns if column.name not in left_out]
+    fixed = [prefix + name for name in names if name not in _CHANGING[table]]
+    return fixed, [(name, prefix + name) for name in names if name in _CHANGING[table]]
 
 
 def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any])
     )
 
 
-def check(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> None:
+def check(table: sa.Table, row: Mapping[str, Any], prefix: str) -> None:
     """Check a row as it was read, whose columns begin with `prefix`, against its checksum.
 
     Raises:
@@ -78,7 +77,7 @@ def check(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> None:
         refuse(table, row, prefix)
 
 
-def refuse(table: sa.Table, row: Mapping[Any, Any], prefix: str) -> NoReturn:
+def refuse(table: sa.Table, row: Mapping[str, Any], prefix: str) -> NoReturn:
     """Raise Unavailable for a damaged row."""
     key = ", ".join(f"{c.name} {row[prefix + c.name]!r:.40}" for c in table.primary_key)
     raise Unavailable(
@@ -110,16 +109,17 @@ def _forms(table: sa.Table) -> dict[str, Callable[[Any], object]]:
     }
 
 
-def checksum(table: sa.Table, row: Mapping[Any, Any], prefix: str = "") -> int:
+def checksum(table: sa.Table, row: Mapping[str, Any], prefix: str = "") -> int:
     """Return the checksum of a whole row, whose values are as they will be, or were, read."""
     fixed, changing = _columns(table, prefix)
-    content = [
-        (name, crc32(value) if type(value) is bytes else value)
-        for name, key in fixed
-        if (value := row[key]) is not None
-    ]
+    values = [row[name] for name in fixed]
+    while values and values[-1] is None:
+        values.pop()
+    content = [crc32(value) if type(value) is bytes else value for value in values]
     return crc32(repr(content).encode()) + sum(_of_column(name, row[key]) for name, key in changing)
 
 
+@lru_cache(32_768)
 def _of_column(name: str, value: Any) -> int:
+    """Return a changing column's part. What a value becomes is what the next change finds."""
     return 0 if value is None else crc32(repr((name, value)).encode())

@@ -34,9 +34,9 @@ def is_of_storage(error: Exception) -> bool:
     return isinstance(error, of_storage) or type(error) in _DAMAGED
 
 
-def is_locked(error: sa.exc.OperationalError) -> bool:
+def is_locked(error: sqlite3.OperationalError) -> bool:
     """Whether another process holds the database, which may end at any moment."""
-    code = getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 

@@ -6,10 +6,12 @@ of joins carry the prefix that `rows` reads them by.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from agent_service.store.schema import controllers, decisions, runs
 
@@ -68,17 +70,11 @@ class Statement:
 
     def __init__(self, clause: sa.Insert | sa.Update) -> None:
         """Take a statement, whose values are bound in the order in which they stand in it."""
-        self._clause = clause
-        self._words: dict[str, str] = {}
+        self._words = str(clause.compile(dialect=sqlite.dialect()))
 
-    def run(self, connection: sa.Connection, values: Sequence[Any]) -> Any:
-        """Run it on an open transaction and return the driver's cursor."""
-        words = self._words.get(connection.dialect.name)
-        if words is None:
-            words = str(self._clause.compile(dialect=connection.dialect))
-            self._words[connection.dialect.name] = words
-        driver: Any = connection.connection.driver_connection
-        return driver.execute(words, values)
+    def run(self, driver: sqlite3.Connection, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Run it in an open transaction and return the driver's cursor."""
+        return driver.execute(self._words, values)
 
 
 APPEND = Statement(
@@ -111,8 +107,14 @@ COUNT_CHUNK = Statement(
 NEWEST_POSITION = sa.select(sa.func.max(decisions.c.position))
 
 
-def data_version(connection: sa.Connection) -> int:
+def data_version(driver: sqlite3.Connection) -> int:
     """Return a number that changes when another connection has committed to this SQLite file."""
-    driver: Any = connection.connection.driver_connection
     version: int = driver.execute("PRAGMA data_version").fetchone()[0]
     return version
+
+
+def driver_of(connection: sa.Connection) -> sqlite3.Connection:
+    """Return the driver's own connection under SQLAlchemy's."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver

@@ -31,7 +31,7 @@ _FLOAT64 = np.dtype("<f8")
 
 _in_order = itemgetter(*(column.name for column in decisions.columns))
 
-Row = Mapping[Any, Any]
+Row = Mapping[str, Any]
 """Columns of a result by the names that `queries` gives them."""
 
 
@@ -184,28 +184,25 @@ def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
         Unavailable: the row is damaged.
     """
     check(decisions, row, prefix)
-    columns = {
-        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
-    }
     return Decision(
-        position=columns["position"],
+        position=row[prefix + "position"],
         run_id=row["run_id"],
-        chunk=columns["chunk"],
-        state=array_from_bytes(columns["state"]),
-        context=array_from_bytes(columns["context"] or b""),
-        feedback=_feedback(columns),
-        reward=columns["reward"],
-        applied=columns["applied"],
+        chunk=row[prefix + "chunk"],
+        state=array_from_bytes(row[prefix + "state"]),
+        context=array_from_bytes(row[prefix + "context"] or b""),
+        feedback=_feedback(row, prefix),
+        reward=row[prefix + "reward"],
+        applied=row[prefix + "applied"],
         choice=Choice(
-            tuple(array_from_bytes(columns["sample"]).tolist()),
-            log_probability=columns["log_probability"],
-            explored=columns["explored"],
+            tuple(array_from_bytes(row[prefix + "sample"]).tolist()),
+            log_probability=row[prefix + "log_probability"],
+            explored=row[prefix + "explored"],
         ),
-        values=columns["action"],
-        policy_version=columns["policy_version"],
-        use=Use(columns["use"]),
-        learned_in=columns["learned_in"],
-        created_at=columns["created_at"],
+        values=row[prefix + "action"],
+        policy_version=row[prefix + "policy_version"],
+        use=Use(row[prefix + "use"]),
+        learned_in=row[prefix + "learned_in"],
+        created_at=row[prefix + "created_at"],
     )
 
 
@@ -225,8 +222,8 @@ def transition_from_row(row: Row) -> Transition:
     )
 
 
-def _feedback(columns: Mapping[str, Any]) -> Feedback | None:
-    if columns["validation_score"] is not None:
-        return Scores(training=columns["training_score"], validation=columns["validation_score"])
-    given = columns["given_reward"]
+def _feedback(row: Row, prefix: str) -> Feedback | None:
+    if (validation := row[prefix + "validation_score"]) is not None:
+        return Scores(training=row[prefix + "training_score"], validation=validation)
+    given = row[prefix + "given_reward"]
     return None if given is None else GivenReward(given)

@@ -67,10 +67,8 @@ class SqlStore:
         except StoreError as error:
             self._reading.dispose()
             raise StoreError(f"store {url}: {error}") from error
-        # The journal waits for other writers in its own way.
-        self._writing = _engine(
-            self._url, begin="BEGIN IMMEDIATE", lock_seconds=0.0, durability=durability
-        )
+        # The writer begins its transactions itself, and the journal waits for others in its way.
+        self._writing = _engine(self._url, begin=None, lock_seconds=0.0, durability=durability)
         self._journal = journal(
             Writer(
                 self._writing,
@@ -187,7 +185,7 @@ _SYNCING = {
 def _engine(
     url: sa.URL,
     *,
-    begin: str,
+    begin: str | None,
     lock_seconds: float = LOCK_SECONDS,
     durability: Durability = Durability.POWER,
 ) -> sa.Engine:
@@ -208,9 +206,11 @@ def _engine(
         ):
             connection.execute(f"PRAGMA {setting}")
 
-    @sa.event.listens_for(engine, "begin")
-    def start(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
+    if begin is not None:
+
+        @sa.event.listens_for(engine, "begin")
+        def start(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(begin)
 
     return engine
 

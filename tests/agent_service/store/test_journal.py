@@ -1,6 +1,7 @@
 """Journals: what waits shares a transaction, and nobody's failure is another's."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -40,9 +41,9 @@ class Database:
     def __init__(self, path: Path, journal: Callable[[Writer], Journal]) -> None:
         self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
 
-        @sa.event.listens_for(self.engine, "begin")
-        def start(connection: sa.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        @sa.event.listens_for(self.engine, "connect")
+        def configure(connection: sqlite3.Connection, _record: object) -> None:
+            connection.isolation_level = None
 
         with self.engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE numbers (n INTEGER UNIQUE)")
