@@ -57,7 +57,7 @@ class SqlStore:
         """
         self._url = _checked_url(url)
         _check_files(self._url)
-        self._reading = _engine(self._url, begin="BEGIN")
+        self._reading = _engine(self._url, begin="BEGIN", lock_seconds=LOCK_SECONDS)
         try:
             _check_structure(self._reading)
             _bring_up_to_date(self._url)
@@ -114,7 +114,7 @@ class SqlStore:
 
 
 def _bring_up_to_date(url: sa.URL) -> None:
-    engine = _engine(url, begin="BEGIN IMMEDIATE")
+    engine = _engine(url, begin="BEGIN IMMEDIATE", lock_seconds=LOCK_SECONDS)
     try:
         bring_up_to_date(engine)
     finally:
@@ -186,7 +186,7 @@ def _engine(
     url: sa.URL,
     *,
     begin: str | None,
-    lock_seconds: float = LOCK_SECONDS,
+    lock_seconds: float,
     durability: Durability = Durability.POWER,
 ) -> sa.Engine:
     """Return an engine whose transactions start with `begin`, since pysqlite's own start late."""

@@ -102,8 +102,9 @@ class Comparison:
 
     def _stop(self) -> None:
         """Submit nothing more, and cancel what waits or trains."""
+        # Before the lock, so that those who wait for it to submit give up instead.
+        self._is_stopping = True
         with self._lock:
-            self._is_stopping = True
             running = dict(self._running)
         for run_id, trainer in running.items():
             trainer.cancel(run_id)
