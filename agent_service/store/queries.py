@@ -45,10 +45,11 @@ DECISIONS = (
     .join(runs, runs.c.key == decisions.c.run_key)
     .join(controllers, controllers.c.id == runs.c.controller_id)
 )
-FIND_DECISION = (
-    sa.select(*_labelled(decisions, "decision_"), runs.c.id.label("run_id"))
-    .join_from(decisions, runs, runs.c.key == decisions.c.run_key)
-    .where(runs.c.id == sa.bindparam("run_id"), decisions.c.chunk == sa.bindparam("chunk"))
+LOGGED = sa.select(*_labelled(decisions, "decision_"), runs.c.id.label("run_id")).join_from(
+    decisions, runs, runs.c.key == decisions.c.run_key
+)
+FIND_DECISION = LOGGED.where(
+    runs.c.id == sa.bindparam("run_id"), decisions.c.chunk == sa.bindparam("chunk")
 )
 TRANSITIONS = DECISIONS.add_columns(*_labelled(_following, "following_")).join(
     _following,

@@ -208,11 +208,15 @@ def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
 
 def transition_from_row(row: Row) -> Transition:
     """Return the transition of a decision and the one that followed it, `following_*`."""
-    following = decision_from_row(row, "following_")
+    return transition(decision_from_row(row), decision_from_row(row, "following_"))
+
+
+def transition(decision: Decision, following: Decision) -> Transition:
+    """Return the transition of a decision and the one that its chunk's report brought."""
     assert following.reward is not None
     return Transition(
         position=following.position,
-        decision=decision_from_row(row),
+        decision=decision,
         reward=following.reward,
         next_state=following.state,
         next_context=following.context,

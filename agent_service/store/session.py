@@ -24,8 +24,9 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
-from agent_service.store.checksums import change, refuse, sealed
+from agent_service.store.checksums import change, sealed
 from agent_service.store.known import Known, Overtaken
+from agent_service.store.rollouts import IS_READY, read_ready, slices
 from agent_service.store.schema import controllers, decisions, is_settled, policies, runs
 
 _state = sa.case(
@@ -37,7 +38,6 @@ _state = sa.case(
 
 _use_change = cache(lambda was, use: change(decisions, {"use": was.value}, {"use": use.value}))
 """What a change of use adds to a decision's checksum."""
-_is_ready = (decisions.c.use == Use.READY.value) & is_settled
 
 
 class SqlSession:
@@ -384,7 +384,7 @@ class SqlSession:
     def are_ready(self, controller: Controller, *, count: int) -> bool:
         """See the port."""
         query = sa.select(decisions.c.position).where(
-            decisions.c.controller_id == controller.id, _is_ready
+            decisions.c.controller_id == controller.id, IS_READY
         )
         last = query.order_by(decisions.c.position).limit(1).offset(count - 1)
         return self._connection.execute(last).one_or_none() is not None
@@ -393,12 +393,7 @@ class SqlSession:
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
         """See the port."""
-        query = queries.TRANSITIONS.where(decisions.c.controller_id == controller.id, _is_ready)
-        found = self._rows(query.order_by(decisions.c.position).limit(limit))
-        # A rollout has many transitions of each run.
-        of = {row["run_key"]: row for row in found}
-        known = {key: rows.run_from_row(row) for key, row in of.items()}
-        return [_learnable(known[row["run_key"]], row) for row in found]
+        return read_ready(self._rows, controller, limit=limit)
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
         """See the port."""
@@ -409,14 +404,11 @@ class SqlSession:
         self._mark(transitions, use=Use.RECORDED.value)
 
     def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
-        # Row by row: a rollout may be longer than a statement may have variables.
-        query = sa.update(decisions).where(decisions.c.position == sa.bindparam("marked"))
-        checksum = decisions.c.checksum + sa.bindparam("change")
         # All are ready, so learned_in is empty before.
         adds = change(decisions, {"use": Use.READY.value}, values)
-        marked = [{"marked": t.transition.decision.position, "change": adds} for t in transitions]
-        self._connection.execute(query.values(**values, checksum=checksum), marked)
-        self.changes += 1
+        query = sa.update(decisions).values(**values, checksum=decisions.c.checksum + adds)
+        for some in slices([t.transition.decision.position for t in transitions]):
+            self.write(query.where(decisions.c.position.in_(some)))
 
     def _run(self, statement: queries.Statement, values: Sequence[Any]) -> Any:
         """Run a statement that is run often, and return the driver's cursor."""
@@ -437,13 +429,3 @@ class SqlSession:
         result = self._connection.execute(query, names)
         columns = tuple(result.keys())
         return [dict(zip(columns, row, strict=True)) for row in result]
-
-
-def _learnable(run: Run, row: rows.Row) -> LearnableTransition:
-    transition = rows.transition_from_row(row)
-    if transition.decision.use is not Use.READY:
-        refuse(decisions, row, "decision_")  # a damaged index led here
-    is_last = transition.decision.chunk == run.reported_chunks and not run.has_end
-    ends = is_last and run.outcome is not None and run.outcome.is_terminal
-    is_end = transition.feedback is None
-    return LearnableTransition(transition=transition, ends_episode=ends or is_end)

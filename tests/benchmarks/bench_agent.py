@@ -34,7 +34,7 @@ from tests.benchmarks import load
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess
 
-ROUNDS = 1
+ROUNDS = 3
 """Repetitions, of which the medians are shown; all measures take turns in each."""
 ALONE = 300
 """Calls of one caller in a round."""
