@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills check bench-agent bench-peers fmt proto lock clean
+.PHONY: demo test test-kills check bench-agent bench-styles bench-peers fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -27,6 +27,9 @@ check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the w
 
 bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 5 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_agent
+
+bench-styles: $(INSTALLED) ## which style of gRPC server answers best; some 90 s
+	@$(BIN)/python -m tests.benchmarks.bench_styles
 
 bench-peers: $(INSTALLED) .venv-peers/installed .venv-rllib/installed ## decisions a second beside OSS Vizier, Optuna and RLlib; some 5 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_peers

@@ -34,7 +34,7 @@ from tests.benchmarks import load
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess
 
-ROUNDS = 3
+ROUNDS = 5
 """Repetitions, of which the medians are shown; all measures take turns in each."""
 ALONE = 300
 """Calls of one caller in a round."""
@@ -200,9 +200,9 @@ def update(folder: Path) -> Figures:
 
 
 @contextmanager
-def echo_server() -> Iterator[str]:
+def echo_server(style: str = "asyncio") -> Iterator[str]:
     """Give the address of an echo in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.echo"]
+    command = [sys.executable, "-m", "tests.benchmarks.echo", style]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -69,7 +69,9 @@ def show_rounds(
         os.dup2(log.fileno(), sys.stderr.fileno())  # what servers say would tear the progress bar
     measured = asyncio.run(_rounds(measure, rounds, console))
     medians = {figure: statistics.median(r[figure] for r in measured) for figure in measured[0]}
-    console.print(_figures(medians, measured), _claims(claims(medians)))
+    console.print(_figures(medians, measured))
+    if found := claims(medians):
+        console.print(_claims(found))
     machine = {"python": platform.python_version(), "cores": os.cpu_count()}
     content = {"machine": machine, "medians": medians, "rounds": measured}
     path = FOLDER / f"{name}.json"

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.store import journal as journal_module
+from agent_service.store import writer as writer_module
 from agent_service.store.journal import DirectJournal, Journal, LoopJournal
 from agent_service.store.session import SqlSession
 from agent_service.store.writer import Writer
@@ -87,7 +88,13 @@ def play(scenario: Scenario, path: Path, journal: Callable[[Writer], Journal]) -
     asyncio.run(main())
 
 
-@pytest.fixture(params=[DirectJournal, LoopJournal])
+def unsynced(writer: Writer) -> Journal:
+    """A loop's journal whose commits do not wait for the disk."""
+    writer.commit_syncs = False
+    return LoopJournal(writer)
+
+
+@pytest.fixture(params=[DirectJournal, LoopJournal, unsynced])
 def of_each(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
     return lambda scenario: play(scenario, tmp_path / "numbers.db", request.param)
 
@@ -248,3 +255,41 @@ def test_closing_commits_what_waits(in_loop: Callable[[Scenario], None]) -> None
         assert database.numbers() == [0, 1, 2, 1000]
 
     in_loop(scenario)
+
+
+def test_what_is_not_synced_is_checkpointed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many calls the log of SQLite is brought into its file, and calls go on meanwhile."""
+    monkeypatch.setattr(writer_module, "CHECKPOINT_CALLS", 10)
+
+    async def scenario(database: Database) -> None:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        for n in range(100):
+            assert await database.add(n) == n
+
+        log = tmp_path / "numbers.db-wal"
+        assert log.stat().st_size < 30 * 4096, "100 commits are still in the log"
+        assert database.numbers() == list(range(100))
+
+    play(scenario, tmp_path / "numbers.db", unsynced)
+
+
+def test_a_checkpoint_that_fails_fails_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was answered is stored; the failure is logged, and the next calls are served."""
+    monkeypatch.setattr(writer_module, "CHECKPOINT_CALLS", 1)
+
+    def fails(_writer: Writer) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Writer, "checkpoint", fails)
+
+    async def scenario(database: Database) -> None:
+        assert [await database.add(n) for n in range(3)] == [0, 1, 2]
+        assert database.numbers() == [0, 1, 2]
+
+    play(scenario, tmp_path / "numbers.db", unsynced)
+    assert "disk I/O error" in caplog.text
