@@ -7,20 +7,24 @@ the rest is observed as decisions become durable.
 from __future__ import annotations
 
 import logging
+import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     Metric,
     SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from agent_service.domain.errors import AgentError
-from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.ports import Origin, Session, Store
 from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.specs import ControllerSpec
@@ -38,67 +42,53 @@ _STATISTICS = (
     "policy_loss",
     "value_loss",
 )
+_SHARES = [tenth / 10 for tenth in range(11)]
+_REWARDS = [tenth / 10 for tenth in range(-10, 11)]
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _ControllerSeries:
-    """A controller's series, found once: looking one up costs as much as counting in it."""
-
-    decisions: Mapping[Mode, Counter]
-    actions: Sequence[tuple[Hyperparameter, Histogram]]
-    reward: Histogram
-
-
 @dataclass(slots=True)
-class _RunSeries:
-    """A run's gauges; its reward and loss come with its first report."""
+class _Tally:
+    """A histogram's counts: prometheus-client's own would cost a report a tenth of its time."""
 
-    actions: Mapping[str, Gauge]
-    reward: Gauge | None = None
-    loss: Gauge | None = None
+    bounds: Sequence[float]
+    """Upper bounds, inclusive, rising; what is above them is counted beside."""
+    counts: list[int]
+    total: float = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the counts up to each bound, as Prometheus takes them."""
+        names = (*map(floatToGoString, self.bounds), "+Inf")
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
 
 
-class Metrics:
-    """Observes decisions; an `Observer`, thread-safe."""
+def _tally(bounds: Sequence[float]) -> _Tally:
+    return _Tally(bounds, [0] * (len(bounds) + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _ControllerTallies:
+    """What a controller decided, and what it earned."""
+
+    decisions: dict[Mode, int]
+    actions: Mapping[str, _Tally]
+    """By hyperparameter."""
+    reward: _Tally
+
+
+class Metrics(Collector):
+    """Observes decisions; an `Observer`, thread-safe.
+
+    Decisions come by thousands and scrapes by seconds, so series are made when they are scraped.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Declare the metrics in `registry`."""
-        self._decisions = Counter(
-            "agent_decisions_total", "Actions decided.", ("controller", "mode"), registry=registry
-        )
-        self._action = Histogram(
-            "agent_action",
-            "Actions decided, as a share of the hyperparameter's range.",
-            ("controller", "hyperparameter"),
-            buckets=[tenth / 10 for tenth in range(11)],
-            registry=registry,
-        )
-        self._reward = Histogram(
-            "agent_reward",
-            "Rewards of reported chunks.",
-            ("controller",),
-            buckets=[tenth / 10 for tenth in range(-10, 11)],
-            registry=registry,
-        )
-        self._run_action = Gauge(
-            "agent_run_action",
-            "The action that an active run trains under, in the hyperparameter's own unit.",
-            ("controller", "run", "hyperparameter"),
-            registry=registry,
-        )
-        self._run_reward = Gauge(
-            "agent_run_reward",
-            "Reward of an active run's last chunk.",
-            ("controller", "run"),
-            registry=registry,
-        )
-        self._run_loss = Gauge(
-            "agent_run_loss",
-            "Mean training loss of an active run's last chunk.",
-            ("controller", "run"),
-            registry=registry,
-        )
         self._dropped = Counter(
             "agent_run_series_dropped_total",
             "Runs that got no gauges of their own, since too many were active.",
@@ -116,8 +106,11 @@ class Metrics:
             buckets=[1, 2, 4, 8, 16, 32, 64, 128, 256],
             registry=registry,
         )
-        self._of_controllers: dict[str, _ControllerSeries] = {}
-        self._of_runs: dict[str, _RunSeries] = {}
+        self._lock = threading.Lock()
+        self._controllers: dict[str, _ControllerTallies] = {}
+        self._newest: dict[str, tuple[Run, Decision]] = {}
+        """By run, of those that have gauges."""
+        registry.register(self)
 
     def committed(self, seconds: float, size: int) -> None:
         """Observe one group commit."""
@@ -127,63 +120,79 @@ class Metrics:
     def decided(self, run: Run, decision: Decision) -> None:
         """Observe a new decision."""
         spec = run.controller.spec
-        of_controller = self._of_controllers.get(spec.name) or self._add_controller(spec)
-        of_controller.decisions[run.mode].inc()
-        for h, series in of_controller.actions:
-            series.observe((h.unit(decision.values[h.name]) + 1.0) / 2.0)
-        if decision.reward is not None:
-            of_controller.reward.observe(decision.reward)
-        if (of_run := self._of_runs.get(run.id) or self._add_run(run, decision)) is not None:
-            self._show(run, of_run, decision)
-
-    def _add_controller(self, spec: ControllerSpec) -> _ControllerSeries:
-        series = _ControllerSeries(
-            decisions={mode: self._decisions.labels(spec.name, mode.value) for mode in Mode},
-            actions=[(h, self._action.labels(spec.name, h.name)) for h in spec.hyperparameters],
-            reward=self._reward.labels(spec.name),
-        )
-        self._of_controllers[spec.name] = series
-        return series
-
-    def _add_run(self, run: Run, decision: Decision) -> _RunSeries | None:
-        """Return the gauges of a run that has none yet; None where too many runs have some."""
-        if len(self._of_runs) >= RUN_SERIES_LIMIT:
-            if decision.chunk == 1:
+        with self._lock:
+            tallies = self._controllers.get(spec.name) or self._add_controller(spec)
+            tallies.decisions[run.mode] += 1
+            for h in spec.hyperparameters:
+                share = (h.unit(decision.values[h.name]) + 1.0) / 2.0
+                tallies.actions[h.name].observe(share)
+            if decision.reward is not None:
+                tallies.reward.observe(decision.reward)
+            if run.id in self._newest or len(self._newest) < RUN_SERIES_LIMIT:
+                self._newest[run.id] = (run, decision)
+            elif decision.chunk == 1:
                 self._dropped.inc()
-            return None
-        spec = run.controller.spec
-        series = _RunSeries(
-            actions={
-                h.name: self._run_action.labels(spec.name, run.id, h.name)
-                for h in spec.hyperparameters
-            }
-        )
-        self._of_runs[run.id] = series
-        return series
 
-    def _show(self, run: Run, series: _RunSeries, decision: Decision) -> None:
-        for hyperparameter, value in decision.values.items():
-            series.actions[hyperparameter].set(value)
-        if decision.reward is None:
-            return
-        if series.reward is None or series.loss is None:
-            names = (run.controller.spec.name, run.id)
-            series.reward = self._run_reward.labels(*names)
-            series.loss = self._run_loss.labels(*names)
-        series.reward.set(decision.reward)
-        series.loss.set(decision.state.sum() / len(decision.state))
+    def _add_controller(self, spec: ControllerSpec) -> _ControllerTallies:
+        tallies = _ControllerTallies(
+            decisions=dict.fromkeys(Mode, 0),
+            actions={h.name: _tally(_SHARES) for h in spec.hyperparameters},
+            reward=_tally(_REWARDS),
+        )
+        self._controllers[spec.name] = tallies
+        return tallies
 
     def ended(self, run: Run) -> None:
         """Remove a run's gauges."""
-        series = self._of_runs.pop(run.id, None)
-        if series is None:
-            return
-        name = run.controller.spec.name
-        for hyperparameter in series.actions:
-            self._run_action.remove(name, run.id, hyperparameter)
-        if series.reward is not None:
-            self._run_reward.remove(name, run.id)
-            self._run_loss.remove(name, run.id)
+        with self._lock:
+            self._newest.pop(run.id, None)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the series of controllers and of active runs."""
+        with self._lock:
+            return [*self._of_controllers(), *self._of_runs()]
+
+    def _of_controllers(self) -> list[Metric]:
+        decisions = CounterMetricFamily(
+            "agent_decisions", "Actions decided.", labels=("controller", "mode")
+        )
+        action = HistogramMetricFamily(
+            "agent_action",
+            "Actions decided, as a share of the hyperparameter's range.",
+            labels=("controller", "hyperparameter"),
+        )
+        reward = HistogramMetricFamily(
+            "agent_reward", "Rewards of reported chunks.", labels=("controller",)
+        )
+        for name, tallies in self._controllers.items():
+            for mode, count in tallies.decisions.items():
+                decisions.add_metric((name, mode.value), count)
+            for hyperparameter, tally in tallies.actions.items():
+                action.add_metric((name, hyperparameter), tally.buckets(), tally.total)
+            reward.add_metric((name,), tallies.reward.buckets(), tallies.reward.total)
+        return [decisions, action, reward]
+
+    def _of_runs(self) -> list[Metric]:
+        names = ("controller", "run")
+        action = GaugeMetricFamily(
+            "agent_run_action",
+            "The action that an active run trains under, in the hyperparameter's own unit.",
+            labels=(*names, "hyperparameter"),
+        )
+        reward = GaugeMetricFamily(
+            "agent_run_reward", "Reward of an active run's last chunk.", labels=names
+        )
+        loss = GaugeMetricFamily(
+            "agent_run_loss", "Mean training loss of an active run's last chunk.", labels=names
+        )
+        for run, decision in self._newest.values():
+            of = (run.controller.spec.name, run.id)
+            for hyperparameter, value in decision.values.items():
+                action.add_metric((*of, hyperparameter), value)
+            if decision.reward is not None:
+                reward.add_metric(of, decision.reward)
+                loss.add_metric(of, float(decision.state.mean()))
+        return [action, reward, loss]
 
 
 class StoreCollector(Collector):
