@@ -14,6 +14,7 @@ from agent_service.connecting import agent_option, connect
 from agent_service.decision_log.log_command import transitions
 from agent_service.decision_log.policy_commands import estimate, replay
 from agent_service.domain.ports import Durability
+from agent_service.domain.runs import RunState
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
@@ -84,12 +85,22 @@ def controllers(agent: str) -> None:
 @cli.command()
 @agent_option
 @click.option("--controller", default="", help="Only this controller's.")
-def runs(agent: str, controller: str) -> None:
+@click.option("--state", type=click.Choice(RunState, case_sensitive=False), help="Only in it.")
+@click.option("--label", "labels", multiple=True, help="Only with this KEY=VALUE; may come again.")
+def runs(agent: str, controller: str, state: RunState | None, labels: tuple[str, ...]) -> None:
     """List runs, newest first."""
+    wanted = dict(_label(text) for text in labels)
     with connect(agent) as client:
-        for r in client.list_runs(controller=controller):
-            end = pb.Outcome.Name(r.outcome)[8:].lower() if r.outcome else "active"
-            click.echo(f"{r.run_id}\t{r.controller}\t{end}\t{r.reported_chunks} chunks")
+        for r in client.list_runs(controller=controller, state=state, labels=wanted):
+            stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
+            click.echo(f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks")
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+    return key, value
 
 
 for command in (transitions, replay, estimate):

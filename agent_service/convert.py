@@ -424,3 +424,9 @@ def _scores_to_message(scores: Scores) -> pb.Scores:
 def state_from_message(state: int) -> RunState | None:
     """Return the state that ListRuns asks for; None for all; raises InvalidArgument."""
     return None if state == 0 else RunState(enum_value(STATES, state, field="state"))
+
+
+def state_to_message(state: RunState | None) -> pb.RunState.ValueType:
+    """Return the number of a state, unspecified for None."""
+    number: pb.RunState.ValueType = pb.RUN_STATE_UNSPECIFIED if state is None else _NUMBERS[state]
+    return number

@@ -11,7 +11,7 @@ from agent_service import convert
 from agent_service.client.calls import Calls
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -125,9 +125,23 @@ class AgentClient:
         """Return a run as it stands."""
         return self._calls.call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id)).run
 
-    def list_runs(self, *, controller: str = "") -> Iterator[pb.Run]:
-        """Return runs, newest first, of one controller or (empty) of all."""
-        request = pb.ListRunsRequest(controller=controller)
+    def list_runs(
+        self,
+        *,
+        controller: str = "",
+        state: RunState | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Iterator[pb.Run]:
+        """Return runs, newest first, read page by page.
+
+        Args:
+            controller: only this one's; empty for all.
+            state: only those that stand so; None for all.
+            labels: only those that carry all of these.
+        """
+        request = pb.ListRunsRequest(
+            controller=controller, state=convert.state_to_message(state), labels=labels
+        )
         while True:
             page = self._calls.call(self._stub.ListRuns, request)
             yield from page.runs

@@ -1,0 +1,49 @@
+"""`agent-service runs`: which runs it lists, and how they stand."""
+
+import pytest
+from click.testing import CliRunner
+
+from agent_service.cli import cli
+from agent_service.client import AgentClient, Outcome
+from tests.agent_service.specs import spec
+from tests.agent_service.test_leases import let_leases_pass
+from tests.conftest import ServedAgent
+
+
+@pytest.fixture
+def runs(served: ServedAgent, client: AgentClient) -> ServedAgent:
+    """One run of each state, of two seeds."""
+    client.create_controller(spec())
+    client.run("c", run_id="silent", labels={"seed": "1"})
+    client.run("c", run_id="done", labels={"seed": "2"}).finish(Outcome.CANCELLED)
+    let_leases_pass(served)
+    client.run("c", run_id="live", labels={"seed": "2"})
+    return served
+
+
+@pytest.mark.parametrize(
+    ("options", "listed"),
+    [
+        ([], ["live\tc\tactive", "done\tc\tcancelled", "silent\tc\tabandoned"]),
+        (["--state", "abandoned"], ["silent\tc\tabandoned"]),
+        (["--state", "finished"], ["done\tc\tcancelled"]),
+        (["--label", "seed=2"], ["live\tc\tactive", "done\tc\tcancelled"]),
+        (["--label", "seed=2", "--state", "active"], ["live\tc\tactive"]),
+        (["--label", "seed=3"], []),
+    ],
+)
+def test_runs_are_listed_by_state_and_labels(
+    runs: ServedAgent, options: list[str], listed: list[str]
+) -> None:
+    """Newest first, each with where it stands, an abandoned one too."""
+    shown = CliRunner().invoke(cli, ["runs", "--agent", runs.address, *options])
+
+    assert [line.rpartition("\t")[0] for line in shown.output.splitlines()] == listed
+
+
+def test_a_label_without_a_value_is_bad_usage(runs: ServedAgent) -> None:
+    """Exit code 2, and what it should look like."""
+    shown = CliRunner().invoke(cli, ["runs", "--agent", runs.address, "--label", "seed"])
+
+    assert shown.exit_code == 2
+    assert "KEY=VALUE" in shown.output
