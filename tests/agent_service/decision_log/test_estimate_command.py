@@ -51,6 +51,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAgent]:
             assert catalog.import_policy(name, data).result() == 2
         create(served.store, given("fixed", ConstantSettings(values={"dropout": 0.3})))
         create(served.store, spec("other", NARROW, reward=Reward.GAP))
+        create(served.store, given("seeing", PPOSettings(observe_action=True)))
+        create(served.store, given("stepping", PPOSettings(max_change=0.2)))
         create(served.store, spec("longer", NARROW, reward=Reward.GIVEN, chunk_size=5))
         for name in ("explore", "steady"):
             train_all(served.store, name, runs=RUNS)
@@ -136,6 +138,8 @@ def test_uniform_draws_are_weighed_by_the_density_inside_the_range(served: Serve
         ("explore", "fixed", [], FailedPrecondition, "'fixed' is constant: it decides without"),
         ("explore", "other", [], InvalidArgument, "target: 'other' has reward gap"),
         ("explore", "longer", [], InvalidArgument, "target: 'longer' has chunk_size 5"),
+        ("explore", "seeing", [], InvalidArgument, "observes what the log of 'explore' does not"),
+        ("explore", "stepping", [], InvalidArgument, "'stepping' has another max_change"),
         ("explore", "nobody", [], NotFound, "no controller 'nobody'"),
         ("nobody", "narrow", [], NotFound, "no controller 'nobody'"),
         ("explore", "narrow:9", [], NotFound, "no policy version 9"),

@@ -21,6 +21,8 @@ from tests.agent_service.decision_log.populations import CHUNKS, create, opinion
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 
+STEPS = PPOSettings(rollout_size=100_000, observe_action=True, observe_scores=True, max_change=0.25)
+"""Decides by more than the losses, and by changes of what ran before."""
 SPEC = spec("c", PPOSettings(rollout_size=100_000), reward=Reward.GIVEN)
 
 
@@ -35,6 +37,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAgent]:
         train_all(served.store, "c", runs=10, mode=Mode.FROZEN, prefix="frozen")
         create(served.store, spec("dice", RandomSettings()))
         create(served.store, spec("idle"))
+        steps = spec("steps", STEPS, reward=Reward.GIVEN)
+        first = create(served.store, steps).export_policy("steps", 1).data
+        catalog.import_policy("steps", opinionated(steps, first)).result()
+        train_all(served.store, "steps", runs=3, mode=Mode.FROZEN)
         yield served
 
 
@@ -60,6 +66,17 @@ def test_the_version_that_decided_decides_the_same_again(served: ServedAgent) ->
     ]
     assert len(lines) == CHUNKS
     assert summary.startswith("dropout: mean difference 0 over 3 decisions, correlation 1.000, 100")
+
+
+def test_what_was_seen_and_what_ran_before_count(served: ServedAgent) -> None:
+    """A policy of changes that sees its context decides the same again, and each step is small."""
+    table = rows(replay(served, "steps", "--policy", "2", "--format", "csv"))
+
+    assert len(table) == 3 * CHUNKS
+    assert [row["replayed.dropout"] for row in table] == [row["decided.dropout"] for row in table]
+    with AgentClient(served.address) as client:
+        log = list(client.transitions(controller="steps"))
+    assert any(any(step.context) for step in log)
 
 
 def test_another_version_is_replayed_by_its_mean(served: ServedAgent) -> None:
