@@ -76,6 +76,10 @@ class ReportStream:
                 answers.append(next(self._stream))
         except (grpc.RpcError, StopIteration):
             self.close()
+        except BaseException:
+            # On Ctrl-C: what is not read yet must not be taken for the next reports' answers.
+            self.close()
+            raise
         return answers + [None] * (len(requests) - len(answers))
 
     def _outgoing(self) -> Iterator[pb.StreamReportsRequest]:

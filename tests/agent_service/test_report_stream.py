@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,37 @@ def test_a_value_out_of_range_sends_nothing(client: AgentClient) -> None:
         stream.report([right, wrong])
 
     assert client.get_run("r0").reported_chunks == 0
+
+
+class _Interrupted:
+    """A stream on which Ctrl-C comes after the first answer."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._is_next = True
+
+    def __next__(self) -> Any:
+        if not self._is_next:
+            raise KeyboardInterrupt
+        self._is_next = False
+        return next(self._stream)
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+
+
+def test_an_interrupted_report_mixes_up_no_answers(client: AgentClient) -> None:
+    """After Ctrl-C amid the answers the same may be reported again, and each run gets its own."""
+    runs = fleet(client, 5)
+    with client.report_stream() as stream:
+        stream.report(reports(runs))
+        stream._stream = _Interrupted(stream._stream)
+        with pytest.raises(KeyboardInterrupt):
+            stream.report(reports(runs))
+        assert stream.report(reports(runs)) == [None] * 5
+
+    for run in runs:
+        assert run.action == client.get_run(run.run_id).action
 
 
 def test_a_fleet_goes_on_when_the_service_is_killed(tmp_path: Path) -> None:
