@@ -105,7 +105,6 @@ COUNT_CHUNK = Statement(
     )
 )
 """Changes nothing where the run does not stand as the caller knows it."""
-NEWEST_POSITION = sa.select(sa.func.max(decisions.c.position))
 
 
 def data_version(driver: sqlite3.Connection) -> int:

@@ -323,8 +323,7 @@ class SqlSession:
     def next_position(self) -> int:
         """See the port."""
         if self._known.next_position is None:
-            newest = self._connection.execute(queries.NEWEST_POSITION).scalar_one()
-            self._known.next_position = (newest or 0) + 1
+            self._known.next_position = self.last_position() + 1
         return self._known.next_position
 
     def append(self, run: Run, decision: Decision) -> None:
