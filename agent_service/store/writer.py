@@ -75,6 +75,8 @@ class Writer:
             observe_commit: told each commit's seconds and the number of calls in it.
         """
         self.commit_syncs = commit_syncs
+        self.commit_seconds = 0.0
+        """What the last commit took."""
         self._calls = 0
         self._engine = engine
         self._observe_commit = observe_commit
@@ -127,11 +129,13 @@ class Writer:
 
     def commit(self) -> None:
         """Make what `run` did durable; where the storage fails, nothing is kept."""
+        began = time.perf_counter()
         try:
             self._driver.execute("COMMIT")
         except BaseException:
             self._roll_back()
             raise
+        self.commit_seconds = time.perf_counter() - began
         self._calls += len(self._group)
 
     @property
