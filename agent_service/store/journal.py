@@ -29,7 +29,7 @@ IDLE_SECONDS = 0.00025
 """A loop that took nothing up for so long has nothing to take up: the next call comes alone. With
 64 callers one in a thousand commits ends so, and with one all (600 us, when it was measured)."""
 BRIEF_SECONDS = 0.002
-"""A disk that synced within this may be waited for in the loop, where nothing else is to be done."""
+"""A disk that synced within this is waited for in the loop, where nothing else is to be done."""
 LOCK_SECONDS = 10.0
 """For how long another process's write is waited for, such as the learner's, before calls fail."""
 _LOCK_PAUSE = 0.002

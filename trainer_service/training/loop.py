@@ -8,18 +8,18 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from trainer_service.training.child import build_child
 from trainer_service.training.chunk import Chunk, chunk_of
-from trainer_service.training.datasets import Images, Split
+from trainer_service.training.datasets import Images
+from trainer_service.training.feed import ResidentFeed
 from trainer_service.training.final import FinalScores
-from trainer_service.training.regularizers import Regularization
+from trainer_service.training.passes import Passes
 from trainer_service.training.scores import macro_f1
-from trainer_service.training.spec import Precision, TrainingSpec
+from trainer_service.training.spec import TrainingSpec
 
 EVALUATION_IMAGES = 2048
 """Images in one forward pass without gradient, at the most."""
@@ -45,36 +45,22 @@ class ChildTraining:
         self._spec = spec
         self._device = device
         self._classes = len(images.class_names)
-        self._training = _on_device(images.training, device)
-        self._validation = _on_device(images.validation, device)
+        self._training = ResidentFeed(images.training, device)
+        self._validation = ResidentFeed(images.validation, device)
         self._test = images.test
         self._order = torch.Generator().manual_seed(spec.seed + 1)
         self._draws = torch.Generator().manual_seed(spec.seed + 2)
-        pixels = images.training.images.float() / 255.0
-        self._mean = pixels.mean(dim=(0, 2, 3), keepdim=True).to(device)
-        self._deviation = pixels.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3).to(device)
-        self._build_child(images)
+        torch.manual_seed(spec.seed)
+        self._passes = Passes(spec, images, device)
+        # Noise starts from here for every method; what the regularizers' making drew is undone.
+        torch.manual_seed(spec.seed + 3)
         self._steps = 0
         self._batches: list[Tensor] = []
+        """Places of the epoch's batches that are still to come."""
+        self._images: Iterator[Tensor] = iter(())
+        """Their images."""
         self._epoch_scores: list[float] = []
         self._best_weights: dict[str, Tensor] = {}
-
-    def _build_child(self, images: Images) -> None:
-        torch.manual_seed(self._spec.seed)
-        _count, channels, height, width = images.training.images.shape
-        child = build_child(
-            self._spec,
-            channels=channels,
-            classes=self._classes,
-            image_size=min(height, width),
-        )
-        self._child: nn.Module = child.to(self._device)
-        self._regularization = Regularization(self._spec, child, self._device)
-        self._optimizer = torch.optim.Adam(
-            self._child.parameters(), lr=self._spec.learning_rate, fused=True
-        )
-        # Noise starts from here for every method; what the regularizers' making drew is undone.
-        torch.manual_seed(self._spec.seed + 3)
 
     @property
     def chunks(self) -> int:
@@ -88,10 +74,10 @@ class ChildTraining:
     @property
     def _steps_per_epoch(self) -> int:
         """Full batches in the training split; one, if it is smaller than a batch."""
-        return max(1, len(self._training.labels) // self._spec.batch_size)
+        return max(1, len(self._training) // self._spec.batch_size)
 
-    def _batch_size(self, split: Split) -> int:
-        return min(self._spec.batch_size, len(split.labels))
+    def _batch_size(self, feed: ResidentFeed) -> int:
+        return min(self._spec.batch_size, len(feed))
 
     def train_chunk(self, values: Mapping[str, float]) -> Chunk:
         """Train N steps under `values`, then validate on m batches.
@@ -104,7 +90,7 @@ class ChildTraining:
             InvalidArgument: where a value is missing, unknown or out of range.
         """
         started = time.perf_counter()
-        self._regularization.apply(values)
+        self._passes.regularization.apply(values)
         index = self._steps // self._spec.chunk_size + 1
         losses, scores = self._train_steps()
         # The one copy of this chunk off the device.
@@ -119,7 +105,7 @@ class ChildTraining:
             training_score=float(scores.mean()),
             validation_score=validation_score,
             validation_loss=validation_loss,
-            values=self._regularization.values(),
+            values=self._passes.regularization.values(),
             epochs=self._steps / self._steps_per_epoch,
             training_images=self._spec.chunk_size * self._batch_size(self._training),
             validation_images=self._spec.validation_batches * self._batch_size(self._validation),
@@ -130,16 +116,10 @@ class ChildTraining:
         """Train N steps; return their losses and scores, float[N] each, on the device."""
         losses, predictions, labels = [], [], []
         for _ in range(self._spec.chunk_size):
-            places = self._next_batch()
-            batch_labels = self._training.labels[places]
-            self._child.train()
-            logits = self._logits(self._training.images[places])
-            loss = nn.functional.cross_entropy(logits, batch_labels)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            losses.append(loss.detach())
-            predictions.append(logits.detach().argmax(-1))
+            images, batch_labels = self._next_batch()
+            loss, predicted = self._passes.train(images, batch_labels)
+            losses.append(loss)
+            predictions.append(predicted)
             labels.append(batch_labels)
             self._steps += 1
             if not self._batches:
@@ -147,28 +127,21 @@ class ChildTraining:
         scores = macro_f1(torch.stack(predictions), torch.stack(labels), classes=self._classes)
         return torch.stack(losses), scores
 
-    def _next_batch(self) -> Tensor:
-        """Return the places of the next batch; an epoch's incomplete last batch is left out."""
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch; an epoch's incomplete last batch is left out."""
         if not self._batches:
-            order = torch.randperm(len(self._training.labels), generator=self._order)
+            order = torch.randperm(len(self._training), generator=self._order)
             size = self._batch_size(self._training)
             used = order[: self._steps_per_epoch * size].to(self._device)
             self._batches = list(torch.split(used, size))
-        return self._batches.pop(0)
+            self._images = self._training.batches(tuple(self._batches))
+        labels = self._training.labels[self._batches.pop(0)]
+        return next(self._images), labels
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """Return float32 logits [n, classes] of uint8 images [n, c, h, w]."""
-        pixels = (images / 255.0 - self._mean) / self._deviation
-        is_bf16 = self._spec.precision is Precision.BF16
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=is_bf16):
-            logits: Tensor = self._child(pixels)
-        return logits.float()
-
-    @torch.no_grad()
-    def _evaluate(self, images: Tensor) -> Tensor:
-        """Return logits in eval mode, where an image's do not depend on its batch."""
-        self._child.eval()
-        return torch.cat([self._logits(part) for part in torch.split(images, EVALUATION_IMAGES)])
+    def _evaluate(self, feed: ResidentFeed, places: Tensor) -> Tensor:
+        """Return the logits of the images at `places`, in eval mode."""
+        parts = torch.split(places, EVALUATION_IMAGES)
+        return torch.cat([self._passes.evaluate(images) for images in feed.batches(parts)])
 
     def _validate_batches(self) -> tuple[float, float]:
         """Return mean loss and mean macro F1 of m batches drawn at random (Eq. 10).
@@ -176,7 +149,7 @@ class ChildTraining:
         Batches overlap where the validation split is small, so each image that is drawn goes
         through the child once, and its logits serve all batches that it is in.
         """
-        count = len(self._validation.labels)
+        count = len(self._validation)
         size = self._batch_size(self._validation)
         places = torch.stack(
             [
@@ -185,7 +158,7 @@ class ChildTraining:
             ]
         ).to(self._device)
         drawn, inverse = torch.unique(places, return_inverse=True)
-        logits = self._evaluate(self._validation.images[drawn])[inverse]
+        logits = self._evaluate(self._validation, drawn)[inverse]
         labels = self._validation.labels[places]
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         score = macro_f1(logits.argmax(-1), labels, classes=self._classes).mean()
@@ -195,24 +168,25 @@ class ChildTraining:
         """Score the whole validation split, and keep the weights if they are the best so far."""
         score, _accuracy = self._scores(self._validation)
         if not self._epoch_scores or score > max(self._epoch_scores):
-            self._best_weights = copy.deepcopy(self._child.state_dict())
+            self._best_weights = copy.deepcopy(self._passes.child.state_dict())
         self._epoch_scores.append(score)
 
-    def _scores(self, split: Split) -> tuple[float, float]:
+    def _scores(self, feed: ResidentFeed) -> tuple[float, float]:
         """Return macro F1 and accuracy of the child, as it is, on a whole split."""
-        predictions = self._evaluate(split.images.to(self._device)).argmax(-1)
-        labels = split.labels.to(self._device)
-        score = macro_f1(predictions, labels, classes=self._classes)
-        return float(score), float((predictions == labels).double().mean())
+        places = torch.arange(len(feed), device=self._device)
+        predictions = self._evaluate(feed, places).argmax(-1)
+        score = macro_f1(predictions, feed.labels, classes=self._classes)
+        return float(score), float((predictions == feed.labels).double().mean())
 
     def finish(self) -> FinalScores:
         """Touch the test split, once: with the last weights, and with the best epoch's."""
         if self._batches or not self._epoch_scores:
             self._batches = []
             self._end_epoch()
-        last_score, last_accuracy = self._scores(self._test)
-        self._child.load_state_dict(self._best_weights)
-        best_score, best_accuracy = self._scores(self._test)
+        test = ResidentFeed(self._test, self._device)
+        last_score, last_accuracy = self._scores(test)
+        self._passes.child.load_state_dict(self._best_weights)
+        best_score, best_accuracy = self._scores(test)
         best = max(self._epoch_scores)
         return FinalScores(
             test_score_best=best_score,
@@ -223,10 +197,6 @@ class ChildTraining:
             validation_score_last=self._epoch_scores[-1],
             best_epoch=self._epoch_scores.index(best) + 1,
         )
-
-
-def _on_device(split: Split, device: torch.device) -> Split:
-    return Split(split.images.to(device), split.labels.to(device))
 
 
 def describe_device(device: torch.device) -> str:

@@ -74,14 +74,14 @@ def test_methods_are_paired_by_seed() -> None:
     weights, batches = set(), set()
     for method in Method:
         child = training(method=method)
-        first = next(p for p in child._child.parameters() if p.ndim == 4)
+        first = next(p for p in child._passes.child.parameters() if p.ndim == 4)
         weights.add(first.detach().numpy().tobytes())
         child.train_chunk(values(method))
-        batches.add(child._next_batch().numpy().tobytes())
+        batches.add(child._next_batch()[0].numpy().tobytes())
     other = training(seed=1)
 
     assert len(weights) == len(batches) == 1
-    assert other._next_batch().numpy().tobytes() not in batches
+    assert other._next_batch()[0].numpy().tobytes() not in batches
 
 
 def test_another_seed_is_another_training() -> None:
@@ -102,7 +102,7 @@ def test_losses_and_training_score_come_from_the_same_passes() -> None:
         if module.training:
             passes.append(logits.detach().clone())
 
-    child._child.register_forward_hook(keep)
+    child._passes.child.register_forward_hook(keep)
     chunk = child.train_chunk({"dropout": 0.3})
 
     places = torch.randperm(64, generator=order).reshape(4, 16)
@@ -130,7 +130,7 @@ def test_scores_of_validation_batches_are_those_of_single_passes() -> None:
     for _ in range(3):
         places = torch.randperm(len(IMAGES.validation.labels), generator=child._draws)[:16]
         labels = IMAGES.validation.labels[places]
-        logits = child._evaluate(IMAGES.validation.images[places])
+        logits = child._passes.evaluate(IMAGES.validation.images[places])
         losses.append(float(torch.nn.functional.cross_entropy(logits, labels)))
         scores.append(f1_score(labels, logits.argmax(-1), average="macro", zero_division=0))
 
@@ -177,7 +177,7 @@ def test_the_best_epoch_is_judged_with_its_own_weights() -> None:
 
     assert scores.validation_score_best == max(child._epoch_scores)
     assert child._epoch_scores[scores.best_epoch - 1] == scores.validation_score_best
-    assert child._scores(IMAGES.validation)[0] == scores.validation_score_best
+    assert child._scores(child._validation)[0] == scores.validation_score_best
 
 
 def test_the_length_can_be_given_in_epochs() -> None:
