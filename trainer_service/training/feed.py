@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from agent_service.lifeline import end_with_parent
 from trainer_service.training.datasets.files import DataError, ImageFiles
 from trainer_service.training.datasets.memory import Memory, fits, free_bytes
 from trainer_service.training.datasets.values import Images, Pixels, Split
@@ -67,6 +68,7 @@ class StreamedFeed:
             collate_fn=_as_it_is,
             num_workers=_readers() if is_read else 0,
             multiprocessing_context=_context() if is_read else None,
+            worker_init_fn=_begin_reading,
             persistent_workers=is_read,
             pin_memory=device.type == "cuda",
             # Else each iteration would draw from the global generator, which is the noise's.
@@ -112,6 +114,12 @@ class _Reader:
             return error
 
 
+def _begin_reading(_reader: int) -> None:
+    # A forked reader's parent is the server process, which lives while readers do; so torch's own
+    # watch would not see that the training was killed.
+    end_with_parent()
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -122,14 +130,20 @@ def _checked(batches: Iterator[Tensor | DataError]) -> Iterator[Tensor]:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:  # torch's word for a reader that was killed
+        except RuntimeError as error:
             cause = str(error).splitlines()[0]
-            raise DataError(
-                f"a process that reads images died; is memory short? {cause}"
-            ) from error
+            if "DataLoader worker" not in cause:  # torch's words for a reader that was killed
+                raise
+            raise _died(cause) from error
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # as it handed a batch over
+            raise _died(repr(error)) from error
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _died(cause: str) -> DataError:
+    return DataError(f"a process that reads images died; is memory short? {cause}")
 
 
 def _copied_ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:

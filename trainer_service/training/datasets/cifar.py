@@ -26,6 +26,8 @@ def read_cifar100(folder: Path) -> Stored:
 
 def _read(name: str, folder: Path) -> Stored:
     reader = _READERS[name]
+    if not (folder / reader.base_folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder / reader.base_folder}")
     try:
         parts = {
             split: reader(folder, train=is_training)
