@@ -20,7 +20,7 @@ def crop_flip(images: Tensor, draws: torch.Generator) -> Tensor:
         images: uint8[b, c, h, w].
         draws: on the CPU, so that any device has the same draws; three numbers an image are drawn.
     """
-    count, _channels, height, width = images.shape
+    count, channels, height, width = images.shape
     pads = (round(height * PADDING), round(width * PADDING))
     down, right = (torch.randint(0, 2 * pad + 1, (count, 1), generator=draws) for pad in pads)
     is_flipped = torch.randint(0, 2, (count, 1), generator=draws).bool()
@@ -29,6 +29,8 @@ def crop_flip(images: Tensor, draws: torch.Generator) -> Tensor:
     rows = (torch.arange(height) + down).to(images.device, non_blocking=True)
     columns = (columns + right).to(images.device, non_blocking=True)
     padded = torch.nn.functional.pad(images, (pads[1], pads[1], pads[0], pads[0]))
-    one = torch.arange(count, device=images.device)[:, None, None]
-    # The indexed dimensions come first, the channels last.
-    return padded[one, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    image = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    # In the order of memory that the images had: with channels last, torch 2.13 crashed in a narrow
+    # child's backward pass on a CPU.
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

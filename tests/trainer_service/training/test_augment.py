@@ -23,6 +23,7 @@ def test_every_result_is_a_crop_of_the_padded_image_or_its_mirror(
 
     assert results.shape == images.shape
     assert results.dtype == torch.uint8
+    assert results.is_contiguous()
     for source, result in zip(padded, results, strict=True):
         crops = [
             source[:, y : y + height, x : x + width]

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +109,34 @@ def test_a_reader_that_was_killed_is_told(root: Path) -> None:
     with pytest.raises((DataError, RuntimeError), match=r"DataLoader worker|reads images died"):
         for _ in batches:
             pass
+
+
+STREAMING = """
+import signal, sys
+from pathlib import Path
+import torch
+from trainer_service.training.datasets.folder import read_folder
+from trainer_service.training.feed import StreamedFeed
+
+split = read_folder(Path(sys.argv[1])).splits["train"]
+batches = StreamedFeed(split, torch.device("cpu")).batches(torch.split(torch.arange(60), 2))
+next(batches)
+print("streaming", flush=True)
+signal.pause()
+"""
+
+
+def test_readers_end_with_the_training_however_it_ends(root: Path) -> None:
+    """A killed training leaves no process: its output, which they inherit, comes to an end."""
+    training = subprocess.Popen(
+        [sys.executable, "-c", STREAMING, str(root / "faces")], stdout=subprocess.PIPE, text=True
+    )
+    assert training.stdout is not None
+    assert training.stdout.readline() == "streaming\n"
+
+    training.kill()
+
+    assert training.communicate(timeout=60)[0] == ""
 
 
 @pytest.mark.parametrize(
