@@ -78,21 +78,16 @@ def _decoded(path: str, *, channels: int) -> np.ndarray:
     """Return uint8[h, w] for one channel, uint8[h, w, 3] for three."""
     try:
         with Image.open(path) as image:
-            image.load()
             mode = image.mode
-            pixels = None if channels == 1 and mode != "L" else np.array(_as(image, channels))
+            pixels = np.array(image if channels == 1 else image.convert("RGB"))
     except Exception as error:
         # A damaged image raises most of what Pillow and its decoders can; all mean the same.
         raise DataError(
             f"{path} is no readable image; remove or replace it ({type(error).__name__})"
         ) from error
-    if pixels is None:
+    if channels == 1 and mode != "L":
         raise DataError(f"{path} is of mode {mode}, others are grey (L); bring all to one mode")
     return pixels
-
-
-def _as(image: Image.Image, channels: int) -> Image.Image:
-    return image if channels == 1 else image.convert("RGB")
 
 
 def open_files(paths: Sequence[str]) -> ImageFiles:

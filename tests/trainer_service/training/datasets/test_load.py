@@ -300,3 +300,17 @@ def test_mean_and_deviation_are_those_of_all_pixels(tmp_path: Path, mode: str) -
     assert deviation.flatten().tolist() == pytest.approx(
         floats.std(dim=(0, 2, 3)).tolist(), rel=1e-6
     )
+
+
+def test_grey_images_among_colour_are_read_as_colour_but_never_the_reverse(tmp_path: Path) -> None:
+    """No colour is dropped unasked: a set whose first image is grey takes grey ones only."""
+    for mode, other in (("RGB", "L"), ("L", "RGB")):
+        folder = tmp_path / mode
+        write_classes(folder / "faces", mode=mode)
+        Image.new(other, (5, 6), 7 if other == "L" else (7, 8, 9)).save(
+            folder / "faces" / "class1" / "03.png"
+        )
+
+    assert load_images(FOLDER, tmp_path / "RGB").training.images.shape[1:] == (3, 6, 5)
+    with pytest.raises(DataError, match=r"03\.png is of mode RGB, others are grey"):
+        load_images(FOLDER, tmp_path / "L")
