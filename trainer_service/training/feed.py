@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ PRELOAD = ["trainer_service.training.datasets.files"]
 """What reading processes have imported when they start: torch alone takes seconds."""
 MOST_READERS = 8
 """Processes that read the images of one split."""
+PIECE = 256
+"""Images that one of them reads at once: each holds two pieces ready, whatever the batches."""
 
 
 class ResidentFeed:
@@ -88,10 +91,13 @@ class StreamedFeed:
             DataError: at the batch with an image that cannot be read, or if a reader died.
         """
         parts = list(places)
-        counts = [len(part) for part in parts]
-        self._places[:] = [part.tolist() for part in torch.split(torch.cat(parts).cpu(), counts)]
+        wanted = torch.split(torch.cat(parts).cpu(), [len(part) for part in parts])
+        pieces = [torch.split(batch, PIECE) for batch in wanted]
+        self._places[:] = [piece.tolist() for batch in pieces for piece in batch]
         read = _checked(iter(self._loader))
-        return read if self._device.type != "cuda" else _copied_ahead(read, self._device)
+        if self._device.type == "cuda":
+            read = _copied_ahead(read, self._device)
+        return _joined(read, [len(batch) for batch in pieces])
 
 
 Feed = ResidentFeed | StreamedFeed
@@ -140,6 +146,13 @@ def _checked(batches: Iterator[Tensor | DataError]) -> Iterator[Tensor]:
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _joined(pieces: Iterator[Tensor], counts: list[int]) -> Iterator[Tensor]:
+    """Yield batches that were read in so many pieces each."""
+    for count in counts:
+        batch = list(islice(pieces, count))
+        yield batch[0] if count == 1 else torch.cat(batch)
 
 
 def _died(cause: str) -> DataError:

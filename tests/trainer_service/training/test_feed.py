@@ -55,8 +55,12 @@ def places(seed: int) -> list[torch.Tensor]:
     return list(torch.split(order, 10))
 
 
-def test_streamed_batches_are_the_resident_ones(root: Path) -> None:
-    """Again and again, and after an iteration that was left in the middle."""
+@pytest.mark.parametrize("piece", [256, 4])
+def test_streamed_batches_are_the_resident_ones(
+    monkeypatch: pytest.MonkeyPatch, root: Path, piece: int
+) -> None:
+    """Read whole or in pieces, again and again, and after an iteration that was left halfway."""
+    monkeypatch.setattr(feeds, "PIECE", piece)
     in_memory, files = both(root)
     resident = ResidentFeed(in_memory, CPU)
 
