@@ -16,6 +16,7 @@ from trainer_service.process import Place
 from trainer_service.rpc.servicer import TrainerServicer
 from trainer_service.runs import Runs
 from trainer_service.store import RunStore
+from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import describe_device
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
@@ -41,7 +42,11 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     device = _checked_device(config.device)
     registry = process_registry()
     place = Place(
-        agent=config.agent, device=config.device, data=config.data, threads=config.threads
+        agent=config.agent,
+        device=config.device,
+        data=config.data,
+        data_memory=Memory(config.data_memory),
+        threads=config.threads,
     )
     shown = pb.Device(
         name=config.device, description=describe_device(device), parallel=config.parallel

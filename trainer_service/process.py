@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -30,6 +31,7 @@ from trainer_service.run import (
 )
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
+from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import ChildTraining, Diverged, describe_device
 from trainer_service.training.spec import fixed_values
 
@@ -44,6 +46,8 @@ class Place:
     """As torch names it: `cpu`, `cuda:0`."""
     data: Path
     """The data folder."""
+    data_memory: Memory = Memory.AUTO
+    """Where images are held."""
     threads: int
     """CPU threads of a run."""
 
@@ -140,6 +144,8 @@ def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> N
     # Ctrl-C reaches the whole group; what it means is the service's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(place.threads)
+    # On standard error, which is the service's.
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s run {run_id} %(message)s")
     try:
         cancellation = _Cancellation()
         with AgentClient(place.agent) as agent:
@@ -179,7 +185,8 @@ def _train(
 ) -> None:
     device = torch.device(place.device)
     # First, since the agent is told how long the run will be.
-    training = ChildTraining(spec.training, load_images(spec.training, place.data), device)
+    images = load_images(spec.training, place.data, place.data_memory)
+    training = ChildTraining(spec.training, images, device)
     steering = _steering(agent, run_id, spec, planned_chunks=training.chunks)
     try:
         started = time.perf_counter()
