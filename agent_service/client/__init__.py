@@ -5,7 +5,7 @@ A run brings the values of the first chunk; each report brings those of the next
     with AgentClient("localhost:50051") as agent, agent.run("fer-dropout") as run:
         for batch in batches:
             loss, score = train(batch, dropout=run.hyperparameters["dropout"])
-            run.step(loss, score)
+            run.step(loss, score=score)
             if run.chunk_full:
                 run.report(validate())
 """
@@ -13,6 +13,7 @@ A run brings the values of the first chunk; each report brings those of the next
 from agent_service.client.client import AgentClient
 from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
+from agent_service.client.sites import Dropout, GaussianNoise
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
@@ -33,7 +34,9 @@ __all__ = [
     "BayesianSettings",
     "ConstantSettings",
     "ControllerSpec",
+    "Dropout",
     "FleetReport",
+    "GaussianNoise",
     "Hyperparameter",
     "Mode",
     "Outcome",

@@ -5,16 +5,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
+from agent_service.client.sites import Site
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from agent_service.client.model.scores import Score
+    from agent_service.client.model.steered import SteeredModel
 
 PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
@@ -91,8 +98,15 @@ class AgentClient:
         policy_version: int = 0,
         labels: Mapping[str, str] | None = None,
         planned_chunks: int | None = None,
+        model: nn.Module | None = None,
+        sites: Mapping[str, Site] | None = None,
+        drives: Mapping[str, str] | None = None,
+        score: Score | None = None,
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
+
+        With `model`, each action is applied to it: the run's values drive the dropout that it has,
+        or what `sites` adds, and its end leaves the model as it was.
 
         Args:
             controller: the name of the controller that decides.
@@ -101,6 +115,20 @@ class AgentClient:
             policy_version: what a frozen or shadow run keeps to; 0 takes the newest.
             labels: your words about the run, for lists.
             planned_chunks: how many the training plans, for controllers that observe progress.
+            model: a PyTorch model, on its device already; needs the extra `torch`.
+            sites: regularizers to add, `Dropout()` or `GaussianNoise()`, by the name of the module
+                whose output they act on.
+            drives: which of the model's own modules each hyperparameter drives, by a pattern of
+                module names such as `layer4.*`. All dropout that it has, where there is one
+                hyperparameter and no `sites`.
+            score: of a batch's logits and labels, in [0, 1], larger is better, such as a function
+                of torchmetrics; macro F1 by default.
+
+        Raises:
+            NotFound: no such controller.
+            AlreadyExists: the run id is there with another start.
+            InvalidArgument: a hyperparameter drives nothing, or a name is not in the model; the
+                run was not started then, and the model is as it was.
         """
         run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
         request = pb.StartRunRequest(
@@ -111,10 +139,21 @@ class AgentClient:
             labels=labels,
             planned_chunks=planned_chunks or 0,
         )
-        spec = self.get_controller(controller).spec
-        action = self._calls.call(self._stub.StartRun, request).action
+        spec = convert.spec_from_message(self.get_controller(controller).spec)
+        steered = None if model is None else _steered(model, spec, sites, drives, score)
+        try:
+            action = self._calls.call(self._stub.StartRun, request).action
+        except BaseException:
+            if steered is not None:
+                steered.remove()
+            raise
         return Run(
-            self._calls, self._stub, run_id=run_id, chunk_size=spec.chunk_size, action=action
+            self._calls,
+            self._stub,
+            run_id=run_id,
+            chunk_size=spec.chunk_size,
+            action=action,
+            model=steered,
         )
 
     def report_stream(self) -> ReportStream:
@@ -208,3 +247,16 @@ class AgentClient:
             ),
             None,
         ).policy_version
+
+
+def _steered(
+    model: nn.Module,
+    spec: ControllerSpec,
+    sites: Mapping[str, Site] | None,
+    drives: Mapping[str, str] | None,
+    score: Score | None,
+) -> SteeredModel:
+    # Imported here alone, so that who gives no model needs no torch.
+    from agent_service.client.model.steered import SteeredModel
+
+    return SteeredModel(model, spec.hyperparameters, sites=sites, drives=drives, score=score)

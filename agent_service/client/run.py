@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 import numpy as np
 
@@ -14,6 +14,12 @@ from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agent_service.client.model.scores import Scoring
+    from agent_service.client.model.steered import SteeredModel
 
 
 class Run:
@@ -31,8 +37,9 @@ class Run:
         run_id: str,
         chunk_size: int,
         action: pb.Action,
+        model: SteeredModel | None = None,
     ) -> None:
-        """Take a run that was started, with its A_0."""
+        """Take a run that was started, with its A_0, which a model has from now on."""
         self._calls = calls
         self._stub = stub
         self.run_id = run_id
@@ -41,8 +48,11 @@ class Run:
         self.action = action
         """What was decided for the chunk that trains now."""
         self._losses: list[SupportsFloat] = []
-        self._scores: list[SupportsFloat] = []
+        self._scores: list[Any] = []
+        self._has_own_scores = False
         self._is_finished = False
+        self._model = model
+        self.take(action)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -54,28 +64,60 @@ class Run:
         """Whether N steps were told and `report` is due."""
         return len(self._losses) == self.chunk_size
 
-    def step(self, loss: SupportsFloat, score: SupportsFloat) -> None:
-        """Tell one training step; both stay where they are until the chunk is reported.
+    def step(
+        self,
+        loss: SupportsFloat,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        score: SupportsFloat | None = None,
+    ) -> None:
+        """Tell one training step; all stays where it is until the chunk is reported.
+
+        A step is one of the optimizer. Where it takes several passes, give their mean loss.
 
         Args:
             loss: the step's training loss, a number or a scalar tensor.
-            score: the step's training score in [0, 1], larger is better, e.g. macro F1.
+            logits: float[b, classes, ...], of the very pass that gave the loss; of a run with a
+                model.
+            labels: int[b, ...].
+            score: in place of the two, the step's training score in [0, 1], larger is better.
 
         Raises:
             RuntimeError: where the chunk is full already.
+            TypeError: neither logits and labels nor a score, both kinds in one chunk, or logits for
+                a run without a model.
         """
         if self.chunk_full:
-            raise RuntimeError("the chunk is full: call run.report(validation_score) first")
+            raise RuntimeError("the chunk is full: call run.report(...) first")
+        if (score is None) == (logits is None or labels is None):
+            raise TypeError("give run.step(loss, logits, labels), or run.step(loss, score=...)")
+        if self._losses and self._has_own_scores != (score is not None):
+            raise TypeError("the steps of one chunk are scored in one way, by logits or by score=")
+        if logits is None or labels is None:
+            assert score is not None
+            self._scores.append(_detached(score))
+        else:
+            self._scores.append(self._scoring_of_model().keep(logits, labels))
+        self._has_own_scores = score is not None
         self._losses.append(_detached(loss))
-        self._scores.append(_detached(score))
+
+    def _scoring_of_model(self) -> Scoring:
+        if self._model is None:
+            raise TypeError("logits are scored where agent.run(..., model=model) was given")
+        return self._model.scoring
 
     def report(
-        self, validation_score: SupportsFloat, *, applied: Mapping[str, float] | None = None
+        self,
+        validation: SupportsFloat | Iterable[tuple[Tensor, Tensor]],
+        *,
+        applied: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """Report the full chunk and return the values for the next one.
+        """Report the full chunk and return the values for the next one, which a model then has.
 
         Args:
-            validation_score: mean score of the chunk's validation batches, in [0, 1].
+            validation: mean score of the chunk's validation batches, in [0, 1]; or, of a run with a
+                model, these batches' logits and labels.
             applied: what the chunk ran under, where that was not what was decided; a shadow run
                 says it always.
 
@@ -85,17 +127,26 @@ class Run:
         """
         if not self.chunk_full:
             raise RuntimeError(f"the chunk has {len(self._losses)} of {self.chunk_size} steps")
-        losses = [float(loss) for loss in self._losses]
-        training = float(np.mean([float(score) for score in self._scores]))
         values = self.report_chunk(
-            losses,
-            training_score=training,
-            validation_score=float(validation_score),
+            [float(loss) for loss in self._losses],
+            training_score=self._training_score(),
+            validation_score=self._validation_score(validation),
             applied=applied,
         )
         self._losses.clear()
         self._scores.clear()
         return values
+
+    def _training_score(self) -> float:
+        if self._has_own_scores:
+            return float(np.mean([float(score) for score in self._scores]))
+        return self._scoring_of_model().mean(self._scores)
+
+    def _validation_score(self, validation: Any) -> float:
+        if isinstance(validation, SupportsFloat):
+            return float(validation)
+        scoring = self._scoring_of_model()
+        return scoring.mean([scoring.keep(logits, labels) for logits, labels in validation])
 
     def report_chunk(
         self,
@@ -153,11 +204,15 @@ class Run:
     def take(self, action: pb.Action) -> None:
         """Go on under the next action."""
         self.action = action
+        if self._model is not None:
+            self._model.apply(action.values)
 
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None
     ) -> None:
-        """End the run; the context manager does it where you do not."""
+        """End the run, and leave its model as it was; the context manager does it, too."""
+        if self._model is not None:
+            self._model.remove()  # whatever becomes of the call
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
         self._calls.call(self._stub.FinishRun, convert.finish_to_message(finish))
         self._is_finished = True
@@ -181,6 +236,9 @@ class Run:
 
 
 def _detached(number: SupportsFloat) -> Any:
-    """Return a tensor without its graph, so that a chunk holds no activations; others as is."""
+    """Return a tensor without its graph, so that a chunk holds no activations; others as is.
+
+    A copy, since what a CUDA graph gave is overwritten by the next step.
+    """
     detach = getattr(number, "detach", None)
-    return number if detach is None else detach()
+    return number if detach is None else detach().clone()
