@@ -11,6 +11,7 @@ A run brings the values of the first chunk; each report brings those of the next
 """
 
 from agent_service.client.client import AgentClient
+from agent_service.client.delivery import Hold
 from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
 from agent_service.client.sites import Dropout, GaussianNoise
@@ -37,6 +38,7 @@ __all__ = [
     "Dropout",
     "FleetReport",
     "GaussianNoise",
+    "Hold",
     "Hyperparameter",
     "Mode",
     "Outcome",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
+from agent_service.client.delivery import Delivery, Hold
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.sites import Site
+from agent_service.domain.errors import Unavailable, invalid
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -58,11 +60,13 @@ class AgentClient:
     ) -> None:
         self.close()
 
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the service can be reached; raises Unavailable after `timeout` seconds."""
+        self._calls.wait_ready(timeout)
+
     def create_controller(self, spec: ControllerSpec, mode: Mode = Mode.LEARNING) -> pb.Controller:
         """Create a controller; the same spec again answers the one that is there."""
-        request = pb.CreateControllerRequest(
-            spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
-        )
+        request = _creation(spec, mode)
         return self._calls.call(self._stub.CreateController, request).controller
 
     def get_controller(self, name: str) -> pb.Controller:
@@ -91,7 +95,7 @@ class AgentClient:
 
     def run(
         self,
-        controller: str,
+        controller: str | ControllerSpec,
         *,
         run_id: str | None = None,
         mode: Mode | None = None,
@@ -102,6 +106,7 @@ class AgentClient:
         sites: Mapping[str, Site] | None = None,
         drives: Mapping[str, str] | None = None,
         score: Score | None = None,
+        when_away: Hold | None = None,
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
 
@@ -109,7 +114,8 @@ class AgentClient:
         or what `sites` adds, and its end leaves the model as it was.
 
         Args:
-            controller: the name of the controller that decides.
+            controller: the name of the controller that decides, or its spec: it is created then,
+                unless it is there.
             run_id: the run's id, unique in the service; a new one by default.
             mode: learning, frozen or shadow; the controller's own by default.
             policy_version: what a frozen or shadow run keeps to; 0 takes the newest.
@@ -123,38 +129,53 @@ class AgentClient:
                 hyperparameter and no `sites`.
             score: of a batch's logits and labels, in [0, 1], larger is better, such as a function
                 of torchmetrics; macro F1 by default.
+            when_away: what to do while the agent cannot be reached, once the client's budget is
+                spent; None raises.
 
         Raises:
+            Unavailable: the agent is away, and `when_away` says nothing else.
             NotFound: no such controller.
             AlreadyExists: the run id is there with another start.
             InvalidArgument: a hyperparameter drives nothing, or a name is not in the model; the
                 run was not started then, and the model is as it was.
         """
         run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
+        delivery = Delivery(self._calls, self._stub, when_away)
+        spec = self._begun(controller, delivery, when_away)
         request = pb.StartRunRequest(
-            controller=controller,
+            controller=spec.name,
             run_id=run_id,
             mode=convert.mode_to_message(mode),
             policy_version=policy_version,
             labels=labels,
             planned_chunks=planned_chunks or 0,
         )
-        spec = convert.spec_from_message(self.get_controller(controller).spec)
         steered = None if model is None else _steered(model, spec, sites, drives, score)
         try:
-            action = self._calls.call(self._stub.StartRun, request).action
+            response = delivery.send(request)
+            action = _held_start(when_away, spec) if response is None else response.action
         except BaseException:
             if steered is not None:
                 steered.remove()
             raise
         return Run(
-            self._calls,
-            self._stub,
+            delivery,
             run_id=run_id,
             chunk_size=spec.chunk_size,
             action=action,
+            is_held=response is None,
             model=steered,
         )
+
+    def _begun(
+        self, controller: str | ControllerSpec, delivery: Delivery, hold: Hold | None
+    ) -> ControllerSpec:
+        """Return the spec of a controller that is there, or will be before its run is."""
+        if isinstance(controller, str):
+            return convert.spec_from_message(self.get_controller(controller).spec)
+        if delivery.send(_creation(controller, Mode.LEARNING)) is None:
+            _held_start(hold, controller)
+        return controller
 
     def report_stream(self) -> ReportStream:
         """Return a way to report chunks of many runs at once; use it as a context manager."""
@@ -247,6 +268,25 @@ class AgentClient:
             ),
             None,
         ).policy_version
+
+
+def _creation(spec: ControllerSpec, mode: Mode) -> pb.CreateControllerRequest:
+    return pb.CreateControllerRequest(
+        spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
+    )
+
+
+def _held_start(hold: Hold | None, spec: ControllerSpec) -> pb.Action:
+    """Return what a run begins under while the agent is away; raises Unavailable without values."""
+    if hold is None or hold.values is None:
+        raise Unavailable(
+            "the agent is away, and Hold(values=...) says nothing to begin with; is it running? "
+            "`agent-service serve`"
+        )
+    names = {h.name for h in spec.hyperparameters}
+    if set(hold.values) != names:
+        raise invalid("when_away.values", f"names {sorted(hold.values)}; give {sorted(names)}")
+    return pb.Action(values=hold.values, chunk_index=1)
 
 
 def _steered(

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 import numpy as np
 
 from agent_service import convert
-from agent_service.client.calls import Calls
+from agent_service.client.delivery import Delivery
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,17 +30,26 @@ class Run:
 
     def __init__(
         self,
-        calls: Calls,
-        stub: agent_pb2_grpc.AgentServiceStub,
+        delivery: Delivery,
         *,
         run_id: str,
         chunk_size: int,
         action: pb.Action,
+        is_held: bool = False,
         model: SteeredModel | None = None,
     ) -> None:
-        """Take a run that was started, with its A_0, which a model has from now on."""
-        self._calls = calls
-        self._stub = stub
+        """Take a run that was started, or will be, with what it begins under.
+
+        Args:
+            delivery: of its calls.
+            run_id: the run's.
+            chunk_size: N.
+            action: for its next chunk; a model has it from now on.
+            is_held: whether nobody decided that action, since the agent is away.
+            model: what to apply actions to.
+        """
+        self._delivery = delivery
+        self._is_held = is_held
         self.run_id = run_id
         self.chunk_size = chunk_size
         """N, training steps in a chunk."""
@@ -52,7 +60,8 @@ class Run:
         self._has_own_scores = False
         self._is_finished = False
         self._model = model
-        self.take(action)
+        if model is not None:
+            model.apply(action.values)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -188,6 +197,8 @@ class Run:
         applied: Mapping[str, float] | None = None,
     ) -> pb.ReportChunkRequest:
         """Return the report of the current chunk, to be sent; raises InvalidArgument."""
+        if self._is_held and applied is None:
+            applied = self.hyperparameters
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index,
@@ -198,12 +209,19 @@ class Run:
         return convert.report_to_message(report)
 
     def send(self, request: pb.ReportChunkRequest) -> None:
-        """Send a report by a call of its own, and take the next action."""
-        self.take(self._calls.call(self._stub.ReportChunk, request).action)
+        """Send a report by a call of its own, and take the next action; or hold this one."""
+        response = self._delivery.send(request)
+        if response is not None:
+            self.take(response.action)
+            return
+        held = pb.Action(values=self.action.values, chunk_index=self.action.chunk_index + 1)
+        self.take(held)
+        self._is_held = True
 
     def take(self, action: pb.Action) -> None:
         """Go on under the next action."""
         self.action = action
+        self._is_held = False
         if self._model is not None:
             self._model.apply(action.values)
 
@@ -214,7 +232,7 @@ class Run:
         if self._model is not None:
             self._model.remove()  # whatever becomes of the call
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
-        self._calls.call(self._stub.FinishRun, convert.finish_to_message(finish))
+        self._delivery.finish(convert.finish_to_message(finish))
         self._is_finished = True
 
     def __enter__(self) -> Self:
