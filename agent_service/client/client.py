@@ -116,7 +116,8 @@ class AgentClient:
         Args:
             controller: the name of the controller that decides, or its spec: it is created then,
                 unless it is there.
-            run_id: the run's id, unique in the service; a new one by default.
+            run_id: the run's id, unique in the service; a new one by default. One that is there
+                goes on with its next chunk, as after a crash of the script.
             mode: learning, frozen or shadow; the controller's own by default.
             policy_version: what a frozen or shadow run keeps to; 0 takes the newest.
             labels: your words about the run, for lists.
@@ -139,6 +140,7 @@ class AgentClient:
             InvalidArgument: a hyperparameter drives nothing, or a name is not in the model; the
                 run was not started then, and the model is as it was.
         """
+        is_new = run_id is None
         run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
         delivery = Delivery(self._calls, self._stub, when_away)
         spec = self._begun(controller, delivery, when_away)
@@ -153,7 +155,10 @@ class AgentClient:
         steered = None if model is None else _steered(model, spec, sites, drives, score)
         try:
             response = delivery.send(request)
-            action = _held_start(when_away, spec) if response is None else response.action
+            if response is None:
+                action = _held_start(when_away, spec)
+            else:
+                action = response.action if is_new else self.get_run(run_id).action
         except BaseException:
             if steered is not None:
                 steered.remove()

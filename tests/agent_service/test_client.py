@@ -234,3 +234,17 @@ def test_threads_may_share_a_client(client: AgentClient) -> None:
 
     with futures.ThreadPoolExecutor(16) as pool:
         assert list(pool.map(train, range(16))) == [5] * 16
+
+
+def test_a_script_that_crashed_goes_on_with_its_run(client: AgentClient) -> None:
+    """The same run id again: the next chunk is the one that was not reported, under its values."""
+    client.create_controller(spec())
+    first = client.run("c", run_id="r")
+    for _ in range(3):
+        first.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+    with client.run("c", run_id="r") as again:
+        assert again.action == first.action
+        assert again.action.chunk_index == 4
+        again.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+
+    assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4]
