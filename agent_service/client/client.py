@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from agent_service.client.model.scores import Score
+    from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
 
 PIECE = 64 * 1024
@@ -111,7 +112,8 @@ class AgentClient:
         """Start a run; use it as a context manager, so that it is finished.
 
         With `model`, each action is applied to it: the run's values drive the dropout that it has,
-        or what `sites` adds, and its end leaves the model as it was.
+        or what `sites` adds, and its end leaves the model as it was. A shadow run changes nothing:
+        it tells the model's own rates beside what the controller would have set.
 
         Args:
             controller: the name of the controller that decides, or its spec: it is created then,
@@ -152,7 +154,7 @@ class AgentClient:
             labels=labels,
             planned_chunks=planned_chunks or 0,
         )
-        steered = None if model is None else _steered(model, spec, sites, drives, score)
+        steered = None if model is None else _connected(model, spec, mode, sites, drives, score)
         try:
             response = delivery.send(request)
             if response is None:
@@ -294,14 +296,20 @@ def _held_start(hold: Hold | None, spec: ControllerSpec) -> pb.Action:
     return pb.Action(values=hold.values, chunk_index=1)
 
 
-def _steered(
+def _connected(
     model: nn.Module,
     spec: ControllerSpec,
+    mode: Mode | None,
     sites: Mapping[str, Site] | None,
     drives: Mapping[str, str] | None,
     score: Score | None,
-) -> SteeredModel:
+) -> SteeredModel | ShadowedModel:
     # Imported here alone, so that who gives no model needs no torch.
+    from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
 
-    return SteeredModel(model, spec.hyperparameters, sites=sites, drives=drives, score=score)
+    if mode is not Mode.SHADOW:
+        return SteeredModel(model, spec.hyperparameters, sites=sites, drives=drives, score=score)
+    if sites:
+        raise invalid("sites", "a shadow run adds nothing to its model; leave them out")
+    return ShadowedModel(model, spec.hyperparameters, drives=drives, score=score)

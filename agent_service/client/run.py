@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agent_service.client.model.scores import Scoring
+    from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
 
 
@@ -36,7 +37,7 @@ class Run:
         chunk_size: int,
         action: pb.Action,
         is_held: bool = False,
-        model: SteeredModel | None = None,
+        model: SteeredModel | ShadowedModel | None = None,
     ) -> None:
         """Take a run that was started, or will be, with what it begins under.
 
@@ -128,7 +129,7 @@ class Run:
             validation: mean score of the chunk's validation batches, in [0, 1]; or, of a run with a
                 model, these batches' logits and labels.
             applied: what the chunk ran under, where that was not what was decided; a shadow run
-                says it always.
+                says it always, save where it has a model, whose own rates are read then.
 
         Raises:
             RuntimeError: where the chunk is not full yet.
@@ -197,8 +198,8 @@ class Run:
         applied: Mapping[str, float] | None = None,
     ) -> pb.ReportChunkRequest:
         """Return the report of the current chunk, to be sent; raises InvalidArgument."""
-        if self._is_held and applied is None:
-            applied = self.hyperparameters
+        if applied is None:
+            applied = self.hyperparameters if self._is_held else self._own_values()
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index,
@@ -207,6 +208,9 @@ class Run:
             applied=applied,
         )
         return convert.report_to_message(report)
+
+    def _own_values(self) -> Mapping[str, float] | None:
+        return None if self._model is None else self._model.own_values()
 
     def send(self, request: pb.ReportChunkRequest) -> None:
         """Send a report by a call of its own, and take the next action; or hold this one."""

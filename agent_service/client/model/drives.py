@@ -131,6 +131,13 @@ def has_rate(module: nn.Module) -> bool:
     return _attribute(module) is not None and not is_augmentation
 
 
+def rate_of(module: nn.Module) -> float:
+    """Return the rate of a module that has one."""
+    attribute = _attribute(module)
+    assert attribute is not None
+    return float(getattr(module, attribute))
+
+
 def drive_of(module: nn.Module, value: Value) -> Drive:
     """Return what drives the rate of a module that has one."""
     attribute = _attribute(module)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import nn
 
-from agent_service.client.model.drives import Drive, SiteDrive, drive_of, has_rate
+from agent_service.client.model.drives import Drive, SiteDrive, drive_of
 from agent_service.client.model.scores import MacroF1, OwnScore, Score, Scoring
+from agent_service.client.model.selection import select, unwrapped
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
@@ -47,14 +46,12 @@ class SteeredModel:
         """
         self.scoring: Scoring = MacroF1() if score is None else OwnScore(score)
         """How the batches of its run are scored."""
-        self._model = _unwrapped(model)
+        self._model = unwrapped(model)
         devices = {t.device for t in (*self._model.parameters(), *self._model.buffers())}
         devices.add(torch.device("cpu"))
         self._ranges = {h.name: h for h in hyperparameters}
         self._values = {name: Value(name, devices) for name in self._ranges}
         self._drives: dict[str, list[Drive]] = {name: [] for name in self._ranges}
-        self._driven: dict[str, Value] = {}
-        """Of the model's own modules, by name."""
         try:
             if sites is None or drives is not None:
                 self._drive_own(drives)
@@ -66,36 +63,24 @@ class SteeredModel:
             raise
 
     def _drive_own(self, drives: Mapping[str, str] | None) -> None:
-        if drives is None:
-            if len(self._ranges) > 1:
-                raise invalid("drives", f"say which modules each of {sorted(self._ranges)} drives")
-            drives = dict.fromkeys(self._ranges, "*")
-        for hyperparameter, pattern in drives.items():
-            value = self._value(hyperparameter, field="drives")
-            for name, module in self._model.named_modules():
-                if fnmatchcase(name, pattern) and has_rate(module):
-                    self._connect(name, module, value)
-
-    def _connect(self, name: str, module: nn.Module, value: Value) -> None:
-        if (other := self._driven.setdefault(name, value)) is not value:
-            raise invalid(f"drives[{value.name}]", f"module {name!r} is driven by {other.name}")
-        self._drives[value.name].append(drive_of(module, value))
-        self._check_range(value.name, is_rate=True)
+        for name, modules in select(self._model, self._values, drives).items():
+            self._drives[name] += [drive_of(module, self._values[name]) for module in modules]
+            self._check_range(name, is_rate=True)
 
     def _add(self, name: str, site: Site) -> None:
         modules = dict(self._model.named_modules())
         if name not in modules:
             raise invalid(f"sites[{name}]", f"is no module of the model; it has {_some(modules)}")
-        value = self._value(site.hyperparameter, field=f"sites[{name}]")
+        value = self._value_of(site, field=f"sites[{name}]")
         self._drives[value.name].append(SiteDrive(modules[name], site, value))
         self._check_range(value.name, is_rate=isinstance(site, Dropout))
 
-    def _value(self, hyperparameter: str, *, field: str) -> Value:
-        if not hyperparameter and len(self._values) == 1:
+    def _value_of(self, site: Site, *, field: str) -> Value:
+        if not site.hyperparameter and len(self._values) == 1:
             return next(iter(self._values.values()))
-        if hyperparameter not in self._values:
-            raise invalid(field, f"{hyperparameter!r} is none of {sorted(self._values)}")
-        return self._values[hyperparameter]
+        if site.hyperparameter not in self._values:
+            raise invalid(field, f"{site.hyperparameter!r} is none of {sorted(self._values)}")
+        return self._values[site.hyperparameter]
 
     def _check_range(self, name: str, *, is_rate: bool) -> None:
         h = self._ranges[name]
@@ -119,6 +104,9 @@ class SteeredModel:
             for drive in self._drives[name]:
                 drive.set(values[name])
 
+    def own_values(self) -> None:
+        """The model has none: what a chunk ran under was decided."""
+
     def remove(self) -> None:
         """Leave the model as it was."""
         for drive in self._each():
@@ -128,17 +116,6 @@ class SteeredModel:
     def _each(self) -> Iterator[Drive]:
         for drives in self._drives.values():
             yield from reversed(drives)
-
-
-def _unwrapped(model: Any) -> nn.Module:
-    """Return the model inside torch.compile's and the parallel wrappers."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif (inner := getattr(model, "_orig_mod", None)) is not None:
-            model = inner
-        else:
-            return model  # type: ignore[no-any-return]
 
 
 def _some(modules: Mapping[str, object]) -> str:

@@ -1,13 +1,14 @@
 """A training script with a model: what is scored, what is applied, and what is left at the end."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from sklearn.metrics import f1_score
 from torch import nn
 
-from agent_service.client import AgentClient, Dropout
+from agent_service.client import AgentClient, Dropout, Mode
 from agent_service.domain.errors import InvalidArgument, NotFound
 from tests.agent_service.specs import spec
 
@@ -110,3 +111,38 @@ def test_wrong_steps_say_what_is_wrong(client: AgentClient) -> None:
         with pytest.raises(TypeError, match="in one way"):
             run.step(1.0, score=0.5)
         assert len(run._losses) == 1
+
+
+def test_a_shadow_run_changes_nothing_and_tells_both(client: AgentClient) -> None:
+    """The model's own rate is reported beside what would have been set, also where it changes."""
+    client.create_controller(spec())
+    model = network()
+    dropout: Any = model[2]
+    with client.run("c", run_id="r", mode=Mode.SHADOW, model=model) as run:
+        for rate in (0.25, 0.1):
+            dropout.p = rate
+            for x, y in batches(4):
+                logits = model(x)
+                run.step(nn.functional.cross_entropy(logits, y), logits, y)
+            run.report(0.5)
+            assert dropout.p == rate
+            assert "forward" not in vars(dropout)
+
+    told = list(client.transitions(run_id="r"))
+    assert [dict(t.applied.values) for t in told] == [{"dropout": 0.25}, {"dropout": 0.1}]
+    assert all(dict(t.action.values) != dict(t.applied.values) for t in told)
+
+
+def test_a_shadow_run_says_what_it_cannot_tell(client: AgentClient) -> None:
+    """Sites that it would have to add, no dropout at all, and modules of different rates."""
+    client.create_controller(spec())
+    with pytest.raises(InvalidArgument, match="adds nothing"):
+        client.run("c", mode=Mode.SHADOW, model=network(), sites={"0": Dropout()})
+    with pytest.raises(InvalidArgument, match="no dropout of its own"):
+        client.run("c", mode=Mode.SHADOW, model=nn.Linear(2, 2))
+    model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))
+    with client.run("c", mode=Mode.SHADOW, model=model) as run:
+        for _ in range(4):
+            run.step(1.0, score=0.5)
+        with pytest.raises(InvalidArgument, match=r"different rates, \[0.1, 0.2\]"):
+            run.report(0.5)
