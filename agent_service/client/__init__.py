@@ -14,6 +14,7 @@ from agent_service.client.client import AgentClient
 from agent_service.client.delivery import Hold
 from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
+from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Dropout, GaussianNoise
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
@@ -49,6 +50,7 @@ __all__ = [
     "Reward",
     "Run",
     "Scale",
+    "Schedule",
     "ScheduleSettings",
     "Scores",
     "Shape",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import Delivery, Hold
+from agent_service.client.delivery import AgentDelivery, Hold
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
+from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Site
 from agent_service.domain.errors import Unavailable, invalid
 from agent_service.domain.runs import Mode, RunState
@@ -144,7 +145,7 @@ class AgentClient:
         """
         is_new = run_id is None
         run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
-        delivery = Delivery(self._calls, self._stub, when_away)
+        delivery = AgentDelivery(self._calls, self._stub, when_away)
         spec = self._begun(controller, delivery, when_away)
         request = pb.StartRunRequest(
             controller=spec.name,
@@ -175,7 +176,7 @@ class AgentClient:
         )
 
     def _begun(
-        self, controller: str | ControllerSpec, delivery: Delivery, hold: Hold | None
+        self, controller: str | ControllerSpec, delivery: AgentDelivery, hold: Hold | None
     ) -> ControllerSpec:
         """Return the spec of a controller that is there, or will be before its run is."""
         if isinstance(controller, str):
@@ -183,6 +184,23 @@ class AgentClient:
         if delivery.send(_creation(controller, Mode.LEARNING)) is None:
             _held_start(hold, controller)
         return controller
+
+    def schedule(self, run_id: str) -> Schedule:
+        """Return what the chunks of a run truly ran under, to be taken home.
+
+        Raises:
+            NotFound: no such run.
+            InvalidArgument: it has not reported a chunk yet.
+        """
+        controller = self.get_run(run_id).controller
+        told = [
+            t.applied if t.HasField("applied") else t.action
+            for t in self.transitions(run_id=run_id)
+        ]
+        return Schedule(
+            chunk_size=self.get_controller(controller).spec.chunk_size,
+            values=tuple(dict(values.values) for values in told),
+        )
 
     def report_stream(self) -> ReportStream:
         """Return a way to report chunks of many runs at once; use it as a context manager."""

@@ -42,8 +42,8 @@ Request = (
 )
 
 
-class Delivery:
-    """A run's calls, in order. Not thread-safe."""
+class AgentDelivery:
+    """A run's calls to the agent, in order. Not thread-safe."""
 
     def __init__(
         self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub, hold: Hold | None

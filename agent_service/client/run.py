@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
 
 import numpy as np
 
 from agent_service import convert
-from agent_service.client.delivery import Delivery
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
@@ -20,6 +19,18 @@ if TYPE_CHECKING:
     from agent_service.client.model.scores import Scoring
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
+
+
+class Delivery(Protocol):
+    """Where a run's calls go."""
+
+    def send(self, request: pb.ReportChunkRequest) -> pb.ReportChunkResponse | None:
+        """Send a report; return the answer, None where the report is held."""
+        ...
+
+    def finish(self, request: pb.FinishRunRequest) -> None:
+        """Send the run's end."""
+        ...
 
 
 class Run:
