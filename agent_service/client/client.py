@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from agent_service import convert
 from agent_service.client.calls import Calls
 from agent_service.client.delivery import AgentDelivery, Hold
+from agent_service.client.local import LocalAgent
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
@@ -46,10 +47,31 @@ class AgentClient:
         """
         self._calls = Calls(address, budget_seconds=budget_seconds, name="agent service")
         self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
+        self._local: LocalAgent | None = None
+
+    @classmethod
+    def local(cls, store: str = "sqlite:///agent.db") -> Self:
+        """Start an agent service for this script alone, and connect to it; `close` ends it.
+
+        For notebooks and single scripts; needs the extra `agent`. What it learned is in the store,
+        for the next time, or for a service that others use, too.
+
+        Args:
+            store: URL of the store; made where there is none.
+
+        Raises:
+            AgentError: the service did not start; says why.
+        """
+        agent = LocalAgent(store)
+        client = cls(agent.address)
+        client._local = agent
+        return client
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and end the service that `local` started."""
         self._calls.close()
+        if self._local is not None:
+            self._local.close()
 
     def __enter__(self) -> Self:
         return self
