@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import AgentDelivery, Hold
+from agent_service.client.delivery import Hold
 from agent_service.client.local import LocalAgent
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Site
-from agent_service.domain.errors import Unavailable, invalid
+from agent_service.client.starting import Start, Starting
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from agent_service.client.model.scores import Score
-    from agent_service.client.model.shadowed import ShadowedModel
-    from agent_service.client.model.steered import SteeredModel
 
 PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
@@ -90,7 +87,9 @@ class AgentClient:
 
     def create_controller(self, spec: ControllerSpec, mode: Mode = Mode.LEARNING) -> pb.Controller:
         """Create a controller; the same spec again answers the one that is there."""
-        request = _creation(spec, mode)
+        request = pb.CreateControllerRequest(
+            spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
+        )
         return self._calls.call(self._stub.CreateController, request).controller
 
     def get_controller(self, name: str) -> pb.Controller:
@@ -136,7 +135,9 @@ class AgentClient:
 
         With `model`, each action is applied to it: the run's values drive the dropout that it has,
         or what `sites` adds, and its end leaves the model as it was. A shadow run changes nothing:
-        it tells the model's own rates beside what the controller would have set.
+        it tells the model's own rates beside what the controller would have set. Where
+        torch.distributed joins several processes, each calls this and all that follows: the first
+        talks to the agent, reports are the mean of all, and each applies the same action.
 
         Args:
             controller: the name of the controller that decides, or its spec: it is created then,
@@ -165,47 +166,20 @@ class AgentClient:
             InvalidArgument: a hyperparameter drives nothing, or a name is not in the model; the
                 run was not started then, and the model is as it was.
         """
-        is_new = run_id is None
-        run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
-        delivery = AgentDelivery(self._calls, self._stub, when_away)
-        spec = self._begun(controller, delivery, when_away)
-        request = pb.StartRunRequest(
-            controller=spec.name,
+        start = Start(
+            controller=controller,
             run_id=run_id,
-            mode=convert.mode_to_message(mode),
+            mode=mode,
             policy_version=policy_version,
             labels=labels,
-            planned_chunks=planned_chunks or 0,
+            planned_chunks=planned_chunks,
+            model=model,
+            sites=sites,
+            drives=drives,
+            score=score,
+            when_away=when_away,
         )
-        steered = None if model is None else _connected(model, spec, mode, sites, drives, score)
-        try:
-            response = delivery.send(request)
-            if response is None:
-                action = _held_start(when_away, spec)
-            else:
-                action = response.action if is_new else self.get_run(run_id).action
-        except BaseException:
-            if steered is not None:
-                steered.remove()
-            raise
-        return Run(
-            delivery,
-            run_id=run_id,
-            chunk_size=spec.chunk_size,
-            action=action,
-            is_held=response is None,
-            model=steered,
-        )
-
-    def _begun(
-        self, controller: str | ControllerSpec, delivery: AgentDelivery, hold: Hold | None
-    ) -> ControllerSpec:
-        """Return the spec of a controller that is there, or will be before its run is."""
-        if isinstance(controller, str):
-            return convert.spec_from_message(self.get_controller(controller).spec)
-        if delivery.send(_creation(controller, Mode.LEARNING)) is None:
-            _held_start(hold, controller)
-        return controller
+        return Starting(self._calls, self._stub).begin(start)
 
     def schedule(self, run_id: str) -> Schedule:
         """Return what the chunks of a run truly ran under, to be taken home.
@@ -315,41 +289,3 @@ class AgentClient:
             ),
             None,
         ).policy_version
-
-
-def _creation(spec: ControllerSpec, mode: Mode) -> pb.CreateControllerRequest:
-    return pb.CreateControllerRequest(
-        spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
-    )
-
-
-def _held_start(hold: Hold | None, spec: ControllerSpec) -> pb.Action:
-    """Return what a run begins under while the agent is away; raises Unavailable without values."""
-    if hold is None or hold.values is None:
-        raise Unavailable(
-            "the agent is away, and Hold(values=...) says nothing to begin with; is it running? "
-            "`agent-service serve`"
-        )
-    names = {h.name for h in spec.hyperparameters}
-    if set(hold.values) != names:
-        raise invalid("when_away.values", f"names {sorted(hold.values)}; give {sorted(names)}")
-    return pb.Action(values=hold.values, chunk_index=1)
-
-
-def _connected(
-    model: nn.Module,
-    spec: ControllerSpec,
-    mode: Mode | None,
-    sites: Mapping[str, Site] | None,
-    drives: Mapping[str, str] | None,
-    score: Score | None,
-) -> SteeredModel | ShadowedModel:
-    # Imported here alone, so that who gives no model needs no torch.
-    from agent_service.client.model.shadowed import ShadowedModel
-    from agent_service.client.model.steered import SteeredModel
-
-    if mode is not Mode.SHADOW:
-        return SteeredModel(model, spec.hyperparameters, sites=sites, drives=drives, score=score)
-    if sites:
-        raise invalid("sites", "a shadow run adds nothing to its model; leave them out")
-    return ShadowedModel(model, spec.hyperparameters, drives=drives, score=score)
