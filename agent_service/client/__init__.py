@@ -10,6 +10,7 @@ A run brings the values of the first chunk; each report brings those of the next
                 run.report(validate())
 """
 
+from agent_service.client.asynchronous import AsyncAgentClient
 from agent_service.client.client import AgentClient
 from agent_service.client.delivery import Hold
 from agent_service.client.report_stream import FleetReport, ReportStream
@@ -33,6 +34,7 @@ from agent_service.domain.specs import (
 
 __all__ = [
     "AgentClient",
+    "AsyncAgentClient",
     "BayesianSettings",
     "ConstantSettings",
     "ControllerSpec",
