@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 from agent_service import convert
 from agent_service.client.calls import Calls
 from agent_service.client.delivery import Hold
-from agent_service.client.local import LocalAgent
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
@@ -23,6 +22,7 @@ from agent_service.v1 import agent_pb2_grpc
 if TYPE_CHECKING:
     from torch import nn
 
+    from agent_service.client.local import LocalAgent
     from agent_service.client.model.scores import Score
 
 PIECE = 64 * 1024
@@ -59,6 +59,8 @@ class AgentClient:
         Raises:
             AgentError: the service did not start; says why.
         """
+        from agent_service.client.local import LocalAgent  # which few need, and is slow to import
+
         agent = LocalAgent(store)
         client = cls(agent.address)
         client._local = agent

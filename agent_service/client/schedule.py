@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -55,6 +54,8 @@ class Schedule:
         """Write `path`: JSON, or CSV with the columns chunk, steps and one a hyperparameter."""
         path = Path(path)
         if path.suffix == ".csv":
+            import csv  # slow to import, and the client is imported by every script
+
             names = list(self.values[0])
             with path.open("w", newline="") as file:
                 writer = csv.writer(file)
@@ -143,6 +144,8 @@ def _read_json(path: Path) -> Schedule:
 
 
 def _read_csv(path: Path) -> Schedule:
+    import csv
+
     with path.open(newline="") as file:
         rows: Sequence[dict[str, str]] = list(csv.DictReader(file))
     if [int(row.pop("chunk")) for row in rows] != list(range(1, len(rows) + 1)):
