@@ -18,6 +18,7 @@ from agent_service.client.model.noise import (
 )
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
+from agent_service.domain.errors import invalid
 
 ATTRIBUTES = (
     "p",
@@ -50,7 +51,13 @@ class ModuleDrive:
     """A dropout module whose forward pass reads the value, under torch.compile too."""
 
     def __init__(self, module: Any, attribute: str, regularize: Regularize, value: Value) -> None:
-        """Take over the forward pass of `module`, which keeps its rate in `attribute`."""
+        """Take over the forward pass of `module`, which keeps its rate in `attribute`.
+
+        Raises:
+            InvalidArgument: another run drives it.
+        """
+        if isinstance(vars(module).get("forward"), _Forward):
+            raise invalid("model", "another run drives it; finish that one first")
         self._module = module
         self._attribute = attribute
         self._before = getattr(module, attribute)

@@ -64,7 +64,8 @@ class SteeredModel:
 
     def _drive_own(self, drives: Mapping[str, str] | None) -> None:
         for name, modules in select(self._model, self._values, drives).items():
-            self._drives[name] += [drive_of(module, self._values[name]) for module in modules]
+            for module in modules:  # one by one, so that an error undoes those before
+                self._drives[name].append(drive_of(module, self._values[name]))
             self._check_range(name, is_rate=True)
 
     def _add(self, name: str, site: Site) -> None:

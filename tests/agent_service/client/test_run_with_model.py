@@ -97,6 +97,18 @@ def test_the_model_is_left_as_it_was_whatever_ends_the_run(client: AgentClient) 
     assert model[2].p == 0.25
 
 
+def test_a_model_is_driven_by_one_run_at_a_time(client: AgentClient) -> None:
+    """A second one is refused, and the first goes on undisturbed."""
+    client.create_controller(spec())
+    model = network()
+    dropout: Any = model[2]
+    with client.run("c", model=model) as run:
+        with pytest.raises(InvalidArgument, match="finish that one first"):
+            client.run("c", model=model)
+        assert dropout.p == run.hyperparameters["dropout"]
+    assert dropout.p == 0.25
+
+
 def test_wrong_steps_say_what_is_wrong(client: AgentClient) -> None:
     """No score, logits without a model, two kinds of score in one chunk."""
     client.create_controller(spec())

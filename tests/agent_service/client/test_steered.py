@@ -266,3 +266,15 @@ def test_a_model_without_dropout_is_told_of_sites() -> None:
     """The error says what to do."""
     with pytest.raises(InvalidArgument, match=r"add some by sites="):
         SteeredModel(nn.Linear(2, 2), [RATE])
+
+
+def test_an_error_in_the_middle_undoes_what_came_before() -> None:
+    """Of two modules of which the second is another run's, the first is left alone."""
+    model = network()
+    other = SteeredModel(model.get_submodule("block"), [RATE])
+    with pytest.raises(InvalidArgument, match="finish that one first"):
+        SteeredModel(model, [RATE])
+
+    assert "forward" not in vars(model.get_submodule("drop"))
+    other.remove()
+    assert "forward" not in vars(model.get_submodule("block.2"))
