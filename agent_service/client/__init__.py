@@ -13,6 +13,7 @@ A run brings the values of the first chunk; each report brings those of the next
 from agent_service.client.asynchronous import AsyncAgentClient
 from agent_service.client.client import AgentClient
 from agent_service.client.delivery import Hold
+from agent_service.client.limits import Limits
 from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
@@ -43,6 +44,7 @@ __all__ = [
     "GaussianNoise",
     "Hold",
     "Hyperparameter",
+    "Limits",
     "Mode",
     "Outcome",
     "PPOSettings",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from agent_service import convert
 from agent_service.client.calls import Calls
 from agent_service.client.delivery import Hold
+from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
@@ -132,6 +133,7 @@ class AgentClient:
         drives: Mapping[str, str] | None = None,
         score: Score | None = None,
         when_away: Hold | None = None,
+        limits: Limits | None = None,
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
 
@@ -160,6 +162,7 @@ class AgentClient:
                 of torchmetrics; macro F1 by default.
             when_away: what to do while the agent cannot be reached, once the client's budget is
                 spent; None raises.
+            limits: how far the run follows the agent; None for all the way.
 
         Raises:
             Unavailable: the agent is away, and `when_away` says nothing else.
@@ -180,6 +183,7 @@ class AgentClient:
             drives=drives,
             score=score,
             when_away=when_away,
+            limits=limits,
         )
         return Starting(self._calls, self._stub).begin(start)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
 import numpy as np
 
 from agent_service import convert
+from agent_service.client.limits import Guard, Limits
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
@@ -49,6 +50,7 @@ class Run:
         action: pb.Action,
         is_held: bool = False,
         model: SteeredModel | ShadowedModel | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Take a run that was started, or will be, with what it begins under.
 
@@ -59,26 +61,33 @@ class Run:
             action: for its next chunk; a model has it from now on.
             is_held: whether nobody decided that action, since the agent is away.
             model: what to apply actions to.
+            limits: how far to follow them.
         """
         self._delivery = delivery
-        self._is_held = is_held
         self.run_id = run_id
         self.chunk_size = chunk_size
         """N, training steps in a chunk."""
-        self.action = action
-        """What was decided for the chunk that trains now."""
+        self.action: pb.Action
+        """What the chunk that trains now runs under: what was decided, within the limits."""
         self._losses: list[SupportsFloat] = []
         self._scores: list[Any] = []
         self._has_own_scores = False
         self._is_finished = False
         self._model = model
-        if model is not None:
-            model.apply(action.values)
+        self._guard = Guard(limits)
+        self._is_own: bool
+        self.take(action)
+        self._is_own = self._is_own or is_held
 
     @property
     def hyperparameters(self) -> dict[str, float]:
         """The values to train the current chunk under, by name."""
         return dict(self.action.values)
+
+    @property
+    def interventions(self) -> Mapping[str, int]:
+        """How often the run's limits acted, by what they changed."""
+        return self._guard.interventions
 
     @property
     def chunk_full(self) -> bool:
@@ -198,7 +207,8 @@ class Run:
         feedback: Scores | GivenReward,
         applied: Mapping[str, float] | None,
     ) -> dict[str, float]:
-        self.send(self.request(losses, feedback, applied=applied))
+        told = self._guard.judge(losses)
+        self.send(self.request(told, feedback, applied=applied))
         return self.hyperparameters
 
     def request(
@@ -210,7 +220,7 @@ class Run:
     ) -> pb.ReportChunkRequest:
         """Return the report of the current chunk, to be sent; raises InvalidArgument."""
         if applied is None:
-            applied = self.hyperparameters if self._is_held else self._own_values()
+            applied = self.hyperparameters if self._is_own else self._own_values()
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index,
@@ -231,14 +241,18 @@ class Run:
             return
         held = pb.Action(values=self.action.values, chunk_index=self.action.chunk_index + 1)
         self.take(held)
-        self._is_held = True
+        self._is_own = True
 
     def take(self, action: pb.Action) -> None:
-        """Go on under the next action."""
-        self.action = action
-        self._is_held = False
+        """Go on under the next action, as far as the limits allow."""
+        values = self._guard.limited(action.values)
+        self._is_own = values != dict(action.values)
+        """Whether what runs is not what was decided."""
+        self.action = pb.Action()
+        self.action.CopyFrom(action)
+        self.action.values.update(values)
         if self._model is not None:
-            self._model.apply(action.values)
+            self._model.apply(values)
 
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None

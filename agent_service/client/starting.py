@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agent_service import convert
 from agent_service.client.calls import Calls
 from agent_service.client.delivery import AgentDelivery, Hold
+from agent_service.client.limits import Limits
 from agent_service.client.run import Delivery, Run
 from agent_service.client.sites import Site
 from agent_service.domain.errors import Unavailable, invalid
@@ -43,6 +44,7 @@ class Start:
     drives: Mapping[str, str] | None
     score: Score | None
     when_away: Hold | None
+    limits: Limits | None
 
 
 class Starting:
@@ -79,6 +81,7 @@ class Starting:
             action=action,
             is_held=response is None,
             model=model,
+            limits=start.limits,
         )
 
     def _spec(self, start: Start, delivery: AgentDelivery) -> ControllerSpec:

@@ -87,7 +87,7 @@ def test_a_frozen_agent_costs_no_more_than_a_deadline(agent: AgentProcess) -> No
             values += train(run, 3)
             os.kill(agent.process.pid, signal.SIGCONT)
             values += train(run, 1)
-            while run._is_held:
+            while run._is_own:
                 values += train(run, 1)
             values += train(run, 1)
         transitions = list(client.transitions(run_id="r"))
