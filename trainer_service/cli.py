@@ -77,8 +77,8 @@ def _training_options(command: Any) -> Any:
             click.option("--training-size", type=int, help="Training images; all by default."),
             click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
             click.option("--data-seed", default=0, help="Of splits, subset and label noise."),
-            click.option("--model", default="resnet34", help="resnet18, resnet34 or resnet50."),
-            click.option("--width", default=1.0, help="Share of the model's channels."),
+            click.option("--model", default="resnet34", help="A torchvision classifier's name."),
+            click.option("--width", default=1.0, help="Share of a ResNet's channels."),
             click.option("--stem", default="auto", help="auto, small or imagenet."),
             click.option("--start", default="scratch", help="scratch or imagenet."),
             click.option("--sites", default="shared", help="One value for all sites, or each."),
@@ -88,7 +88,9 @@ def _training_options(command: Any) -> Any:
             click.option("--learning-rate", default=1e-3),
             click.option("--chunk-size", default=20, help="N, steps in a chunk."),
             click.option("--validation-batches", default=20, help="m, in a chunk."),
-            click.option("--precision", default="fp32", help="fp32 or bf16."),
+            click.option("--precision", default="fp32", help="fp32, tf32 (CUDA only) or bf16."),
+            click.option("--memory-format", default="auto", help="Or contiguous, channels_last."),
+            click.option("--execution", default="eager", help="Or compiled, graphs (CUDA only)."),
         )
     ):
         command = option(command)
@@ -103,6 +105,8 @@ def _training_spec(options: dict[str, Any]) -> TrainingSpec:
         "stem": spec.Stem,
         "start": spec.Start,
         "precision": spec.Precision,
+        "memory_format": spec.MemoryFormat,
+        "execution": spec.Execution,
         "sites": spec.Sites,
         "method": spec.Method,
     }

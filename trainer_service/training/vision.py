@@ -20,5 +20,6 @@ except RuntimeError:
 
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import StochasticDepth
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNet", "models"]
+__all__ = ["BasicBlock", "Bottleneck", "ResNet", "StochasticDepth", "models"]
