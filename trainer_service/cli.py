@@ -12,6 +12,7 @@ import click
 from agent_service.command import run_command
 from agent_service.domain.errors import invalid
 from trainer_service.config import TrainerConfig
+from trainer_service.cores import set_threads
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
@@ -42,10 +43,12 @@ def cli(debug: bool) -> None:
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Runs at once.")
-@click.option("--threads", default=_DEFAULTS.threads, help="CPU threads of each run.")
+@click.option("--threads", default=_DEFAULTS.threads, help="Of each run; 0: cores / parallel.")
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then are cancelled."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(options["threads"]))
+    options["threads"] = set_threads(
+        os.environ, threads=options["threads"], parallel=options["parallel"]
+    )
     from trainer_service.build import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(message)s")
