@@ -17,6 +17,9 @@ from trainer_service.training.spec import Execution, Precision, TrainingSpec
 
 _LIVE_FEATURES = 4
 """Largest features that are in memory at once in a pass without gradient, at the most."""
+_CACHED_BYTES = 2**22
+"""Largest features that a CPU works on fast: ResNet34 of an eighth of the channels took 1.4 ms an
+image of 48x48 in passes of 64 (5 MB), 2.5 ms in passes of 448; of 8x8 0.08 ms and 0.04 ms."""
 
 
 class Forward:
@@ -142,7 +145,7 @@ class Passes:
         size = input_size(spec)
         calls = watch_pass(self.child, (channels, size or height, size or width))
         batch = min(spec.batch_size, count)
-        self.evaluation_images = _evaluation_images(calls, batch)
+        self.evaluation_images = _evaluation_images(calls, batch, is_cpu=device.type == "cpu")
         """Images of a pass without gradient: as many as take no more memory than a step."""
         self.regularization = Regularization(
             spec,
@@ -207,11 +210,14 @@ def _normalization(images: Tensor) -> tuple[Tensor, Tensor]:
     return (1 / deviations).float().view(shape), (-means / deviations).float().view(shape)
 
 
-def _evaluation_images(calls: Sequence[Call], batch: int) -> int:
-    """Return how many images a pass without gradient may have.
+def _evaluation_images(calls: Sequence[Call], batch: int, *, is_cpu: bool) -> int:
+    """Return how many images a pass without gradient may have: a batch at least.
 
     A training step keeps the features of all layers for its backward pass, one without gradient
-    only those at hand.
+    only those at hand. On a CPU they should stay in its cache, too.
     """
     sizes = [prod(call.shape) for call in calls if call.is_leaf]
-    return batch * max(1, sum(sizes) // (_LIVE_FEATURES * max(sizes)))
+    images = batch * (sum(sizes) // (_LIVE_FEATURES * max(sizes)))
+    if is_cpu:
+        images = min(images, _CACHED_BYTES // (4 * max(sizes)))
+    return max(batch, images)

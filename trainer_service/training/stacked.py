@@ -59,6 +59,11 @@ class StackedTraining:
         """Chunks planned."""
         return self._children[0].chunks
 
+    @property
+    def passes(self) -> StackedPasses:
+        """The children as one network."""
+        return self._passes
+
     def train_chunk(self, values: Sequence[Mapping[str, float]]) -> list[Chunk | Diverged]:
         """Train N steps of each child under its own values, then validate each.
 
