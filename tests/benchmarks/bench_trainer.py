@@ -112,8 +112,9 @@ class OnCpu:
         greys = spec_of(width=0.125, chunk_size=5, validation_batches=5)
         self._narrow = narrow
         self._pairs = (
+            # The longer one first: the agent's learner takes seconds of a core to start.
+            (Pair("greys", greys, grey_images(), CPU), 2),
             (Pair("digits", narrow, digits(), CPU), 5),
-            (Pair("greys", greys, grey_images(), CPU), 1),
         )
         self._many = {k: Many(narrow, digits(), CPU, k) for k in (2, 4, 8)}
         self._greys = Many(spec_of(width=0.125, chunk_size=2), grey_images(), CPU, 4)
