@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills check bench-agent bench-client bench-styles bench-peers fmt proto lock clean
+.PHONY: demo test test-kills check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -49,6 +49,9 @@ bench-peers: $(INSTALLED) .venv-peers/installed .venv-rllib/installed ## decisio
 	.venv-rllib/bin/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
 	.venv-rllib/bin/pip install --quiet --disable-pip-version-check 'ray[rllib]==2.10.0' gymnasium==0.28.1 'numpy<2' 'pyarrow<17'
 	touch $@
+
+bench-trainer: $(INSTALLED) ## how fast training is, as ratios to bare loops of the same run; some 5 minutes
+	@$(BIN)/python -m tests.benchmarks.bench_trainer
 
 fmt: $(INSTALLED) ## format the code and sort the imports
 	$(BIN)/ruff check --fix .

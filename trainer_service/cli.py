@@ -12,6 +12,7 @@ import click
 from agent_service.command import run_command
 from agent_service.domain.errors import invalid
 from trainer_service.config import TrainerConfig
+from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
 
 if TYPE_CHECKING:
@@ -49,10 +50,12 @@ def cli(debug: bool) -> None:
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Runs at once.")
-@click.option("--threads", default=_DEFAULTS.threads, help="CPU threads of each run.")
+@click.option("--threads", default=_DEFAULTS.threads, help="Of each run; 0: cores / parallel.")
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then are cancelled."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(options["threads"]))
+    options["threads"] = set_threads(
+        os.environ, threads=options["threads"], parallel=options["parallel"]
+    )
     from trainer_service.build import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(message)s")
@@ -89,8 +92,8 @@ def _training_options(command: Any) -> Any:
             click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
             click.option("--augment", default="none", help="none or crop-flip."),
             click.option("--data-seed", default=0, help="Of classes, splits, subset and noise."),
-            click.option("--model", default="resnet34", help="resnet18, resnet34 or resnet50."),
-            click.option("--width", default=1.0, help="Share of the model's channels."),
+            click.option("--model", default="resnet34", help="A torchvision classifier's name."),
+            click.option("--width", default=1.0, help="Share of a ResNet's channels."),
             click.option("--stem", default="auto", help="auto, small or imagenet."),
             click.option("--start", default="scratch", help="scratch or imagenet."),
             click.option("--sites", default="shared", help="One value for all sites, or each."),
@@ -100,7 +103,9 @@ def _training_options(command: Any) -> Any:
             click.option("--learning-rate", default=1e-3),
             click.option("--chunk-size", default=20, help="N, steps in a chunk."),
             click.option("--validation-batches", default=20, help="m, in a chunk."),
-            click.option("--precision", default="fp32", help="fp32 or bf16."),
+            click.option("--precision", default="fp32", help="fp32, tf32 (CUDA only) or bf16."),
+            click.option("--memory-format", default="auto", help="Or contiguous, channels_last."),
+            click.option("--execution", default="eager", help="Or compiled, graphs (CUDA only)."),
         )
     ):
         command = option(command)
@@ -116,6 +121,8 @@ def _training_spec(options: dict[str, Any]) -> TrainingSpec:
         "stem": spec.Stem,
         "start": spec.Start,
         "precision": spec.Precision,
+        "memory_format": spec.MemoryFormat,
+        "execution": spec.Execution,
         "sites": spec.Sites,
         "method": spec.Method,
     }

@@ -29,8 +29,8 @@ class TrainerConfig:
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
     parallel: int = 1
     """Runs that train at once."""
-    threads: int = 1
-    """CPU threads of each run: runs that share cores must not ask for more than there are."""
+    threads: int = 0
+    """CPU threads of each run; 0 is its share of the cores that the service may use."""
 
     @property
     def host(self) -> str:

@@ -21,6 +21,8 @@ from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import (
     Augment,
+    Execution,
+    MemoryFormat,
     Method,
     Model,
     Precision,
@@ -123,6 +125,10 @@ def _training_from_message(message: pb.RunSpec) -> TrainingSpec:
         chunk_size=message.chunk_size or 20,
         validation_batches=message.validation_batches or 20,
         precision=_named(Precision, message.precision, field="precision", default=Precision.FP32),
+        memory_format=_named(
+            MemoryFormat, message.memory_format, field="memory_format", default=MemoryFormat.AUTO
+        ),
+        execution=_named(Execution, message.execution, field="execution", default=Execution.EAGER),
         seed=message.seed,
     )
 
@@ -157,6 +163,8 @@ def spec_to_message(spec: RunSpec) -> pb.RunSpec:
         chunk_size=training.chunk_size,
         validation_batches=training.validation_batches,
         precision=training.precision.value,
+        memory_format=training.memory_format.value,
+        execution=training.execution.value,
         seed=training.seed,
     )
     if spec.mode is not None:

@@ -136,9 +136,9 @@ class ChildTrainingEnvironment(ChunkEnvironment):
     """A real child on real images.
 
     Each run trains a child of another seed on the same data. Where a loss is not finite, the run
-    ends: both scores of that chunk count as 0, and the observation is all zeros. Training draws
-    from torch's global generator, so runs are repeatable while a process trains one child at a
-    time; vectorize over processes.
+    ends: both scores of that chunk count as 0, and the observation is all zeros. Runs are
+    repeatable by their seeds; threads must not start runs at once, since initial weights come from
+    torch's global generator, so vectorize over processes.
     """
 
     def __init__(

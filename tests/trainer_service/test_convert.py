@@ -22,6 +22,8 @@ from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import (
     Augment,
+    Execution,
+    MemoryFormat,
     Method,
     Model,
     Precision,
@@ -44,6 +46,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
     is_scratch = draw(st.booleans())
     in_chunks = draw(st.booleans())
     length = draw(COUNTS)
+    model = draw(st.sampled_from(Model))
     training = TrainingSpec(
         dataset=draw(st.sampled_from(["digits", "fer2013", "folder:faces", "npz:fer/2013"])),
         training_size=draw(st.none() | COUNTS),
@@ -54,9 +57,9 @@ def specs(draw: st.DrawFn) -> RunSpec:
         validation_share=draw(st.floats(0.01, 0.99)),
         deduplicate=draw(st.booleans()),
         augment=draw(st.sampled_from(Augment)),
-        model=draw(st.sampled_from(Model)),
-        width=draw(st.floats(0.01, 1)) if is_scratch else 1.0,
-        stem=draw(st.sampled_from(Stem)) if is_scratch else Stem.AUTO,
+        model=model,
+        width=draw(st.floats(0.01, 1)) if is_scratch and model.has_width else 1.0,
+        stem=draw(st.sampled_from(Stem)) if is_scratch and model.is_resnet else Stem.AUTO,
         start=Start.SCRATCH if is_scratch else Start.IMAGENET,
         method=method,
         sites=draw(st.sampled_from(Sites)),
@@ -70,6 +73,8 @@ def specs(draw: st.DrawFn) -> RunSpec:
         chunk_size=draw(COUNTS),
         validation_batches=draw(COUNTS),
         precision=draw(st.sampled_from(Precision)),
+        memory_format=draw(st.sampled_from(MemoryFormat)),
+        execution=draw(st.sampled_from(Execution)),
         seed=draw(SEEDS),
     )
     return RunSpec(
@@ -146,8 +151,13 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"learning_rate": math.nan}, "learning_rate"),
     ({"learning_rate": math.inf}, "learning_rate"),
     ({"precision": "fp8"}, "precision"),
+    ({"memory_format": "rows"}, "memory_format"),
+    ({"execution": "fast"}, "execution"),
     ({"seed": 2**63}, "seed"),
     ({"child": pb.Child(model="vgg")}, "child.model"),
+    ({"child": pb.Child(model="vgg11", width=0.5)}, "child.width"),
+    ({"child": pb.Child(model="resnext50_32x4d", width=0.5)}, "child.width"),
+    ({"child": pb.Child(model="vgg11", stem="small")}, "child.stem"),
     ({"child": pb.Child(stem="big")}, "child.stem"),
     ({"child": pb.Child(start="random")}, "child.start"),
     ({"child": pb.Child(width=1.5)}, "child.width"),

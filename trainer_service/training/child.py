@@ -1,26 +1,47 @@
-"""The child network: torchvision's ResNets, with fewer channels or a stem for small images."""
+"""The child network: torchvision's classifiers; of its ResNets narrow ones for small images too."""
 
 from __future__ import annotations
 
 import math
-import urllib.error
+import pickle
 from typing import Any
 
+import torch
 from torch import nn
 
 from agent_service.domain.errors import invalid
+from trainer_service.training.sites import classifier_name, convolution_names
 from trainer_service.training.spec import Model, Start, Stem, TrainingSpec
-from trainer_service.training.vision import BasicBlock, Bottleneck, ResNet, models
+from trainer_service.training.vision import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    StochasticDepth,
+    models,
+)
 
 SMALL_IMAGE = 64
 """Pixels under which `auto` takes the small stem."""
 BASE_CHANNELS = 64
 """Channels of a ResNet's stem and first stage at width 1."""
-_LAYERS: dict[Model, tuple[Any, list[int]]] = {
-    Model.RESNET18: (BasicBlock, [2, 2, 2, 2]),
-    Model.RESNET34: (BasicBlock, [3, 4, 6, 3]),
-    Model.RESNET50: (Bottleneck, [3, 4, 6, 3]),
+_RESNETS: dict[Model, tuple[Any, list[int], int, int]] = {
+    Model.RESNET18: (BasicBlock, [2, 2, 2, 2], 1, 64),
+    Model.RESNET34: (BasicBlock, [3, 4, 6, 3], 1, 64),
+    Model.RESNET50: (Bottleneck, [3, 4, 6, 3], 1, 64),
+    Model.RESNET101: (Bottleneck, [3, 4, 23, 3], 1, 64),
+    Model.RESNET152: (Bottleneck, [3, 8, 36, 3], 1, 64),
+    Model.RESNEXT50_32X4D: (Bottleneck, [3, 4, 6, 3], 32, 4),
+    Model.RESNEXT101_32X8D: (Bottleneck, [3, 4, 23, 3], 32, 8),
+    Model.RESNEXT101_64X4D: (Bottleneck, [3, 4, 23, 3], 64, 4),
+    Model.WIDE_RESNET50_2: (Bottleneck, [3, 4, 6, 3], 1, 128),
+    Model.WIDE_RESNET101_2: (Bottleneck, [3, 4, 23, 3], 1, 128),
 }
+"""Block, blocks of each stage, groups and width of each group at 64 channels, as torchvision's."""
+_OPTIONS: dict[Model, dict[str, bool]] = {
+    Model.GOOGLENET: {"init_weights": True},
+    Model.INCEPTION_V3: {"init_weights": True},
+}
+"""What torchvision asks to be told, since it means to change the default."""
 
 
 class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision ships no types
@@ -32,10 +53,13 @@ class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision ships no types
 
     inplanes: int
 
-    def __init__(self, block: Any, layers: list[int], *, width: float, classes: int) -> None:
+    def __init__(self, model: Model, *, width: float, classes: int) -> None:
         """Make the network; `width` in (0, 1] is the share of channels that is kept."""
         self._width = width
-        super().__init__(block, layers, num_classes=classes)
+        block, layers, groups, per_group = _RESNETS[model]
+        super().__init__(
+            block, layers, num_classes=classes, groups=groups, width_per_group=per_group
+        )
         self.fc = nn.Linear(self._scaled(8 * BASE_CHANNELS) * block.expansion, classes)
 
     def _scaled(self, channels: int) -> int:
@@ -51,25 +75,43 @@ class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision ships no types
         return layer
 
 
-def build_child(spec: TrainingSpec, *, channels: int, classes: int, image_size: int) -> ResNet:
+def build_child(spec: TrainingSpec, *, channels: int, classes: int, image_size: int) -> nn.Module:
     """Return the child of `spec`, its weights drawn by torch's global generator.
+
+    A model's own dropout and stochastic depth are off: its method alone regularizes a child.
 
     Args:
         spec: names model, width, stem and start.
         channels: of the images, 1 or 3.
         classes: number of classes.
-        image_size: the images' smaller side in pixels.
+        image_size: the images' smaller side in pixels, before any enlargement.
 
     Raises:
-        InvalidArgument: where ImageNet's weights do not fit or cannot be fetched.
+        InvalidArgument: where ImageNet's weights cannot be fetched, or the model has no such size.
     """
-    is_small = spec.stem is Stem.SMALL or (spec.stem is Stem.AUTO and image_size < SMALL_IMAGE)
     if spec.start is Start.IMAGENET:
-        return _pretrained(spec, channels=channels, classes=classes, is_small=is_small)
-    block, layers = _LAYERS[spec.model]
-    child = NarrowResNet(block, layers, width=spec.width, classes=classes)
+        child = _pretrained(spec.model, classes=classes)
+    elif spec.model.is_resnet:
+        return _resnet(spec, channels=channels, classes=classes, image_size=image_size)
+    else:
+        child = _from_scratch(spec.model, classes=classes, image_size=image_size)
+    if channels == 1:
+        _take_grey(child.get_submodule(convolution_names(child)[0]))
+    for module in child.modules():
+        if isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(child, name):
+            # Classifiers halfway, and a change of colours for weights that came from elsewhere.
+            setattr(child, name, None)
+            setattr(child, "aux_logits", False)  # noqa: B010
+    return child
+
+
+def _resnet(spec: TrainingSpec, *, channels: int, classes: int, image_size: int) -> nn.Module:
+    child = NarrowResNet(spec.model, width=spec.width, classes=classes)
     stem = child.conv1.out_channels
-    if is_small:
+    if spec.stem is Stem.SMALL or (spec.stem is Stem.AUTO and image_size < SMALL_IMAGE):
         child.conv1 = nn.Conv2d(channels, stem, 3, stride=1, padding=1, bias=False)
         child.maxpool = nn.Identity()
     elif channels != 3:
@@ -79,14 +121,44 @@ def build_child(spec: TrainingSpec, *, channels: int, classes: int, image_size: 
     return child
 
 
-def _pretrained(spec: TrainingSpec, *, channels: int, classes: int, is_small: bool) -> ResNet:
-    if channels != 3 or is_small:
-        raise invalid(
-            "start", "ImageNet's weights need images of three channels and the stem `imagenet`"
-        )
+def _from_scratch(model: Model, *, classes: int, image_size: int) -> nn.Module:
+    options: dict[str, Any] = dict(_OPTIONS.get(model, {}))
+    if model.value.startswith("vit_"):
+        options["image_size"] = image_size  # it has an embedding for each patch
     try:
-        child = models.get_model(spec.model.value, weights="DEFAULT")
-    except (urllib.error.URLError, OSError) as error:
-        raise invalid("start", f"ImageNet's weights cannot be fetched: {error}") from error
-    child.fc = nn.Linear(child.fc.in_features, classes)
+        child: nn.Module = models.get_model(model.value, num_classes=classes, **options)
+    except AssertionError as error:
+        raise invalid("model", f"{model} has no size for {image_size} pixels: {error}") from error
     return child
+
+
+def _pretrained(model: Model, *, classes: int) -> nn.Module:
+    weights = models.get_model_weights(model.value).DEFAULT
+    try:
+        child: nn.Module = models.get_model(model.value, weights=weights, progress=False)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        place = f"{torch.hub.get_dir()}/checkpoints"
+        text = f"ImageNet's weights cannot be read: {error}; put {weights.url} into {place}"
+        raise invalid("start", text) from error
+    name = classifier_name(child)
+    head = child.get_submodule(name)
+    if isinstance(head, nn.Conv2d):
+        child.set_submodule(name, nn.Conv2d(head.in_channels, classes, 1))
+    elif isinstance(head, nn.Linear):
+        child.set_submodule(name, nn.Linear(head.in_features, classes))
+    return child
+
+
+def _take_grey(stem: nn.Module) -> None:
+    """Let a first convolution take one channel, as if the grey image stood in all of three."""
+    assert isinstance(stem, nn.Conv2d)
+    stem.weight = nn.Parameter(stem.weight.detach().sum(1, keepdim=True))
+    stem.in_channels = 1
+
+
+def input_size(spec: TrainingSpec) -> int | None:
+    """Return the pixels of a side that ImageNet's weights expect; None from scratch."""
+    if spec.start is Start.SCRATCH:
+        return None
+    size: int = models.get_model_weights(spec.model.value).DEFAULT.transforms().crop_size[0]
+    return size

@@ -5,7 +5,6 @@ Inside a chunk nothing is copied off the device: losses and predictions wait the
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -22,9 +21,6 @@ from trainer_service.training.passes import Passes
 from trainer_service.training.scores import macro_f1
 from trainer_service.training.spec import Augment, TrainingSpec
 
-EVALUATION_IMAGES = 2048
-"""Images in one forward pass without gradient, at the most."""
-
 
 class Diverged(Exception):
     """A training loss was not finite; the message names chunk and step."""
@@ -33,16 +29,14 @@ class Diverged(Exception):
 class ChildTraining:
     """One training of one child.
 
-    The same spec and data give the same bits on a CPU. Initial weights, batch order, augmentation
-    and the draws of validation batches come from generators of their own, so that they are the same
-    for every method under one seed, whatever noise the methods draw.
+    The same spec and data give the same bits on a CPU. Batch order, augmentation, the draws of
+    validation batches and all noise come from generators of its own, so that weights and batches
+    are the same for every method under one seed, whatever noise the methods draw and whatever
+    trains beside it.
     """
 
     def __init__(self, spec: TrainingSpec, images: Images, device: torch.device) -> None:
-        """Build the child and put the data on the device.
-
-        Draws torch's global generator anew from `spec.seed`: weights first, then all noise.
-        """
+        """Build the child, its weights drawn from `spec.seed`, and put the data on the device."""
         self._spec = spec
         self._device = device
         self._classes = len(images.class_names)
@@ -55,15 +49,27 @@ class ChildTraining:
         self._augmentation_draws = torch.Generator().manual_seed(spec.seed + 4)
         torch.manual_seed(spec.seed)
         self._passes = Passes(spec, images, device)
-        # Noise starts from here for every method; what the regularizers' making drew is undone.
-        torch.manual_seed(spec.seed + 3)
         self._steps = 0
         self._batches: list[Tensor] = []
         """Places of the epoch's batches that are still to come."""
         self._images: Iterator[Tensor] = iter(())
         """Their images."""
+        self._losses: list[Tensor] = []
+        """Of the chunk's steps, on the device, as predictions and labels."""
+        self._predictions: list[Tensor] = []
+        self._labels: list[Tensor] = []
         self._epoch_scores: list[float] = []
         self._best_weights: dict[str, Tensor] = {}
+
+    @property
+    def spec(self) -> TrainingSpec:
+        """What decides the training."""
+        return self._spec
+
+    @property
+    def passes(self) -> Passes:
+        """The child with its regularizers and optimizer."""
+        return self._passes
 
     @property
     def chunks(self) -> int:
@@ -92,15 +98,36 @@ class ChildTraining:
             Diverged: where a loss is not finite.
             InvalidArgument: where a value is missing, unknown or out of range.
         """
-        started = time.perf_counter()
+        self.begin_chunk(values)
+        for _ in range(self._spec.chunk_size):
+            images, labels = self.next_batch()
+            self.end_step(*self._passes.train(images, labels))
+        return self.end_chunk()
+
+    def begin_chunk(self, values: Mapping[str, float]) -> None:
+        """Start a chunk under `values`; N times `next_batch` and `end_step` are to follow."""
+        self._started = time.perf_counter()
         self._passes.regularization.apply(values)
-        index = self._steps // self._spec.chunk_size + 1
-        losses, scores = self._train_steps()
+        self._losses, self._predictions, self._labels = [], [], []
+
+    def end_step(self, loss: Tensor, predictions: Tensor) -> None:
+        """Take what a training step on the last batch brought, on the device."""
+        self._losses.append(loss)
+        self._predictions.append(predictions)
+        self._steps += 1
+        if not self._batches:
+            self._end_epoch()
+
+    def end_chunk(self) -> Chunk:
+        """Validate, and return what the chunk brought; raises Diverged."""
+        index = (self._steps - 1) // self._spec.chunk_size + 1
         # The one copy of this chunk off the device.
-        loss_list: list[float] = losses.double().tolist()
+        loss_list: list[float] = torch.stack(self._losses).double().tolist()
         for place, loss in enumerate(loss_list, start=1):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss of chunk {index}, step {place} is {loss}")
+        predictions, labels = torch.stack(self._predictions), torch.stack(self._labels)
+        scores = macro_f1(predictions, labels, classes=self._classes)
         validation_loss, validation_score = self._validate_batches()
         return Chunk(
             index=index,
@@ -112,25 +139,10 @@ class ChildTraining:
             epochs=self._steps / self._steps_per_epoch,
             training_images=self._spec.chunk_size * self._batch_size(self._training),
             validation_images=self._spec.validation_batches * self._batch_size(self._validation),
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - self._started,
         )
 
-    def _train_steps(self) -> tuple[Tensor, Tensor]:
-        """Train N steps; return their losses and scores, float[N] each, on the device."""
-        losses, predictions, labels = [], [], []
-        for _ in range(self._spec.chunk_size):
-            images, batch_labels = self._next_batch()
-            loss, predicted = self._passes.train(images, batch_labels)
-            losses.append(loss)
-            predictions.append(predicted)
-            labels.append(batch_labels)
-            self._steps += 1
-            if not self._batches:
-                self._end_epoch()
-        scores = macro_f1(torch.stack(predictions), torch.stack(labels), classes=self._classes)
-        return torch.stack(losses), scores
-
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
+    def next_batch(self) -> tuple[Tensor, Tensor]:
         """Return the next batch; an epoch's incomplete last batch is left out."""
         if not self._batches:
             order = torch.randperm(len(self._training), generator=self._order)
@@ -142,11 +154,12 @@ class ChildTraining:
         images = next(self._images)
         if self._spec.augment is Augment.CROP_FLIP:
             images = crop_flip(images, self._augmentation_draws)
+        self._labels.append(labels)
         return images, labels
 
     def _evaluate(self, feed: Feed, places: Tensor) -> Tensor:
         """Return the logits of the images at `places`, in eval mode."""
-        parts = torch.split(places, EVALUATION_IMAGES)
+        parts = torch.split(places, self._passes.evaluation_images)
         return torch.cat([self._passes.evaluate(images) for images in feed.batches(parts)])
 
     def _validate_batches(self) -> tuple[float, float]:
@@ -174,7 +187,9 @@ class ChildTraining:
         """Score the whole validation split, and keep the weights if they are the best so far."""
         score, _accuracy = self._scores(self._validation)
         if not self._epoch_scores or score > max(self._epoch_scores):
-            self._best_weights = copy.deepcopy(self._passes.child.state_dict())
+            # Cloned one by one: a copy of views would be one of all that they are views of.
+            weights = self._passes.child.state_dict()
+            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
         self._epoch_scores.append(score)
 
     def _scores(self, feed: Feed) -> tuple[float, float]:

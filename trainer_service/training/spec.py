@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
+from trainer_service.training.models import Model as Model
 
 
 class Method(StrEnum):
@@ -48,16 +49,8 @@ class Sites(StrEnum):
     EACH = "each"
 
 
-class Model(StrEnum):
-    """Children, as torchvision names them."""
-
-    RESNET18 = "resnet18"
-    RESNET34 = "resnet34"
-    RESNET50 = "resnet50"
-
-
 class Stem(StrEnum):
-    """The layers before the first stage."""
+    """The layers before a ResNet's first stage."""
 
     AUTO = "auto"
     """Small for images under 64 pixels, else as for ImageNet."""
@@ -78,7 +71,30 @@ class Precision(StrEnum):
     """What the forward and backward passes are computed in."""
 
     FP32 = "fp32"
+    TF32 = "tf32"
+    """fp32 with products of 10 bits of mantissa, on CUDA only."""
     BF16 = "bf16"
+    """Autocast."""
+
+
+class Execution(StrEnum):
+    """How training steps are launched; hyperparameters are read from tensors in each."""
+
+    EAGER = "eager"
+    COMPILED = "compiled"
+    """The child through torch.compile."""
+    GRAPHS = "graphs"
+    """Whole training steps as CUDA graphs, on CUDA only."""
+
+
+class MemoryFormat(StrEnum):
+    """How features lie in memory."""
+
+    AUTO = "auto"
+    """Channels last on CUDA, contiguous on CPU."""
+    CONTIGUOUS = "contiguous"
+    CHANNELS_LAST = "channels_last"
+    """On CUDA only."""
 
 
 class Augment(StrEnum):
@@ -93,7 +109,7 @@ class Augment(StrEnum):
 DATASETS = ("digits", "cifar10", "cifar100", "fer2013", "affectnet")
 """Data sets with a name of their own; the catalog says what they are."""
 STAGES = ("layer1", "layer2", "layer3", "layer4")
-"""A ResNet's stages; the output of each is a site of dropout and of noise."""
+"""A child's stages, named as a ResNet's; the output of each is a site of dropout and of noise."""
 RANGES = {"dropout": (0.0, 0.9), "noise": (0.0, 1.0)}
 """Bounds of the drop rate and of the noise's standard deviation (method.md)."""
 STRENGTH = "noise-strength"
@@ -134,7 +150,7 @@ class TrainingSpec:
     """Seed of classes, splits, subset and label noise."""
     model: Model = Model.RESNET34
     width: float = 1.0
-    """Share of the model's channels, in (0, 1]."""
+    """Share of a ResNet's channels, in (0, 1]."""
     stem: Stem = Stem.AUTO
     start: Start = Start.SCRATCH
     method: Method = Method.VANILLA
@@ -152,6 +168,8 @@ class TrainingSpec:
     validation_batches: int = 20
     """m, validation batches in a chunk."""
     precision: Precision = Precision.FP32
+    memory_format: MemoryFormat = MemoryFormat.AUTO
+    execution: Execution = Execution.EAGER
     seed: int = 0
     """Seed of initial weights, batch order and noise."""
 
@@ -184,6 +202,10 @@ class TrainingSpec:
         self._check_values()
 
     def _check_start(self) -> None:
+        if self.width != 1 and not self.model.has_width:
+            raise invalid("width", f"{self.width}: {self.model} is there at width 1 only")
+        if self.stem is not Stem.AUTO and not self.model.is_resnet:
+            raise invalid("stem", f"{self.stem}: only ResNets have a choice; use auto")
         if self.start is Start.SCRATCH:
             return
         if self.width != 1:
@@ -209,7 +231,7 @@ class TrainingSpec:
 
 
 def site_names(regularizer: str) -> tuple[str, ...]:
-    """Return where a regularizer stands in a ResNet: dropout also before the classifier."""
+    """Return where a regularizer stands in a child: dropout also before the classifier."""
     return (*STAGES, "classifier") if regularizer == "dropout" else STAGES
 
 

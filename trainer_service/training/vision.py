@@ -20,6 +20,15 @@ except RuntimeError:
 
 from torchvision import datasets, models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import StochasticDepth
 from torchvision.transforms.v2 import functional
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNet", "datasets", "functional", "models"]
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "ResNet",
+    "StochasticDepth",
+    "datasets",
+    "functional",
+    "models",
+]

@@ -220,13 +220,15 @@ class Child(_message.Message):
     STEM_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """`resnet18`, `resnet34` or `resnet50`; empty is `resnet34`."""
+    """A classifier of torchvision by its name there, as `resnet34` or `efficientnet_b0`; empty is `resnet34`."""
     width: _builtins.float
-    """Share of the model's channels, in (0, 1]; 0 is taken as 1."""
+    """Share of a ResNet's channels, in (0, 1]; 0 is taken as 1, which is all that other models have."""
     stem: _builtins.str
-    """`auto` (small for images under 64 pixels), `small` (3x3, stride 1, no pooling) or `imagenet`; empty is `auto`."""
+    """`auto` (small for images under 64 pixels), `small` (3x3, stride 1, no pooling) or `imagenet`; empty is `auto`,
+    which is all that models other than ResNets have.
+    """
     start: _builtins.str
-    """`scratch` or `imagenet` (torchvision's weights); empty is `scratch`."""
+    """`scratch` or `imagenet` (torchvision's weights, images resized to what they expect); empty is `scratch`."""
     def __init__(
         self,
         *,
@@ -284,6 +286,8 @@ class RunSpec(_message.Message):
     VALIDATION_BATCHES_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    MEMORY_FORMAT_FIELD_NUMBER: _builtins.int
+    EXECUTION_FIELD_NUMBER: _builtins.int
     method: Global___Method.ValueType
     """How it is regularized."""
     sites: Global___Sites.ValueType
@@ -305,9 +309,17 @@ class RunSpec(_message.Message):
     validation_batches: _builtins.int
     """m, validation batches in a chunk; 0 is taken as 20."""
     precision: _builtins.str
-    """`fp32` or `bf16` (autocast); empty is `fp32`."""
+    """`fp32`, `tf32` (CUDA only) or `bf16` (autocast); empty is `fp32`."""
     seed: _builtins.int
     """Seed of initial weights, batch order and noise."""
+    memory_format: _builtins.str
+    """How features lie in memory: `auto` (channels last on CUDA, contiguous on CPU), `contiguous` or
+    `channels_last` (CUDA only); empty is `auto`.
+    """
+    execution: _builtins.str
+    """How training steps are launched: `eager`, `compiled` (torch.compile) or `graphs` (CUDA graphs,
+    CUDA only); empty is `eager`.
+    """
     @_builtins.property
     def data(self) -> Global___Data:
         """What it is trained on."""
@@ -340,10 +352,12 @@ class RunSpec(_message.Message):
         validation_batches: _builtins.int = ...,
         precision: _builtins.str = ...,
         seed: _builtins.int = ...,
+        memory_format: _builtins.str = ...,
+        execution: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "chunks", b"chunks", "data", b"data", "epochs", b"epochs", "length", b"length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "method", b"method", "mode", b"mode", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "chunks"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015

@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import f1_score
 
 from agent_service.domain.errors import InvalidArgument
-from trainer_service.training.child import build_child
 from trainer_service.training.datasets import Images, Split, load_images
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.spec import (
@@ -17,6 +16,7 @@ from trainer_service.training.spec import (
     Model,
     Precision,
     Start,
+    Stem,
     TrainingSpec,
     hyperparameters,
 )
@@ -77,11 +77,11 @@ def test_methods_are_paired_by_seed() -> None:
         first = next(p for p in child._passes.child.parameters() if p.ndim == 4)
         weights.add(first.detach().numpy().tobytes())
         child.train_chunk(values(method))
-        batches.add(child._next_batch()[0].numpy().tobytes())
+        batches.add(child.next_batch()[0].numpy().tobytes())
     other = training(seed=1)
 
     assert len(weights) == len(batches) == 1
-    assert other._next_batch()[0].numpy().tobytes() not in batches
+    assert other.next_batch()[0].numpy().tobytes() not in batches
 
 
 def test_another_seed_is_another_training() -> None:
@@ -135,7 +135,8 @@ def test_scores_of_validation_batches_are_those_of_single_passes() -> None:
         scores.append(f1_score(labels, logits.argmax(-1), average="macro", zero_division=0))
 
     assert loss == pytest.approx(np.mean(losses), abs=1e-5)
-    assert score == pytest.approx(np.mean(scores), abs=1e-6)
+    # Rounding differs with the batch, in the last bits of a logit: predictions do not.
+    assert score == pytest.approx(np.mean(scores), abs=1e-12)
 
 
 def test_values_act_on_training() -> None:
@@ -206,22 +207,6 @@ def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
     assert ChildTraining(SPEC, images, CPU).train_chunk({}).epochs == 4
 
 
-@pytest.mark.parametrize("model", Model)
-@pytest.mark.parametrize(("size", "channels"), [(8, 1), (64, 3)])
-def test_children_are_torchvisions(model: Model, size: int, channels: int) -> None:
-    """At width 1 the parameters are those of torchvision's model, but for stem and classifier."""
-    from trainer_service.training.vision import models
-
-    spec = replace(SPEC, model=model, width=1.0)
-    child = build_child(spec, channels=channels, classes=7, image_size=size)
-    theirs = models.get_model(model.value, num_classes=7)
-
-    ours = {n: p.shape for n, p in child.named_parameters() if n != "conv1.weight"}
-    assert ours == {n: p.shape for n, p in theirs.named_parameters() if n != "conv1.weight"}
-    assert child.conv1.stride == ((1, 1) if size < 64 else (2, 2))
-    assert child(torch.zeros(2, channels, size, size)).shape == (2, 7)
-
-
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -230,6 +215,9 @@ def test_children_are_torchvisions(model: Model, size: int, channels: int) -> No
         ({"dataset": "mnist"}, "dataset"),
         ({"label_noise": 1.0}, "label_noise"),
         ({"width": 0.0}, "width"),
+        ({"model": Model.VGG11, "width": 0.5}, "width"),
+        ({"model": Model.VGG11, "width": 1.0, "stem": Stem.SMALL}, "stem"),
+        ({"start": Start.IMAGENET}, "width"),
         ({"chunks": None}, "chunks"),
         ({"epochs": 2}, "chunks"),
         ({"chunks": 0}, "chunks"),
@@ -247,12 +235,3 @@ def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str
         replace(SPEC, **changes)  # type: ignore[arg-type]
 
     assert [v.field for v in raised.value.violations] == [field]
-
-
-def test_imagenets_weights_need_their_stem_and_colour() -> None:
-    """A grey or small child is refused before anything is fetched."""
-    spec = replace(SPEC, start=Start.IMAGENET, width=1.0)
-    with pytest.raises(InvalidArgument, match="three channels"):
-        build_child(spec, channels=1, classes=7, image_size=64)
-    with pytest.raises(InvalidArgument, match="width"):
-        replace(SPEC, start=Start.IMAGENET)

@@ -1,32 +1,48 @@
 """Regularizers: their laws, and that a new value rebuilds nothing."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agent_service.domain.errors import InvalidArgument
 from trainer_service.training.child import build_child
 from trainer_service.training.regularizers import (
+    Draws,
     Dropout,
     DynamicNoise,
     GaussianNoise,
     Regularization,
+    Site,
 )
+from trainer_service.training.sites import watch_pass
 from trainer_service.training.spec import Method, Model, Sites, TrainingSpec, hyperparameters
 
 CPU = torch.device("cpu")
 
 
 def make(method: Method, **changes: object) -> tuple[nn.Module, Regularization, TrainingSpec]:
-    spec = TrainingSpec(method=method, width=0.0625, chunks=1, **changes)  # type: ignore[arg-type]
-    child = build_child(spec, channels=1, classes=10, image_size=8)
-    return child, Regularization(spec, child, CPU), spec
+    fields = {"width": 0.0625, "chunks": 1} | changes
+    spec = TrainingSpec(method=method, **fields)  # type: ignore[arg-type]
+    size = 8 if spec.model.is_resnet else 32
+    child = build_child(spec, channels=1, classes=10, image_size=size)
+    calls = watch_pass(child, (1, size, size))
+    return child, Regularization(spec, child, calls, batch=2, device=CPU), spec
+
+
+def site(kind: type[Site], strengths: Iterable[float], shape: tuple[int, ...]) -> Site:
+    """Return a site of as many children as there are strengths, its numbers drawn."""
+    generators = [torch.Generator().manual_seed(k) for k, _ in enumerate(strengths)]
+    draws = Draws(generators, [shape], is_normal=kind is not Dropout)
+    draws.draw()
+    return kind(torch.tensor(list(strengths)), draws, 0)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
 def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     """A share p is 0, what is kept is scaled by 1 / (1 - p)."""
-    features = Dropout(torch.tensor(rate))(torch.ones(200_000))
+    features = site(Dropout, [rate], (2, 100_000))(torch.ones(2, 100_000))
 
     assert (features == 0).float().mean() == pytest.approx(rate, abs=0.005)
     assert features.max() == pytest.approx(1 / (1 - rate))
@@ -35,7 +51,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
 @pytest.mark.parametrize("deviation", [0.0, 0.5, 1.0])
 def test_noise_has_mean_zero_and_its_deviation(deviation: float) -> None:
     """Gaussian noise of deviation sigma around the features."""
-    noise = GaussianNoise(torch.tensor(deviation))(torch.ones(200_000)) - 1
+    noise = site(GaussianNoise, [deviation], (2, 100_000))(torch.ones(2, 100_000)) - 1
 
     assert noise.mean() == pytest.approx(0, abs=0.01)
     assert noise.std() == pytest.approx(deviation, abs=0.01)
@@ -43,11 +59,42 @@ def test_noise_has_mean_zero_and_its_deviation(deviation: float) -> None:
 
 def test_nothing_is_active_in_eval_mode() -> None:
     """Dropout, noise and DNI leave features alone, DNI but for its ReLU."""
-    features = torch.randn(1000)
+    features = torch.randn(4, 1000)
 
-    for module in (Dropout(torch.tensor(0.9)), GaussianNoise(torch.tensor(1.0))):
-        assert torch.equal(module.eval()(features), features)
-    assert torch.equal(DynamicNoise(0.5).eval()(features), features.relu())
+    for kind in (Dropout, GaussianNoise):
+        assert torch.equal(site(kind, [0.9], (4, 1000)).eval()(features), features)
+    unit = site(DynamicNoise, [0.5], (4, 1000)).eval()
+    assert torch.equal(unit(features), features.relu())
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5, 5), (4, 6, 7)])
+@pytest.mark.parametrize("kind", [Dropout, GaussianNoise, DynamicNoise])
+@pytest.mark.parametrize("is_last", [False, True])
+def test_children_side_by_side_have_strengths_and_numbers_of_their_own(
+    kind: type[Site], shape: tuple[int, ...], is_last: bool
+) -> None:
+    """To the bit what each child's own site makes of its own channels, in either format."""
+    features = [torch.randn(shape) for _ in range(3)]
+    draws = [
+        Draws(
+            [torch.Generator().manual_seed(seed) for seed in seeds],
+            [(1, 1), shape],
+            is_normal=kind is not Dropout,
+            is_channels_last=is_last,
+        )
+        for seeds in ((0,), (1,), (2,), (0, 1, 2))
+    ]
+    for draw in draws:
+        draw.draw()
+    strengths = [0.1, 0.5, 0.9]
+    alone = [
+        kind(torch.tensor([strength]), its_draws, 1)(part)
+        for strength, its_draws, part in zip(strengths, draws, features, strict=False)
+    ]
+
+    together = kind(torch.tensor(strengths), draws[3], 1)(torch.cat(features, dim=1))
+
+    assert torch.equal(together, torch.cat(alone, dim=1))
 
 
 @pytest.mark.parametrize("sites", Sites)
@@ -55,15 +102,15 @@ def test_nothing_is_active_in_eval_mode() -> None:
 def test_a_new_value_reaches_its_sites_and_rebuilds_nothing(method: Method, sites: Sites) -> None:
     """Shared or one a site: the modules stay, and read the tensor that was written."""
     child, regularization, spec = make(method, sites=sites)
-    modules = [m for m in child.modules() if isinstance(m, Dropout | GaussianNoise)]
+    modules = [m for m in child.modules() if isinstance(m, Site)]
     values = {h.name: 0.1 * (i + 1) for i, h in enumerate(hyperparameters(spec))}
 
     regularization.apply(values)
 
-    now = [m for m in child.modules() if isinstance(m, Dropout | GaussianNoise)]
+    now = [m for m in child.modules() if isinstance(m, Site)]
     assert all(a is b for a, b in zip(modules, now, strict=True))
     assert len(modules) == (5 if method is Method.D else 4)
-    read = [float(m.rate if isinstance(m, Dropout) else m.deviation) for m in now]
+    read = [float(m.strengths) for m in now]
     expected = list(values.values()) * (len(now) if sites is Sites.SHARED else 1)
     assert read == pytest.approx(expected)
     assert regularization.values() == values
@@ -90,23 +137,32 @@ def test_dni_stands_in_every_unit(model: Model, units: int) -> None:
     assert regularization.values() == {"noise-strength": 0.25}
 
 
+def test_a_model_without_a_unit_has_no_dni() -> None:
+    """SiLU follows its batch norms, no ReLU: the error names the method."""
+    with pytest.raises(InvalidArgument, match="no batch norm that a ReLU follows"):
+        make(Method.DNI, model=Model.EFFICIENTNET_B0, width=1.0)
+
+
 def test_the_strength_of_dni_follows_the_loss() -> None:
     """Its gradient is the training loss's own: equal to central differences with the same noise."""
-    unit = DynamicNoise(0.3).double()
+    unit = site(DynamicNoise, [0.3], (64, 8)).double()
+    unit.strengths = nn.Parameter(unit.strengths.double())
+    unit.numbers = unit.numbers.double()
     features = torch.randn(64, 8, dtype=torch.float64)
 
-    def loss() -> torch.Tensor:
-        torch.manual_seed(1)
-        result: torch.Tensor = (unit(features) ** 2).mean()
+    def loss() -> Tensor:
+        result: Tensor = (unit(features) ** 2).mean()
         return result
 
     loss().backward()  # type: ignore[no-untyped-call]
     step = 1e-6
     with torch.no_grad():
-        unit.alpha.add_(step)
+        unit.strengths.add_(step)
         above = loss()
-        unit.alpha.sub_(2 * step)
+        unit.strengths.sub_(2 * step)
         below = loss()
 
-    assert unit.alpha.grad is not None
-    assert float(unit.alpha.grad) == pytest.approx(float((above - below) / (2 * step)), rel=1e-5)
+    assert unit.strengths.grad is not None
+    assert float(unit.strengths.grad) == pytest.approx(
+        float((above - below) / (2 * step)), rel=1e-5
+    )

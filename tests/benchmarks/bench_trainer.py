@@ -1,0 +1,178 @@
+"""How fast the trainer is, as ratios to bare PyTorch loops that are measured in the same run.
+
+`make bench-trainer` runs what a CPU can show. With `--device cuda:0` it runs what only a GPU can:
+ResNet34 in bf16 beside published loops, CUDA graphs, eight stacked children on 48x48 images.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import torch
+
+from agent_service.client import AgentClient, ControllerSpec, Hyperparameter, Run
+from tests.benchmarks.bare import BareLoop, seconds
+from tests.benchmarks.children import Many, digits, grey_images, side_by_side, spec_of
+from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.end_to_end.processes import AgentProcess
+from trainer_service.training.datasets import Images
+from trainer_service.training.loop import ChildTraining
+from trainer_service.training.spec import TrainingSpec
+
+ROUNDS = 5
+CHILD_CHUNKS = 100
+"""Chunks of the child that `children an hour` counts: 2,000 steps of 64 images."""
+CPU = torch.device("cpu")
+DROPOUT = Hyperparameter(name="dropout", low=0.0, high=0.9)
+
+
+class Pair:
+    """A regularized, scored, reporting training, and the bare loop of the same child."""
+
+    def __init__(self, name: str, spec: TrainingSpec, images: Images, device: torch.device) -> None:
+        self._name, self._spec, self._device = name, spec, device
+        self._training = ChildTraining(spec, images, device)
+        self._bare = BareLoop(spec, images, device)
+        self._validation = self._epoch_ends = 0.0
+        self._time_validation()
+        self._training.train_chunk({"dropout": 0.2})
+        self._bare.train(2)
+        self._bare.evaluate(2)
+
+    @property
+    def controller(self) -> ControllerSpec:
+        """Who decides the drop rate."""
+        size = self._spec.chunk_size
+        return ControllerSpec(name=self._name, chunk_size=size, hyperparameters=(DROPOUT,))
+
+    def _time_validation(self) -> None:
+        """Take down the time of all that is no training pass: an epoch's end, and validation."""
+        validate, end_epoch = self._training._validate_batches, self._training._end_epoch
+
+        def timed_validation() -> tuple[float, float]:
+            before = time.perf_counter()
+            scores = validate()
+            self._validation = time.perf_counter() - before
+            return scores
+
+        def timed_end() -> None:
+            before = time.perf_counter()
+            end_epoch()
+            self._epoch_ends += time.perf_counter() - before
+
+        self._training._validate_batches = timed_validation  # type: ignore[method-assign]
+        self._training._end_epoch = timed_end  # type: ignore[method-assign]
+
+    def measure(self, run: Run, chunks: int) -> Figures:
+        """Take turns, chunk by chunk; return images a second and the time of validation."""
+        ours = bare = ours_validation = bare_validation = 0.0
+        for _ in range(chunks):
+            whole, validation = self._chunk(run)
+            ours, ours_validation = ours + whole - validation, ours_validation + validation
+            n, m = self._spec.chunk_size, self._spec.validation_batches
+            bare += seconds(lambda n=n: self._bare.train(n), self._device)
+            bare_validation += seconds(lambda m=m: self._bare.evaluate(m), self._device)
+        images = chunks * self._spec.chunk_size * self._spec.batch_size
+        return {
+            f"{self._name}_per_s": images / ours,
+            f"{self._name}_bare_per_s": images / bare,
+            f"{self._name}_validation_s": ours_validation / chunks,
+            f"{self._name}_bare_validation_s": bare_validation / chunks,
+        }
+
+    def _chunk(self, run: Run) -> tuple[float, float]:
+        """Train and report a chunk; return its time without epochs' ends, and its validation's."""
+        self._epoch_ends = 0.0
+        before = time.perf_counter()
+        chunk = self._training.train_chunk(run.hyperparameters)
+        run.report_chunk(
+            chunk.losses,
+            training_score=chunk.training_score,
+            validation_score=chunk.validation_score,
+        )
+        return time.perf_counter() - before - self._epoch_ends, self._validation
+
+
+def peak(kind: str, device: torch.device, width: float) -> float:
+    """Return the peak memory of a training in a process of its own, in MiB."""
+    command = [sys.executable, "-m", "tests.benchmarks.training_peak", kind, str(device)]
+    run = subprocess.run([*command, str(width)], capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+class OnCpu:
+    """All measures of a CPU; children are made once."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        narrow = spec_of(width=0.125)
+        greys = spec_of(width=0.125, chunk_size=5, validation_batches=5)
+        self._narrow = narrow
+        self._pairs = (
+            # The longer one first: the agent's learner takes seconds of a core to start.
+            (Pair("greys", greys, grey_images(), CPU), 2),
+            (Pair("digits", narrow, digits(), CPU), 5),
+        )
+        self._many = {k: Many(narrow, digits(), CPU, k) for k in (2, 4, 8)}
+        self._greys = Many(spec_of(width=0.125, chunk_size=2), grey_images(), CPU, 4)
+
+    async def measure(self, folder: Path) -> Figures:
+        """Measure everything once."""
+        figures: Figures = {}
+        with AgentProcess(folder / "agent.db") as agent, AgentClient(agent.address) as client:
+            for pair, chunks in self._pairs:
+                client.create_controller(pair.controller)
+                figures |= pair.measure(client.run(pair.controller.name), chunks)
+        for k, many in self._many.items():
+            figures |= many.measure(f"digits_{k}")
+        figures |= self._greys.measure("greys_4")
+        figures["digits_processes_2_per_s"] = side_by_side(self._narrow, "cpu", 2)
+        for kind in ("ours", "bare"):
+            figures[f"peak_{kind}_mb"] = peak(kind, CPU, 0.5)
+        images = CHILD_CHUNKS * self._narrow.chunk_size * self._narrow.batch_size
+        for way in ("8_alone", "processes_2", "8_stacked"):
+            figures[f"{way}_children_an_hour"] = figures[f"digits_{way}_per_s"] * 3600 / images
+        return figures
+
+
+def claims(f: Figures) -> list[Claim]:
+    """Return what is claimed on CPU, from the medians of the figures."""
+    found = []
+    for name in ("digits", "greys"):
+        speed = f[f"{name}_per_s"] / f[f"{name}_bare_per_s"]
+        validation = f[f"{name}_validation_s"] / f[f"{name}_bare_validation_s"]
+        found.append(Claim(f"{name}: images a second to the bare loop's", speed, least=0.97))
+        found.append(Claim(f"{name}: validation to a bare pass", validation, most=1.05))
+    found.append(
+        Claim("peak memory to the bare loop's", f["peak_ours_mb"] / f["peak_bare_mb"], most=1.1)
+    )
+    for name, least in (("digits_2", 1), ("digits_4", 1), ("digits_8", 2), ("greys_4", 1)):
+        gain = f[f"{name}_stacked_per_s"] / f[f"{name}_alone_per_s"]
+        found.append(Claim(f"{name}: stacked to one after another", gain, least=least))
+    return found
+
+
+def main() -> None:
+    """Measure, show the tables, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu, or as torch names a GPU: cuda:0")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    measure: Callable[[Path], Awaitable[Figures]]
+    if options.device == "cpu":
+        measure, its_claims = OnCpu().measure, claims
+    else:
+        from tests.benchmarks import trainer_cuda
+
+        bench = trainer_cuda.OnCuda(torch.device(options.device))
+        measure, its_claims = bench.measure, trainer_cuda.claims
+    show_rounds(
+        f"trainer-{options.device.replace(':', '-')}", measure, its_claims, rounds=options.rounds
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Children stacked: trained in lockstep as one network, each with results as if it were alone.
+
+The channels of K children stand side by side: convolutions in groups, batch norms over all
+channels, linear layers by child. What is a child's own stays so: initial weights, order of batches,
+draws, strengths, losses, scores, best weights. Adam works by element, so one optimizer over all
+weights steps each child as its own would.
+
+The weights, statistics and moments of the children become views into the stack's. So each child
+validates, is saved and finishes by itself, as it does alone, and children can be stacked again
+after any chunk, fewer or others. Whoever stores a view must clone it first, or stores all children.
+
+Grouped convolutions, not torch.func.vmap: on one CPU thread, ResNet34 of an eighth of the channels,
+8x8 images, 8 children, they took 0.5 of the time of one after another, vmap 0.65 to 0.75.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from agent_service.domain.errors import invalid
+from trainer_service.training.chunk import Chunk
+from trainer_service.training.final import FinalScores
+from trainer_service.training.loop import ChildTraining, Diverged
+from trainer_service.training.passes import Forward, Passes, Pixels, TrainingStep, adam
+from trainer_service.training.regularizers import Draws, Site
+from trainer_service.training.spec import TrainingSpec
+
+
+def check_stackable(specs: Sequence[TrainingSpec]) -> None:
+    """Raise InvalidArgument unless children of these specs can be trained as one network."""
+    first = specs[0]
+    if len(specs) > 1 and not first.model.is_resnet:
+        raise invalid("model", f"{first.model} cannot be stacked, only ResNets; train it alone")
+    for spec in specs:
+        if replace(spec, seed=first.seed, values=first.values) != first:
+            raise invalid("together", "stacked children may differ in seed and values only")
+
+
+class StackedTraining:
+    """The trainings of K children, chunk by chunk."""
+
+    def __init__(self, children: Sequence[ChildTraining]) -> None:
+        """Stack children that stand at the same chunk; use them only through this from now on.
+
+        Raises:
+            InvalidArgument: where they differ in more than seed and values, or are no ResNets.
+        """
+        check_stackable([child.spec for child in children])
+        self._children = tuple(children)
+        self._passes = StackedPasses([child.passes for child in children], children[0].spec)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks planned."""
+        return self._children[0].chunks
+
+    @property
+    def passes(self) -> StackedPasses:
+        """The children as one network."""
+        return self._passes
+
+    def train_chunk(self, values: Sequence[Mapping[str, float]]) -> list[Chunk | Diverged]:
+        """Train N steps of each child under its own values, then validate each.
+
+        A child that diverged does not touch the others; stack those anew to go on without it.
+
+        Args:
+            values: one mapping a child, as `ChildTraining.train_chunk` takes it.
+
+        Returns:
+            For each child its chunk, whose seconds are those of all, or why it has none.
+        """
+        for child, its_values in zip(self._children, values, strict=True):
+            child.begin_chunk(its_values)
+        for _ in range(self._children[0].spec.chunk_size):
+            batches = [child.next_batch() for child in self._children]
+            results = self._passes.train(batches)
+            for child, (loss, predictions) in zip(self._children, results, strict=True):
+                child.end_step(loss, predictions)
+        return [_chunk_or_end(child) for child in self._children]
+
+    def finish(self) -> list[FinalScores]:
+        """Touch the test split once for each child; see `ChildTraining.finish`."""
+        return [child.finish() for child in self._children]
+
+
+def _chunk_or_end(child: ChildTraining) -> Chunk | Diverged:
+    try:
+        return child.end_chunk()
+    except Diverged as diverged:
+        return diverged
+
+
+class StackedPasses:
+    """K children as one network with one optimizer."""
+
+    def __init__(self, passes: Sequence[Passes], spec: TrainingSpec) -> None:
+        """Stack the children; their tensors become views into the stack's."""
+        self._draws = _stacked_draws([p.regularization.draws for p in passes])
+        network = _Stacking(self._draws).stacked([p.child for p in passes])
+        network.train()
+        optimizer = adam(network.parameters(), spec)
+        _share_moments(optimizer, network, passes)
+        first = passes[0].forward
+        pixels = Pixels(
+            torch.cat([p.forward.pixels.scale for p in passes], dim=1),
+            torch.cat([p.forward.pixels.shift for p in passes], dim=1),
+            size=first.pixels.size,
+            memory_format=first.pixels.memory_format,
+        )
+        self._step = TrainingStep(
+            Forward(network, pixels, is_bf16=first.is_bf16),
+            optimizer,
+            self._draws.draw if self._draws is not None else lambda: None,
+            execution=spec.execution,
+        )
+
+    def train(self, batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Take one step of each child; see `Passes.train` for what goes in and comes out."""
+        images, labels = zip(*batches, strict=True)
+        losses, predictions = self._step(torch.cat(images, dim=1), torch.stack(labels, dim=1))
+        return list(zip(losses.unbind(), predictions.unbind(1), strict=True))
+
+
+def _stacked_draws(draws: Sequence[Draws | None]) -> Draws | None:
+    first = draws[0]
+    if first is None:
+        return None
+    return Draws(
+        [generator for own in draws if own is not None for generator in own.generators],
+        first.shapes,
+        is_normal=first.is_normal,
+        is_channels_last=first.is_channels_last,
+    )
+
+
+class _Stacking:
+    """Makes one network of K."""
+
+    def __init__(self, draws: Draws | None) -> None:
+        self._draws = draws
+        self._strengths: dict[int, Tensor] = {}
+
+    def stacked(self, children: Sequence[nn.Module]) -> nn.Module:
+        """Return the network; layers that have no weights serve all children as they are."""
+        network = copy.deepcopy(children[0])
+        for name, _module in children[0].named_modules():
+            layers = [child.get_submodule(name) for child in children]
+            if (layer := self._layer(layers)) is not None:
+                network.set_submodule(name, layer)
+        return network
+
+    def _layer(self, layers: Sequence[nn.Module]) -> nn.Module | None:
+        match layers[0]:
+            case nn.Conv2d() as convolution:
+                return _convolution(convolution, layers)
+            case nn.BatchNorm2d() as norm:
+                return _norm(norm, layers)
+            case nn.Linear() as linear:
+                return _StackedLinear(linear, layers)
+            case Site() as site:
+                return self._site(site, layers)
+        return None
+
+    def _site(self, one: Site, sites: Sequence[nn.Module]) -> nn.Module:
+        assert self._draws is not None
+        parts = [site.strengths for site in sites if isinstance(site, Site)]
+        if isinstance(one.strengths, nn.Parameter):
+            strengths: Tensor = nn.Parameter(share(parts))
+        else:
+            # Sites that read one tensor go on reading one.
+            key = id(one.strengths)
+            strengths = self._strengths.get(key, torch.empty(0))
+            if key not in self._strengths:
+                strengths = self._strengths[key] = share(parts)
+        return type(one)(strengths, self._draws, one.number)
+
+
+def _convolution(one: nn.Conv2d, layers: Sequence[nn.Module]) -> nn.Module:
+    layer = nn.Conv2d(
+        one.in_channels * len(layers),
+        one.out_channels * len(layers),
+        one.kernel_size,  # type: ignore[arg-type]
+        one.stride,  # type: ignore[arg-type]
+        one.padding,  # type: ignore[arg-type]
+        groups=one.groups * len(layers),
+        bias=one.bias is not None,
+        device="meta",
+    )
+    layer.weight = _parameter(layers, "weight")
+    if one.bias is not None:
+        layer.bias = _parameter(layers, "bias")
+    return layer
+
+
+def _norm(one: nn.BatchNorm2d, layers: Sequence[nn.Module]) -> nn.Module:
+    layer = nn.BatchNorm2d(one.num_features * len(layers), one.eps, one.momentum, device="meta")
+    layer.weight = _parameter(layers, "weight")
+    layer.bias = _parameter(layers, "bias")
+    layer.running_mean = share([part.get_buffer("running_mean") for part in layers])
+    layer.running_var = share([part.get_buffer("running_var") for part in layers])
+    # In lockstep all have seen as many batches.
+    for part in (layer, *layers):
+        part.register_buffer("num_batches_tracked", one.num_batches_tracked)
+    return layer
+
+
+def _parameter(layers: Sequence[nn.Module], name: str) -> nn.Parameter:
+    return nn.Parameter(share([layer.get_parameter(name) for layer in layers]))
+
+
+def share(parts: Sequence[Tensor]) -> Tensor:
+    """Return the parts joined along their first dimension; they become views of it."""
+    whole = torch.cat([part.detach() for part in parts])
+    for part, row in zip(parts, whole.chunk(len(parts)), strict=True):
+        part.data = row
+    return whole
+
+
+def _share_moments(
+    optimizer: torch.optim.Adam, network: nn.Module, passes: Sequence[Passes]
+) -> None:
+    """Give Adam over the stack the moments of the children's own optimizers, as their views."""
+    by_child = [dict(p.child.named_parameters()) for p in passes]
+    for name, parameter in network.named_parameters():
+        states = [_moments(p.optimizer, own[name]) for p, own in zip(passes, by_child, strict=True)]
+        for state in states:
+            state["step"] = states[0]["step"]
+        moments = {key: share([s[key] for s in states]) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": states[0]["step"], **moments}
+
+
+def _moments(optimizer: torch.optim.Adam, parameter: Tensor) -> dict[str, Tensor]:
+    """Return the state that Adam keeps of a parameter, made as Adam does where there is none."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter)
+        state["exp_avg_sq"] = torch.zeros_like(parameter)
+    return state
+
+
+class _StackedLinear(nn.Module):
+    """Linear layers of K children: [b, K in] to [b, K out]."""
+
+    def __init__(self, one: nn.Linear, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.weight = _parameter(layers, "weight")
+        self.bias = _parameter(layers, "bias")
+        self._shape = (len(layers), one.out_features, one.in_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the outputs of each child's own layer."""
+        children, _outputs, inputs = self._shape
+        by_child = features.view(-1, children, inputs)
+        outputs = torch.einsum("bki,koi->bko", by_child, self.weight.view(self._shape))
+        return outputs.flatten(1) + self.bias
