@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_service.domain.errors import invalid
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
@@ -26,6 +28,34 @@ class TrainerConfig:
     """Runs that train at once."""
     threads: int = 1
     """CPU threads of each run: runs that share cores must not ask for more than there are."""
+    checkpoint_seconds: float | None = None
+    """Between two checkpoints of a run; None lets them take 1% of its time, 0 makes one a chunk."""
+    grace_seconds: float = 20.0
+    """How long a run's chunk may go on once the service stops, before the run is killed."""
+    restarts: int = 3
+    """How often a run starts again from its checkpoint without a new chunk before it fails."""
+    stall_seconds: float = 3600.0
+    """How long a run may tell nothing, as within one chunk, before its process is killed."""
+    agent_seconds: float = 3600.0
+    """How long a run waits for an agent that is away before it fails."""
+    tensorboard: Path | None = None
+    """Folder of event files for TensorBoard, one folder a run; None writes none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; raises InvalidArgument naming the field that is wrong."""
+        for name in ("parallel", "threads"):
+            if getattr(self, name) < 1:
+                raise invalid(name, f"{getattr(self, name)} must be at least 1")
+        for name in ("checkpoint_seconds", "grace_seconds", "restarts", "agent_seconds"):
+            if (getattr(self, name) or 0) < 0:
+                raise invalid(name, f"{getattr(self, name)} must be 0 or more")
+        if not self.stall_seconds > 0:
+            raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the runs' checkpoints, beside the run store."""
+        return self.runs.with_name(f"{self.runs.name}.checkpoints")
 
     @property
     def host(self) -> str:

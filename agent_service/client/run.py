@@ -104,6 +104,7 @@ class Run:
         training_score: float,
         validation_score: float,
         applied: Mapping[str, float] | None = None,
+        chunk: int | None = None,
     ) -> dict[str, float]:
         """Report a chunk that was collected elsewhere and return the values for the next one.
 
@@ -112,9 +113,11 @@ class Run:
             training_score: mean training score, in [0, 1].
             validation_score: mean validation score, in [0, 1].
             applied: what the chunk ran under, where that was not what was decided.
+            chunk: its index, from 1; the next one's by default. A training that goes on from a
+                checkpoint reports its last chunk again, and is answered as it was then.
         """
         scores = Scores(training=training_score, validation=validation_score)
-        return self._send(losses, scores, applied)
+        return self._send(losses, scores, applied, chunk)
 
     def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
         """Report a chunk with a ready reward, for controllers whose reward is `given`."""
@@ -125,8 +128,9 @@ class Run:
         losses: Sequence[float],
         feedback: Scores | GivenReward,
         applied: Mapping[str, float] | None,
+        chunk: int | None = None,
     ) -> dict[str, float]:
-        self.send(self.request(losses, feedback, applied=applied))
+        self.send(self.request(losses, feedback, applied=applied, chunk=chunk))
         return self.hyperparameters
 
     def request(
@@ -135,11 +139,16 @@ class Run:
         feedback: Scores | GivenReward,
         *,
         applied: Mapping[str, float] | None = None,
+        chunk: int | None = None,
     ) -> pb.ReportChunkRequest:
-        """Return the report of the current chunk, to be sent; raises InvalidArgument."""
+        """Return the report of the current chunk, or of another, to be sent.
+
+        Raises:
+            InvalidArgument: a loss, score or index is out of range.
+        """
         report = ChunkReport(
             run_id=self.run_id,
-            chunk=self.action.chunk_index,
+            chunk=self.action.chunk_index if chunk is None else chunk,
             losses=np.array(losses, dtype=np.float64),
             feedback=feedback,
             applied=applied,
