@@ -30,6 +30,8 @@ METHODS = (Method.RD, Method.RNI, Method.D)
 PARALLEL = 2
 PATIENCE = 120.0
 """Seconds for which a call of the test is retried."""
+LONGEST_PAUSE = 3.0
+"""Seconds between two kills: some hit what has just started, some what trains."""
 CHECKPOINT_SECONDS = 0.3
 """Several chunks long, so that a run that goes on trains some of them again."""
 
@@ -136,7 +138,9 @@ def kill_through_study(
     with services.run():
         for number in range(1, kills + 1):
             keep_busy(services, runs, chunks=chunks)
-            time.sleep(rng.uniform(0, 2))
+            if number == 1:
+                wait_for(lambda: services.runs.get(runs[0][0]).trained_chunks > 0)
+            time.sleep(rng.uniform(0, LONGEST_PAUSE))
             victim = rng.choice(("service", "child", "agent"))
             services.kill(victim, rng)
             victims[victim] += 1
@@ -190,9 +194,7 @@ def main() -> None:
     output = Path("bench-results")
     output.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
-        figures = kill_through_study(
-            Path(folder), kills=50, chunks=60, seed=1, progress=progress
-        )
+        figures = kill_through_study(Path(folder), kills=50, chunks=60, seed=1, progress=progress)
     (output / "trainer_kills.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 

@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -95,7 +96,8 @@ class RunProgress:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} chunks"),
+            MofNCompleteColumn(),
+            TextColumn("chunks"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[last]}"),
             console=console,

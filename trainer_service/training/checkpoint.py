@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import shutil
 import struct
 import time
@@ -193,7 +194,10 @@ def _checked(file: BufferedReader) -> dict[str, Any]:
     if hashlib.file_digest(file, "sha256").digest() != digest:
         raise _Unusable("it is torn or damaged: its checksum is another")
     file.seek(_HEADER.size)
-    value: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        value: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _Unusable("it holds other things than values and tensors") from error
     return value
 
 
