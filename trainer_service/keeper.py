@@ -44,6 +44,7 @@ class Keeper:
             interval: seconds between two; see `Pace`.
             settle: waits until the chunks before are stored: none may be lost behind a checkpoint.
         """
+        self._told_chunks = run.trained_chunks
         self._training = training
         self._settle = settle
         self._checkpoints = Checkpoints(folder, origin=f"{run.id} of {run.created_at!r}")
@@ -61,7 +62,8 @@ class Keeper:
 
     def resume(self) -> ChunkTrained | None:
         """Bring the training to its newest checkpoint; return that chunk, to be told again."""
-        content = self._checkpoints.newest()
+        # The store may be older than its checkpoints, put back from a copy: no chunk may lack.
+        content = self._checkpoints.newest(up_to=self._told_chunks + 1)
         if content is None:
             return None
         self._training.restore(content["training"])

@@ -7,11 +7,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agent_service.client import AgentClient
 from agent_service.domain.runs import Mode
@@ -48,9 +48,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
 def trainer(
     tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
 ) -> Iterator[TrainerProcess]:
-    """A service whose runs keep a checkpoint at each chunk."""
+    """A service whose runs keep a checkpoint at each chunk, and are shown in TensorBoard."""
     folder = tmp_path_factory.mktemp("trainer")
-    with TrainerProcess(folder, "--checkpoint-seconds", "0", agent=agent.address) as trainer:
+    options = ("--checkpoint-seconds", "0", "--tensorboard", str(folder / "board"))
+    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
         yield trainer
 
 
@@ -150,6 +151,9 @@ def test_a_run_goes_on_through_kills_and_a_stop_to_the_same_weights(
     assert "stopped" in service_stopped
     assert causes(list(client.watch("waiting")), RunState.SUCCEEDED) == [""]
     assert not any(trainer.store.with_name("trainer.db.checkpoints").iterdir())
+    board = EventAccumulator(str(trainer.store.parent / "board" / "disturbed"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss/train")] == list(range(1, SLOW + 1))
 
 
 def test_a_run_waits_in_sight_for_an_agent_that_is_away(
@@ -251,23 +255,3 @@ def test_a_run_store_belongs_to_one_service(trainer: TrainerProcess) -> None:
     assert shown.returncode == 1
     assert shown.stderr.count("\n") == 1
     assert "another trainer service" in shown.stderr
-
-
-def test_a_run_of_the_same_id_in_a_new_store_takes_no_old_checkpoint(tmp_path: Path) -> None:
-    """The store was removed and its checkpoints were not: the log says that they are not used."""
-    spec = run_spec(Method.D, chunks=5)
-    with TrainerProcess(tmp_path, "--checkpoint-seconds", "0") as trainer:
-        trainer.log = tmp_path / "log"
-        with TrainerClient(trainer.address, budget_seconds=20) as client:
-            client.submit("again", replace(spec, training=replace(spec.training, chunks=ENDLESS)))
-            wait_for_chunk(client, "again")
-            trainer.stop()
-            trainer.store.unlink()
-            trainer.start()
-            # Before the run is there, the service removes what belongs to none.
-            assert not any(trainer.store.with_name("trainer.db.checkpoints").iterdir())
-            client.submit("again", spec)
-            events = list(client.watch("again"))
-
-            assert chunk_indices(events) == [1, 2, 3, 4, 5]
-            assert client.get("again").result.weights_digest == undisturbed(spec)

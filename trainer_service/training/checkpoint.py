@@ -115,21 +115,27 @@ class Checkpoints:
         for old in self._files()[KEPT:]:
             old.unlink(missing_ok=True)
 
-    def newest(self) -> dict[str, Any] | None:
+    def newest(self, *, up_to: int) -> dict[str, Any] | None:
         """Return the content of the newest one that is whole and ours; the log names the others.
 
-        Its tensors are on the CPU. None where there is none.
+        Args:
+            up_to: the last chunk that it may be of.
+
+        Returns:
+            What was given to `save`, its tensors on the CPU; None where there is none.
         """
         for path in self._files():
             try:
+                if int(path.stem) > up_to:
+                    raise _Unusable(f"what came before is known only up to chunk {up_to}")
                 return self._read(path)
             except (_Unusable, OSError) as error:
                 log.warning("checkpoint %s is not used: %s", path, error)
         return None
 
     def _files(self) -> list[Path]:
-        """Return whole files, newest first."""
-        return sorted(self._folder.glob(f"*{_SUFFIX}"), reverse=True)
+        """Return finished files, newest first."""
+        return sorted(self._folder.glob(f"{'[0-9]' * 9}{_SUFFIX}"), reverse=True)
 
     def _read(self, path: Path) -> dict[str, Any]:
         with path.open("rb") as file:

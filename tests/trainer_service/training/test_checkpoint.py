@@ -55,7 +55,7 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
 
     again = training(method)
     torch.rand(7)
-    state = Checkpoints(tmp_path, origin="o").newest()
+    state = Checkpoints(tmp_path, origin="o").newest(up_to=99)
     assert state is not None
     again.restore(state)
 
@@ -71,10 +71,10 @@ def test_the_newest_two_are_kept_until_they_are_removed(tmp_path: Path) -> None:
         checkpoints.save(chunk, {"chunk": chunk})
 
     assert files(tmp_path / "run") == ["000000010.checkpoint", "000000011.checkpoint"]
-    assert checkpoints.newest() == {"chunk": 11}
+    assert checkpoints.newest(up_to=99) == {"chunk": 11}
     for _ in range(2):
         remove_checkpoints(tmp_path / "run")
-    assert checkpoints.newest() is None
+    assert checkpoints.newest(up_to=99) is None
 
 
 @pytest.mark.parametrize("place", [0, 17, 25, 100, -1])
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     damage(tmp_path / "000000002.checkpoint", place)
 
     with caplog.at_level(logging.WARNING):
-        content = checkpoints.newest()
+        content = checkpoints.newest(up_to=99)
 
     assert content is not None
     assert content["weights"][0] == 1.0
@@ -104,9 +104,20 @@ def test_a_torn_checkpoint_is_skipped_wherever_it_ends(tmp_path: Path) -> None:
 
     for length in (0, 10, 52, 53, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        assert checkpoints.newest() is None
+        assert checkpoints.newest(up_to=99) is None
     path.write_bytes(whole)
-    assert checkpoints.newest() is not None
+    assert checkpoints.newest(up_to=99) is not None
+
+
+def test_a_checkpoint_ahead_of_what_is_known_is_not_used(tmp_path: Path) -> None:
+    """The one before is: chunks in between would be told by nobody."""
+    checkpoints = Checkpoints(tmp_path, origin="o")
+    for chunk in (4, 6):
+        checkpoints.save(chunk, {"chunk": chunk})
+
+    assert checkpoints.newest(up_to=6) == {"chunk": 6}
+    assert checkpoints.newest(up_to=5) == {"chunk": 4}
+    assert checkpoints.newest(up_to=3) is None
 
 
 def test_a_checkpoint_of_another_run_is_not_used(
@@ -115,7 +126,7 @@ def test_a_checkpoint_of_another_run_is_not_used(
     """The same folder, another origin."""
     Checkpoints(tmp_path, origin="one").save(1, {})
 
-    assert Checkpoints(tmp_path, origin="other").newest() is None
+    assert Checkpoints(tmp_path, origin="other").newest(up_to=99) is None
     assert "another run" in caplog.text
 
 
@@ -123,7 +134,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     """Its checksum may be right: what is no plain value or tensor is not loaded."""
     Checkpoints(tmp_path, origin="o").save(1, {"code": test_a_checkpoint_runs_no_code})
 
-    assert Checkpoints(tmp_path, origin="o").newest() is None
+    assert Checkpoints(tmp_path, origin="o").newest(up_to=99) is None
 
 
 def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
@@ -141,7 +152,7 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, heard)
 
     assert files(tmp_path) == ["000000001.checkpoint"]
-    assert checkpoints.newest() == {"chunk": 1}
+    assert checkpoints.newest(up_to=99) == {"chunk": 1}
 
 
 def test_checkpoints_take_a_hundredth_of_the_time() -> None:
