@@ -43,10 +43,10 @@ class Attempt:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        pid = self._process.pid
-        if self._is_alive and pid is not None:
+        if self._is_alive:
+            assert self._process.pid is not None
             with suppress(ProcessLookupError):
-                os.kill(pid, number)
+                os.kill(self._process.pid, number)
 
     def follow(self, happened: Callable[[What], None], *, stall_seconds: float) -> StateChanged:
         """Pass on what happens until the process is gone; return the state that it left the run in.
@@ -75,10 +75,12 @@ class Attempt:
             return StateChanged(state=RunState.QUEUED, cause=self._cause)
         self._process.join()
         self._is_alive = False
+        exit_code = self._process.exitcode
+        self._process.close()
         if is_stalled:
             cause = f"it made no progress for {stall_seconds:g} s"
             return StateChanged(state=RunState.QUEUED, cause=cause)
-        return last or _sudden_end(self._process.exitcode)
+        return last or _sudden_end(exit_code)
 
 
 def _sudden_end(exit_code: int | None) -> StateChanged:

@@ -135,25 +135,24 @@ def _train(agent: AgentClient, run: Run, place: Place, teller: Teller, signals: 
     try:
         teller.tell(Planned(chunks=chunks))
         diverged = _Chunks(training, steering, keeper, teller, signals).train()
-        digest = training.weights_digest()
-        scores = training.finish()
-        outcome = Outcome.DIVERGED if diverged else Outcome.TERMINATED
-        steering.finish(outcome, scores.validation_score_best)
+        finished = _finish(training, steering, diverged=diverged)
     except _Cancelled:
         steering.give_up(Outcome.CANCELLED)
         raise
     except _FINAL:
         steering.give_up(Outcome.TRUNCATED)
         raise
-    teller.tell(
-        Finished(
-            scores=scores,
-            diverged=diverged,
-            seconds=keeper.seconds,
-            device=describe_device(device),
-            weights_digest=digest,
-        )
-    )
+    words = describe_device(device)
+    teller.tell(replace(finished, seconds=keeper.seconds, device=words))
+
+
+def _finish(training: ChildTraining, steering: Steering, *, diverged: bool) -> Finished:
+    """Judge the child and tell who decided; return the result, without time and device."""
+    digest = training.weights_digest()
+    scores = training.finish()
+    outcome = Outcome.DIVERGED if diverged else Outcome.TERMINATED
+    steering.finish(outcome, scores.validation_score_best)
+    return Finished(scores=scores, diverged=diverged, seconds=0.0, device="", weights_digest=digest)
 
 
 def _tell_cause(teller: Teller, cause: str) -> None:
