@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,19 @@ class Services:
     def kill(self, victim: str, rng: random.Random) -> None:
         """Kill a service, which is started again, or a child, which the trainer starts again."""
         if victim == "child":
-            wait_for(lambda: bool(self.trainer.run_processes()))
-            for pid in rng.sample(self.trainer.run_processes(), 1):
-                os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: self._kill_child(rng))
             return
         service = self.agent if victim == "agent" else self.trainer
         service.kill()
         service.start()
+
+    def _kill_child(self, rng: random.Random) -> bool:
+        """Kill one of the children; return whether there was one."""
+        children = self.trainer.run_processes()
+        if children:
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(children), signal.SIGKILL)
+        return bool(children)
 
 
 def controller(method: Method) -> ControllerSpec:
