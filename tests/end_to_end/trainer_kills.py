@@ -88,7 +88,7 @@ class Services:
         children = self.trainer.run_processes()
         if children:
             with suppress(ProcessLookupError):
-                os.kill(rng.choice(children), signal.SIGKILL)
+                os.kill(children[int(rng.random() * len(children))], signal.SIGKILL)
         return bool(children)
 
 
