@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills check bench-agent bench-styles bench-peers fmt proto lock clean
+.PHONY: demo test test-kills test-trainer-kills check bench-agent bench-client bench-styles bench-peers fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -30,6 +30,9 @@ check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the w
 
 bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 5 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_agent
+
+bench-client: $(INSTALLED) ## what the client costs a training script, a step and a report; some 1 minute
+	@$(BIN)/python -m tests.benchmarks.bench_client
 
 bench-styles: $(INSTALLED) ## which style of gRPC server answers best; some 90 s
 	@$(BIN)/python -m tests.benchmarks.bench_styles

@@ -45,9 +45,14 @@ def cli(debug: bool) -> None:
     default=_DEFAULTS.lease,
     help="Seconds without a report after which a run is abandoned.",
 )
-def serve(**options: Any) -> None:
+@click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
+def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     from agent_service.build import serve as run
+    from agent_service.lifeline import end_with_stdin
+
+    if with_stdin:
+        end_with_stdin()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(message)s")
     config = AgentConfig(**options)

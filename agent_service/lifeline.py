@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from multiprocessing.connection import wait
+
+_STDIN = 0
 
 
 def end_with_parent() -> None:
@@ -18,3 +21,15 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def end_with_stdin() -> None:
+    """Ask this process to end, by SIGTERM, when whoever holds its standard input is gone."""
+
+    def watch() -> None:
+        # Not by sys.stdin, whose lock a thread that reads would hold at the interpreter's end.
+        while os.read(_STDIN, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-stdin", daemon=True).start()

@@ -12,6 +12,7 @@ import click
 from agent_service.command import run_command
 from agent_service.domain.errors import invalid
 from trainer_service.config import TrainerConfig
+from trainer_service.datasets_command import datasets
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
@@ -38,6 +39,12 @@ def cli(debug: bool) -> None:
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
 @click.option("--device", default=_DEFAULTS.device, help="As torch names it: cpu, cuda:0.")
 @click.option("--data", default=_DEFAULTS.data, type=_PATH, help="Folder of the data sets.")
+@click.option(
+    "--data-memory",
+    default=_DEFAULTS.data_memory,
+    type=click.Choice(["auto", "resident", "streamed"]),
+    help="Images held on the device, or read ahead of their use.",
+)
 @click.option("--runs", default=_DEFAULTS.runs, type=click.Path(path_type=Path), help="Run store.")
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
@@ -82,10 +89,15 @@ def _training_options(command: Any) -> Any:
     """Add the options that say what is trained, on what and for how long."""
     for option in reversed(
         (
-            click.option("--dataset", default="digits", help="digits, folder:NAME or npz:NAME."),
-            click.option("--training-size", type=int, help="Training images; all by default."),
+            click.option("--dataset", default="digits", help="See `trainer-service datasets`."),
+            click.option("--image-size", type=int, help="Pixels each way; the set's own."),
+            click.option("--classes", type=int, help="Classes, drawn by seed; all by default."),
+            click.option("--validation-share", default=0.1, help="Of training, if none is set."),
+            click.option("--deduplicate", is_flag=True, help="Train on nothing that is tested on."),
+            click.option("--subset", type=int, help="Training images; all by default."),
             click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
-            click.option("--data-seed", default=0, help="Of splits, subset and label noise."),
+            click.option("--augment", default="none", help="none or crop-flip."),
+            click.option("--data-seed", default=0, help="Of classes, splits, subset and noise."),
             click.option("--model", default="resnet34", help="resnet18, resnet34 or resnet50."),
             click.option("--width", default=1.0, help="Share of the model's channels."),
             click.option("--stem", default="auto", help="auto, small or imagenet."),
@@ -108,6 +120,7 @@ def _training_spec(options: dict[str, Any]) -> TrainingSpec:
     from trainer_service.training import spec
 
     kinds = {
+        "augment": spec.Augment,
         "model": spec.Model,
         "stem": spec.Stem,
         "start": spec.Start,
@@ -119,7 +132,7 @@ def _training_spec(options: dict[str, Any]) -> TrainingSpec:
         name: _member(kinds[name], value, name) if name in kinds else value
         for name, value in options.items()
     }
-    return spec.TrainingSpec(**checked)
+    return spec.TrainingSpec(training_size=checked.pop("subset"), **checked)
 
 
 def _member(kind: Any, text: str, name: str) -> Any:
@@ -266,6 +279,9 @@ def report(folder: Path) -> None:
     from trainer_service.study.command import show_report
 
     show_report(folder)
+
+
+cli.add_command(datasets)
 
 
 def main() -> None:

@@ -18,6 +18,11 @@ class TrainerConfig:
     """As torch names it: `cpu`, `cuda:0`."""
     data: Path = Path("data")
     """Folder of the data sets."""
+    data_memory: str = "auto"
+    """Where images are held: `resident` on the device, `streamed` to it, or by what fits.
+
+    No result depends on it, so it is the service's, not a run's.
+    """
     runs: Path = Path("trainer.db")
     """File of the runs and their events."""
     listen: str = "127.0.0.1:50052"

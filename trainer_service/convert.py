@@ -20,6 +20,7 @@ from trainer_service.run import (
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import (
+    Augment,
     Method,
     Model,
     Precision,
@@ -66,6 +67,11 @@ _PATHS = {
     "training_size": "data.training_size",
     "label_noise": "data.label_noise",
     "data_seed": "data.seed",
+    "image_size": "data.image_size",
+    "classes": "data.classes",
+    "validation_share": "data.validation_share",
+    "deduplicate": "data.deduplicate",
+    "augment": "data.augment",
     "width": "child.width",
     "stem": "child.stem",
 }
@@ -98,6 +104,11 @@ def _training_from_message(message: pb.RunSpec) -> TrainingSpec:
         training_size=message.data.training_size or None,
         label_noise=message.data.label_noise,
         data_seed=message.data.seed,
+        image_size=message.data.image_size or None,
+        classes=message.data.classes or None,
+        validation_share=message.data.validation_share or 0.1,
+        deduplicate=message.data.deduplicate,
+        augment=_named(Augment, message.data.augment, field="augment", default=Augment.NONE),
         model=_named(Model, child.model, field="child.model", default=Model.RESNET34),
         width=child.width or 1.0,
         stem=_named(Stem, child.stem, field="child.stem", default=Stem.AUTO),
@@ -125,6 +136,11 @@ def spec_to_message(spec: RunSpec) -> pb.RunSpec:
             training_size=training.training_size or 0,
             label_noise=training.label_noise,
             seed=training.data_seed,
+            image_size=training.image_size or 0,
+            classes=training.classes or 0,
+            validation_share=training.validation_share,
+            deduplicate=training.deduplicate,
+            augment=training.augment.value,
         ),
         child=pb.Child(
             model=training.model.value,

@@ -23,6 +23,7 @@ from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, 
 from trainer_service.steering import ATTEMPT_SECONDS, Patience, Steering, make_steering
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
+from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import ChildTraining, Diverged, describe_device
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Place:
     """As torch names it: `cpu`, `cuda:0`."""
     data: Path
     """The data folder."""
+    data_memory: Memory = Memory.AUTO
+    """Where images are held."""
     threads: int
     """CPU threads of a run."""
     checkpoints: Path
@@ -119,7 +122,8 @@ def train_run(run: Run, place: Place, pipe: Connection) -> None:
 def _train(agent: AgentClient, run: Run, place: Place, teller: Teller, signals: _Signals) -> None:
     device = torch.device(place.device)
     # First, since the agent is told how long the run will be.
-    training = ChildTraining(run.spec.training, load_images(run.spec.training, place.data), device)
+    images = load_images(run.spec.training, place.data, place.data_memory)
+    training = ChildTraining(run.spec.training, images, device)
     keeper = Keeper(
         run,
         training,

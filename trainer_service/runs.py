@@ -19,6 +19,7 @@ from trainer_service.process import Place
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
 from trainer_service.training.checkpoint import remove_checkpoints
+from trainer_service.training.datasets.memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Runs:
             agent_seconds=config.agent_seconds,
             device=config.device,
             data=config.data,
+            data_memory=Memory(config.data_memory),
             threads=config.threads,
             checkpoints=config.checkpoints,
             checkpoint_seconds=config.checkpoint_seconds,

@@ -106,6 +106,8 @@ class AgentSteering:
         """Start the run there, or take it up where it was started before."""
         self._patience = patience
         self._run = patience.call(start)
+        # What goes on from a checkpoint reports that chunk first; all else begins at the first one.
+        self._run.start_again()
         self._take_action()
 
     def _take_action(self) -> None:

@@ -5,14 +5,19 @@ A run brings the values of the first chunk; each report brings those of the next
     with AgentClient("localhost:50051") as agent, agent.run("fer-dropout") as run:
         for batch in batches:
             loss, score = train(batch, dropout=run.hyperparameters["dropout"])
-            run.step(loss, score)
+            run.step(loss, score=score)
             if run.chunk_full:
                 run.report(validate())
 """
 
+from agent_service.client.asynchronous import AsyncAgentClient
 from agent_service.client.client import AgentClient
+from agent_service.client.delivery import Hold
+from agent_service.client.limits import Limits
 from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
+from agent_service.client.schedule import Schedule
+from agent_service.client.sites import Dropout, GaussianNoise
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
@@ -30,11 +35,16 @@ from agent_service.domain.specs import (
 
 __all__ = [
     "AgentClient",
+    "AsyncAgentClient",
     "BayesianSettings",
     "ConstantSettings",
     "ControllerSpec",
+    "Dropout",
     "FleetReport",
+    "GaussianNoise",
+    "Hold",
     "Hyperparameter",
+    "Limits",
     "Mode",
     "Outcome",
     "PPOSettings",
@@ -44,6 +54,7 @@ __all__ = [
     "Reward",
     "Run",
     "Scale",
+    "Schedule",
     "ScheduleSettings",
     "Scores",
     "Shape",

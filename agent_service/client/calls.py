@@ -44,26 +44,51 @@ class Calls:
         self._budget = budget_seconds
         self._name = name
         self.channel = grpc.insecure_channel(
-            address, options=[("grpc.initial_reconnect_backoff_ms", 100)]
+            address,
+            options=[
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                # Calls fail at once until the channel itself tries again: by default in 2 minutes.
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ],
         )
 
-    def call(self, method: Callable[..., T], request: Any) -> T:
+    def call(
+        self,
+        method: Callable[..., T],
+        request: Any,
+        *,
+        budget: float | None = None,
+        deadline: float = CALL_SECONDS,
+    ) -> T:
         """Call a unary method, again and again inside the budget while nobody answers.
+
+        Args:
+            method: of a stub.
+            request: its message.
+            budget: in seconds, where it is not the channel's own.
+            deadline: of one attempt, in seconds.
 
         Raises:
             AgentError: what the service answered, or Unavailable when the budget is spent.
         """
-        gives_up = time.monotonic() + self._budget
+        gives_up = time.monotonic() + (self._budget if budget is None else budget)
         pause = FIRST_PAUSE
         while True:
             try:
-                return method(request, timeout=CALL_SECONDS)
+                return method(request, timeout=deadline)
             except grpc.RpcError as error:
                 remaining = gives_up - time.monotonic()
                 if not _is_away(error) or remaining <= 0:
                     raise self._translated(error) from error
             time.sleep(min(pause * random.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the service can be reached; raises Unavailable after `timeout` seconds."""
+        try:
+            grpc.channel_ready_future(self.channel).result(timeout)
+        except grpc.FutureTimeoutError:
+            raise self._unreachable(timeout) from None
 
     def stream(self, responses: Iterable[T]) -> Iterator[T]:
         """Pass on the responses of a streaming call; raises as `call` does, without retries.
@@ -106,11 +131,14 @@ class Calls:
     def _translated(self, error: grpc.RpcError) -> AgentError:
         # Where the service itself answered that it cannot, its words say more than ours.
         if _is_away(error) and not is_of_service(error):
-            return Unavailable(
-                f"no {self._name} at {self._address} after {self._budget:g} s; is it running? "
-                f"`{self._name.replace(' ', '-')} serve`"
-            )
+            return self._unreachable(self._budget)
         return from_rpc_error(error) or AgentError(f"{self._name}: {code_of(error).name}: {error}")
+
+    def _unreachable(self, seconds: float) -> Unavailable:
+        return Unavailable(
+            f"no {self._name} at {self._address} after {seconds:g} s; is it running? "
+            f"`{self._name.replace(' ', '-')} serve`"
+        )
 
 
 def _is_away(error: grpc.RpcError) -> bool:

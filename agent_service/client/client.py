@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
+from agent_service.client.delivery import Hold
+from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
+from agent_service.client.schedule import Schedule
+from agent_service.client.sites import Site
+from agent_service.client.starting import Start, Starting
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from agent_service.client.local import LocalAgent
+    from agent_service.client.model.scores import Score
 
 PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
@@ -35,10 +45,33 @@ class AgentClient:
         """
         self._calls = Calls(address, budget_seconds=budget_seconds, name="agent service")
         self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
+        self._local: LocalAgent | None = None
+
+    @classmethod
+    def local(cls, store: str = "sqlite:///agent.db") -> Self:
+        """Start an agent service for this script alone, and connect to it; `close` ends it.
+
+        For notebooks and single scripts; needs the extra `agent`. What it learned is in the store,
+        for the next time, or for a service that others use, too.
+
+        Args:
+            store: URL of the store; made where there is none.
+
+        Raises:
+            AgentError: the service did not start; says why.
+        """
+        from agent_service.client.local import LocalAgent  # which few need, and is slow to import
+
+        agent = LocalAgent(store)
+        client = cls(agent.address)
+        client._local = agent
+        return client
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and end the service that `local` started."""
         self._calls.close()
+        if self._local is not None:
+            self._local.close()
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +83,10 @@ class AgentClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the service can be reached; raises Unavailable after `timeout` seconds."""
+        self._calls.wait_ready(timeout)
 
     def create_controller(self, spec: ControllerSpec, mode: Mode = Mode.LEARNING) -> pb.Controller:
         """Create a controller; the same spec again answers the one that is there."""
@@ -84,37 +121,87 @@ class AgentClient:
 
     def run(
         self,
-        controller: str,
+        controller: str | ControllerSpec,
         *,
         run_id: str | None = None,
         mode: Mode | None = None,
         policy_version: int = 0,
         labels: Mapping[str, str] | None = None,
         planned_chunks: int | None = None,
+        model: nn.Module | None = None,
+        sites: Mapping[str, Site] | None = None,
+        drives: Mapping[str, str] | None = None,
+        score: Score | None = None,
+        when_away: Hold | None = None,
+        limits: Limits | None = None,
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
 
+        With `model`, each action is applied to it: the run's values drive the dropout that it has,
+        or what `sites` adds, and its end leaves the model as it was. A shadow run changes nothing:
+        it tells the model's own rates beside what the controller would have set. Where
+        torch.distributed joins several processes, each calls this and all that follows: the first
+        talks to the agent, reports are the mean of all, and each applies the same action.
+
         Args:
-            controller: the name of the controller that decides.
-            run_id: the run's id, unique in the service; a new one by default.
+            controller: the name of the controller that decides, or its spec: it is created then,
+                unless it is there.
+            run_id: the run's id, unique in the service; a new one by default. One that is there
+                goes on with its next chunk, as after a crash of the script.
             mode: learning, frozen or shadow; the controller's own by default.
             policy_version: what a frozen or shadow run keeps to; 0 takes the newest.
             labels: your words about the run, for lists.
             planned_chunks: how many the training plans, for controllers that observe progress.
+            model: a PyTorch model, on its device already; needs the extra `torch`.
+            sites: regularizers to add, `Dropout()` or `GaussianNoise()`, by the name of the module
+                whose output they act on.
+            drives: which of the model's own modules each hyperparameter drives, by a pattern of
+                module names such as `layer4.*`. All dropout that it has, where there is one
+                hyperparameter and no `sites`.
+            score: of a batch's logits and labels, in [0, 1], larger is better, such as a function
+                of torchmetrics; macro F1 by default.
+            when_away: what to do while the agent cannot be reached, once the client's budget is
+                spent; None raises.
+            limits: how far the run follows the agent; None for all the way.
+
+        Raises:
+            Unavailable: the agent is away, and `when_away` says nothing else.
+            NotFound: no such controller.
+            AlreadyExists: the run id is there with another start.
+            InvalidArgument: a hyperparameter drives nothing, or a name is not in the model; the
+                run was not started then, and the model is as it was.
         """
-        run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
-        request = pb.StartRunRequest(
+        start = Start(
             controller=controller,
             run_id=run_id,
-            mode=convert.mode_to_message(mode),
+            mode=mode,
             policy_version=policy_version,
             labels=labels,
-            planned_chunks=planned_chunks or 0,
+            planned_chunks=planned_chunks,
+            model=model,
+            sites=sites,
+            drives=drives,
+            score=score,
+            when_away=when_away,
+            limits=limits,
         )
-        spec = self.get_controller(controller).spec
-        action = self._calls.call(self._stub.StartRun, request).action
-        return Run(
-            self._calls, self._stub, run_id=run_id, chunk_size=spec.chunk_size, action=action
+        return Starting(self._calls, self._stub).begin(start)
+
+    def schedule(self, run_id: str) -> Schedule:
+        """Return what the chunks of a run truly ran under, to be taken home.
+
+        Raises:
+            NotFound: no such run.
+            InvalidArgument: it has not reported a chunk yet.
+        """
+        controller = self.get_run(run_id).controller
+        told = [
+            t.applied if t.HasField("applied") else t.action
+            for t in self.transitions(run_id=run_id)
+        ]
+        return Schedule(
+            chunk_size=self.get_controller(controller).spec.chunk_size,
+            values=tuple(dict(values.values) for values in told),
         )
 
     def report_stream(self) -> ReportStream:

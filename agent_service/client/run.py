@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
 
 import numpy as np
 
 from agent_service import convert
-from agent_service.client.calls import Calls
+from agent_service.client.limits import Guard, Limits
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agent_service.client.model.scores import Scoring
+    from agent_service.client.model.shadowed import ShadowedModel
+    from agent_service.client.model.steered import SteeredModel
+
+
+class Delivery(Protocol):
+    """Where a run's calls go."""
+
+    def send(self, request: pb.ReportChunkRequest) -> pb.ReportChunkResponse | None:
+        """Send a report; return the answer, None where the report is held."""
+        ...
+
+    def finish(self, request: pb.FinishRunRequest) -> None:
+        """Send the run's end."""
+        ...
 
 
 class Run:
@@ -25,24 +43,44 @@ class Run:
 
     def __init__(
         self,
-        calls: Calls,
-        stub: agent_pb2_grpc.AgentServiceStub,
+        delivery: Delivery,
         *,
         run_id: str,
         chunk_size: int,
         action: pb.Action,
+        is_held: bool = False,
+        model: SteeredModel | ShadowedModel | None = None,
+        limits: Limits | None = None,
+        first_action: pb.Action | None = None,
     ) -> None:
-        """Take a run that was started, with its A_0."""
-        self._calls = calls
-        self._stub = stub
+        """Take a run that was started, or will be, with what it begins under.
+
+        Args:
+            delivery: of its calls.
+            run_id: the run's.
+            chunk_size: N.
+            action: for its next chunk; a model has it from now on.
+            is_held: whether nobody decided that action, since the agent is away.
+            model: what to apply actions to.
+            limits: how far to follow them.
+            first_action: what it began under, once; `action` by default.
+        """
+        self._delivery = delivery
         self.run_id = run_id
         self.chunk_size = chunk_size
         """N, training steps in a chunk."""
-        self.action = action
-        """What was decided for the chunk that trains now."""
+        self._first_action = action if first_action is None else first_action
+        self.action: pb.Action
+        """What the chunk that trains now runs under: what was decided, within the limits."""
         self._losses: list[SupportsFloat] = []
-        self._scores: list[SupportsFloat] = []
+        self._scores: list[Any] = []
+        self._has_own_scores = False
         self._is_finished = False
+        self._model = model
+        self._guard = Guard(limits)
+        self._is_own: bool
+        self.take(action)
+        self._is_own = self._is_own or is_held
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -50,34 +88,71 @@ class Run:
         return dict(self.action.values)
 
     @property
+    def interventions(self) -> Mapping[str, int]:
+        """How often the run's limits acted, by what they changed."""
+        return self._guard.interventions
+
+    @property
     def chunk_full(self) -> bool:
         """Whether N steps were told and `report` is due."""
         return len(self._losses) == self.chunk_size
 
-    def step(self, loss: SupportsFloat, score: SupportsFloat) -> None:
-        """Tell one training step; both stay where they are until the chunk is reported.
+    def step(
+        self,
+        loss: SupportsFloat,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        score: SupportsFloat | None = None,
+    ) -> None:
+        """Tell one training step; all stays where it is until the chunk is reported.
+
+        A step is one of the optimizer. Where it takes several passes, give their mean loss.
 
         Args:
             loss: the step's training loss, a number or a scalar tensor.
-            score: the step's training score in [0, 1], larger is better, e.g. macro F1.
+            logits: float[b, classes, ...], of the very pass that gave the loss; of a run with a
+                model.
+            labels: int[b, ...].
+            score: in place of the two, the step's training score in [0, 1], larger is better.
 
         Raises:
             RuntimeError: where the chunk is full already.
+            TypeError: neither logits and labels nor a score, both kinds in one chunk, or logits for
+                a run without a model.
         """
         if self.chunk_full:
-            raise RuntimeError("the chunk is full: call run.report(validation_score) first")
+            raise RuntimeError("the chunk is full: call run.report(...) first")
+        if (score is None) == (logits is None or labels is None):
+            raise TypeError("give run.step(loss, logits, labels), or run.step(loss, score=...)")
+        if self._losses and self._has_own_scores != (score is not None):
+            raise TypeError("the steps of one chunk are scored in one way, by logits or by score=")
+        if logits is None or labels is None:
+            assert score is not None
+            self._scores.append(_detached(score))
+        else:
+            self._scores.append(self._scoring_of_model().keep(logits, labels))
+        self._has_own_scores = score is not None
         self._losses.append(_detached(loss))
-        self._scores.append(_detached(score))
+
+    def _scoring_of_model(self) -> Scoring:
+        if self._model is None:
+            raise TypeError("logits are scored where agent.run(..., model=model) was given")
+        return self._model.scoring
 
     def report(
-        self, validation_score: SupportsFloat, *, applied: Mapping[str, float] | None = None
+        self,
+        validation: SupportsFloat | Iterable[tuple[Tensor, Tensor]],
+        *,
+        applied: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """Report the full chunk and return the values for the next one.
+        """Report the full chunk and return the values for the next one, which a model then has.
 
         Args:
-            validation_score: mean score of the chunk's validation batches, in [0, 1].
+            validation: mean score of the chunk's validation batches, in [0, 1]; or, of a run with a
+                model, these batches' logits and labels.
             applied: what the chunk ran under, where that was not what was decided; a shadow run
-                says it always.
+                says it always, save where it has a model, whose own rates are read then.
 
         Raises:
             RuntimeError: where the chunk is not full yet.
@@ -85,17 +160,26 @@ class Run:
         """
         if not self.chunk_full:
             raise RuntimeError(f"the chunk has {len(self._losses)} of {self.chunk_size} steps")
-        losses = [float(loss) for loss in self._losses]
-        training = float(np.mean([float(score) for score in self._scores]))
         values = self.report_chunk(
-            losses,
-            training_score=training,
-            validation_score=float(validation_score),
+            [float(loss) for loss in self._losses],
+            training_score=self._training_score(),
+            validation_score=self._validation_score(validation),
             applied=applied,
         )
         self._losses.clear()
         self._scores.clear()
         return values
+
+    def _training_score(self) -> float:
+        if self._has_own_scores:
+            return float(np.mean([float(score) for score in self._scores]))
+        return self._scoring_of_model().mean(self._scores)
+
+    def _validation_score(self, validation: Any) -> float:
+        if isinstance(validation, SupportsFloat):
+            return float(validation)
+        scoring = self._scoring_of_model()
+        return scoring.mean([scoring.keep(logits, labels) for logits, labels in validation])
 
     def report_chunk(
         self,
@@ -130,7 +214,8 @@ class Run:
         applied: Mapping[str, float] | None,
         chunk: int | None = None,
     ) -> dict[str, float]:
-        self.send(self.request(losses, feedback, applied=applied, chunk=chunk))
+        told = self._guard.judge(losses)
+        self.send(self.request(told, feedback, applied=applied, chunk=chunk))
         return self.hyperparameters
 
     def request(
@@ -146,6 +231,8 @@ class Run:
         Raises:
             InvalidArgument: a loss, score or index is out of range.
         """
+        if applied is None:
+            applied = self.hyperparameters if self._is_own else self._own_values()
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index if chunk is None else chunk,
@@ -155,20 +242,45 @@ class Run:
         )
         return convert.report_to_message(report)
 
+    def _own_values(self) -> Mapping[str, float] | None:
+        return None if self._model is None else self._model.own_values()
+
     def send(self, request: pb.ReportChunkRequest) -> None:
-        """Send a report by a call of its own, and take the next action."""
-        self.take(self._calls.call(self._stub.ReportChunk, request).action)
+        """Send a report by a call of its own, and take the next action; or hold this one."""
+        response = self._delivery.send(request)
+        if response is not None:
+            self.take(response.action)
+            return
+        held = pb.Action(values=self.action.values, chunk_index=self.action.chunk_index + 1)
+        self.take(held)
+        self._is_own = True
 
     def take(self, action: pb.Action) -> None:
-        """Go on under the next action."""
-        self.action = action
+        """Go on under the next action, as far as the limits allow."""
+        values = self._guard.limited(action.values)
+        self._is_own = values != dict(action.values)
+        """Whether what runs is not what was decided."""
+        self.action = pb.Action()
+        self.action.CopyFrom(action)
+        self.action.values.update(values)
+        if self._model is not None:
+            self._model.apply(values)
+
+    def start_again(self) -> None:
+        """Go back to the first chunk, as a training does that has lost all that it had trained.
+
+        Reports of chunks that were told before, if they are the same, are answered as they were.
+        """
+        self.take(self._first_action)
 
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None
     ) -> None:
-        """End the run; the context manager does it where you do not."""
+        """End the run, and leave its model as it was; the context manager does it, too."""
+        if self._model is not None:
+            self._model.remove()  # whatever becomes of the call
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
-        self._calls.call(self._stub.FinishRun, convert.finish_to_message(finish))
+        self._delivery.finish(convert.finish_to_message(finish))
         self._is_finished = True
 
     def __enter__(self) -> Self:
@@ -190,6 +302,9 @@ class Run:
 
 
 def _detached(number: SupportsFloat) -> Any:
-    """Return a tensor without its graph, so that a chunk holds no activations; others as is."""
+    """Return a tensor without its graph, so that a chunk holds no activations; others as is.
+
+    A copy, since what a CUDA graph gave is overwritten by the next step.
+    """
     detach = getattr(number, "detach", None)
-    return number if detach is None else detach()
+    return number if detach is None else detach().clone()

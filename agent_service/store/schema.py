@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from agent_service.domain.runs import RunState
+
 metadata = sa.MetaData()
 
 controllers = sa.Table(
@@ -58,6 +60,12 @@ runs = sa.Table(
     sa.Column("checksum", sa.BigInteger),
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
+run_state = sa.case(
+    (runs.c.outcome.is_not(None), RunState.FINISHED.value),
+    (runs.c.abandoned_at.is_not(None), RunState.ABANDONED.value),
+    else_=RunState.ACTIVE.value,
+)
+"""In queries: where a run stands."""
 _on_lease = runs.c.outcome.is_(None) & runs.c.abandoned_at.is_(None)
 # By key, which reports never change: an index by time would cost each of them two pages.
 sa.Index("runs_on_lease", runs.c.key, sqlite_where=_on_lease, postgresql_where=_on_lease)

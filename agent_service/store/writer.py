@@ -6,6 +6,7 @@ One call that fails takes nothing of the others with it.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import time
 from asyncio import Future as LoopFuture
@@ -75,8 +76,8 @@ class Writer:
             observe_commit: told each commit's seconds and the number of calls in it.
         """
         self.commit_syncs = commit_syncs
-        self.commit_seconds = 0.0
-        """What the last commit took."""
+        self.commit_seconds = math.inf
+        """What the last commit took; of the first, nothing good is expected."""
         self._calls = 0
         self._engine = engine
         self._observe_commit = observe_commit

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.runs import Outcome
 from agent_service.v1 import agent_pb2 as pb
@@ -26,7 +26,7 @@ def test_steps_become_a_chunk(client: AgentClient) -> None:
     with client.run("c", run_id="r") as run:
         for loss, score in ((2.0, 0.1), (1.5, 0.2), (1.0, 0.3), (0.5, 0.6)):
             assert not run.chunk_full
-            run.step(loss, score)
+            run.step(loss, score=score)
         assert run.chunk_full
         values = run.report(0.25)
         assert values == run.hyperparameters
@@ -44,7 +44,7 @@ def test_tensors_are_told_as_they_are(client: AgentClient) -> None:
     weight = torch.ones(1, requires_grad=True)
     with client.run("c") as run:
         for _ in range(4):
-            run.step((weight * 3).sum(), np.float32(0.5))
+            run.step((weight * 3).sum(), score=np.float32(0.5))
         assert not any(loss.requires_grad for loss in run._losses)  # type: ignore[attr-defined]
         run.report(torch.tensor(0.5))
 
@@ -59,9 +59,9 @@ def test_a_wrong_order_is_an_error_in_the_script(client: AgentClient) -> None:
         with pytest.raises(RuntimeError, match="0 of 4"):
             run.report(0.5)
         for _ in range(4):
-            run.step(1.0, 0.5)
+            run.step(1.0, score=0.5)
         with pytest.raises(RuntimeError, match=r"run\.report"):
-            run.step(1.0, 0.5)
+            run.step(1.0, score=0.5)
         run.report(0.5)
 
     assert len(list(client.transitions())) == 1
@@ -72,7 +72,7 @@ def test_a_refused_report_keeps_its_chunk(client: AgentClient) -> None:
     client.create_controller(spec())
     with client.run("c") as run:
         for loss in (4.0, 3.0, 2.0, 1.0):
-            run.step(loss, 0.5)
+            run.step(loss, score=0.5)
         with pytest.raises(InvalidArgument, match=r"scores\.validation"):
             run.report(1.5)
         run.report(0.5)
@@ -234,3 +234,42 @@ def test_threads_may_share_a_client(client: AgentClient) -> None:
 
     with futures.ThreadPoolExecutor(16) as pool:
         assert list(pool.map(train, range(16))) == [5] * 16
+
+
+def test_a_script_that_crashed_goes_on_with_its_run(client: AgentClient) -> None:
+    """The same run id again: the next chunk is the one that was not reported, under its values."""
+    client.create_controller(spec())
+    first = client.run("c", run_id="r")
+    for _ in range(3):
+        first.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+    with client.run("c", run_id="r") as again:
+        assert again.action == first.action
+        assert again.action.chunk_index == 4
+        again.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+
+    assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4]
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_is_answered_as_before(
+    client: AgentClient,
+) -> None:
+    """From its first action on, or from any chunk that it reports again; then it goes further."""
+    client.create_controller(spec())
+    losses = [[float(chunk), 1.0, 1.0, 1.0] for chunk in range(1, 5)]
+
+    def report(run: Run, chunk: int) -> dict[str, float]:
+        return run.report_chunk(
+            losses[chunk - 1], training_score=0.5, validation_score=0.5, chunk=chunk
+        )
+
+    run = client.run("c", run_id="r")
+    told = [run.hyperparameters, *(report(run, chunk) for chunk in (1, 2, 3))]
+
+    again = client.run("c", run_id="r")
+    again.start_again()
+    assert again.hyperparameters == told[0]
+    assert report(again, 2) == told[2]
+    assert again.action.chunk_index == 3
+    assert report(again, 3) == told[3]
+    report(again, 4)
+    assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4]

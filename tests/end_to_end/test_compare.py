@@ -25,7 +25,7 @@ from trainer_service.client import TrainerClient
 from trainer_service.study.results import ResultsFolder
 from trainer_service.v1 import trainer_pb2
 
-TINY = "--training-size 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
+TINY = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
 SHORT = "--validation-batches 3 --chunks 4 --seeds 2 --learning-runs 4 --rollout-size 8"
 OPTIONS = f"{TINY} {SHORT} --methods vanilla,dni,rd --reward validation".split(" ")
 

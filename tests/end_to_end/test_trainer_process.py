@@ -305,7 +305,7 @@ def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
         )
         return shown.stdout
 
-    small = "--training-size 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
+    small = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
     options = [*small.split(), "--chunks", "2", "--method", "d", "--value", "dropout=0.3"]
 
     assert "watch by-hand" in command("submit", "by-hand", *options)

@@ -21,6 +21,7 @@ from trainer_service.run import (
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import (
+    Augment,
     Method,
     Model,
     Precision,
@@ -44,10 +45,15 @@ def specs(draw: st.DrawFn) -> RunSpec:
     in_chunks = draw(st.booleans())
     length = draw(COUNTS)
     training = TrainingSpec(
-        dataset=draw(st.sampled_from(["digits", "folder:faces", "npz:fer/2013"])),
+        dataset=draw(st.sampled_from(["digits", "fer2013", "folder:faces", "npz:fer/2013"])),
         training_size=draw(st.none() | COUNTS),
         label_noise=draw(st.floats(0, 0.99)),
         data_seed=draw(SEEDS),
+        image_size=draw(st.none() | st.integers(8, 1024)),
+        classes=draw(st.none() | st.integers(2, 2**31 - 1)),
+        validation_share=draw(st.floats(0.01, 0.99)),
+        deduplicate=draw(st.booleans()),
+        augment=draw(st.sampled_from(Augment)),
         model=draw(st.sampled_from(Model)),
         width=draw(st.floats(0.01, 1)) if is_scratch else 1.0,
         stem=draw(st.sampled_from(Stem)) if is_scratch else Stem.AUTO,
@@ -160,6 +166,10 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"data": pb.Data(training_size=-1)}, "data.training_size"),
     ({"data": pb.Data(label_noise=1.0)}, "data.label_noise"),
     ({"data": pb.Data(seed=2**63)}, "data.seed"),
+    ({"data": pb.Data(image_size=7)}, "data.image_size"),
+    ({"data": pb.Data(classes=1)}, "data.classes"),
+    ({"data": pb.Data(validation_share=1.0)}, "data.validation_share"),
+    ({"data": pb.Data(augment="mixup")}, "data.augment"),
     ({"values": {"dropout": 0.5}}, "values[dropout]"),
     ({"method": pb.METHOD_D, "values": {"dropout": 0.95}}, "values[dropout]"),
     ({"method": pb.METHOD_D, "values": {"dropout": math.nan}}, "values[dropout]"),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -154,7 +155,7 @@ def test_a_real_childs_observations_are_its_losses() -> None:
     environment = ChildTrainingEnvironment(training=tiny())
     steps = episode(environment, np.array([-0.5], np.float32), seed=9)
     drawn = int(np.random.Generator(np.random.PCG64(9)).integers(2**31))
-    child = ChildTraining(tiny(seed=drawn), load_images(tiny(), "."), torch.device("cpu"))  # type: ignore[arg-type]
+    child = ChildTraining(tiny(seed=drawn), load_images(tiny(), Path(".")), torch.device("cpu"))
 
     for observation, reward, _, _, info in steps:
         chunk = child.train_chunk({"dropout": 0.225})

@@ -12,7 +12,7 @@ from agent_service.domain.errors import AgentError
 from trainer_service.study.pictures import TITLES, draw_hyperparameters, draw_losses
 from trainer_service.study.results import Result, ResultsFolder
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.spec import Method
+from trainer_service.training.spec import Augment, Method, TrainingSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +76,22 @@ def spread(scores: Sequence[float]) -> str:
     return mean if len(scores) < 2 else f"{mean} ± {np.std(scores, ddof=1):.3f}"
 
 
+def _words(training: TrainingSpec) -> str:
+    """Return a data set in words, with what was done to it."""
+    words = [f"`{training.dataset}`"]
+    if training.classes is not None:
+        words.append(f"{training.classes} of its classes")
+    if training.deduplicate:
+        words.append("without those that stand in validation or test")
+    if training.augment is not Augment.NONE:
+        words.append(f"augmented by `{training.augment}`")
+    return ", ".join(words)
+
+
 def _table(spec: StudySpec, rows: Sequence[Row], results: Sequence[Result]) -> str:
     training = spec.training
     seeds = max(len(row.best) for row in rows)
-    images = f"{training.training_size or 'all'} training images of `{training.dataset}`"
+    images = f"{training.training_size or 'all'} training images of {_words(training)}"
     lines = [
         f"# Test macro F1: {training.model} on {training.dataset}",
         "",

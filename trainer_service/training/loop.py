@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer_service.training.augment import crop_flip
 from trainer_service.training.chunk import Chunk, chunk_of
 from trainer_service.training.datasets import Images
 from trainer_service.training.digest import weights_digest
-from trainer_service.training.feed import ResidentFeed
+from trainer_service.training.feed import Feed, choose_feed
 from trainer_service.training.final import FinalScores
 from trainer_service.training.passes import Passes
 from trainer_service.training.scores import macro_f1
-from trainer_service.training.spec import TrainingSpec
+from trainer_service.training.spec import Augment, TrainingSpec
 
 EVALUATION_IMAGES = 2048
 """Images in one forward pass without gradient, at the most."""
@@ -34,9 +35,9 @@ class Diverged(Exception):
 class ChildTraining:
     """One training of one child.
 
-    The same spec and data give the same bits on a CPU. Initial weights, batch order and the draws
-    of validation batches come from generators of their own, so that they are the same for every
-    method under one seed, whatever noise the methods draw.
+    The same spec and data give the same bits on a CPU. Initial weights, batch order, augmentation
+    and the draws of validation batches come from generators of their own, so that they are the same
+    for every method under one seed, whatever noise the methods draw.
     """
 
     def __init__(self, spec: TrainingSpec, images: Images, device: torch.device) -> None:
@@ -47,11 +48,13 @@ class ChildTraining:
         self._spec = spec
         self._device = device
         self._classes = len(images.class_names)
-        self._training = ResidentFeed(images.training, device)
-        self._validation = ResidentFeed(images.validation, device)
+        self._feed = choose_feed(images, device)
+        self._training = self._feed(images.training, device)
+        self._validation = self._feed(images.validation, device)
         self._test = images.test
         self._order = torch.Generator().manual_seed(spec.seed + 1)
         self._draws = torch.Generator().manual_seed(spec.seed + 2)
+        self._augmentation_draws = torch.Generator().manual_seed(spec.seed + 4)
         torch.manual_seed(spec.seed)
         self._passes = Passes(spec, images, device)
         # Noise starts from here for every method; what the regularizers' making drew is undone.
@@ -88,6 +91,7 @@ class ChildTraining:
         generators = {
             "order": self._order,
             "draws": self._draws,
+            "augmentation": self._augmentation_draws,
             "noise": torch.default_generator,
         }
         if self._device.type == "cuda":
@@ -119,7 +123,8 @@ class ChildTraining:
         self._passes.optimizer.load_state_dict(state["optimizer"])
         self._steps = state["steps"]
         self._batches = [places.to(self._device) for places in state["places"]]
-        self._images = self._training.batches(tuple(self._batches))
+        if self._batches:
+            self._images = self._training.batches(tuple(self._batches))
         self._epoch_scores = list(state["epoch_scores"])
         self._best_weights = {
             name: tensor.to(self._device) for name, tensor in state["best_weights"].items()
@@ -132,7 +137,7 @@ class ChildTraining:
         """Return SHA-256 of the child's weights as they are; `finish` leaves the best epoch's."""
         return weights_digest(self._passes.child)
 
-    def _batch_size(self, feed: ResidentFeed) -> int:
+    def _batch_size(self, feed: Feed) -> int:
         return min(self._spec.batch_size, len(feed))
 
     def train_chunk(self, values: Mapping[str, float]) -> Chunk:
@@ -192,9 +197,12 @@ class ChildTraining:
             self._batches = list(torch.split(used, size))
             self._images = self._training.batches(tuple(self._batches))
         labels = self._training.labels[self._batches.pop(0)]
-        return next(self._images), labels
+        images = next(self._images)
+        if self._spec.augment is Augment.CROP_FLIP:
+            images = crop_flip(images, self._augmentation_draws)
+        return images, labels
 
-    def _evaluate(self, feed: ResidentFeed, places: Tensor) -> Tensor:
+    def _evaluate(self, feed: Feed, places: Tensor) -> Tensor:
         """Return the logits of the images at `places`, in eval mode."""
         parts = torch.split(places, EVALUATION_IMAGES)
         return torch.cat([self._passes.evaluate(images) for images in feed.batches(parts)])
@@ -227,7 +235,7 @@ class ChildTraining:
             self._best_weights = copy.deepcopy(self._passes.child.state_dict())
         self._epoch_scores.append(score)
 
-    def _scores(self, feed: ResidentFeed) -> tuple[float, float]:
+    def _scores(self, feed: Feed) -> tuple[float, float]:
         """Return macro F1 and accuracy of the child, as it is, on a whole split."""
         places = torch.arange(len(feed), device=self._device)
         predictions = self._evaluate(feed, places).argmax(-1)
@@ -239,7 +247,7 @@ class ChildTraining:
         if self._batches or not self._epoch_scores:
             self._batches = []
             self._end_epoch()
-        test = ResidentFeed(self._test, self._device)
+        test = self._feed(self._test, self._device)
         last_score, last_accuracy = self._scores(test)
         self._passes.child.load_state_dict(self._best_weights)
         best_score, best_accuracy = self._scores(test)

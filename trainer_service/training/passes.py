@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trainer_service.training.child import build_child
 from trainer_service.training.datasets import Images
+from trainer_service.training.datasets.pixels import pixel_statistics
 from trainer_service.training.regularizers import Regularization
 from trainer_service.training.spec import Precision, TrainingSpec
 
@@ -25,9 +26,9 @@ class Passes:
         """
         self._device = device
         self._is_bf16 = spec.precision is Precision.BF16
-        pixels = images.training.images.float() / 255.0
-        self._mean = pixels.mean(dim=(0, 2, 3), keepdim=True).to(device)
-        self._deviation = pixels.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3).to(device)
+        mean, deviation = pixel_statistics(images.training.images)
+        self._mean = mean.to(device)
+        self._deviation = deviation.clamp(min=1e-3).to(device)
         _count, channels, height, width = images.training.images.shape
         child = build_child(
             spec,

@@ -81,6 +81,17 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Augment(StrEnum):
+    """What is done to each training image anew whenever it is used."""
+
+    NONE = "none"
+    """The paper names no augmentation."""
+    CROP_FLIP = "crop-flip"
+    """A random crop after padding by an eighth, mirrored or not."""
+
+
+DATASETS = ("digits", "cifar10", "cifar100", "fer2013", "affectnet")
+"""Data sets with a name of their own; the catalog says what they are."""
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 """A ResNet's stages; the output of each is a site of dropout and of noise."""
 RANGES = {"dropout": (0.0, 0.9), "noise": (0.0, 1.0)}
@@ -105,13 +116,22 @@ class TrainingSpec:
     """
 
     dataset: str = "digits"
-    """`digits`, `folder:NAME` or `npz:NAME`, the latter two below the data folder."""
+    """Of DATASETS, or `folder:NAME` or `npz:NAME`; all but `digits` below the data folder."""
+    image_size: int | None = None
+    """Pixels each way that images are brought to, in [8, 1024]; None is the data set's own size."""
+    classes: int | None = None
+    """Classes that are used, at least 2, drawn by the data seed; None for all."""
+    validation_share: float = 0.1
+    """Of training, in (0, 1), drawn by class where the data set has no validation split."""
+    deduplicate: bool = False
+    """Whether training loses what stands in validation or test, and validation what is in test."""
     training_size: int | None = None
     """Images of the training split that are used, drawn by class; None for all."""
     label_noise: float = 0.0
     """Share of training labels that are replaced by another class, in [0, 1)."""
+    augment: Augment = Augment.NONE
     data_seed: int = 0
-    """Seed of splits, subset and label noise."""
+    """Seed of classes, splits, subset and label noise."""
     model: Model = Model.RESNET34
     width: float = 1.0
     """Share of the model's channels, in (0, 1]."""
@@ -137,10 +157,16 @@ class TrainingSpec:
 
     def __post_init__(self) -> None:
         """Check each field, then the fields against one another."""
-        _check_dataset(self.dataset)
+        check_dataset(self.dataset)
         for name in ("training_size", "chunks", "epochs"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
+        if self.image_size is not None and not 8 <= self.image_size <= 1024:
+            raise invalid("image_size", f"{self.image_size} is not in [8, 1024]")
+        if self.classes is not None and self.classes < 2:
+            raise invalid("classes", f"{self.classes} must be at least 2")
+        if not 0 < self.validation_share < 1:
+            raise invalid("validation_share", f"{self.validation_share} is not in (0, 1)")
         for name in ("batch_size", "chunk_size", "validation_batches"):
             _at_least_one(name, getattr(self, name))
         for name in ("seed", "data_seed"):
@@ -209,12 +235,14 @@ def fixed_values(spec: TrainingSpec) -> dict[str, float]:
     return {h.name: spec.values.get(h.name, DEFAULTS[regularizer]) for h in hyperparameters(spec)}
 
 
-def _check_dataset(dataset: str) -> None:
+def check_dataset(dataset: str) -> None:
+    """Check the name of a data set; raises InvalidArgument."""
     kind, _, name = dataset.partition(":")
-    if dataset == "digits":
+    if dataset in DATASETS:
         return
     if kind not in ("folder", "npz") or not name:
-        raise invalid("dataset", f"{dataset!r} is none of digits, folder:NAME, npz:NAME")
+        known = ", ".join(DATASETS)
+        raise invalid("dataset", f"{dataset!r} is none of {known}, folder:NAME, npz:NAME")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise invalid("dataset", f"{name!r} must stay inside the data folder")

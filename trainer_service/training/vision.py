@@ -18,7 +18,8 @@ except RuntimeError:
         _schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         _library.define(_schema)  # type: ignore[no-untyped-call]
 
-from torchvision import models
+from torchvision import datasets, models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.transforms.v2 import functional
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNet", "models"]
+__all__ = ["BasicBlock", "Bottleneck", "ResNet", "datasets", "functional", "models"]

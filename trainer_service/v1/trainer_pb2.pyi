@@ -158,8 +158,14 @@ class Data(_message.Message):
     TRAINING_SIZE_FIELD_NUMBER: _builtins.int
     LABEL_NOISE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    VALIDATION_SHARE_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_FIELD_NUMBER: _builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: _builtins.int
+    AUGMENT_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
-    """`digits` (scikit-learn's scans), `folder:NAME` (images by class below the data folder) or
+    """`digits` (scikit-learn's scans), `cifar10`, `cifar100`, `fer2013` or `affectnet` (in folders of these names
+    below the data folder), `folder:NAME` (images by class below the data folder) or
     `npz:NAME` (arrays images, labels and optionally split, in NAME.npz). Empty is `digits`.
     """
     training_size: _builtins.int
@@ -167,7 +173,21 @@ class Data(_message.Message):
     label_noise: _builtins.float
     """Share of the training labels that are replaced by a wrong class, in [0, 1)."""
     seed: _builtins.int
-    """Seed of splits, subset and label noise: the same for all methods of a study."""
+    """Seed of classes, splits, subset and label noise: the same for all methods of a study."""
+    validation_share: _builtins.float
+    """Share of training that validates, in (0, 1), where the data set has no validation split; 0 is taken as 0.1."""
+    classes: _builtins.int
+    """Classes that are used, at least 2, drawn by the seed; 0 for all."""
+    deduplicate: _builtins.bool
+    """Whether training loses every image that stands in validation or test, pixel for pixel, and validation what stands
+    in test.
+    """
+    image_size: _builtins.int
+    """Pixels each way that images are brought to, in [8, 1024]; 0 is the data set's own size (224 for `affectnet`)."""
+    augment: _builtins.str
+    """`none` or `crop-flip` (of each training image, each time: a random crop after padding by an eighth, mirrored or
+    not); empty is `none`.
+    """
     def __init__(
         self,
         *,
@@ -175,10 +195,15 @@ class Data(_message.Message):
         training_size: _builtins.int = ...,
         label_noise: _builtins.float = ...,
         seed: _builtins.int = ...,
+        validation_share: _builtins.float = ...,
+        classes: _builtins.int = ...,
+        deduplicate: _builtins.bool = ...,
+        image_size: _builtins.int = ...,
+        augment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "label_noise", b"label_noise", "seed", b"seed", "training_size", b"training_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "classes", b"classes", "dataset", b"dataset", "deduplicate", b"deduplicate", "image_size", b"image_size", "label_noise", b"label_noise", "seed", b"seed", "training_size", b"training_size", "validation_share", b"validation_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

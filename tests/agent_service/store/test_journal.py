@@ -205,6 +205,40 @@ def test_what_waits_shares_one_commit(in_loop: Callable[[Scenario], None]) -> No
     in_loop(scenario)
 
 
+def test_who_comes_to_an_idle_loop_waits_for_nobody(in_loop: Callable[[Scenario], None]) -> None:
+    """After a quick commit the answer is there at once; after a slow one the loop goes on."""
+
+    async def scenario(database: Database) -> None:
+        assert await database.add(1) == 1
+        for seconds in (0.0, 1.0):
+            database.writer.commit_seconds = seconds
+            await asyncio.sleep(2 * journal_module.IDLE_SECONDS)
+            future = database.add(10 + int(seconds))
+
+            assert future.done() == (seconds == 0.0)
+            await future
+        assert database.numbers() == [1, 10, 11]
+
+    in_loop(scenario)
+
+
+def test_two_who_come_together_share_a_commit(in_loop: Callable[[Scenario], None]) -> None:
+    """Who comes right after a shared commit is taken for one of many, and waits for the others."""
+
+    async def scenario(database: Database) -> None:
+        await database.hold()
+        futures = [database.add(n) for n in range(2)]
+        database.writer.may_commit.set()
+        await asyncio.gather(*futures)
+        again = [database.add(n) for n in (2, 3)]
+
+        assert not any(future.done() for future in again)
+        await asyncio.gather(*again)
+        assert database.groups == [1, 2, 2]
+
+    in_loop(scenario)
+
+
 def test_a_lock_of_another_process_is_waited_for(in_loop: Callable[[Scenario], None]) -> None:
     """The loop goes on meanwhile, and calls that come later share the transaction."""
 

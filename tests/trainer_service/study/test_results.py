@@ -14,7 +14,7 @@ from trainer_service.run import ChunkTrained
 from trainer_service.study.report import spread, write_report
 from trainer_service.study.results import Result, ResultsFolder, make_result
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.spec import Method
+from trainer_service.training.spec import Augment, Method
 
 STUDY = StudySpec(training=run_spec().training, seeds=2, learning_runs=100)
 
@@ -150,3 +150,16 @@ def test_a_study_where_all_diverged_at_once_is_reported(tmp_path: Path) -> None:
     folder.add(result(Method.RD, 0, chunks=0))
 
     assert [row.method for row in write_report(folder).rows] == [Method.RD]
+
+
+def test_the_report_says_what_was_done_to_the_data(tmp_path: Path) -> None:
+    """Whether duplicates were taken out, how many classes are left, and how it was augmented."""
+    training = replace(STUDY.training, classes=3, deduplicate=True, augment=Augment.CROP_FLIP)
+    folder = ResultsFolder(tmp_path)
+    folder.open(replace(STUDY, training=training))
+    folder.add(result(Method.VANILLA, 0))
+
+    text = write_report(folder).table.read_text()
+
+    assert "64 training images of `digits`, 3 of its classes, without those that stand in" in text
+    assert "augmented by `crop-flip`" in text

@@ -14,8 +14,9 @@ from trainer_service.training import checkpoint
 from trainer_service.training.checkpoint import Checkpoints, Pace, remove_checkpoints
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
+from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import ChildTraining
-from trainer_service.training.spec import Method, hyperparameters
+from trainer_service.training.spec import Augment, Method, hyperparameters
 
 CPU = torch.device("cpu")
 # Chunks end in the midst of epochs of four steps.
@@ -62,6 +63,25 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
     assert again.trained_chunks == 2
     assert train(again, method, 3) == chunks
     assert (again.weights_digest(), again.finish()) == (digest, scores)
+
+
+@pytest.mark.parametrize("memory", [Memory.RESIDENT, Memory.STREAMED])
+def test_augmentation_and_reading_ahead_go_on_as_well(memory: Memory, tmp_path: Path) -> None:
+    """What was read ahead of the checkpoint is read again, and each image is moved as it was."""
+    spec, images = replace(SPEC, augment=Augment.CROP_FLIP), replace(IMAGES, memory=memory)
+    child, again = (ChildTraining(spec, images, CPU) for _ in range(2))
+    for _ in range(2):
+        child.train_chunk({})
+    Checkpoints(tmp_path, origin="o").save(2, child.state())
+    child.train_chunk({})
+    digest = child.weights_digest()
+
+    state = Checkpoints(tmp_path, origin="o").newest(up_to=2)
+    assert state is not None
+    again.restore(state)
+    again.train_chunk({})
+
+    assert again.weights_digest() == digest
 
 
 def test_the_newest_two_are_kept_until_they_are_removed(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer_service.training.datasets import DataError, load_images
+from tests.trainer_service.training.datasets.layouts import write_classes
+from trainer_service.training.datasets import DataError, Split, load_images
+from trainer_service.training.datasets.pixels import pixel_statistics
 from trainer_service.training.spec import TrainingSpec
 
 DIGITS = TrainingSpec(chunks=1)
@@ -19,14 +21,9 @@ FOLDER = replace(DIGITS, dataset="folder:faces")
 NPZ = replace(DIGITS, dataset="npz:faces")
 
 
-def write_classes(folder: Path, *, classes: int = 3, images: int = 20, mode: str = "RGB") -> None:
-    rng = np.random.default_rng(0)
-    for c in range(classes):
-        (folder / f"class{c}").mkdir(parents=True)
-        for i in range(images):
-            shape = (6, 5) if mode == "L" else (6, 5, 3)
-            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"class{c}" / f"{i:02}.png")
+def pixels(split: Split) -> torch.Tensor:
+    assert isinstance(split.images, torch.Tensor)
+    return split.images
 
 
 def write_npz(root: Path, **changes: np.ndarray) -> None:
@@ -56,8 +53,8 @@ def test_a_subset_has_its_size_and_classes_by_seed() -> None:
     first, again, other = (load_images(replace(spec, data_seed=s), Path(".")) for s in (0, 0, 1))
 
     assert np.bincount(first.training.labels.numpy()) == pytest.approx([10] * 10, abs=1)
-    assert first.training.images.equal(again.training.images)
-    assert not first.training.images.equal(other.training.images)
+    assert pixels(first.training).equal(pixels(again.training))
+    assert not pixels(first.training).equal(pixels(other.training))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.25, 0.9])
@@ -67,7 +64,7 @@ def test_label_noise_replaces_its_exact_share_of_training_labels(noise: float) -
     noisy = load_images(replace(DIGITS, training_size=200, label_noise=noise), Path("."))
 
     assert int((clean.training.labels != noisy.training.labels).sum()) == round(noise * 200)
-    assert clean.training.images.equal(noisy.training.images)
+    assert pixels(clean.training).equal(pixels(noisy.training))
     assert clean.validation.labels.equal(noisy.validation.labels)
     assert clean.test.labels.equal(noisy.test.labels)
 
@@ -102,7 +99,7 @@ def test_arrays_are_read_to_the_pixel(tmp_path: Path) -> None:
     images = load_images(NPZ, tmp_path)
 
     stored = np.load(tmp_path / "faces.npz")["images"]
-    assert np.array_equal(images.test.images.numpy(), stored[50:].transpose(0, 3, 1, 2))
+    assert np.array_equal(pixels(images.test).numpy(), stored[50:].transpose(0, 3, 1, 2))
     assert [len(s.labels) for s in (images.training, images.validation)] == [40, 10]
 
 
@@ -185,7 +182,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(tmp_path: Path, cut: int, f
         path.write_bytes(damaged)
         with suppress(DataError):
             read = load_images(NPZ, tmp_path)
-            assert torch.equal(read.training.images, right.training.images)
+            assert torch.equal(pixels(read.training), pixels(right.training))
             assert torch.equal(read.training.labels, right.training.labels)
 
 
@@ -203,3 +200,117 @@ def test_what_is_not_there_is_never_made_up(tmp_path: Path, spec: TrainingSpec) 
     """A missing folder or file, or too few images, is an error."""
     with pytest.raises(DataError):
         load_images(spec, tmp_path)
+
+
+def test_a_kept_class_keeps_its_images_and_its_name() -> None:
+    """Three of ten classes, drawn by the data seed, are numbered anew in their old order."""
+    spec = replace(DIGITS, classes=3)
+    whole, three = load_images(DIGITS, Path(".")), load_images(spec, Path("."))
+    other = load_images(replace(spec, data_seed=1), Path("."))
+
+    assert len(three.class_names) == 3
+    assert three.class_names == tuple(sorted(three.class_names))
+    assert three.class_names != other.class_names
+    of_whole = torch.cat([s.labels for s in (whole.training, whole.validation, whole.test)])
+    of_three = torch.cat([s.labels for s in (three.training, three.validation, three.test)])
+    for label, name in enumerate(three.class_names):
+        assert int((of_three == label).sum()) == int((of_whole == int(name)).sum())
+
+
+def test_more_classes_than_there_are_is_an_error() -> None:
+    """It says how many there are."""
+    with pytest.raises(DataError, match="classes 11: digits has 10"):
+        load_images(replace(DIGITS, classes=11), Path("."))
+
+
+def test_the_share_that_validates_can_be_set() -> None:
+    """Of what is left for training after the test was drawn."""
+    images = load_images(replace(DIGITS, validation_share=0.3), Path("."))
+
+    assert len(images.validation) == pytest.approx(0.3 * 1437, abs=1)
+
+
+def test_duplicates_leave_training_for_validation_and_validation_for_test(tmp_path: Path) -> None:
+    """A training image that is held out, and a validation image that tests, go; the rest stays."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)
+    split = np.array(["train"] * 40 + ["validation"] * 10 + ["test"] * 10)
+    images[0] = images[41]  # training 0 validates
+    images[1] = images[51]  # training 1 tests
+    images[42] = images[52]  # validation 2 tests
+    images[3] = images[2]  # twice in training
+    write_npz(tmp_path, images=images, split=split)
+
+    loaded = load_images(replace(NPZ, deduplicate=True), tmp_path)
+
+    stored = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    assert pixels(loaded.training).equal(stored[2:40])
+    assert pixels(loaded.validation).equal(torch.cat([stored[40:42], stored[43:50]]))
+    assert pixels(loaded.test).equal(stored[50:])
+
+
+def test_the_subset_is_drawn_from_what_duplicates_left(tmp_path: Path) -> None:
+    """So it has the size that was asked for, and label noise its exact share of that."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)
+    images[:9] = images[51:60]
+    split = np.array(["train"] * 40 + ["validation"] * 10 + ["test"] * 10)
+    write_npz(tmp_path, images=images, split=split)
+    spec = replace(NPZ, deduplicate=True, training_size=20)
+
+    clean = load_images(spec, tmp_path)
+    noisy = load_images(replace(spec, label_noise=0.5), tmp_path)
+
+    assert len(clean.training) == 20
+    assert int((clean.training.labels != noisy.training.labels).sum()) == 10
+
+
+@pytest.mark.parametrize("dataset", ["folder:faces", "npz:faces"])
+def test_images_can_be_brought_to_another_size(tmp_path: Path, dataset: str) -> None:
+    """Files of different sizes, and arrays; without the size the files are refused."""
+    write_classes(tmp_path / "faces")
+    Image.new("RGB", (9, 13)).save(tmp_path / "faces" / "class0" / "00.png")
+    write_npz(tmp_path)
+
+    images = load_images(replace(NPZ, dataset=dataset, image_size=16), tmp_path)
+
+    assert {s.images.shape[1:] for s in (images.training, images.validation, images.test)} == {
+        (3, 16, 16)
+    }
+
+
+def test_arrays_may_name_their_classes(tmp_path: Path) -> None:
+    """One name for each label."""
+    write_npz(tmp_path, class_names=np.array(["cat", "dog", "eel"]))
+    assert load_images(NPZ, tmp_path).class_names == ("cat", "dog", "eel")
+
+    write_npz(tmp_path, class_names=np.array(["cat"]))
+    with pytest.raises(DataError, match="one for each of 3"):
+        load_images(NPZ, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_mean_and_deviation_are_those_of_all_pixels(tmp_path: Path, mode: str) -> None:
+    """Counted level by level, they are what all images as floats would give."""
+    write_classes(tmp_path / "faces", mode=mode, images=50)
+    images = pixels(load_images(FOLDER, tmp_path).training)
+
+    mean, deviation = pixel_statistics(images)
+
+    floats = images.double() / 255
+    assert mean.flatten().tolist() == pytest.approx(floats.mean(dim=(0, 2, 3)).tolist(), rel=1e-6)
+    assert deviation.flatten().tolist() == pytest.approx(
+        floats.std(dim=(0, 2, 3)).tolist(), rel=1e-6
+    )
+
+
+def test_grey_images_among_colour_are_read_as_colour_but_never_the_reverse(tmp_path: Path) -> None:
+    """No colour is dropped unasked: a set whose first image is grey takes grey ones only."""
+    for mode, other in (("RGB", "L"), ("L", "RGB")):
+        folder = tmp_path / mode
+        write_classes(folder / "faces", mode=mode)
+        Image.new(other, (5, 6), 7 if other == "L" else (7, 8, 9)).save(
+            folder / "faces" / "class1" / "03.png"
+        )
+
+    assert load_images(FOLDER, tmp_path / "RGB").training.images.shape[1:] == (3, 6, 5)
+    with pytest.raises(DataError, match=r"03\.png is of mode RGB, others are grey"):
+        load_images(FOLDER, tmp_path / "L")

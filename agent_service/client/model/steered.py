@@ -1,0 +1,124 @@
+"""A PyTorch model whose regularization follows a run's values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from agent_service.client.model.drives import Drive, SiteDrive, drive_of
+from agent_service.client.model.scores import MacroF1, OwnScore, Score, Scoring
+from agent_service.client.model.selection import select, unwrapped
+from agent_service.client.model.value import Value
+from agent_service.client.sites import Dropout, Site
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter
+
+
+class SteeredModel:
+    """Drives what a model has, or what it is told to add; `remove` leaves it as it was."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hyperparameters: Sequence[Hyperparameter],
+        *,
+        sites: Mapping[str, Site] | None = None,
+        drives: Mapping[str, str] | None = None,
+        score: Score | None = None,
+    ) -> None:
+        """Connect each hyperparameter with what it drives.
+
+        Args:
+            model: on its device already; compiled or wrapped for several processes or not.
+            hyperparameters: of the controller.
+            sites: regularizers to add, by the name of the module whose output they act on; the
+                model's own are left alone then, unless `drives` names them.
+            drives: which of the model's own modules each hyperparameter drives, by a pattern of
+                module names such as `layer4.*`; all of them, where there is one hyperparameter and
+                no `sites`.
+            score: of a batch's logits and labels; macro F1 by default.
+
+        Raises:
+            InvalidArgument: a name that is not there, a hyperparameter that drives nothing, or one
+                whose range does not fit what it drives. The model is left as it was.
+        """
+        self.scoring: Scoring = MacroF1() if score is None else OwnScore(score)
+        """How the batches of its run are scored."""
+        self._model = unwrapped(model)
+        devices = {t.device for t in (*self._model.parameters(), *self._model.buffers())}
+        devices.add(torch.device("cpu"))
+        self._ranges = {h.name: h for h in hyperparameters}
+        self._values = {name: Value(name, devices) for name in self._ranges}
+        self._drives: dict[str, list[Drive]] = {name: [] for name in self._ranges}
+        try:
+            if sites is None or drives is not None:
+                self._drive_own(drives)
+            for name, site in (sites or {}).items():
+                self._add(name, site)
+            self._check_all_drive()
+        except BaseException:
+            self.remove()
+            raise
+
+    def _drive_own(self, drives: Mapping[str, str] | None) -> None:
+        for name, modules in select(self._model, self._values, drives).items():
+            for module in modules:  # one by one, so that an error undoes those before
+                self._drives[name].append(drive_of(module, self._values[name]))
+            self._check_range(name, is_rate=True)
+
+    def _add(self, name: str, site: Site) -> None:
+        modules = dict(self._model.named_modules())
+        if name not in modules:
+            raise invalid(f"sites[{name}]", f"is no module of the model; it has {_some(modules)}")
+        value = self._value_of(site, field=f"sites[{name}]")
+        self._drives[value.name].append(SiteDrive(modules[name], site, value))
+        self._check_range(value.name, is_rate=isinstance(site, Dropout))
+
+    def _value_of(self, site: Site, *, field: str) -> Value:
+        if not site.hyperparameter and len(self._values) == 1:
+            return next(iter(self._values.values()))
+        if site.hyperparameter not in self._values:
+            raise invalid(field, f"{site.hyperparameter!r} is none of {sorted(self._values)}")
+        return self._values[site.hyperparameter]
+
+    def _check_range(self, name: str, *, is_rate: bool) -> None:
+        h = self._ranges[name]
+        if h.low < 0 or (is_rate and h.high >= 1):
+            limit = "[0, 1), since it drives a drop rate" if is_rate else "0 and above"
+            raise invalid(f"hyperparameters[{name}]", f"[{h.low}, {h.high}] must be in {limit}")
+
+    def _check_all_drive(self) -> None:
+        for name, drives in self._drives.items():
+            if not drives:
+                raise invalid(
+                    f"hyperparameters[{name}]",
+                    "drives nothing: the model has no dropout there; add some by sites="
+                    "{'module': Dropout()}, or run without model=",
+                )
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        """Have the model train under these values from now on; waits for no device."""
+        for name, value in self._values.items():
+            value.set(values[name])
+            for drive in self._drives[name]:
+                drive.set(values[name])
+
+    def own_values(self) -> None:
+        """The model has none: what a chunk ran under was decided."""
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        for drive in self._each():
+            drive.remove()
+        self._drives = {name: [] for name in self._drives}
+
+    def _each(self) -> Iterator[Drive]:
+        for drives in self._drives.values():
+            yield from reversed(drives)
+
+
+def _some(modules: Mapping[str, object]) -> str:
+    names = [name for name in modules if name]
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

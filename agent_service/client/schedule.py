@@ -1,0 +1,155 @@
+"""A run's schedule as a plain file, and trainings that follow it without an agent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_service.client.run import Run
+from agent_service.client.sites import Site
+from agent_service.domain.errors import InvalidArgument, invalid
+from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.v1 import agent_pb2 as pb
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from agent_service.client.model.scores import Score
+
+FORMAT = 1
+"""Version of the JSON form; a file of another one is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What chunk after chunk ran under; made by `AgentClient.schedule` or `load`."""
+
+    chunk_size: int
+    """N, training steps in a chunk."""
+    values: tuple[Mapping[str, float], ...]
+    """By hyperparameter name, one entry a chunk; the last one holds on."""
+
+    def __post_init__(self) -> None:
+        """Check that all chunks have the same names, and numbers; raises InvalidArgument."""
+        if self.chunk_size < 1:
+            raise invalid("chunk_size", f"{self.chunk_size} must be at least 1")
+        if not self.values or not self.values[0]:
+            raise invalid("values", "is empty; give at least one chunk and one hyperparameter")
+        for chunk, values in enumerate(self.values, start=1):
+            if set(values) != set(self.values[0]):
+                raise invalid(f"values[{chunk}]", f"names {sorted(values)}, others do otherwise")
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise invalid(f"values[{chunk}][{name}]", f"{value} is not finite")
+
+    def of(self, chunk: int) -> Mapping[str, float]:
+        """Return the values of a chunk, from 1."""
+        return self.values[min(chunk, len(self.values)) - 1]
+
+    def save(self, path: str | Path) -> None:
+        """Write `path`: JSON, or CSV with the columns chunk, steps and one a hyperparameter."""
+        path = Path(path)
+        if path.suffix == ".csv":
+            import csv  # slow to import, and the client is imported by every script
+
+            names = list(self.values[0])
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["chunk", "steps", *names])
+                for chunk, values in enumerate(self.values, start=1):
+                    writer.writerow([chunk, self.chunk_size, *(values[name] for name in names)])
+            return
+        content = {"format": FORMAT, "chunk_size": self.chunk_size, "values": self.values}
+        path.write_text(json.dumps(content, indent=1, default=dict) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Schedule:
+        """Read what `save` wrote; raises InvalidArgument, naming the file and what is wrong."""
+        path = Path(path)
+        read = _read_csv if path.suffix == ".csv" else _read_json
+        try:
+            return read(path)
+        except InvalidArgument as error:
+            raise invalid(str(path), f"{error}") from error
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise invalid(
+                str(path), f"is no schedule that `Schedule.save` wrote: {error!r}"
+            ) from error
+
+    def run(
+        self,
+        *,
+        model: nn.Module | None = None,
+        sites: Mapping[str, Site] | None = None,
+        drives: Mapping[str, str] | None = None,
+        score: Score | None = None,
+    ) -> Run:
+        """Return a run that follows this schedule; no agent is needed, and nobody is told.
+
+        The arguments are those of `AgentClient.run`.
+        """
+        steered = None
+        if model is not None:
+            from agent_service.client.model.steered import SteeredModel
+
+            steered = SteeredModel(
+                model, self._hyperparameters(), sites=sites, drives=drives, score=score
+            )
+        return Run(
+            _Following(self),
+            run_id="schedule",
+            chunk_size=self.chunk_size,
+            action=self._action(1),
+            model=steered,
+        )
+
+    def _action(self, chunk: int) -> pb.Action:
+        return pb.Action(values=self.of(chunk), chunk_index=chunk)
+
+    def _hyperparameters(self) -> list[Hyperparameter]:
+        """Return hyperparameters whose ranges are what the schedule uses."""
+        return [
+            Hyperparameter(
+                name=name,
+                low=min(0.0, *(v[name] for v in self.values)),
+                high=max(v[name] for v in self.values) or 0.5,
+            )
+            for name in self.values[0]
+        ]
+
+
+class _Following:
+    """A delivery of reports that needs no agent: the answer is the schedule's next entry."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def send(self, request: Any) -> pb.ReportChunkResponse:
+        return pb.ReportChunkResponse(action=self._schedule._action(request.chunk_index + 1))
+
+    def finish(self, request: pb.FinishRunRequest) -> None:
+        """Nobody is told."""
+
+
+def _read_json(path: Path) -> Schedule:
+    content = json.loads(path.read_text())
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']}, this release reads {FORMAT}")
+    values = [{str(k): float(v) for k, v in entry.items()} for entry in content["values"]]
+    return Schedule(chunk_size=int(content["chunk_size"]), values=tuple(values))
+
+
+def _read_csv(path: Path) -> Schedule:
+    import csv
+
+    with path.open(newline="") as file:
+        rows: Sequence[dict[str, str]] = list(csv.DictReader(file))
+    if [int(row.pop("chunk")) for row in rows] != list(range(1, len(rows) + 1)):
+        raise ValueError("column chunk must count from 1")
+    (chunk_size,) = {int(row.pop("steps")) for row in rows}
+    values = [{name: float(value) for name, value in row.items()} for row in rows]
+    return Schedule(chunk_size=chunk_size, values=tuple(values))

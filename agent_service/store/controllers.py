@@ -1,0 +1,119 @@
+"""Controllers and their policy versions, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.ports import PolicyEntry, PolicyVersion, Usage
+from agent_service.domain.runs import Controller, Mode, RunState, Use
+from agent_service.domain.specs import ControllerSpec
+from agent_service.store import queries, rows
+from agent_service.store.checksums import change, sealed
+from agent_service.store.schema import controllers, decisions, is_settled, policies, run_state, runs
+from agent_service.store.transaction import Transaction
+
+
+class Controllers(Transaction):
+    """What the store port's `Session` says of controllers."""
+
+    def find_controller(self, name: str) -> Controller | None:
+        """See the port."""
+        query = queries.CONTROLLERS.where(controllers.c.name == name)
+        row = self._row(query)
+        return None if row is None else rows.controller_from_row(row)
+
+    def list_controllers(self, *, after: str, limit: int) -> Sequence[Controller]:
+        """See the port."""
+        query = (
+            queries.CONTROLLERS.where(
+                controllers.c.deleted_at.is_(None), controllers.c.name > after
+            )
+            .order_by(controllers.c.name)
+            .limit(limit)
+        )
+        return [rows.controller_from_row(row) for row in self._rows(query)]
+
+    def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
+        """See the port."""
+        row = {
+            "name": spec.name,
+            "spec": rows.spec_to_text(spec),
+            "mode": mode.value,
+            "policy_version": 0,
+            "created_at": now,
+        }
+        result = self.write(sa.insert(controllers).values(sealed(controllers, row)))
+        key = result.inserted_primary_key
+        assert key is not None
+        return Controller(id=key[0], spec=spec, mode=mode, policy_version=0, created_at=now)
+
+    def set_mode(self, controller: Controller, mode: Mode) -> None:
+        """See the port."""
+        self._update_controller(controller, mode=mode.value)
+
+    def delete_controller(self, controller: Controller, *, now: float) -> None:
+        """See the port."""
+        self._update_controller(controller, deleted_at=now)
+
+    def _update_controller(self, controller: Controller, **values: Any) -> None:
+        # Of those that are not deleted only, so deleted_at is empty before.
+        before = {"mode": controller.mode.value, "policy_version": controller.policy_version}
+        checksum = controllers.c.checksum + change(controllers, before, values)
+        query = sa.update(controllers).where(controllers.c.id == controller.id)
+        self.write(query.values(**values, checksum=checksum))
+        self._known.forget_controller(controller)
+
+    def usage(self, controller: Controller) -> Usage:
+        """See the port."""
+        by_state = self._counts(run_state, runs.c.controller_id == controller.id)
+        by_use = self._counts(
+            decisions.c.use, (decisions.c.controller_id == controller.id) & is_settled
+        )
+        return Usage(
+            runs={state: by_state.get(state.value, 0) for state in RunState},
+            ready=by_use.get(Use.READY, 0),
+            learned=by_use.get(Use.LEARNED, 0),
+            recorded=by_use.get(Use.RECORDED, 0),
+        )
+
+    def _counts(self, by: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> dict[Any, int]:
+        query = sa.select(by, sa.func.count()).where(where).group_by(by)
+        return {key: count for key, count in self._connection.execute(query)}
+
+    def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
+        """See the port."""
+        row = {
+            "controller_id": controller.id,
+            "version": policy.version,
+            "data": policy.data,
+            "origin": policy.origin.value,
+            "learned_transitions": policy.learned_transitions,
+            "statistics": dict(policy.statistics),
+            "created_at": policy.created_at,
+        }
+        self.write(sa.insert(policies).values(sealed(policies, row)))
+        self._update_controller(controller, policy_version=policy.version)
+
+    def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
+        """See the port."""
+        query = sa.select(policies).where(
+            policies.c.controller_id == controller.id, policies.c.version == version
+        )
+        row = self._row(query)
+        return None if row is None else rows.policy_from_row(row)
+
+    def list_policies(
+        self, controller: Controller, *, before: int | None, limit: int
+    ) -> Sequence[PolicyEntry]:
+        """See the port."""
+        told = [column for column in policies.columns if column is not policies.c.data]
+        query = sa.select(*told, sa.func.length(policies.c.data).label("size")).where(
+            policies.c.controller_id == controller.id
+        )
+        if before is not None:
+            query = query.where(policies.c.version < before)
+        query = query.order_by(policies.c.version.desc()).limit(limit)
+        return [rows.policy_entry_from_row(row) for row in self._rows(query)]

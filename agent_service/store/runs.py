@@ -1,0 +1,157 @@
+"""Runs, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, StartRun
+from agent_service.store import queries, rows
+from agent_service.store.checksums import change, sealed
+from agent_service.store.known import Overtaken
+from agent_service.store.schema import controllers, run_state, runs
+from agent_service.store.transaction import Transaction
+
+
+class Runs(Transaction):
+    """What the store port's `Session` says of runs."""
+
+    def find_run(self, run_id: str) -> Run | None:
+        """See the port."""
+        self._looked_up.append(run_id)
+        run = self._known.run(run_id)
+        if run is not None:
+            return self._known.with_controller(run, self._controller(run))
+        names = {"run_id": run_id}
+        row = self._row(queries.FIND_RUN, names)
+        if row is None:
+            return None
+        run = rows.run_from_row(row)
+        self._known.learn_controller(run.controller)
+        self._known.learn_run(run)
+        return run
+
+    def _controller(self, run: Run) -> Controller:
+        """Return the controller of a known run as it stands now."""
+        key = run.controller.id
+        controller = self._known.controller(key)
+        if controller is None:
+            query = queries.CONTROLLERS.where(controllers.c.id == key)
+            (row,) = self._rows(query)
+            controller = rows.controller_from_row(row)
+            self._known.learn_controller(controller)
+        return controller
+
+    def list_runs(
+        self,
+        *,
+        controller: str,
+        state: RunState | None,
+        labels: Mapping[str, str],
+        before: int | None,
+        limit: int,
+    ) -> Sequence[Run]:
+        """See the port."""
+        query = queries.RUNS
+        if controller:
+            query = query.where(controllers.c.name == controller)
+        if state is not None:
+            query = query.where(run_state == state.value)
+        for key, text in labels.items():
+            # Not by a JSON path: there is none for some keys, such as one with a quotation mark.
+            label = sa.func.json_each(runs.c.labels).table_valued("key", "value")
+            is_there = sa.select(1).select_from(label)
+            is_there = is_there.where(label.c.key == key, label.c.value == text)
+            query = query.where(is_there.exists())
+        if before is not None:
+            query = query.where(runs.c.key < before)
+        query = query.order_by(runs.c.key.desc()).limit(limit)
+        return [rows.run_from_row(row) for row in self._rows(query)]
+
+    def add_run(
+        self,
+        start: StartRun,
+        controller: Controller,
+        *,
+        mode: Mode,
+        pinned_version: int | None,
+        now: float,
+    ) -> Run:
+        """See the port."""
+        row = {
+            "id": start.run_id,
+            "controller_id": controller.id,
+            "mode": mode.value,
+            "requested_mode": None if start.mode is None else start.mode.value,
+            "requested_version": start.policy_version,
+            "planned_chunks": start.planned_chunks,
+            "labels": dict(start.labels),
+            "pinned_version": pinned_version,
+            "reported_chunks": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        self.write(sa.insert(runs).values(sealed(runs, row)))
+        run = self.find_run(start.run_id)
+        assert run is not None
+        return run
+
+    def requested_mode(self, run: Run) -> Mode | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
+        mode = self._connection.execute(query).scalar_one()
+        return None if mode is None else Mode(mode)
+
+    def requested_version(self, run: Run) -> int | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
+        version: int | None = self._connection.execute(query).scalar_one()
+        return version
+
+    def count_chunk(self, run: Run, *, now: float) -> None:
+        """See the port."""
+        if run.abandoned_at is not None:
+            self._update_run(run, abandoned_at=None)
+        chunks = run.reported_chunks + 1
+        adds = change(
+            runs,
+            {"reported_chunks": run.reported_chunks, "updated_at": run.updated_at},
+            {"reported_chunks": chunks, "updated_at": now},
+        )
+        values = (chunks, now, adds, run.key, run.reported_chunks)
+        if self._run(queries.COUNT_CHUNK, values).rowcount != 1:
+            raise Overtaken(run.id)
+        counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
+        self._known.learn_run(counted)
+
+    def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
+        """See the port."""
+        query = queries.RUNS.where(
+            runs.c.outcome.is_(None), runs.c.abandoned_at.is_(None), runs.c.updated_at < since
+        )
+        found = self._rows(query.order_by(runs.c.updated_at).limit(limit))
+        return [rows.run_from_row(row) for row in found]
+
+    def abandon_run(self, run: Run, *, now: float) -> None:
+        """See the port."""
+        self._update_run(run, abandoned_at=now)
+
+    def finish_run(
+        self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
+    ) -> None:
+        """See the port."""
+        self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
+
+    def _update_run(self, run: Run, **values: Any) -> None:
+        checksum = runs.c.checksum + change(runs, rows.run_changes(run), values)
+        query = sa.update(runs).where(
+            runs.c.key == run.key,
+            runs.c.reported_chunks == run.reported_chunks,
+            runs.c.outcome.is_(None),
+        )
+        if self.write(query.values(**values, checksum=checksum)).rowcount != 1:
+            raise Overtaken(run.id)
+        self._known.forget_run(run)

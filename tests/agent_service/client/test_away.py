@@ -1,0 +1,147 @@
+"""The agent goes away in the middle of a training: killed, frozen, never there; and comes back."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent_service.client import AgentClient, Hold, Run
+from agent_service.client import delivery as delivery_module
+from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import AgentProcess
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
+    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.2)
+    monkeypatch.setattr(delivery_module, "CALL_SECONDS", 1.0)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path / "agent.db") as process:
+        yield process
+
+
+def train(run: Run, chunks: int) -> list[dict[str, float]]:
+    """Train and report so many chunks; return what each ran under."""
+    values = []
+    for _ in range(chunks):
+        values.append(run.hyperparameters)
+        losses = [1.0 / (run.action.chunk_index + i) for i in range(4)]
+        run.report_chunk(losses, training_score=0.5, validation_score=0.5)
+    return values
+
+
+def check_log(client: AgentClient, values: list[dict[str, float]], *, held: range) -> None:
+    """Check that each chunk is in the log once and in order, with what it truly ran under."""
+    transitions = list(client.transitions(run_id="r"))
+    assert [t.chunk_index for t in transitions] == [*range(1, len(values) + 1)]
+    for transition, value in zip(transitions, values, strict=True):
+        if transition.chunk_index in held:
+            assert dict(transition.applied.values) == value
+            assert transition.use == pb.USE_RECORDED, "a held chunk is never learned from"
+        else:
+            assert dict(transition.action.values) == value
+            assert not transition.HasField("applied")
+    assert client.get_run("r").state == pb.RUN_STATE_FINISHED
+
+
+def test_a_training_goes_on_while_the_agent_is_killed(
+    agent: AgentProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under the last action; all is delivered when it is back, and the user is told both once."""
+    caplog.set_level(logging.WARNING, "agent_service.client")
+    with AgentClient(agent.address, budget_seconds=0.2) as client:
+        client.create_controller(spec())
+        with client.run("c", run_id="r", when_away=Hold()) as run:
+            values = train(run, 3)
+            agent.kill()
+            values += train(run, 4)
+            assert all(value == values[3] for value in values[4:])
+            agent.start()
+            client.wait_ready(20)
+            values += train(run, 1)
+            values += train(run, 2)
+        # Chunk 4 ran under what was decided for it; its report was the first that was held.
+        check_log(client, values, held=range(5, 9))
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2
+    assert "agent-service serve" in said[0]
+    assert "is back" in said[1]
+
+
+def test_a_frozen_agent_costs_no_more_than_a_deadline(agent: AgentProcess) -> None:
+    """One that neither answers nor refuses is left alone between tries."""
+    with AgentClient(agent.address, budget_seconds=0.2) as client:
+        client.create_controller(spec())
+        with client.run("c", run_id="r", when_away=Hold()) as run:
+            values = train(run, 1)
+            os.kill(agent.process.pid, signal.SIGSTOP)
+            values += train(run, 3)
+            os.kill(agent.process.pid, signal.SIGCONT)
+            values += train(run, 1)
+            while run._is_own:
+                values += train(run, 1)
+            values += train(run, 1)
+        transitions = list(client.transitions(run_id="r"))
+        assert [t.chunk_index for t in transitions] == [*range(1, len(values) + 1)]
+        told = [
+            dict((t.applied if t.HasField("applied") else t.action).values) for t in transitions
+        ]
+        assert told == values
+
+
+def test_a_run_begins_without_an_agent(tmp_path: Path) -> None:
+    """Given the spec and values, it trains under these, and all is there when the agent comes."""
+    with AgentProcess(tmp_path / "agent.db") as process:
+        address = process.address
+    hold = Hold(values={"dropout": 0.25})
+    with AgentClient(address, budget_seconds=0.1) as client:
+        with client.run(spec(), run_id="r", when_away=hold) as run:
+            values = train(run, 3)
+            assert values == [{"dropout": 0.25}] * 3
+            process.start()
+            client.wait_ready(20)
+            values += train(run, 2)
+        check_log(client, values, held=range(1, 5))
+    process.stop()
+
+
+def test_an_agent_that_never_comes_ends_no_training(caplog: pytest.LogCaptureFixture) -> None:
+    """The script goes on after the run; the log says how much was not delivered."""
+    hold = Hold(values={"dropout": 0.25})
+    with (
+        AgentClient("127.0.0.1:9", budget_seconds=0.1) as client,
+        client.run(spec(), run_id="r", when_away=hold) as run,
+    ):
+        train(run, 3)
+
+    assert "run r: 6 calls were held and not delivered" in caplog.text
+
+
+def test_without_hold_an_agent_that_is_away_raises() -> None:
+    """At the run's begin, and with values that are not the controller's."""
+    with AgentClient("127.0.0.1:9", budget_seconds=0.1) as client:
+        with pytest.raises(Unavailable, match="agent-service serve"):
+            client.run(spec())
+        with pytest.raises(Unavailable, match=r"Hold\(values=...\)"):
+            client.run(spec(), when_away=Hold())
+        with pytest.raises(InvalidArgument, match=r"when_away.values: names \['rate'\]"):
+            client.run(spec(), when_away=Hold(values={"rate": 0.1}))
+
+
+def test_what_is_held_is_bounded() -> None:
+    """One report more than the limit raises, and says for whom it waits."""
+    hold = Hold(values={"dropout": 0.25}, limit=5)
+    with AgentClient("127.0.0.1:9", budget_seconds=0.1) as client:
+        run = client.run(spec(), when_away=hold)  # two calls: the controller's and the run's
+        train(run, 3)
+        with pytest.raises(ResourceExhausted, match="5 reports wait"):
+            train(run, 1)

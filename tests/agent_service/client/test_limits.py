@@ -1,0 +1,89 @@
+"""Limits of a run: what they change, that the agent is told, and that it learns from none of it."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_service.client import AgentClient, Limits, Run
+from agent_service.client.limits import Guard
+from agent_service.domain.errors import InvalidArgument
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.specs import spec
+
+
+def train(run: Run, *means: float) -> list[float]:
+    """Report a chunk of each mean loss; return what each ran under."""
+    rates = []
+    for mean in means:
+        rates.append(run.hyperparameters["dropout"])
+        run.report_chunk([mean] * 4, training_score=0.5, validation_score=0.5)
+    return rates
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=20),
+    st.floats(0.01, 1),
+)
+def test_no_value_moves_further_than_the_largest_change(rates: list[float], most: float) -> None:
+    """From chunk to chunk; and what is within it is taken as it is."""
+    guard = Guard(Limits(max_change=most))
+    before = None
+    for rate in rates:
+        after = guard.limited({"dropout": rate})["dropout"]
+        if before is None or abs(rate - before) <= most:
+            assert after == rate
+        else:
+            assert abs(after - before) == pytest.approx(most)
+        before = after
+
+
+def test_a_cut_change_is_told_and_not_learned_from(client: AgentClient) -> None:
+    """The log has both values; the model and the script have the cut one."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r", limits=Limits(max_change=0.01)) as run:
+        rates = train(run, *[1.0] * 6)
+        assert run.interventions == {"change": 6}
+
+    assert max(abs(a - b) for a, b in itertools.pairwise(rates)) <= 0.01 + 1e-12
+    first, *others = client.transitions(run_id="r")
+    assert first.use != pb.USE_RECORDED, "A_0 is taken as it is"
+    assert not first.HasField("applied")
+    for transition, rate in zip(others, rates[1:], strict=True):
+        assert transition.applied.values["dropout"] == rate != transition.action.values["dropout"]
+        assert transition.use == pb.USE_RECORDED
+
+
+def test_a_spike_or_a_loss_that_is_not_finite_goes_back_to_what_was_safe(
+    client: AgentClient,
+) -> None:
+    """The chunk after it runs under the last safe one's values, and the agent's come after that."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r", limits=Limits(spike=3.0)) as run:
+        rates = train(run, 1.0, 1.1, 5.0, 1.0, math.nan, 1.0, 1.0)
+        assert run.interventions == {"spike": 1, "not finite": 1}
+
+    assert rates[3] == rates[1], "chunk 3 spiked, chunk 2 was safe"
+    assert rates[5] == rates[3], "chunk 5 was not finite, chunk 4 was safe"
+    assert len(set(rates)) == 5
+    log = list(client.transitions(run_id="r"))
+    assert [t.chunk_index for t in log if t.HasField("applied")] == [4, 6]
+    assert list(log[4].next_state) == [5.0] * 4, "told as the largest finite loss so far"
+
+
+def test_without_a_limit_a_loss_that_is_not_finite_is_an_error(client: AgentClient) -> None:
+    """The chunk can be mended and reported again."""
+    client.create_controller(spec())
+    with client.run("c") as run:
+        with pytest.raises(InvalidArgument, match="losses"):
+            train(run, math.inf)
+        train(run, 1.0)
+
+
+@pytest.mark.parametrize("limits", [{"max_change": 0.0}, {"max_change": math.nan}, {"spike": 1.0}])
+def test_a_limit_that_makes_no_sense_is_refused(limits: dict[str, float]) -> None:
+    """Naming the field."""
+    with pytest.raises(InvalidArgument, match=f"limits.{next(iter(limits))}"):
+        Limits(**limits)

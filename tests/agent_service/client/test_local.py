@@ -1,0 +1,59 @@
+"""An agent service of a script's own: the same answers, and nothing left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent_service.build import verify_store
+from agent_service.client import AgentClient
+from agent_service.domain.errors import AgentError
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import is_alive, wait_for
+
+SCRIPT = """
+import os, sys
+from agent_service.client import AgentClient
+from tests.agent_service.specs import spec
+agent = AgentClient.local(sys.argv[1])
+agent.create_controller(spec())
+run = agent.run("c", run_id="r")
+run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+print(agent._local._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_script_has_an_agent_of_its_own_and_what_it_learned_stays(tmp_path: Path) -> None:
+    """The store outlives it: the next one goes on with the run, and all decisions verify."""
+    url = f"sqlite:///{tmp_path}/agent.db"
+    for chunk in (1, 2):
+        with AgentClient.local(url) as agent:
+            agent.create_controller(spec())
+            run = agent.run("c", run_id="r")
+            assert run.action.chunk_index == chunk
+            run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+            pid = agent._local._process.pid  # type: ignore[union-attr]
+        assert not is_alive(pid)
+    assert verify_store(url) == 3
+
+
+def test_it_is_gone_with_a_script_that_is_killed(tmp_path: Path) -> None:
+    """No process is left, and no guard around the script is needed."""
+    command = [sys.executable, "-c", SCRIPT, f"sqlite:///{tmp_path}/agent.db"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as script:
+        assert script.stdout is not None
+        agent = int(script.stdout.readline())
+        assert is_alive(agent)
+        script.kill()
+        wait_for(lambda: not is_alive(agent))
+
+
+def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """In one line, as the command says it."""
+    (tmp_path / "agent.db").write_text("no database, but some text that is long enough " * 9)
+    with pytest.raises(AgentError, match=r"agent\.db"):
+        AgentClient.local(f"sqlite:///{tmp_path}/agent.db")

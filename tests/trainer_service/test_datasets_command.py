@@ -1,0 +1,136 @@
+"""`trainer-service datasets`: what there is, and what a check finds in small and real files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from agent_service.domain.errors import AgentError
+from tests.trainer_service.training.datasets.layouts import (
+    faces,
+    write_affectnet,
+    write_fer2013_npz,
+)
+from trainer_service.cli import cli
+from trainer_service.training.datasets.catalog import CATALOG
+from trainer_service.training.spec import DATASETS
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+"""Where this project's checks find real data, beside the checkout; no part of it."""
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, ["datasets", *arguments])
+    if isinstance(result.exception, AgentError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_each_data_set_is_shown_with_its_terms_and_its_place() -> None:
+    """All that a spec can name, in the words of the catalog."""
+    shown = run()
+
+    assert set(CATALOG) == {*DATASETS, "folder", "npz"}
+    for name, entry in CATALOG.items():
+        assert name in shown
+        for text in (entry.title, entry.terms, entry.get, entry.put, entry.splits):
+            assert " ".join(text.split()) in shown
+
+
+def test_published_counts_are_those_of_the_whole_sets() -> None:
+    """Their sums are what the papers say."""
+    sums = {
+        name: {split: sum(counts) for split, counts in entry.published.items()}
+        for name, entry in CATALOG.items()
+        if entry.published
+    }
+
+    assert sums == {
+        "cifar10": {"train": 50_000, "test": 10_000},
+        "cifar100": {"train": 50_000, "test": 10_000},
+        "fer2013": {"train": 28_709, "validation": 3_589, "test": 3_589},
+        "affectnet": {"train": 287_651, "test": 4_000},
+    }
+
+
+def test_a_check_counts_and_finds_what_is_odd(tmp_path: Path) -> None:
+    """Duplicates within and across splits, conflicting labels and blank images, each counted."""
+    images = faces(42)
+    images[1] = images[0]  # within training, labels 0 and 1: a conflict
+    images[14] = images[7]  # validation has what training has, both labelled 0
+    images[28] = images[2]  # test has what training has, labels 0 and 2: a conflict
+    images[30] = images[16]  # test has what validation has, both labelled 2
+    images[40] = 9  # blank
+    write_fer2013_npz(tmp_path / "fer2013", images)
+
+    shown = run("check", "fer2013", "--data", str(tmp_path))
+
+    assert "14, published 28,709" in shown
+    assert "the counts are NOT as published" in shown
+    for line in (
+        "4 images are exact duplicates",
+        "1 within train",
+        "0 within test",
+        "1 of validation are also in train",
+        "1 of test are also in train",
+        "1 of test are also in validation",
+        "2 groups of duplicates carry conflicting labels",
+        "1 images are blank",
+        "--deduplicate",
+    ):
+        assert line in shown
+
+
+def test_a_check_reads_files_as_well(tmp_path: Path) -> None:
+    """Image by image, without the whole set in memory."""
+    write_affectnet(tmp_path / "affectnet", {"train_set": [*range(8)] * 2, "val_set": [0]}, size=30)
+
+    shown = run("check", "affectnet", "--data", str(tmp_path))
+
+    assert "16, published 287,651" in shown
+    assert "0 images are exact duplicates" in shown
+
+
+def test_a_set_of_ones_own_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    """It is counted all the same."""
+    np.savez(tmp_path / "mine.npz", images=np.zeros((6, 4, 4), np.uint8), labels=np.arange(6) % 2)
+
+    shown = run("check", "npz:mine", "--data", str(tmp_path))
+
+    assert "no published counts" in shown
+    assert "5 images are exact duplicates" in shown
+    assert "6 images are blank" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cifar100", "cifar100 is not in"), ("mnist", "none of"), ("folder:../x", "stay inside")],
+)
+def test_what_cannot_be_checked_is_told(tmp_path: Path, name: str, message: str) -> None:
+    """In the words that a training would use."""
+    with pytest.raises(AgentError, match=message):
+        run("check", name, "--data", str(tmp_path))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="FER2013 itself is not beside the checkout")
+def test_the_real_fer2013_is_as_published_and_as_odd_as_known(tmp_path: Path) -> None:
+    """28,709 / 3,589 / 3,589; 280 and 288 images also in training; 57 conflicts; 12 blank."""
+    unpack = [sys.executable, str(SHARED / "unpack.py"), "fer2013"]
+    subprocess.run([*unpack, "--to", str(tmp_path / "fer2013")], check=True, capture_output=True)
+
+    shown = run("check", "fer2013", "--data", str(tmp_path))
+
+    for line in (
+        "28,709 │ 3,589 │ 3,589",
+        "all counts are as published",
+        "1,853 images are exact duplicates",
+        "280 of validation are also in train",
+        "288 of test are also in train",
+        "57 groups of duplicates carry conflicting labels",
+        "12 images are blank",
+    ):
+        assert line in shown

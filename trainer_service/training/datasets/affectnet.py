@@ -1,0 +1,111 @@
+"""AffectNet: the official layout of eight expressions, and the lists of the larger release."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer_service.training.datasets.files import DataError, ImageFiles
+from trainer_service.training.datasets.values import TEST, TRAIN, Split, Stored
+
+CLASSES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
+"""By label; 7 is contempt, the eighth expression."""
+DROPPED = {8: "none", 9: "uncertain", 10: "no face"}
+"""Labels of images that show no expression."""
+SIZE = 224
+"""Pixels each way that images are brought to."""
+_LISTS = ("Manually_Annotated_file_lists", ".")
+_IMAGES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images", ".")
+"""Where the larger release's lists, and the images that they name, may lie."""
+
+
+def read_affectnet(folder: Path) -> Stored:
+    """Read train_set/ and val_set/, or training.csv and validation.csv with the images they name.
+
+    The official validation set is the test set: the real one was never published. Images are taken
+    whole, not cut to the lists' face boxes.
+
+    Raises:
+        FileNotFoundError: where neither is there.
+        DataError: naming what is wrong.
+    """
+    if all((folder / name).is_dir() for name in ("train_set", "val_set")):
+        parts = {TRAIN: folder / "train_set", TEST: folder / "val_set"}
+        return Stored({split: _read_set(path) for split, path in parts.items()}, CLASSES)
+    for lists in (folder / name for name in _LISTS):
+        if all((lists / name).is_file() for name in ("training.csv", "validation.csv")):
+            root = next(folder / name for name in _IMAGES if (folder / name).is_dir())
+            parts = {TRAIN: lists / "training.csv", TEST: lists / "validation.csv"}
+            return Stored({name: _read_list(path, root) for name, path in parts.items()}, CLASSES)
+    raise FileNotFoundError(
+        f"{folder} has neither train_set/ with val_set/ nor training.csv with validation.csv"
+    )
+
+
+def _split(samples: Iterable[tuple[str, int]], origin: Path) -> Split:
+    kept = [(path, label) for path, label in samples if label not in DROPPED]
+    if not kept:
+        raise DataError(f"{origin} has no image with one of the {len(CLASSES)} expressions")
+    paths, labels = zip(*kept, strict=True)
+    files = ImageFiles(paths=paths, channels=3, size=(SIZE, SIZE), is_resized=True)
+    return Split(files, torch.tensor(labels))
+
+
+def _checked_label(text: str, place: str) -> int:
+    known = range(len(CLASSES) + len(DROPPED))
+    try:
+        label = int(text)
+    except ValueError:
+        label = -1
+    if label not in known:
+        raise DataError(f"{place}: expression {text!r} is none of 0 to {known[-1]}")
+    return label
+
+
+# The official layout: images/ID.jpg and annotations/ID_exp.npy
+
+
+def _read_set(folder: Path) -> Split:
+    images = sorted((folder / "images").glob("*.jpg"))
+    return _split([(str(path), _annotated(folder, path.stem)) for path in images], folder)
+
+
+def _annotated(folder: Path, name: str) -> int:
+    """Return the label of an image: an array of one number, or of its text."""
+    path = folder / "annotations" / f"{name}_exp.npy"
+    if not path.is_file():
+        raise DataError(f"{path} is missing: image {name} has no expression; unpack the set again")
+    try:
+        label = np.load(path, allow_pickle=False).item()
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is no readable array of one label: {error}") from error
+    return _checked_label(str(label), str(path))
+
+
+# The larger release: lists of images in subfolders
+
+
+def _read_list(path: Path, images: Path) -> Split:
+    samples = []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        needed = {"subDirectory_filePath", "expression"}
+        if not needed <= set(rows.fieldnames or ()):
+            raise DataError(
+                f"{path} has the columns {rows.fieldnames}; {sorted(needed)} are needed"
+            )
+        for row in rows:
+            place = f"{path}, line {rows.line_num}"
+            name, text = row["subDirectory_filePath"], row["expression"]
+            if text is None:
+                raise DataError(f"{place} lacks its expression; the list is cut: get it again")
+            label = _checked_label(text, place)
+            image = images / name
+            if label not in DROPPED and not image.is_file():
+                raise DataError(f"{place}: there is no image {image}; unpack the images there")
+            samples.append((str(image), label))
+    return _split(samples, path)

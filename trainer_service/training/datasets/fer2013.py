@@ -1,0 +1,141 @@
+"""FER2013 in each layout that Kaggle has had: two CSV files, image folders; and as arrays.
+
+torchvision's reader takes only files with Kaggle's sums and has no validation split, so it is not
+used here.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from trainer_service.training.datasets.files import DataError, ImageFiles
+from trainer_service.training.datasets.folder import read_classes
+from trainer_service.training.datasets.npz import checked_images, checked_labels, read_arrays
+from trainer_service.training.datasets.values import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    Stored,
+    make_split,
+)
+
+CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""By label."""
+SIZE = 48
+"""Pixels each way."""
+USAGES = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+"""What the challenge's usages are for: the leaderboard's validates, the final one tests."""
+_COLUMNS = ("emotion", "pixels", "usage")
+
+
+def read_fer2013(folder: Path) -> Stored:
+    """Read what is there of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ and test/.
+
+    Raises:
+        FileNotFoundError: where none is.
+        DataError: naming file and line of what is wrong.
+    """
+    if (folder / "fer2013.npz").is_file():
+        return Stored(_read_npz(folder / "fer2013.npz"), CLASSES)
+    for name in ("fer2013.csv", "icml_face_data.csv"):
+        if (folder / name).is_file():
+            return Stored(_read_csv(folder / name), CLASSES)
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        splits = {name: _read_faces(folder / name) for name in (TRAIN, TEST)}
+        return Stored(splits, CLASSES)
+    raise FileNotFoundError(
+        f"{folder} has none of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ with test/"
+    )
+
+
+def _read_faces(folder: Path) -> Split:
+    """Read <class>/<image>; Kaggle's folders put both tests together, so none validates."""
+    split = read_classes(folder, CLASSES)
+    assert isinstance(split.images, ImageFiles)
+    return Split(replace(split.images, channels=1, size=(SIZE, SIZE)), split.labels)
+
+
+def _read_npz(path: Path) -> dict[str, Split]:
+    arrays = read_arrays(path, ("images", "labels", "usage"))
+    images = checked_images(path, arrays["images"])
+    if images.shape[1:] != (1, SIZE, SIZE):
+        raise DataError(f"{path}: images are {list(arrays['images'].shape)}; [n, {SIZE}, {SIZE}]")
+    labels = checked_labels(path, arrays["labels"], count=len(images), classes=len(CLASSES))
+    usage = arrays["usage"]
+    if usage.shape != labels.shape or usage.dtype.kind not in "iu" or usage.max(initial=0) > 2:
+        raise DataError(f"{path}: usage must be 0 (Training), 1 (PublicTest) or 2 (PrivateTest)")
+    return {
+        name: make_split(images[usage == number], labels[usage == number])
+        for number, name in enumerate(SPLITS)
+    }
+
+
+def _read_csv(path: Path) -> dict[str, Split]:
+    images: dict[str, list[bytes]] = {name: [] for name in SPLITS}
+    labels: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for place, row in _rows(path):
+        split = USAGES.get(row["usage"])
+        if split is None:
+            raise DataError(f"{place}: usage {row['usage']!r} is none of {', '.join(USAGES)}")
+        labels[split].append(_label(place, row["emotion"]))
+        images[split].append(_pixels(place, row["pixels"]))
+    for usage, split in USAGES.items():
+        if not labels[split]:
+            raise DataError(f"{path} has no image of {usage}; the file is cut: get it again")
+    return {
+        name: make_split(
+            # A bytearray, since torch wants arrays that may be written.
+            np.frombuffer(bytearray().join(images[name]), np.uint8).reshape(-1, 1, SIZE, SIZE),
+            np.array(labels[name]),
+        )
+        for name in SPLITS
+    }
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield where each row stands, and its columns by name.
+
+    The two files differ in the order of columns, and in spaces before their names.
+    """
+    with path.open(newline="", encoding="ascii") as file:
+        lines = csv.reader(file)
+        try:
+            names = [name.strip().lower() for name in next(lines, [])]
+            if not set(_COLUMNS) <= set(names):
+                raise DataError(f"{path} has the columns {names}; {list(_COLUMNS)} are needed")
+            for row in lines:
+                place = f"{path}, line {lines.line_num}"
+                if len(row) != len(names):
+                    raise DataError(
+                        f"{place} has {len(row)} columns, not {len(names)}; the file is cut or "
+                        "changed: get it again"
+                    )
+                yield place, dict(zip(names, row, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}, line {lines.line_num + 1} is no text: {error}") from error
+
+
+def _label(place: str, text: str) -> int:
+    if text.strip() not in {str(label) for label in range(len(CLASSES))}:
+        raise DataError(f"{place}: emotion {text!r} is none of 0 to {len(CLASSES) - 1}")
+    return int(text)
+
+
+def _pixels(place: str, text: str) -> bytes:
+    try:
+        pixels = bytes(map(int, text.split()))
+    except ValueError as error:
+        raise DataError(f"{place}: pixels must be whole numbers from 0 to 255") from error
+    if len(pixels) != SIZE * SIZE:
+        raise DataError(
+            f"{place} has {len(pixels)} pixels, not {SIZE * SIZE}; the file is cut or changed: get "
+            "it again"
+        )
+    return pixels

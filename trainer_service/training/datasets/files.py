@@ -1,0 +1,104 @@
+"""Images that stay files until they are read; knows no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from agent_service.domain.errors import AgentError
+from trainer_service.training.vision import functional
+
+
+class DataError(AgentError):
+    """A data set is not there or not as it should be; the message names the file and the fix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles:
+    """Images as files: what they are once read, without holding them.
+
+    Where it can, it acts as a tensor uint8[n, c, h, w] does: it has a shape and a length, and is
+    read by indexing.
+    """
+
+    paths: tuple[str, ...]
+    channels: int
+    """1 for grey files; with 3, grey ones among them are read as colour."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    is_resized: bool = False
+    """Whether images of another size are brought to this one; else they are refused."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Number, channels, height and width."""
+        return (len(self.paths), self.channels, *self.size)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, places: Tensor | slice) -> Tensor:
+        """Read the images at `places`, int64[b], in that order, as uint8[b, c, h, w].
+
+        Raises:
+            DataError: naming the file that cannot be read, or has another size or mode.
+        """
+        found = torch.arange(len(self))[places].tolist()
+        return torch.stack([self._read(self.paths[place]) for place in found])
+
+    def take(self, places: Sequence[int]) -> ImageFiles:
+        """Return the files at `places`, unread."""
+        return replace(self, paths=tuple(self.paths[place] for place in places))
+
+    def _read(self, path: str) -> Tensor:
+        pixels = _decoded(path, channels=self.channels)
+        image = torch.from_numpy(pixels)[None] if self.channels == 1 else _channels_first(pixels)
+        if image.shape[1:] == self.size:
+            return image
+        if not self.is_resized:
+            raise DataError(
+                f"{path} is {tuple(image.shape)}, others are {self.shape[1:]} (channels, height, "
+                "width); bring all to one size, or give --image-size"
+            )
+        resized: Tensor = functional.resize(image, list(self.size), antialias=True)
+        return resized
+
+
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _decoded(path: str, *, channels: int) -> np.ndarray:
+    """Return uint8[h, w] for one channel, uint8[h, w, 3] for three."""
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels = np.array(image if channels == 1 else image.convert("RGB"))
+    except Exception as error:
+        # A damaged image raises most of what Pillow and its decoders can; all mean the same.
+        raise DataError(
+            f"{path} is no readable image; remove or replace it ({type(error).__name__})"
+        ) from error
+    if channels == 1 and mode != "L":
+        raise DataError(f"{path} is of mode {mode}, others are grey (L); bring all to one mode")
+    return pixels
+
+
+def open_files(paths: Sequence[str]) -> ImageFiles:
+    """Return files whose size and channels are those of the first: one if that is grey, else three.
+
+    Raises:
+        DataError: where the first cannot be read.
+    """
+    try:
+        with Image.open(paths[0]) as image:
+            channels, size = (1 if image.mode == "L" else 3), (image.height, image.width)
+    except OSError as error:
+        raise DataError(f"{paths[0]} is no readable image; remove or replace it") from error
+    return ImageFiles(paths=tuple(paths), channels=channels, size=size)

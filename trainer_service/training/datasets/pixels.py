@@ -1,0 +1,83 @@
+"""All images of a split, a few at a time: what must not be in memory as a whole, or as floats."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trainer_service.training.datasets.files import ImageFiles
+from trainer_service.training.datasets.values import Pixels, Split
+from trainer_service.training.vision import functional
+
+CHUNK = 64
+"""Images that are read at once."""
+
+
+def chunks(images: Pixels) -> Iterator[Tensor]:
+    """Yield all images in order as uint8[b, c, h, w].
+
+    Files are decoded ahead, in as many threads as torch may use in this process.
+
+    Raises:
+        DataError: naming a file that cannot be read.
+    """
+    if isinstance(images, Tensor):
+        yield from torch.split(images, CHUNK)
+        return
+    threads = torch.get_num_threads()
+    waiting: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for places in torch.split(torch.arange(len(images)), CHUNK):
+            waiting.append(pool.submit(images.__getitem__, places))
+            if len(waiting) > 2 * threads:  # so that no more than these wait in memory
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def pixel_statistics(images: Pixels) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of all pixels by channel, scaled to [0, 1].
+
+    A pixel has one of 256 levels, so counting them is exact, whatever the number of images.
+
+    Returns:
+        Two tensors float32[1, c, 1, 1].
+    """
+    channels = images.shape[1]
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for chunk in chunks(images):
+        for channel in range(channels):
+            counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+    levels = torch.arange(256, dtype=torch.float64) / 255.0
+    total = counts.sum(dim=1)
+    mean = (counts * levels).sum(dim=1) / total
+    spread = (counts * (levels - mean[:, None]) ** 2).sum(dim=1) / (total - 1)
+    return mean.float().view(1, -1, 1, 1), spread.sqrt().float().view(1, -1, 1, 1)
+
+
+def with_size(split: Split, size: int) -> Split:
+    """Return a split whose images are `size` x `size` pixels; files are resized when read."""
+    images = split.images
+    if isinstance(images, ImageFiles):
+        return Split(replace(images, size=(size, size), is_resized=True), split.labels)
+    if images.shape[2:] == (size, size):
+        return split
+    resized = [functional.resize(chunk, [size, size], antialias=True) for chunk in chunks(images)]
+    return Split(torch.cat(resized), split.labels)
+
+
+def read_all(split: Split) -> Split:
+    """Return a split whose images are in memory."""
+    if isinstance(split.images, Tensor):
+        return split
+    images = torch.empty(split.images.shape, dtype=torch.uint8)
+    place = 0
+    for chunk in chunks(split.images):
+        images[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    return Split(images, split.labels)

@@ -1,0 +1,75 @@
+"""A split, a data set as it is stored, and as a child trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer_service.training.datasets.files import ImageFiles
+from trainer_service.training.datasets.memory import Memory
+
+Pixels = Tensor | ImageFiles
+"""Images of a split: uint8[n, c, h, w], in memory or as files."""
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+"""Names of splits, in the order of a training."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images and their labels."""
+
+    images: Pixels
+    """uint8[n, c, h, w], or files that are read to that."""
+    labels: Tensor
+    """int64[n], in [0, classes)."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def take(self, places: npt.NDArray[np.int64]) -> Split:
+        """Return the images at `places`, int64[b], in that order; files stay unread."""
+        chosen = torch.from_numpy(places)
+        if isinstance(self.images, ImageFiles):
+            return Split(self.images.take(places.tolist()), self.labels[chosen])
+        return Split(self.images[chosen], self.labels[chosen])
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the images take once they are read."""
+        count, channels, height, width = self.images.shape
+        return count * channels * height * width
+
+
+def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    """Return a split of arrays uint8[n, c, h, w] and int[n]."""
+    return Split(
+        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64))
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A data set as it is stored: only the splits that it has itself, `train` among them."""
+
+    splits: Mapping[str, Split]
+    """By name, of SPLITS."""
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Images:
+    """A data set in its three splits."""
+
+    training: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    memory: Memory = Memory.AUTO
+    """Where its images are held while a child trains."""
