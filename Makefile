@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
+.PHONY: demo test test-kills test-trainer-kills check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -16,6 +16,9 @@ test: $(INSTALLED) ## the whole test suite
 
 test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what must be true afterwards; some 15 minutes
 	@$(BIN)/python -m tests.end_to_end.kills
+
+test-trainer-kills: $(INSTALLED) ## 50 kills of trainer, child processes and agent, and every run must end as one left alone; some 10 minutes
+	@$(BIN)/python -m tests.end_to_end.trainer_kills
 
 check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the wire; changes nothing
 	$(BIN)/ruff format --check .

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from agent_service.domain.errors import AgentError
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from trainer_service.config import TrainerConfig
+from trainer_service.event_files import EventFiles
 from trainer_service.metrics import Metrics, StoreCollector
-from trainer_service.process import Place
 from trainer_service.rpc.servicer import TrainerServicer
-from trainer_service.runs import Runs
+from trainer_service.runs import Observer, Runs
 from trainer_service.store import RunStore
-from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import describe_device
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
@@ -41,26 +41,28 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     torch.set_num_threads(config.threads)
     device = _checked_device(config.device)
     registry = process_registry()
-    place = Place(
-        agent=config.agent,
-        device=config.device,
-        data=config.data,
-        data_memory=Memory(config.data_memory),
-        threads=config.threads,
-    )
     shown = pb.Device(
         name=config.device, description=describe_device(device), parallel=config.parallel
     )
     with (
         closing(RunStore(config.runs)) as store,
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
-        closing(Runs(store, place, parallel=config.parallel, observer=Metrics(registry))) as runs,
+        closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
         server = Server(registry=registry, services=[SERVICE])
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
         server.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer)
         await serve_until_signal(server, config.listen, lambda port: announce(port, page))
+
+
+def _observers(
+    config: TrainerConfig, store: RunStore, registry: CollectorRegistry
+) -> Sequence[Observer]:
+    metrics = Metrics(registry)
+    if config.tensorboard is None:
+        return [metrics]
+    return [metrics, EventFiles(config.tensorboard, store)]
 
 
 def _checked_device(name: str) -> torch.device:

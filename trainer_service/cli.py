@@ -51,8 +51,14 @@ def cli(debug: bool) -> None:
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Runs at once.")
 @click.option("--threads", default=_DEFAULTS.threads, help="Of each run; 0: cores / parallel.")
+@click.option("--checkpoint-seconds", type=float, help="Between two; by default 1% of the time.")
+@click.option("--grace-seconds", default=_DEFAULTS.grace_seconds, help="For chunks, when stopping.")
+@click.option("--restarts", default=_DEFAULTS.restarts, help="Starts of a run without a new chunk.")
+@click.option("--stall-seconds", default=_DEFAULTS.stall_seconds, help="Longest chunk of a run.")
+@click.option("--agent-seconds", default=_DEFAULTS.agent_seconds, help="Wait for an absent agent.")
+@click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
 def serve(**options: Any) -> None:
-    """Serve until SIGTERM or SIGINT; runs that train then are cancelled."""
+    """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
     options["threads"] = set_threads(
         os.environ, threads=options["threads"], parallel=options["parallel"]
     )
@@ -67,6 +73,9 @@ def serve(**options: Any) -> None:
 
     run(config, announce)
 
+
+_WATCH_SECONDS = 60.0
+"""How long `watch` waits for a service that is away, as one that starts again."""
 
 _trainer_option = click.option(
     "--trainer", default=_DEFAULTS.listen, help="HOST:PORT of the trainer service."
@@ -197,12 +206,18 @@ def runs(trainer: str) -> None:
 @_trainer_option
 @click.argument("run_id")
 def watch(trainer: str, run_id: str) -> None:
-    """Follow a run from its beginning to its end."""
-    from trainer_service.study.progress import event_line
+    """Follow a run from its beginning to its end, through restarts of the service."""
+    from rich.console import Console
 
-    with _connect(trainer) as client:
+    from trainer_service.client import TrainerClient
+    from trainer_service.study.progress import RunProgress
+
+    with (
+        TrainerClient(trainer, budget_seconds=_WATCH_SECONDS) as client,
+        RunProgress(Console(), run_id) as shown,
+    ):
         for event in client.watch(run_id):
-            click.echo(event_line(event))
+            shown.happened(event)
 
 
 @cli.command()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from agent_service.client.calls import Calls
+from agent_service.domain.errors import Unavailable
 from trainer_service import convert
 from trainer_service.run import Event, RunSpec
 from trainer_service.v1 import trainer_pb2 as pb
@@ -59,10 +60,20 @@ class TrainerClient:
         return self._calls.call(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id)).run
 
     def watch(self, run_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Replay a run's events after an index, then follow it until it ends."""
+        """Replay a run's events after an index, then follow it until it ends.
+
+        A service that goes away is waited for as in any call, and none is lost or repeated.
+        """
         request = pb.WatchRunRequest(run_id=run_id, after_event=after)
-        for response in self._calls.stream(self._stub.WatchRun(request)):
-            yield convert.event_from_message(response.event)
+        while True:
+            try:
+                for response in self._calls.stream(self._stub.WatchRun(request)):
+                    request.after_event = response.event.index
+                    yield convert.event_from_message(response.event)
+            except Unavailable:
+                self.get(run_id)  # waits for the service, for as long as the budget
+            else:
+                return
 
     def device(self) -> pb.Device:
         """Return what the service trains on."""

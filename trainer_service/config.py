@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_service.domain.errors import invalid
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
@@ -31,6 +33,39 @@ class TrainerConfig:
     """Runs that train at once."""
     threads: int = 0
     """CPU threads of each run; 0 is its share of the cores that the service may use."""
+    checkpoint_seconds: float | None = None
+    """Between two checkpoints of a run; None lets them take 1% of its time, 0 makes one a chunk."""
+    grace_seconds: float = 20.0
+    """How long a run's chunk may go on once the service stops, before the run is killed."""
+    restarts: int = 3
+    """How often a run starts again from its checkpoint without a new chunk before it fails."""
+    stall_seconds: float = 3600.0
+    """How long a run may tell nothing, as within one chunk, before its process is killed."""
+    agent_seconds: float = 3600.0
+    """How long a run waits for an agent that is away before it fails."""
+    tensorboard: Path | None = None
+    """Folder of event files for TensorBoard, one folder a run; None writes none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; raises InvalidArgument naming the field that is wrong."""
+        if self.parallel < 1:
+            raise invalid("parallel", f"{self.parallel} must be at least 1")
+        for name in (
+            "threads",
+            "checkpoint_seconds",
+            "grace_seconds",
+            "restarts",
+            "agent_seconds",
+        ):
+            if (getattr(self, name) or 0) < 0:
+                raise invalid(name, f"{getattr(self, name)} must be 0 or more")
+        if not self.stall_seconds > 0:
+            raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the runs' checkpoints, beside the run store."""
+        return self.runs.with_name(f"{self.runs.name}.checkpoints")
 
     @property
     def host(self) -> str:

@@ -206,6 +206,7 @@ def _result_to_message(result: Finished) -> pb.Result:
         diverged=result.diverged,
         seconds=result.seconds,
         device=result.device,
+        weights_digest=result.weights_digest,
         **{name: getattr(result.scores, name) for name in _SCORES},
     )
 
@@ -216,6 +217,7 @@ def _result_from_message(message: pb.Result) -> Finished:
         diverged=message.diverged,
         seconds=message.seconds,
         device=message.device,
+        weights_digest=message.weights_digest,
     )
 
 

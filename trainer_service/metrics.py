@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trainer_service.run import ChunkTrained, Planned, StateChanged, What
+from trainer_service.run import ChunkTrained, Planned, RunState, StateChanged, What
 from trainer_service.store import RunStore
 
 
@@ -63,7 +63,7 @@ class Metrics:
                 self._planned[run_id] = chunks
             case ChunkTrained():
                 self._trained(run_id, what)
-            case StateChanged(state=state) if state.is_final:
+            case StateChanged(state=state) if state is not RunState.RUNNING:
                 self._forget(run_id)
 
     def _trained(self, run_id: str, trained: ChunkTrained) -> None:
@@ -83,7 +83,7 @@ class Metrics:
         self._images.labels("validation").inc(chunk.validation_images)
 
     def _forget(self, run_id: str) -> None:
-        """Remove a run's gauges, so that the page does not grow with what has ended."""
+        """Remove a run's gauges, so that the page shows what trains and does not grow."""
         self._planned.pop(run_id, None)
         for gauge in (self._loss, self._score, self._hyperparameter, self._progress):
             gauge.remove_by_labels({"run": run_id})

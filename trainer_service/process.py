@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from agent_service.client import AgentClient
-from agent_service.client import Run as AgentRun
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Outcome
 from agent_service.lifeline import end_with_parent
-from trainer_service.run import (
-    ChunkTrained,
-    Finished,
-    Planned,
-    RunSpec,
-    RunState,
-    StateChanged,
-    What,
-)
+from trainer_service.keeper import Keeper
+from trainer_service.link import CANCEL, HAND_BACK, Teller
+from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
+from trainer_service.steering import ATTEMPT_SECONDS, Patience, Steering, make_steering
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import ChildTraining, Diverged, describe_device
-from trainer_service.training.spec import fixed_values
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +35,8 @@ class Place:
 
     agent: str
     """HOST:PORT of the agent service."""
+    agent_seconds: float
+    """How long a run waits for an agent that is away before it fails."""
     device: str
     """As torch names it: `cpu`, `cuda:0`."""
     data: Path
@@ -50,14 +45,22 @@ class Place:
     """Where images are held."""
     threads: int
     """CPU threads of a run."""
+    checkpoints: Path
+    """Folder of all runs' checkpoints."""
+    checkpoint_seconds: float | None
+    """Between two checkpoints of a run; see `Pace`."""
 
 
 class _Cancelled(BaseException):
-    """The service asked this process to end; no `Exception`, so that nothing takes it for one."""
+    """The service asked to end this run; no `Exception`, so that nothing takes it for one."""
 
 
-class _Cancellation:
-    """Listens to SIGTERM: raises `_Cancelled` where the run stands, once.
+class _HandedBack(BaseException):
+    """The service asked for this run's checkpoint, to go on with it later."""
+
+
+class _Signals:
+    """Listens to what the service asks: raises `_Cancelled` where the run stands, once.
 
     An exception that a signal raises is lost where Python cannot pass it on, as while an object is
     finalized. So it is remembered, and the training asks before each chunk.
@@ -65,168 +68,170 @@ class _Cancellation:
 
     def __init__(self) -> None:
         """Listen from now on."""
-        self._is_asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        self._is_cancelled = False
+        self._is_handed_back = False
+        signal.signal(CANCEL, self._cancel)
+        signal.signal(HAND_BACK, self._hand_back)
 
-    def _ask(self, _number: int, _frame: object) -> None:
-        if not self._is_asked:
-            self._is_asked = True
+    def _cancel(self, _number: int, _frame: object) -> None:
+        if not self._is_cancelled:
+            self._is_cancelled = True
             raise _Cancelled
+
+    def _hand_back(self, _number: int, _frame: object) -> None:
+        self._is_handed_back = True
 
     def check(self) -> None:
-        """Raise `_Cancelled` if the service asked for it."""
-        if self._is_asked:
+        """Raise what the service asked for; only where a checkpoint may be made."""
+        if self._is_cancelled:
             raise _Cancelled
+        if self._is_handed_back:
+            raise _HandedBack
 
 
-class Steering(Protocol):
-    """Who decides the values of the next chunk."""
-
-    values: Mapping[str, float]
-    """What the next chunk runs under."""
-    policy_version: int
-    """That decided them; 0 without a policy."""
-
-    def report(self, chunk: Chunk) -> None:
-        """Tell a chunk, and take the values for the next one."""
-        ...
-
-    def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Tell the end."""
-        ...
+_FINAL = (AgentError, OSError, MemoryError, torch.OutOfMemoryError)
+"""Errors that another start would meet again; after others the run starts from its checkpoint."""
 
 
-class FixedSteering:
-    """The same values for the whole run."""
-
-    policy_version = 0
-
-    def __init__(self, values: Mapping[str, float]) -> None:
-        """Keep the values."""
-        self.values = values
-
-    def report(self, chunk: Chunk) -> None:
-        """Change nothing."""
-
-    def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Tell nobody."""
-
-
-class AgentSteering:
-    """The agent service decides."""
-
-    def __init__(self, run: AgentRun) -> None:
-        """Take a run that was started there."""
-        self._run = run
-        self._take_action()
-
-    def _take_action(self) -> None:
-        self.values: Mapping[str, float] = self._run.hyperparameters
-        self.policy_version = int(self._run.action.policy_version)
-
-    def report(self, chunk: Chunk) -> None:
-        """See the protocol."""
-        self._run.report_chunk(
-            chunk.losses,
-            training_score=chunk.training_score,
-            validation_score=chunk.validation_score,
-        )
-        self._take_action()
-
-    def finish(self, outcome: Outcome, score: float | None) -> None:
-        """See the protocol."""
-        self._run.finish(outcome, final_score=score)
-
-
-def train_run(run_id: str, spec: RunSpec, place: Place, events: Connection) -> None:
-    """Train a run, as the main function of its process; tells all that happens to `events`."""
+def train_run(run: Run, place: Place, pipe: Connection) -> None:
+    """Train a run, as the main function of its process; tells all that happens through `pipe`."""
     end_with_parent()
     # Ctrl-C reaches the whole group; what it means is the service's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    text = f"%(asctime)s trainer run {run.id}: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=text)
     torch.set_num_threads(place.threads)
-    # On standard error, which is the service's.
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s run {run_id} %(message)s")
+    teller = Teller(pipe)
+    last = StateChanged(state=RunState.SUCCEEDED)
     try:
-        cancellation = _Cancellation()
-        with AgentClient(place.agent) as agent:
-            _train(agent, run_id, spec, place, events, cancellation)
+        signals = _Signals()
+        with AgentClient(place.agent, budget_seconds=ATTEMPT_SECONDS) as agent:
+            _train(agent, run, place, teller, signals)
     except _Cancelled:
-        _send(events, StateChanged(state=RunState.CANCELLED))
+        last = StateChanged(state=RunState.CANCELLED)
+    except _HandedBack:
+        last = StateChanged(state=RunState.QUEUED)
     except Exception as error:
         if not isinstance(error, AgentError | OSError):
             traceback.print_exc()  # a fault of ours, or of torch: the log has the place
-        cause = f"{type(error).__name__}: {error}"
-        _send(events, StateChanged(state=RunState.FAILED, cause=cause))
-    else:
-        _send(events, StateChanged(state=RunState.SUCCEEDED))
+        state = RunState.FAILED if isinstance(error, _FINAL) else RunState.QUEUED
+        last = StateChanged(state=state, cause=f"{type(error).__name__}: {error}")
+    teller.tell_last(last)
 
 
-def _steering(agent: AgentClient, run_id: str, spec: RunSpec, *, planned_chunks: int) -> Steering:
-    if not spec.controller:
-        return FixedSteering(fixed_values(spec.training))
-    labels = {"method": spec.training.method.value, "seed": str(spec.training.seed)}
-    run = agent.run(
-        spec.controller,
-        run_id=run_id,
-        mode=spec.mode,
-        labels=labels,
-        planned_chunks=planned_chunks,
-    )
-    return AgentSteering(run)
-
-
-def _train(
-    agent: AgentClient,
-    run_id: str,
-    spec: RunSpec,
-    place: Place,
-    events: Connection,
-    cancellation: _Cancellation,
-) -> None:
+def _train(agent: AgentClient, run: Run, place: Place, teller: Teller, signals: _Signals) -> None:
     device = torch.device(place.device)
     # First, since the agent is told how long the run will be.
-    images = load_images(spec.training, place.data, place.data_memory)
-    training = ChildTraining(spec.training, images, device)
-    steering = _steering(agent, run_id, spec, planned_chunks=training.chunks)
+    images = load_images(run.spec.training, place.data, place.data_memory)
+    training = ChildTraining(run.spec.training, images, device)
+    keeper = Keeper(
+        run,
+        training,
+        folder=place.checkpoints / run.id,
+        interval=place.checkpoint_seconds,
+        settle=teller.settle,
+    )
+    patience = Patience(
+        place.agent_seconds, tell=lambda cause: _tell_cause(teller, cause), check=signals.check
+    )
+    chunks = training.chunks
+    steering = make_steering(agent, run.id, run.spec, patience, planned_chunks=chunks)
     try:
-        started = time.perf_counter()
-        _send(events, Planned(chunks=training.chunks))
-        diverged = _train_chunks(training, steering, events, cancellation)
-        scores = training.finish()
+        teller.tell(Planned(chunks=chunks))
+        diverged = _Chunks(training, steering, keeper, teller, signals).train()
+        finished = _finish(training, steering, diverged=diverged)
     except _Cancelled:
-        steering.finish(Outcome.CANCELLED, None)
+        steering.give_up(Outcome.CANCELLED)
         raise
-    except BaseException:
-        steering.finish(Outcome.TRUNCATED, None)
+    except _FINAL:
+        steering.give_up(Outcome.TRUNCATED)
         raise
+    words = describe_device(device)
+    teller.tell(replace(finished, seconds=keeper.seconds, device=words))
+
+
+def _finish(training: ChildTraining, steering: Steering, *, diverged: bool) -> Finished:
+    """Judge the child and tell who decided; return the result, without time and device."""
+    digest = training.weights_digest()
+    scores = training.finish()
     outcome = Outcome.DIVERGED if diverged else Outcome.TERMINATED
     steering.finish(outcome, scores.validation_score_best)
-    seconds = time.perf_counter() - started
-    words = describe_device(device)
-    _send(events, Finished(scores=scores, diverged=diverged, seconds=seconds, device=words))
+    return Finished(scores=scores, diverged=diverged, seconds=0.0, device="", weights_digest=digest)
 
 
-def _train_chunks(
-    training: ChildTraining, steering: Steering, events: Connection, cancellation: _Cancellation
-) -> bool:
-    """Train all chunks; return whether the training diverged."""
-    for _ in range(training.chunks):
-        cancellation.check()
-        version = steering.policy_version
+def _tell_cause(teller: Teller, cause: str) -> None:
+    """Tell why a run that goes on is not as it should be; nothing once it is."""
+    teller.tell(StateChanged(state=RunState.RUNNING, cause=cause))
+
+
+class _Chunks:
+    """The chunks that a run has still to train, from its checkpoint on."""
+
+    def __init__(
+        self,
+        training: ChildTraining,
+        steering: Steering,
+        keeper: Keeper,
+        teller: Teller,
+        signals: _Signals,
+    ) -> None:
+        self._training = training
+        self._steering = steering
+        self._keeper = keeper
+        self._teller = teller
+        self._signals = signals
+        self._last: tuple[Chunk, int] | None = None
+        """The last one that was trained here, and the policy version that it ran under."""
+        self._is_unkept = False
+        """Whether it was told that checkpoints cannot be written."""
+
+    def train(self) -> bool:
+        """Train all of them; return whether the training diverged.
+
+        Raises:
+            _HandedBack: with a checkpoint, where the disk takes one.
+        """
         try:
-            chunk = training.train_chunk(steering.values)
-        except Diverged:
-            return True
+            return self._train()
+        except _HandedBack:
+            if self._last is not None:
+                self._keep(self._keeper.keep)
+            raise
+
+    def _train(self) -> bool:
+        again = self._keeper.resume()
+        if again is not None:
+            self._tell(again)
+        while self._training.trained_chunks < self._training.chunks:
+            self._signals.check()
+            version = self._steering.policy_version
+            try:
+                chunk = self._training.train_chunk(self._steering.values)
+            except Diverged:
+                return True
+            self._last = (chunk, version)
+            self._keep(self._keeper.keep_if_due)
+            self._tell(ChunkTrained(chunk=chunk, policy_version=version, agent_seconds=0.0))
+        return False
+
+    def _tell(self, trained: ChunkTrained) -> None:
+        """Report a chunk to who decides, then tell the service."""
         before = time.perf_counter()
-        steering.report(chunk)
+        self._steering.report(trained.chunk)
         seconds = time.perf_counter() - before
-        _send(events, ChunkTrained(chunk=chunk, policy_version=version, agent_seconds=seconds))
-    return False
+        self._teller.tell(replace(trained, agent_seconds=seconds))
 
-
-def _send(events: Connection, what: What) -> None:
-    try:
-        events.send(what)
-    except BrokenPipeError:
-        # The service is gone, and with it the reason to go on.
-        os._exit(1)
+    def _keep(self, keep: Callable[[Chunk, int], None]) -> None:
+        """Keep a checkpoint by `keep`; training goes on without one where the disk takes none."""
+        assert self._last is not None
+        try:
+            keep(*self._last)
+        except OSError as error:
+            cause = f"no checkpoint can be written: {error.strerror}"
+            log.warning("%s: %s", cause, error.filename)
+            _tell_cause(self._teller, cause)
+            self._is_unkept = True
+        else:
+            if self._is_unkept and self._keeper.kept_chunk == self._last[0].index:
+                _tell_cause(self._teller, "")
+                self._is_unkept = False

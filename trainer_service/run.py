@@ -56,12 +56,12 @@ class StateChanged:
     kind: Literal["state"] = "state"
     state: RunState
     cause: str = ""
-    """Why it failed."""
+    """Why it failed, was queued again, or waits while it runs; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """Training begins."""
+    """Training begins, or goes on in another process."""
 
     kind: Literal["planned"] = "planned"
     chunks: int
@@ -87,9 +87,11 @@ class Finished:
     scores: FinalScores
     diverged: bool
     seconds: float
-    """Training time, without start-up."""
+    """Training time, without start-up and what was trained twice after a kill."""
     device: str
     """In words."""
+    weights_digest: str = ""
+    """SHA-256 of the last weights; empty for runs from before there was one."""
 
 
 What = StateChanged | Planned | ChunkTrained | Finished

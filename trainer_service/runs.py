@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Protocol
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, TypeVar
 
 from agent_service.domain.errors import AlreadyExists, NotFound, Unavailable, invalid
 from agent_service.domain.runs import RUN_ID
-from trainer_service.process import Place, train_run
+from trainer_service.attempt import Attempt
+from trainer_service.config import TrainerConfig
+from trainer_service.process import Place
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
+from trainer_service.training.checkpoint import remove_checkpoints
+from trainer_service.training.datasets.memory import Memory
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PRELOAD = ["trainer_service.process"]
 """What processes have imported when they start: torch alone takes seconds."""
+STORE_PAUSE = 1.0
+"""Seconds between two tries to store what happened, where the disk is full."""
+STOPPED = "the trainer service stopped; the run goes on when that is back"
+KILLED = "the trainer service was killed while it trained; it goes on from its last checkpoint"
 
 
 class Observer(Protocol):
@@ -34,36 +44,60 @@ class Observer(Protocol):
 class Runs:
     """Runs of one device. Thread-safe; close it, which ends the processes."""
 
-    def __init__(self, store: RunStore, place: Place, *, parallel: int, observer: Observer) -> None:
-        """Take over the store: what waited goes on waiting, what trained has failed.
+    def __init__(
+        self, store: RunStore, config: TrainerConfig, *, observers: Sequence[Observer]
+    ) -> None:
+        """Take over the store: what waited goes on waiting, and so does what trained.
 
         Args:
             store: of this service alone; stays the caller's.
-            place: where runs train.
-            parallel: runs at once.
-            observer: told of all that happens.
+            config: where runs train, and how many at once.
+            observers: told of all that happens.
         """
         self._store = store
-        self._place = place
-        self._observer = observer
+        self._config = config
+        self._place = Place(
+            agent=config.agent,
+            agent_seconds=config.agent_seconds,
+            device=config.device,
+            data=config.data,
+            data_memory=Memory(config.data_memory),
+            threads=config.threads,
+            checkpoints=config.checkpoints,
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+        self._observers = observers
         self._changing = threading.Lock()
-        self._processes: dict[str, BaseProcess] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._cancelled: set[str] = set()
+        """Of runs that train, those that were asked to end."""
         self._is_closed = False
         # The server process imports torch once; each run is forked from it.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
-        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="run")
+        self._pool = ThreadPoolExecutor(config.parallel, thread_name_prefix="run")
         self._take_over()
 
     def _take_over(self) -> None:
         for run in self._each(RunState.RUNNING):
-            cause = "the trainer service ended while it trained; submit it anew, as another run"
-            self._happened(run.id, StateChanged(state=RunState.FAILED, cause=cause))
-        for run in self._each(RunState.QUEUED):
-            self._pool.submit(self._attend, run.id, run.spec)
+            self._record(run.id, StateChanged(state=RunState.QUEUED, cause=KILLED))
+        queued = self._each(RunState.QUEUED)
+        self._remove_checkpoints_but_of({run.id for run in queued})
+        for run in queued:
+            self._queue(run.id)
+
+    def _remove_checkpoints_but_of(self, queued: set[str]) -> None:
+        """Remove what was left where a kill came between a run's end and the removal."""
+        folder = self._config.checkpoints
+        left = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        for name in left - queued:
+            remove_checkpoints(folder / name)
 
     def _each(self, state: RunState) -> list[Run]:
         return list(self._store.list(state=state, after=0, limit=1_000_000))
+
+    def _queue(self, run_id: str) -> None:
+        self._pool.submit(self._attend, run_id).add_done_callback(_log_fault)
 
     def submit(self, run_id: str, spec: RunSpec) -> Run:
         """Queue a run; the same id with the same spec again answers the one that is there.
@@ -71,6 +105,7 @@ class Runs:
         Raises:
             InvalidArgument: the id's form is wrong.
             AlreadyExists: the id has another spec.
+            Unavailable: it cannot be stored, or the service drains.
         """
         if not RUN_ID.fullmatch(run_id):
             raise invalid("run_id", f"{run_id!r} does not match {RUN_ID.pattern}")
@@ -83,18 +118,24 @@ class Runs:
                     raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
                 return existing
             run = self._store.add(run_id, spec)
-            self._pool.submit(self._attend, run_id, spec)
+            self._queue(run_id)
         return run
 
     def cancel(self, run_id: str) -> Run:
-        """End a run that waits or trains; raises NotFound."""
+        """End a run that waits or trains.
+
+        Raises:
+            NotFound: there is none of this id.
+            Unavailable: it cannot be stored.
+        """
         with self._changing:
             run = self._found(run_id)
-            process = self._processes.get(run_id)
-            if process is not None:
-                process.terminate()
+            attempt = self._attempts.get(run_id)
+            if attempt is not None:
+                self._cancelled.add(run_id)
+                attempt.cancel()
             elif run.state is RunState.QUEUED:
-                self._happened(run_id, StateChanged(state=RunState.CANCELLED))
+                self._record(run_id, StateChanged(state=RunState.CANCELLED))
         return self._found(run_id)
 
     def get(self, run_id: str) -> Run:
@@ -108,57 +149,95 @@ class Runs:
         return run
 
     def close(self) -> None:
-        """Start nothing more, cancel what trains, and wait for it to end."""
+        """Start nothing more, hand back what trains, and wait for that.
+
+        What has kept no checkpoint within the grace is killed, and goes on from an older one.
+        """
+        # Before the lock, so that who holds it and waits for room on the disk gives up.
+        self._is_closed = True
         with self._changing:
-            self._is_closed = True
-            for process in self._processes.values():
-                process.terminate()
+            for attempt in self._attempts.values():
+                attempt.hand_back()
+        impatient = threading.Timer(self._config.grace_seconds, self._kill_all)
+        impatient.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        impatient.cancel()
 
-    def _attend(self, run_id: str, spec: RunSpec) -> None:
-        """See one run through, from the queue to its end."""
+    def _kill_all(self) -> None:
         with self._changing:
-            if self._is_closed or self._found(run_id).state is not RunState.QUEUED:
-                return
-            ours, theirs = self._context.Pipe(duplex=False)
-            process = self._context.Process(
-                target=train_run, args=(run_id, spec, self._place, theirs), name=run_id
+            for run_id, attempt in self._attempts.items():
+                log.warning("run %s: its chunk did not end within the grace", run_id)
+                attempt.kill()
+
+    def _attend(self, run_id: str) -> None:
+        """See one run through, from the queue to its end, by as many processes as it takes."""
+        fruitless = 0
+        while (attempt := self._patiently(lambda: self._start(run_id))) is not None:
+            before = self._found(run_id).trained_chunks
+            end = attempt.follow(
+                lambda what: self._patiently(lambda: self._record(run_id, what)),
+                stall_seconds=self._config.stall_seconds,
             )
-            process.start()
-            theirs.close()
-            self._processes[run_id] = process
-            self._happened(run_id, StateChanged(state=RunState.RUNNING))
-        last = self._pass_on(run_id, ours)
-        process.join()
+            # By the store's chunks: a process that only trains again what is known gets nowhere.
+            has_grown = self._found(run_id).trained_chunks > before
+            fruitless = 0 if has_grown else fruitless + 1
+            self._patiently(partial(self._settle, run_id, end, fruitless))
+
+    def _start(self, run_id: str) -> Attempt | None:
+        """Start a run's process; None where it should not train, or no more."""
         with self._changing:
-            del self._processes[run_id]
-            if not (isinstance(last, StateChanged) and last.state.is_final):
-                self._happened(run_id, _sudden_end(process.exitcode))
-        process.close()
+            run = self._found(run_id)
+            if self._is_closed or run.state is not RunState.QUEUED:
+                return None
+            self._record(run_id, StateChanged(state=RunState.RUNNING))
+            self._attempts[run_id] = Attempt(self._context, run, self._place)
+            return self._attempts[run_id]
 
-    def _pass_on(self, run_id: str, events: Connection) -> What | None:
-        """Store what the process tells until it ends; return the last of it."""
-        last: What | None = None
-        with events:
-            while True:
-                try:
-                    last = events.recv()
-                except EOFError:
-                    return last
-                assert last is not None
-                self._happened(run_id, last)
+    def _settle(self, run_id: str, end: StateChanged, fruitless: int) -> None:
+        """Store where a run stands whose process has ended, and forget the process."""
+        with self._changing:
+            self._record(run_id, self._verdict(run_id, end, fruitless))
+            del self._attempts[run_id]
+            self._cancelled.discard(run_id)
 
-    def _happened(self, run_id: str, what: What) -> None:
-        self._store.append(run_id, what)
-        self._observer.happened(run_id, what)
+    def _verdict(self, run_id: str, end: StateChanged, fruitless: int) -> StateChanged:
+        """Return where a run stands whose process left it so."""
+        if end.state.is_final:
+            return end
+        if run_id in self._cancelled:
+            return StateChanged(state=RunState.CANCELLED)
+        if self._is_closed:
+            return StateChanged(state=RunState.QUEUED, cause=STOPPED)
+        cause = end.cause or "its process was asked to end"
+        if fruitless > self._config.restarts:
+            cause = f"{cause}; {fruitless} starts in a row brought no new chunk"
+            return StateChanged(state=RunState.FAILED, cause=cause)
+        return StateChanged(state=RunState.QUEUED, cause=f"{cause}; it starts again")
+
+    def _patiently(self, change: Callable[[], T]) -> T:
+        """Make a change that stores something; again and again where the disk is full."""
+        while True:
+            try:
+                return change()
+            except Unavailable as error:
+                log.error("%s", error)
+                if self._is_closed:
+                    raise
+            time.sleep(STORE_PAUSE)
+
+    def _record(self, run_id: str, what: What) -> None:
+        """Store what happened, and tell it; raises Unavailable where it cannot be stored."""
+        if not self._store.append(run_id, what):
+            return  # it was told before
+        for observer in self._observers:
+            observer.happened(run_id, what)
         if isinstance(what, StateChanged):
             log.info("run %s: %s %s", run_id, what.state, what.cause)
+            if what.state.is_final:
+                remove_checkpoints(self._config.checkpoints / run_id)
 
 
-def _sudden_end(exit_code: int | None) -> StateChanged:
-    """Return what became of a run whose process told no end."""
-    if exit_code == -signal.SIGTERM:
-        # Cancelled before it could listen to that signal.
-        return StateChanged(state=RunState.CANCELLED)
-    cause = f"its process ended without a word, exit code {exit_code}"
-    return StateChanged(state=RunState.FAILED, cause=cause)
+def _log_fault(future: Future[None]) -> None:
+    """Log what ended the care for a run, which nobody else would see."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("a run is attended to no more", exc_info=error)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, Unavailable
 from trainer_service.run import (
     ChunkTrained,
     Event,
@@ -27,6 +28,8 @@ from trainer_service.run import (
 
 _SPEC = TypeAdapter(RunSpec)
 _WHAT: TypeAdapter[What] = TypeAdapter(What)
+VERSION = 1
+"""Of the tables, kept as SQLite's `user_version`; the first release wrote 0 there."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,28 +53,57 @@ CREATE TABLE IF NOT EXISTS events (
 
 
 class RunStore:
-    """The trainer's truth. Thread-safe; close it."""
+    """The trainer's truth, of one process at a time. Thread-safe; close it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, making it where there is none; raises AgentError where it is no store."""
+        """Open the file, making it where there is none.
+
+        Raises:
+            AgentError: it is no store, one of a newer version, or another process has it.
+        """
         self._lock = threading.Lock()
-        try:
-            self._connection = sqlite3.connect(path, check_same_thread=False)
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.executescript(_TABLES)
-        except sqlite3.Error as error:
-            raise AgentError(f"cannot open the run store {path}: {error}") from error
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(_held(path))
+                connection = sqlite3.connect(path, check_same_thread=False)
+                self._connection = opened.enter_context(closing(connection))
+                self._connection.row_factory = sqlite3.Row
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._migrate(path)
+            except (sqlite3.Error, OSError) as error:
+                raise AgentError(f"cannot open the run store {path}: {error}") from error
+            self._opened = opened.pop_all()
+
+    def _migrate(self, path: Path) -> None:
+        """Bring the tables to this version: those of version 0 are the same."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise AgentError(
+                f"the run store {path} has version {version}, and this service knows {VERSION}; "
+                "use the newer service, or another store"
+            )
+        self._connection.executescript(_TABLES)
+        self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
-            self._connection.close()
+            self._opened.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Give a transaction; raises Unavailable where it cannot be stored, and nothing is."""
+        with self._lock:
+            try:
+                with self._connection:
+                    yield
+            except sqlite3.OperationalError as error:
+                raise Unavailable(f"the run store cannot be written: {error}") from error
 
     def add(self, run_id: str, spec: RunSpec) -> Run:
-        """Store a new run in the queue, with its first event."""
+        """Store a new run in the queue, with its first event; raises Unavailable."""
         now = time.time()
-        with self._lock, self._connection:
+        with self._writing():
             self._connection.execute(
                 "INSERT INTO runs (id, spec, state, created_at) VALUES (?, ?, ?, ?)",
                 (run_id, _SPEC.dump_json(spec).decode(), RunState.QUEUED.value, now),
@@ -81,15 +113,31 @@ class RunStore:
         assert run is not None
         return run
 
-    def append(self, run_id: str, what: What) -> None:
-        """Store what happened, and where the run stands after it, in one transaction."""
-        with self._lock, self._connection:
+    def append(self, run_id: str, what: What) -> bool:
+        """Store what happened, and where the run stands after it, in one transaction.
+
+        Chunks and results are told again by a run that goes on from a checkpoint, and a state by
+        one that waits: each is stored once.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            Unavailable: it cannot be stored, as on a full disk; it may be tried again.
+        """
+        run = self.find(run_id)
+        assert run is not None, "only of runs that were added"
+        if _is_known(run, what):
+            return False
+        with self._writing():
             self._append(run_id, what, time.time())
+        return True
 
     def _append(self, run_id: str, what: What, now: float) -> None:
         self._connection.execute(
             "INSERT INTO events SELECT key, "
-            "(SELECT count(*) + 1 FROM events WHERE run_key = key), ?, ? FROM runs WHERE id = ?",
+            "(SELECT coalesce(max(number), 0) + 1 FROM events WHERE run_key = key), ?, ? "
+            "FROM runs WHERE id = ?",
             (now, _WHAT.dump_json(what).decode(), run_id),
         )
         for column, value in _changes(what).items():
@@ -132,6 +180,32 @@ class RunStore:
         with self._lock, closing(self._connection.execute(query, values)) as cursor:
             rows: Sequence[sqlite3.Row] = cursor.fetchall()
             return rows
+
+
+def _held(path: Path) -> IO[bytes]:
+    """Return a lock file beside a store, held until it is closed or this process ends."""
+    file = path.with_name(f"{path.name}.lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise AgentError(
+            f"the run store {path} is of another trainer service that runs; give each its own"
+        ) from None
+    return file
+
+
+def _is_known(run: Run, what: What) -> bool:
+    """Whether what happened is stored already."""
+    match what:
+        case StateChanged(state=state, cause=cause):
+            return (run.state, run.cause) == (state, cause)
+        case ChunkTrained(chunk=chunk):
+            return chunk.index <= run.trained_chunks
+        case Finished():
+            return run.result is not None
+        case Planned():
+            return False
 
 
 def _changes(what: What) -> dict[str, Any]:

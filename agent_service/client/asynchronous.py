@@ -175,6 +175,7 @@ class AsyncRun:
         training_score: float,
         validation_score: float,
         applied: Mapping[str, float] | None = None,
+        chunk: int | None = None,
     ) -> dict[str, float]:
         """See `Run.report_chunk`."""
         return await asyncio.to_thread(
@@ -183,7 +184,12 @@ class AsyncRun:
             training_score=training_score,
             validation_score=validation_score,
             applied=applied,
+            chunk=chunk,
         )
+
+    def start_again(self) -> None:
+        """See `Run.start_again`."""
+        self._run.start_again()
 
     async def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
         """See `Run.report_reward`."""

@@ -51,6 +51,7 @@ class Run:
         is_held: bool = False,
         model: SteeredModel | ShadowedModel | None = None,
         limits: Limits | None = None,
+        first_action: pb.Action | None = None,
     ) -> None:
         """Take a run that was started, or will be, with what it begins under.
 
@@ -62,11 +63,13 @@ class Run:
             is_held: whether nobody decided that action, since the agent is away.
             model: what to apply actions to.
             limits: how far to follow them.
+            first_action: what it began under, once; `action` by default.
         """
         self._delivery = delivery
         self.run_id = run_id
         self.chunk_size = chunk_size
         """N, training steps in a chunk."""
+        self._first_action = action if first_action is None else first_action
         self.action: pb.Action
         """What the chunk that trains now runs under: what was decided, within the limits."""
         self._losses: list[SupportsFloat] = []
@@ -185,6 +188,7 @@ class Run:
         training_score: float,
         validation_score: float,
         applied: Mapping[str, float] | None = None,
+        chunk: int | None = None,
     ) -> dict[str, float]:
         """Report a chunk that was collected elsewhere and return the values for the next one.
 
@@ -193,9 +197,11 @@ class Run:
             training_score: mean training score, in [0, 1].
             validation_score: mean validation score, in [0, 1].
             applied: what the chunk ran under, where that was not what was decided.
+            chunk: its index, from 1; the next one's by default. A training that goes on from a
+                checkpoint reports its last chunk again, and is answered as it was then.
         """
         scores = Scores(training=training_score, validation=validation_score)
-        return self._send(losses, scores, applied)
+        return self._send(losses, scores, applied, chunk)
 
     def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
         """Report a chunk with a ready reward, for controllers whose reward is `given`."""
@@ -206,9 +212,10 @@ class Run:
         losses: Sequence[float],
         feedback: Scores | GivenReward,
         applied: Mapping[str, float] | None,
+        chunk: int | None = None,
     ) -> dict[str, float]:
         told = self._guard.judge(losses)
-        self.send(self.request(told, feedback, applied=applied))
+        self.send(self.request(told, feedback, applied=applied, chunk=chunk))
         return self.hyperparameters
 
     def request(
@@ -217,13 +224,18 @@ class Run:
         feedback: Scores | GivenReward,
         *,
         applied: Mapping[str, float] | None = None,
+        chunk: int | None = None,
     ) -> pb.ReportChunkRequest:
-        """Return the report of the current chunk, to be sent; raises InvalidArgument."""
+        """Return the report of the current chunk, or of another, to be sent.
+
+        Raises:
+            InvalidArgument: a loss, score or index is out of range.
+        """
         if applied is None:
             applied = self.hyperparameters if self._is_own else self._own_values()
         report = ChunkReport(
             run_id=self.run_id,
-            chunk=self.action.chunk_index,
+            chunk=self.action.chunk_index if chunk is None else chunk,
             losses=np.array(losses, dtype=np.float64),
             feedback=feedback,
             applied=applied,
@@ -253,6 +265,13 @@ class Run:
         self.action.values.update(values)
         if self._model is not None:
             self._model.apply(values)
+
+    def start_again(self) -> None:
+        """Go back to the first chunk, as a training does that has lost all that it had trained.
+
+        Reports of chunks that were told before, if they are the same, are answered as they were.
+        """
+        self.take(self._first_action)
 
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None

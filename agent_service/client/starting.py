@@ -82,6 +82,7 @@ class Starting:
             is_held=response is None,
             model=model,
             limits=start.limits,
+            first_action=None if response is None else response.action,
         )
 
     def _spec(self, start: Start, delivery: AgentDelivery) -> ControllerSpec:

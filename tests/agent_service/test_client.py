@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.runs import Outcome
 from agent_service.v1 import agent_pb2 as pb
@@ -247,4 +247,29 @@ def test_a_script_that_crashed_goes_on_with_its_run(client: AgentClient) -> None
         assert again.action.chunk_index == 4
         again.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
 
+    assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4]
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_is_answered_as_before(
+    client: AgentClient,
+) -> None:
+    """From its first action on, or from any chunk that it reports again; then it goes further."""
+    client.create_controller(spec())
+    losses = [[float(chunk), 1.0, 1.0, 1.0] for chunk in range(1, 5)]
+
+    def report(run: Run, chunk: int) -> dict[str, float]:
+        return run.report_chunk(
+            losses[chunk - 1], training_score=0.5, validation_score=0.5, chunk=chunk
+        )
+
+    run = client.run("c", run_id="r")
+    told = [run.hyperparameters, *(report(run, chunk) for chunk in (1, 2, 3))]
+
+    again = client.run("c", run_id="r")
+    again.start_again()
+    assert again.hyperparameters == told[0]
+    assert report(again, 2) == told[2]
+    assert again.action.chunk_index == 3
+    assert report(again, 3) == told[3]
+    report(again, 4)
     assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4]

@@ -74,9 +74,12 @@ class AgentProcess(ServiceProcess):
 class TrainerProcess(ServiceProcess):
     """`trainer-service serve` with a run store and data in a folder."""
 
-    def __init__(self, folder: Path, *, agent: str = "127.0.0.1:9", parallel: int = 1) -> None:
-        options = ("--runs", f"{folder}/trainer.db", "--data", str(folder), "--agent", agent)
-        super().__init__("trainer_service", *options, "--parallel", str(parallel))
+    def __init__(
+        self, folder: Path, *more: str, agent: str = "127.0.0.1:9", parallel: int = 1
+    ) -> None:
+        self.store = folder / "trainer.db"
+        options = ("--runs", str(self.store), "--data", str(folder), "--agent", agent)
+        super().__init__("trainer_service", *options, "--parallel", str(parallel), *more)
 
     def run_processes(self) -> list[int]:
         """Return the processes of runs: grandchildren, forked from the one that has torch."""

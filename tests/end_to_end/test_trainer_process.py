@@ -1,12 +1,9 @@
-"""The trainer service as a process: queue, states, events, cancelled, killed."""
+"""The trainer service as a process: queue, states, events, cancelled."""
 
 import math
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -16,14 +13,12 @@ from agent_service.client import AgentClient
 from agent_service.domain.errors import AlreadyExists, InvalidArgument, NotFound
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.rpc.probe import check_health
 from agent_service.v1 import agent_pb2
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import (
     AgentProcess,
     TrainerProcess,
     command_of,
-    is_alive,
     wait_for,
 )
 from tests.trainer_service.specs import ENDLESS, run_spec
@@ -262,22 +257,6 @@ def test_a_run_whose_losses_overflow_ends_as_diverged(
     assert controllers.get_run("diverges").outcome == agent_pb2.OUTCOME_DIVERGED
 
 
-def test_a_killed_run_fails_and_the_service_goes_on(
-    trainer: TrainerProcess, client: TrainerClient
-) -> None:
-    """SIGKILL, as by a machine out of memory: the cause says how the process ended."""
-    client.submit("killed", run_spec(chunks=ENDLESS))
-    wait_for_chunk(client, "killed")
-    (process,) = trainer.run_processes()
-
-    os.kill(process, signal.SIGKILL)
-
-    assert states(end_of(client, "killed"))[-1] is RunState.FAILED
-    assert "-9" in client.get("killed").cause
-    client.submit("after-kill", run_spec(chunks=1))
-    assert states(end_of(client, "after-kill"))[-1] is RunState.SUCCEEDED
-
-
 def test_the_metrics_page_follows_what_trains(
     trainer: TrainerProcess, client: TrainerClient
 ) -> None:
@@ -312,43 +291,6 @@ def test_the_metrics_page_follows_what_trains(
     }
     assert not [name for name, labels in page() if "('run'," in labels]
     assert page()["trainer_runs", str([("state", "running")])] == 0
-
-
-def test_a_killed_service_leaves_no_process_and_loses_no_run(tmp_path: Path) -> None:
-    """Restarted: what trained has failed with its cause, what waited trains, the rest is there."""
-    with TrainerProcess(tmp_path) as trainer, TrainerClient(trainer.address) as client:
-        client.submit("done", run_spec(chunks=1))
-        end_of(client, "done")
-        client.submit("training", run_spec(chunks=ENDLESS))
-        client.submit("waiting", run_spec(chunks=1))
-        wait_for_chunk(client, "training")
-        (process,) = trainer.run_processes()
-
-        trainer.kill()
-        wait_for(lambda: not is_alive(process))
-        trainer.start()
-
-        assert states(end_of(client, "waiting"))[-1] is RunState.SUCCEEDED
-        assert client.get("training").state == pb.RUN_STATE_FAILED
-        assert "the trainer service ended" in client.get("training").cause
-        assert client.get("done").state == pb.RUN_STATE_SUCCEEDED
-
-
-def test_a_stopped_service_cancels_what_trains_and_exits_with_zero(tmp_path: Path) -> None:
-    """SIGTERM: the run's process is gone, and the store says that it was cancelled."""
-    with TrainerProcess(tmp_path) as trainer, TrainerClient(trainer.address) as client:
-        client.submit("training", run_spec(chunks=ENDLESS))
-        client.submit("waiting", run_spec(chunks=1))
-        wait_for_chunk(client, "training")
-        (process,) = trainer.run_processes()
-        check_health(trainer.address, "trainer service")
-
-        assert trainer.stop() == 0
-        assert not is_alive(process)
-
-        trainer.start()
-        assert client.get("training").state == pb.RUN_STATE_CANCELLED
-        assert states(end_of(client, "waiting"))[-1] is RunState.SUCCEEDED
 
 
 def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:

@@ -110,7 +110,14 @@ EVENTS = st.builds(
     what=st.builds(StateChanged, state=st.sampled_from(RunState), cause=st.text(max_size=20))
     | st.builds(Planned, chunks=COUNTS)
     | st.builds(ChunkTrained, chunk=CHUNKS, policy_version=COUNTS, agent_seconds=FLOATS)
-    | st.builds(Finished, scores=SCORES, diverged=st.booleans(), seconds=FLOATS, device=st.text()),
+    | st.builds(
+        Finished,
+        scores=SCORES,
+        diverged=st.booleans(),
+        seconds=FLOATS,
+        device=st.text(),
+        weights_digest=st.text(),
+    ),
 )
 
 

@@ -1,11 +1,15 @@
 """The trainer's run store: events without gaps, and where a run stands after each."""
 
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, Unavailable
 from tests.trainer_service.specs import run_spec
 from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
 from trainer_service.store import RunStore
@@ -42,7 +46,9 @@ FINISHED = Finished(
     diverged=False,
     seconds=1.5,
     device="CPU",
+    weights_digest="5ca1e",
 )
+STORES = sorted((Path(__file__).parents[1] / "data" / "runs").glob("*.db"))
 
 
 def test_a_run_stands_where_its_last_event_left_it(tmp_path: Path) -> None:
@@ -117,6 +123,81 @@ def test_runs_are_listed_by_state_and_counted(tmp_path: Path) -> None:
     assert (failed.id, failed.cause) == ("r1", "why")
     assert store.count()[RunState.QUEUED] == 4
     assert store.count()[RunState.SUCCEEDED] == 0
+    store.close()
+
+
+def test_what_is_told_again_is_stored_once(tmp_path: Path) -> None:
+    """Chunks, the result and a state with its cause; a plan is told at each start."""
+    store = RunStore(tmp_path / "runs.db")
+    store.add("r", run_spec())
+    waits = StateChanged(state=RunState.RUNNING, cause="waits")
+    second = replace(CHUNK, chunk=replace(CHUNK.chunk, index=2, seconds=9.0))
+    told: list[What] = [waits, waits, Planned(chunks=2), CHUNK, second, CHUNK, Planned(chunks=2)]
+    told += [second, FINISHED, FINISHED, StateChanged(state=RunState.RUNNING)]
+    are_new = [store.append("r", what) for what in told]
+    events = [e.what for e in store.events("r", after=1)]
+    store.close()
+
+    assert are_new == [True, False, True, True, True, False, True, False, True, False, True]
+    assert events == [what for what, is_new in zip(told, are_new, strict=True) if is_new]
+
+
+@pytest.mark.parametrize("path", STORES, ids=lambda path: path.name)
+def test_stores_of_earlier_versions_are_opened(path: Path, tmp_path: Path) -> None:
+    """With a run of each state, its events and its result, and ready for more."""
+    copy = tmp_path / path.name
+    shutil.copy(path, copy)
+    store = RunStore(copy)
+    runs = {run.id: run for run in store.list(state=None, after=0, limit=100)}
+    events = store.events("succeeded", after=0)
+    is_new = store.append("running", replace(CHUNK, chunk=replace(CHUNK.chunk, index=2)))
+    store.close()
+
+    assert set(runs) == {state.value for state in RunState}
+    assert all(run.state.value == name for name, run in runs.items())
+    assert runs["failed"].cause == "why"
+    assert runs["succeeded"].spec == run_spec(Method.RD, controller="c")
+    assert runs["succeeded"].result == replace(FINISHED, weights_digest="")
+    assert CHUNK in [e.what for e in events]
+    assert is_new
+
+
+def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    """The error says what to do."""
+    path = tmp_path / "runs.db"
+    RunStore(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+
+    with pytest.raises(AgentError, match="version 99"):
+        RunStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_store_is_of_one_at_a_time(tmp_path: Path) -> None:
+    """A second one is refused until the first is closed."""
+    first = RunStore(tmp_path / "runs.db")
+    with pytest.raises(AgentError, match="another trainer service"):
+        RunStore(tmp_path / "runs.db")
+    first.close()
+
+    RunStore(tmp_path / "runs.db").close()
+
+
+def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:
+    """Unavailable, with the cause; the same may be stored when there is room again."""
+    store = RunStore(tmp_path / "runs.db")
+    store.add("r", run_spec())
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    long = StateChanged(state=RunState.FAILED, cause="x" * 100_000)
+
+    with pytest.raises(Unavailable, match="full"):
+        store.append("r", long)
+    assert len(store.events("r", after=0)) == 1
+    store._connection.execute("PRAGMA max_page_count = 100000")
+    assert store.append("r", long)
     store.close()
 
 

@@ -7,7 +7,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from trainer_service.run import ChunkTrained, Event, Finished, Planned, StateChanged
 from trainer_service.study.spec import Stage
@@ -74,6 +82,52 @@ class StudyProgress:
             shares[run_id] = share
             total = sum(shares.values())
         self._bars.update(self._tasks[stage.title], completed=total, last=last)
+
+
+class RunProgress:
+    """Shows one run: a bar of its chunks in a terminal, a line for each event elsewhere.
+
+    A context manager.
+    """
+
+    def __init__(self, console: Console, run_id: str) -> None:
+        """Show the run, of which nothing is known yet."""
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("chunks"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(run_id, total=None, last="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def happened(self, event: Event) -> None:
+        """Show an event; in a terminal, chunks move the bar and all others are lines above it."""
+        match event.what:
+            case ChunkTrained() as trained if self._console.is_terminal:
+                self._bar.update(
+                    self._task, completed=trained.chunk.index, last=_chunk_words(trained)
+                )
+                return
+            case Planned(chunks=chunks):
+                self._bar.update(self._task, total=chunks)
+        self._console.print(event_line(event), highlight=False, markup=False, soft_wrap=True)
 
 
 def event_line(event: Event) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from trainer_service.training.augment import crop_flip
 from trainer_service.training.chunk import Chunk, chunk_of
 from trainer_service.training.datasets import Images
+from trainer_service.training.digest import weights_digest
 from trainer_service.training.feed import Feed, choose_feed
 from trainer_service.training.final import FinalScores
 from trainer_service.training.passes import Passes
@@ -84,6 +86,58 @@ class ChildTraining:
     def _steps_per_epoch(self) -> int:
         """Full batches in the training split; one, if it is smaller than a batch."""
         return max(1, len(self._training) // self._spec.batch_size)
+
+    @property
+    def trained_chunks(self) -> int:
+        """Chunks trained so far."""
+        return self._steps // self._spec.chunk_size
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        """Return all that draws anything while chunks are trained; a checkpoint holds each."""
+        return {
+            "order": self._order,
+            "draws": self._draws,
+            "augmentation": self._augmentation_draws,
+            "noise": self._passes.regularization.generator,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides what follows the last whole chunk, for `restore`.
+
+        Its tensors are the training's own: write them down before the next chunk.
+        """
+        return {
+            "steps": self._steps,
+            "places": list(self._batches),
+            "epoch_scores": list(self._epoch_scores),
+            "best_weights": dict(self._best_weights),
+            "weights": self._passes.child.state_dict(),
+            "optimizer": self._passes.optimizer.state_dict(),
+            "generators": {name: g.get_state() for name, g in self._generators().items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same spec, data and kind of device; call it before any chunk.
+
+        What follows is then the same as if it had never ended, to the bit on a CPU.
+        """
+        self._passes.child.load_state_dict(state["weights"])
+        self._passes.optimizer.load_state_dict(state["optimizer"])
+        self._steps = state["steps"]
+        self._batches = [places.to(self._device) for places in state["places"]]
+        if self._batches:
+            self._images = self._training.batches(tuple(self._batches))
+        self._epoch_scores = list(state["epoch_scores"])
+        self._best_weights = {
+            name: tensor.to(self._device) for name, tensor in state["best_weights"].items()
+        }
+        # Last, since what is done above may draw.
+        for name, generator in self._generators().items():
+            generator.set_state(state["generators"][name])
+
+    def weights_digest(self) -> str:
+        """Return SHA-256 of the child's weights as they are; `finish` leaves the best epoch's."""
+        return weights_digest(self._passes.child)
 
     def _batch_size(self, feed: Feed) -> int:
         return min(self._spec.batch_size, len(feed))

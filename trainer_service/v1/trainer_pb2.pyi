@@ -4,7 +4,7 @@ isort:skip_file
 The trainer service: trains children, one service for each device.
 
 A submitted run waits in the queue, trains in a process of its own, and ends as succeeded, failed
-or cancelled. All that happens in it is a list of events, which WatchRun replays and follows.
+or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
 """
 
 from collections import abc as _abc
@@ -33,7 +33,7 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
     """In ListRuns' filter: any state."""
     RUN_STATE_QUEUED: _RunState.ValueType  # 1
-    """It waits for the device."""
+    """It waits for the device, for the first time or after it was stopped or killed."""
     RUN_STATE_RUNNING: _RunState.ValueType  # 2
     """It trains."""
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 3
@@ -49,7 +49,7 @@ class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
 RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 """In ListRuns' filter: any state."""
 RUN_STATE_QUEUED: RunState.ValueType  # 1
-"""It waits for the device."""
+"""It waits for the device, for the first time or after it was stopped or killed."""
 RUN_STATE_RUNNING: RunState.ValueType  # 2
 """It trains."""
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 3
@@ -381,6 +381,7 @@ class Result(_message.Message):
     BEST_EPOCH_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     diverged: _builtins.bool
     """Whether a loss was not finite, so that training ended early."""
     test_score_best: _builtins.float
@@ -398,9 +399,13 @@ class Result(_message.Message):
     best_epoch: _builtins.int
     """The epoch with the best validation score, from 1."""
     seconds: _builtins.float
-    """Training time in seconds, without start-up."""
+    """Training time in seconds, without start-up and without what was trained twice after a kill."""
     device: _builtins.str
     """What it ran on, in words."""
+    weights_digest: _builtins.str
+    """SHA-256, in hexadecimal, over names and bytes of the last weights: two trainings that end in the same
+    place have the same. Empty for runs from before there was one.
+    """
     def __init__(
         self,
         *,
@@ -414,10 +419,11 @@ class Result(_message.Message):
         best_epoch: _builtins.int = ...,
         seconds: _builtins.float = ...,
         device: _builtins.str = ...,
+        weights_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "device", b"device", "diverged", b"diverged", "seconds", b"seconds", "test_accuracy_best", b"test_accuracy_best", "test_accuracy_last", b"test_accuracy_last", "test_score_best", b"test_score_best", "test_score_last", b"test_score_last", "validation_score_best", b"validation_score_best", "validation_score_last", b"validation_score_last"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "device", b"device", "diverged", b"diverged", "seconds", b"seconds", "test_accuracy_best", b"test_accuracy_best", "test_accuracy_last", b"test_accuracy_last", "test_score_best", b"test_score_best", "test_score_last", b"test_score_last", "validation_score_best", b"validation_score_best", "validation_score_last", b"validation_score_last", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -442,7 +448,7 @@ class Run(_message.Message):
     state: Global___RunState.ValueType
     """Where it stands."""
     cause: _builtins.str
-    """Why it failed; empty otherwise."""
+    """Why it failed, went back to the queue, or waits while it runs (for the agent); empty otherwise."""
     trained_chunks: _builtins.int
     """Chunks trained so far."""
     planned_chunks: _builtins.int
@@ -585,18 +591,18 @@ class Event(_message.Message):
     index: _builtins.int
     """From 1, without gaps."""
     state: Global___RunState.ValueType
-    """The run came to this state; `cause` says why where it failed."""
+    """The run came to this state, or is in it with another `cause`. One that was stopped or killed is queued again."""
     planned_chunks: _builtins.int
-    """Training begins, of so many chunks."""
+    """Training begins, of so many chunks, or goes on after the chunks that were told."""
     cause: _builtins.str
-    """Why the run failed, beside that state."""
+    """Beside the state: why the run failed, was queued again, or waits while it runs."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
 
     @_builtins.property
     def chunk(self) -> Global___Chunk:
-        """A chunk was trained."""
+        """A chunk was trained; each is told once, in order."""
 
     @_builtins.property
     def result(self) -> Global___Result:

@@ -4,7 +4,7 @@ isort:skip_file
 The trainer service: trains children, one service for each device.
 
 A submitted run waits in the queue, trains in a process of its own, and ends as succeeded, failed
-or cancelled. All that happens in it is a list of events, which WatchRun replays and follows.
+or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
 """
 
 from collections import abc as _abc

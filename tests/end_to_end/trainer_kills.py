@@ -1,0 +1,209 @@
+"""Kills of trainer service, child process and agent at random moments, and what must be true then.
+
+`make test-trainer-kills` makes 50 and writes what came of them; the suite's own test makes a few.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent_service.build import verify_store
+from agent_service.client import AgentClient, ControllerSpec, Mode
+from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
+from tests.trainer_service.specs import run_spec
+from trainer_service.client import TrainerClient
+from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
+from trainer_service.training.spec import Method, hyperparameters
+
+METHODS = (Method.RD, Method.RNI, Method.D)
+PARALLEL = 2
+PATIENCE = 120.0
+"""Seconds for which a call of the test is retried."""
+LONGEST_PAUSE = 3.0
+"""Seconds between two kills: some hit what has just started, some what trains."""
+CHECKPOINT_SECONDS = 0.3
+"""Several chunks long, so that a run that goes on trains some of them again."""
+
+
+def study_run(number: int, *, chunks: int) -> tuple[str, RunSpec]:
+    """Return a run of the study: its methods in turn, under frozen controllers."""
+    method = METHODS[number % len(METHODS)]
+    spec = run_spec(
+        method,
+        controller=method.value if method.is_reinforced else "",
+        mode=Mode.FROZEN if method.is_reinforced else None,
+        chunks=chunks,
+        seed=number,
+    )
+    return f"{method}-{number}", spec
+
+
+class Services:
+    """An agent with frozen controllers, a trainer that asks it, and clients of both."""
+
+    def __init__(self, folder: Path, *, parallel: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self.agent = AgentProcess(folder / "agent.db")
+        self._folder, self._parallel = folder, parallel
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Serve; a frozen controller decides by its first policy, so runs can be compared."""
+        with self.agent, AgentClient(self.agent.address, budget_seconds=PATIENCE) as self.client:
+            for method in (Method.RD, Method.RNI):
+                self.client.create_controller(controller(method), Mode.FROZEN)
+            options = ("--checkpoint-seconds", str(CHECKPOINT_SECONDS), "--restarts", "1000")
+            self.trainer = TrainerProcess(
+                self._folder, *options, agent=self.agent.address, parallel=self._parallel
+            )
+            self.trainer.log = self._folder / "trainer.log"
+            with (
+                self.trainer,
+                TrainerClient(self.trainer.address, budget_seconds=PATIENCE) as self.runs,
+            ):
+                yield
+
+    def kill(self, victim: str, rng: random.Random) -> None:
+        """Kill a service, which is started again, or a child, which the trainer starts again."""
+        if victim == "child":
+            wait_for(lambda: self._kill_child(rng))
+            return
+        service = self.agent if victim == "agent" else self.trainer
+        service.kill()
+        service.start()
+
+    def _kill_child(self, rng: random.Random) -> bool:
+        """Kill one of the children; return whether there was one."""
+        children = self.trainer.run_processes()
+        if children:
+            with suppress(ProcessLookupError):
+                os.kill(children[int(rng.random() * len(children))], signal.SIGKILL)
+        return bool(children)
+
+
+def controller(method: Method) -> ControllerSpec:
+    training = run_spec(method, controller=method.value).training
+    return ControllerSpec(
+        name=method.value,
+        chunk_size=training.chunk_size,
+        hyperparameters=hyperparameters(training),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What was told of a run: all but times."""
+
+    chunks: tuple[ChunkTrained, ...]
+    results: tuple[Finished, ...]
+    end: RunState
+    reported: tuple[Any, ...]
+    """What the agent's log has of it."""
+    queued: int
+    """How often it was in the queue: once, and once more for each kill that it met."""
+
+
+def story(services: Services, run_id: str, *, is_reinforced: bool) -> Story:
+    """Follow a run to its end, and read what the agent has of it."""
+    happened = [event.what for event in services.runs.watch(run_id)]
+    states = [what.state for what in happened if isinstance(what, StateChanged)]
+    log = list(services.client.transitions(run_id=run_id)) if is_reinforced else []
+    return Story(
+        chunks=tuple(
+            replace(what, agent_seconds=0.0, chunk=replace(what.chunk, seconds=0.0))
+            for what in happened
+            if isinstance(what, ChunkTrained)
+        ),
+        results=tuple(replace(w, seconds=0.0) for w in happened if isinstance(w, Finished)),
+        end=states[-1],
+        reported=tuple(
+            (t.chunk_index, tuple(t.next_state), t.reward, dict(t.action.values)) for t in log
+        ),
+        queued=states.count(RunState.QUEUED),
+    )
+
+
+def kill_through_study(
+    folder: Path, *, kills: int, chunks: int, seed: int, progress: Callable[[str], None]
+) -> dict[str, int]:
+    """Kill while a study trains, compare it with one that nobody disturbed; return figures."""
+    rng, victims = random.Random(seed), Counter[str]()
+    services = Services(folder / "killed", parallel=PARALLEL)
+    runs: list[tuple[str, RunSpec]] = []
+    with services.run():
+        for number in range(1, kills + 1):
+            keep_busy(services, runs, chunks=chunks)
+            if number == 1:
+                wait_for(lambda: services.runs.get(runs[0][0]).trained_chunks > 0)
+            time.sleep(rng.uniform(0, LONGEST_PAUSE))
+            victim = rng.choice(("service", "child", "agent"))
+            services.kill(victim, rng)
+            victims[victim] += 1
+            progress(f"{number}/{kills} kills, {len(runs)} runs submitted")
+        disturbed = stories(services, runs)
+    decisions = verify_store(services.agent.url)
+    progress(f"the same {len(runs)} runs, undisturbed and one after another")
+    quiet = Services(folder / "quiet", parallel=1)
+    with quiet.run():
+        for run_id, spec in runs:
+            quiet.runs.submit(run_id, spec)
+        check_same(disturbed, stories(quiet, runs), chunks=chunks)
+    return {
+        **{f"{victim}_kills": victims[victim] for victim in ("service", "child", "agent")},
+        "runs": len(runs),
+        "chunks": sum(len(s.chunks) for s in disturbed),
+        "times_gone_on": sum(s.queued - 1 for s in disturbed),
+        "decisions_verified": decisions,
+    }
+
+
+def keep_busy(services: Services, runs: list[tuple[str, RunSpec]], *, chunks: int) -> None:
+    """Submit as many runs as it takes for one to wait beside those that train."""
+    device = services.runs.device()
+    for _ in range(PARALLEL + 1 - device.running - device.queued):
+        runs.append(study_run(len(runs), chunks=chunks))
+        services.runs.submit(*runs[-1])
+
+
+def stories(services: Services, runs: Sequence[tuple[str, RunSpec]]) -> list[Story]:
+    return [story(services, run_id, is_reinforced=bool(spec.controller)) for run_id, spec in runs]
+
+
+def check_same(disturbed: Sequence[Story], quiet: Sequence[Story], *, chunks: int) -> None:
+    """Check that each run ended as the undisturbed one, and told all chunks once, in order."""
+    for one, other in zip(disturbed, quiet, strict=True):
+        assert one.end is RunState.SUCCEEDED
+        assert [trained.chunk.index for trained in one.chunks] == list(range(1, chunks + 1))
+        assert len(one.results) == 1
+        assert one.results[0].weights_digest
+        assert replace(one, queued=1) == other
+
+
+def main() -> None:
+    """Make many kills and write what came of them."""
+    started = time.monotonic()
+
+    def progress(text: str) -> None:
+        print(f"{time.monotonic() - started:5.0f} s  {text}", flush=True)
+
+    output = Path("bench-results")
+    output.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
+        figures = kill_through_study(Path(folder), kills=50, chunks=60, seed=1, progress=progress)
+    (output / "trainer_kills.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Event files for TensorBoard: each chunk once, whatever ended meanwhile."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.trainer_service.specs import run_spec
+from tests.trainer_service.test_store import CHUNK, FINISHED
+from trainer_service.event_files import EventFiles
+from trainer_service.run import ChunkTrained, RunState, StateChanged, What
+from trainer_service.store import RunStore
+
+RUNNING = StateChanged(state=RunState.RUNNING)
+SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)
+
+
+def chunk(index: int) -> ChunkTrained:
+    return replace(CHUNK, chunk=replace(CHUNK.chunk, index=index))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[RunStore]:
+    store = RunStore(path)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def tell(folder: Path, store: RunStore, *happened: What) -> None:
+    """Store and observe events, as a service does; then be gone, as it may be at any time."""
+    files = EventFiles(folder / "board", store)
+    for what in happened:
+        store.append("r", what)
+        files.happened("r", what)
+    for writer in files._writers.values():
+        writer.close()
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
+    read = EventAccumulator(str(folder / "board" / "r"))
+    read.Reload()
+    return {
+        tag: [(event.step, pytest.approx(event.value)) for event in read.Scalars(tag)]
+        for tag in read.Tags()["scalars"]
+    }
+
+
+def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
+    """Losses, scores and values by chunk, and the test scores at the best epoch."""
+    with opened(tmp_path / "runs.db") as store:
+        store.add("r", run_spec())
+        tell(tmp_path, store, RUNNING, chunk(1), chunk(2), FINISHED, SUCCEEDED)
+
+    assert scalars(tmp_path) == {
+        "loss/train": [(1, (2.5 + 1 / 3) / 2), (2, (2.5 + 1 / 3) / 2)],
+        "loss/validation": [(1, 2.0), (2, 2.0)],
+        "score/train": [(1, 0.1), (2, 0.1)],
+        "score/validation": [(1, 0.2), (2, 0.2)],
+        "hyperparameter/dropout": [(1, 0.1 + 0.2), (2, 0.1 + 0.2)],
+        "test/best": [(2, 0.9)],
+        "test/last": [(2, 0.8)],
+    }
+
+
+def test_a_run_that_goes_on_shows_no_chunk_twice_and_lacks_none(tmp_path: Path) -> None:
+    """One chunk was shown, one only stored before a kill, and two come after it."""
+    with opened(tmp_path / "runs.db") as store:
+        store.add("r", run_spec())
+        tell(tmp_path, store, RUNNING, chunk(1))
+        store.append("r", chunk(2))
+        queued = StateChanged(state=RunState.QUEUED, cause="killed")
+        tell(tmp_path, store, queued, RUNNING, chunk(3), queued, RUNNING, chunk(4))
+
+    assert [step for step, _loss in scalars(tmp_path)["loss/train"]] == [1, 2, 3, 4]
+
+
+def test_a_folder_that_cannot_be_written_stops_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so, and nothing is raised."""
+    (tmp_path / "board").write_text("a file")
+    with opened(tmp_path / "runs.db") as store:
+        store.add("r", run_spec())
+        tell(tmp_path, store, RUNNING, chunk(1), SUCCEEDED)
+
+    assert "no event file of run r" in caplog.text

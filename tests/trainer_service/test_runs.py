@@ -1,0 +1,52 @@
+"""The queue where no process is needed to see it."""
+
+from pathlib import Path
+
+import pytest
+
+from agent_service.domain.errors import InvalidArgument, Unavailable
+from tests.trainer_service.specs import run_spec
+from trainer_service.config import TrainerConfig
+from trainer_service.run import RunState, StateChanged
+from trainer_service.runs import Runs
+from trainer_service.store import RunStore
+
+
+def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None:
+    """Those that a kill left, or a store that is gone; what belongs to a queued run stays."""
+    config = TrainerConfig(runs=tmp_path / "trainer.db")
+    store = RunStore(config.runs)
+    store.add("ended", run_spec())
+    store.append("ended", StateChanged(state=RunState.CANCELLED))
+    for name in ("ended", "unknown"):
+        (config.checkpoints / name).mkdir(parents=True)
+        (config.checkpoints / name / "000000001.checkpoint").write_text("")
+
+    runs = Runs(store, config, observers=[])
+    left = list(config.checkpoints.iterdir())
+    runs.close()
+
+    assert left == []
+    with pytest.raises(Unavailable, match="drains"):
+        runs.submit("late", run_spec())
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"parallel": 0}, "parallel"),
+        ({"threads": 0}, "threads"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds"),
+        ({"grace_seconds": -1.0}, "grace_seconds"),
+        ({"restarts": -1}, "restarts"),
+        ({"stall_seconds": 0.0}, "stall_seconds"),
+        ({"agent_seconds": -1.0}, "agent_seconds"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(changes: dict[str, float], field: str) -> None:
+    """Before anything is opened."""
+    with pytest.raises(InvalidArgument) as raised:
+        TrainerConfig(**changes)  # type: ignore[arg-type]
+
+    assert [v.field for v in raised.value.violations] == [field]

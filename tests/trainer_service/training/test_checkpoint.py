@@ -1,0 +1,199 @@
+"""Checkpoints: exact, whole or not at all, and the newest good one."""
+
+import logging
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer_service.specs import run_spec
+from trainer_service.training import checkpoint
+from trainer_service.training.checkpoint import Checkpoints, Pace, remove_checkpoints
+from trainer_service.training.chunk import Chunk
+from trainer_service.training.datasets import load_images
+from trainer_service.training.datasets.memory import Memory
+from trainer_service.training.loop import ChildTraining
+from trainer_service.training.spec import Augment, Method, hyperparameters
+
+CPU = torch.device("cpu")
+# Chunks end in the midst of epochs of four steps.
+SPEC = replace(run_spec().training, chunk_size=3, chunks=5)
+IMAGES = load_images(SPEC, Path("."))
+
+
+def training(method: Method) -> ChildTraining:
+    return ChildTraining(replace(SPEC, method=method), IMAGES, CPU)
+
+
+def train(child: ChildTraining, method: Method, chunks: int) -> list[Chunk]:
+    values = {h.name: 0.3 for h in hyperparameters(replace(SPEC, method=method))}
+    return [replace(child.train_chunk(values), seconds=0.0) for _ in range(chunks)]
+
+
+def damage(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("method", Method)
+def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
+    method: Method, tmp_path: Path
+) -> None:
+    """Chunks, weights and scores, through a file, whatever was drawn meanwhile."""
+    child = training(method)
+    train(child, method, 2)
+    Checkpoints(tmp_path, origin="o").save(2, child.state())
+    chunks = train(child, method, 3)
+    digest, scores = child.weights_digest(), child.finish()
+
+    again = training(method)
+    torch.rand(7)
+    state = Checkpoints(tmp_path, origin="o").newest(up_to=99)
+    assert state is not None
+    again.restore(state)
+
+    assert again.trained_chunks == 2
+    assert train(again, method, 3) == chunks
+    assert (again.weights_digest(), again.finish()) == (digest, scores)
+
+
+@pytest.mark.parametrize("memory", [Memory.RESIDENT, Memory.STREAMED])
+def test_augmentation_and_reading_ahead_go_on_as_well(memory: Memory, tmp_path: Path) -> None:
+    """What was read ahead of the checkpoint is read again, and each image is moved as it was."""
+    spec, images = replace(SPEC, augment=Augment.CROP_FLIP), replace(IMAGES, memory=memory)
+    child, again = (ChildTraining(spec, images, CPU) for _ in range(2))
+    for _ in range(2):
+        child.train_chunk({})
+    Checkpoints(tmp_path, origin="o").save(2, child.state())
+    child.train_chunk({})
+    digest = child.weights_digest()
+
+    state = Checkpoints(tmp_path, origin="o").newest(up_to=2)
+    assert state is not None
+    again.restore(state)
+    again.train_chunk({})
+
+    assert again.weights_digest() == digest
+
+
+def test_the_newest_two_are_kept_until_they_are_removed(tmp_path: Path) -> None:
+    """Nothing else lies in the folder; removing what is not there is no error."""
+    checkpoints = Checkpoints(tmp_path / "run", origin="o")
+    for chunk in (8, 9, 10, 11):
+        checkpoints.save(chunk, {"chunk": chunk})
+
+    assert files(tmp_path / "run") == ["000000010.checkpoint", "000000011.checkpoint"]
+    assert checkpoints.newest(up_to=99) == {"chunk": 11}
+    for _ in range(2):
+        remove_checkpoints(tmp_path / "run")
+    assert checkpoints.newest(up_to=99) is None
+
+
+@pytest.mark.parametrize("place", [0, 17, 25, 100, -1])
+def test_a_damaged_checkpoint_is_skipped_and_named(
+    place: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit in the mark, the format, the checksum or the content: the one before is used."""
+    checkpoints = Checkpoints(tmp_path, origin="o")
+    for chunk in (1, 2):
+        checkpoints.save(chunk, {"weights": torch.full((100,), float(chunk))})
+    damage(tmp_path / "000000002.checkpoint", place)
+
+    with caplog.at_level(logging.WARNING):
+        content = checkpoints.newest(up_to=99)
+
+    assert content is not None
+    assert content["weights"][0] == 1.0
+    assert "000000002.checkpoint is not used" in caplog.text
+
+
+def test_a_torn_checkpoint_is_skipped_wherever_it_ends(tmp_path: Path) -> None:
+    """Cut anywhere, it is not used."""
+    checkpoints = Checkpoints(tmp_path, origin="o")
+    checkpoints.save(1, {"weights": torch.ones(100)})
+    path = tmp_path / "000000001.checkpoint"
+    whole = path.read_bytes()
+
+    for length in (0, 10, 52, 53, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert checkpoints.newest(up_to=99) is None
+    path.write_bytes(whole)
+    assert checkpoints.newest(up_to=99) is not None
+
+
+def test_a_checkpoint_ahead_of_what_is_known_is_not_used(tmp_path: Path) -> None:
+    """The one before is: chunks in between would be told by nobody."""
+    checkpoints = Checkpoints(tmp_path, origin="o")
+    for chunk in (4, 6):
+        checkpoints.save(chunk, {"chunk": chunk})
+
+    assert checkpoints.newest(up_to=6) == {"chunk": 6}
+    assert checkpoints.newest(up_to=5) == {"chunk": 4}
+    assert checkpoints.newest(up_to=3) is None
+
+
+def test_a_checkpoint_of_another_run_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same folder, another origin."""
+    Checkpoints(tmp_path, origin="one").save(1, {})
+
+    assert Checkpoints(tmp_path, origin="other").newest(up_to=99) is None
+    assert "another run" in caplog.text
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    """Its checksum may be right: what is no plain value or tensor is not loaded."""
+    Checkpoints(tmp_path, origin="o").save(1, {"code": test_a_checkpoint_runs_no_code})
+
+    assert Checkpoints(tmp_path, origin="o").newest(up_to=99) is None
+
+
+def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
+    """The error is the disk's own; half a file does not stay."""
+    checkpoints = Checkpoints(tmp_path, origin="o")
+    checkpoints.save(1, {"chunk": 1})
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save(2, {"weights": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, heard)
+
+    assert files(tmp_path) == ["000000001.checkpoint"]
+    assert checkpoints.newest(up_to=99) == {"chunk": 1}
+
+
+def test_checkpoints_take_a_hundredth_of_the_time() -> None:
+    """After one that took 2 s the next is due 200 s later; the first by what it should take."""
+    now = 0.0
+    pace = Pace(None, size=int(checkpoint.ASSUMED_BYTES_PER_SECOND), clock=lambda: now)
+
+    for start, took in ((0.0, 1.0), (100.0, 2.0)):
+        now = start + took / checkpoint.SHARE - 0.1
+        assert not pace.is_due()
+        now += 0.2
+        assert pace.is_due()
+        now = start + took / checkpoint.SHARE
+        pace.took(2.0)
+
+
+def test_an_interval_can_be_given() -> None:
+    """Zero is always due, ten is due after ten seconds, whatever one takes."""
+    now = 0.0
+    assert Pace(0.0, size=10**9, clock=lambda: now).is_due()
+    pace = Pace(10.0, size=10**9, clock=lambda: now)
+    assert not pace.is_due()
+    now = 10.0
+    assert pace.is_due()

@@ -1,0 +1,104 @@
+"""What a run's checkpoints hold beside its training's state, and when they are made."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer_service.run import ChunkTrained, Run
+from trainer_service.training.checkpoint import Checkpoints, Pace
+from trainer_service.training.chunk import Chunk
+from trainer_service.training.loop import ChildTraining
+
+log = logging.getLogger(__name__)
+
+SIZE_TO_WEIGHTS = 4
+"""A checkpoint to the weights: these, Adam's two moments, and the weights of the best epoch."""
+
+
+class Keeper:
+    """Keeps one run's checkpoints.
+
+    Each is made at a chunk's end, before the chunk is told to anybody, and holds what is told of
+    it. Who goes on from there tells it again, which changes nothing where it had been told.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        training: ChildTraining,
+        *,
+        folder: Path,
+        interval: float | None,
+        settle: Callable[[], None],
+    ) -> None:
+        """Keep the state of `training`, which has not begun.
+
+        Args:
+            run: whose it is; a run of the same id in another store has other checkpoints.
+            training: its training.
+            folder: of this run's checkpoints.
+            interval: seconds between two; see `Pace`.
+            settle: waits until the chunks before are stored: none may be lost behind a checkpoint.
+        """
+        self._told_chunks = run.trained_chunks
+        self._training = training
+        self._settle = settle
+        self._checkpoints = Checkpoints(folder, origin=f"{run.id} of {run.created_at!r}")
+        weights = training.state()["weights"].values()
+        size = SIZE_TO_WEIGHTS * sum(tensor.nbytes for tensor in weights)
+        self._pace = Pace(interval, size=size)
+        self._started = time.perf_counter()
+        self.kept_chunk = 0
+        """The chunk of the newest checkpoint; 0 without one."""
+
+    @property
+    def seconds(self) -> float:
+        """Time that the training took so far, in all its processes."""
+        return time.perf_counter() - self._started
+
+    def resume(self) -> ChunkTrained | None:
+        """Bring the training to its newest checkpoint; return that chunk, to be told again."""
+        # The store may be older than its checkpoints, put back from a copy: no chunk may lack.
+        content = self._checkpoints.newest(up_to=self._told_chunks + 1)
+        if content is None:
+            return None
+        self._training.restore(content["training"])
+        self._started = time.perf_counter() - content["seconds"]
+        chunk = Chunk(**content["chunk"])
+        self.kept_chunk = chunk.index
+        log.info("goes on from the checkpoint of chunk %d", chunk.index)
+        return ChunkTrained(
+            chunk=chunk, policy_version=content["policy_version"], agent_seconds=0.0
+        )
+
+    def keep_if_due(self, chunk: Chunk, policy_version: int) -> None:
+        """Make a checkpoint at the end of `chunk` if it is time; raises OSError."""
+        if self._pace.is_due():
+            self.keep(chunk, policy_version)
+
+    def keep(self, chunk: Chunk, policy_version: int) -> None:
+        """Make a checkpoint at the end of `chunk`, unless there is one; raises OSError.
+
+        Args:
+            chunk: the last one that was trained.
+            policy_version: that decided what it ran under.
+        """
+        if chunk.index == self.kept_chunk:
+            return
+        self._settle()
+        before = time.perf_counter()
+        content = {
+            "training": self._training.state(),
+            "chunk": asdict(chunk),
+            "policy_version": policy_version,
+            "seconds": self.seconds,
+        }
+        try:
+            self._checkpoints.save(chunk.index, content)
+            self.kept_chunk = chunk.index
+        finally:
+            self._pace.took(time.perf_counter() - before)

@@ -1,0 +1,215 @@
+"""Checkpoints of one run on disk: written whole or not at all, checked before they are used.
+
+A file is a header (mark, format number, SHA-256 of the rest) and what `torch.save` writes. That
+streams tensor by tensor, so that saving takes no second copy of the weights, and takes nested
+values as optimizers have them; it is read with `weights_only=True`, which runs no code of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import shutil
+import struct
+import time
+from collections.abc import Callable, Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Number of the form that is written here; others are not read."""
+KEPT = 2
+"""Files that stay: the newest, and the one before in case that one is damaged."""
+_HEADER = struct.Struct("<16sI32s")
+_MARK = b"child-checkpoint"
+_SUFFIX = ".checkpoint"
+
+
+SHARE = 0.01
+"""Of a run's time, the most that checkpoints take where their interval is left to them."""
+ASSUMED_BYTES_PER_SECOND = 100e6
+"""How fast the first one is written, before that is known."""
+SHORTEST_SECONDS = 0.01
+"""What one costs at the least: waiting for the disk disturbs more than this process."""
+
+
+class Pace:
+    """Says when a checkpoint is due."""
+
+    def __init__(
+        self,
+        seconds: float | None,
+        *,
+        size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start to wait for the first one.
+
+        Args:
+            seconds: between two; 0 makes one at each chunk's end, None waits 1 / SHARE times as
+                long as the last one took.
+            size: of a checkpoint in bytes, roughly.
+            clock: seconds.
+        """
+        self._seconds = seconds
+        self._clock = clock
+        self.took(size / ASSUMED_BYTES_PER_SECOND)
+
+    def is_due(self) -> bool:
+        """Whether it is time for one."""
+        return self._clock() >= self._next
+
+    def took(self, seconds: float) -> None:
+        """Wait from now on, for the one after that which has just taken so long."""
+        wait = self._seconds
+        if wait is None:
+            wait = max(seconds, SHORTEST_SECONDS) / SHARE
+        self._next = self._clock() + wait
+
+
+class _Unusable(Exception):
+    """A file that must not be used; the message says why."""
+
+
+class Checkpoints:
+    """A run's newest checkpoints, in a folder of its own."""
+
+    def __init__(self, folder: Path, *, origin: str) -> None:
+        """Name the folder, which is made with the first one.
+
+        Args:
+            folder: of this run alone.
+            origin: of what run they are; those of another origin are not used.
+        """
+        self._folder = folder
+        self._origin = origin
+
+    def save(self, chunk: int, content: Mapping[str, Any]) -> None:
+        """Write what was there at a chunk's end; once this returns it outlives a loss of power.
+
+        Args:
+            chunk: its index; a later checkpoint has a larger one.
+            content: of tensors, numbers, texts, lists, tuples and dicts.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; those from before stay.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{chunk:09d}{_SUFFIX}"
+        # Another process may be about to end that still writes the same one.
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with unfinished.open("wb") as file:
+                _write(file, {"origin": self._origin, "content": dict(content)})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        _sync_folder(self._folder)
+        for old in self._files()[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def newest(self, *, up_to: int) -> dict[str, Any] | None:
+        """Return the content of the newest one that is whole and ours; the log names the others.
+
+        Args:
+            up_to: the last chunk that it may be of.
+
+        Returns:
+            What was given to `save`, its tensors on the CPU; None where there is none.
+        """
+        for path in self._files():
+            try:
+                if int(path.stem) > up_to:
+                    raise _Unusable(f"what came before is known only up to chunk {up_to}")
+                return self._read(path)
+            except (_Unusable, OSError) as error:
+                log.warning("checkpoint %s is not used: %s", path, error)
+        return None
+
+    def _files(self) -> list[Path]:
+        """Return finished files, newest first."""
+        return sorted(self._folder.glob(f"{'[0-9]' * 9}{_SUFFIX}"), reverse=True)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        with path.open("rb") as file:
+            read = _checked(file)
+        if read["origin"] != self._origin:
+            raise _Unusable("it is of another run")
+        content: dict[str, Any] = read["content"]
+        return content
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a run's checkpoints; what cannot be removed now is left to a later call."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Hashed:
+    """A file to write to, which keeps the digest of what was written, and why it took no more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(file: BinaryIO, value: object) -> None:
+    file.write(bytes(_HEADER.size))
+    body = _Hashed(file)
+    try:
+        torch.save(value, cast(IO[bytes], body))  # torch asks for no more of a file than it has
+    except RuntimeError:
+        # torch's writer then fails to close the file, and hides why with an error of its own.
+        if body.error is not None:
+            raise body.error from None
+        raise
+    file.seek(0)
+    file.write(_HEADER.pack(_MARK, FORMAT, body.digest.digest()))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _checked(file: BufferedReader) -> dict[str, Any]:
+    """Return the value of a file; raises _Unusable where it is not whole, or no checkpoint."""
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise _Unusable(f"it is cut off after {len(header)} bytes")
+    mark, number, digest = _HEADER.unpack(header)
+    if mark != _MARK:
+        raise _Unusable("it is no checkpoint")
+    if number != FORMAT:
+        raise _Unusable(f"its format is {number}; this version reads {FORMAT}")
+    if hashlib.file_digest(file, "sha256").digest() != digest:
+        raise _Unusable("it is torn or damaged: its checksum is another")
+    file.seek(_HEADER.size)
+    try:
+        value: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _Unusable("it holds other things than values and tensors") from error
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
