@@ -72,14 +72,19 @@ class AgentProcess(ServiceProcess):
 
 
 class TrainerProcess(ServiceProcess):
-    """`trainer-service serve` with a run store and data in a folder."""
+    """`trainer-service serve` with a run store and data in a folder.
+
+    Runs have one thread, since the last bits of a sum depend on how many share it.
+    """
 
     def __init__(
         self, folder: Path, *more: str, agent: str = "127.0.0.1:9", parallel: int = 1
     ) -> None:
         self.store = folder / "trainer.db"
         options = ("--runs", str(self.store), "--data", str(folder), "--agent", agent)
-        super().__init__("trainer_service", *options, "--parallel", str(parallel), *more)
+        super().__init__(
+            "trainer_service", *options, "--parallel", str(parallel), "--threads", "1", *more
+        )
 
     def run_processes(self) -> list[int]:
         """Return the processes of runs: grandchildren, forked from the one that has torch."""

@@ -36,7 +36,7 @@ def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None
     ("changes", "field"),
     [
         ({"parallel": 0}, "parallel"),
-        ({"threads": 0}, "threads"),
+        ({"threads": -1}, "threads"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds"),
         ({"grace_seconds": -1.0}, "grace_seconds"),
         ({"restarts": -1}, "restarts"),
