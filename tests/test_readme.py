@@ -58,7 +58,7 @@ def names(client: AgentClient) -> dict[str, Any]:
         "model": network(),
         "loader": batches,
         "criterion": nn.functional.cross_entropy,
-        "validation_batches": batches[:2],
+        "validation_loader": batches[:2],
         "Dropout": Dropout,
         "GaussianNoise": GaussianNoise,
         "Schedule": Schedule,
