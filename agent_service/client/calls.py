@@ -5,6 +5,7 @@ Every call of the agent service is idempotent, so every one may be sent again.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,7 @@ class Calls:
             budget_seconds: for how long a call is tried while nobody answers.
             name: of the service, for the error that says so.
         """
+        self._process = os.getpid()
         self._address = address
         self._budget = budget_seconds
         self._name = name
@@ -69,8 +71,10 @@ class Calls:
             deadline: of one attempt, in seconds.
 
         Raises:
-            AgentError: what the service answered, or Unavailable when the budget is spent.
+            AgentError: what the service answered, or Unavailable when the budget is spent; or this
+                is a forked process.
         """
+        self._check_process()
         gives_up = time.monotonic() + (self._budget if budget is None else budget)
         pause = FIRST_PAUSE
         while True:
@@ -95,6 +99,7 @@ class Calls:
 
         Who stops reading and closes the iterator ends the call on the server too.
         """
+        self._check_process()
         try:
             yield from responses
         except grpc.RpcError as error:
@@ -123,6 +128,14 @@ class Calls:
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 return
+
+    def _check_process(self) -> None:
+        """Refuse to work in a forked process, where gRPC's threads are not: a call would hang."""
+        if os.getpid() != self._process:
+            raise AgentError(
+                f"this client of the {self._name} belongs to the process that made it; a forked "
+                "one, such as a DataLoader's worker, makes a client of its own"
+            )
 
     def close(self) -> None:
         """Close the channel."""

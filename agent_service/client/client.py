@@ -33,6 +33,8 @@ PIECE = 64 * 1024
 class AgentClient:
     """A connection to an agent service; thread-safe, a context manager.
 
+    It belongs to the process that made it: a forked one makes its own.
+
     Errors are those of `agent_service.domain.errors`, never a bare gRPC error.
     """
 
