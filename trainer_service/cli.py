@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +60,12 @@ def cli(debug: bool) -> None:
 @click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
-    options["threads"] = set_threads(
-        os.environ, threads=options["threads"], parallel=options["parallel"]
-    )
+    config = TrainerConfig(**options)
+    threads = set_threads(os.environ, threads=config.threads, parallel=config.parallel)
+    config = replace(config, threads=threads)
     from trainer_service.build import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(message)s")
-    config = TrainerConfig(**options)
 
     def announce(port: int, page: int) -> None:
         host = config.host

@@ -6,8 +6,6 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from agent_service.domain.errors import invalid
-
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -44,14 +42,7 @@ def set_threads(environment: MutableMapping[str, str], *, threads: int, parallel
         environment: of this process, which its runs inherit.
         threads: of each run; 0 is its share of the usable cores.
         parallel: runs at once.
-
-    Raises:
-        InvalidArgument: where one of the two is not in range.
     """
-    if threads < 0:
-        raise invalid("threads", f"{threads} must be at least 0, which is a share of the cores")
-    if parallel < 1:
-        raise invalid("parallel", f"{parallel} must be at least 1")
     threads = threads or max(1, usable_cores() // parallel)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     # Threads that wait otherwise spin: where pools share cores, on the cores that others need.

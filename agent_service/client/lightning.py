@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from agent_service.client.client import AgentClient
+from agent_service.client.model.follower import Follower, Pass
 from agent_service.client.model.validation import Validation, predict_pair
-from agent_service.client.run import Run
-from agent_service.domain.runs import Outcome
+from agent_service.domain.specs import ControllerSpec
 
 __all__ = ["ReinforcedRegularization", "Validation", "predict_pair"]
 
@@ -28,27 +27,20 @@ class ReinforcedRegularization(Callback):
     """
 
     def __init__(
-        self, agent: AgentClient, controller: Any, validation: Validation, **options: Any
+        self,
+        agent: AgentClient,
+        controller: str | ControllerSpec,
+        validation: Validation,
+        **options: Any,
     ) -> None:
-        """Steer by a controller.
-
-        Args:
-            agent: the client; stays the caller's.
-            controller: its name, or its spec.
-            validation: what a chunk is judged on.
-            options: of `AgentClient.run`, such as `run_id`, `sites`, `drives`, `when_away`.
-        """
-        self._agent = agent
-        self._controller = controller
-        self._validation = validation
-        self._options = options
-        self._run: Run | None = None
+        """Steer by a controller; see `Follower` for the arguments."""
+        self._follower = Follower(agent, controller, validation, options)
         self._steps = 0
-        self._passes: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._passes: list[Pass] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run."""
-        self._run = self._agent.run(self._controller, model=pl_module, **self._options)
+        self._follower.begin(pl_module)
         self._steps = trainer.global_step
 
     def on_train_batch_end(
@@ -59,37 +51,28 @@ class ReinforcedRegularization(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Tell a step, and report a full chunk."""
-        assert self._run is not None, "training has begun"
+        """Tell a step once the optimizer has taken it."""
         self._passes.append(_parts(outputs))
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
-        losses, logits, labels = zip(*self._passes, strict=True)
+        # Lightning has divided each loss by the number of passes.
+        loss = torch.stack([loss for loss, _logits, _labels in self._passes]).sum()
+        self._follower.step(loss, self._passes)
         self._passes.clear()
-        # Lightning has divided each by their number.
-        self._run.step(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels))
-        if self._run.chunk_full:
-            self._run.report(self._validation.of(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the run."""
-        self._finish(Outcome.TERMINATED)
+        self._follower.end()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Finish the run as cancelled, on Ctrl-C, or truncated."""
-        is_user = isinstance(exception, KeyboardInterrupt)
-        self._finish(Outcome.CANCELLED if is_user else Outcome.TRUNCATED)
-
-    def _finish(self, outcome: Outcome) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            run.finish(outcome)
+        """Finish the run, cut."""
+        self._follower.fail(exception)
 
 
-def _parts(outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(outputs: Any) -> Pass:
     if not isinstance(outputs, Mapping) or not {"loss", "logits", "labels"} <= set(outputs):
         raise TypeError(
             "return {'loss': loss, 'logits': logits, 'labels': labels} from training_step"

@@ -31,6 +31,15 @@ class Limits:
             raise invalid("limits.spike", f"{self.spike} must be above 1")
 
 
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    """Of a chunk that is reported: it counts once the report is taken."""
+
+    mean: float
+    fault: str
+    """What is wrong with its losses; empty where it is safe."""
+
+
 class Guard:
     """Keeps one run within its limits."""
 
@@ -41,7 +50,7 @@ class Guard:
         self._safe: Mapping[str, float] = {}
         self._safe_loss = math.inf
         self._largest = 0.0
-        self._is_safe = True
+        self._judged: _Judgement | None = None
         self.interventions: Counter[str] = Counter()
         """How often a `change` was cut, a `spike` sent back, a loss `not finite`."""
 
@@ -49,7 +58,7 @@ class Guard:
         """Take a chunk's losses; return them as they can be told.
 
         A loss that is not finite is told as the largest finite one of the run so far, where
-        `spike` is set: it ends no run then.
+        `spike` is set: it ends no run then. A report that failed may be judged again.
         """
         if self._limits.spike is None:
             return list(losses)
@@ -57,22 +66,20 @@ class Guard:
         self._largest = max([self._largest, *finite])
         told = [loss if math.isfinite(loss) else self._largest for loss in losses]
         mean = sum(told) / len(told)
-        is_spike = mean > self._limits.spike * self._safe_loss
-        self._is_safe = len(finite) == len(losses) and not is_spike
-        if self._is_safe:
-            self._safe, self._safe_loss = self._running, mean
-        else:
-            self._count("spike" if len(finite) == len(losses) else "not finite")
+        fault = "spike" if mean > self._limits.spike * self._safe_loss else ""
+        self._judged = _Judgement(mean, "not finite" if len(finite) < len(losses) else fault)
         return told
 
     def limited(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return what the next chunk runs under, where `values` were decided."""
-        if not self._is_safe and self._safe:
-            values, self._is_safe = self._safe, True
-        else:
-            values = self._cut(values)
-        self._running = dict(values)
-        return dict(values)
+        judged, self._judged = self._judged, None
+        if judged is not None and not judged.fault:
+            self._safe, self._safe_loss = self._running, judged.mean
+        elif judged is not None:
+            self._count(judged.fault)
+        is_sent_back = judged is not None and judged.fault and self._safe
+        self._running = dict(self._safe if is_sent_back else self._cut(values))
+        return dict(self._running)
 
     def _cut(self, values: Mapping[str, float]) -> Mapping[str, float]:
         most = self._limits.max_change

@@ -79,6 +79,7 @@ class Run:
         self._model = model
         self._guard = Guard(limits)
         self._is_own: bool
+        """Whether what runs is not what was decided."""
         self.take(action)
         self._is_own = self._is_own or is_held
 
@@ -214,8 +215,7 @@ class Run:
         applied: Mapping[str, float] | None,
         chunk: int | None = None,
     ) -> dict[str, float]:
-        told = self._guard.judge(losses)
-        self.send(self.request(told, feedback, applied=applied, chunk=chunk))
+        self.send(self.request(losses, feedback, applied=applied, chunk=chunk))
         return self.hyperparameters
 
     def request(
@@ -232,18 +232,20 @@ class Run:
             InvalidArgument: a loss, score or index is out of range.
         """
         if applied is None:
-            applied = self.hyperparameters if self._is_own else self._own_values()
+            applied = self._own_values()
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index if chunk is None else chunk,
-            losses=np.array(losses, dtype=np.float64),
+            losses=np.array(self._guard.judge(losses), dtype=np.float64),
             feedback=feedback,
             applied=applied,
         )
         return convert.report_to_message(report)
 
     def _own_values(self) -> Mapping[str, float] | None:
-        return None if self._model is None else self._model.own_values()
+        """Return what the chunk ran under where that was not decided: a shadowed model's rates."""
+        own = None if self._model is None else self._model.own_values()
+        return self.hyperparameters if own is None and self._is_own else own
 
     def send(self, request: pb.ReportChunkRequest) -> None:
         """Send a report by a call of its own, and take the next action; or hold this one."""
@@ -251,7 +253,7 @@ class Run:
         if response is not None:
             self.take(response.action)
             return
-        held = pb.Action(values=self.action.values, chunk_index=self.action.chunk_index + 1)
+        held = pb.Action(values=self.action.values, chunk_index=request.chunk_index + 1)
         self.take(held)
         self._is_own = True
 
@@ -259,7 +261,6 @@ class Run:
         """Go on under the next action, as far as the limits allow."""
         values = self._guard.limited(action.values)
         self._is_own = values != dict(action.values)
-        """Whether what runs is not what was decided."""
         self.action = pb.Action()
         self.action.CopyFrom(action)
         self.action.values.update(values)

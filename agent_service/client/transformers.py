@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from agent_service.client.client import AgentClient
+from agent_service.client.model.follower import Follower, Pass
 from agent_service.client.model.validation import Validation as _Validation
-from agent_service.client.run import Run
 from agent_service.domain.runs import Outcome
+from agent_service.domain.specs import ControllerSpec
 
 __all__ = ["ReinforcedRegularization", "Validation", "predict_labelled"]
 
@@ -44,28 +45,21 @@ class ReinforcedRegularization(TrainerCallback):
     """
 
     def __init__(
-        self, agent: AgentClient, controller: Any, validation: _Validation, **options: Any
+        self,
+        agent: AgentClient,
+        controller: str | ControllerSpec,
+        validation: _Validation,
+        **options: Any,
     ) -> None:
-        """Steer by a controller.
-
-        Args:
-            agent: the client; stays the caller's.
-            controller: its name, or its spec.
-            validation: what a chunk is judged on.
-            options: of `AgentClient.run`, such as `run_id`, `sites`, `drives`, `when_away`.
-        """
-        self._agent = agent
-        self._controller = controller
-        self._validation = validation
-        self._options = options
-        self._run: Run | None = None
-        self._passes: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Steer by a controller; see `Follower` for the arguments."""
+        self._follower = Follower(agent, controller, validation, options)
+        self._passes: list[Pass] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the run, and listen to the model's passes."""
-        self._model: nn.Module = kwargs["model"]
-        self._run = self._agent.run(self._controller, model=self._model, **self._options)
-        self._hook = self._model.register_forward_hook(self._keep, with_kwargs=True)
+        model: nn.Module = kwargs["model"]
+        self._follower.begin(model)
+        self._hook = model.register_forward_hook(self._keep, with_kwargs=True)
 
     def _keep(self, model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
         if model.training and getattr(output, "loss", None) is not None:
@@ -74,14 +68,11 @@ class ReinforcedRegularization(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell a step, and report a full chunk."""
-        assert self._run is not None, "training has begun"
         if not self._passes:
             raise TypeError("the model returned no loss; give it its labels")
-        losses, logits, labels = zip(*self._passes, strict=True)
+        loss = torch.stack([loss for loss, _logits, _labels in self._passes]).mean()
+        self._follower.step(loss, self._passes)
         self._passes.clear()
-        self._run.step(torch.stack(losses).mean(), torch.cat(logits), torch.cat(labels))
-        if self._run.chunk_full:
-            self._run.report(self._validation.of(self._model))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Finish the run."""
@@ -89,7 +80,5 @@ class ReinforcedRegularization(TrainerCallback):
 
     def finish(self, outcome: Outcome = Outcome.TRUNCATED) -> None:
         """End the run; call it where `train` raised, which no callback is told."""
-        run, self._run = self._run, None
-        if run is not None:
-            self._hook.remove()
-            run.finish(outcome)
+        self._hook.remove()
+        self._follower.end(outcome)

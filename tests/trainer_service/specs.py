@@ -1,8 +1,21 @@
 """Runs that the tests of the trainer service train: as small as a ResNet gets."""
 
+from dataclasses import replace
+
 from agent_service.domain.runs import Mode
 from trainer_service.run import RunSpec
 from trainer_service.training.spec import Method, Model, TrainingSpec
+
+CHILD = TrainingSpec(
+    model=Model.RESNET18,
+    width=0.0625,
+    training_size=64,
+    batch_size=16,
+    chunk_size=4,
+    validation_batches=3,
+    chunks=3,
+)
+"""A training of a few hundredths of a second a chunk."""
 
 
 def run_spec(
@@ -15,15 +28,10 @@ def run_spec(
     dataset: str = "digits",
     seed: int = 0,
 ) -> RunSpec:
-    """Return a run of a few hundredths of a second a chunk."""
-    training = TrainingSpec(
+    """Return a run of `CHILD`, or of one like it."""
+    training = replace(
+        CHILD,
         dataset=dataset,
-        training_size=64,
-        model=Model.RESNET18,
-        width=0.0625,
-        batch_size=16,
-        chunk_size=4,
-        validation_batches=3,
         method=method,
         chunks=chunks,
         learning_rate=learning_rate,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.domain.errors import InvalidArgument
 from trainer_service.cores import set_threads, usable_cores
 
 ALL = len(os.sched_getaffinity(0))
@@ -52,14 +51,3 @@ def test_runs_share_the_cores_and_wait_without_spinning() -> None:
     assert set_threads(own, threads=3, parallel=2) == 3
     assert default == {"OMP_NUM_THREADS": str(usable_cores()), "OMP_WAIT_POLICY": "passive"}
     assert own == {"OMP_NUM_THREADS": "5", "OMP_WAIT_POLICY": "active"}
-
-
-@pytest.mark.parametrize(("threads", "parallel", "field"), [(-1, 1, "threads"), (0, 0, "parallel")])
-def test_counts_out_of_range_are_refused(threads: int, parallel: int, field: str) -> None:
-    """By the option, and nothing is set."""
-    environment: dict[str, str] = {}
-    with pytest.raises(InvalidArgument) as raised:
-        set_threads(environment, threads=threads, parallel=parallel)
-
-    assert [v.field for v in raised.value.violations] == [field]
-    assert not environment

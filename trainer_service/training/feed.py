@@ -74,7 +74,7 @@ class StreamedFeed:
             worker_init_fn=_begin_reading,
             persistent_workers=is_read,
             pin_memory=device.type == "cuda",
-            # Else each iteration would draw from the global generator, which is the noise's.
+            # Else each iteration would draw from the global generator, which others may draw from.
             generator=torch.Generator(),
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agent_service.scores import macro_f1
 from trainer_service.training.augment import crop_flip
 from trainer_service.training.chunk import Chunk, chunk_of
 from trainer_service.training.datasets import Images
@@ -20,7 +21,6 @@ from trainer_service.training.digest import weights_digest
 from trainer_service.training.feed import Feed, choose_feed
 from trainer_service.training.final import FinalScores
 from trainer_service.training.passes import Passes
-from trainer_service.training.scores import macro_f1
 from trainer_service.training.spec import Augment, TrainingSpec
 
 

@@ -229,6 +229,7 @@ def _install_sites(
 ) -> Draws:
     """Put a regularizer after each stage, and dropout before the classifier, too."""
     regularizer = spec.method.regularizer
+    assert regularizer is not None
     is_dropout = regularizer == "dropout"
     make = Dropout if is_dropout else GaussianNoise
     by_name = {call.name: call for call in calls}
@@ -242,7 +243,7 @@ def _install_sites(
     for number, (site, place) in enumerate(places.items()):
         # One value of its own, or the one that all sites share.
         name = f"{regularizer}-{site}"
-        tensor = tensors[name if name in tensors else f"{regularizer}"]
+        tensor = tensors[name if name in tensors else regularizer]
         new, old = make(tensor, draws, number), child.get_submodule(place)
         order = [new, old] if site == "classifier" else [old, new]
         child.set_submodule(place, nn.Sequential(*order))

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from agent_service.scores import macro_f1
+
 Score = Callable[[Tensor, Tensor], Any]
 """Of logits and labels of a batch: a number or scalar tensor in [0, 1], larger is better."""
 
@@ -22,34 +24,6 @@ class Scoring(Protocol):
     def mean(self, kept: Sequence[Any]) -> float:
         """Return the mean score of batches."""
         ...
-
-
-def macro_f1(predictions: Tensor, labels: Tensor, *, classes: int) -> Tensor:
-    """Return the macro F1 of each batch, in [0, 1]; waits for no device.
-
-    Classes absent from both a batch's labels and its predictions do not count in its mean, as in
-    scikit-learn's default label set; a class with neither precision nor recall has F1 = 0.
-
-    Args:
-        predictions: int64[..., b], classes in [0, classes).
-        labels: int64[..., b].
-        classes: number of classes.
-
-    Returns:
-        float64[...], one score a batch.
-    """
-    shape = (*predictions.shape[:-1], classes)
-    hits = (predictions == labels).to(torch.float64)
-
-    def count(places: Tensor, weights: Tensor) -> Tensor:
-        empty = torch.zeros(shape, dtype=torch.float64, device=places.device)
-        return empty.scatter_add_(-1, places, weights)
-
-    true_positives = count(labels, hits)
-    # 2 TP + FP + FN, since TP + FP are the predictions of a class and TP + FN its labels.
-    support = count(labels, torch.ones_like(hits)) + count(predictions, torch.ones_like(hits))
-    f1 = 2.0 * true_positives / support.clamp(min=1.0)
-    return f1.sum(-1) / (support > 0).sum(-1)
 
 
 class MacroF1:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from agent_service.client import AgentClient, Hold, Run
+from agent_service.client import AgentClient, Hold, Mode, Run
 from agent_service.client import delivery as delivery_module
 from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from agent_service.v1 import agent_pb2 as pb
@@ -145,3 +146,21 @@ def test_what_is_held_is_bounded() -> None:
         train(run, 3)
         with pytest.raises(ResourceExhausted, match="5 reports wait"):
             train(run, 1)
+
+
+def test_a_shadow_run_tells_its_models_rate_while_the_agent_is_away(agent: AgentProcess) -> None:
+    """What was held in place of a decision is nothing that the model ran under."""
+    dropout = nn.Dropout(0.3)
+    with AgentClient(agent.address, budget_seconds=0.2) as client:
+        client.create_controller(spec())
+        model = nn.Sequential(nn.Linear(2, 2), dropout)
+        with client.run("c", run_id="r", mode=Mode.SHADOW, model=model, when_away=Hold()) as run:
+            train(run, 1)
+            agent.kill()
+            train(run, 3)
+            agent.start()
+            client.wait_ready(20)
+            train(run, 1)
+
+        log = list(client.transitions(run_id="r"))
+        assert [dict(t.applied.values) for t in log] == [{"dropout": 0.3}] * 5

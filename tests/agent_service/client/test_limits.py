@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service.client import AgentClient, Limits, Run
+from agent_service.client import AgentClient, FleetReport, Limits, Run, Scores
 from agent_service.client.limits import Guard
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
@@ -71,6 +71,36 @@ def test_a_spike_or_a_loss_that_is_not_finite_goes_back_to_what_was_safe(
     log = list(client.transitions(run_id="r"))
     assert [t.chunk_index for t in log if t.HasField("applied")] == [4, 6]
     assert list(log[4].next_state) == [5.0] * 4, "told as the largest finite loss so far"
+
+
+def test_a_report_that_failed_and_is_made_again_counts_once(client: AgentClient) -> None:
+    """A spike that the agent refused, then took: one intervention, and the same way back."""
+    client.create_controller(spec())
+    with client.run("c", limits=Limits(spike=3.0)) as run:
+        (safe,) = train(run, 1.0)
+        with pytest.raises(InvalidArgument, match="applied"):
+            run.report_chunk(
+                [9.0] * 4, training_score=0.5, validation_score=0.5, applied={"rate": 0.1}
+            )
+        train(run, 9.0)
+
+        assert run.interventions == {"spike": 1}
+        assert run.hyperparameters["dropout"] == safe
+
+
+def test_a_fleet_keeps_its_limits(client: AgentClient) -> None:
+    """Reports over a stream are judged, and answers limited, as by calls."""
+    client.create_controller(spec())
+    scores = Scores(training=0.5, validation=0.5)
+    with client.run("c", limits=Limits(spike=3.0)) as run, client.report_stream() as stream:
+        safe = run.hyperparameters
+        for loss in (1.0, math.nan):
+            assert stream.report([FleetReport(run=run, losses=[loss] * 4, feedback=scores)]) == [
+                None
+            ]
+
+        assert run.interventions == {"not finite": 1}
+        assert run.hyperparameters == safe
 
 
 def test_without_a_limit_a_loss_that_is_not_finite_is_an_error(client: AgentClient) -> None:

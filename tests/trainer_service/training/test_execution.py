@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from agent_service.domain.errors import InvalidArgument
+from tests.trainer_service.specs import CHILD
 from trainer_service.training import execution
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
@@ -16,23 +17,13 @@ from trainer_service.training.spec import (
     Execution,
     MemoryFormat,
     Method,
-    Model,
     Precision,
-    TrainingSpec,
     hyperparameters,
 )
 from trainer_service.training.stacked import StackedTraining
 
 CPU = torch.device("cpu")
-SPEC = TrainingSpec(
-    model=Model.RESNET18,
-    width=0.0625,
-    training_size=256,
-    batch_size=16,
-    chunk_size=4,
-    validation_batches=2,
-    chunks=3,
-)
+SPEC = replace(CHILD, training_size=256, validation_batches=2)
 IMAGES = load_images(SPEC, Path("."))
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

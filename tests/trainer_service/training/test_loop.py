@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from agent_service.domain.errors import InvalidArgument
+from tests.trainer_service.specs import CHILD
 from trainer_service.training.datasets import Images, Split, load_images
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.spec import (
@@ -17,20 +18,11 @@ from trainer_service.training.spec import (
     Precision,
     Start,
     Stem,
-    TrainingSpec,
     hyperparameters,
 )
 
 CPU = torch.device("cpu")
-SPEC = TrainingSpec(
-    model=Model.RESNET18,
-    width=0.0625,
-    training_size=64,
-    batch_size=16,
-    chunk_size=4,
-    validation_batches=3,
-    chunks=3,
-)
+SPEC = CHILD
 IMAGES = load_images(SPEC, Path("."))
 
 

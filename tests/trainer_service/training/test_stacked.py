@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from agent_service.domain.errors import InvalidArgument
+from tests.trainer_service.specs import CHILD
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining, Diverged
@@ -14,22 +15,12 @@ from trainer_service.training.spec import (
     Method,
     Model,
     Sites,
-    TrainingSpec,
     hyperparameters,
 )
 from trainer_service.training.stacked import StackedTraining
 
 CPU = torch.device("cpu")
-SPEC = TrainingSpec(
-    model=Model.RESNET18,
-    width=0.0625,
-    training_size=64,
-    batch_size=16,
-    chunk_size=4,
-    validation_batches=3,
-    chunks=3,
-    learning_rate=1e-4,
-)
+SPEC = replace(CHILD, learning_rate=1e-4)
 IMAGES = load_images(SPEC, Path("."))
 SEEDS = (3, 5, 8)
 

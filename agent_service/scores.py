@@ -1,4 +1,7 @@
-"""Scores, computed where the predictions are: nothing is copied off the device."""
+"""Scores, computed where the predictions are: nothing is copied off the device.
+
+For trainings, ours and others'; knows torch and no service.
+"""
 
 from __future__ import annotations
 

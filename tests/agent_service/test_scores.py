@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from agent_service.scores import macro_f1
 from trainer_service.training.chunk import chunk_of, place_of
-from trainer_service.training.scores import macro_f1
 
 
 @given(st.data(), st.integers(1, 12), st.integers(1, 40), st.integers(1, 4))
