@@ -356,8 +356,11 @@ class Store(Protocol):
 class Observer(Protocol):
     """Who is told of what became durable: the metrics."""
 
-    def decided(self, run: Run, decision: Decision) -> None:
-        """A new decision is in the log (never called for a repeated call)."""
+    def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
+        """A new decision is in the log (never called for a repeated call).
+
+        `running` is what was decided for the chunk whose report made it; None for A_0.
+        """
         ...
 
     def ended(self, run: Run) -> None:
