@@ -1,12 +1,11 @@
-"""The agent service's metrics, each declared once.
+"""The agent service's metrics of what it decides, each declared once.
 
-What can be counted in the store is read there when it is scraped, so that a restart loses nothing;
-the rest is observed as decisions become durable.
+They are observed as decisions become durable. What can be counted in the store is read there, in
+`stored_metrics`.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,29 +18,15 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from agent_service.domain.errors import AgentError
-from agent_service.domain.ports import Origin, Session, Store
 from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.specs import ControllerSpec
 
-log = logging.getLogger(__name__)
-
 RUN_SERIES_LIMIT = 1000
 """Active runs that have gauges of their own; the rest is only counted."""
-_PAGE = 1_000_000
-_STATISTICS = (
-    "approx_kl",
-    "clip_fraction",
-    "entropy",
-    "explained_variance",
-    "policy_loss",
-    "value_loss",
-)
 _SHARES = [tenth / 10 for tenth in range(11)]
 _DIFFERENCES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
 _REWARDS = [tenth / 10 for tenth in range(-10, 11)]
@@ -100,6 +85,7 @@ class Metrics(Collector):
         self._commit_seconds = Histogram(
             "agent_journal_commit_seconds",
             "Time of one group commit, from its first statement until it is durable.",
+            unit="seconds",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -150,6 +136,17 @@ class Metrics(Collector):
         self._controllers[spec.name] = tallies
         return tallies
 
+    def names(self) -> set[str]:
+        """Return the controllers that have series."""
+        with self._lock:
+            return set(self._controllers)
+
+    def forget(self, names: set[str]) -> None:
+        """Remove the series of controllers, so that the page does not grow with deleted ones."""
+        with self._lock:
+            for name in names:
+                self._controllers.pop(name, None)
+
     def ended(self, run: Run) -> None:
         """Remove a run's gauges."""
         with self._lock:
@@ -162,15 +159,17 @@ class Metrics(Collector):
 
     def _of_controllers(self) -> list[Metric]:
         decisions = CounterMetricFamily(
-            "agent_decisions", "Actions decided.", labels=("controller", "mode")
+            "agent_decisions", "Actions decided, by the run's mode.", labels=("controller", "mode")
         )
         action = HistogramMetricFamily(
             "agent_action",
-            "Actions decided, as a share of the hyperparameter's range.",
+            "Actions decided, from 0 at the low end of the hyperparameter's range to 1 at the high.",
             labels=("controller", "hyperparameter"),
         )
         reward = HistogramMetricFamily(
-            "agent_reward", "Rewards of reported chunks.", labels=("controller",)
+            "agent_reward",
+            "Rewards of reported chunks; scores lie in [0, 1], so their differences in [-1, 1].",
+            labels=("controller",),
         )
         for name, tallies in self._controllers.items():
             for mode, count in tallies.decisions.items():
@@ -200,10 +199,12 @@ class Metrics(Collector):
             labels=(*names, "hyperparameter"),
         )
         reward = GaugeMetricFamily(
-            "agent_run_reward", "Reward of an active run's last chunk.", labels=names
+            "agent_run_reward", "Reward that an active run's last chunk earned.", labels=names
         )
         loss = GaugeMetricFamily(
-            "agent_run_loss", "Mean training loss of an active run's last chunk.", labels=names
+            "agent_run_loss",
+            "Mean training loss of an active run's last chunk, as the training counts it.",
+            labels=names,
         )
         for run, decision in self._newest.values():
             of = (run.controller.spec.name, run.id)
@@ -213,63 +214,3 @@ class Metrics(Collector):
                 reward.add_metric(of, decision.reward)
                 loss.add_metric(of, float(decision.state.mean()))
         return [action, reward, loss]
-
-
-class StoreCollector(Collector):
-    """Reads from the store, at each scrape, what is kept there."""
-
-    def __init__(self, store: Store) -> None:
-        """Read from `store`."""
-        self._store = store
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics of controllers not deleted; none while the store fails."""
-        try:
-            return self._store.read(_collect)
-        except AgentError as error:
-            log.warning("the page goes without the store's metrics: %s", error)
-            return ()
-
-
-def _collect(session: Session) -> list[Metric]:
-    runs = GaugeMetricFamily("agent_runs", "Runs by state.", labels=("controller", "state"))
-    transitions = CounterMetricFamily(
-        "agent_transitions", "Complete transitions by use.", labels=("controller", "use")
-    )
-    version = GaugeMetricFamily(
-        "agent_policy_version", "Newest policy version.", labels=("controller",)
-    )
-    updates = CounterMetricFamily(
-        "agent_policy_updates", "Updates of the policy.", labels=("controller",)
-    )
-    seconds = SummaryMetricFamily(
-        "agent_policy_update_seconds", "Time of updates, reading included.", labels=("controller",)
-    )
-    staleness = GaugeMetricFamily(
-        "agent_policy_staleness",
-        "Mean versions between deciding and learning, in the last update.",
-        labels=("controller",),
-    )
-    ppo = GaugeMetricFamily(
-        "agent_ppo", "Statistics of the last update.", labels=("controller", "statistic")
-    )
-    for controller in session.list_controllers(after="", limit=_PAGE):
-        name, usage = controller.spec.name, session.usage(controller)
-        for state, count in usage.runs.items():
-            runs.add_metric((name, state.value), count)
-        transitions.add_metric((name, "learned"), usage.learned)
-        transitions.add_metric((name, "recorded"), usage.recorded)
-        version.add_metric((name,), controller.policy_version)
-        versions = session.list_policies(controller, before=None, limit=_PAGE)
-        learned = [v.statistics for v in versions if v.origin is Origin.LEARNED]
-        updates.add_metric((name,), len(learned))
-        # A controller that learns from final scores takes no time for it, and is never behind.
-        timed = [statistics for statistics in learned if "seconds" in statistics]
-        seconds.add_metric((name,), len(timed), sum(s["seconds"] for s in timed))
-        if timed:
-            newest = timed[0]
-            staleness.add_metric((name,), newest["staleness"])
-            for statistic in _STATISTICS:
-                if statistic in newest:
-                    ppo.add_metric((name, statistic), newest[statistic])
-    return [runs, transitions, version, updates, seconds, staleness, ppo]
