@@ -163,7 +163,7 @@ class Metrics(Collector):
         )
         action = HistogramMetricFamily(
             "agent_action",
-            "Actions decided, from 0 at the low end of the hyperparameter's range to 1 at the high.",
+            "Actions decided, from 0 (the low end of the hyperparameter's range) to 1 (the high).",
             labels=("controller", "hyperparameter"),
         )
         reward = HistogramMetricFamily(
