@@ -67,6 +67,8 @@ class _ControllerTallies:
     differences: Mapping[str, _Tally]
     """Of shadow runs, by hyperparameter."""
     reward: _Tally
+    magnitudes: dict[str, float]
+    """Sums of the sizes of rewards, by sign."""
 
 
 class Metrics(Collector):
@@ -121,6 +123,8 @@ class Metrics(Collector):
                     tallies.differences[h.name].observe(abs(apart) / 2.0)
             if decision.reward is not None:
                 tallies.reward.observe(decision.reward)
+                sign = "negative" if decision.reward < 0 else "positive"
+                tallies.magnitudes[sign] += abs(decision.reward)
             if run.id in self._newest or len(self._newest) < RUN_SERIES_LIMIT:
                 self._newest[run.id] = (run, decision)
             elif decision.chunk == 1:
@@ -132,6 +136,7 @@ class Metrics(Collector):
             actions={h.name: _tally(_SHARES) for h in spec.hyperparameters},
             differences={h.name: _tally(_DIFFERENCES) for h in spec.hyperparameters},
             reward=_tally(_REWARDS),
+            magnitudes={"positive": 0.0, "negative": 0.0},
         )
         self._controllers[spec.name] = tallies
         return tallies
@@ -171,13 +176,21 @@ class Metrics(Collector):
             "Rewards of reported chunks; scores lie in [0, 1], so their differences in [-1, 1].",
             labels=("controller",),
         )
+        # Rewards are negative too, so their sum is no counter and the histogram shows none.
+        magnitude = CounterMetricFamily(
+            "agent_reward_magnitude",
+            "Sizes of positive and of negative rewards, summed; the difference is their sum.",
+            labels=("controller", "sign"),
+        )
         for name, tallies in self._controllers.items():
             for mode, count in tallies.decisions.items():
                 decisions.add_metric((name, mode.value), count)
             for hyperparameter, tally in tallies.actions.items():
                 action.add_metric((name, hyperparameter), tally.buckets(), tally.total)
             reward.add_metric((name,), tallies.reward.buckets(), tallies.reward.total)
-        return [decisions, action, reward]
+            for sign, total in tallies.magnitudes.items():
+                magnitude.add_metric((name, sign), total)
+        return [decisions, action, reward, magnitude]
 
     def _of_shadows(self) -> Metric:
         difference = HistogramMetricFamily(
