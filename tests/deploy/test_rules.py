@@ -42,3 +42,17 @@ def test_every_alert_says_what_to_do_and_is_tested() -> None:
         for part in ("summary: ", "description: ", "runbook: ", "severity: page"):
             assert part in rule, f"{name} has no {part}"
         assert f'alertname="{name}",alertstate="firing"' in cases, f"{name} is not tested"
+
+
+def test_without_prometheus_tests_skip_unless_they_must_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A developer may lack it; where REQUIRE_PROMETHEUS is set, as in CI, that is a failure."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("REQUIRE_PROMETHEUS", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install prometheus"):
+        tool("promtool")
+
+    monkeypatch.setenv("REQUIRE_PROMETHEUS", "1")
+    with pytest.raises(pytest.fail.Exception, match="promtool is not installed"):
+        tool("promtool")
