@@ -49,12 +49,14 @@ class PrometheusProcess:
         command += ["--web.listen-address=127.0.0.1:0"]
         with log.open("w") as output:
             self._process = subprocess.Popen(command, stderr=output, stdout=output)
-        pattern = r'msg="Listening on" address=(\S+)'
-        wait_for(lambda: re.search(pattern, log.read_text()) is not None, seconds=60)
-        found = re.search(pattern, log.read_text())
-        assert found
+        try:
+            wait_for(lambda: "Server is ready" in log.read_text())
+        except BaseException:
+            self._process.kill()
+            raise
+        found = re.search(r'msg="Listening on".* address=(\S+)', log.read_text())
+        assert found, log.read_text()
         self.address = found[1]
-        wait_for(lambda: "Server is ready" in log.read_text(), seconds=60)
         return self
 
     def __exit__(

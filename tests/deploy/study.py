@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -79,9 +79,9 @@ class Study:
         self.until(have_all)
         return missing
 
-    def pages(self) -> tuple[str, str]:
-        """Return the pages of agent and trainer as they are now."""
-        agent, trainer = (_read(service.metrics) for service in (self._agent, self._trainer))
+    def pages(self, form: str = "text/plain") -> tuple[str, str]:
+        """Return the pages of agent and trainer as they are now, as that media type."""
+        agent, trainer = (_read(service.metrics, form) for service in (self._agent, self._trainer))
         return agent, trainer
 
     def until(self, condition: Callable[[], bool], *, seconds: float = 100.0) -> bool:
@@ -97,8 +97,8 @@ class Study:
         return is_true
 
 
-def _read(page: str) -> str:
-    with urlopen(page) as answer:
+def _read(page: str, form: str) -> str:
+    with urlopen(Request(page, headers={"Accept": form})) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -129,7 +129,9 @@ def _compare(output: Path, agent: AgentProcess, trainer: TrainerProcess) -> Iter
     command = [*command_of("trainer_service"), "compare", "--output", str(output), *_OPTIONS]
     command += ["--agent", agent.address, "--trainer", trainer.address]
     with start_in_terminal(command) as process:
-        yield
-        process.send_signal(signal.SIGINT)
-        _shown, errors = process.communicate(timeout=60)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            _shown, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
