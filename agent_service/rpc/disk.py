@@ -5,12 +5,15 @@ Generic: knows no service of ours.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+log = logging.getLogger(__name__)
 
 
 class DiskCollector(Collector):
@@ -23,7 +26,12 @@ class DiskCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return what is free for the service, and the size of the whole."""
-        usage = shutil.disk_usage(self._folder)
+        try:
+            usage = shutil.disk_usage(self._folder)
+        except OSError as error:
+            # The page has more to tell than this.
+            log.warning("the page goes without the disk's metrics: %s", error)
+            return
         for what, text, value in (
             ("free", "Free space, for this service, on the disk of its store.", usage.free),
             ("size", "Size of the disk of its store.", usage.total),
