@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from agent_service.client.model.drives import Drive, SiteDrive, drive_of
-from agent_service.client.model.scores import MacroF1, OwnScore, Score, Scoring
+from agent_service.client.model.scores import Score, Scoring, scoring_of
 from agent_service.client.model.selection import named_modules, select, unwrapped
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
@@ -44,7 +44,7 @@ class SteeredModel:
             InvalidArgument: a name that is not there, a hyperparameter that drives nothing, or one
                 whose range does not fit what it drives. The model is left as it was.
         """
-        self.scoring: Scoring = MacroF1() if score is None else OwnScore(score)
+        self.scoring: Scoring = scoring_of(score)
         """How the batches of its run are scored."""
         self._model = unwrapped(model)
         devices = {t.device for t in (*self._model.parameters(), *self._model.buffers())}
