@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
 
-import numpy as np
-
 from agent_service import convert
 from agent_service.client.limits import Guard, Limits
 from agent_service.domain.rewards import GivenReward, Scores
@@ -173,7 +171,7 @@ class Run:
 
     def _training_score(self) -> float:
         if self._has_own_scores:
-            return float(np.mean([float(score) for score in self._scores]))
+            return sum(map(float, self._scores)) / len(self._scores)
         return self._scoring_of_model().mean(self._scores)
 
     def _validation_score(self, validation: Any) -> float:
@@ -231,6 +229,8 @@ class Run:
         Raises:
             InvalidArgument: a loss, score or index is out of range.
         """
+        import numpy as np  # takes as long as gRPC: not when a script starts
+
         if applied is None:
             applied = self._own_values()
         report = ChunkReport(
