@@ -106,7 +106,8 @@ class Run:
     ) -> None:
         """Tell one training step; all stays where it is until the chunk is reported.
 
-        A step is one of the optimizer. Where it takes several passes, give their mean loss.
+        A step is one of the optimizer. Where it takes several passes, give their mean loss,
+        and the logits and labels of all.
 
         Args:
             loss: the step's training loss, a number or a scalar tensor.
