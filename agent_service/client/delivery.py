@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agent_service.client.calls import CALL_SECONDS, Calls
 from agent_service.domain.errors import AgentError, ResourceExhausted, Unavailable
@@ -40,6 +40,18 @@ class Hold:
 Request = (
     pb.CreateControllerRequest | pb.StartRunRequest | pb.ReportChunkRequest | pb.FinishRunRequest
 )
+
+
+class Delivery(Protocol):
+    """Where a run's calls go."""
+
+    def send(self, request: pb.ReportChunkRequest) -> pb.ReportChunkResponse | None:
+        """Send a report; return the answer, None where the report is held."""
+        ...
+
+    def finish(self, request: pb.FinishRunRequest) -> None:
+        """Send the run's end."""
+        ...
 
 
 class AgentDelivery:
