@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from agent_service.client import Dropout, GaussianNoise, Hyperparameter
 from agent_service.client.model.steered import SteeredModel
@@ -246,6 +247,35 @@ def test_a_compiled_model_is_steered_inside() -> None:
     SteeredModel(compiled, [RATE], sites={"head": Dropout()})
 
     assert len(model.get_submodule("head")._forward_hooks) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which Dynamo reads of its inputs
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda block: torch.compile(block, backend="eager"), checkpoint_wrapper],
+    ids=["compiled", "checkpointed"],
+)
+def test_what_wraps_a_part_does_not_change_its_names(
+    wrapped: Callable[[nn.Module], nn.Module],
+) -> None:
+    """A compiled block, or one whose activations are computed again, is met by its plain names."""
+    model = network()
+    dropout: Any = model.get_submodule("block.2")
+    model.add_module("block", wrapped(model.get_submodule("block")))
+    steered = SteeredModel(
+        model, [RATE, NOISE], sites={"block": GaussianNoise("noise")}, drives={"dropout": "block.*"}
+    )
+    steered.apply({"dropout": 0.7, "noise": 0.5})
+    x = torch.ones(4, 6)
+    first, second = model(x), model(x)
+    (first.sum() + second.sum()).backward()
+    assert dropout.p == 0.7
+    assert model.get_submodule("drop").p == 0.3
+    assert not torch.equal(first, second)
+
+    steered.remove()
+    assert dropout.p == 0.1
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(
