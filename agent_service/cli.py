@@ -12,7 +12,7 @@ from agent_service.command import run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import agent_option, connect
 from agent_service.decision_log.log_command import transitions
-from agent_service.decision_log.policy_commands import estimate, replay
+from agent_service.decision_log.policy_commands import agreement, estimate, replay
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
 from agent_service.v1 import agent_pb2 as pb
@@ -98,7 +98,10 @@ def runs(agent: str, controller: str, state: RunState | None, labels: tuple[str,
     with connect(agent) as client:
         for r in client.list_runs(controller=controller, state=state, labels=wanted):
             stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
-            click.echo(f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks")
+            click.echo(
+                f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks"
+                f"\t{pb.Mode.Name(r.mode)[5:].lower()}"
+            )
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -108,7 +111,7 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in (transitions, replay, estimate):
+for command in (transitions, replay, agreement, estimate):
     cli.add_command(command)
 
 

@@ -43,6 +43,7 @@ _STATISTICS = (
     "value_loss",
 )
 _SHARES = [tenth / 10 for tenth in range(11)]
+_DIFFERENCES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
 _REWARDS = [tenth / 10 for tenth in range(-10, 11)]
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -78,6 +79,8 @@ class _ControllerTallies:
     decisions: dict[Mode, int]
     actions: Mapping[str, _Tally]
     """By hyperparameter."""
+    differences: Mapping[str, _Tally]
+    """Of shadow runs, by hyperparameter."""
     reward: _Tally
 
 
@@ -117,8 +120,8 @@ class Metrics(Collector):
         self._commit_seconds.observe(seconds)
         self._batch_size.observe(size)
 
-    def decided(self, run: Run, decision: Decision) -> None:
-        """Observe a new decision."""
+    def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
+        """Observe a new decision, and what the chunk before it ran under."""
         spec = run.controller.spec
         with self._lock:
             tallies = self._controllers.get(spec.name) or self._add_controller(spec)
@@ -126,6 +129,10 @@ class Metrics(Collector):
             for h in spec.hyperparameters:
                 share = (h.unit(decision.values[h.name]) + 1.0) / 2.0
                 tallies.actions[h.name].observe(share)
+            if run.mode is Mode.SHADOW and running is not None and decision.applied is not None:
+                for h in spec.hyperparameters:
+                    apart = h.unit(decision.applied[h.name]) - h.unit(running.values[h.name])
+                    tallies.differences[h.name].observe(abs(apart) / 2.0)
             if decision.reward is not None:
                 tallies.reward.observe(decision.reward)
             if run.id in self._newest or len(self._newest) < RUN_SERIES_LIMIT:
@@ -137,6 +144,7 @@ class Metrics(Collector):
         tallies = _ControllerTallies(
             decisions=dict.fromkeys(Mode, 0),
             actions={h.name: _tally(_SHARES) for h in spec.hyperparameters},
+            differences={h.name: _tally(_DIFFERENCES) for h in spec.hyperparameters},
             reward=_tally(_REWARDS),
         )
         self._controllers[spec.name] = tallies
@@ -150,7 +158,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the series of controllers and of active runs."""
         with self._lock:
-            return [*self._of_controllers(), *self._of_runs()]
+            return [*self._of_controllers(), self._of_shadows(), *self._of_runs()]
 
     def _of_controllers(self) -> list[Metric]:
         decisions = CounterMetricFamily(
@@ -171,6 +179,18 @@ class Metrics(Collector):
                 action.add_metric((name, hyperparameter), tally.buckets(), tally.total)
             reward.add_metric((name,), tallies.reward.buckets(), tallies.reward.total)
         return [decisions, action, reward]
+
+    def _of_shadows(self) -> Metric:
+        difference = HistogramMetricFamily(
+            "agent_shadow_difference",
+            "How far what shadow runs ran under was from what would have been decided, as a share "
+            "of the hyperparameter's range; 0 is agreement.",
+            labels=("controller", "hyperparameter"),
+        )
+        for name, tallies in self._controllers.items():
+            for hyperparameter, tally in tallies.differences.items():
+                difference.add_metric((name, hyperparameter), tally.buckets(), tally.total)
+        return difference
 
     def _of_runs(self) -> list[Metric]:
         names = ("controller", "run")
