@@ -16,8 +16,9 @@ import torch
 from agent_service.client import AgentClient, ControllerSpec, Hyperparameter
 from agent_service.client import Run as AgentRun
 from tests.benchmarks.bare import BareLoop, seconds
-from tests.benchmarks.children import RATE, Many, digits, grey_images, side_by_side, spec_of
+from tests.benchmarks.children import RATE, Many, digits, grey_images, spec_of
 from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.benchmarks.through_service import children_an_hour
 from tests.end_to_end.processes import AgentProcess
 from trainer_service.keeper import Keeper
 from trainer_service.run import Run, RunSpec, RunState
@@ -27,8 +28,6 @@ from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import TrainingSpec
 
 ROUNDS = 5
-CHILD_CHUNKS = 100
-"""Chunks of the child that `children an hour` counts: 2,000 steps of 64 images."""
 KEEPING_SECONDS = 20.0
 """For how long a training keeps checkpoints, some 15 of them."""
 CPU = torch.device("cpu")
@@ -155,16 +154,13 @@ class OnCpu:
             for pair, chunks in self._pairs:
                 client.create_controller(pair.controller)
                 figures |= pair.measure(client.run(pair.controller.name), chunks)
+            figures |= children_an_hour(self._narrow, "digits", agent, folder)
         for k, many in self._many.items():
             figures |= many.measure(f"digits_{k}")
         figures |= self._greys.measure("greys_4")
-        figures["digits_processes_2_per_s"] = side_by_side(self._narrow, "cpu", 2)
         for kind in ("ours", "bare"):
             figures[f"peak_{kind}_mb"] = peak(kind, CPU, 0.5)
         figures["checkpoint_share"] = checkpoint_share(self._narrow, folder)
-        images = CHILD_CHUNKS * self._narrow.chunk_size * self._narrow.batch_size
-        for way in ("8_alone", "processes_2", "8_stacked"):
-            figures[f"{way}_children_an_hour"] = figures[f"digits_{way}_per_s"] * 3600 / images
         return figures
 
 
