@@ -98,7 +98,10 @@ def runs(agent: str, controller: str, state: RunState | None, labels: tuple[str,
     with connect(agent) as client:
         for r in client.list_runs(controller=controller, state=state, labels=wanted):
             stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
-            click.echo(f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks")
+            click.echo(
+                f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks"
+                f"\t{pb.Mode.Name(r.mode)[5:].lower()}"
+            )
 
 
 def _label(text: str) -> tuple[str, str]:

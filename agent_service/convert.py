@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -309,6 +308,8 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
 
 def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
     """Return the checked report; raises InvalidArgument."""
+    import numpy as np  # here alone: the client imports this file, and needs none of it for that
+
     return ChunkReport(
         run_id=message.run_id,
         chunk=message.chunk_index,

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+# First, since frameworks import torchvision, which does not load beside every torch.
+import trainer_service.training.vision  # noqa: F401
 from agent_service.client import (
     AgentClient,
     ControllerSpec,
@@ -20,6 +24,7 @@ from agent_service.client import (
     Schedule,
     Scores,
 )
+from agent_service.v1 import agent_pb2 as pb
 from tests.conftest import ServedAgent
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -95,3 +100,108 @@ def test_the_examples_of_a_training_script_run(
     (trained,) = [r for r in client.list_runs() if r.controller == "fer-dropout"]
     assert trained.reported_chunks == 2
     assert names["errors"] == [None]
+
+
+def lightning_names() -> dict[str, Any]:
+    from lightning.pytorch import LightningModule
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.net(x)
+            return logits
+
+        def training_step(self, batch: Any, index: int) -> dict[str, torch.Tensor]:
+            logits = self(batch[0])
+            loss = nn.functional.cross_entropy(logits, batch[1])
+            return {"loss": loss, "logits": logits, "labels": batch[1]}
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters())
+
+    return {"module": Module(), **loaders()}
+
+
+def transformers_names() -> dict[str, Any]:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    data = [
+        {"input_ids": torch.randint(20, (6,)), "labels": torch.tensor(i % 2)} for i in range(64)
+    ]
+    loader = DataLoader(data, 8)  # type: ignore[arg-type, var-annotated]
+    model = BertForSequenceClassification(config)
+    return {"model": model, "dataset": data, "validation_loader": loader}
+
+
+def ignite_names() -> dict[str, Any]:
+    from ignite.engine import Engine
+
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def step(_engine: Engine, batch: Any) -> tuple[torch.Tensor, ...]:
+        logits = model(batch[0])
+        loss = nn.functional.cross_entropy(logits, batch[1])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss, logits, batch[1]
+
+    return {"model": model, "engine": Engine(step), **loaders()}
+
+
+def numpy_names() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 8, 5))
+    y = x[..., 0] > 0
+    return {
+        "np": np,
+        "rng": rng,
+        "batches": zip(x, y, strict=True),
+        "weights": np.zeros(5),
+        "validation_x": x[0],
+        "validation_y": y[0],
+    }
+
+
+def loaders() -> dict[str, Any]:
+    data = TensorDataset(torch.randn(24, 6), torch.randint(3, (24,)))
+    return {"loader": DataLoader(data, 4), "validation_loader": DataLoader(data, 8)}
+
+
+FRAMEWORKS = {
+    "lightning": lightning_names,
+    "transformers": transformers_names,
+    "ignite": ignite_names,
+    "np.": numpy_names,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_example_of_each_framework_runs(
+    client: AgentClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    """As it stands there, to its end: a run that reported, and ended as planned."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    dropout = Hyperparameter(name="dropout", low=0.0, high=0.5)
+    client.create_controller(ControllerSpec(name="fer-dropout", hyperparameters=(dropout,)))
+    blocks = list(examples("With a framework, or with none"))
+    (block,) = [block for block in blocks if framework in block]
+    assert len(blocks) == len(FRAMEWORKS)
+    exec(compile(block, block, "exec"), {"agent": client, **FRAMEWORKS[framework]()})
+
+    (run,) = client.list_runs()
+    assert run.reported_chunks >= 1
+    assert run.outcome == pb.OUTCOME_TERMINATED

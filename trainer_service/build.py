@@ -43,7 +43,10 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     device = _checked_device(config.device)
     registry = process_registry()
     shown = pb.Device(
-        name=config.device, description=describe_device(device), parallel=config.parallel
+        name=config.device,
+        description=describe_device(device),
+        parallel=config.parallel,
+        together=config.together,
     )
     with (
         closing(RunStore(config.runs)) as store,

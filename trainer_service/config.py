@@ -30,9 +30,11 @@ class TrainerConfig:
     metrics_port: int = 9465
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
     parallel: int = 1
-    """Runs that train at once."""
+    """Processes that train at once."""
+    together: int = 1
+    """Runs in each process, at the most: those of one spec but for seed and values are stacked."""
     threads: int = 0
-    """CPU threads of each run; 0 is its share of the cores that the service may use."""
+    """CPU threads of each process; 0 is its share of the cores that the service may use."""
     checkpoint_seconds: float | None = None
     """Between two checkpoints of a run; None lets them take 1% of its time, 0 makes one a chunk."""
     grace_seconds: float = 20.0
@@ -48,8 +50,9 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field that is wrong."""
-        if self.parallel < 1:
-            raise invalid("parallel", f"{self.parallel} must be at least 1")
+        for name in ("parallel", "together"):
+            if getattr(self, name) < 1:
+                raise invalid(name, f"{getattr(self, name)} must be at least 1")
         for name in (
             "threads",
             "checkpoint_seconds",

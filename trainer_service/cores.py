@@ -40,8 +40,8 @@ def set_threads(environment: MutableMapping[str, str], *, threads: int, parallel
 
     Args:
         environment: of this process, which its runs inherit.
-        threads: of each run; 0 is its share of the usable cores.
-        parallel: runs at once.
+        threads: of each process; 0 is its share of the usable cores.
+        parallel: processes at once.
     """
     threads = threads or max(1, usable_cores() // parallel)
     environment.setdefault("OMP_NUM_THREADS", str(threads))

@@ -32,7 +32,7 @@ class Keeper:
         training: ChildTraining,
         *,
         folder: Path,
-        interval: float | None,
+        pace: Pace,
         settle: Callable[[], None],
     ) -> None:
         """Keep the state of `training`, which has not begun.
@@ -41,16 +41,17 @@ class Keeper:
             run: whose it is; a run of the same id in another store has other checkpoints.
             training: its training.
             folder: of this run's checkpoints.
-            interval: seconds between two; see `Pace`.
+            pace: says when they are made; it is that of all runs of this process.
             settle: waits until the chunks before are stored: none may be lost behind a checkpoint.
         """
+        self._run_id = run.id
         self._told_chunks = run.trained_chunks
         self._training = training
         self._settle = settle
         self._checkpoints = Checkpoints(folder, origin=f"{run.id} of {run.created_at!r}")
         weights = training.state()["weights"].values()
-        size = SIZE_TO_WEIGHTS * sum(tensor.nbytes for tensor in weights)
-        self._pace = Pace(interval, size=size)
+        self._pace = pace
+        pace.expect(SIZE_TO_WEIGHTS * sum(tensor.nbytes for tensor in weights))
         self._started = time.perf_counter()
         self.kept_chunk = 0
         """The chunk of the newest checkpoint; 0 without one."""
@@ -70,14 +71,14 @@ class Keeper:
         self._started = time.perf_counter() - content["seconds"]
         chunk = Chunk(**content["chunk"])
         self.kept_chunk = chunk.index
-        log.info("goes on from the checkpoint of chunk %d", chunk.index)
+        log.info("run %s goes on from the checkpoint of chunk %d", self._run_id, chunk.index)
         return ChunkTrained(
             chunk=chunk, policy_version=content["policy_version"], agent_seconds=0.0
         )
 
     def keep_if_due(self, chunk: Chunk, policy_version: int) -> None:
         """Make a checkpoint at the end of `chunk` if it is time; raises OSError."""
-        if self._pace.is_due():
+        if self._pace.is_due(chunk.index):
             self.keep(chunk, policy_version)
 
     def keep(self, chunk: Chunk, policy_version: int) -> None:

@@ -1,4 +1,4 @@
-"""The pipe between the service and a run's process: what happened goes up, receipts come down.
+"""The pipe between the service and a run in its process: what happened goes up, receipts come down.
 
 A receipt says that an event is stored. The process waits for it before its next event or
 checkpoint, so that what is behind a checkpoint is never lost with the service.
@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection
 from trainer_service.run import What
 
 HAND_BACK = signal.SIGTERM
-"""Asks a run's process to keep a checkpoint at its chunk's end, and to end.
+"""Asks a process to keep a checkpoint of each run at its chunk's end, and to end.
 
 It is what a machine's service manager sends to all processes of a service that it stops.
 """
 CANCEL = signal.SIGUSR1
-"""Asks a run's process to end the run at once."""
+"""Asks a process to end a run, or some: those that are marked in the array it shares with us."""
 
 _RECEIPT = b""
 
@@ -28,7 +28,7 @@ class Teller:
     """The process's end. Where the service is gone it ends this process: nobody is left to tell."""
 
     def __init__(self, pipe: Connection) -> None:
-        """Take the pipe, which stays open as long as the process."""
+        """Take the pipe, and close it once the run has left this process."""
         self._pipe = pipe
         self._is_owed = False
 
@@ -36,7 +36,7 @@ class Teller:
         """Tell what happened, once what was told before is stored."""
         self.settle()
         self._is_owed = True
-        self.tell_last(what)
+        self._send(what)
 
     def settle(self) -> None:
         """Wait until all that was told is stored."""
@@ -52,6 +52,10 @@ class Teller:
 
         It waits for no receipt, since a signal may have broken into the reading of one.
         """
+        self._send(what)
+        self._pipe.close()
+
+    def _send(self, what: What) -> None:
         try:
             self._pipe.send(what)
         except OSError:
@@ -59,29 +63,18 @@ class Teller:
 
 
 class Listener:
-    """The service's end; a context manager."""
+    """The service's end."""
 
     def __init__(self, pipe: Connection) -> None:
-        """Take the pipe and close it at the end."""
-        self._pipe = pipe
+        """Take the pipe, to be waited for; closed where `hear` finds the other end closed."""
+        self.pipe = pipe
 
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pipe.close()
-
-    def hear(self, seconds: float) -> What | None:
-        """Return what happened next; None where the process is gone.
-
-        Raises:
-            TimeoutError: nothing was told for so many seconds.
-        """
-        if not self._pipe.poll(seconds):
-            raise TimeoutError
+    def hear(self) -> What | None:
+        """Return what happened next, waiting for it; None where the run has left its process."""
         try:
-            what: What = self._pipe.recv()
+            what: What = self.pipe.recv()
         except (EOFError, OSError):
+            self.pipe.close()
             return None
         return what
 
@@ -89,4 +82,4 @@ class Listener:
         """Say that what was heard is stored."""
         # Where the process is gone, the next hearing says so.
         with suppress(OSError):
-            self._pipe.send_bytes(_RECEIPT)
+            self.pipe.send_bytes(_RECEIPT)

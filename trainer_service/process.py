@@ -1,237 +1,152 @@
-"""The process that trains one child: chunk by chunk, asks who decides, tells what happens."""
+"""The process that trains runs together: chunk by chunk, until each of them has left."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import signal
-import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache, partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 
 from agent_service.client import AgentClient
-from agent_service.domain.errors import AgentError
-from agent_service.domain.runs import Outcome
 from agent_service.lifeline import end_with_parent
-from trainer_service.keeper import Keeper
+from trainer_service.config import TrainerConfig
 from trainer_service.link import CANCEL, HAND_BACK, Teller
-from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
-from trainer_service.steering import ATTEMPT_SECONDS, Patience, Steering, make_steering
-from trainer_service.training.chunk import Chunk
-from trainer_service.training.datasets import load_images
+from trainer_service.member import Cancelled, HandedBack, Member, StackFailed, Workplace
+from trainer_service.run import Run
+from trainer_service.steering import ATTEMPT_SECONDS
+from trainer_service.training.checkpoint import Pace
+from trainer_service.training.datasets import Images, load_images
 from trainer_service.training.datasets.memory import Memory
-from trainer_service.training.loop import ChildTraining, Diverged, describe_device
+from trainer_service.training.lockstep import Lockstep
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where runs train."""
-
-    agent: str
-    """HOST:PORT of the agent service."""
-    agent_seconds: float
-    """How long a run waits for an agent that is away before it fails."""
-    device: str
-    """As torch names it: `cpu`, `cuda:0`."""
-    data: Path
-    """The data folder."""
-    data_memory: Memory = Memory.AUTO
-    """Where images are held."""
-    threads: int
-    """CPU threads of a run."""
-    checkpoints: Path
-    """Folder of all runs' checkpoints."""
-    checkpoint_seconds: float | None
-    """Between two checkpoints of a run; see `Pace`."""
-
-
-class _Cancelled(BaseException):
-    """The service asked to end this run; no `Exception`, so that nothing takes it for one."""
-
-
-class _HandedBack(BaseException):
-    """The service asked for this run's checkpoint, to go on with it later."""
+Cancels = ctypes.Array[ctypes.c_byte]
+"""Shared with the service, which marks the runs that are to end."""
 
 
 class _Signals:
-    """Listens to what the service asks: raises `_Cancelled` where the run stands, once.
+    """Listens to what the service asks.
 
-    An exception that a signal raises is lost where Python cannot pass it on, as while an object is
-    finalized. So it is remembered, and the training asks before each chunk.
+    A run that trains alone ends where it stands: `Cancelled` is raised there, once. An exception
+    that a signal raises is lost where Python cannot pass it on, as while an object is finalized. So
+    the mark stays, and is asked for before each chunk. Runs that train together end at a chunk's
+    end, since one of them cannot leave a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cancels: Cancels) -> None:
         """Listen from now on."""
-        self._is_cancelled = False
+        self._cancels = cancels
+        self._has_raised = False
         self._is_handed_back = False
         signal.signal(CANCEL, self._cancel)
         signal.signal(HAND_BACK, self._hand_back)
 
     def _cancel(self, _number: int, _frame: object) -> None:
-        if not self._is_cancelled:
-            self._is_cancelled = True
-            raise _Cancelled
+        if len(self._cancels) == 1 and not self._has_raised:
+            self._has_raised = True
+            raise Cancelled
 
     def _hand_back(self, _number: int, _frame: object) -> None:
         self._is_handed_back = True
 
-    def check(self) -> None:
-        """Raise what the service asked for; only where a checkpoint may be made."""
-        if self._is_cancelled:
-            raise _Cancelled
+    def check(self, place: int) -> None:
+        """Raise what the service asked of a run; only where a checkpoint may be made."""
+        if self._cancels[place]:
+            raise Cancelled
         if self._is_handed_back:
-            raise _HandedBack
+            raise HandedBack
 
 
-_FINAL = (AgentError, OSError, MemoryError, torch.OutOfMemoryError)
-"""Errors that another start would meet again; after others the run starts from its checkpoint."""
+def train_runs(
+    runs: Sequence[Run], config: TrainerConfig, pipes: Sequence[Connection], cancels: Cancels
+) -> None:
+    """Train runs, as the main function of their process.
 
-
-def train_run(run: Run, place: Place, pipe: Connection) -> None:
-    """Train a run, as the main function of its process; tells all that happens through `pipe`."""
+    Args:
+        runs: one, or several whose children can be stacked.
+        config: the service's.
+        pipes: one a run, for all that happens in it.
+        cancels: one mark a run.
+    """
     end_with_parent()
     # Ctrl-C reaches the whole group; what it means is the service's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    text = f"%(asctime)s trainer run {run.id}: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=text)
-    torch.set_num_threads(place.threads)
-    teller = Teller(pipe)
-    last = StateChanged(state=RunState.SUCCEEDED)
-    try:
-        signals = _Signals()
-        with AgentClient(place.agent, budget_seconds=ATTEMPT_SECONDS) as agent:
-            _train(agent, run, place, teller, signals)
-    except _Cancelled:
-        last = StateChanged(state=RunState.CANCELLED)
-    except _HandedBack:
-        last = StateChanged(state=RunState.QUEUED)
-    except Exception as error:
-        if not isinstance(error, AgentError | OSError):
-            traceback.print_exc()  # a fault of ours, or of torch: the log has the place
-        state = RunState.FAILED if isinstance(error, _FINAL) else RunState.QUEUED
-        last = StateChanged(state=state, cause=f"{type(error).__name__}: {error}")
-    teller.tell_last(last)
+    name = f"run {runs[0].id}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s trainer {name}: %(message)s")
+    torch.set_num_threads(config.threads)
+    with ExitStack() as opened:
+
+        @cache
+        def agent() -> AgentClient:
+            client = AgentClient(config.agent, budget_seconds=ATTEMPT_SECONDS)
+            return opened.enter_context(client)
+
+        @cache
+        def images() -> Images:
+            # Those of all: runs that train together have one data set.
+            return load_images(runs[0].spec.training, config.data, Memory(config.data_memory))
+
+        workplace = Workplace(
+            config=config,
+            agent=agent,
+            images=images,
+            pace=Pace(config.checkpoint_seconds),
+            together=len(runs),
+        )
+        signals = _Signals(cancels)
+        workplace.members.extend(
+            Member(run, Teller(pipe), workplace, check=partial(signals.check, place))
+            for place, (run, pipe) in enumerate(zip(runs, pipes, strict=True))
+        )
+        _train(workplace.members)
 
 
-def _train(agent: AgentClient, run: Run, place: Place, teller: Teller, signals: _Signals) -> None:
-    device = torch.device(place.device)
-    # First, since the agent is told how long the run will be.
-    images = load_images(run.spec.training, place.data, place.data_memory)
-    training = ChildTraining(run.spec.training, images, device)
-    keeper = Keeper(
-        run,
-        training,
-        folder=place.checkpoints / run.id,
-        interval=place.checkpoint_seconds,
-        settle=teller.settle,
-    )
-    patience = Patience(
-        place.agent_seconds, tell=lambda cause: _tell_cause(teller, cause), check=signals.check
-    )
-    chunks = training.chunks
-    steering = make_steering(agent, run.id, run.spec, patience, planned_chunks=chunks)
-    try:
-        teller.tell(Planned(chunks=chunks))
-        diverged = _Chunks(training, steering, keeper, teller, signals).train()
-        finished = _finish(training, steering, diverged=diverged)
-    except _Cancelled:
-        steering.give_up(Outcome.CANCELLED)
-        raise
-    except _FINAL:
-        steering.give_up(Outcome.TRUNCATED)
-        raise
-    words = describe_device(device)
-    teller.tell(replace(finished, seconds=keeper.seconds, device=words))
-
-
-def _finish(training: ChildTraining, steering: Steering, *, diverged: bool) -> Finished:
-    """Judge the child and tell who decided; return the result, without time and device."""
-    digest = training.weights_digest()
-    scores = training.finish()
-    outcome = Outcome.DIVERGED if diverged else Outcome.TERMINATED
-    steering.finish(outcome, scores.validation_score_best)
-    return Finished(scores=scores, diverged=diverged, seconds=0.0, device="", weights_digest=digest)
-
-
-def _tell_cause(teller: Teller, cause: str) -> None:
-    """Tell why a run that goes on is not as it should be; nothing once it is."""
-    teller.tell(StateChanged(state=RunState.RUNNING, cause=cause))
-
-
-class _Chunks:
-    """The chunks that a run has still to train, from its checkpoint on."""
-
-    def __init__(
-        self,
-        training: ChildTraining,
-        steering: Steering,
-        keeper: Keeper,
-        teller: Teller,
-        signals: _Signals,
-    ) -> None:
-        self._training = training
-        self._steering = steering
-        self._keeper = keeper
-        self._teller = teller
-        self._signals = signals
-        self._last: tuple[Chunk, int] | None = None
-        """The last one that was trained here, and the policy version that it ran under."""
-        self._is_unkept = False
-        """Whether it was told that checkpoints cannot be written."""
-
-    def train(self) -> bool:
-        """Train all of them; return whether the training diverged.
-
-        Raises:
-            _HandedBack: with a checkpoint, where the disk takes one.
-        """
+def _train(members: list[Member]) -> None:
+    """Train all members until each has left the list."""
+    lockstep = Lockstep()
+    while members:
         try:
-            return self._train()
-        except _HandedBack:
-            if self._last is not None:
-                self._keep(self._keeper.keep)
-            raise
+            for member in members:
+                member.prepare()
+            members[:] = [member for member in members if not member.has_left]
+            _train_chunk(_least_trained(members), lockstep)
+        except Cancelled:
+            continue  # raised outside of the run that it is for, which is marked still
 
-    def _train(self) -> bool:
-        again = self._keeper.resume()
-        if again is not None:
-            self._tell(again)
-        while self._training.trained_chunks < self._training.chunks:
-            self._signals.check()
-            version = self._steering.policy_version
-            try:
-                chunk = self._training.train_chunk(self._steering.values)
-            except Diverged:
-                return True
-            self._last = (chunk, version)
-            self._keep(self._keeper.keep_if_due)
-            self._tell(ChunkTrained(chunk=chunk, policy_version=version, agent_seconds=0.0))
-        return False
 
-    def _tell(self, trained: ChunkTrained) -> None:
-        """Report a chunk to who decides, then tell the service."""
-        before = time.perf_counter()
-        self._steering.report(trained.chunk)
-        seconds = time.perf_counter() - before
-        self._teller.tell(replace(trained, agent_seconds=seconds))
+def _least_trained(members: Sequence[Member]) -> Sequence[Member]:
+    """Return those that have trained least: the others wait until these have caught up."""
+    fewest = min((member.training.trained_chunks for member in members), default=0)
+    return [member for member in members if member.training.trained_chunks == fewest]
 
-    def _keep(self, keep: Callable[[Chunk, int], None]) -> None:
-        """Keep a checkpoint by `keep`; training goes on without one where the disk takes none."""
-        assert self._last is not None
-        try:
-            keep(*self._last)
-        except OSError as error:
-            cause = f"no checkpoint can be written: {error.strerror}"
-            log.warning("%s: %s", cause, error.filename)
-            _tell_cause(self._teller, cause)
-            self._is_unkept = True
-        else:
-            if self._is_unkept and self._keeper.kept_chunk == self._last[0].index:
-                _tell_cause(self._teller, "")
-                self._is_unkept = False
+
+def _train_chunk(members: Sequence[Member], lockstep: Lockstep) -> None:
+    if not members:
+        return
+    try:
+        results = lockstep.train_chunk(
+            [member.training for member in members], [member.values for member in members]
+        )
+    except BaseException as error:
+        for member in members:
+            member.fail(_failure(error, len(members)))
+        return
+    # Each takes its result before any tells it: while one waits for the agent, others may leave.
+    for member, result in zip(members, results, strict=True):
+        member.take(result)
+    for member in members:
+        member.tell()
+
+
+def _failure(error: BaseException, children: int) -> BaseException:
+    """Return what an error means to each of so many children, which one of them may have caused."""
+    if children == 1 or not isinstance(error, Exception):
+        return error
+    log.error("the chunk of %d stacked children failed", children, exc_info=error)
+    return StackFailed(f"{children} stacked children: {type(error).__name__}: {error}")

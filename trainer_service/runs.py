@@ -1,4 +1,4 @@
-"""The queue: runs wait, train in processes of their own, so many at once, and end."""
+"""The queue: runs wait, train in processes, alone or stacked with others, and end."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Protocol, TypeVar
 
 from agent_service.domain.errors import AlreadyExists, NotFound, Unavailable, invalid
 from agent_service.domain.runs import RUN_ID
 from trainer_service.attempt import Attempt
 from trainer_service.config import TrainerConfig
-from trainer_service.process import Place
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
 from trainer_service.training.checkpoint import remove_checkpoints
-from trainer_service.training.datasets.memory import Memory
+from trainer_service.training.stacked import is_stackable
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,11 @@ PRELOAD = ["trainer_service.process"]
 """What processes have imported when they start: torch alone takes seconds."""
 STORE_PAUSE = 1.0
 """Seconds between two tries to store what happened, where the disk is full."""
+GATHER_SECONDS = 1.0
+"""How long a new run waits for others that can be trained together with it."""
 STOPPED = "the trainer service stopped; the run goes on when that is back"
+_ALL = 1_000_000
+"""More runs than there are."""
 KILLED = "the trainer service was killed while it trained; it goes on from its last checkpoint"
 
 
@@ -51,28 +53,21 @@ class Runs:
 
         Args:
             store: of this service alone; stays the caller's.
-            config: where runs train, and how many at once.
+            config: where runs train, how many processes at once, and how many in each.
             observers: told of all that happens.
         """
         self._store = store
         self._config = config
-        self._place = Place(
-            agent=config.agent,
-            agent_seconds=config.agent_seconds,
-            device=config.device,
-            data=config.data,
-            data_memory=Memory(config.data_memory),
-            threads=config.threads,
-            checkpoints=config.checkpoints,
-            checkpoint_seconds=config.checkpoint_seconds,
-        )
         self._observers = observers
         self._changing = threading.Lock()
         self._attempts: dict[str, Attempt] = {}
+        """By run: several that train together have one."""
         self._cancelled: set[str] = set()
         """Of runs that train, those that were asked to end."""
+        self._fruitless: dict[str, int] = {}
+        """Starts alone that brought a run no new chunk, in a row; of runs that got nowhere last."""
         self._is_closed = False
-        # The server process imports torch once; each run is forked from it.
+        # The server process imports torch once; each other is forked from it.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._pool = ThreadPoolExecutor(config.parallel, thread_name_prefix="run")
@@ -83,8 +78,8 @@ class Runs:
             self._record(run.id, StateChanged(state=RunState.QUEUED, cause=KILLED))
         queued = self._each(RunState.QUEUED)
         self._remove_checkpoints_but_of({run.id for run in queued})
-        for run in queued:
-            self._queue(run.id)
+        for _ in queued:
+            self._queue()
 
     def _remove_checkpoints_but_of(self, queued: set[str]) -> None:
         """Remove what was left where a kill came between a run's end and the removal."""
@@ -94,10 +89,11 @@ class Runs:
             remove_checkpoints(folder / name)
 
     def _each(self, state: RunState) -> list[Run]:
-        return list(self._store.list(state=state, after=0, limit=1_000_000))
+        return list(self._store.list(state=state, after=0, limit=_ALL))
 
-    def _queue(self, run_id: str) -> None:
-        self._pool.submit(self._attend, run_id).add_done_callback(_log_fault)
+    def _queue(self) -> None:
+        """Look for what waits, once more."""
+        self._pool.submit(self._attend).add_done_callback(_log_fault)
 
     def submit(self, run_id: str, spec: RunSpec) -> Run:
         """Queue a run; the same id with the same spec again answers the one that is there.
@@ -118,7 +114,7 @@ class Runs:
                     raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
                 return existing
             run = self._store.add(run_id, spec)
-            self._queue(run_id)
+            self._queue()
         return run
 
     def cancel(self, run_id: str) -> Run:
@@ -133,7 +129,7 @@ class Runs:
             attempt = self._attempts.get(run_id)
             if attempt is not None:
                 self._cancelled.add(run_id)
-                attempt.cancel()
+                attempt.cancel(run_id)
             elif run.state is RunState.QUEUED:
                 self._record(run_id, StateChanged(state=RunState.CANCELLED))
         return self._found(run_id)
@@ -156,7 +152,7 @@ class Runs:
         # Before the lock, so that who holds it and waits for room on the disk gives up.
         self._is_closed = True
         with self._changing:
-            for attempt in self._attempts.values():
+            for attempt in set(self._attempts.values()):
                 attempt.hand_back()
         impatient = threading.Timer(self._config.grace_seconds, self._kill_all)
         impatient.start()
@@ -169,36 +165,92 @@ class Runs:
                 log.warning("run %s: its chunk did not end within the grace", run_id)
                 attempt.kill()
 
-    def _attend(self, run_id: str) -> None:
-        """See one run through, from the queue to its end, by as many processes as it takes."""
-        fruitless = 0
-        while (attempt := self._patiently(lambda: self._start(run_id))) is not None:
-            before = self._found(run_id).trained_chunks
-            end = attempt.follow(
-                lambda what: self._patiently(lambda: self._record(run_id, what)),
-                stall_seconds=self._config.stall_seconds,
-            )
-            # By the store's chunks: a process that only trains again what is known gets nowhere.
-            has_grown = self._found(run_id).trained_chunks > before
-            fruitless = 0 if has_grown else fruitless + 1
-            self._patiently(partial(self._settle, run_id, end, fruitless))
+    def _attend(self) -> None:
+        """See a process of those through that wait first; nothing where none waits."""
+        self._gather()
+        started = self._patiently(self._start)
+        if started is None:
+            return
+        attempt, runs = started
+        before = {run.id: run for run in runs}
+        attempt.follow(
+            lambda run_id, what: self._patiently(lambda: self._record(run_id, what)),
+            lambda run_id, end: self._patiently(
+                lambda: self._settle(before[run_id], end, is_alone=len(runs) == 1)
+            ),
+            stall_seconds=self._config.stall_seconds,
+        )
 
-    def _start(self, run_id: str) -> Attempt | None:
-        """Start a run's process; None where it should not train, or no more."""
+    def _gather(self) -> None:
+        """Wait a moment for others where a new run could be trained with them."""
+        if self._config.together > 1 and (waiting := self._waiting(1)):
+            age = time.time() - waiting[0].created_at
+            time.sleep(min(max(GATHER_SECONDS - age, 0), GATHER_SECONDS))
+
+    def _start(self) -> tuple[Attempt, Sequence[Run]] | None:
+        """Start a process for what waits first; None where nothing waits, or may start."""
         with self._changing:
-            run = self._found(run_id)
-            if self._is_closed or run.state is not RunState.QUEUED:
+            runs = [] if self._is_closed else self._begun(self._next())
+            if not runs:
                 return None
-            self._record(run_id, StateChanged(state=RunState.RUNNING))
-            self._attempts[run_id] = Attempt(self._context, run, self._place)
-            return self._attempts[run_id]
+            attempt = Attempt(self._context, runs, self._config)
+            self._attempts.update({run.id: attempt for run in runs})
+            return attempt, runs
 
-    def _settle(self, run_id: str, end: StateChanged, fruitless: int) -> None:
-        """Store where a run stands whose process has ended, and forget the process."""
+    def _next(self) -> Sequence[Run]:
+        """Return what waits first, and what may be trained together with it."""
+        together = self._config.together
+        waiting = self._waiting(1 if together == 1 else _ALL)
+        # Who got nowhere tries alone: it, or one of those that it was with, may be the cause.
+        if not waiting or waiting[0].id in self._fruitless:
+            return waiting[:1]
+        first = waiting[0].spec.training
+        stackable = [
+            run
+            for run in waiting[1:]
+            if run.id not in self._fruitless and is_stackable(run.spec.training, first)
+        ]
+        return [waiting[0], *stackable][:together]
+
+    def _waiting(self, limit: int) -> Sequence[Run]:
+        return self._store.list(state=RunState.QUEUED, after=0, limit=limit)
+
+    def _begun(self, runs: Sequence[Run]) -> list[Run]:
+        """Store that runs train, and return them; raises Unavailable where none can be stored."""
+        begun: list[Run] = []
+        for run in runs:
+            try:
+                self._record(run.id, StateChanged(state=RunState.RUNNING))
+            except Unavailable:
+                if not begun:
+                    raise
+                break  # the others go on waiting
+            begun.append(run)
+        return begun
+
+    def _settle(self, before: Run, end: StateChanged, *, is_alone: bool) -> None:
+        """Store where a run stands that has left its process, and forget the process.
+
+        Args:
+            before: the run as its process started.
+            end: the state that it was left in.
+            is_alone: whether no other run trained there; what failed may else not be its fault.
+        """
+        run_id = before.id
         with self._changing:
-            self._record(run_id, self._verdict(run_id, end, fruitless))
+            # By the store's chunks: a process that only trains again what is known gets nowhere.
+            has_grown = self._found(run_id).trained_chunks > before.trained_chunks
+            fruitless = 0 if has_grown else self._fruitless.get(run_id, 0) + is_alone
+            verdict = self._verdict(run_id, end, fruitless)
+            self._record(run_id, verdict)
             del self._attempts[run_id]
             self._cancelled.discard(run_id)
+            if has_grown or verdict.state.is_final:
+                self._fruitless.pop(run_id, None)
+            else:
+                self._fruitless[run_id] = fruitless
+            if verdict.state is RunState.QUEUED and not self._is_closed:
+                self._queue()
 
     def _verdict(self, run_id: str, end: StateChanged, fruitless: int) -> StateChanged:
         """Return where a run stands whose process left it so."""

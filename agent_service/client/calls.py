@@ -22,6 +22,14 @@ CALL_SECONDS = 30.0
 """Deadline of one attempt."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between attempts: doubled each time, with jitter, up to the longest."""
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # While another ping of gRPC's own is on its way, that one's patience counts: else a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
+)
+"""During a call a silent connection is asked whether it lives, and given up where it does not
+answer: one whose other end lost its power, or was forgotten on the way, says nothing by itself."""
 _RETRIED = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -51,6 +59,7 @@ class Calls:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 # Calls fail at once until the channel itself tries again: by default in 2 minutes.
                 ("grpc.max_reconnect_backoff_ms", 2000),
+                *KEEPALIVE,
             ],
         )
 

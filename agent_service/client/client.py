@@ -160,8 +160,9 @@ class AgentClient:
             drives: which of the model's own modules each hyperparameter drives, by a pattern of
                 module names such as `layer4.*`. All dropout that it has, where there is one
                 hyperparameter and no `sites`.
-            score: of a batch's logits and labels, in [0, 1], larger is better, such as a function
-                of torchmetrics; macro F1 by default.
+            score: of a batch's logits and labels, in [0, 1], larger is better; macro F1 of classes
+                by default. "binary-f1", "multilabel-f1" or "r2" (0 where it is below), a metric of
+                torchmetrics, or a function, which is called at each step.
             when_away: what to do while the agent cannot be reached, once the client's budget is
                 spent; None raises.
             limits: how far the run follows the agent; None for all the way.

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agent_service.client.calls import CALL_SECONDS, Calls
 from agent_service.domain.errors import AgentError, ResourceExhausted, Unavailable
@@ -42,6 +42,18 @@ Request = (
 )
 
 
+class Delivery(Protocol):
+    """Where a run's calls go."""
+
+    def send(self, request: pb.ReportChunkRequest) -> pb.ReportChunkResponse | None:
+        """Send a report; return the answer, None where the report is held."""
+        ...
+
+    def finish(self, request: pb.FinishRunRequest) -> None:
+        """Send the run's end."""
+        ...
+
+
 class AgentDelivery:
     """A run's calls to the agent, in order. Not thread-safe."""
 
@@ -57,7 +69,8 @@ class AgentDelivery:
             pb.FinishRunRequest: stub.FinishRun,
         }
         self._hold = hold
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[tuple[type[Request], bytes]] = deque()
+        """As they are sent: a message takes six times as much memory."""
         self._is_away = False
         self._next_try = 0.0
         self._wait = SHORTEST_WAIT
@@ -75,7 +88,7 @@ class AgentDelivery:
             raise ResourceExhausted(
                 f"{self._hold.limit} reports wait for the agent, which is still away"
             )
-        self._waiting.append(request)
+        self._waiting.append((type(request), request.SerializeToString()))
         if self._is_away and time.monotonic() < self._next_try:
             return None
         return self._deliver(budget=0.0 if self._is_away else None)
@@ -92,7 +105,7 @@ class AgentDelivery:
         if self._hold is None:
             self._call(request)
             return
-        self._waiting.append(request)
+        self._waiting.append((type(request), request.SerializeToString()))
         if self._deliver(budget=None) is None:
             log.error(
                 "run %s: %d calls were held and not delivered; the agent takes it for abandoned "
@@ -105,8 +118,9 @@ class AgentDelivery:
         """Send what waits, in order; return the last response, None where the agent is away."""
         response = None
         while self._waiting:
+            kind, data = self._waiting[0]
             try:
-                response = self._call(self._waiting[0], budget=budget)
+                response = self._call(kind.FromString(data), budget=budget)
             except Unavailable as error:
                 self._go_away(error)
                 return None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter
 
 log = logging.getLogger("agent_service.client")
 
@@ -43,16 +44,25 @@ class _Judgement:
 class Guard:
     """Keeps one run within its limits."""
 
-    def __init__(self, limits: Limits | None) -> None:
-        """Start with nothing known of the run."""
+    def __init__(
+        self, limits: Limits | None, hyperparameters: Sequence[Hyperparameter] = ()
+    ) -> None:
+        """Start with nothing known of the run.
+
+        Args:
+            limits: of the script; None sets none.
+            hyperparameters: whose ranges no value leaves, whatever is answered.
+        """
         self._limits = limits or Limits()
+        self._ranges = {h.name: (h.low, h.high) for h in hyperparameters}
         self._running: Mapping[str, float] = {}
         self._safe: Mapping[str, float] = {}
         self._safe_loss = math.inf
         self._largest = 0.0
         self._judged: _Judgement | None = None
         self.interventions: Counter[str] = Counter()
-        """How often a `change` was cut, a `spike` sent back, a loss `not finite`."""
+        """How often a `change` was cut, a `spike` sent back, a loss `not finite`, a value out of
+        `range`."""
 
     def judge(self, losses: Sequence[float]) -> list[float]:
         """Take a chunk's losses; return them as they can be told.
@@ -78,8 +88,17 @@ class Guard:
         elif judged is not None:
             self._count(judged.fault)
         is_sent_back = judged is not None and judged.fault and self._safe
-        self._running = dict(self._safe if is_sent_back else self._cut(values))
+        self._running = dict(self._safe if is_sent_back else self._cut(self._within(values)))
         return dict(self._running)
+
+    def _within(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        """Return values inside their ranges; NaN, which is nowhere, becomes the lowest."""
+        within = dict(values)
+        for name, (low, high) in self._ranges.items():
+            if not low <= within[name] <= high:
+                within[name] = high if within[name] > high else low
+                self._count("range")
+        return within
 
     def _cut(self, values: Mapping[str, float]) -> Mapping[str, float]:
         most = self._limits.max_change

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from agent_service import convert
+from agent_service.client.delivery import Delivery
 from agent_service.client.limits import Guard, Limits
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from agent_service.client.model.scores import Scoring
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
-
-
-class Delivery(Protocol):
-    """Where a run's calls go."""
-
-    def send(self, request: pb.ReportChunkRequest) -> pb.ReportChunkResponse | None:
-        """Send a report; return the answer, None where the report is held."""
-        ...
-
-    def finish(self, request: pb.FinishRunRequest) -> None:
-        """Send the run's end."""
-        ...
 
 
 class Run:
@@ -51,6 +39,7 @@ class Run:
         is_held: bool = False,
         model: SteeredModel | ShadowedModel | None = None,
         limits: Limits | None = None,
+        hyperparameters: Sequence[Hyperparameter] = (),
         first_action: pb.Action | None = None,
     ) -> None:
         """Take a run that was started, or will be, with what it begins under.
@@ -63,6 +52,7 @@ class Run:
             is_held: whether nobody decided that action, since the agent is away.
             model: what to apply actions to.
             limits: how far to follow them.
+            hyperparameters: the controller's, whose ranges are kept to.
             first_action: what it began under, once; `action` by default.
         """
         self._delivery = delivery
@@ -77,7 +67,7 @@ class Run:
         self._has_own_scores = False
         self._is_finished = False
         self._model = model
-        self._guard = Guard(limits)
+        self._guard = Guard(limits, hyperparameters)
         self._is_own: bool
         """Whether what runs is not what was decided."""
         self.take(action)
@@ -108,7 +98,8 @@ class Run:
     ) -> None:
         """Tell one training step; all stays where it is until the chunk is reported.
 
-        A step is one of the optimizer. Where it takes several passes, give their mean loss.
+        A step is one of the optimizer. Where it takes several passes, give their mean loss,
+        and the logits and labels of all.
 
         Args:
             loss: the step's training loss, a number or a scalar tensor.
@@ -173,7 +164,7 @@ class Run:
 
     def _training_score(self) -> float:
         if self._has_own_scores:
-            return float(np.mean([float(score) for score in self._scores]))
+            return sum(map(float, self._scores)) / len(self._scores)
         return self._scoring_of_model().mean(self._scores)
 
     def _validation_score(self, validation: Any) -> float:
@@ -231,6 +222,8 @@ class Run:
         Raises:
             InvalidArgument: a loss, score or index is out of range.
         """
+        import numpy as np  # takes as long as gRPC: not when a script starts
+
         if applied is None:
             applied = self._own_values()
         report = ChunkReport(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import AgentDelivery, Hold
+from agent_service.client.delivery import AgentDelivery, Delivery, Hold
 from agent_service.client.limits import Limits
-from agent_service.client.run import Delivery, Run
+from agent_service.client.run import Run
 from agent_service.client.sites import Site
 from agent_service.domain.errors import Unavailable, invalid
+from agent_service.domain.hyperparameters import check_values
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -82,6 +83,7 @@ class Starting:
             is_held=response is None,
             model=model,
             limits=start.limits,
+            hyperparameters=spec.hyperparameters,
             first_action=None if response is None else response.action,
         )
 
@@ -118,9 +120,7 @@ def _held_action(hold: Hold | None, spec: ControllerSpec) -> pb.Action:
             "the agent is away, and Hold(values=...) says nothing to begin with; is it running? "
             "`agent-service serve`"
         )
-    names = {h.name for h in spec.hyperparameters}
-    if set(hold.values) != names:
-        raise invalid("when_away.values", f"names {sorted(hold.values)}; give {sorted(names)}")
+    check_values(spec.hyperparameters, hold.values, field="when_away.values")
     return pb.Action(values=hold.values, chunk_index=1)
 
 

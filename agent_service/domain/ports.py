@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol, TypeVar, Union
 
 from agent_service.domain.runs import (
     Choice,
@@ -23,7 +21,14 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.trials import TrialHistory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agent_service.domain.trials import TrialHistory
+
+# NumPy is imported inside functions alone: the client imports this, and half of what that took in a
+# script that needs no NumPy was NumPy.
 
 T = TypeVar("T")
 
@@ -44,7 +49,7 @@ class Policy(Protocol):
         ...
 
 
-AnyPolicy = Policy | TrialHistory
+AnyPolicy = Union[Policy, "TrialHistory"]  # `|` takes no name in quotes
 """What a stored policy version is: a policy of states, or the trials that one value comes from."""
 
 
@@ -68,7 +73,11 @@ class Situation:
     @property
     def observation(self) -> np.ndarray:
         """All that the policy sees: S_t, then the context."""
-        return np.concatenate([self.state, self.context]) if self.context.size else self.state
+        if not self.context.size:
+            return self.state
+        import numpy as np
+
+        return np.concatenate([self.state, self.context])
 
 
 class Decider(Protocol):

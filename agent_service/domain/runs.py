@@ -7,12 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.specs import ControllerSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# NumPy is imported inside functions alone: the client imports this, and half of what that took in a
+# script that needs no NumPy was NumPy.
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """The form of a run id; the caller chooses it."""
@@ -185,6 +190,8 @@ class Decision:
     @property
     def observation(self) -> np.ndarray:
         """All that the policy saw: S_t, then the context."""
+        import numpy as np
+
         return np.concatenate([self.state, self.context])
 
     @property
@@ -217,6 +224,8 @@ class Transition:
     @property
     def next_observation(self) -> np.ndarray:
         """All that the policy saw after the chunk: S_{t+1}, then the context."""
+        import numpy as np
+
         return np.concatenate([self.next_state, self.next_context])
 
 
@@ -276,10 +285,9 @@ class ChunkReport:
         """Check what can be checked without the run; raises InvalidArgument."""
         if self.chunk < 1:
             raise invalid("chunk_index", f"{self.chunk} must be at least 1")
-        finite = np.isfinite(self.losses)
-        if not finite.all():
-            place = int(np.argmin(finite))
-            raise invalid(f"losses[{place}]", f"{self.losses[place]} is not finite")
+        for place, loss in enumerate(self.losses.tolist()):
+            if not math.isfinite(loss):
+                raise invalid(f"losses[{place}]", f"{loss} is not finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ from typing import Literal
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME, Hyperparameter, check_values
 from agent_service.domain.rewards import WORST, Reward
-from agent_service.domain.trials import KEPT
 
 
 class FrozenStart(StrEnum):
@@ -245,6 +244,8 @@ class BayesianSettings:
         """Check the ranges; raises InvalidArgument naming the setting."""
         _at_least_one("n_startup_trials", self.n_startup_trials)
         _at_least_one("n_ei_candidates", self.n_ei_candidates)
+        from agent_service.domain.trials import KEPT  # brings NumPy, which no client needs to start
+
         if self.n_startup_trials > KEPT:
             raise invalid("n_startup_trials", f"{self.n_startup_trials} must be at most {KEPT}")
         if self.n_ei_candidates > MAX_CANDIDATES:

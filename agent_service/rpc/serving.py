@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 4.0
 """How long calls in flight may go on once the server drains; it is closed within 5 s."""
 
+PINGS = (("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),)
+"""A client may ask so often whether a silent connection lives: by default each 5 minutes."""
+
 
 class ListenError(AgentError):
     """The address cannot be listened on; the message says which and why."""
@@ -48,7 +51,7 @@ class Server:
         self._draining = asyncio.Event()
         self._grpc_server = grpc.aio.server(
             # A second server on a port in use must fail, not share it in silence.
-            options=[("grpc.so_reuseport", 0)],
+            options=[("grpc.so_reuseport", 0), *PINGS],
         )
         self._handlers = Handlers(self._grpc_server, registry)
         self._health = health.aio.HealthServicer()

@@ -81,6 +81,15 @@ def test_a_refused_report_keeps_its_chunk(client: AgentClient) -> None:
     assert list(transition.next_state) == [4.0, 3.0, 2.0, 1.0]
 
 
+def test_losses_of_another_chunk_size_are_refused(client: AgentClient) -> None:
+    """With both numbers; the run stands where it stood."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        with pytest.raises(InvalidArgument, match=r"losses: 3 given; .* chunks of 4"):
+            run.report_chunk([1.0] * 3, training_score=0.5, validation_score=0.5)
+        assert run.action.chunk_index == 1
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent_service.cli import cli
-from agent_service.client import AgentClient, Outcome
+from agent_service.client import AgentClient, Mode, Outcome
 from tests.agent_service.specs import spec
 from tests.agent_service.test_leases import let_leases_pass
 from tests.conftest import ServedAgent
@@ -38,7 +38,19 @@ def test_runs_are_listed_by_state_and_labels(
     """Newest first, each with where it stands, an abandoned one too."""
     shown = CliRunner().invoke(cli, ["runs", "--agent", runs.address, *options])
 
-    assert [line.rpartition("\t")[0] for line in shown.output.splitlines()] == listed
+    assert [line.rsplit("\t", 2)[0] for line in shown.output.splitlines()] == listed
+
+
+def test_a_run_shows_its_chunks_and_its_mode(served: ServedAgent, client: AgentClient) -> None:
+    """So that a run that only listens is seen as one."""
+    client.create_controller(spec())
+    for mode in Mode:
+        client.run("c", run_id=mode, mode=mode)
+    shown = CliRunner().invoke(cli, ["runs", "--agent", served.address])
+
+    assert shown.output.splitlines() == [
+        f"{mode}\tc\tactive\t0 chunks\t{mode}" for mode in ("shadow", "frozen", "learning")
+    ]
 
 
 def test_a_label_without_a_value_is_bad_usage(runs: ServedAgent) -> None:

@@ -13,18 +13,23 @@ from pathlib import Path
 
 import torch
 
-from agent_service.client import AgentClient, ControllerSpec, Hyperparameter, Run
+from agent_service.client import AgentClient, ControllerSpec, Hyperparameter
+from agent_service.client import Run as AgentRun
 from tests.benchmarks.bare import BareLoop, seconds
-from tests.benchmarks.children import Many, digits, grey_images, side_by_side, spec_of
+from tests.benchmarks.children import RATE, Many, digits, grey_images, spec_of
 from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.benchmarks.through_service import children_an_hour
 from tests.end_to_end.processes import AgentProcess
+from trainer_service.keeper import Keeper
+from trainer_service.run import Run, RunSpec, RunState
+from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import TrainingSpec
 
 ROUNDS = 5
-CHILD_CHUNKS = 100
-"""Chunks of the child that `children an hour` counts: 2,000 steps of 64 images."""
+KEEPING_SECONDS = 20.0
+"""For how long a training keeps checkpoints, some 15 of them."""
 CPU = torch.device("cpu")
 DROPOUT = Hyperparameter(name="dropout", low=0.0, high=0.9)
 
@@ -66,7 +71,7 @@ class Pair:
         self._training._validate_batches = timed_validation  # type: ignore[method-assign]
         self._training._end_epoch = timed_end  # type: ignore[method-assign]
 
-    def measure(self, run: Run, chunks: int) -> Figures:
+    def measure(self, run: AgentRun, chunks: int) -> Figures:
         """Take turns, chunk by chunk; return images a second and the time of validation."""
         ours = bare = ours_validation = bare_validation = 0.0
         for _ in range(chunks):
@@ -83,7 +88,7 @@ class Pair:
             f"{self._name}_bare_validation_s": bare_validation / chunks,
         }
 
-    def _chunk(self, run: Run) -> tuple[float, float]:
+    def _chunk(self, run: AgentRun) -> tuple[float, float]:
         """Train and report a chunk; return its time without epochs' ends, and its validation's."""
         self._epoch_ends = 0.0
         before = time.perf_counter()
@@ -94,6 +99,29 @@ class Pair:
             validation_score=chunk.validation_score,
         )
         return time.perf_counter() - before - self._epoch_ends, self._validation
+
+
+def checkpoint_share(spec: TrainingSpec, folder: Path) -> float:
+    """Return which share of a training's time its checkpoints take at their default interval."""
+    training = ChildTraining(spec, digits(), CPU)
+    run = Run(
+        id="kept",
+        key=1,
+        spec=RunSpec(training=spec, controller="digits"),
+        state=RunState.RUNNING,
+        cause="",
+        trained_chunks=0,
+        planned_chunks=0,
+        result=None,
+        created_at=0.0,
+    )
+    keeper = Keeper(run, training, folder=folder / "kept", pace=Pace(None), settle=lambda: None)
+    kept, started = 0.0, time.perf_counter()
+    while time.perf_counter() < started + KEEPING_SECONDS:
+        chunk = training.train_chunk(RATE)
+        kept += seconds(lambda chunk=chunk: keeper.keep_if_due(chunk, 1), CPU)
+    assert keeper.kept_chunk > 0
+    return kept / (time.perf_counter() - started)
 
 
 def peak(kind: str, device: torch.device, width: float) -> float:
@@ -126,15 +154,13 @@ class OnCpu:
             for pair, chunks in self._pairs:
                 client.create_controller(pair.controller)
                 figures |= pair.measure(client.run(pair.controller.name), chunks)
+            figures |= children_an_hour(self._narrow, "digits", agent, folder)
         for k, many in self._many.items():
             figures |= many.measure(f"digits_{k}")
         figures |= self._greys.measure("greys_4")
-        figures["digits_processes_2_per_s"] = side_by_side(self._narrow, "cpu", 2)
         for kind in ("ours", "bare"):
             figures[f"peak_{kind}_mb"] = peak(kind, CPU, 0.5)
-        images = CHILD_CHUNKS * self._narrow.chunk_size * self._narrow.batch_size
-        for way in ("8_alone", "processes_2", "8_stacked"):
-            figures[f"{way}_children_an_hour"] = figures[f"digits_{way}_per_s"] * 3600 / images
+        figures["checkpoint_share"] = checkpoint_share(self._narrow, folder)
         return figures
 
 
@@ -149,6 +175,7 @@ def claims(f: Figures) -> list[Claim]:
     found.append(
         Claim("peak memory to the bare loop's", f["peak_ours_mb"] / f["peak_bare_mb"], most=1.1)
     )
+    found.append(Claim("share of a run's time for checkpoints", f["checkpoint_share"], most=0.01))
     for name, least in (("digits_2", 1), ("digits_4", 1), ("digits_8", 2), ("greys_4", 1)):
         gain = f[f"{name}_stacked_per_s"] / f[f"{name}_alone_per_s"]
         found.append(Claim(f"{name}: stacked to one after another", gain, least=least))

@@ -1,8 +1,6 @@
 """What the trainer's benchmarks train: its specs, its images, and many children in each way."""
 
-import multiprocessing
 from dataclasses import replace
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
@@ -85,29 +83,3 @@ class Many:
             f"{name}_{way}_per_s": images / seconds(lambda run=run: run(self._steps), self._device)
             for way, run in ways.items()
         }
-
-
-def side_by_side(spec: TrainingSpec, device: str, processes: int) -> float:
-    """Return images a second of children in processes of their own that train at once."""
-    context = multiprocessing.get_context("spawn")
-    barrier, times = context.Barrier(processes), context.SimpleQueue()
-    workers = [
-        context.Process(target=_side, args=(replace(spec, seed=seed), device, barrier, times))
-        for seed in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    slowest = max(times.get() for _ in workers)
-    for worker in workers:
-        worker.join()
-    return float(processes * spec.chunk_size * spec.batch_size / slowest)
-
-
-def _side(spec: TrainingSpec, device: str, barrier: Barrier, times: object) -> None:
-    torch.set_num_threads(1)
-    images = digits() if device == "cpu" else grey_images()
-    children = [ChildTraining(spec, images, torch.device(device))]
-    steps_of(children, 5)
-    barrier.wait()
-    taken = seconds(lambda: steps_of(children, spec.chunk_size), torch.device(device))
-    times.put(taken)  # type: ignore[attr-defined]

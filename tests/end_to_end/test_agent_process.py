@@ -158,7 +158,7 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "light"),
     [
-        ("agent_service.client", ("sqlalchemy", "pydantic", "click", "prometheus_client")),
+        ("agent_service.client", ("numpy", "sqlalchemy", "pydantic", "click", "prometheus_client")),
         ("agent_service.build", ()),
         ("agent_service.decision_log.evaluation", ("pyarrow", "sqlalchemy")),
         ("agent_service.decision_log.replay", ("pyarrow", "sqlalchemy")),
@@ -166,7 +166,10 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, ...]) -> None:
-    """Nor stable-baselines3; only the learner's process does. The clients are lighter still."""
+    """Nor stable-baselines3; only the learner's process does. The clients are lighter still.
+
+    NumPy was half of what importing the client took.
+    """
     heavy = ("torch", "stable_baselines3", "gymnasium", "optuna", *light)
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
 

@@ -40,7 +40,7 @@ SLOW = 60
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
     with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
-        with AgentClient(agent.address, budget_seconds=20) as client:
+        with AgentClient(agent.address, budget_seconds=60) as client:
             client.create_controller(controller(Method.RD), Mode.FROZEN)
         yield agent
 
@@ -58,7 +58,7 @@ def trainer(
 
 @pytest.fixture
 def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
-    with TrainerClient(trainer.address, budget_seconds=20) as client:
+    with TrainerClient(trainer.address, budget_seconds=60) as client:
         yield client
 
 
@@ -220,7 +220,7 @@ def test_a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on(
 
 def test_a_run_that_gets_nowhere_fails_with_its_cause(strict: TrainerProcess) -> None:
     """Killed, stuck or without its agent for longer than is allowed; the service goes on."""
-    with TrainerClient(strict.address, budget_seconds=20) as client:
+    with TrainerClient(strict.address, budget_seconds=60) as client:
         client.submit("lonely", reinforced(1))
         lonely = list(client.watch("lonely"))
         client.submit("stuck", run_spec(chunks=ENDLESS))

@@ -41,36 +41,42 @@ SHORTEST_SECONDS = 0.01
 
 
 class Pace:
-    """Says when a checkpoint is due."""
+    """Says when checkpoints are due, for all children of a process at the same chunk."""
 
     def __init__(
-        self,
-        seconds: float | None,
-        *,
-        size: int,
-        clock: Callable[[], float] = time.monotonic,
+        self, seconds: float | None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start to wait for the first one.
+        """Begin without children.
 
         Args:
-            seconds: between two; 0 makes one at each chunk's end, None waits 1 / SHARE times as
-                long as the last one took.
-            size: of a checkpoint in bytes, roughly.
+            seconds: between two of a child; 0 makes one at each chunk's end, None waits 1 / SHARE
+                times as long as the last ones of all children took.
             clock: seconds.
         """
         self._seconds = seconds
         self._clock = clock
+        self._took = 0.0
+        """How long those of the last chunk took, or the first ones should take."""
+        self._next = 0.0
+        self._due_chunk = 0
+        """The chunk that they are due at, or were last."""
+
+    def expect(self, size: int) -> None:
+        """Wait for the first one of another child, of so many bytes, roughly."""
         self.took(size / ASSUMED_BYTES_PER_SECOND)
 
-    def is_due(self) -> bool:
-        """Whether it is time for one."""
-        return self._clock() >= self._next
+    def is_due(self, chunk: int) -> bool:
+        """Whether it is time for one at the end of this chunk."""
+        if chunk != self._due_chunk and self._clock() >= self._next:
+            self._due_chunk, self._took = chunk, 0.0
+        return chunk == self._due_chunk
 
     def took(self, seconds: float) -> None:
-        """Wait from now on, for the one after that which has just taken so long."""
+        """Wait from now on, for those after the ones of which one has just taken so long."""
+        self._took += seconds
         wait = self._seconds
         if wait is None:
-            wait = max(seconds, SHORTEST_SECONDS) / SHARE
+            wait = max(self._took, SHORTEST_SECONDS) / SHARE
         self._next = self._clock() + wait
 
 
@@ -175,7 +181,8 @@ def _write(file: BinaryIO, value: object) -> None:
     file.write(bytes(_HEADER.size))
     body = _Hashed(file)
     try:
-        torch.save(value, cast(IO[bytes], body))  # torch asks for no more of a file than it has
+        # torch asks for no more of a file than it has.
+        torch.save(_without_views(value), cast(IO[bytes], body))
     except RuntimeError:
         # torch's writer then fails to close the file, and hides why with an error of its own.
         if body.error is not None:
@@ -185,6 +192,22 @@ def _write(file: BinaryIO, value: object) -> None:
     file.write(_HEADER.pack(_MARK, FORMAT, body.digest.digest()))
     file.flush()
     os.fsync(file.fileno())
+
+
+def _without_views(value: Any) -> Any:
+    """Return a nested value with tensors of their own: a view is saved with all that it shows.
+
+    A child that trains alone has none; the tensors of stacked ones are views into the stack's.
+    """
+    match value:
+        case torch.Tensor():
+            is_whole = value.untyped_storage().nbytes() == value.nbytes
+            return value if is_whole else value.clone()
+        case dict():
+            return {key: _without_views(part) for key, part in value.items()}
+        case list():
+            return [_without_views(part) for part in value]
+    return value
 
 
 def _checked(file: BufferedReader) -> dict[str, Any]:

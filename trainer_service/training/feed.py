@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -58,8 +59,14 @@ class StreamedFeed:
     Images in host memory need none. One iteration at a time.
     """
 
-    def __init__(self, split: Split, device: torch.device) -> None:
-        """Start no process yet; the first batches do."""
+    def __init__(self, split: Split, device: torch.device, *, children: int = 1) -> None:
+        """Start no process yet; the first batches do.
+
+        Args:
+            split: what is read.
+            device: where batches go.
+            children: that train in this process, each with feeds of its own: they share the cores.
+        """
         self.labels = split.labels.to(device)
         """int64[n], on the device."""
         self._device = device
@@ -69,7 +76,7 @@ class StreamedFeed:
             _Reader(split.images),  # type: ignore[arg-type]  # it reads whole batches only
             batch_sampler=self._places,
             collate_fn=_as_it_is,
-            num_workers=_readers() if is_read else 0,
+            num_workers=_readers(children) if is_read else 0,
             multiprocessing_context=_context() if is_read else None,
             worker_init_fn=_begin_reading,
             persistent_workers=is_read,
@@ -175,9 +182,9 @@ def _copied_ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[T
         yield waiting
 
 
-def _readers() -> int:
-    """Return how many processes read: one core is the training's."""
-    return max(1, min(MOST_READERS, len(os.sched_getaffinity(0)) - 1))
+def _readers(children: int) -> int:
+    """Return how many processes read for each of so many children: one core is the training's."""
+    return max(1, min(MOST_READERS, len(os.sched_getaffinity(0)) - 1) // children)
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
@@ -187,7 +194,9 @@ def _context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def choose_feed(images: Images, device: torch.device) -> type[ResidentFeed] | type[StreamedFeed]:
+def choose_feed(
+    images: Images, device: torch.device, *, children: int = 1
+) -> Callable[[Split, torch.device], Feed]:
     """Return how the images come to a device, by the memory that is free there; says so in the log.
 
     Images that `load_images` left as files do not fit in memory, so they are streamed.
@@ -208,4 +217,4 @@ def choose_feed(images: Images, device: torch.device) -> type[ResidentFeed] | ty
         device,
         images.memory,
     )
-    return ResidentFeed if is_resident else StreamedFeed
+    return ResidentFeed if is_resident else partial(StreamedFeed, children=children)

@@ -37,12 +37,21 @@ class ChildTraining:
     trains beside it.
     """
 
-    def __init__(self, spec: TrainingSpec, images: Images, device: torch.device) -> None:
-        """Build the child, its weights drawn from `spec.seed`, and put the data on the device."""
+    def __init__(
+        self, spec: TrainingSpec, images: Images, device: torch.device, *, children: int = 1
+    ) -> None:
+        """Build the child, its weights drawn from `spec.seed`, and put the data on the device.
+
+        Args:
+            spec: what decides the training.
+            images: its data set.
+            device: where it trains.
+            children: that train in this process.
+        """
         self._spec = spec
         self._device = device
         self._classes = len(images.class_names)
-        self._feed = choose_feed(images, device)
+        self._feed = choose_feed(images, device, children=children)
         self._training = self._feed(images.training, device)
         self._validation = self._feed(images.validation, device)
         self._test = images.test

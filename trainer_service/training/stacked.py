@@ -31,14 +31,10 @@ from trainer_service.training.regularizers import Draws, Site
 from trainer_service.training.spec import TrainingSpec
 
 
-def check_stackable(specs: Sequence[TrainingSpec]) -> None:
-    """Raise InvalidArgument unless children of these specs can be trained as one network."""
-    first = specs[0]
-    if len(specs) > 1 and not first.model.is_resnet:
-        raise invalid("model", f"{first.model} cannot be stacked, only ResNets; train it alone")
-    for spec in specs:
-        if replace(spec, seed=first.seed, values=first.values) != first:
-            raise invalid("together", "stacked children may differ in seed and values only")
+def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
+    """Whether children of these specs can be trained as one network."""
+    is_same = replace(spec, seed=other.seed, values=other.values) == other
+    return is_same and spec.model.is_resnet
 
 
 class StackedTraining:
@@ -48,9 +44,14 @@ class StackedTraining:
         """Stack children that stand at the same chunk; use them only through this from now on.
 
         Raises:
-            InvalidArgument: where they differ in more than seed and values, or are no ResNets.
+            InvalidArgument: where they differ in more than seed and values, are no ResNets, or
+                stand at different chunks.
         """
-        check_stackable([child.spec for child in children])
+        first = children[0]
+        if not all(is_stackable(child.spec, first.spec) for child in children):
+            raise invalid("together", "only ResNets that differ in seed and values can be stacked")
+        if any(child.trained_chunks != first.trained_chunks for child in children):
+            raise invalid("together", "children that are stacked must stand at the same chunk")
         self._children = tuple(children)
         self._passes = StackedPasses([child.passes for child in children], children[0].spec)
 

@@ -3,7 +3,7 @@
 isort:skip_file
 The trainer service: trains children, one service for each device.
 
-A submitted run waits in the queue, trains in a process of its own, and ends as succeeded, failed
+A submitted run waits in the queue, trains in a process, alone or stacked with others, and ends as succeeded, failed
 or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
 """
 
@@ -640,16 +640,19 @@ class Device(_message.Message):
     PARALLEL_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    TOGETHER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As given on the command line, e.g. `cuda:0`."""
     description: _builtins.str
     """What it is, in words."""
     parallel: _builtins.int
-    """Runs that train on it at once, at the most."""
+    """Processes that train on it at once, at the most."""
     running: _builtins.int
     """Runs that train now."""
     queued: _builtins.int
     """Runs that wait."""
+    together: _builtins.int
+    """Runs that are stacked in a process, at the most: those whose specs differ in seed and values only."""
     def __init__(
         self,
         *,
@@ -658,10 +661,11 @@ class Device(_message.Message):
         parallel: _builtins.int = ...,
         running: _builtins.int = ...,
         queued: _builtins.int = ...,
+        together: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parallel", b"parallel", "queued", b"queued", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parallel", b"parallel", "queued", b"queued", "running", b"running", "together", b"together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

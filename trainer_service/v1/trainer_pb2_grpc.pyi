@@ -3,7 +3,7 @@
 isort:skip_file
 The trainer service: trains children, one service for each device.
 
-A submitted run waits in the queue, trains in a process of its own, and ends as succeeded, failed
+A submitted run waits in the queue, trains in a process, alone or stacked with others, and ends as succeeded, failed
 or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
 """
 

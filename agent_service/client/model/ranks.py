@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from agent_service.client.run import Delivery
+from agent_service.client.delivery import Delivery
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,6 +10,9 @@ from torch import nn
 
 from agent_service.client.model.drives import has_rate
 from agent_service.domain.errors import invalid
+
+_WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
+"""Under which FSDP, activation checkpoints and torch.compile keep the module that they wrap."""
 
 
 def select(
@@ -35,13 +38,22 @@ def select(
     for hyperparameter, pattern in drives.items():
         if hyperparameter not in names:
             raise invalid("drives", f"{hyperparameter!r} is none of {names}")
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             if not (fnmatchcase(name, pattern) and has_rate(module)):
                 continue
             if (other := owners.setdefault(name, hyperparameter)) != hyperparameter:
                 raise invalid(f"drives[{hyperparameter}]", f"module {name!r} is driven by {other}")
             selected.setdefault(hyperparameter, []).append(module)
     return selected
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules, each by the name that it has where nothing is wrapped.
+
+    A wrapper comes before what it wraps, under the same name.
+    """
+    for name, module in model.named_modules():
+        yield ".".join(part for part in name.split(".") if part not in _WRAPPERS), module
 
 
 def unwrapped(model: Any) -> nn.Module:

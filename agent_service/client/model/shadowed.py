@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from agent_service.client.model.drives import rate_of
-from agent_service.client.model.scores import MacroF1, OwnScore, Score, Scoring
+from agent_service.client.model.scores import Score, Scoring, scoring_of
 from agent_service.client.model.selection import select, unwrapped
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
@@ -29,7 +29,7 @@ class ShadowedModel:
         Raises:
             InvalidArgument: as there.
         """
-        self.scoring: Scoring = MacroF1() if score is None else OwnScore(score)
+        self.scoring: Scoring = scoring_of(score)
         """How the batches of its run are scored."""
         names = [h.name for h in hyperparameters]
         self._modules = select(unwrapped(model), names, drives)

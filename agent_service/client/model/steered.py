@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from agent_service.client.model.drives import Drive, SiteDrive, drive_of
-from agent_service.client.model.scores import MacroF1, OwnScore, Score, Scoring
-from agent_service.client.model.selection import select, unwrapped
+from agent_service.client.model.scores import Score, Scoring, scoring_of
+from agent_service.client.model.selection import named_modules, select, unwrapped
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
@@ -44,7 +44,7 @@ class SteeredModel:
             InvalidArgument: a name that is not there, a hyperparameter that drives nothing, or one
                 whose range does not fit what it drives. The model is left as it was.
         """
-        self.scoring: Scoring = MacroF1() if score is None else OwnScore(score)
+        self.scoring: Scoring = scoring_of(score)
         """How the batches of its run are scored."""
         self._model = unwrapped(model)
         devices = {t.device for t in (*self._model.parameters(), *self._model.buffers())}
@@ -69,7 +69,9 @@ class SteeredModel:
             self._check_range(name, is_rate=True)
 
     def _add(self, name: str, site: Site) -> None:
-        modules = dict(self._model.named_modules())
+        modules: dict[str, nn.Module] = {}
+        for known, module in named_modules(self._model):
+            modules.setdefault(known, module)  # of a wrapper and what it wraps, the wrapper
         if name not in modules:
             raise invalid(f"sites[{name}]", f"is no module of the model; it has {_some(modules)}")
         value = self._value_of(site, field=f"sites[{name}]")

@@ -134,8 +134,10 @@ def test_without_hold_an_agent_that_is_away_raises() -> None:
             client.run(spec())
         with pytest.raises(Unavailable, match=r"Hold\(values=...\)"):
             client.run(spec(), when_away=Hold())
-        with pytest.raises(InvalidArgument, match=r"when_away.values: names \['rate'\]"):
+        with pytest.raises(InvalidArgument, match=r"when_away.values\[rate\]: no such"):
             client.run(spec(), when_away=Hold(values={"rate": 0.1}))
+        with pytest.raises(InvalidArgument, match=r"when_away.values\[dropout\]: 2.0 is not in"):
+            client.run(spec(), when_away=Hold(values={"dropout": 2.0}))
 
 
 def test_what_is_held_is_bounded() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from agent_service.client import AgentClient, FleetReport, Limits, Run, Scores
 from agent_service.client.limits import Guard
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.specs import spec
+from tests.agent_service.specs import DROPOUT, spec
 
 
 def train(run: Run, *means: float) -> list[float]:
@@ -38,6 +39,35 @@ def test_no_value_moves_further_than_the_largest_change(rates: list[float], most
         else:
             assert abs(after - before) == pytest.approx(most)
         before = after
+
+
+class Wild:
+    """A delivery whose agent answers values out of range."""
+
+    def __init__(self, *rates: float) -> None:
+        self._rates = iter(rates)
+        self.sent: list[pb.ReportChunkRequest] = []
+
+    def send(self, request: Any) -> pb.ReportChunkResponse:
+        self.sent.append(request)
+        values = {"dropout": next(self._rates)}
+        action = pb.Action(values=values, chunk_index=request.chunk_index + 1)
+        return pb.ReportChunkResponse(action=action)
+
+    def finish(self, request: pb.FinishRunRequest) -> None: ...
+
+
+def test_no_value_leaves_its_range_whatever_is_answered() -> None:
+    """A rate of 2, or none at all: the nearest that the controller may set, told as applied."""
+    agent = Wild(2.0, math.nan, -1.0, 0.5)
+    first = pb.Action(values={"dropout": 0.25}, chunk_index=1)
+    run = Run(agent, run_id="r", chunk_size=4, action=first, hyperparameters=[DROPOUT])
+
+    assert train(run, *[1.0] * 4) == [0.25, 0.9, 0.0, 0.0]
+    assert run.interventions == {"range": 3}
+    told = [r.applied.values.get("dropout") for r in agent.sent]
+    assert told == [None, 0.9, 0.0, 0.0]
+    assert run.hyperparameters == {"dropout": 0.5}
 
 
 def test_a_cut_change_is_told_and_not_learned_from(client: AgentClient) -> None:

@@ -62,6 +62,39 @@ def test_a_script_of_a_few_lines_trains_under_the_agent(client: AgentClient) -> 
     assert second.scores.validation == pytest.approx(sum(validation) / 3, abs=1e-6)
 
 
+def test_mixed_precision_and_accumulated_gradients_are_told_as_they_are(
+    client: AgentClient,
+) -> None:
+    """A step of two passes in bfloat16: their mean loss, and the score of all their samples."""
+    client.create_controller(spec())
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    drawn = list(batches(8))
+    losses, scores = [], []
+    with client.run("c", run_id="r", model=model) as run:
+        for both in zip(drawn[::2], drawn[1::2], strict=True):
+            optimizer.zero_grad()
+            passes = []
+            for x, y in both:
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(x)
+                    loss = nn.functional.cross_entropy(logits, y)
+                (loss / 2).backward()  # type: ignore[no-untyped-call]
+                passes.append((loss, logits, y))
+            optimizer.step()
+            loss, logits, labels = (torch.stack(parts) for parts in zip(*passes, strict=True))
+            assert logits.dtype == torch.bfloat16
+            run.step(loss.mean(), logits.flatten(0, 1), labels.flatten())
+            losses.append(loss.mean().item())
+            scores.append(macro_f1(logits.flatten(0, 1), labels.flatten()))
+        run.report([(logits[0], labels[0])])
+        assert run.action.chunk_index == 2
+
+    (told,) = client.transitions(run_id="r")
+    assert list(told.next_state) == pytest.approx(losses)
+    assert told.scores.training == pytest.approx(sum(scores) / 4)
+
+
 def test_a_score_of_ones_own_takes_the_place_of_f1(client: AgentClient) -> None:
     """Any function of logits and labels."""
     client.create_controller(spec())

@@ -7,7 +7,9 @@ from torch import nn
 
 from agent_service.client import AgentClient, Mode, PPOSettings, Run, Schedule
 from agent_service.domain.errors import InvalidArgument, NotFound
+from agent_service.learning.learner import learn_once
 from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
 
 
 def train(run: Run, chunks: int) -> list[dict[str, float]]:
@@ -20,11 +22,17 @@ def train(run: Run, chunks: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", ["schedule.json", "schedule.csv"])
 def test_a_policys_schedule_is_followed_at_home_to_the_bit(
-    client: AgentClient, tmp_path: Path, name: str
+    client: AgentClient, served: ServedAgent, tmp_path: Path, name: str
 ) -> None:
-    """What a frozen policy decided, and then its last values, from a file, without an agent."""
-    client.create_controller(spec(algorithm=PPOSettings()), mode=Mode.FROZEN)
+    """What a policy decided that had learned, and then its last values, without an agent."""
+    small = PPOSettings(rollout_size=4, batch_size=2, n_epochs=1, net_arch=(8,))
+    client.create_controller(spec(algorithm=small))
+    with client.run("c") as run:
+        train(run, 5)
+    assert learn_once(served.store)
+    client.set_mode("c", Mode.FROZEN)
     with client.run("c", run_id="r") as run:
+        assert run.action.policy_version == 2
         decided = train(run, 5)
     client.schedule("r").save(tmp_path / name)
     with Schedule.load(tmp_path / name).run() as run:

@@ -17,6 +17,7 @@ from trainer_service.training.datasets import load_images
 from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Augment, Method, hyperparameters
+from trainer_service.training.stacked import StackedTraining
 
 CPU = torch.device("cpu")
 # Chunks end in the midst of epochs of four steps.
@@ -178,22 +179,68 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
 def test_checkpoints_take_a_hundredth_of_the_time() -> None:
     """After one that took 2 s the next is due 200 s later; the first by what it should take."""
     now = 0.0
-    pace = Pace(None, size=int(checkpoint.ASSUMED_BYTES_PER_SECOND), clock=lambda: now)
+    pace = Pace(None, clock=lambda: now)
+    pace.expect(int(checkpoint.ASSUMED_BYTES_PER_SECOND))
 
-    for start, took in ((0.0, 1.0), (100.0, 2.0)):
+    for chunk, (start, took) in enumerate(((0.0, 1.0), (100.0, 2.0)), start=1):
         now = start + took / checkpoint.SHARE - 0.1
-        assert not pace.is_due()
+        assert not pace.is_due(10 * chunk)
         now += 0.2
-        assert pace.is_due()
+        assert pace.is_due(10 * chunk + 1)
         now = start + took / checkpoint.SHARE
         pace.took(2.0)
+
+
+def test_checkpoints_of_runs_together_share_that_hundredth() -> None:
+    """All of a chunk are due once one is, and the next ones when the time of all says so."""
+    now = 0.0
+    pace = Pace(None, clock=lambda: now)
+    for _child in range(3):
+        pace.expect(int(checkpoint.ASSUMED_BYTES_PER_SECOND))
+
+    now = 3.0 / checkpoint.SHARE - 0.1
+    early = [pace.is_due(4) for _child in range(3)]
+    now += 0.2
+    due = []
+    for took in (2.0, 3.0, 4.0):
+        due.append(pace.is_due(5))
+        pace.took(took)
+    now += 9.0 / checkpoint.SHARE - 0.1
+
+    assert early == [False] * 3
+    assert due == [True] * 3
+    assert not pace.is_due(6)
+    now += 0.2
+    assert pace.is_due(7)
 
 
 def test_an_interval_can_be_given() -> None:
     """Zero is always due, ten is due after ten seconds, whatever one takes."""
     now = 0.0
-    assert Pace(0.0, size=10**9, clock=lambda: now).is_due()
-    pace = Pace(10.0, size=10**9, clock=lambda: now)
-    assert not pace.is_due()
+    always, pace = (Pace(seconds, clock=lambda: now) for seconds in (0.0, 10.0))
+    for each in (always, pace):
+        each.expect(10**9)
+    assert always.is_due(1)
+    always.took(7.0)
+    assert always.is_due(2)
+    assert not pace.is_due(2)
     now = 10.0
-    assert pace.is_due()
+    assert pace.is_due(3)
+
+
+def test_a_stacked_child_is_saved_without_the_others(tmp_path: Path) -> None:
+    """As large as one that trains alone, and it goes on alone as it would have there."""
+    spec = replace(SPEC, learning_rate=1e-4)
+    alone, *others = (ChildTraining(replace(spec, seed=seed), IMAGES, CPU) for seed in (1, 1, 2, 3))
+    StackedTraining(others).train_chunk([{}] * 3)
+    alone.train_chunk({})
+    for name, child in (("alone", alone), ("stacked", others[0])):
+        Checkpoints(tmp_path / name, origin="o").save(1, child.state())
+    sizes = [next((tmp_path / name).iterdir()).stat().st_size for name in ("alone", "stacked")]
+    state = Checkpoints(tmp_path / "stacked", origin="o").newest(up_to=1)
+    assert state is not None
+    again = ChildTraining(replace(spec, seed=1), IMAGES, CPU)
+    again.restore(state)
+
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    assert again.train_chunk({}).losses == pytest.approx(alone.train_chunk({}).losses, rel=2e-3)

@@ -1,0 +1,255 @@
+"""Runs stacked in one process, `--together`: each as if alone, whatever comes to another."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent_service.client import AgentClient
+from agent_service.domain.runs import Mode
+from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
+from tests.end_to_end.trainer_kills import controller
+from tests.trainer_service.specs import ENDLESS, run_spec
+from tests.trainer_service.training.datasets.layouts import write_classes
+from trainer_service.client import TrainerClient
+from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
+from trainer_service.training.chunk import Chunk
+from trainer_service.training.datasets import load_images
+from trainer_service.training.loop import ChildTraining
+from trainer_service.training.spec import Method
+from trainer_service.v1 import trainer_pb2 as pb
+
+CHUNKS = 24
+"""Of runs that are disturbed: some seconds of training."""
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
+        with AgentClient(agent.address, budget_seconds=60) as client:
+            client.create_controller(controller(Method.RD), Mode.FROZEN)
+        yield agent
+
+
+@pytest.fixture(scope="module")
+def trainer(
+    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
+) -> Iterator[TrainerProcess]:
+    folder = tmp_path_factory.mktemp("trainer")
+    options = ("--together", "3", "--checkpoint-seconds", "0.3")
+    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
+        yield trainer
+
+
+@pytest.fixture
+def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+    with TrainerClient(trainer.address, budget_seconds=60) as client:
+        yield client
+
+
+@contextmanager
+def pairs(
+    folder: Path, *options: str, agent: str = "127.0.0.1:9"
+) -> Iterator[tuple[TrainerProcess, TrainerClient]]:
+    """Give a service that stacks two and gives nobody a second chance; by default without agent."""
+    options = ("--together", "2", "--restarts", "0", *options)
+    with (
+        TrainerProcess(folder, *options, agent=agent) as trainer,
+        TrainerClient(trainer.address, budget_seconds=60) as client,
+    ):
+        yield trainer, client
+
+
+def like(method: Method = Method.D, *, chunks: int, seed: int, named: str = "rd") -> RunSpec:
+    """Return a run that differs from others by its seed; small steps keep rounding small."""
+    reinforced = {"controller": named, "mode": Mode.FROZEN} if method.is_reinforced else {}
+    return run_spec(method, chunks=chunks, seed=seed, learning_rate=1e-4, **reinforced)  # type: ignore[arg-type]
+
+
+def submit(client: TrainerClient, specs: dict[str, RunSpec]) -> None:
+    for run_id, spec in specs.items():
+        client.submit(run_id, spec)
+
+
+def chunks_of(client: TrainerClient, run_id: str) -> list[Chunk]:
+    """Follow a run to its end; return its chunks."""
+    return [e.what.chunk for e in client.watch(run_id) if isinstance(e.what, ChunkTrained)]
+
+
+def causes(client: TrainerClient, run_id: str, state: RunState) -> list[str]:
+    changes = [e.what for e in client.watch(run_id) if isinstance(e.what, StateChanged)]
+    return [change.cause for change in changes if change.state is state]
+
+
+def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str], chunks: int = 1) -> None:
+    wait_for(lambda: all(client.get(run_id).trained_chunks >= chunks for run_id in run_ids))
+
+
+def damage_newest_checkpoint(trainer: TrainerProcess, run_id: str) -> None:
+    """Tear it; the one before is whole."""
+    folder = trainer.store.with_name("trainer.db.checkpoints") / run_id
+    newest = max(folder.glob("*.checkpoint"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+
+
+def check_as_alone(chunks: Sequence[Chunk], spec: RunSpec) -> None:
+    """Check that all chunks were told once, in order, and brought what a training alone brings."""
+    torch.set_num_threads(1)
+    images = load_images(spec.training, Path("."))
+    alone = ChildTraining(spec.training, images, torch.device("cpu"))
+    assert [chunk.index for chunk in chunks] == list(range(1, alone.chunks + 1))
+    for chunk in chunks:
+        expected = alone.train_chunk(chunk.values)
+        assert chunk.losses == pytest.approx(expected.losses, rel=0.02)
+        assert chunk.epochs == expected.epochs
+
+
+def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
+    trainer: TrainerProcess, client: TrainerClient, agent: AgentProcess
+) -> None:
+    """Chunks, values and log of each are its own; another spec waits for a process of its own."""
+    specs = {f"rd-{seed}": like(Method.RD, chunks=CHUNKS, seed=seed) for seed in range(3)}
+    submit(client, {"rd-0": specs["rd-0"], "other": like(chunks=2, seed=0), **specs})
+    wait_for_chunks(client, list(specs))
+    processes, other = trainer.run_processes(), client.get("other").state
+    chunks = {run_id: chunks_of(client, run_id) for run_id in specs}
+    chunks_of(client, "other")
+    with AgentClient(agent.address, budget_seconds=60) as agent_client:
+        logs = {run_id: list(agent_client.transitions(run_id=run_id)) for run_id in specs}
+
+    assert len(processes) == 1
+    assert other == pb.RUN_STATE_QUEUED
+    for run_id, spec in specs.items():
+        check_as_alone(chunks[run_id], spec)
+        assert [tuple(t.next_state) for t in logs[run_id]] == [c.losses for c in chunks[run_id]]
+        assert client.get(run_id).result.device.endswith("stacked with 2 more")
+    assert chunks["rd-0"][0].losses != chunks["rd-1"][0].losses
+    assert "stacked" not in client.get("other").result.device
+    assert client.device().together == 3
+
+
+def test_who_leaves_leaves_the_others_alone(client: TrainerClient) -> None:
+    """One that is cancelled, one that fails: told at once, and the third is as if alone."""
+    specs = {
+        "stays": like(Method.RD, chunks=CHUNKS, seed=1),
+        "fails": like(Method.RD, chunks=CHUNKS, seed=2, named="nobody"),
+        "cancelled": like(Method.RD, chunks=CHUNKS, seed=3),
+    }
+    submit(client, specs)
+    wait_for_chunks(client, ["stays", "cancelled"], 3)
+    failed = client.get("fails")
+    client.cancel("cancelled")
+    cut = chunks_of(client, "cancelled")
+    still = client.get("stays").state
+    chunks = chunks_of(client, "stays")
+
+    assert failed.state == pb.RUN_STATE_FAILED
+    assert "no controller 'nobody'" in failed.cause
+    assert causes(client, "cancelled", RunState.CANCELLED) == [""]
+    assert 3 <= len(cut) < CHUNKS
+    assert still == pb.RUN_STATE_RUNNING
+    check_as_alone(chunks, specs["stays"])
+
+
+def test_runs_together_go_on_through_kills_and_a_stop(
+    trainer: TrainerProcess, client: TrainerClient
+) -> None:
+    """SIGKILL of their process, SIGTERM of the service, a torn checkpoint: all chunks told once.
+
+    The run that has only its checkpoint before that one trains alone until it stands where the
+    others do.
+    """
+    specs = {f"goes-on-{seed}": like(chunks=CHUNKS, seed=seed) for seed in range(3)}
+    submit(client, specs)
+    wait_for_chunks(client, list(specs), 4)
+    (process,) = trainer.run_processes()
+    os.kill(process, signal.SIGKILL)
+    wait_for_chunks(client, list(specs), 8)
+    assert trainer.stop() == 0
+    damage_newest_checkpoint(trainer, "goes-on-1")
+    trainer.start()
+
+    for run_id, spec in specs.items():
+        check_as_alone(chunks_of(client, run_id), spec)
+        _first, killed, stopped = causes(client, run_id, RunState.QUEUED)
+        assert "exit code -9" in killed
+        assert "stopped" in stopped
+        (result,) = [e.what for e in client.watch(run_id) if isinstance(e.what, Finished)]
+        assert "stacked with 2 more" in result.device
+    assert not any(trainer.store.with_name("trainer.db.checkpoints").iterdir())
+
+
+def test_runs_handed_back_while_they_wait_for_the_agent_lose_nothing(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    """SIGTERM of the service while one waits to report a chunk, and the other with its own."""
+    specs = {f"waits-{seed}": like(Method.RD, chunks=CHUNKS, seed=seed) for seed in range(2)}
+    # Their first checkpoints are those that they are handed back with.
+    options = ("--checkpoint-seconds", "1000")
+    with pairs(tmp_path, *options, agent=agent.address) as (trainer, client):
+        submit(client, specs)
+        wait_for_chunks(client, list(specs), 4)
+        agent.stop()
+        wait_for(lambda: all("waits for" in client.get(run_id).cause for run_id in specs))
+        assert trainer.stop() == 0
+        agent.start()
+        trainer.start()
+        for run_id, spec in specs.items():
+            check_as_alone(chunks_of(client, run_id), spec)
+            assert len(causes(client, run_id, RunState.QUEUED)) == 2
+
+
+def test_runs_that_got_nowhere_together_are_tried_alone(tmp_path: Path) -> None:
+    """One of them may be the cause, so none fails for it, and the next start has one only."""
+    names = ("first", "second")
+    with pairs(tmp_path) as (trainer, client):
+        submit(client, {name: like(Method.RD, chunks=1, seed=n) for n, name in enumerate(names)})
+        wait_for(lambda: all("waits for" in client.get(name).cause for name in names))
+        (process,) = trainer.run_processes()
+        os.kill(process, signal.SIGKILL)
+        wait_for(lambda: "code -9" in client.get("second").cause)
+        wait_for(lambda: "waits for" in client.get("first").cause)
+        alone = client.get("second").state
+        for name in names:
+            client.cancel(name)
+        ends = [causes(client, name, RunState.CANCELLED) for name in names]
+
+    assert alone == pb.RUN_STATE_QUEUED
+    assert ends == [[""], [""]]
+
+
+def test_who_is_cancelled_need_not_wait_with_the_others(tmp_path: Path) -> None:
+    """While the first waits for the agent, the second leaves, and then itself."""
+    with pairs(tmp_path) as (_trainer, client):
+        submit(client, {f"w{seed}": like(Method.RD, chunks=1, seed=seed) for seed in range(2)})
+        wait_for(lambda: "waits for" in client.get("w1").cause)
+        ends = []
+        for name in ("w1", "w0"):
+            client.cancel(name)
+            ends.append(causes(client, name, RunState.CANCELLED))
+
+    assert ends == [[""], [""]]
+
+
+def test_an_image_that_gets_lost_fails_each_run_by_itself(tmp_path: Path) -> None:
+    """The chunk of both fails; then each is tried alone, and its cause names the image."""
+    write_classes(tmp_path / "faces")
+    data = {"dataset": "folder:faces", "image_size": 8, "training_size": None}
+    specs = {}
+    for seed in range(2):
+        spec = like(chunks=ENDLESS, seed=seed)
+        specs[f"lost-{seed}"] = replace(spec, training=replace(spec.training, **data))  # type: ignore[arg-type]
+    with pairs(tmp_path, "--data-memory", "streamed") as (_trainer, client):
+        submit(client, specs)
+        wait_for_chunks(client, list(specs))
+        for path in (tmp_path / "faces").rglob("*.png"):
+            path.write_bytes(b"no image")
+        for run_id in specs:
+            (cause,) = causes(client, run_id, RunState.FAILED)
+            assert ".png" in cause
+            assert "2 stacked children: DataError" in causes(client, run_id, RunState.QUEUED)[1]
