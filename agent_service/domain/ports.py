@@ -163,6 +163,8 @@ class Usage:
 
     runs: Mapping[RunState, int]
     """In each state."""
+    outcomes: Mapping[Outcome, int]
+    """Finished runs by how they ended."""
     ready: int
     """Transitions that wait for an update."""
     learned: int
