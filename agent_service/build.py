@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -16,6 +17,8 @@ from agent_service import convert
 from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
+from agent_service.domain.capacity import DEFAULT as DEFAULT_CAPACITY
+from agent_service.domain.capacity import Capacity
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.comparison import Difference, PastRun, differences
 from agent_service.domain.errors import AgentError, NotFound
@@ -45,9 +48,17 @@ ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "I
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
-def make_steering(store: Store, *, metrics: Metrics) -> Steering:
+def make_steering(
+    store: Store, *, metrics: Metrics, capacity: Capacity = DEFAULT_CAPACITY
+) -> Steering:
     """Return the rules of runs on `store`, which stays the caller's."""
-    return Steering(store, make_decider=make_decider, policies=SnapshotPolicies(), observer=metrics)
+    return Steering(
+        store,
+        make_decider=make_decider,
+        policies=SnapshotPolicies(),
+        observer=metrics,
+        capacity=capacity,
+    )
 
 
 def make_server(
@@ -56,10 +67,16 @@ def make_server(
     *,
     registry: CollectorRegistry,
     config: ServingConfig | None = None,
+    capacity: Capacity = DEFAULT_CAPACITY,
 ) -> Server:
     """Return an agent server, not yet started; the store stays the caller's."""
-    server = Server(registry=registry, services=[SERVICE], config=config or ServingConfig())
-    catalog = Catalog(store, policies=SnapshotPolicies())
+    server = Server(
+        registry=registry,
+        services=[SERVICE],
+        config=config or ServingConfig(),
+        limits=asdict(capacity),
+    )
+    catalog = Catalog(store, policies=SnapshotPolicies(), capacity=capacity)
     servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
     server.add(
         agent_pb2_grpc.add_AgentServiceServicer_to_server,
@@ -98,8 +115,10 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
     ):
         registry.register(StoreCollector(store))
         _prepare_deciders(store)
-        steering = make_steering(store, metrics=metrics)
-        server = make_server(store, steering, registry=registry, config=config.serving)
+        steering = make_steering(store, metrics=metrics, capacity=config.capacity)
+        server = make_server(
+            store, steering, registry=registry, config=config.serving, capacity=config.capacity
+        )
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
         gc.set_threshold(50_000)

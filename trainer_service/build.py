@@ -52,7 +52,12 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
         closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
-        server = Server(registry=registry, services=[SERVICE], config=config.serving)
+        server = Server(
+            registry=registry,
+            services=[SERVICE],
+            config=config.serving,
+            limits={"runs": config.max_runs},
+        )
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
         server.add(
             trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN

@@ -66,6 +66,7 @@ def cli(debug: bool) -> None:
 @click.option("--stall-seconds", default=_DEFAULTS.stall_seconds, help="Longest chunk of a run.")
 @click.option("--agent-seconds", default=_DEFAULTS.agent_seconds, help="Wait for an absent agent.")
 @click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
+@click.option("--max-runs", default=_DEFAULTS.max_runs, help="Runs that wait or train.")
 @serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""

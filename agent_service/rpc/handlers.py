@@ -43,9 +43,19 @@ class Handlers:
     """
 
     def __init__(
-        self, server: grpc.aio.Server, registry: CollectorRegistry, config: ServingConfig
+        self,
+        server: grpc.aio.Server,
+        registry: CollectorRegistry,
+        config: ServingConfig,
+        limits: Mapping[str, int],
     ) -> None:
         """Add to `server`, and declare the metrics in `registry`.
+
+        Args:
+            server: not yet started.
+            registry: of the metrics.
+            config: who may call, and how much.
+            limits: what else may raise ResourceExhausted, by name.
 
         Raises:
             InvalidArgument: a file of tokens is not what it should be.
@@ -54,8 +64,8 @@ class Handlers:
         self._guard = Guard(config)
         self._calls = Room("calls", config.max_calls)
         self._streams = Room("streams", config.max_streams)
-        limits = {name: getattr(config, f"max_{name}") for name in _LIMITS}
-        self._limits = LimitMetrics(registry, limits)
+        ours = {name: getattr(config, f"max_{name}") for name in _LIMITS}
+        self._limits = LimitMetrics(registry, {**ours, **limits})
         TransportMetrics(registry, failed=self._failed)
         self._started = Counter(
             "grpc_server_started_total", "Calls begun.", _LABELS, registry=registry
