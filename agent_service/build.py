@@ -29,6 +29,7 @@ from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import watching_leases
 from agent_service.lifeline import end_with_parent
+from agent_service.logs import LogFormat, start_logging
 from agent_service.metrics import Metrics, StoreCollector
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.servicer import AgentServicer
@@ -111,7 +112,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
             journal=LoopJournal,
         ) as store,
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
-        Supervisor(run_learner, config.store, config.durability),
+        Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
     ):
         registry.register(StoreCollector(store))
         _prepare_deciders(store)
@@ -192,14 +193,16 @@ def _newest_runs(client: AgentClient, controller: str, *, transitions: int) -> l
     return runs
 
 
-def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) -> None:
+def run_learner(
+    heartbeat: Heartbeat, store_url: str, durability: Durability, log_format: LogFormat
+) -> None:
     """Learn for ever, as the main function of the learner's process."""
     # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
     # priority, since a decision is waited for and an update is not.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.nice(10)
     end_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s learner %(message)s")
+    start_logging("learner", log_format)
     # Imported here, after the settings that torch reads at its import.
     import torch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from agent_service.decision_log.policy_commands import estimate, replay
 from agent_service.domain.capacity import Capacity
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
-from agent_service.rpc.serving_options import serving_options
+from agent_service.rpc.serving_options import serving_options, start_service_log
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
@@ -82,14 +81,13 @@ _CAPACITY = {
 @click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
 def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
+    config = AgentConfig(**options)
+    start_service_log("agent", config.serving)
     from agent_service.build import serve as run
     from agent_service.lifeline import end_with_stdin
 
     if with_stdin:
         end_with_stdin()
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(message)s")
-    config = AgentConfig(**options)
 
     def announce(port: int, page: int) -> None:
         host = config.host

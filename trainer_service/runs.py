@@ -72,6 +72,7 @@ class Runs:
             threads=config.threads,
             checkpoints=config.checkpoints,
             checkpoint_seconds=config.checkpoint_seconds,
+            log_format=config.serving.log_format,
         )
         self._observers = observers
         self._changing = threading.Lock()
@@ -184,7 +185,8 @@ class Runs:
     def _kill_all(self) -> None:
         with self._changing:
             for run_id, attempt in self._attempts.items():
-                log.warning("run %s: its chunk did not end within the grace", run_id)
+                text = "run %s: its chunk did not end within the grace"
+                log.warning(text, run_id, extra={"run": run_id})
                 attempt.kill()
 
     def _attend(self, run_id: str) -> None:
@@ -250,7 +252,8 @@ class Runs:
         for observer in self._observers:
             observer.happened(run_id, what)
         if isinstance(what, StateChanged):
-            log.info("run %s: %s %s", run_id, what.state, what.cause)
+            fields = {"run": run_id, "state": what.state.value}
+            log.info("run %s: %s %s", run_id, what.state, what.cause, extra=fields)
             if what.state.is_final:
                 remove_checkpoints(self._config.checkpoints / run_id)
 

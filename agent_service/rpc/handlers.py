@@ -112,7 +112,6 @@ class Handlers:
         behaviour = getattr(handler, shape)
         # Messages of a stream are decoded one by one as they are read, after the first check.
         decode = handler.request_deserializer
-        is_unary = kind == "unary"
         rpc = _Rpc(
             started=self._started.labels(*labels),
             seconds=self._seconds.labels(*labels),
@@ -120,12 +119,7 @@ class Handlers:
             ended=lambda code: self._handled.labels(*labels, code),
             decode=_as_it_is if handler.request_streaming else decode,
             check=self._check(needs, method),
-            # Whoever looks after the service must hear from it however busy it is.
-            room=_BOUNDLESS
-            if is_unary and needs is Needs.NOTHING
-            else self._calls
-            if is_unary
-            else self._streams,
+            room=self._room(kind, needs),
             refused=self._limits.refused,
         )
         # gRPC's own health service streams by a coroutine that writes to its context.
@@ -136,6 +130,12 @@ class Handlers:
             decode if handler.request_streaming else None,
             handler.response_serializer,
         )
+
+    def _room(self, kind: str, needs: Needs) -> Room:
+        if kind != "unary":
+            return self._streams
+        # Whoever looks after the service must hear from it however busy it is.
+        return _BOUNDLESS if needs is Needs.NOTHING else self._calls
 
     def _check(self, needs: Needs, method: str) -> Callable[[Context], None] | None:
         if self._guard.is_open or needs is Needs.NOTHING:
