@@ -37,6 +37,7 @@ from agent_service.rpc.serving import Server, metrics_page, process_registry, se
 from agent_service.rpc.serving_config import ServingConfig
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore, require_store
+from agent_service.tracing import tracing
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
             observe_commit=metrics.committed,
             journal=LoopJournal,
         ) as store,
+        tracing("agent", config.serving.traces),
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
         Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
     ):

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from agent_service.domain.errors import AgentError
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.tracing import tracing
 from trainer_service.config import TrainerConfig
 from trainer_service.event_files import EventFiles
 from trainer_service.metrics import Metrics, StoreCollector
@@ -48,6 +49,7 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     )
     with (
         closing(RunStore(config.runs)) as store,
+        tracing("trainer", config.serving.traces),
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
         closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):

@@ -18,6 +18,7 @@ from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Outcome
 from agent_service.lifeline import end_with_parent
 from agent_service.logs import LogFormat, start_logging
+from agent_service.tracing import trace_clients, tracing
 from trainer_service.keeper import Keeper
 from trainer_service.link import CANCEL, HAND_BACK, Teller
 from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
@@ -54,6 +55,8 @@ class Place:
     """Between two checkpoints of a run; see `Pace`."""
     log_format: LogFormat = LogFormat.TEXT
     """Of the lines on standard error."""
+    traces: str | None = None
+    """URL of a collector of traces."""
 
 
 class _Cancelled(BaseException):
@@ -109,12 +112,7 @@ def train_run(run: Run, place: Place, pipe: Connection) -> None:
     last = StateChanged(state=RunState.SUCCEEDED)
     try:
         signals = _Signals()
-        with AgentClient(
-            place.agent,
-            budget_seconds=ATTEMPT_SECONDS,
-            tls=place.access.tls,
-            token=place.access.token,
-        ) as agent:
+        with tracing("trainer", place.traces), _client(place) as agent:
             _train(agent, run, place, teller, signals)
     except _Cancelled:
         last = StateChanged(state=RunState.CANCELLED)
@@ -126,6 +124,14 @@ def train_run(run: Run, place: Place, pipe: Connection) -> None:
         state = RunState.FAILED if isinstance(error, _FINAL) else RunState.QUEUED
         last = StateChanged(state=state, cause=f"{type(error).__name__}: {error}")
     teller.tell_last(last)
+
+
+def _client(place: Place) -> AgentClient:
+    trace_clients(place.traces)
+    access = place.access
+    return AgentClient(
+        place.agent, budget_seconds=ATTEMPT_SECONDS, tls=access.tls, token=access.token
+    )
 
 
 def _train(agent: AgentClient, run: Run, place: Place, teller: Teller, signals: _Signals) -> None:

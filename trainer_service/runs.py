@@ -73,6 +73,7 @@ class Runs:
             checkpoints=config.checkpoints,
             checkpoint_seconds=config.checkpoint_seconds,
             log_format=config.serving.log_format,
+            traces=config.serving.traces,
         )
         self._observers = observers
         self._changing = threading.Lock()

@@ -27,6 +27,7 @@ from agent_service.rpc.credentials import server_credentials
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.handlers import Handlers
 from agent_service.rpc.serving_config import ServingConfig
+from agent_service.tracing import server_interceptors
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Server:
         self._grpc_server = grpc.aio.server(
             # A second server on a port in use must fail, not share it in silence.
             options=[("grpc.so_reuseport", 0), *_limits(config)],
+            interceptors=server_interceptors(config.traces),
         )
         self._handlers = Handlers(self._grpc_server, registry, config, limits)
         self._health = health.aio.HealthServicer()

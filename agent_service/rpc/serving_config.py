@@ -36,6 +36,8 @@ class ServingConfig:
     """Streams open at once."""
     log_format: LogFormat = LogFormat.TEXT
     """Of the lines on standard error."""
+    traces: str | None = None
+    """URL of an OpenTelemetry collector that gets the spans of calls; None traces nothing."""
 
     def __post_init__(self) -> None:
         """Check what belongs together; raises InvalidArgument naming the field."""

@@ -48,6 +48,11 @@ _OPTIONS = (
         default=_DEFAULTS.log_format,
         help="Of the lines on standard error, one an event.",
     ),
+    click.option(
+        "--traces",
+        metavar="URL",
+        help="OTLP over gRPC of a collector of traces, as http://localhost:4317.",
+    ),
 )
 
 

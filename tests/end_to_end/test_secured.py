@@ -12,7 +12,14 @@ import pytest
 from agent_service.client import AgentClient, Tls
 from agent_service.domain.errors import Unauthenticated, Unavailable
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from tests.end_to_end.processes import AgentProcess, ServiceProcess, TrainerProcess, command_of
+from tests.end_to_end.collector import Collector
+from tests.end_to_end.processes import (
+    AgentProcess,
+    ServiceProcess,
+    TrainerProcess,
+    command_of,
+    wait_for,
+)
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.run import RunState, StateChanged
@@ -52,17 +59,25 @@ def tls(secrets: Path, name: str = "client") -> Tls:
 
 
 @pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
 def services(
-    secrets: Path, tmp_path_factory: pytest.TempPathFactory
+    secrets: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ServiceProcess, ServiceProcess]]:
     """An agent and a trainer that call one another by name, listen by TLS and want tokens."""
     folder = tmp_path_factory.mktemp("services")
-    agent = AgentProcess(folder / "agent.db", *serving(secrets, "agent"))
+    traces = ("--traces", collector.url)
+    agent = AgentProcess(folder / "agent.db", *serving(secrets, "agent"), *traces)
     agent.log = folder / "agent.log"
     with agent:
         trainer = TrainerProcess(
             folder,
             *serving(secrets, "trainer-0"),
+            *traces,
             *("--agent-ca", str(secrets / "ca.pem"), "--agent-token", str(secrets / "run.token")),
             *("--agent-certificate", str(secrets / "trainer-0.pem")),
             *("--agent-key", str(secrets / "trainer-0.key")),
@@ -75,9 +90,12 @@ def services(
 
 @NEEDS_OPENSSL
 def test_a_child_trains_through_secured_services(
-    secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
+    secrets: Path, services: tuple[ServiceProcess, ServiceProcess], collector: Collector
 ) -> None:
-    """A run is submitted, steered by the agent, watched to its end, and no secret is shown."""
+    """A run is submitted, steered by the agent, watched to its end, and no secret is shown.
+
+    The traces have each report as the trainer sent it and, in the same trace, as the agent took it.
+    """
     agent, trainer = services
     spec = run_spec(Method.RD, controller="rd")
     with (
@@ -96,12 +114,19 @@ def test_a_child_trains_through_secured_services(
         last = [event.what for event in client.watch("r")][-1]
         assert last == StateChanged(state=RunState.SUCCEEDED)
         assert admin.get_run("r").reported_chunks == 3
-    with TrainerClient(trainer.address, tls=tls(secrets)) as nobody:
-        with pytest.raises(Unauthenticated, match="no token"):
-            nobody.device()
-    with TrainerClient(trainer.address, budget_seconds=0) as plain:
-        with pytest.raises(Unavailable, match="speaks TLS"):
-            plain.device()
+    with (
+        TrainerClient(trainer.address, tls=tls(secrets)) as nobody,
+        pytest.raises(Unauthenticated, match="no token"),
+    ):
+        nobody.device()
+    with (
+        TrainerClient(trainer.address, budget_seconds=0) as plain,
+        pytest.raises(Unavailable, match="speaks TLS"),
+    ):
+        plain.device()
+    for service in ("trainer", "agent"):
+        wait_for(lambda service=service: len(collector.reports(service)) == 3)  # type: ignore[misc]
+    assert collector.reports("agent") == collector.reports("trainer")
     shown = [(service.log or Path()).read_text() for service in services]
     events = [json.loads(line) for text in shown for line in text.splitlines()]
     assert {"run": "r", "controller": "rd", "service": "agent"}.items() <= next(
@@ -112,7 +137,7 @@ def test_a_child_trains_through_secured_services(
     hidden = [path.read_text().strip() for path in secrets.glob("*.token")]
     hidden += [path.read_text().splitlines()[1] for path in secrets.glob("*.key")]
     assert len(hidden) == 8
-    for text in (*shown, *pages):
+    for text in (*shown, *pages, collector.text):
         assert not any(secret in text for secret in hidden)
 
 

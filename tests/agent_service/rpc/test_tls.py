@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -185,8 +185,8 @@ def test_asyncio_clients_speak_tls(tmp_path: Path, authority: Authority) -> None
 
 
 @pytest.fixture
-def pair(authority: Authority) -> Iterator[Pair]:
-    yield authority.issue("client")
+def pair(authority: Authority) -> Pair:
+    return authority.issue("client")
 
 
 def test_files_that_are_no_certificates_are_refused_by_name(

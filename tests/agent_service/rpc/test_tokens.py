@@ -112,7 +112,7 @@ def test_a_refused_call_is_counted_and_not_decoded(served: ServedAgent) -> None:
     creation = pb.CreateControllerRequest()
     creation.spec.name = "c"
     with grpc.insecure_channel(served.address) as channel:
-        call = channel.unary_unary(path)
+        call: Any = channel.unary_unary(path)
         for data in (b"\xff\xff", creation.SerializeToString()):
             for token, expected in ((None, UNAUTHENTICATED), (RUN, DENIED)):
                 with pytest.raises(grpc.RpcError) as raised:
