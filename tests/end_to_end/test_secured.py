@@ -3,8 +3,10 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -172,6 +174,75 @@ def test_commands_prove_who_they_are(
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "no token" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
+
+
+def curl(
+    secrets: Path, service: ServiceProcess, method: str, data: str = "{}", token: str = "run"
+) -> subprocess.CompletedProcess[str]:
+    """Call by `buf curl`, a client in Go that asks the service itself for its contract."""
+    bearer = f"Authorization: Bearer {(secrets / f'{token}.token').read_text().strip()}"
+    files = [f"--{name}={secrets / file}" for name, file in CURL_FILES.items()]
+    url = f"https://{service.address}/{method}"
+    command = [str(Path(sys.executable).with_name("buf")), "curl", *files, "--protocol", "grpc"]
+    command += ["--reflect-header", bearer, "--header", bearer, "--data", data, url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """Return the JSON documents that stand in a text, one after another."""
+    found, decoder = [], json.JSONDecoder()
+    while text := text.strip():
+        document, end = decoder.raw_decode(text)
+        found.append(document)
+        text = text[end:]
+    return found
+
+
+CURL_FILES = {"cacert": "ca.pem", "cert": "client.pem", "key": "client.key"}
+
+
+@NEEDS_OPENSSL
+def test_buf_curl_calls_both_services(
+    secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
+) -> None:
+    """By reflection, TLS with its own certificate, a token; answers, streams and errors come."""
+    agent, trainer = services
+    service = "agent_service.v1.AgentService"
+    spec = {"name": "by-go", "hyperparameters": [{"name": "dropout", "high": 0.5}], "random": {}}
+    creation = (f"{service}/CreateController", json.dumps({"spec": spec}))
+    refused = curl(secrets, agent, *creation)
+    assert json.loads(refused.stderr)["code"] == "permission_denied"
+    created = curl(secrets, agent, *creation, token="admin")
+    assert json.loads(created.stdout)["controller"]["spec"]["name"] == "by-go"
+    start = json.dumps({"controller": "by-go", "runId": "go-1"})
+    started = curl(secrets, agent, f"{service}/StartRun", start)
+    assert json.loads(started.stdout)["action"]["chunkIndex"] == "1"
+    report = {"runId": "go-1", "losses": [1.0] * 20, "scores": {"training": 1, "validation": 1}}
+    reports = [json.dumps({"report": {**report, "chunkIndex": chunk}}) for chunk in (1, 2, 9)]
+    answers = curl(secrets, agent, f"{service}/StreamReports", "\n".join(reports)).stdout
+    codes = [answer.get("code", 0) for answer in documents(answers)]
+    assert codes == [0, 0, 9], "the last is FAILED_PRECONDITION"
+    log = curl(secrets, agent, f"{service}/StreamTransitions", '{"runId": "go-1"}').stdout
+    assert len(documents(log)) == 2
+    devices = curl(secrets, trainer, "trainer_service.v1.TrainerService/ListDevices")
+    assert json.loads(devices.stdout)["devices"][0]["name"] == "cpu"
+    missing = curl(secrets, trainer, "trainer_service.v1.TrainerService/GetRun")
+    assert json.loads(missing.stderr)["code"] == "not_found"
+
+
+@NEEDS_OPENSSL
+def test_grpclib_calls_both_services(
+    secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
+) -> None:
+    """A client in Python that shares no code with gRPC's own."""
+    addresses = [service.address for service in services]
+    script = Path(__file__).parents[1] / "other_languages/by_grpclib.py"
+    ended = subprocess.run(
+        [sys.executable, script, secrets, *addresses], check=True, capture_output=True, text=True
+    )
+    told = json.loads(ended.stdout)
+    assert isinstance(told["controllers"], list)
+    assert told["status"] == "NOT_FOUND"
 
 
 @NEEDS_OPENSSL
