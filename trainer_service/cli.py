@@ -13,15 +13,14 @@ import click
 
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
-from agent_service.domain.errors import invalid
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
+from trainer_service.training_options import member, training_options, training_spec
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
-    from trainer_service.training.spec import TrainingSpec
 
 _DEFAULTS = TrainerConfig()
 _PATH = click.Path(file_okay=False, path_type=Path)
@@ -109,70 +108,9 @@ def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
     )
 
 
-def _training_options(command: Any) -> Any:
-    """Add the options that say what is trained, on what and for how long."""
-    for option in reversed(
-        (
-            click.option("--dataset", default="digits", help="See `trainer-service datasets`."),
-            click.option("--image-size", type=int, help="Pixels each way; the set's own."),
-            click.option("--classes", type=int, help="Classes, drawn by seed; all by default."),
-            click.option("--validation-share", default=0.1, help="Of training, if none is set."),
-            click.option("--deduplicate", is_flag=True, help="Train on nothing that is tested on."),
-            click.option("--subset", type=int, help="Training images; all by default."),
-            click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
-            click.option("--augment", default="none", help="none or crop-flip."),
-            click.option("--data-seed", default=0, help="Of classes, splits, subset and noise."),
-            click.option("--model", default="resnet34", help="A torchvision classifier's name."),
-            click.option("--width", default=1.0, help="Share of a ResNet's channels."),
-            click.option("--stem", default="auto", help="auto, small or imagenet."),
-            click.option("--start", default="scratch", help="scratch or imagenet."),
-            click.option("--sites", default="shared", help="One value for all sites, or each."),
-            click.option("--chunks", type=int, help="Length in chunks; or give --epochs."),
-            click.option("--epochs", type=int, help="Length in passes over the training images."),
-            click.option("--batch-size", default=64),
-            click.option("--learning-rate", default=1e-3),
-            click.option("--chunk-size", default=20, help="N, steps in a chunk."),
-            click.option("--validation-batches", default=20, help="m, in a chunk."),
-            click.option("--precision", default="fp32", help="fp32, tf32 (CUDA only) or bf16."),
-            click.option("--memory-format", default="auto", help="Or contiguous, channels_last."),
-            click.option("--execution", default="eager", help="Or compiled, graphs (CUDA only)."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _training_spec(options: dict[str, Any]) -> TrainingSpec:
-    from trainer_service.training import spec
-
-    kinds = {
-        "augment": spec.Augment,
-        "model": spec.Model,
-        "stem": spec.Stem,
-        "start": spec.Start,
-        "precision": spec.Precision,
-        "memory_format": spec.MemoryFormat,
-        "execution": spec.Execution,
-        "sites": spec.Sites,
-        "method": spec.Method,
-    }
-    checked = {
-        name: _member(kinds[name], value, name) if name in kinds else value
-        for name, value in options.items()
-    }
-    return spec.TrainingSpec(training_size=checked.pop("subset"), **checked)
-
-
-def _member(kind: Any, text: str, name: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise invalid(name, f"{text!r} is none of {', '.join(kind)}") from None
-
-
 @cli.command()
 @_trainer_option
-@_training_options
+@training_options
 @click.argument("run_id")
 @click.option("--method", default="vanilla", help="vanilla, ni, d, dni, rni or rd.")
 @click.option("--value", "values", multiple=True, help="Fixed value, as dropout=0.2.")
@@ -193,9 +131,9 @@ def submit(
 
     options["values"] = dict(_named_value(text) for text in values)
     spec = RunSpec(
-        training=_training_spec(options),
+        training=training_spec(options),
         controller=controller,
-        mode=None if mode is None else _member(Mode, mode, "mode"),
+        mode=None if mode is None else member(Mode, mode, "mode"),
     )
     with _connect(trainer) as client:
         client.submit(run_id, spec)
@@ -261,7 +199,7 @@ def health(trainer: Target) -> None:
 
 
 @cli.command()
-@_training_options
+@training_options
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
 @click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
 @_access_options
@@ -291,11 +229,11 @@ def compare(
     from trainer_service.training.spec import Method
 
     spec = StudySpec(
-        methods=tuple(_member(Method, name, "methods") for name in methods.split(",")),
+        methods=tuple(member(Method, name, "methods") for name in methods.split(",")),
         seeds=seeds,
         learning_runs=learning_runs,
-        training=_training_spec(options),
-        reward=_member(Reward, reward, "reward"),
+        training=training_spec(options),
+        reward=member(Reward, reward, "reward"),
         ppo=PPOSettings() if rollout_size is None else PPOSettings(rollout_size=rollout_size),
     )
     run_study(spec, output, agent=agent, trainers=trainers, access=access)

@@ -25,7 +25,7 @@ from tests.end_to_end.processes import ServiceProcess
 SENDERS = 4
 FOLLOW_SECONDS = 0.3
 """How long a stream that follows is listened to."""
-HELD_SECONDS = 2.0
+HELD_SECONDS = 1.0
 """How long slow writers write, and idle connections are held."""
 NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
 

@@ -40,7 +40,7 @@ from trainer_service.client import TrainerClient
 from trainer_service.training.spec import Method
 from trainer_service.v1 import trainer_pb2
 
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = 1.0
 GROWTH = 48.0
 """MiB that traffic may leave behind; Python and gRPC keep what they once took for a while."""
 
