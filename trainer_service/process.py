@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Place:
 
     agent: str
     """HOST:PORT of the agent service."""
-    access: Access
+    access: Access = field(default_factory=Access)
     """How a run proves to the agent who it is."""
     agent_seconds: float
     """How long a run waits for an agent that is away before it fails."""
