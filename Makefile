@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-kills test-trainer-kills test-fer2013 test-traffic certificates check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -24,12 +24,20 @@ DATA ?= data
 test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DATA=DIR with DIR/fer2013; some 3 minutes
 	@$(BIN)/python -m tests.end_to_end.fer2013 $(DATA)
 
+test-traffic: $(INSTALLED) ## 100,000 generated requests and floods of frames, and what must be true afterwards; some 15 minutes
+	@$(BIN)/python -m tests.end_to_end.traffic_run
+
+NAMES ?=
+certificates: ## a certificate authority, certificates and tokens in deploy/secrets, or renew them; NAMES="agent.example.org" adds host names
+	@deploy/certificates.sh deploy/secrets $(NAMES)
+
 check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the wire; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint --config .buf.yaml
+	@for release in tests/data/contracts/*.binpb; do $(BIN)/buf breaking --config .buf.yaml --against $$release || exit 1; done
 	$(BIN)/python -m pytest -q tests/test_generated_code.py
 
 bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 5 minutes

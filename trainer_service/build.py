@@ -11,7 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.domain.errors import AgentError
 from agent_service.rpc.disk import DiskCollector
+from agent_service.rpc.guard import Needs
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.tracing import tracing
 from trainer_service.config import TrainerConfig
 from trainer_service.event_files import EventFiles
 from trainer_service.metrics import Metrics, StoreCollector
@@ -41,6 +43,7 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     torch.set_num_threads(config.threads)
     device = _checked_device(config.device)
+    config.agent_access.check()
     registry = process_registry()
     shown = pb.Device(
         name=config.device,
@@ -50,14 +53,22 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     )
     with (
         closing(RunStore(config.runs)) as store,
+        tracing("trainer", config.serving.traces),
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
         closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))
-        server = Server(registry=registry, services=[SERVICE])
+        server = Server(
+            registry=registry,
+            services=[SERVICE],
+            config=config.serving,
+            limits={"runs": config.max_runs},
+        )
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
-        server.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer)
+        server.add(
+            trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN
+        )
         await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.command import run_command
-from agent_service.domain.errors import invalid
+from agent_service.connecting import FILE, Access, Target, access_options
+from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
+from trainer_service.training_options import member, training_options, training_spec
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
-    from trainer_service.training.spec import TrainingSpec
 
 _DEFAULTS = TrainerConfig()
 _PATH = click.Path(file_okay=False, path_type=Path)
@@ -39,6 +41,10 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
+@click.option("--agent-ca", type=FILE, help="PEM file of who signs the agent's certificate.")
+@click.option("--agent-certificate", type=FILE, help="PEM file of runs' certificate for the agent.")
+@click.option("--agent-key", type=FILE, help="PEM file of its private key.")
+@click.option("--agent-token", type=FILE, help="File of the agent's token for runs.")
 @click.option("--device", default=_DEFAULTS.device, help="As torch names it: cpu, cuda:0.")
 @click.option("--data", default=_DEFAULTS.data, type=_PATH, help="Folder of the data sets.")
 @click.option(
@@ -59,14 +65,16 @@ def cli(debug: bool) -> None:
 @click.option("--stall-seconds", default=_DEFAULTS.stall_seconds, help="Longest chunk of a run.")
 @click.option("--agent-seconds", default=_DEFAULTS.agent_seconds, help="Wait for an absent agent.")
 @click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
+@click.option("--max-runs", default=_DEFAULTS.max_runs, help="Runs that wait or train.")
+@serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
-    config = TrainerConfig(**options)
+    access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
+    config = TrainerConfig(agent_access=Access(**access), **options)
     threads = set_threads(os.environ, threads=config.threads, parallel=config.parallel)
     config = replace(config, threads=threads)
+    start_service_log("trainer", config.serving)
     from trainer_service.build import serve as run
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(message)s")
 
     def announce(port: int, page: int) -> None:
         host = config.host
@@ -78,81 +86,32 @@ def serve(**options: Any) -> None:
 _WATCH_SECONDS = 60.0
 """How long `watch` waits for a service that is away, as one that starts again."""
 
-_trainer_option = click.option(
-    "--trainer", default=_DEFAULTS.listen, help="HOST:PORT of the trainer service."
-)
+_access_options = access_options("TRAINER_SERVICE")
 
 
-def _connect(address: str) -> TrainerClient:
+def _trainer_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which trainer service is asked; passed on as `trainer`."""
+
+    @functools.wraps(command)
+    def run(*, trainer: str, access: Access, **options: Any) -> Any:
+        return command(trainer=Target(trainer, access), **options)
+
+    text = "HOST:PORT of the trainer service."
+    return click.option("--trainer", default=_DEFAULTS.listen, help=text)(_access_options(run))
+
+
+def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
     from trainer_service.client import TrainerClient
 
-    return TrainerClient(address, budget_seconds=5)
-
-
-def _training_options(command: Any) -> Any:
-    """Add the options that say what is trained, on what and for how long."""
-    for option in reversed(
-        (
-            click.option("--dataset", default="digits", help="See `trainer-service datasets`."),
-            click.option("--image-size", type=int, help="Pixels each way; the set's own."),
-            click.option("--classes", type=int, help="Classes, drawn by seed; all by default."),
-            click.option("--validation-share", default=0.1, help="Of training, if none is set."),
-            click.option("--deduplicate", is_flag=True, help="Train on nothing that is tested on."),
-            click.option("--subset", type=int, help="Training images; all by default."),
-            click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
-            click.option("--augment", default="none", help="none or crop-flip."),
-            click.option("--data-seed", default=0, help="Of classes, splits, subset and noise."),
-            click.option("--model", default="resnet34", help="A torchvision classifier's name."),
-            click.option("--width", default=1.0, help="Share of a ResNet's channels."),
-            click.option("--stem", default="auto", help="auto, small or imagenet."),
-            click.option("--start", default="scratch", help="scratch or imagenet."),
-            click.option("--sites", default="shared", help="One value for all sites, or each."),
-            click.option("--chunks", type=int, help="Length in chunks; or give --epochs."),
-            click.option("--epochs", type=int, help="Length in passes over the training images."),
-            click.option("--batch-size", default=64),
-            click.option("--learning-rate", default=1e-3),
-            click.option("--chunk-size", default=20, help="N, steps in a chunk."),
-            click.option("--validation-batches", default=20, help="m, in a chunk."),
-            click.option("--precision", default="fp32", help="fp32, tf32 (CUDA only) or bf16."),
-            click.option("--memory-format", default="auto", help="Or contiguous, channels_last."),
-            click.option("--execution", default="eager", help="Or compiled, graphs (CUDA only)."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _training_spec(options: dict[str, Any]) -> TrainingSpec:
-    from trainer_service.training import spec
-
-    kinds = {
-        "augment": spec.Augment,
-        "model": spec.Model,
-        "stem": spec.Stem,
-        "start": spec.Start,
-        "precision": spec.Precision,
-        "memory_format": spec.MemoryFormat,
-        "execution": spec.Execution,
-        "sites": spec.Sites,
-        "method": spec.Method,
-    }
-    checked = {
-        name: _member(kinds[name], value, name) if name in kinds else value
-        for name, value in options.items()
-    }
-    return spec.TrainingSpec(training_size=checked.pop("subset"), **checked)
-
-
-def _member(kind: Any, text: str, name: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise invalid(name, f"{text!r} is none of {', '.join(kind)}") from None
+    access = target.access
+    return TrainerClient(
+        target.address, budget_seconds=budget_seconds, tls=access.tls, token=access.token
+    )
 
 
 @cli.command()
 @_trainer_option
-@_training_options
+@training_options
 @click.argument("run_id")
 @click.option("--method", default="vanilla", help="vanilla, ni, d, dni, rni or rd.")
 @click.option("--value", "values", multiple=True, help="Fixed value, as dropout=0.2.")
@@ -160,7 +119,7 @@ def _member(kind: Any, text: str, name: str) -> Any:
 @click.option("--mode", help="learning or frozen; the controller's own by default.")
 @click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
 def submit(
-    trainer: str,
+    trainer: Target,
     run_id: str,
     values: tuple[str, ...],
     controller: str,
@@ -173,9 +132,9 @@ def submit(
 
     options["values"] = dict(_named_value(text) for text in values)
     spec = RunSpec(
-        training=_training_spec(options),
+        training=training_spec(options),
         controller=controller,
-        mode=None if mode is None else _member(Mode, mode, "mode"),
+        mode=None if mode is None else member(Mode, mode, "mode"),
     )
     with _connect(trainer) as client:
         client.submit(run_id, spec)
@@ -192,7 +151,7 @@ def _named_value(text: str) -> tuple[str, float]:
 
 @cli.command()
 @_trainer_option
-def runs(trainer: str) -> None:
+def runs(trainer: Target) -> None:
     """List runs in the order of their submission."""
     from trainer_service.v1 import trainer_pb2 as pb
 
@@ -206,15 +165,14 @@ def runs(trainer: str) -> None:
 @cli.command()
 @_trainer_option
 @click.argument("run_id")
-def watch(trainer: str, run_id: str) -> None:
+def watch(trainer: Target, run_id: str) -> None:
     """Follow a run from its beginning to its end, through restarts of the service."""
     from rich.console import Console
 
-    from trainer_service.client import TrainerClient
     from trainer_service.study.progress import RunProgress
 
     with (
-        TrainerClient(trainer, budget_seconds=_WATCH_SECONDS) as client,
+        _connect(trainer, budget_seconds=_WATCH_SECONDS) as client,
         RunProgress(Console(), run_id) as shown,
     ):
         for event in client.watch(run_id):
@@ -224,7 +182,7 @@ def watch(trainer: str, run_id: str) -> None:
 @cli.command()
 @_trainer_option
 @click.argument("run_id")
-def cancel(trainer: str, run_id: str) -> None:
+def cancel(trainer: Target, run_id: str) -> None:
     """End a run that waits or trains."""
     with _connect(trainer) as client:
         client.cancel(run_id)
@@ -233,18 +191,19 @@ def cancel(trainer: str, run_id: str) -> None:
 
 @cli.command()
 @_trainer_option
-def health(trainer: str) -> None:
+def health(trainer: Target) -> None:
     """Exit with 0 if the service serves, for container checks."""
     from agent_service.rpc.probe import check_health
 
-    check_health(trainer, "trainer service")
+    check_health(trainer.address, "trainer service", tls=trainer.access.tls)
     click.echo("serving")
 
 
 @cli.command()
-@_training_options
+@training_options
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
 @click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
+@_access_options
 @click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Which, by commas.")
 @click.option("--seeds", default=3, help="Fresh children of each method.")
 @click.option("--learning-runs", default=12, help="Children that each controller learns on.")
@@ -254,6 +213,7 @@ def health(trainer: str) -> None:
 def compare(
     agent: str,
     trainers: tuple[str, ...],
+    access: Access,
     methods: str,
     seeds: int,
     learning_runs: int,
@@ -270,14 +230,14 @@ def compare(
     from trainer_service.training.spec import Method
 
     spec = StudySpec(
-        methods=tuple(_member(Method, name, "methods") for name in methods.split(",")),
+        methods=tuple(member(Method, name, "methods") for name in methods.split(",")),
         seeds=seeds,
         learning_runs=learning_runs,
-        training=_training_spec(options),
-        reward=_member(Reward, reward, "reward"),
+        training=training_spec(options),
+        reward=member(Reward, reward, "reward"),
         ppo=PPOSettings() if rollout_size is None else PPOSettings(rollout_size=rollout_size),
     )
-    run_study(spec, output, agent=agent, trainers=trainers)
+    run_study(spec, output, agent=agent, trainers=trainers, access=access)
 
 
 @cli.command()

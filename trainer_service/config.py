@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent_service.connecting import Access
 from agent_service.domain.errors import invalid
+from agent_service.rpc.serving_config import ServingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,8 @@ class TrainerConfig:
 
     agent: str = "127.0.0.1:50051"
     """HOST:PORT of the agent service."""
+    agent_access: Access = field(default_factory=Access)
+    """How runs prove to the agent who they are."""
     device: str = "cpu"
     """As torch names it: `cpu`, `cuda:0`."""
     data: Path = Path("data")
@@ -47,6 +51,10 @@ class TrainerConfig:
     """How long a run waits for an agent that is away before it fails."""
     tensorboard: Path | None = None
     """Folder of event files for TensorBoard, one folder a run; None writes none."""
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    """Who may call, and how much."""
+    max_runs: int = 10_000
+    """Runs that wait or train; no more are taken."""
 
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field that is wrong."""
@@ -62,8 +70,11 @@ class TrainerConfig:
         ):
             if (getattr(self, name) or 0) < 0:
                 raise invalid(name, f"{getattr(self, name)} must be 0 or more")
+        if self.max_runs < 1:
+            raise invalid("max_runs", f"{self.max_runs} must be at least 1")
         if not self.stall_seconds > 0:
             raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
+        self.serving.check_listening(self.listen)
 
     @property
     def checkpoints(self) -> Path:

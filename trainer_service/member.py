@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -170,7 +169,7 @@ class Member:
             self._leave(RunState.QUEUED, str(error))
         except Exception as error:
             if not isinstance(error, AgentError | OSError):
-                traceback.print_exc()  # a fault of ours, or of torch: the log has the place
+                log.exception("a fault of ours, or of torch", extra={"run": self._run.id})
             is_final = isinstance(error, _FINAL)
             if is_final:
                 self._give_up(Outcome.TRUNCATED)
@@ -263,7 +262,8 @@ class Member:
             keep(*self._last)
         except OSError as error:
             cause = f"no checkpoint can be written: {error.strerror}"
-            log.warning("run %s: %s: %s", self._run.id, cause, error.filename)
+            about = {"run": self._run.id}
+            log.warning("run %s: %s: %s", self._run.id, cause, error.filename, extra=about)
             self.tell_cause(cause)
             self._is_unkept = True
         else:

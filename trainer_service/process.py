@@ -14,6 +14,8 @@ import torch
 
 from agent_service.client import AgentClient
 from agent_service.lifeline import end_with_parent
+from agent_service.logs import start_logging
+from agent_service.tracing import trace_clients, tracing
 from trainer_service.config import TrainerConfig
 from trainer_service.link import CANCEL, HAND_BACK, Teller
 from trainer_service.member import Cancelled, HandedBack, Member, StackFailed, Workplace
@@ -77,15 +79,15 @@ def train_runs(
     end_with_parent()
     # Ctrl-C reaches the whole group; what it means is the service's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    name = f"run {runs[0].id}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s trainer {name}: %(message)s")
+    others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    start_logging("trainer", config.serving.log_format, run=f"{runs[0].id}{others}")
     torch.set_num_threads(config.threads)
     with ExitStack() as opened:
 
         @cache
         def agent() -> AgentClient:
-            client = AgentClient(config.agent, budget_seconds=ATTEMPT_SECONDS)
-            return opened.enter_context(client)
+            opened.enter_context(tracing("trainer", config.serving.traces))
+            return opened.enter_context(_client(config))
 
         @cache
         def images() -> Images:
@@ -105,6 +107,14 @@ def train_runs(
             for place, (run, pipe) in enumerate(zip(runs, pipes, strict=True))
         )
         _train(workplace.members)
+
+
+def _client(config: TrainerConfig) -> AgentClient:
+    trace_clients(config.serving.traces)
+    access = config.agent_access
+    return AgentClient(
+        config.agent, budget_seconds=ATTEMPT_SECONDS, tls=access.tls, token=access.token
+    )
 
 
 def _train(members: list[Member]) -> None:

@@ -78,6 +78,21 @@ def _calls() -> Row:
                 unit="reqps",
                 low=0,
             ),
+            lines(
+                "Calls a second that a limit refused",
+                "By the limit that they met; messages and headers over theirs are gRPC's own.",
+                Query(
+                    f"sum by (limit) (rate(service_limit_refusals_total{{{_OF}}}"
+                    "[$__rate_interval]))",
+                    "{{limit}}",
+                ),
+                Query(
+                    f"sum(rate(grpc_server_transport_refused_total{{{_OF}}}[$__rate_interval]))",
+                    "transport",
+                ),
+                unit="reqps",
+                low=0,
+            ),
         ],
     )
 

@@ -70,11 +70,17 @@ def test_promtool_has_no_complaint_about_the_pages(study: Study) -> None:
 
 def test_prometheus_scrapes_both_services_and_evaluates_every_rule(study: Study) -> None:
     """Targets are up, each trend has values, and each alert is evaluated without an error."""
-    targets = study.prometheus.get("targets")["activeTargets"]
+
+    def targets() -> list[object]:
+        found: list[object] = study.prometheus.get("targets")["activeTargets"]
+        return found
+
+    # A file of targets is read some moments after the start.
+    study.until(lambda: len(targets()) == 2)
     groups = study.prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     trends = [rule["name"] for rule in rules if rule["type"] == "recording"]
-    assert len(targets) == 2
+    assert len(targets()) == 2
     assert len(rules) - len(trends) == 10
 
     assert study.without_data(trends) == set()

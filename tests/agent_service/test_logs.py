@@ -1,0 +1,72 @@
+"""Lines of the log: one an event, whatever is in it, and JSON that carries its fields."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from agent_service.logs import LogFormat, start_logging
+
+log = logging.getLogger("agent_service.test")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    yield
+    logging.captureWarnings(False)
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    for name in ("agent_service", "trainer_service"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def test_an_event_is_a_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the fields of the process, of the event, and the error where there is one."""
+    start_logging("trainer", LogFormat.JSON, run="r")
+    log.info("run %s:\n%s", "r", "queued", extra={"controller": "c", "state": "queued"})
+    try:
+        raise ValueError("torn")
+    except ValueError:
+        log.exception("failed")
+
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {
+        "level": "info",
+        "logger": "agent_service.test",
+        "event": "run r:\nqueued",
+        "service": "trainer",
+        "run": "r",
+        "controller": "c",
+        "state": "queued",
+    }
+    assert (second["level"], second["error"].splitlines()[-1]) == ("error", "ValueError: torn")
+
+
+def test_an_event_is_a_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody writes lines of his own by a name with line ends in it."""
+    start_logging("trainer", LogFormat.TEXT, run="r")
+    log.info("a name: %s", "x\n2026-01-01 trainer all is well\r")
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r"trainer run r: a name: x\n2026-01-01 trainer all is well\r")
+
+
+def test_others_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """What libraries do is not our events; what they warn of is."""
+    start_logging("agent", LogFormat.TEXT)
+    logging.getLogger("alembic").info("plugin")
+    logging.getLogger("alembic").warning("odd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old", stacklevel=1)
+
+    told = capsys.readouterr().err
+    assert "plugin" not in told
+    assert "agent odd" in told
+    assert "old" in told
