@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
+.PHONY: demo test test-kills test-trainer-kills test-fer2013 certificates check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -23,6 +23,10 @@ test-trainer-kills: $(INSTALLED) ## 50 kills of trainer, child processes and age
 DATA ?= data
 test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DATA=DIR with DIR/fer2013; some 3 minutes
 	@$(BIN)/python -m tests.end_to_end.fer2013 $(DATA)
+
+NAMES ?=
+certificates: ## a certificate authority, certificates and tokens in deploy/secrets, or renew them; NAMES="agent.example.org" adds host names
+	@deploy/certificates.sh deploy/secrets $(NAMES)
 
 check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the wire; changes nothing
 	$(BIN)/ruff format --check .

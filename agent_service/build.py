@@ -27,8 +27,10 @@ from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import watching_leases
 from agent_service.lifeline import end_with_parent
 from agent_service.metrics import Metrics, StoreCollector
+from agent_service.rpc.guard import Needs
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.rpc.serving_config import ServingConfig
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore, require_store
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 LEARNER_RETRY_SECONDS = 3.0
 """Pause before the learner opens a store again that failed it."""
 _EVERY = 1_000_000
+ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "ImportPolicy"}
+"""Calls that change what others' runs are steered by: they need the admin token."""
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
@@ -46,12 +50,23 @@ def make_steering(store: Store, *, metrics: Metrics) -> Steering:
     return Steering(store, make_decider=make_decider, policies=SnapshotPolicies(), observer=metrics)
 
 
-def make_server(store: Store, steering: Steering, *, registry: CollectorRegistry) -> Server:
+def make_server(
+    store: Store,
+    steering: Steering,
+    *,
+    registry: CollectorRegistry,
+    config: ServingConfig | None = None,
+) -> Server:
     """Return an agent server, not yet started; the store stays the caller's."""
-    server = Server(registry=registry, services=[SERVICE])
+    server = Server(registry=registry, services=[SERVICE], config=config or ServingConfig())
     catalog = Catalog(store, policies=SnapshotPolicies())
     servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
-    server.add(agent_pb2_grpc.add_AgentServiceServicer_to_server, servicer)
+    server.add(
+        agent_pb2_grpc.add_AgentServiceServicer_to_server,
+        servicer,
+        needs=Needs.RUN_TOKEN,
+        administration=ADMINISTRATION,
+    )
     return server
 
 
@@ -84,7 +99,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         registry.register(StoreCollector(store))
         _prepare_deciders(store)
         steering = make_steering(store, metrics=metrics)
-        server = make_server(store, steering, registry=registry)
+        server = make_server(store, steering, registry=registry, config=config.serving)
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
         gc.set_threshold(50_000)

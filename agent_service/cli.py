@@ -10,11 +10,12 @@ import click
 
 from agent_service.command import run_command
 from agent_service.config import AgentConfig
-from agent_service.connecting import agent_option, connect
+from agent_service.connecting import Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
 from agent_service.decision_log.policy_commands import estimate, replay
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
+from agent_service.rpc.serving_options import serving_options
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
@@ -45,6 +46,7 @@ def cli(debug: bool) -> None:
     default=_DEFAULTS.lease,
     help="Seconds without a report after which a run is abandoned.",
 )
+@serving_options
 @click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
 def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
@@ -66,17 +68,17 @@ def serve(*, with_stdin: bool, **options: Any) -> None:
 
 @cli.command()
 @agent_option
-def health(agent: str) -> None:
+def health(agent: Target) -> None:
     """Exit with 0 if the service serves, for container checks."""
     from agent_service.rpc.probe import check_health
 
-    check_health(agent, "agent service")
+    check_health(agent.address, "agent service", tls=agent.access.tls)
     click.echo("serving")
 
 
 @cli.command()
 @agent_option
-def controllers(agent: str) -> None:
+def controllers(agent: Target) -> None:
     """List controllers."""
     with connect(agent) as client:
         for c in client.list_controllers():
@@ -92,7 +94,7 @@ def controllers(agent: str) -> None:
 @click.option("--controller", default="", help="Only this controller's.")
 @click.option("--state", type=click.Choice(RunState, case_sensitive=False), help="Only in it.")
 @click.option("--label", "labels", multiple=True, help="Only with this KEY=VALUE; may come again.")
-def runs(agent: str, controller: str, state: RunState | None, labels: tuple[str, ...]) -> None:
+def runs(agent: Target, controller: str, state: RunState | None, labels: tuple[str, ...]) -> None:
     """List runs, newest first."""
     wanted = dict(_label(text) for text in labels)
     with connect(agent) as client:
@@ -117,7 +119,7 @@ for command in (transitions, replay, estimate):
 @click.argument("controller")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--policy-version", default=0, help="Which; 0: the newest.")
-def export_(agent: str, controller: str, path: Path, policy_version: int) -> None:
+def export_(agent: Target, controller: str, path: Path, policy_version: int) -> None:
     """Write a controller's policy to a safetensors file."""
     with connect(agent) as client:
         path.write_bytes(client.export_policy(controller, policy_version))
@@ -128,7 +130,7 @@ def export_(agent: str, controller: str, path: Path, policy_version: int) -> Non
 @agent_option
 @click.argument("controller")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def import_(agent: str, controller: str, path: Path) -> None:
+def import_(agent: Target, controller: str, path: Path) -> None:
     """Make a policy file the newest version of a controller."""
     with connect(agent) as client:
         version = client.import_policy(controller, path.read_bytes())
@@ -138,7 +140,7 @@ def import_(agent: str, controller: str, path: Path) -> None:
 @cli.command()
 @agent_option
 @click.argument("controller")
-def policies(agent: str, controller: str) -> None:
+def policies(agent: Target, controller: str) -> None:
     """List a controller's policy versions, newest first."""
     with connect(agent) as client:
         for v in client.list_policy_versions(controller):
@@ -158,7 +160,9 @@ def policies(agent: str, controller: str) -> None:
 @click.option(
     "--transitions", default=1000, type=click.IntRange(min=1), help="Of the newest runs, some more."
 )
-def compare_policies(agent: str, controller: str, one: int, other: int, transitions: int) -> None:
+def compare_policies(
+    agent: Target, controller: str, one: int, other: int, transitions: int
+) -> None:
     """Show how two policy versions of a controller differ, and the statistics of each.
 
     Both decide, as for frozen runs, on the states of the controller's newest runs. Distances are
@@ -185,7 +189,7 @@ def compare_policies(agent: str, controller: str, one: int, other: int, transiti
 @agent_option
 @click.argument("controller")
 @click.argument("version", type=click.IntRange(min=1))
-def rollback(agent: str, controller: str, version: int) -> None:
+def rollback(agent: Target, controller: str, version: int) -> None:
     """Make an older policy version the newest again, as a new version; learning goes on from it."""
     with connect(agent) as client:
         newest = client.import_policy(controller, client.export_policy(controller, version))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent_service.domain.ports import Durability
+from agent_service.rpc.serving_config import ServingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,12 @@ class AgentConfig:
     """Seconds without a report after which a run is abandoned, above 0."""
     metrics_port: int = 9464
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    """Who may call, and how much."""
+
+    def __post_init__(self) -> None:
+        """Check that `listen` is not open to everybody; raises InvalidArgument."""
+        self.serving.check_listening(self.listen)
 
     @property
     def host(self) -> str:

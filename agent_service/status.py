@@ -1,27 +1,33 @@
 """Errors to gRPC statuses and back: one table, both directions.
 
 Details are `google.rpc` messages: `BadRequest` names the violated fields, `ErrorInfo` carries the
-chunk that a run expects.
+chunk that a run expects, `RetryInfo` says that the same call may come again soon.
 """
 
 from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
+    Busy,
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 
+RETRY_NANOSECONDS = 100_000_000
+"""After which `RetryInfo` lets a call be sent again that came while too many were in work."""
 DOMAIN = "agent_service"
 """`ErrorInfo.domain` of all our errors."""
 
@@ -31,9 +37,14 @@ CODES: dict[type[AgentError], int] = {
     AlreadyExists: code_pb2.ALREADY_EXISTS,
     FailedPrecondition: code_pb2.FAILED_PRECONDITION,
     ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
+    Busy: code_pb2.RESOURCE_EXHAUSTED,
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
+    PermissionDenied: code_pb2.PERMISSION_DENIED,
     Unavailable: code_pb2.UNAVAILABLE,
 }
-_ERRORS: dict[int, type[AgentError]] = {code: error for error, code in CODES.items()}
+_ERRORS: dict[int, type[AgentError]] = {
+    code: error for error, code in CODES.items() if error is not Busy
+}
 
 
 def to_status(error: AgentError) -> status_pb2.Status:
@@ -45,6 +56,8 @@ def to_status(error: AgentError) -> status_pb2.Status:
             for v in error.violations
         ]
         _pack(status, error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, Busy):
+        _pack(status, error_details_pb2.RetryInfo(retry_delay={"nanos": RETRY_NANOSECONDS}))
     if isinstance(error, FailedPrecondition) and error.expected_chunk is not None:
         metadata = {"expected_chunk": str(error.expected_chunk)}
         _pack(
@@ -62,6 +75,12 @@ def code_of(error: grpc.RpcError) -> grpc.StatusCode:
     return error.code()
 
 
+def details_of(error: grpc.RpcError) -> str:
+    """Return what a client's call failed with, in words."""
+    assert isinstance(error, grpc.Call)
+    return error.details() or ""
+
+
 def is_of_service(error: grpc.RpcError) -> bool:
     """Whether a call failed by an error of ours, and not by the connection."""
     assert isinstance(error, grpc.Call)
@@ -77,14 +96,14 @@ def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
     kind = _ERRORS.get(code)
     if kind is InvalidArgument:
         return InvalidArgument(*_violations(status, message))
+    if kind is ResourceExhausted and _may_come_again(status):
+        return Busy(message)
     if kind is FailedPrecondition:
         return FailedPrecondition(message, expected_chunk=_expected_chunk(status))
     return None if kind is None else kind(message)
 
 
-def _pack(
-    status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo
-) -> None:
+def _pack(status: status_pb2.Status, detail: Message) -> None:
     packed = any_pb2.Any()
     packed.Pack(detail)
     status.details.append(packed)
@@ -96,6 +115,11 @@ def _violations(status: status_pb2.Status | None, message: str) -> list[FieldVio
         if detail.Unpack(bad_request):
             return [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
     return [FieldViolation("request", message)]
+
+
+def _may_come_again(status: status_pb2.Status | None) -> bool:
+    details = status.details if status else ()
+    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)
 
 
 def _expected_chunk(status: status_pb2.Status | None) -> int | None:

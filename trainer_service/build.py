@@ -10,6 +10,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from agent_service.domain.errors import AgentError
+from agent_service.rpc.guard import Needs
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from trainer_service.config import TrainerConfig
 from trainer_service.event_files import EventFiles
@@ -40,6 +41,7 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     torch.set_num_threads(config.threads)
     device = _checked_device(config.device)
+    config.agent_access.check()
     registry = process_registry()
     shown = pb.Device(
         name=config.device, description=describe_device(device), parallel=config.parallel
@@ -50,9 +52,11 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
         closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
-        server = Server(registry=registry, services=[SERVICE])
+        server = Server(registry=registry, services=[SERVICE], config=config.serving)
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
-        server.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer)
+        server.add(
+            trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN
+        )
         await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.command import run_command
+from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.domain.errors import invalid
+from agent_service.rpc.serving_options import serving_options
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
@@ -39,6 +43,10 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
+@click.option("--agent-ca", type=FILE, help="PEM file of who signs the agent's certificate.")
+@click.option("--agent-certificate", type=FILE, help="PEM file of runs' certificate for the agent.")
+@click.option("--agent-key", type=FILE, help="PEM file of its private key.")
+@click.option("--agent-token", type=FILE, help="File of the agent's token for runs.")
 @click.option("--device", default=_DEFAULTS.device, help="As torch names it: cpu, cuda:0.")
 @click.option("--data", default=_DEFAULTS.data, type=_PATH, help="Folder of the data sets.")
 @click.option(
@@ -58,9 +66,11 @@ def cli(debug: bool) -> None:
 @click.option("--stall-seconds", default=_DEFAULTS.stall_seconds, help="Longest chunk of a run.")
 @click.option("--agent-seconds", default=_DEFAULTS.agent_seconds, help="Wait for an absent agent.")
 @click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
+@serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
-    config = TrainerConfig(**options)
+    access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
+    config = TrainerConfig(agent_access=Access(**access), **options)
     threads = set_threads(os.environ, threads=config.threads, parallel=config.parallel)
     config = replace(config, threads=threads)
     from trainer_service.build import serve as run
@@ -77,15 +87,27 @@ def serve(**options: Any) -> None:
 _WATCH_SECONDS = 60.0
 """How long `watch` waits for a service that is away, as one that starts again."""
 
-_trainer_option = click.option(
-    "--trainer", default=_DEFAULTS.listen, help="HOST:PORT of the trainer service."
-)
+_access_options = access_options("TRAINER_SERVICE")
 
 
-def _connect(address: str) -> TrainerClient:
+def _trainer_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which trainer service is asked; passed on as `trainer`."""
+
+    @functools.wraps(command)
+    def run(*, trainer: str, access: Access, **options: Any) -> Any:
+        return command(trainer=Target(trainer, access), **options)
+
+    text = "HOST:PORT of the trainer service."
+    return click.option("--trainer", default=_DEFAULTS.listen, help=text)(_access_options(run))
+
+
+def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
     from trainer_service.client import TrainerClient
 
-    return TrainerClient(address, budget_seconds=5)
+    access = target.access
+    return TrainerClient(
+        target.address, budget_seconds=budget_seconds, tls=access.tls, token=access.token
+    )
 
 
 def _training_options(command: Any) -> Any:
@@ -159,7 +181,7 @@ def _member(kind: Any, text: str, name: str) -> Any:
 @click.option("--mode", help="learning or frozen; the controller's own by default.")
 @click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
 def submit(
-    trainer: str,
+    trainer: Target,
     run_id: str,
     values: tuple[str, ...],
     controller: str,
@@ -191,7 +213,7 @@ def _named_value(text: str) -> tuple[str, float]:
 
 @cli.command()
 @_trainer_option
-def runs(trainer: str) -> None:
+def runs(trainer: Target) -> None:
     """List runs in the order of their submission."""
     from trainer_service.v1 import trainer_pb2 as pb
 
@@ -205,15 +227,14 @@ def runs(trainer: str) -> None:
 @cli.command()
 @_trainer_option
 @click.argument("run_id")
-def watch(trainer: str, run_id: str) -> None:
+def watch(trainer: Target, run_id: str) -> None:
     """Follow a run from its beginning to its end, through restarts of the service."""
     from rich.console import Console
 
-    from trainer_service.client import TrainerClient
     from trainer_service.study.progress import RunProgress
 
     with (
-        TrainerClient(trainer, budget_seconds=_WATCH_SECONDS) as client,
+        _connect(trainer, budget_seconds=_WATCH_SECONDS) as client,
         RunProgress(Console(), run_id) as shown,
     ):
         for event in client.watch(run_id):
@@ -223,7 +244,7 @@ def watch(trainer: str, run_id: str) -> None:
 @cli.command()
 @_trainer_option
 @click.argument("run_id")
-def cancel(trainer: str, run_id: str) -> None:
+def cancel(trainer: Target, run_id: str) -> None:
     """End a run that waits or trains."""
     with _connect(trainer) as client:
         client.cancel(run_id)
@@ -232,11 +253,11 @@ def cancel(trainer: str, run_id: str) -> None:
 
 @cli.command()
 @_trainer_option
-def health(trainer: str) -> None:
+def health(trainer: Target) -> None:
     """Exit with 0 if the service serves, for container checks."""
     from agent_service.rpc.probe import check_health
 
-    check_health(trainer, "trainer service")
+    check_health(trainer.address, "trainer service", tls=trainer.access.tls)
     click.echo("serving")
 
 
@@ -244,6 +265,7 @@ def health(trainer: str) -> None:
 @_training_options
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
 @click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
+@_access_options
 @click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Which, by commas.")
 @click.option("--seeds", default=3, help="Fresh children of each method.")
 @click.option("--learning-runs", default=12, help="Children that each controller learns on.")
@@ -253,6 +275,7 @@ def health(trainer: str) -> None:
 def compare(
     agent: str,
     trainers: tuple[str, ...],
+    access: Access,
     methods: str,
     seeds: int,
     learning_runs: int,
@@ -276,7 +299,7 @@ def compare(
         reward=_member(Reward, reward, "reward"),
         ppo=PPOSettings() if rollout_size is None else PPOSettings(rollout_size=rollout_size),
     )
-    run_study(spec, output, agent=agent, trainers=trainers)
+    run_study(spec, output, agent=agent, trainers=trainers, access=access)
 
 
 @cli.command()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
 from types import TracebackType
 from typing import Self
 
 from agent_service.client.calls import Calls
+from agent_service.client.tls import Tls
 from agent_service.domain.errors import Unavailable
 from trainer_service import convert
 from trainer_service.run import Event, RunSpec
@@ -20,9 +22,18 @@ class TrainerClient:
     Errors are those of `agent_service.domain.errors`.
     """
 
-    def __init__(self, address: str = "localhost:50052", *, budget_seconds: float = 30.0) -> None:
-        """Connect when first used; calls are tried for so long while the service is away."""
-        self._calls = Calls(address, budget_seconds=budget_seconds, name="trainer service")
+    def __init__(
+        self,
+        address: str = "localhost:50052",
+        *,
+        budget_seconds: float = 30.0,
+        tls: Tls | None = None,
+        token: str | PathLike[str] | None = None,
+    ) -> None:
+        """Connect when first used; see `AgentClient` for what the arguments mean."""
+        self._calls = Calls(
+            address, budget_seconds=budget_seconds, name="trainer service", tls=tls, token=token
+        )
         self._stub = trainer_pb2_grpc.TrainerServiceStub(self._calls.channel)
 
     def __enter__(self) -> Self:

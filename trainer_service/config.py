@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent_service.connecting import Access
 from agent_service.domain.errors import invalid
+from agent_service.rpc.serving_config import ServingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,8 @@ class TrainerConfig:
 
     agent: str = "127.0.0.1:50051"
     """HOST:PORT of the agent service."""
+    agent_access: Access = field(default_factory=Access)
+    """How runs prove to the agent who they are."""
     device: str = "cpu"
     """As torch names it: `cpu`, `cuda:0`."""
     data: Path = Path("data")
@@ -45,6 +49,8 @@ class TrainerConfig:
     """How long a run waits for an agent that is away before it fails."""
     tensorboard: Path | None = None
     """Folder of event files for TensorBoard, one folder a run; None writes none."""
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    """Who may call, and how much."""
 
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field that is wrong."""
@@ -61,6 +67,7 @@ class TrainerConfig:
                 raise invalid(name, f"{getattr(self, name)} must be 0 or more")
         if not self.stall_seconds > 0:
             raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
+        self.serving.check_listening(self.listen)
 
     @property
     def checkpoints(self) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from agent_service.client import AgentClient
+from agent_service.connecting import Access
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Outcome
 from agent_service.lifeline import end_with_parent
@@ -35,6 +36,8 @@ class Place:
 
     agent: str
     """HOST:PORT of the agent service."""
+    access: Access
+    """How a run proves to the agent who it is."""
     agent_seconds: float
     """How long a run waits for an agent that is away before it fails."""
     device: str
@@ -105,7 +108,12 @@ def train_run(run: Run, place: Place, pipe: Connection) -> None:
     last = StateChanged(state=RunState.SUCCEEDED)
     try:
         signals = _Signals()
-        with AgentClient(place.agent, budget_seconds=ATTEMPT_SECONDS) as agent:
+        with AgentClient(
+            place.agent,
+            budget_seconds=ATTEMPT_SECONDS,
+            tls=place.access.tls,
+            token=place.access.token,
+        ) as agent:
             _train(agent, run, place, teller, signals)
     except _Cancelled:
         last = StateChanged(state=RunState.CANCELLED)

@@ -58,6 +58,7 @@ class Runs:
         self._config = config
         self._place = Place(
             agent=config.agent,
+            access=config.agent_access,
             agent_seconds=config.agent_seconds,
             device=config.device,
             data=config.data,

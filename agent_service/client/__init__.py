@@ -18,6 +18,7 @@ from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Dropout, GaussianNoise
+from agent_service.client.tls import Tls
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
@@ -58,5 +59,6 @@ __all__ = [
     "ScheduleSettings",
     "Scores",
     "Shape",
+    "Tls",
     "WarmStart",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar
 
 from agent_service.client.client import AgentClient
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
+from agent_service.client.tls import Tls
 from agent_service.domain.runs import Mode, Outcome, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -28,9 +30,16 @@ class AsyncAgentClient:
     A call that is cancelled ends on its own; all of them may be made again. Belongs to one loop.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, budget_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        budget_seconds: float = 30.0,
+        tls: Tls | None = None,
+        token: str | PathLike[str] | None = None,
+    ) -> None:
         """Connect when first used; see `AgentClient`."""
-        self._client = AgentClient(address, budget_seconds=budget_seconds)
+        self._client = AgentClient(address, budget_seconds=budget_seconds, tls=tls, token=token)
 
     @classmethod
     async def local(cls, store: str = "sqlite:///agent.db") -> Self:

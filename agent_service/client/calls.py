@@ -9,12 +9,16 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
 from typing import Any, TypeVar
 
 import grpc
 
-from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.status import code_of, from_rpc_error, is_of_service
+from agent_service.client.channel import SecuredChannel, open_channel
+from agent_service.client.handshakes import hint, refusal
+from agent_service.client.tls import Tls
+from agent_service.domain.errors import AgentError, Busy, Unavailable
+from agent_service.status import code_of, details_of, from_rpc_error, is_of_service
 
 T = TypeVar("T")
 
@@ -33,20 +37,36 @@ _RETRIED = (
 class Calls:
     """Calls one service, and raises the domain's errors instead of gRPC's. Thread-safe."""
 
-    def __init__(self, address: str, *, budget_seconds: float, name: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        budget_seconds: float,
+        name: str,
+        tls: Tls | None = None,
+        token: str | PathLike[str] | None = None,
+    ) -> None:
         """Open a channel, which connects when it is used.
 
         Args:
             address: HOST:PORT.
             budget_seconds: for how long a call is tried while nobody answers.
             name: of the service, for the error that says so.
+            tls: None speaks without TLS.
+            token: file of the token that each call carries.
+
+        Raises:
+            InvalidArgument: a file is not what it should be.
         """
         self._process = os.getpid()
         self._address = address
         self._budget = budget_seconds
         self._name = name
-        self.channel = grpc.insecure_channel(
+        self._is_tls = tls is not None
+        self.channel = open_channel(
             address,
+            tls=tls,
+            token=token,
             options=[
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 # Calls fail at once until the channel itself tries again: by default in 2 minutes.
@@ -82,7 +102,7 @@ class Calls:
                 return method(request, timeout=deadline)
             except grpc.RpcError as error:
                 remaining = gives_up - time.monotonic()
-                if not _is_away(error) or remaining <= 0:
+                if remaining <= 0 or not self._may_come_again(error):
                     raise self._translated(error) from error
             time.sleep(min(pause * random.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -92,7 +112,7 @@ class Calls:
         try:
             grpc.channel_ready_future(self.channel).result(timeout)
         except grpc.FutureTimeoutError:
-            raise self._unreachable(timeout) from None
+            raise self._unreachable(timeout, self._why()) from None
 
     def stream(self, responses: Iterable[T]) -> Iterator[T]:
         """Pass on the responses of a streaming call; raises as `call` does, without retries.
@@ -103,6 +123,7 @@ class Calls:
         try:
             yield from responses
         except grpc.RpcError as error:
+            self._renew()
             raise self._translated(error) from error
         finally:
             assert isinstance(responses, grpc.RpcContext), "every streaming call is one"
@@ -144,13 +165,36 @@ class Calls:
     def _translated(self, error: grpc.RpcError) -> AgentError:
         # Where the service itself answered that it cannot, its words say more than ours.
         if _is_away(error) and not is_of_service(error):
-            return self._unreachable(self._budget)
+            return self._unreachable(self._budget, details_of(error))
         return from_rpc_error(error) or AgentError(f"{self._name}: {code_of(error).name}: {error}")
 
-    def _unreachable(self, seconds: float) -> Unavailable:
+    def _may_come_again(self, error: grpc.RpcError) -> bool:
+        """Whether a call that failed may succeed later, and is to be sent again."""
+        if not _is_away(error):
+            return isinstance(from_rpc_error(error), Busy)
+        return self._renew() or refusal(details_of(error), is_tls=self._is_tls) is None
+
+    def _renew(self) -> bool:
+        """Go by renewed certificates from now on, if there are any; return whether there are."""
+        return isinstance(self.channel, SecuredChannel) and self.channel.renew()
+
+    def _why(self) -> str:
+        """Return what gRPC says of a connection that does not come about."""
+        probe: Any = self.channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            probe(b"", timeout=1.0)
+        except grpc.RpcError as error:
+            return details_of(error)
+        return ""
+
+    def _unreachable(self, seconds: float, details: str) -> Unavailable:
+        """Return the error, the cause in it where TLS is the cause."""
+        why = refusal(details, is_tls=self._is_tls)
+        if why is not None:
+            return Unavailable(f"no connection to the {self._name} at {self._address}: {why}")
         return Unavailable(
             f"no {self._name} at {self._address} after {seconds:g} s; is it running? "
-            f"`{self._name.replace(' ', '-')} serve`"
+            f"`{self._name.replace(' ', '-')} serve`{hint(details, is_tls=self._is_tls)}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +16,7 @@ from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Site
 from agent_service.client.starting import Start, Starting
+from agent_service.client.tls import Tls
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -38,14 +40,28 @@ class AgentClient:
     Errors are those of `agent_service.domain.errors`, never a bare gRPC error.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, budget_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        budget_seconds: float = 30.0,
+        tls: Tls | None = None,
+        token: str | PathLike[str] | None = None,
+    ) -> None:
         """Connect when first used.
 
         Args:
             address: HOST:PORT of the service.
             budget_seconds: for how long a call is tried while the service is away.
+            tls: the certificates to connect with; None speaks without TLS.
+            token: file of the token that the service asks for, read again when it changes.
+
+        Raises:
+            InvalidArgument: a file is not what it should be.
         """
-        self._calls = Calls(address, budget_seconds=budget_seconds, name="agent service")
+        self._calls = Calls(
+            address, budget_seconds=budget_seconds, name="agent service", tls=tls, token=token
+        )
         self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
         self._local: LocalAgent | None = None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.connecting import agent_option, connect
+from agent_service.connecting import Target, agent_option, connect
 from agent_service.decision_log.output import Format, check_output, format_options, write_table
 from agent_service.decision_log.records import FIELDS, transition_record
 from agent_service.decision_log.tables import Table, columns_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--follow", is_flag=True, help="Go on with new ones as they come, until Ctrl-C.")
 @format_options(Format.JSON, Format.CSV, Format.PARQUET)
 def transitions(
-    agent: str, *, follow: bool, form: Format, output: Path | None, **which: Any
+    agent: Target, *, follow: bool, form: Format, output: Path | None, **which: Any
 ) -> None:
     """Write the decision log: one record for each reported chunk, times in UTC.
 

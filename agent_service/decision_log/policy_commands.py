@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.connecting import agent_option, connect
+from agent_service.connecting import Target, agent_option, connect
 from agent_service.decision_log.output import Format, check_output, format_options, write_table
 from agent_service.decision_log.tables import Kind, Table
 from agent_service.domain.agreement import CLOSE
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
 def replay(
-    agent: str,
+    agent: Target,
     *,
     controller: str,
     policy: int,
@@ -99,7 +99,7 @@ def replay(
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the bootstrap.")
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
-def estimate(agent: str, *, form: Format, output: Path | None, **options: Any) -> None:
+def estimate(agent: Target, *, form: Format, output: Path | None, **options: Any) -> None:
     """Estimate the return that TARGET would have had, from BEHAVIOUR's runs.
 
     By per-decision weighted importance sampling with the logged probabilities, over finished runs

@@ -5,7 +5,10 @@ AgentError
 ├── NotFound             no such controller, run or policy version: create it, or mend the name
 ├── AlreadyExists        the name or chunk has other content: choose another, or send the same
 ├── FailedPrecondition   right request, wrong moment: see the message (and the expected chunk)
-├── ResourceExhausted    a limit is reached: wait, or raise the limit that is named
+├── ResourceExhausted    a limit is reached: raise the limit that is named, or make room
+│   └── Busy             too many calls at once: retry the same call a little later
+├── Unauthenticated      no token, or none that the service knows: send the right one
+├── PermissionDenied     the token is not for this call: send the other one
 └── Unavailable          the service is draining or cannot be reached: retry the same call later
 
 The transport maps each to one canonical status code; this module knows no transport.
@@ -60,6 +63,23 @@ class FailedPrecondition(AgentError):
 
 class ResourceExhausted(AgentError):
     """A limit of the service is reached; the message names it."""
+
+    def __init__(self, message: str, *, limit: str = "") -> None:
+        """Say what is too much, and what sets it; `limit` is the limit's name in metrics."""
+        super().__init__(message)
+        self.limit = limit
+
+
+class Busy(ResourceExhausted):
+    """The service has too many calls in work; the same call may be sent again soon."""
+
+
+class Unauthenticated(AgentError):
+    """The call carried no token that the service knows; nothing changed."""
+
+
+class PermissionDenied(AgentError):
+    """The call needs another token than it carried; nothing changed."""
 
 
 class Unavailable(AgentError):

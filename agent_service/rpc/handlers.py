@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, ResourceExhausted, invalid
+from agent_service.rpc.guard import Guard, Needs
+from agent_service.rpc.limits import LimitMetrics, Room, TransportMetrics
+from agent_service.rpc.serving_config import ServingConfig
 from agent_service.status import to_status
 
 log = logging.getLogger(__name__)
@@ -32,13 +37,26 @@ class Handlers:
     """Takes the handlers of services, as a gRPC server does, and adds them to one, wrapped.
 
     Not a gRPC interceptor: asyncio's are asked for a handler anew in each call, which costs a third
-    of what the call itself does. The metrics have the names and labels that Go's gRPC middleware
-    made conventional.
+    of what the call itself does. Requests come here as bytes, so that a call is refused before it
+    is decoded, and what cannot be decoded is the caller's error, not ours. The metrics have the
+    names and labels that Go's gRPC middleware made conventional.
     """
 
-    def __init__(self, server: grpc.aio.Server, registry: CollectorRegistry) -> None:
-        """Add to `server`, and declare the metrics in `registry`."""
+    def __init__(
+        self, server: grpc.aio.Server, registry: CollectorRegistry, config: ServingConfig
+    ) -> None:
+        """Add to `server`, and declare the metrics in `registry`.
+
+        Raises:
+            InvalidArgument: a file of tokens is not what it should be.
+        """
         self._server = server
+        self._guard = Guard(config)
+        self._calls = Room("calls", config.max_calls)
+        self._streams = Room("streams", config.max_streams)
+        limits = {name: getattr(config, f"max_{name}") for name in _LIMITS}
+        self._limits = LimitMetrics(registry, limits)
+        TransportMetrics(registry, failed=self._failed)
         self._started = Counter(
             "grpc_server_started_total", "Calls begun.", _LABELS, registry=registry
         )
@@ -56,35 +74,91 @@ class Handlers:
             registry=registry,
         )
 
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Leave these alone: generated code registers the same methods by name next."""
+    def of(self, needs: Needs, administration: Collection[str]) -> Registrar:
+        """Return what generated code adds a service's methods to.
 
-    def add_registered_method_handlers(
-        self, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
-        """Add a service's methods; the generated `add_...Servicer_to_server` calls this."""
-        wrapped = {name: self._wrapped(service, name, h) for name, h in handlers.items()}
-        generic = grpc.method_handlers_generic_handler(service, wrapped)
-        self._server.add_generic_rpc_handlers((generic,))
-        self._server.add_registered_method_handlers(service, wrapped)
+        Args:
+            needs: what its calls must carry, where there are tokens.
+            administration: names of its methods that need the admin token.
+        """
 
-    def _wrapped(self, service: str, method: str, handler: Any) -> Any:
+        def added(service: str, handlers: Mapping[str, Any]) -> None:
+            wrapped = {
+                name: self._wrapped(
+                    service, name, h, Needs.ADMIN_TOKEN if name in administration else needs
+                )
+                for name, h in handlers.items()
+            }
+            generic = grpc.method_handlers_generic_handler(service, wrapped)
+            self._server.add_generic_rpc_handlers((generic,))
+            self._server.add_registered_method_handlers(service, wrapped)
+
+        return Registrar(added)
+
+    def _wrapped(self, service: str, method: str, handler: Any, needs: Needs) -> Any:
         shape = _shape(handler)
         kind = _KINDS[shape]
         labels = (kind, service, method)
-        series = _Series(
+        behaviour = getattr(handler, shape)
+        # Messages of a stream are decoded one by one as they are read, after the first check.
+        decode = handler.request_deserializer
+        is_unary = kind == "unary"
+        rpc = _Rpc(
             started=self._started.labels(*labels),
             seconds=self._seconds.labels(*labels),
             succeeded=self._handled.labels(*labels, "OK"),
             ended=lambda code: self._handled.labels(*labels, code),
+            decode=_as_it_is if handler.request_streaming else decode,
+            check=self._check(needs, method),
+            # Whoever looks after the service must hear from it however busy it is.
+            room=_BOUNDLESS
+            if is_unary and needs is Needs.NOTHING
+            else self._calls
+            if is_unary
+            else self._streams,
+            refused=self._limits.refused,
         )
-        behaviour = getattr(handler, shape)
         # gRPC's own health service streams by a coroutine that writes to its context.
         wrap = _streaming if inspect.isasyncgenfunction(behaviour) else _single
         make = getattr(grpc, f"{shape}_rpc_method_handler")
         return make(
-            wrap(behaviour, series), handler.request_deserializer, handler.response_serializer
+            wrap(behaviour, rpc),
+            decode if handler.request_streaming else None,
+            handler.response_serializer,
         )
+
+    def _check(self, needs: Needs, method: str) -> Callable[[Context], None] | None:
+        if self._guard.is_open or needs is Needs.NOTHING:
+            return None
+        return lambda context: self._guard.check(context, needs, method)
+
+    def _failed(self) -> float:
+        """Return how many calls did not end with OK."""
+        samples = (s for metric in self._handled.collect() for s in metric.samples)
+        return sum(s.value for s in samples if s.labels["grpc_code"] != "OK")
+
+
+class Registrar:
+    """What a generated `add_...Servicer_to_server` takes for a server."""
+
+    def __init__(self, added: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """Tell `added` each service's name, and its handlers by method."""
+        self._added = added
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Leave these alone: generated code registers the same methods by name next."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add a service's methods."""
+        self._added(service, handlers)
+
+
+_LIMITS = ("calls", "streams", "message_bytes", "header_bytes")
+_BOUNDLESS = Room("calls", sys.maxsize)
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
 
 
 _KINDS = {
@@ -96,18 +170,32 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Series:
-    """A method's series, found once."""
+class _Rpc:
+    """A method's metrics and limits, found once."""
 
     started: Counter
     seconds: Histogram
     succeeded: Counter
     ended: Callable[[str], Counter]
     """By status code."""
+    decode: Callable[[Any], Any]
+    check: Callable[[Context], None] | None
+    """Whether a caller may call; None where everybody may."""
+    room: Room
+    refused: Counter
+    """Calls that a limit refused, by limit."""
 
-    def end(self, code: grpc.StatusCode, started: float) -> None:
+    def enter(self, context: Context) -> None:
+        """Let a call in, to be let out; raises what refuses it."""
+        if self.check is not None:
+            self.check(context)
+        self.room.enter()
+
+    def end(self, error: BaseException, context: Context, started: float) -> None:
         """Count a call that ends otherwise than with an answer."""
-        self.ended(_camel(code.name)).inc()
+        self.ended(_camel(_code(error, context).name)).inc()
+        if isinstance(error, ResourceExhausted) and error.limit:
+            self.refused.labels(error.limit).inc()
         self.seconds.observe(time.perf_counter() - started)
 
     def succeed(self, started: float) -> None:
@@ -116,34 +204,51 @@ class _Series:
         self.seconds.observe(time.perf_counter() - started)
 
 
-def _single(behaviour: Callable[..., Any], series: _Series) -> Any:
+def _single(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
     async def call(request: Any, context: Context) -> Any:
         started = time.perf_counter()
-        series.started.inc()
+        rpc.started.inc()
         try:
-            response = await behaviour(request, context)
+            rpc.enter(context)
+            try:
+                response = await behaviour(rpc.decode(request), context)
+            finally:
+                rpc.room.leave()
         except BaseException as error:
-            series.end(_code(error, context), started)
-            await _abort(context, error)
-        series.succeed(started)
+            told = _translated(error)
+            rpc.end(told, context, started)
+            await _abort(context, told)
+        rpc.succeed(started)
         return response
 
     return call
 
 
-def _streaming(behaviour: Callable[..., Any], series: _Series) -> Any:
+def _streaming(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         started = time.perf_counter()
-        series.started.inc()
+        rpc.started.inc()
         try:
-            async for response in behaviour(request, context):
-                yield response
+            rpc.enter(context)
+            try:
+                async for response in behaviour(rpc.decode(request), context):
+                    yield response
+            finally:
+                rpc.room.leave()
         except BaseException as error:
-            series.end(_code(error, context), started)
-            await _abort(context, error)
-        series.succeed(started)
+            told = _translated(error)
+            rpc.end(told, context, started)
+            await _abort(context, told)
+        rpc.succeed(started)
 
     return call
+
+
+def _translated(error: BaseException) -> BaseException:
+    """Return what an error is to the caller."""
+    if isinstance(error, DecodeError):
+        return invalid("request", "its bytes are no message of this method's type")
+    return error
 
 
 async def _abort(context: Context, error: BaseException) -> NoReturn:

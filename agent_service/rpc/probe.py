@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import grpc
+from contextlib import closing
+
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agent_service.client.calls import Calls
+from agent_service.client.tls import Tls
 from agent_service.domain.errors import Unavailable
-from agent_service.status import code_of
 
 PROBE_SECONDS = 3.0
 """How long an answer may take."""
 
 
-def check_health(address: str, name: str) -> None:
-    """Return if the service at HOST:PORT serves.
+def check_health(address: str, name: str, *, tls: Tls | None = None) -> None:
+    """Return if the service at HOST:PORT serves; health needs no token.
 
     Raises:
         Unavailable: where it does not answer, or answers that it does not serve.
     """
-    with grpc.insecure_channel(address) as channel:
-        try:
-            response = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS
-            )
-        except grpc.RpcError as error:
-            raise Unavailable(f"no {name} at {address} ({code_of(error).name})") from error
+    calls = Calls(address, budget_seconds=0, name=name, tls=tls)
+    with closing(calls):
+        response = calls.call(
+            health_pb2_grpc.HealthStub(calls.channel).Check,
+            health_pb2.HealthCheckRequest(),
+            deadline=PROBE_SECONDS,
+        )
     if response.status != health_pb2.HealthCheckResponse.SERVING:
         raise Unavailable(f"the {name} at {address} does not serve: it drains")

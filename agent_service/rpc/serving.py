@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,12 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from agent_service.addresses import is_loopback
 from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.rpc.credentials import server_credentials
+from agent_service.rpc.guard import Needs
 from agent_service.rpc.handlers import Handlers
+from agent_service.rpc.serving_config import ServingConfig
 
 log = logging.getLogger(__name__)
 
@@ -37,31 +41,54 @@ class ListenError(AgentError):
 class Server:
     """A gRPC server with health and reflection, not yet started."""
 
-    def __init__(self, *, registry: CollectorRegistry, services: Sequence[str]) -> None:
+    def __init__(
+        self, *, registry: CollectorRegistry, services: Sequence[str], config: ServingConfig
+    ) -> None:
         """Make a server, to which servicers are added.
 
         Args:
             registry: where its call metrics go.
             services: full names of the services that it will serve.
+            config: who may call, and how much.
+
+        Raises:
+            InvalidArgument: a certificate, key or token file is not what it should be.
         """
+        self._config = config
+        self._credentials = server_credentials(config)
         self._services = services
         self._draining = asyncio.Event()
         self._grpc_server = grpc.aio.server(
             # A second server on a port in use must fail, not share it in silence.
-            options=[("grpc.so_reuseport", 0)],
+            options=[("grpc.so_reuseport", 0), *_limits(config)],
         )
-        self._handlers = Handlers(self._grpc_server, registry)
+        self._handlers = Handlers(self._grpc_server, registry, config)
         self._health = health.aio.HealthServicer()
-        self.add(health_pb2_grpc.add_HealthServicer_to_server, self._health)
+        self.add(health_pb2_grpc.add_HealthServicer_to_server, self._health, needs=Needs.NOTHING)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         self.add(
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
             reflection.aio.ReflectionServicer(names),
+            needs=Needs.RUN_TOKEN,
         )
 
-    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
-        """Serve a servicer's methods too, by its generated `add_...Servicer_to_server`."""
-        add_to_server(servicer, self._handlers)
+    def add(
+        self,
+        add_to_server: Callable[[Any, Any], None],
+        servicer: object,
+        *,
+        needs: Needs,
+        administration: Collection[str] = (),
+    ) -> None:
+        """Serve a servicer's methods too, by its generated `add_...Servicer_to_server`.
+
+        Args:
+            add_to_server: generated.
+            servicer: whose methods.
+            needs: what calls must carry, where the config has tokens.
+            administration: the methods that need the admin token.
+        """
+        add_to_server(servicer, self._handlers.of(needs, administration))
 
     async def start(self, address: str) -> int:
         """Listen on HOST:PORT (port 0 for any free one), and return the port.
@@ -70,9 +97,15 @@ class Server:
             ListenError: where the address cannot be taken.
         """
         try:
-            port = self._grpc_server.add_insecure_port(address)
+            if self._credentials is None:
+                port = self._grpc_server.add_insecure_port(address)
+            else:
+                port = self._grpc_server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {address}: in use, or no such host") from error
+        if self._config.missing and not is_loopback(address):
+            lacks = " and ".join(self._config.missing)
+            log.warning("insecure: %s is open to other machines without %s", address, lacks)
         await self._grpc_server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
@@ -102,6 +135,18 @@ class Server:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *self._services):
             await self._health.set(service, status)
+
+
+def _limits(config: ServingConfig) -> list[tuple[str, int]]:
+    """Return the limits that gRPC's core keeps, as its options."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        # Above the first, calls are refused by chance, up to the second.
+        ("grpc.max_metadata_size", config.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", config.max_header_bytes),
+        # Of one connection; more wait in the client.
+        ("grpc.max_concurrent_streams", config.max_calls + config.max_streams),
+    ]
 
 
 async def serve_until_signal(server: Server, address: str, announce: Callable[[int], None]) -> None:

@@ -9,7 +9,16 @@ the chunk's losses and scores, gets the next action, and so on until it finishes
 Every write is idempotent: the same call sent again, at any time, gets the same answer and changes
 nothing, so every call may be retried. Errors are canonical status codes with `google.rpc`
 details: `BadRequest` names the violated fields of an INVALID_ARGUMENT, `ErrorInfo` (domain
-`agent_service`) carries `expected_chunk` where a run expects another chunk.
+`agent_service`) carries `expected_chunk` where a run expects another chunk, `RetryInfo` of a
+RESOURCE_EXHAUSTED says that the same call may come again soon.
+
+A service that was started with tokens asks each call for one, as the metadata
+`authorization: Bearer TOKEN`. The run token is enough for all calls but those that say that they
+need the admin token, which opens everything. UNAUTHENTICATED: no token, or an unknown one.
+PERMISSION_DENIED: the run token, where the admin token is needed. Health needs none.
+
+RESOURCE_EXHAUSTED of any call: a limit of the service is reached, which the message names: bytes
+of a message or of the metadata, calls or streams at once.
 """
 
 from collections import abc as _abc

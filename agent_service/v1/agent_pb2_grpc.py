@@ -119,7 +119,8 @@ class AgentServiceServicer:
     def CreateController(self, request, context):
         """Creates a controller. The same spec again answers the controller that is there.
         ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-        INVALID_ARGUMENT: the spec breaks a rule.
+        INVALID_ARGUMENT: the spec breaks a rule. RESOURCE_EXHAUSTED: the service takes no more
+        controllers, or none with so many hyperparameters or so long chunks. Needs the admin token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +142,7 @@ class AgentServiceServicer:
 
     def UpdateController(self, request, context):
         """Sets whether a controller learns. Runs that go on keep the mode they were started in, but while
-        the controller is frozen nothing is learned from what they report.
+        the controller is frozen nothing is learned from what they report. Needs the admin token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,7 +150,8 @@ class AgentServiceServicer:
 
     def DeleteController(self, request, context):
         """Deletes a controller: it starts no more runs and is listed no more. Its log stays, and so its
-        name stays taken. FAILED_PRECONDITION: it has active runs; finish them first.
+        name stays taken. FAILED_PRECONDITION: it has active runs; finish them first. Needs the admin
+        token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +160,8 @@ class AgentServiceServicer:
     def StartRun(self, request, context):
         """Starts a run and answers A_0, the action for chunk 1.
         ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-        planned chunks. NOT_FOUND: there is no such controller or policy version.
+        planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
+        the service takes no more active runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,7 +234,7 @@ class AgentServiceServicer:
     def ImportPolicy(self, request_iterator, context):
         """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
         not a policy, is of another shape or larger than the controller's, or its pieces name two
-        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
+        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

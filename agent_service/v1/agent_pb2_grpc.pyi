@@ -9,7 +9,16 @@ the chunk's losses and scores, gets the next action, and so on until it finishes
 Every write is idempotent: the same call sent again, at any time, gets the same answer and changes
 nothing, so every call may be retried. Errors are canonical status codes with `google.rpc`
 details: `BadRequest` names the violated fields of an INVALID_ARGUMENT, `ErrorInfo` (domain
-`agent_service`) carries `expected_chunk` where a run expects another chunk.
+`agent_service`) carries `expected_chunk` where a run expects another chunk, `RetryInfo` of a
+RESOURCE_EXHAUSTED says that the same call may come again soon.
+
+A service that was started with tokens asks each call for one, as the metadata
+`authorization: Bearer TOKEN`. The run token is enough for all calls but those that say that they
+need the admin token, which opens everything. UNAUTHENTICATED: no token, or an unknown one.
+PERMISSION_DENIED: the run token, where the admin token is needed. Health needs none.
+
+RESOURCE_EXHAUSTED of any call: a limit of the service is reached, which the message names: bytes
+of a message or of the metadata, calls or streams at once.
 """
 
 from agent_service.v1 import agent_pb2 as _agent_pb2
@@ -45,7 +54,8 @@ class AgentServiceStub:
     CreateController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CreateControllerRequest, _agent_pb2.CreateControllerResponse]
     """Creates a controller. The same spec again answers the controller that is there.
     ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-    INVALID_ARGUMENT: the spec breaks a rule.
+    INVALID_ARGUMENT: the spec breaks a rule. RESOURCE_EXHAUSTED: the service takes no more
+    controllers, or none with so many hyperparameters or so long chunks. Needs the admin token.
     """
     GetController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetControllerRequest, _agent_pb2.GetControllerResponse]
     """Answers one controller. NOT_FOUND: there is none of this name."""
@@ -53,16 +63,18 @@ class AgentServiceStub:
     """Lists controllers by name, in pages."""
     UpdateController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UpdateControllerRequest, _agent_pb2.UpdateControllerResponse]
     """Sets whether a controller learns. Runs that go on keep the mode they were started in, but while
-    the controller is frozen nothing is learned from what they report.
+    the controller is frozen nothing is learned from what they report. Needs the admin token.
     """
     DeleteController: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DeleteControllerRequest, _agent_pb2.DeleteControllerResponse]
     """Deletes a controller: it starts no more runs and is listed no more. Its log stays, and so its
-    name stays taken. FAILED_PRECONDITION: it has active runs; finish them first.
+    name stays taken. FAILED_PRECONDITION: it has active runs; finish them first. Needs the admin
+    token.
     """
     StartRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]
     """Starts a run and answers A_0, the action for chunk 1.
     ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-    planned chunks. NOT_FOUND: there is no such controller or policy version.
+    planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
+    the service takes no more active runs.
     """
     ReportChunk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]
     """Reports a chunk and answers the next one's action.
@@ -96,7 +108,7 @@ class AgentServiceStub:
     ImportPolicy: _grpc.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]
     """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
     not a policy, is of another shape or larger than the controller's, or its pieces name two
-    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
+    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
     """
 
 @_typing.type_check_only
@@ -107,7 +119,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     CreateController: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateControllerRequest, _agent_pb2.CreateControllerResponse]  # type: ignore[assignment]
     """Creates a controller. The same spec again answers the controller that is there.
     ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-    INVALID_ARGUMENT: the spec breaks a rule.
+    INVALID_ARGUMENT: the spec breaks a rule. RESOURCE_EXHAUSTED: the service takes no more
+    controllers, or none with so many hyperparameters or so long chunks. Needs the admin token.
     """
     GetController: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetControllerRequest, _agent_pb2.GetControllerResponse]  # type: ignore[assignment]
     """Answers one controller. NOT_FOUND: there is none of this name."""
@@ -115,16 +128,18 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Lists controllers by name, in pages."""
     UpdateController: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpdateControllerRequest, _agent_pb2.UpdateControllerResponse]  # type: ignore[assignment]
     """Sets whether a controller learns. Runs that go on keep the mode they were started in, but while
-    the controller is frozen nothing is learned from what they report.
+    the controller is frozen nothing is learned from what they report. Needs the admin token.
     """
     DeleteController: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteControllerRequest, _agent_pb2.DeleteControllerResponse]  # type: ignore[assignment]
     """Deletes a controller: it starts no more runs and is listed no more. Its log stays, and so its
-    name stays taken. FAILED_PRECONDITION: it has active runs; finish them first.
+    name stays taken. FAILED_PRECONDITION: it has active runs; finish them first. Needs the admin
+    token.
     """
     StartRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]  # type: ignore[assignment]
     """Starts a run and answers A_0, the action for chunk 1.
     ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-    planned chunks. NOT_FOUND: there is no such controller or policy version.
+    planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
+    the service takes no more active runs.
     """
     ReportChunk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]  # type: ignore[assignment]
     """Reports a chunk and answers the next one's action.
@@ -158,7 +173,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     ImportPolicy: _aio.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]  # type: ignore[assignment]
     """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
     not a policy, is of another shape or larger than the controller's, or its pieces name two
-    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
+    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -172,7 +187,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_pb2.CreateControllerResponse, _abc.Awaitable[_agent_pb2.CreateControllerResponse]]:
         """Creates a controller. The same spec again answers the controller that is there.
         ALREADY_EXISTS: the name has another spec, or belonged to a deleted controller.
-        INVALID_ARGUMENT: the spec breaks a rule.
+        INVALID_ARGUMENT: the spec breaks a rule. RESOURCE_EXHAUSTED: the service takes no more
+        controllers, or none with so many hyperparameters or so long chunks. Needs the admin token.
         """
 
     @_abc_1.abstractmethod
@@ -198,7 +214,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.UpdateControllerResponse, _abc.Awaitable[_agent_pb2.UpdateControllerResponse]]:
         """Sets whether a controller learns. Runs that go on keep the mode they were started in, but while
-        the controller is frozen nothing is learned from what they report.
+        the controller is frozen nothing is learned from what they report. Needs the admin token.
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +224,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.DeleteControllerResponse, _abc.Awaitable[_agent_pb2.DeleteControllerResponse]]:
         """Deletes a controller: it starts no more runs and is listed no more. Its log stays, and so its
-        name stays taken. FAILED_PRECONDITION: it has active runs; finish them first.
+        name stays taken. FAILED_PRECONDITION: it has active runs; finish them first. Needs the admin
+        token.
         """
 
     @_abc_1.abstractmethod
@@ -219,7 +236,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_pb2.StartRunResponse, _abc.Awaitable[_agent_pb2.StartRunResponse]]:
         """Starts a run and answers A_0, the action for chunk 1.
         ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-        planned chunks. NOT_FOUND: there is no such controller or policy version.
+        planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
+        the service takes no more active runs.
         """
 
     @_abc_1.abstractmethod
@@ -307,7 +325,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_pb2.ImportPolicyResponse, _abc.Awaitable[_agent_pb2.ImportPolicyResponse]]:
         """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
         not a policy, is of another shape or larger than the controller's, or its pieces name two
-        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute.
+        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from agent_service.client import AgentClient
+from agent_service.connecting import Access
 from trainer_service.client import TrainerClient
 from trainer_service.study.compare import Comparison
 from trainer_service.study.pictures import TITLES
@@ -22,7 +24,14 @@ BUDGET_SECONDS = 30.0
 """For how long a service may be away before the study ends with an error."""
 
 
-def run_study(spec: StudySpec, output: Path, *, agent: str, trainers: Sequence[str]) -> None:
+def run_study(
+    spec: StudySpec,
+    output: Path,
+    *,
+    agent: str,
+    trainers: Sequence[str],
+    access: Access = Access(),  # noqa: B008  # a value that never changes
+) -> None:
     """Run a study to its end with live progress, then show its report.
 
     Args:
@@ -30,13 +39,16 @@ def run_study(spec: StudySpec, output: Path, *, agent: str, trainers: Sequence[s
         output: its folder; what is finished there is not done again.
         agent: HOST:PORT of the agent service.
         trainers: HOST:PORT of each trainer service.
+        access: to all of them; the token is one that may create controllers.
     """
+    options: dict[str, Any] = {
+        "budget_seconds": BUDGET_SECONDS,
+        "tls": access.tls,
+        "token": access.token,
+    }
     with ExitStack() as stack:
-        agent_client = stack.enter_context(AgentClient(agent, budget_seconds=BUDGET_SECONDS))
-        clients = [
-            stack.enter_context(TrainerClient(address, budget_seconds=BUDGET_SECONDS))
-            for address in trainers
-        ]
+        agent_client = stack.enter_context(AgentClient(agent, **options))
+        clients = [stack.enter_context(TrainerClient(address, **options)) for address in trainers]
         comparison = Comparison(spec, ResultsFolder(output), agent=agent_client, trainers=clients)
         with StudyProgress(Console(), comparison.stages) as progress:
             comparison.run(progress)

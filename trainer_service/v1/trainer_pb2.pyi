@@ -5,6 +5,11 @@ The trainer service: trains children, one service for each device.
 
 A submitted run waits in the queue, trains in a process of its own, and ends as succeeded, failed
 or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
+
+A service that was started with tokens asks each call for the run token or the admin token, as the
+metadata `authorization: Bearer TOKEN`. UNAUTHENTICATED: there was none, or an unknown one. Health
+needs none. RESOURCE_EXHAUSTED of any call: a limit of the service is reached, which the message
+names; with `RetryInfo` the same call may come again soon.
 """
 
 from collections import abc as _abc

@@ -74,6 +74,7 @@ class TrainerServiceServicer:
     def SubmitRun(self, request, context):
         """Queues a run. The same run id with the same spec again answers the run that is there.
         ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule.
+        RESOURCE_EXHAUSTED: so many runs wait or train already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

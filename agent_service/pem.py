@@ -1,0 +1,52 @@
+"""Certificates and keys as PEM files, checked when they are read.
+
+gRPC takes what is no PEM without a word, and refuses every connection later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent_service.domain.errors import invalid
+
+
+def read_authority(path: Path, field: str) -> bytes:
+    """Return the certificates of those who sign; raises InvalidArgument naming `field`."""
+    import ssl  # which most clients do not need, and takes time to import
+
+    data = read_file(path, field)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise invalid(field, f"{path} holds no certificates in PEM form") from None
+    return data
+
+
+def read_identity(certificate: Path, key: Path, field: str) -> tuple[bytes, bytes]:
+    """Return a certificate, with its chain, and its private key.
+
+    Raises:
+        InvalidArgument: naming `field`; a file cannot be read, or the two do not belong together.
+    """
+    import ssl
+
+    chain, private = read_file(certificate, field), read_file(key, field)
+    try:
+        # A key with a password would be asked for at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "-")
+    except (ssl.SSLError, ValueError) as error:
+        why = str(getattr(error, "reason", None) or error).lower().replace("_", " ")
+        raise invalid(
+            field,
+            f"{certificate} and {key} are no certificate and its key in PEM form, without a "
+            f"password ({why})",
+        ) from None
+    return chain, private
+
+
+def read_file(path: Path, field: str) -> bytes:
+    """Return what a file holds; raises InvalidArgument naming `field`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise invalid(field, f"{path} cannot be read: {error.strerror}") from None
