@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 certificates check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
+.PHONY: demo test test-kills test-trainer-kills test-fer2013 certificates wheel test-deploy check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -25,6 +25,12 @@ test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DAT
 	@$(BIN)/python -m tests.end_to_end.fer2013 $(DATA)
 
 NAMES ?=
+test-deploy: $(INSTALLED) ## images, compose and faults on a container engine that this makes; Debian, as root; some 15 minutes
+	@$(BIN)/python -m tests.deploy
+
+wheel: $(INSTALLED) ## the distribution to publish, in dist/: the client, and by extras the services
+	$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --no-deps --no-build-isolation --wheel-dir dist .
+
 certificates: ## a certificate authority, certificates and tokens in deploy/secrets, or renew them; NAMES="agent.example.org" adds host names
 	@deploy/certificates.sh deploy/secrets $(NAMES)
 
@@ -86,4 +92,4 @@ lock: $(INSTALLED) ## write the versions that are installed now into the constra
 	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(CONSTRAINTS)
 
 clean: ## remove what is generated here, the environment included
-	rm -rf .venv .venv-peers .venv-rllib demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-rllib .engine dist demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

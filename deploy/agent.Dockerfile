@@ -11,11 +11,13 @@ RUN python -m venv --without-pip /opt/venv
 COPY deploy/constraints.txt deploy/
 RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_FIND_LINKS="$TORCH_WHEELS" pip --python /opt/venv/bin/python install torch
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 COPY agent_service/__init__.py agent_service/
 COPY trainer_service/__init__.py trainer_service/
+RUN touch README.md
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install '.[agent]'
+COPY README.md ./
 COPY agent_service agent_service
 COPY trainer_service trainer_service
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -12,11 +12,13 @@ COPY deploy/constraints.txt deploy/
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ -n "$TORCH_WHEELS" ]; then export PIP_FIND_LINKS="$TORCH_WHEELS"; fi; \
     pip --python /opt/venv/bin/python install torch torchvision
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 COPY agent_service/__init__.py agent_service/
 COPY trainer_service/__init__.py trainer_service/
+RUN touch README.md
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install '.[trainer]'
+COPY README.md ./
 COPY agent_service agent_service
 COPY trainer_service trainer_service
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from tests.deploy.deployment import BASE, CPU, OVERRIDE, ROOT, write_override
+from tests.deploy.deployment import BASE, COMPOSE, CPU, OVERRIDE, ROOT, SECRETS, prepare
 from tests.deploy.engine import FOLDER, Engine
 from tests.deploy.stand_ins import make_prometheus_image, make_python_image
 from tests.deploy.wheels import wheel_page
@@ -23,7 +23,7 @@ def main() -> None:
     engine = Engine(FOLDER)
     with engine.connected(), wheel_page(FOLDER / "wheels") as wheels:
         _make_base_images(engine)
-        write_override(wheels)
+        prepare(wheels)
         for file, services in ((CPU, ("agent", "trainer-0")), (BASE, ("trainer-0",))):
             _build(engine, file, services)
     with engine.isolated() as inside:
@@ -44,13 +44,14 @@ def _make_base_images(engine: Engine) -> None:
 def _build(engine: Engine, file: str, services: tuple[str, ...]) -> None:
     """Build services' images as compose.yaml and one more file say."""
     files = [ROOT / "deploy" / name for name in dict.fromkeys((BASE, file))]
-    command = ["docker", "compose", *(w for f in (*files, OVERRIDE) for w in ("-f", str(f)))]
+    command = [*COMPOSE, *(w for f in (*files, OVERRIDE) for w in ("-f", str(f)))]
+    environment = {**engine.environment, "SECRETS": str(SECRETS)}
     for service in services:
         started = time.monotonic()
         build = [*command, "--progress", "plain", "build", service]
         log = FOLDER / "build.log"
         with log.open("ab") as output:
-            done = subprocess.run(build, env=engine.environment, stdout=output, stderr=output)
+            done = subprocess.run(build, env=environment, stdout=output, stderr=output)
         if done.returncode != 0:
             sys.exit(f"test-deploy: {service} does not build; see {log}")
         print(f"{service} of {file}: built in {time.monotonic() - started:.0f} s", flush=True)

@@ -1,8 +1,9 @@
-"""The compose files, started as a user starts them, with what a machine without a registry needs."""
+"""The compose files, started as a user starts them, and what a machine without a registry needs."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import urllib.parse
@@ -10,12 +11,18 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from agent_service.client import Tls
 from tests.deploy.engine import FOLDER
 
 ROOT = Path(__file__).parents[2]
 OVERRIDE = FOLDER / "override.yaml"
 BASE = "compose.yaml"
 CPU = "compose.cpu.yaml"
+COMPOSE = ("docker", "compose", "--env-file", str(ROOT / "deploy/.env.example"))
+"""With the example's settings, whatever a developer has in his own."""
+SECRETS = FOLDER / "secrets"
+AUTHORITY = Tls(ca=SECRETS / "ca.pem")
+ADMIN = SECRETS / "admin.token"
 
 _OVERRIDE = """
 # Builds use the machine's own network, and its wheel of PyTorch.
@@ -29,13 +36,14 @@ services:
 """
 
 
-def write_override(wheels: str) -> None:
-    """Write what the compose files need on this machine.
+def prepare(wheels: str) -> None:
+    """Write what the compose files need on this machine, certificates and tokens among it.
 
     Args:
         wheels: URL of a page that has the wheel of PyTorch for CPUs.
     """
     OVERRIDE.write_text(_OVERRIDE.format(wheels=wheels))
+    subprocess.run([ROOT / "deploy/certificates.sh", SECRETS], check=True)
 
 
 class Deployment:
@@ -44,7 +52,7 @@ class Deployment:
     def __init__(self, *files: str) -> None:
         """Take compose files by their names in deploy/; nothing starts yet."""
         paths = [*(ROOT / "deploy" / file for file in files), OVERRIDE]
-        self._compose = ["docker", "compose", *(w for path in paths for w in ("-f", str(path)))]
+        self._compose = [*COMPOSE, *(w for path in paths for w in ("-f", str(path)))]
 
     def compose(self, *arguments: str) -> str:
         """Run a compose command and return what it prints; raises where it fails."""
@@ -84,7 +92,8 @@ def docker(*arguments: str) -> str:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "SECRETS": str(SECRETS)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout.strip()
 
