@@ -14,6 +14,10 @@ from threading import Thread
 from tests.deploy.deployment import ROOT
 
 
+PORT = 18050
+"""The same each time, since the address is part of what a build is cached by."""
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -27,7 +31,7 @@ def wheel_page(folder: Path) -> Iterator[str]:
     constraints = ROOT / "deploy/constraints.txt"
     command += ["--dest", str(folder), "--constraint", str(constraints), "torch"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    page = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder))
+    page = ThreadingHTTPServer(("127.0.0.1", PORT), partial(_Quiet, directory=folder))
     thread = Thread(target=page.serve_forever)
     thread.start()
     try:
