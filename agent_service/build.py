@@ -26,13 +26,15 @@ from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import watching_leases
 from agent_service.lifeline import end_with_parent
-from agent_service.metrics import Metrics, StoreCollector
+from agent_service.metrics import Metrics
+from agent_service.rpc.disk import DiskCollector
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.rpc.serving_config import ServingConfig
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore, require_store
+from agent_service.stored_metrics import StoreCollector
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,8 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
         Supervisor(run_learner, config.store, config.durability),
     ):
-        registry.register(StoreCollector(store))
+        registry.register(StoreCollector(store, metrics))
+        registry.register(DiskCollector("agent", store.folder))
         _prepare_deciders(store)
         steering = make_steering(store, metrics=metrics)
         server = make_server(store, steering, registry=registry, config=config.serving)

@@ -12,7 +12,7 @@ from agent_service.command import run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
-from agent_service.decision_log.policy_commands import estimate, replay
+from agent_service.decision_log.policy_commands import agreement, estimate, replay
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
 from agent_service.rpc.serving_options import serving_options
@@ -110,7 +110,7 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in (transitions, replay, estimate):
+for command in (transitions, replay, agreement, estimate):
     cli.add_command(command)
 
 

@@ -1,12 +1,11 @@
-"""The agent service's metrics, each declared once.
+"""The agent service's metrics of what it decides, each declared once.
 
-What can be counted in the store is read there when it is scraped, so that a restart loses nothing;
-the rest is observed as decisions become durable.
+They are observed as decisions become durable. What can be counted in the store is read there, in
+`stored_metrics`.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,30 +18,17 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from agent_service.domain.errors import AgentError
-from agent_service.domain.ports import Origin, Session, Store
 from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.specs import ControllerSpec
 
-log = logging.getLogger(__name__)
-
 RUN_SERIES_LIMIT = 1000
 """Active runs that have gauges of their own; the rest is only counted."""
-_PAGE = 1_000_000
-_STATISTICS = (
-    "approx_kl",
-    "clip_fraction",
-    "entropy",
-    "explained_variance",
-    "policy_loss",
-    "value_loss",
-)
 _SHARES = [tenth / 10 for tenth in range(11)]
+_DIFFERENCES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
 _REWARDS = [tenth / 10 for tenth in range(-10, 11)]
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -78,7 +64,11 @@ class _ControllerTallies:
     decisions: dict[Mode, int]
     actions: Mapping[str, _Tally]
     """By hyperparameter."""
+    differences: Mapping[str, _Tally]
+    """Of shadow runs, by hyperparameter."""
     reward: _Tally
+    magnitudes: dict[str, float]
+    """Sums of the sizes of rewards, by sign."""
 
 
 class Metrics(Collector):
@@ -97,6 +87,7 @@ class Metrics(Collector):
         self._commit_seconds = Histogram(
             "agent_journal_commit_seconds",
             "Time of one group commit, from its first statement until it is durable.",
+            unit="seconds",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -117,8 +108,8 @@ class Metrics(Collector):
         self._commit_seconds.observe(seconds)
         self._batch_size.observe(size)
 
-    def decided(self, run: Run, decision: Decision) -> None:
-        """Observe a new decision."""
+    def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
+        """Observe a new decision, and what the chunk before it ran under."""
         spec = run.controller.spec
         with self._lock:
             tallies = self._controllers.get(spec.name) or self._add_controller(spec)
@@ -126,8 +117,14 @@ class Metrics(Collector):
             for h in spec.hyperparameters:
                 share = (h.unit(decision.values[h.name]) + 1.0) / 2.0
                 tallies.actions[h.name].observe(share)
+            if run.mode is Mode.SHADOW and running is not None and decision.applied is not None:
+                for h in spec.hyperparameters:
+                    apart = h.unit(decision.applied[h.name]) - h.unit(running.values[h.name])
+                    tallies.differences[h.name].observe(abs(apart) / 2.0)
             if decision.reward is not None:
                 tallies.reward.observe(decision.reward)
+                sign = "negative" if decision.reward < 0 else "positive"
+                tallies.magnitudes[sign] += abs(decision.reward)
             if run.id in self._newest or len(self._newest) < RUN_SERIES_LIMIT:
                 self._newest[run.id] = (run, decision)
             elif decision.chunk == 1:
@@ -137,10 +134,23 @@ class Metrics(Collector):
         tallies = _ControllerTallies(
             decisions=dict.fromkeys(Mode, 0),
             actions={h.name: _tally(_SHARES) for h in spec.hyperparameters},
+            differences={h.name: _tally(_DIFFERENCES) for h in spec.hyperparameters},
             reward=_tally(_REWARDS),
+            magnitudes={"positive": 0.0, "negative": 0.0},
         )
         self._controllers[spec.name] = tallies
         return tallies
+
+    def names(self) -> set[str]:
+        """Return the controllers that have series."""
+        with self._lock:
+            return set(self._controllers)
+
+    def forget(self, names: set[str]) -> None:
+        """Remove the series of controllers, so that the page does not grow with deleted ones."""
+        with self._lock:
+            for name in names:
+                self._controllers.pop(name, None)
 
     def ended(self, run: Run) -> None:
         """Remove a run's gauges."""
@@ -150,19 +160,27 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the series of controllers and of active runs."""
         with self._lock:
-            return [*self._of_controllers(), *self._of_runs()]
+            return [*self._of_controllers(), self._of_shadows(), *self._of_runs()]
 
     def _of_controllers(self) -> list[Metric]:
         decisions = CounterMetricFamily(
-            "agent_decisions", "Actions decided.", labels=("controller", "mode")
+            "agent_decisions", "Actions decided, by the run's mode.", labels=("controller", "mode")
         )
         action = HistogramMetricFamily(
             "agent_action",
-            "Actions decided, as a share of the hyperparameter's range.",
+            "Actions decided, from 0 (the low end of the hyperparameter's range) to 1 (the high).",
             labels=("controller", "hyperparameter"),
         )
         reward = HistogramMetricFamily(
-            "agent_reward", "Rewards of reported chunks.", labels=("controller",)
+            "agent_reward",
+            "Rewards of reported chunks; scores lie in [0, 1], so their differences in [-1, 1].",
+            labels=("controller",),
+        )
+        # Rewards are negative too, so their sum is no counter and the histogram shows none.
+        magnitude = CounterMetricFamily(
+            "agent_reward_magnitude",
+            "Sizes of positive and of negative rewards, summed; the difference is their sum.",
+            labels=("controller", "sign"),
         )
         for name, tallies in self._controllers.items():
             for mode, count in tallies.decisions.items():
@@ -170,7 +188,21 @@ class Metrics(Collector):
             for hyperparameter, tally in tallies.actions.items():
                 action.add_metric((name, hyperparameter), tally.buckets(), tally.total)
             reward.add_metric((name,), tallies.reward.buckets(), tallies.reward.total)
-        return [decisions, action, reward]
+            for sign, total in tallies.magnitudes.items():
+                magnitude.add_metric((name, sign), total)
+        return [decisions, action, reward, magnitude]
+
+    def _of_shadows(self) -> Metric:
+        difference = HistogramMetricFamily(
+            "agent_shadow_difference",
+            "How far what shadow runs ran under was from what would have been decided, as a share "
+            "of the hyperparameter's range; 0 is agreement.",
+            labels=("controller", "hyperparameter"),
+        )
+        for name, tallies in self._controllers.items():
+            for hyperparameter, tally in tallies.differences.items():
+                difference.add_metric((name, hyperparameter), tally.buckets(), tally.total)
+        return difference
 
     def _of_runs(self) -> list[Metric]:
         names = ("controller", "run")
@@ -180,10 +212,12 @@ class Metrics(Collector):
             labels=(*names, "hyperparameter"),
         )
         reward = GaugeMetricFamily(
-            "agent_run_reward", "Reward of an active run's last chunk.", labels=names
+            "agent_run_reward", "Reward that an active run's last chunk earned.", labels=names
         )
         loss = GaugeMetricFamily(
-            "agent_run_loss", "Mean training loss of an active run's last chunk.", labels=names
+            "agent_run_loss",
+            "Mean training loss of an active run's last chunk, as the training counts it.",
+            labels=names,
         )
         for run, decision in self._newest.values():
             of = (run.controller.spec.name, run.id)
@@ -193,63 +227,3 @@ class Metrics(Collector):
                 reward.add_metric(of, decision.reward)
                 loss.add_metric(of, float(decision.state.mean()))
         return [action, reward, loss]
-
-
-class StoreCollector(Collector):
-    """Reads from the store, at each scrape, what is kept there."""
-
-    def __init__(self, store: Store) -> None:
-        """Read from `store`."""
-        self._store = store
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics of controllers not deleted; none while the store fails."""
-        try:
-            return self._store.read(_collect)
-        except AgentError as error:
-            log.warning("the page goes without the store's metrics: %s", error)
-            return ()
-
-
-def _collect(session: Session) -> list[Metric]:
-    runs = GaugeMetricFamily("agent_runs", "Runs by state.", labels=("controller", "state"))
-    transitions = CounterMetricFamily(
-        "agent_transitions", "Complete transitions by use.", labels=("controller", "use")
-    )
-    version = GaugeMetricFamily(
-        "agent_policy_version", "Newest policy version.", labels=("controller",)
-    )
-    updates = CounterMetricFamily(
-        "agent_policy_updates", "Updates of the policy.", labels=("controller",)
-    )
-    seconds = SummaryMetricFamily(
-        "agent_policy_update_seconds", "Time of updates, reading included.", labels=("controller",)
-    )
-    staleness = GaugeMetricFamily(
-        "agent_policy_staleness",
-        "Mean versions between deciding and learning, in the last update.",
-        labels=("controller",),
-    )
-    ppo = GaugeMetricFamily(
-        "agent_ppo", "Statistics of the last update.", labels=("controller", "statistic")
-    )
-    for controller in session.list_controllers(after="", limit=_PAGE):
-        name, usage = controller.spec.name, session.usage(controller)
-        for state, count in usage.runs.items():
-            runs.add_metric((name, state.value), count)
-        transitions.add_metric((name, "learned"), usage.learned)
-        transitions.add_metric((name, "recorded"), usage.recorded)
-        version.add_metric((name,), controller.policy_version)
-        versions = session.list_policies(controller, before=None, limit=_PAGE)
-        learned = [v.statistics for v in versions if v.origin is Origin.LEARNED]
-        updates.add_metric((name,), len(learned))
-        # A controller that learns from final scores takes no time for it, and is never behind.
-        timed = [statistics for statistics in learned if "seconds" in statistics]
-        seconds.add_metric((name,), len(timed), sum(s["seconds"] for s in timed))
-        if timed:
-            newest = timed[0]
-            staleness.add_metric((name,), newest["staleness"])
-            for statistic in _STATISTICS:
-                if statistic in newest:
-                    ppo.add_metric((name, statistic), newest[statistic])
-    return [runs, transitions, version, updates, seconds, staleness, ppo]

@@ -8,10 +8,11 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.build import make_server, make_steering
 from agent_service.client import AgentClient
-from agent_service.metrics import Metrics, StoreCollector
+from agent_service.metrics import Metrics
 from agent_service.rpc.serving import Server
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore
+from agent_service.stored_metrics import StoreCollector
 
 
 class ServedAgent:
@@ -30,7 +31,7 @@ class ServedAgent:
         with SqlStore(
             self.url, observe_commit=self.metrics.committed, journal=LoopJournal
         ) as store:
-            self.registry.register(StoreCollector(store))
+            self.registry.register(StoreCollector(store, self.metrics))
             steering = make_steering(store, metrics=self.metrics)
             server: Server = make_server(store, steering, registry=self.registry)
             self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"

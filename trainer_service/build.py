@@ -10,6 +10,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from agent_service.domain.errors import AgentError
+from agent_service.rpc.disk import DiskCollector
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from trainer_service.config import TrainerConfig
@@ -52,6 +53,7 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
         closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
+        registry.register(DiskCollector("trainer", config.runs.resolve().parent))
         server = Server(registry=registry, services=[SERVICE], config=config.serving)
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
         server.add(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import psutil
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trainer_service.run import ChunkTrained, Planned, RunState, StateChanged, What
+from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
+from trainer_service.steering import WAITS
 from trainer_service.store import RunStore
 
 
@@ -21,20 +23,35 @@ class Metrics:
         self._chunk_seconds = Histogram(
             "trainer_chunk_seconds",
             "Time of a chunk's training and validation.",
+            unit="seconds",
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
             registry=registry,
         )
         self._agent_seconds = Histogram(
             "trainer_agent_call_seconds",
-            "Time of a chunk's report to the agent.",
+            "Time of a chunk's report to the agent, waiting for one that is away included.",
+            unit="seconds",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
             registry=registry,
         )
+        self._held = Counter(
+            "trainer_agent_held_actions_total",
+            "Times that a run held its action, and trained no further, since the agent was away.",
+            registry=registry,
+        )
+        self._diverged = Counter(
+            "trainer_diverged_runs_total",
+            "Runs that ended by a loss that is not finite.",
+            registry=registry,
+        )
         gauges = {
-            "trainer_run_loss": ("Mean loss of a running run's last chunk.", "split"),
-            "trainer_run_score": ("Mean score of a running run's last chunk.", "split"),
+            "trainer_run_loss": ("Mean cross-entropy of a running run's last chunk.", "split"),
+            "trainer_run_score": (
+                "Mean score, from 0 to 1, of a running run's last chunk.",
+                "split",
+            ),
             "trainer_run_hyperparameter": (
-                "What a running run's last chunk ran under.",
+                "What a running run's last chunk ran under, in the hyperparameter's own unit.",
                 "hyperparameter",
             ),
         }
@@ -44,7 +61,7 @@ class Metrics:
         )
         self._progress = Gauge(
             "trainer_run_progress",
-            "Share of its chunks that a running run has trained.",
+            "Share of its chunks, from 0 to 1, that a running run has trained.",
             ("run",),
             registry=registry,
         )
@@ -55,6 +72,8 @@ class Metrics:
             registry=registry,
         )
         self._planned: dict[str, int] = {}
+        self._holding: set[str] = set()
+        """Of runs that train, those that wait for the agent."""
 
     def happened(self, run_id: str, what: What) -> None:
         """Observe one event."""
@@ -63,8 +82,20 @@ class Metrics:
                 self._planned[run_id] = chunks
             case ChunkTrained():
                 self._trained(run_id, what)
-            case StateChanged(state=state) if state is not RunState.RUNNING:
+            case Finished(diverged=True):
+                self._diverged.inc()
+            case StateChanged(state=RunState.RUNNING, cause=cause):
+                self._hold(run_id, is_waiting=cause.startswith(WAITS))
+            case StateChanged():
                 self._forget(run_id)
+
+    def _hold(self, run_id: str, *, is_waiting: bool) -> None:
+        """Count the begin of a wait; before its plan is told, a run has no action to hold."""
+        if not is_waiting:
+            self._holding.discard(run_id)
+        elif run_id in self._planned and run_id not in self._holding:
+            self._holding.add(run_id)
+            self._held.inc()
 
     def _trained(self, run_id: str, trained: ChunkTrained) -> None:
         chunk = trained.chunk
@@ -85,6 +116,7 @@ class Metrics:
     def _forget(self, run_id: str) -> None:
         """Remove a run's gauges, so that the page shows what trains and does not grow."""
         self._planned.pop(run_id, None)
+        self._holding.discard(run_id)
         for gauge in (self._loss, self._score, self._hyperparameter, self._progress):
             gauge.remove_by_labels({"run": run_id})
 
@@ -98,16 +130,23 @@ class StoreCollector(Collector):
         self._device = device
 
     def collect(self) -> Iterable[Metric]:
-        """Return runs by state, and the memory that is taken of a GPU."""
+        """Return runs by state, and the memory that is taken of the device."""
         runs = GaugeMetricFamily("trainer_runs", "Runs by state.", labels=("state",))
         for state, count in self._store.count().items():
             runs.add_metric((state.value,), count)
         yield runs
-        device = torch.device(self._device)
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            memory = GaugeMetricFamily(
-                "trainer_device_memory_bytes", "Memory taken.", labels=("device",)
-            )
-            memory.add_metric((self._device,), total - free)
-            yield memory
+        memory = GaugeMetricFamily(
+            "trainer_device_memory_bytes",
+            "Memory taken on the device, by all processes; of cpu, the machine's.",
+            labels=("device",),
+            unit="bytes",
+        )
+        memory.add_metric((self._device,), _memory_taken(torch.device(self._device)))
+        yield memory
+
+
+def _memory_taken(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free
+    return int(psutil.virtual_memory().used)

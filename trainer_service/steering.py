@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+WAITS = "waits for the agent"
+"""How the cause begins of a run that waits."""
 ATTEMPT_SECONDS = 2.0
 """For how long the agent is tried before the run says that it waits, and looks for signals."""
 
@@ -91,7 +93,7 @@ class Patience:
             except Unavailable as error:
                 if time.monotonic() > gives_up:
                     raise
-                self._tell(f"waits for the agent: {error}")
+                self._tell(f"{WAITS}: {error}")
                 is_waiting = True
                 self._check()
         if is_waiting:

@@ -67,6 +67,26 @@ def replay(
 
 @click.command()
 @agent_option
+@click.argument("run")
+@format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
+def agreement(agent: str, *, run: str, form: Format, output: Path | None) -> None:
+    """Show what a run ran under beside what was decided for it, chunk by chunk.
+
+    Of a shadow run that is how far its script and the agent agree; of others, what was held while
+    the agent was away, or limited. Values are in the hyperparameters' own units. How far the two
+    agree comes last; other formats than text tell it on standard error.
+    """
+    from agent_service.decision_log.applied import read_applied
+
+    check_output(form, output)
+    with connect(agent) as client:
+        read = read_applied(client, run)
+    write_table(read.table(), form, output)
+    _tell(itertools.starmap(_agreement_line, read.agreements().items()), form, output)
+
+
+@click.command()
+@agent_option
 @click.option(
     "--controller", required=True, metavar="BEHAVIOUR", help="Whose runs tell: ppo or random."
 )

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from agent_service.decision_log.applied import values_run
 from agent_service.decision_log.policies import LoggedPolicy
 from agent_service.decision_log.tables import Kind
 from agent_service.domain.agreement import Agreement, compare_values
@@ -42,7 +43,7 @@ class Replay:
             before = self._ran.get(transition.run_id)
             replayed = self._policy.mean_values(transition, before=before)
             other = self._other_values(transition, before)
-            self._ran[transition.run_id] = _values_run(transition)
+            self._ran[transition.run_id] = values_run(transition)
             for name, (ours, theirs) in self._courses.items():
                 ours.append(replayed[name])
                 theirs.append(other[name])
@@ -75,9 +76,3 @@ class Replay:
             h.name: compare_values(h, *self._courses[h.name])
             for h in self._policy.spec.hyperparameters
         }
-
-
-def _values_run(transition: pb.Transition) -> Mapping[str, float]:
-    """Return what the chunk of a transition truly ran under."""
-    is_other = transition.HasField("applied")
-    return dict(transition.applied.values if is_other else transition.action.values)

@@ -154,6 +154,8 @@ class Usage:
 
     runs: Mapping[RunState, int]
     """In each state."""
+    outcomes: Mapping[Outcome, int]
+    """Finished runs by how they ended."""
     ready: int
     """Transitions that wait for an update."""
     learned: int
@@ -356,8 +358,11 @@ class Store(Protocol):
 class Observer(Protocol):
     """Who is told of what became durable: the metrics."""
 
-    def decided(self, run: Run, decision: Decision) -> None:
-        """A new decision is in the log (never called for a repeated call)."""
+    def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
+        """A new decision is in the log (never called for a repeated call).
+
+        `running` is what was decided for the chunk whose report made it; None for A_0.
+        """
         ...
 
     def ended(self, run: Run) -> None:

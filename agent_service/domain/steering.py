@@ -196,7 +196,7 @@ class Steering:
             created_at=self._clock(),
         )
         session.append(run, decision)
-        session.after_commit(lambda: self._observer.decided(run, decision))
+        session.after_commit(lambda: self._observer.decided(run, decision, running))
         return decision
 
     def _decider(self, controller: Controller) -> Decider:

@@ -70,6 +70,7 @@ class Handlers:
             "grpc_server_handling_seconds",
             "Time from a call's begin to its end.",
             _LABELS,
+            unit="seconds",
             buckets=_SECONDS,
             registry=registry,
         )

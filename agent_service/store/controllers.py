@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agent_service.domain.ports import PolicyEntry, PolicyVersion, Usage
-from agent_service.domain.runs import Controller, Mode, RunState, Use
+from agent_service.domain.runs import Controller, Mode, Outcome, RunState, Use
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
 from agent_service.store.checksums import change, sealed
@@ -68,12 +68,15 @@ class Controllers(Transaction):
 
     def usage(self, controller: Controller) -> Usage:
         """See the port."""
-        by_state = self._counts(run_state, runs.c.controller_id == controller.id)
+        of_controller = runs.c.controller_id == controller.id
+        by_state = self._counts(run_state, of_controller)
+        by_outcome = self._counts(runs.c.outcome, of_controller & runs.c.outcome.is_not(None))
         by_use = self._counts(
             decisions.c.use, (decisions.c.controller_id == controller.id) & is_settled
         )
         return Usage(
             runs={state: by_state.get(state.value, 0) for state in RunState},
+            outcomes={outcome: by_outcome.get(outcome.value, 0) for outcome in Outcome},
             ready=by_use.get(Use.READY, 0),
             learned=by_use.get(Use.LEARNED, 0),
             recorded=by_use.get(Use.RECORDED, 0),

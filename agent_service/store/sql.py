@@ -77,6 +77,12 @@ class SqlStore:
             )
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where the database lies, as an absolute path."""
+        assert self._url.database is not None
+        return Path(self._url.database).resolve().parent
+
     def write(self, work: Callable[[Session], T]) -> Future[T]:
         """See the port."""
         return self._journal.submit(work)

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agent_service import metrics as metrics_module
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, ConstantSettings, Hyperparameter, Scale
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import PPOSettings, RandomSettings
@@ -88,6 +88,34 @@ def test_decisions_and_rewards_are_counted_once(served: ServedAgent, client: Age
         assert value(registry, "agent_reward_bucket", controller="c", le=le) == count
     buckets = {"controller": "c", "hyperparameter": "noise"}
     assert value(registry, "agent_action_bucket", **buckets, le="1.0") == 4
+
+
+def test_a_shadow_run_shows_how_far_it_is_from_what_would_be_decided(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """As a share of the range, on its scale; 0 is agreement, and other runs do not count."""
+    noise = Hyperparameter(name="noise", low=0.001, high=1.0, scale=Scale.LOG)
+    constant = ConstantSettings(values={"dropout": 0.45, "noise": 0.1})
+    client.create_controller(spec(algorithm=constant, hyperparameters=(DROPOUT, noise)))
+    with client.run("c", run_id="r", mode=Mode.SHADOW) as run:
+        for dropout in (0.45, 0.45, 0.0, 0.9):
+            run.report_chunk(
+                LOSSES,
+                training_score=0,
+                validation_score=0,
+                applied={"dropout": dropout, "noise": 0.01},
+            )
+    with client.run("c", mode=Mode.FROZEN) as run:
+        run.report_chunk(
+            LOSSES, training_score=0, validation_score=0, applied={"dropout": 0.0, "noise": 1.0}
+        )
+
+    name, of = "agent_shadow_difference", {"controller": "c", "hyperparameter": "dropout"}
+    assert value(served.registry, f"{name}_count", **of) == 4
+    assert value(served.registry, f"{name}_bucket", **of, le="0.0") == 2
+    assert value(served.registry, f"{name}_sum", **of) == 1.0
+    of["hyperparameter"] = "noise"
+    assert value(served.registry, f"{name}_sum", **of) == pytest.approx(4 / 3)
 
 
 def test_what_the_store_knows_is_read_at_each_scrape(

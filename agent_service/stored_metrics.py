@@ -1,0 +1,152 @@
+"""The agent service's metrics of what its store holds, each declared once.
+
+They are read when the page is scraped, so that a restart loses nothing and all replicas on one
+store show the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from agent_service.domain.errors import AgentError
+from agent_service.domain.ports import Origin, Session, Store, Usage
+from agent_service.domain.runs import Controller, Mode
+from agent_service.domain.specs import PPOSettings
+from agent_service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1_000_000
+_STATISTICS = (
+    "approx_kl",
+    "clip_fraction",
+    "entropy",
+    "explained_variance",
+    "policy_loss",
+    "value_loss",
+)
+
+
+class StoreCollector(Collector):
+    """Reads from the store, at each scrape, what is kept there."""
+
+    def __init__(self, store: Store, observed: Metrics) -> None:
+        """Read from `store`; controllers that were deleted there go from `observed` too."""
+        self._store = store
+        self._observed = observed
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics of controllers not deleted; that it fails, while the store does."""
+        seen = self._observed.names()
+        readable = GaugeMetricFamily(
+            "agent_store_readable", "Whether the store could be read for this page: 1 or 0."
+        )
+        families = _Families()
+        try:
+            existing = self._store.read(families.read)
+        except AgentError as error:
+            log.warning("the page goes without the store's metrics: %s", error)
+            readable.add_metric((), 0)
+            return [readable]
+        # Only of those seen before the reading: what is newer may have been made after it.
+        self._observed.forget(seen - existing)
+        readable.add_metric((), 1)
+        return [readable, *families.all()]
+
+
+class _Families:
+    """The metrics of one scrape."""
+
+    def __init__(self) -> None:
+        self._runs = GaugeMetricFamily(
+            "agent_runs", "Runs by state.", labels=("controller", "state")
+        )
+        self._finished = CounterMetricFamily(
+            "agent_finished_runs",
+            "Runs that were finished, by how they ended.",
+            labels=("controller", "outcome"),
+        )
+        self._transitions = CounterMetricFamily(
+            "agent_transitions",
+            "Complete transitions, by whether a policy learned from them or they are kept only.",
+            labels=("controller", "use"),
+        )
+        self._filled = GaugeMetricFamily(
+            "agent_rollout_filled_ratio",
+            "Transitions that wait for the next update, to those that it takes; 1 or more: it is "
+            "due. Of controllers that learn by PPO.",
+            labels=("controller",),
+        )
+        self._version = GaugeMetricFamily(
+            "agent_policy_version",
+            "Newest policy version; 0 for a controller without a policy.",
+            labels=("controller",),
+        )
+        self._updates = CounterMetricFamily(
+            "agent_policy_updates", "Policy versions that were learned.", labels=("controller",)
+        )
+        self._seconds = SummaryMetricFamily(
+            "agent_policy_update_seconds",
+            "Time of updates, the reading of transitions included.",
+            labels=("controller",),
+            unit="seconds",
+        )
+        self._staleness = GaugeMetricFamily(
+            "agent_policy_staleness",
+            "Mean number of policy versions between deciding and learning, in the last update.",
+            labels=("controller",),
+        )
+        self._ppo = GaugeMetricFamily(
+            "agent_ppo",
+            "What PPO told of the last update, as stable-baselines3 computes it.",
+            labels=("controller", "statistic"),
+        )
+
+    def all(self) -> list[Metric]:
+        """Return every family, those without series too."""
+        return list(vars(self).values())
+
+    def read(self, session: Session) -> set[str]:
+        """Add the series of every controller; return their names."""
+        controllers = session.list_controllers(after="", limit=_PAGE)
+        for controller in controllers:
+            self._add_counts(controller, session.usage(controller))
+            self._add_updates(session, controller)
+        return {controller.spec.name for controller in controllers}
+
+    def _add_counts(self, controller: Controller, usage: Usage) -> None:
+        name, settings = controller.spec.name, controller.spec.algorithm
+        for state, count in usage.runs.items():
+            self._runs.add_metric((name, state.value), count)
+        for outcome, count in usage.outcomes.items():
+            self._finished.add_metric((name, outcome.value), count)
+        self._transitions.add_metric((name, "learned"), usage.learned)
+        self._transitions.add_metric((name, "recorded"), usage.recorded)
+        self._version.add_metric((name,), controller.policy_version)
+        # A frozen controller's transitions wait until it learns again, and nobody is late.
+        if isinstance(settings, PPOSettings) and controller.mode is Mode.LEARNING:
+            self._filled.add_metric((name,), usage.ready / settings.rollout_size)
+
+    def _add_updates(self, session: Session, controller: Controller) -> None:
+        name = controller.spec.name
+        versions = session.list_policies(controller, before=None, limit=_PAGE)
+        learned = [v.statistics for v in versions if v.origin is Origin.LEARNED]
+        self._updates.add_metric((name,), len(learned))
+        # A controller that learns from final scores takes no time for it, and is never behind.
+        timed = [statistics for statistics in learned if "seconds" in statistics]
+        self._seconds.add_metric((name,), len(timed), sum(s["seconds"] for s in timed))
+        if timed:
+            newest = timed[0]
+            self._staleness.add_metric((name,), newest["staleness"])
+            for statistic in _STATISTICS:
+                if statistic in newest:
+                    self._ppo.add_metric((name, statistic), newest[statistic])
