@@ -69,7 +69,7 @@ def replay(
 @agent_option
 @click.argument("run")
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
-def agreement(agent: str, *, run: str, form: Format, output: Path | None) -> None:
+def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> None:
     """Show what a run ran under beside what was decided for it, chunk by chunk.
 
     Of a shadow run that is how far its script and the agent agree; of others, what was held while

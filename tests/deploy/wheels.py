@@ -13,7 +13,6 @@ from threading import Thread
 
 from tests.deploy.deployment import ROOT
 
-
 PORT = 18050
 """The same each time, since the address is part of what a build is cached by."""
 
