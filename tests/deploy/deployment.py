@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,20 @@ def prepare(wheels: str) -> None:
 class Deployment:
     """The services of some of the compose files."""
 
-    def __init__(self, *files: str) -> None:
-        """Take compose files by their names in deploy/; nothing starts yet."""
+    def __init__(self, *files: str, **settings: str) -> None:
+        """Take compose files by their names in deploy/; nothing starts yet.
+
+        Args:
+            files: their names.
+            settings: of .env.example, where they are not the example's.
+        """
+        self._settings = settings
         paths = [*(ROOT / "deploy" / file for file in files), OVERRIDE]
         self._compose = [*COMPOSE, *(w for path in paths for w in ("-f", str(path)))]
 
     def compose(self, *arguments: str) -> str:
         """Run a compose command and return what it prints; raises where it fails."""
-        return _run([*self._compose, *arguments])
+        return _run([*self._compose, *arguments], self._settings)
 
     def up(self) -> float:
         """Start all and wait until all is healthy; return the seconds that took."""
@@ -88,11 +95,11 @@ class Deployment:
 
 def docker(*arguments: str) -> str:
     """Run a docker command and return what it prints; raises where it fails."""
-    return _run(["docker", *arguments])
+    return _run(["docker", *arguments], {})
 
 
-def _run(command: list[str]) -> str:
-    environment = {**os.environ, "SECRETS": str(SECRETS)}
+def _run(command: list[str], settings: Mapping[str, str]) -> str:
+    environment = {**os.environ, "SECRETS": str(SECRETS), **settings}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout.strip()

@@ -11,8 +11,18 @@ from typing import Any
 
 import pytest
 
-from agent_service.client import AgentClient
-from tests.deploy.deployment import ADMIN, AUTHORITY, BASE, CPU, Deployment, docker, prometheus
+from agent_service.client import AgentClient, Tls
+from agent_service.domain.errors import Unavailable
+from tests.deploy.deployment import (
+    ADMIN,
+    AUTHORITY,
+    BASE,
+    CPU,
+    SECRETS,
+    Deployment,
+    docker,
+    prometheus,
+)
 from tests.end_to_end.processes import command_of, wait_for
 from tests.end_to_end.trainer_kills import controller
 from tests.trainer_service.specs import ENDLESS, run_spec
@@ -246,15 +256,31 @@ def test_down_leaves_no_container_and_keeps_the_data(deployed: Deployment) -> No
         assert [c.spec.name for c in agent.list_controllers()] == ["rd"]
 
 
-def test_each_trainer_sees_its_own_gpu(deployed: Deployment) -> None:
-    """GPU 0 and GPU 1, as the engine's hook is told and the first process's environment says."""
+@pytest.fixture(scope="module")
+def with_gpus(deployed: Deployment) -> Iterator[Deployment]:
+    """Both trainers, each with a GPU, and callers asked for certificates."""
     deployed.down()
-    both = Deployment(BASE)
-    try:
-        both.up()
-        for number in (0, 1):
-            pid = both.inspect(f"trainer-{number}")["State"]["Pid"]
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            assert f"NVIDIA_VISIBLE_DEVICES={number}".encode() in environment
-    finally:
-        both.down()
+    both = Deployment(BASE, TLS_CLIENTS="/run/secrets/ca.pem")
+    both.up()
+    yield both
+    both.down()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trainer_sees_its_own_gpu(with_gpus: Deployment, number: int) -> None:
+    """As the engine told its hook, which is what the first process's environment shows."""
+    pid = with_gpus.inspect(f"trainer-{number}")["State"]["Pid"]
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert f"NVIDIA_VISIBLE_DEVICES={number}".encode() in environment
+
+
+def test_mutual_tls_is_one_setting(with_gpus: Deployment) -> None:
+    """Health checks and trainers have certificates; a caller without one is refused."""
+    ours = Tls(ca=AUTHORITY.ca, certificate=SECRETS / "client.pem", key=SECRETS / "client.key")
+    with TrainerClient("127.0.0.1:50053", budget_seconds=10, tls=ours, token=ADMIN) as trainer:
+        assert list(trainer.list()) == []
+    with (
+        TrainerClient("127.0.0.1:50053", budget_seconds=0, tls=AUTHORITY, token=ADMIN) as trainer,
+        pytest.raises(Unavailable),
+    ):
+        list(trainer.list())
