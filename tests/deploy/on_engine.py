@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -212,18 +213,27 @@ def test_a_trainer_cut_off_the_network_holds_on_and_reports_later(
 ) -> None:
     """It says that it waits, stays healthy, and the run ends as if nothing had been."""
     steered_run(trainer, "cut-off")
-    network = f"{PROJECT}_services"
     container = deployed.container("trainer-0")
-    docker("network", "disconnect", network, container)
-    try:
+    with cut_off(container):
         wait_for(lambda: "waits for the agent" in runs(deployed)["cut-off"], seconds=120)
         assert runs(deployed)["cut-off"].startswith("running")
         assert deployed.health("trainer-0") == "healthy"
-    finally:
-        docker("network", "connect", "--alias", "trainer-0", network, container)
 
     wait_for(lambda: ended(trainer, "cut-off"), seconds=180)
     assert_nothing_was_lost(deployed, trainer, "cut-off")
+
+
+@contextmanager
+def cut_off(container: str) -> Iterator[None]:
+    """Take a trainer off both networks that the agent is on."""
+    networks = [f"{PROJECT}_{name}" for name in ("services", "metrics")]
+    for network in networks:
+        docker("network", "disconnect", network, container)
+    try:
+        yield
+    finally:
+        for network in networks:
+            docker("network", "connect", "--alias", "trainer-0", network, container)
 
 
 def runs(deployed: Deployment) -> dict[str, str]:
