@@ -28,7 +28,7 @@ def main() -> None:
             _build(engine, file, services)
     with engine.isolated() as inside:
         checks = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider"]
-        checks += ["-v", "--timeout=900", "tests/deploy/on_engine.py", *sys.argv[1:]]
+        checks += ["-v", "-s", "--timeout=900", "tests/deploy/on_engine.py", *sys.argv[1:]]
         done = subprocess.run([*inside, *checks], cwd=ROOT, env=engine.environment)
     sys.exit(done.returncode)
 

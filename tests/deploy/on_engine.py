@@ -263,7 +263,7 @@ def test_down_leaves_no_container_and_keeps_the_data(deployed: Deployment) -> No
 
     deployed.up()
     with agent_client() as agent:
-        assert [c.spec.name for c in agent.list_controllers()] == ["rd"]
+        assert "rd" in [c.spec.name for c in agent.list_controllers()]
 
 
 @pytest.fixture(scope="module")
