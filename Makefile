@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 certificates wheel test-deploy check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto lock clean
+.PHONY: demo test test-kills test-trainer-kills test-fer2013 certificates wheel test-deploy check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -77,6 +77,9 @@ fmt: $(INSTALLED) ## format the code and sort the imports
 PROTOS := agent_service/v1/agent.proto trainer_service/v1/trainer.proto
 proto: $(INSTALLED) ## generate */v1/ from proto/
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTOS)
+
+dashboards: $(INSTALLED) ## write deploy/grafana/dashboards/ from the code beside it
+	$(BIN)/python -m deploy.grafana.generate
 
 # torch first and by its exact pin: the build at hand is taken, and nothing that follows replaces it.
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)

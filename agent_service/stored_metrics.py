@@ -67,48 +67,36 @@ class _Families:
     """The metrics of one scrape."""
 
     def __init__(self) -> None:
-        self._runs = GaugeMetricFamily(
-            "agent_runs", "Runs by state.", labels=("controller", "state")
+        self._runs = _gauge("agent_runs", "Runs by state.", "state")
+        self._finished = _counter(
+            "agent_finished_runs", "Runs that were finished, by how they ended.", "outcome"
         )
-        self._finished = CounterMetricFamily(
-            "agent_finished_runs",
-            "Runs that were finished, by how they ended.",
-            labels=("controller", "outcome"),
-        )
-        self._transitions = CounterMetricFamily(
+        self._transitions = _counter(
             "agent_transitions",
             "Complete transitions, by whether a policy learned from them or they are kept only.",
-            labels=("controller", "use"),
+            "use",
         )
-        self._filled = GaugeMetricFamily(
+        self._filled = _gauge(
             "agent_rollout_filled_ratio",
             "Transitions that wait for the next update, to those that it takes; 1 or more: it is "
             "due. Of controllers that learn by PPO.",
-            labels=("controller",),
         )
-        self._version = GaugeMetricFamily(
-            "agent_policy_version",
-            "Newest policy version; 0 for a controller without a policy.",
-            labels=("controller",),
+        self._version = _gauge(
+            "agent_policy_version", "Newest policy version; 0 for a controller without a policy."
         )
-        self._updates = CounterMetricFamily(
-            "agent_policy_updates", "Policy versions that were learned.", labels=("controller",)
-        )
+        self._updates = _counter("agent_policy_updates", "Policy versions that were learned.")
         self._seconds = SummaryMetricFamily(
             "agent_policy_update_seconds",
             "Time of updates, the reading of transitions included.",
             labels=("controller",),
             unit="seconds",
         )
-        self._staleness = GaugeMetricFamily(
+        self._staleness = _gauge(
             "agent_policy_staleness",
             "Mean number of policy versions between deciding and learning, in the last update.",
-            labels=("controller",),
         )
-        self._ppo = GaugeMetricFamily(
-            "agent_ppo",
-            "What PPO told of the last update, as stable-baselines3 computes it.",
-            labels=("controller", "statistic"),
+        self._ppo = _gauge(
+            "agent_ppo", "What stable-baselines3 told of the last update.", "statistic"
         )
 
     def all(self) -> list[Metric]:
@@ -150,3 +138,11 @@ class _Families:
             for statistic in _STATISTICS:
                 if statistic in newest:
                     self._ppo.add_metric((name, statistic), newest[statistic])
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=("controller", *labels))
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, labels=("controller", *labels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
@@ -20,60 +20,47 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Declare the metrics in `registry`."""
-        self._chunk_seconds = Histogram(
+        self._registry = registry
+        self._chunk_seconds = self._seconds(
             "trainer_chunk_seconds",
             "Time of a chunk's training and validation.",
-            unit="seconds",
-            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
-            registry=registry,
+            (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
         )
-        self._agent_seconds = Histogram(
+        self._agent_seconds = self._seconds(
             "trainer_agent_call_seconds",
             "Time of a chunk's report to the agent, waiting for one that is away included.",
-            unit="seconds",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
-            registry=registry,
+            (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
         )
-        self._held = Counter(
+        self._images = self._counter(
+            "trainer_images_total", "Images that went through children in whole chunks.", "split"
+        )
+        self._held = self._counter(
             "trainer_agent_held_actions_total",
             "Times that a run held its action, and trained no further, since the agent was away.",
-            registry=registry,
         )
-        self._diverged = Counter(
-            "trainer_diverged_runs_total",
-            "Runs that ended by a loss that is not finite.",
-            registry=registry,
+        self._diverged = self._counter(
+            "trainer_diverged_runs_total", "Runs that ended by a loss that is not finite."
         )
-        gauges = {
-            "trainer_run_loss": ("Mean cross-entropy of a running run's last chunk.", "split"),
-            "trainer_run_score": (
-                "Mean score, from 0 to 1, of a running run's last chunk.",
-                "split",
-            ),
-            "trainer_run_hyperparameter": (
-                "What a running run's last chunk ran under, in the hyperparameter's own unit.",
-                "hyperparameter",
-            ),
-        }
-        self._loss, self._score, self._hyperparameter = (
-            Gauge(name, text, ("run", label), registry=registry)
-            for name, (text, label) in gauges.items()
+        self._loss = self._gauge("loss", "Mean cross-entropy of its last chunk.", "split")
+        self._score = self._gauge("score", "Mean score of its last chunk, from 0 to 1.", "split")
+        self._hyperparameter = self._gauge(
+            "hyperparameter", "What its last chunk ran under, in its own unit.", "hyperparameter"
         )
-        self._progress = Gauge(
-            "trainer_run_progress",
-            "Share of its chunks, from 0 to 1, that a running run has trained.",
-            ("run",),
-            registry=registry,
-        )
-        self._images = Counter(
-            "trainer_images_total",
-            "Images that went through children in whole chunks.",
-            ("split",),
-            registry=registry,
-        )
+        self._progress = self._gauge("progress", "Share of its chunks that it has trained.")
         self._planned: dict[str, int] = {}
         self._holding: set[str] = set()
         """Of runs that train, those that wait for the agent."""
+
+    def _seconds(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, unit="seconds", registry=self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Return a gauge of running runs."""
+        text = f"Of a running run: {text[0].lower()}{text[1:]}"
+        return Gauge(f"trainer_run_{name}", text, ("run", *labels), registry=self._registry)
 
     def happened(self, run_id: str, what: What) -> None:
         """Observe one event."""

@@ -147,37 +147,35 @@ def _ends() -> Row:
 
 
 def _learning() -> Row:
+    def newest(name: str) -> Query:
+        return Query(f"max by (controller) ({name}{{{_OF}}})", "{{controller}}")
+
+    speed = f"controller:agent_transitions_learned:rate1h{{{_OF}}} * 3600"
     return Row(
         "Learning",
         [
             lines(
                 "Policy version",
                 "Rises by one with each update; 0 for a controller without a policy.",
-                Query(f"max by (controller) (agent_policy_version{{{_OF}}})", "{{controller}}"),
+                newest("agent_policy_version"),
                 steps=True,
             ),
             lines(
                 "Learning speed",
                 "Transitions learned from, an hour; over the last hour.",
-                Query(
-                    f"controller:agent_transitions_learned:rate1h{{{_OF}}} * 3600",
-                    "{{controller}}",
-                ),
+                Query(speed, "{{controller}}"),
                 low=0,
             ),
             lines(
                 "Staleness",
                 "Policy versions between deciding and learning, in the last update; best near 0.",
-                Query(f"max by (controller) (agent_policy_staleness{{{_OF}}})", "{{controller}}"),
+                newest("agent_policy_staleness"),
                 low=0,
             ),
             lines(
                 "Next update",
-                "Transitions that wait for it, to those that it takes; long above 1: the learner "
-                "is stuck.",
-                Query(
-                    f"max by (controller) (agent_rollout_filled_ratio{{{_OF}}})", "{{controller}}"
-                ),
+                "Transitions that wait for it, to those that it takes. Long above 1: it is stuck.",
+                newest("agent_rollout_filled_ratio"),
                 unit="percentunit",
                 low=0,
                 high=1,
@@ -214,8 +212,9 @@ def _ppo() -> list[Row]:
 
 
 def _shadows() -> Row:
-    def rate(part: str, by: str) -> str:
-        return f"sum by ({by}) (rate(agent_shadow_difference_{part}{{{_OF}}}[$__rate_interval]))"
+    def lately(part: str, by: str) -> str:
+        name = f"agent_shadow_difference_{part}"
+        return f"sum by ({by}) (increase({name}{{{_OF}}}[$__rate_interval]))"
 
     both = "controller, hyperparameter"
     return Row(
@@ -226,12 +225,12 @@ def _shadows() -> Row:
                 "Between what shadow runs ran under and what would have been decided, as a share "
                 "of the range; 0 is agreement.",
                 Query(
-                    f"{rate('sum', both)} / ({rate('count', both)} > 0)",
+                    f"{lately('sum', both)} / ({lately('count', both)} > 0)",
                     "{{controller}} {{hyperparameter}}",
                 ),
                 unit="percentunit",
                 low=0,
             ),
-            distribution("Differences", "All of them.", rate("bucket", "le"), unit="percentunit"),
+            distribution("Differences", "All of them.", lately("bucket", "le"), unit="percentunit"),
         ],
     )

@@ -72,12 +72,24 @@ def lines(
         limit: a value from which on it is bad, drawn as a line.
         steps: whether values hold until the next one.
     """
-    panel = (
+    panel = _curves(queries).title(title).description(description).unit(unit)
+    if low is not None:
+        panel.axis_soft_min(low)
+    if high is not None:
+        panel.axis_soft_max(high)
+    if steps:
+        panel.line_interpolation(looks.LineInterpolation.STEP_AFTER)
+    if limit is not None:
+        panel.thresholds(_thresholds(limit, below="transparent"))
+        dashed = common.GraphThresholdsStyleConfig().mode(looks.GraphThresholdsStyleMode.DASHED)
+        panel.thresholds_style(dashed)
+    return panel
+
+
+def _curves(queries: Sequence[Query]) -> timeseries.Panel:
+    return (
         timeseries.Panel()
-        .title(title)
-        .description(description)
         .datasource(_SOURCE)
-        .unit(unit)
         .line_width(1)
         .fill_opacity(5)
         .show_points(looks.VisibilityMode.AUTO)
@@ -90,17 +102,6 @@ def lines(
         .tooltip(common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI))
         .targets([_target(query, place) for place, query in enumerate(queries)])
     )
-    if low is not None:
-        panel.axis_soft_min(low)
-    if high is not None:
-        panel.axis_soft_max(high)
-    if steps:
-        panel.line_interpolation(looks.LineInterpolation.STEP_AFTER)
-    if limit is not None:
-        panel.thresholds(_thresholds(limit, below="transparent"))
-        dashed = common.GraphThresholdsStyleConfig().mode(looks.GraphThresholdsStyleMode.DASHED)
-        panel.thresholds_style(dashed)
-    return panel
 
 
 def _thresholds(limit: float, *, below: str, above: str = "red") -> build.ThresholdsConfig:

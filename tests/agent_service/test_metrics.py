@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from agent_service import metrics as metrics_module
 from agent_service.client import AgentClient, ConstantSettings, Hyperparameter, Scale
 from agent_service.domain.errors import NotFound
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.learning.learner import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
@@ -144,6 +144,57 @@ def test_what_the_store_knows_is_read_at_each_scrape(
         assert math.isfinite(shown)
 
 
+def test_rewards_add_up_by_sign(served: ServedAgent, client: AgentClient) -> None:
+    """Both sums only rise, whatever the rewards, so that Prometheus can take their rates."""
+    client.create_controller(spec())
+    with client.run("c") as run:
+        for validation in (0.25, 0.75, 0.5, 1.0):
+            run.report_chunk(LOSSES, training_score=0.5, validation_score=validation)
+
+    for sign, total in (("positive", 0.75), ("negative", 0.25)):
+        shown = value(served.registry, "agent_reward_magnitude_total", controller="c", sign=sign)
+        assert shown == total
+
+
+def test_a_rollout_fills_until_it_is_learned_from(served: ServedAgent, client: AgentClient) -> None:
+    """The share that waits; nothing of a frozen controller, whose transitions nobody takes."""
+    small = PPOSettings(rollout_size=8, batch_size=4, n_epochs=1, net_arch=(8,))
+    client.create_controller(spec(algorithm=small))
+
+    def filled() -> float | None:
+        return value(served.registry, "agent_rollout_filled_ratio", controller="c")
+
+    assert filled() == 0
+    for chunks in (6, 4):
+        with client.run("c") as run:
+            for _ in range(chunks):
+                run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
+    assert filled() == 10 / 8
+    learn_once(served.store)
+    assert filled() == 2 / 8
+
+    client.set_mode("c", Mode.FROZEN)
+    assert filled() is None
+
+
+def test_ends_are_counted_by_outcome(served: ServedAgent, client: AgentClient) -> None:
+    """Each outcome is there from the begin, so that its first one is an increase."""
+    client.create_controller(spec())
+
+    def ended(outcome: Outcome) -> float | None:
+        names = {"controller": "c", "outcome": outcome.value}
+        return value(served.registry, "agent_finished_runs_total", **names)
+
+    assert [ended(outcome) for outcome in Outcome] == [0, 0, 0, 0]
+    for outcome in (Outcome.DIVERGED, Outcome.TERMINATED, Outcome.DIVERGED):
+        client.run("c").finish(outcome)
+    client.run("c")
+
+    counted = {outcome: ended(outcome) for outcome in Outcome}
+    assert (counted[Outcome.DIVERGED], counted[Outcome.TERMINATED]) == (2, 1)
+    assert sum(filter(None, counted.values())) == 3
+
+
 @pytest.mark.parametrize("algorithm", [PPOSettings(), RandomSettings()])
 def test_recorded_transitions_are_complete_ones(
     served: ServedAgent, client: AgentClient, algorithm: PPOSettings | RandomSettings
@@ -194,9 +245,11 @@ def test_a_damaged_store_leaves_the_page_its_other_series(
     """A scrape is answered all the same, without what the store would tell."""
     client.create_controller(spec())
     client.run("c")
+    assert value(served.registry, "agent_store_readable") == 1
     with served.store._writing.begin() as connection:
         connection.exec_driver_sql("UPDATE controllers SET policy_version = 9")
 
     assert value(served.registry, "agent_policy_version", controller="c") is None
+    assert value(served.registry, "agent_store_readable") == 0
     labels = {"controller": "c", "mode": "learning"}
     assert value(served.registry, "agent_decisions_total", **labels) == 1

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.end_to_end.processes import wait_for
+from tests.end_to_end.processes import ServiceProcess, wait_for
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "prometheus"
 SCRAPE_SECONDS = 1
@@ -50,11 +50,11 @@ class PrometheusProcess:
         with log.open("w") as output:
             self._process = subprocess.Popen(command, stderr=output, stdout=output)
         pattern = r'msg="Listening on" address=(\S+)'
-        wait_for(lambda: re.search(pattern, log.read_text()) is not None, seconds=20)
+        wait_for(lambda: re.search(pattern, log.read_text()) is not None, seconds=60)
         found = re.search(pattern, log.read_text())
         assert found
         self.address = found[1]
-        wait_for(lambda: "Server is ready" in log.read_text(), seconds=20)
+        wait_for(lambda: "Server is ready" in log.read_text(), seconds=60)
         return self
 
     def __exit__(
@@ -76,3 +76,16 @@ class PrometheusProcess:
         """Return all values of a query, of all series, at each second of a time."""
         found = self.get("query_range", query=expr, start=start, end=end, step=SCRAPE_SECONDS)
         return [float(text) for series in found["result"] for _time, text in series["values"]]
+
+
+def of_services(folder: Path, **services: ServiceProcess) -> PrometheusProcess:
+    """Return one that scrapes services, named by their job, with its files in a new folder."""
+    place = folder / "prometheus"
+    place.mkdir()
+    return PrometheusProcess(
+        place,
+        {
+            job: service.metrics.removeprefix("http://").removesuffix("/metrics")
+            for job, service in services.items()
+        },
+    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from agent_service.client import AgentClient, ControllerSpec, Hyperparameter
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode
-from tests.deploy.prometheus import PrometheusProcess, tool
+from tests.deploy.prometheus import PrometheusProcess, of_services, tool
 from tests.end_to_end.processes import (
     AgentProcess,
     TrainerProcess,
@@ -83,7 +84,7 @@ class Study:
         agent, trainer = (_read(service.metrics) for service in (self._agent, self._trainer))
         return agent, trainer
 
-    def until(self, condition: Callable[[], bool], *, seconds: float = 60.0) -> bool:
+    def until(self, condition: Callable[[], bool], *, seconds: float = 100.0) -> bool:
         """Let the script report and ask for what is not there until a condition is true."""
         deadline = time.monotonic() + seconds
         while not (is_true := condition()) and time.monotonic() < deadline:
@@ -108,7 +109,12 @@ def running_study(folder: Path) -> Iterator[Study]:
     with ExitStack() as stack:
         agent = stack.enter_context(AgentProcess(folder / "agent.db"))
         trainer = stack.enter_context(TrainerProcess(folder, agent=agent.address, parallel=2))
-        prometheus = _prometheus(folder, stack, agent, trainer)
+        is_installed = shutil.which("prometheus") is not None
+        prometheus = (
+            stack.enter_context(of_services(folder, agent=agent, trainer=trainer))
+            if is_installed
+            else None
+        )
         client = stack.enter_context(AgentClient(agent.address))
         client.create_controller(WATCHED)
         output = folder / "study"
@@ -127,19 +133,3 @@ def _compare(output: Path, agent: AgentProcess, trainer: TrainerProcess) -> Iter
         process.send_signal(signal.SIGINT)
         _shown, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-
-
-def _prometheus(
-    folder: Path, stack: ExitStack, agent: AgentProcess, trainer: TrainerProcess
-) -> PrometheusProcess | None:
-    try:
-        tool("prometheus")
-    except pytest.skip.Exception:
-        return None
-    place = folder / "prometheus"
-    place.mkdir()
-    targets = {
-        job: service.metrics.removeprefix("http://").removesuffix("/metrics")
-        for job, service in (("agent", agent), ("trainer", trainer))
-    }
-    return stack.enter_context(PrometheusProcess(place, targets))

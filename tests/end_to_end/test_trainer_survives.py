@@ -2,12 +2,14 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -163,10 +165,20 @@ def test_a_run_goes_on_through_kills_and_a_stop_to_the_same_weights(
     assert [event.step for event in board.Scalars("loss/train")] == list(range(1, SLOW + 1))
 
 
+def held_actions(trainer: TrainerProcess) -> float:
+    with urlopen(trainer.metrics) as page:
+        (held,) = re.findall(rb"\ntrainer_agent_held_actions_total (\S+)", page.read())
+    return float(held)
+
+
 def test_a_run_waits_in_sight_for_an_agent_that_is_away(
-    agent: AgentProcess, client: TrainerClient
+    agent: AgentProcess, trainer: TrainerProcess, client: TrainerClient
 ) -> None:
-    """Its cause says so while it runs, and nothing once the agent is back; cancelled, it ends."""
+    """Its cause says so while it runs, and nothing once the agent is back; cancelled, it ends.
+
+    The page counts both times that it held its action.
+    """
+    held = held_actions(trainer)
     client.submit("patient", reinforced(ENDLESS))
     wait_for_chunk(client, "patient")
     agent.stop()
@@ -183,6 +195,7 @@ def test_a_run_waits_in_sight_for_an_agent_that_is_away(
 
     assert before.state == after.state == pb.RUN_STATE_RUNNING
     assert after.cause == ""
+    assert held_actions(trainer) - held == 2
     assert len([c for c in causes(events, RunState.RUNNING) if c]) == 2
     assert causes(events, RunState.CANCELLED) == [""]
 

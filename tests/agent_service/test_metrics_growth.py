@@ -1,0 +1,89 @@
+"""The metrics page stays as small as it was, whatever has ended or is gone."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from agent_service.build import make_steering
+from agent_service.client import AgentClient
+from agent_service.domain.catalog import Catalog
+from agent_service.domain.ports import Durability
+from agent_service.domain.runs import FinishRun, Mode, Outcome, StartRun
+from agent_service.domain.specs import RandomSettings
+from agent_service.domain.steering import Steering
+from agent_service.learning.policies import SnapshotPolicies
+from agent_service.metrics import Metrics
+from agent_service.store.journal import LoopJournal
+from agent_service.store.sql import SqlStore
+from agent_service.stored_metrics import StoreCollector
+from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
+
+RUNS, AT_ONCE = 5000, 250
+
+
+def series(registry: CollectorRegistry) -> int:
+    return sum(not line.startswith(b"#") for line in generate_latest(registry).splitlines())
+
+
+async def start(steering: Steering, run_ids: list[str]) -> None:
+    starts = [StartRun(controller="c", run_id=run_id, labels={}) for run_id in run_ids]
+    futures: Any = [steering.start_run(start) for start in starts]
+    await asyncio.gather(*futures)
+
+
+async def finish(steering: Steering, run_ids: list[str]) -> None:
+    ends = [FinishRun(run_id=run_id, outcome=Outcome.TERMINATED) for run_id in run_ids]
+    futures: Any = [steering.finish_run(end) for end in ends]
+    await asyncio.gather(*futures)
+
+
+def test_five_thousand_runs_leave_the_page_as_small_as_before(tmp_path: Path) -> None:
+    """Each has gauges while it is active; then as many series are there as after the first one."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    url = f"sqlite:///{tmp_path / 'agent.db'}"
+
+    async def live() -> list[int]:
+        """Return the number of series before, each time that runs are active, and after."""
+        sizes: list[int] = []
+        with SqlStore(url, durability=Durability.PROCESS, journal=LoopJournal) as store:
+            registry.register(StoreCollector(store, metrics))
+            made: Any = Catalog(store, policies=SnapshotPolicies()).create_controller(
+                spec(algorithm=RandomSettings()), Mode.LEARNING
+            )
+            await made
+            steering = make_steering(store, metrics=metrics)
+            await start(steering, ["first"])
+            await finish(steering, ["first"])
+            sizes.append(series(registry))
+            for first in range(0, RUNS, AT_ONCE):
+                run_ids = [f"run-{number}" for number in range(first, first + AT_ONCE)]
+                await start(steering, run_ids)
+                sizes.append(series(registry))
+                await finish(steering, run_ids)
+            sizes.append(series(registry))
+        return sizes
+
+    before, *active, after = asyncio.run(live())
+
+    assert active == [before + AT_ONCE] * (RUNS // AT_ONCE)
+    assert after == before
+
+
+def test_a_deleted_controller_goes_from_the_page(served: ServedAgent, client: AgentClient) -> None:
+    """All of its series, what was counted of it too; the others keep theirs."""
+    for name in ("gone", "kept"):
+        client.create_controller(spec(name))
+        with client.run(name) as run:
+            run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.25)
+
+    client.delete_controller("gone")
+
+    # What is observed is shown before the store is read, so it goes with the scrape after.
+    generate_latest(served.registry)
+    page = generate_latest(served.registry).decode()
+    assert 'controller="gone"' not in page
+    assert 'agent_decisions_total{controller="kept",mode="learning"} 2.0' in page

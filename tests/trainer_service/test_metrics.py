@@ -1,0 +1,113 @@
+"""The trainer's page: what its series say of events, and that it does not grow with ended runs."""
+
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from tests.trainer_service.test_store import CHUNK, FINISHED
+from trainer_service.metrics import Metrics
+from trainer_service.run import Planned, RunState, StateChanged, What
+from trainer_service.steering import WAITS
+
+RUNNING = StateChanged(state=RunState.RUNNING)
+AWAY = StateChanged(state=RunState.RUNNING, cause=f"{WAITS}: nobody there")
+SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)
+QUEUED = StateChanged(state=RunState.QUEUED, cause="its process ended")
+PLANNED = Planned(chunks=4)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    return Metrics(registry)
+
+
+def tell(metrics: Metrics, *happened: What, run_id: str = "r") -> None:
+    for what in happened:
+        metrics.happened(run_id, what)
+
+
+def test_a_runs_gauges_are_of_its_last_chunk(registry: CollectorRegistry, metrics: Metrics) -> None:
+    """Mean loss, scores, values and progress, in sight until the run ends or is queued again."""
+
+    def shown() -> dict[tuple[str, str], float]:
+        return {
+            (sample.name, sample.labels.get("split") or sample.labels.get("hyperparameter", "")): (
+                sample.value
+            )
+            for family in registry.collect()
+            for sample in family.samples
+            if "run" in sample.labels
+        }
+
+    tell(metrics, RUNNING, PLANNED, CHUNK)
+    assert shown() == {
+        ("trainer_run_loss", "train"): (2.5 + 1 / 3) / 2,
+        ("trainer_run_loss", "validation"): 2.0,
+        ("trainer_run_score", "train"): 0.1,
+        ("trainer_run_score", "validation"): 0.2,
+        ("trainer_run_hyperparameter", "dropout"): 0.1 + 0.2,
+        ("trainer_run_progress", ""): 0.25,
+    }
+    tell(metrics, QUEUED)
+    assert shown() == {}
+
+
+@pytest.mark.parametrize(
+    ("happened", "held"),
+    [
+        ([RUNNING, PLANNED, CHUNK, AWAY, RUNNING], 1),
+        # Each try tells another cause, and it is one wait.
+        ([RUNNING, PLANNED, AWAY, replace(AWAY, cause=f"{WAITS}: refused"), RUNNING], 1),
+        ([RUNNING, PLANNED, AWAY, RUNNING, CHUNK, AWAY], 2),
+        # Before its start is answered a run has no action to hold.
+        ([RUNNING, AWAY, RUNNING, PLANNED, CHUNK], 0),
+        ([RUNNING, PLANNED, replace(AWAY, cause="no checkpoint can be written"), RUNNING], 0),
+        ([RUNNING, PLANNED, AWAY, QUEUED, RUNNING, AWAY, RUNNING, PLANNED], 1),
+    ],
+)
+def test_held_actions_are_waits_of_runs_that_have_one(
+    registry: CollectorRegistry, metrics: Metrics, happened: list[What], held: int
+) -> None:
+    """Counted when the wait begins, once."""
+    tell(metrics, *happened)
+
+    assert registry.get_sample_value("trainer_agent_held_actions_total") == held
+
+
+def test_runs_that_diverged_are_counted(registry: CollectorRegistry, metrics: Metrics) -> None:
+    """Those alone; the count is there, at 0, before the first."""
+    assert registry.get_sample_value("trainer_diverged_runs_total") == 0
+    tell(metrics, RUNNING, PLANNED, CHUNK, FINISHED, SUCCEEDED)
+    tell(metrics, RUNNING, PLANNED, replace(FINISHED, diverged=True), SUCCEEDED)
+
+    assert registry.get_sample_value("trainer_diverged_runs_total") == 1
+
+
+def test_five_thousand_runs_leave_the_page_as_small_as_before(
+    registry: CollectorRegistry, metrics: Metrics
+) -> None:
+    """To the number of series; what was counted of them stays."""
+
+    def live(run_id: str) -> int:
+        """Return how many series there were while it trained."""
+        tell(metrics, RUNNING, PLANNED, AWAY, CHUNK, run_id=run_id)
+        during = series() if run_id.endswith("00") else 0
+        tell(metrics, FINISHED, SUCCEEDED, run_id=run_id)
+        return during
+
+    def series() -> int:
+        return sum(not line.startswith(b"#") for line in generate_latest(registry).splitlines())
+
+    live("first")
+    before = series()
+    most = max(live(f"run-{number}") for number in range(5000))
+
+    assert most == before + 6
+    assert series() == before
+    assert registry.get_sample_value("trainer_chunk_seconds_count") == 5001
