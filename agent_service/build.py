@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -16,6 +17,8 @@ from agent_service import convert
 from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
+from agent_service.domain.capacity import DEFAULT as DEFAULT_CAPACITY
+from agent_service.domain.capacity import Capacity
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.comparison import Difference, PastRun, differences
 from agent_service.domain.errors import AgentError, NotFound
@@ -26,6 +29,7 @@ from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import watching_leases
 from agent_service.lifeline import end_with_parent
+from agent_service.logs import LogFormat, start_logging
 from agent_service.metrics import Metrics
 from agent_service.rpc.disk import DiskCollector
 from agent_service.rpc.guard import Needs
@@ -35,6 +39,7 @@ from agent_service.rpc.serving_config import ServingConfig
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore, require_store
 from agent_service.stored_metrics import StoreCollector
+from agent_service.tracing import tracing
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -47,9 +52,17 @@ ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "I
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
-def make_steering(store: Store, *, metrics: Metrics) -> Steering:
+def make_steering(
+    store: Store, *, metrics: Metrics, capacity: Capacity = DEFAULT_CAPACITY
+) -> Steering:
     """Return the rules of runs on `store`, which stays the caller's."""
-    return Steering(store, make_decider=make_decider, policies=SnapshotPolicies(), observer=metrics)
+    return Steering(
+        store,
+        make_decider=make_decider,
+        policies=SnapshotPolicies(),
+        observer=metrics,
+        capacity=capacity,
+    )
 
 
 def make_server(
@@ -58,10 +71,16 @@ def make_server(
     *,
     registry: CollectorRegistry,
     config: ServingConfig | None = None,
+    capacity: Capacity = DEFAULT_CAPACITY,
 ) -> Server:
     """Return an agent server, not yet started; the store stays the caller's."""
-    server = Server(registry=registry, services=[SERVICE], config=config or ServingConfig())
-    catalog = Catalog(store, policies=SnapshotPolicies())
+    server = Server(
+        registry=registry,
+        services=[SERVICE],
+        config=config or ServingConfig(),
+        limits=asdict(capacity),
+    )
+    catalog = Catalog(store, policies=SnapshotPolicies(), capacity=capacity)
     servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
     server.add(
         agent_pb2_grpc.add_AgentServiceServicer_to_server,
@@ -95,14 +114,17 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
             observe_commit=metrics.committed,
             journal=LoopJournal,
         ) as store,
+        tracing("agent", config.serving.traces),
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
-        Supervisor(run_learner, config.store, config.durability),
+        Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
     ):
         registry.register(StoreCollector(store, metrics))
         registry.register(DiskCollector("agent", store.folder))
         _prepare_deciders(store)
-        steering = make_steering(store, metrics=metrics)
-        server = make_server(store, steering, registry=registry, config=config.serving)
+        steering = make_steering(store, metrics=metrics, capacity=config.capacity)
+        server = make_server(
+            store, steering, registry=registry, config=config.serving, capacity=config.capacity
+        )
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
         gc.set_threshold(50_000)
@@ -176,14 +198,16 @@ def _newest_runs(client: AgentClient, controller: str, *, transitions: int) -> l
     return runs
 
 
-def run_learner(heartbeat: Heartbeat, store_url: str, durability: Durability) -> None:
+def run_learner(
+    heartbeat: Heartbeat, store_url: str, durability: Durability, log_format: LogFormat
+) -> None:
     """Learn for ever, as the main function of the learner's process."""
     # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
     # priority, since a decision is waited for and an update is not.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.nice(10)
     end_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s learner %(message)s")
+    start_logging("learner", log_format)
     # Imported here, after the settings that torch reads at its import.
     import torch
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from agent_service.config import AgentConfig
 from agent_service.connecting import Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
 from agent_service.decision_log.policy_commands import agreement, estimate, replay
+from agent_service.domain.capacity import Capacity
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
-from agent_service.rpc.serving_options import serving_options
+from agent_service.rpc.serving_options import serving_options, start_service_log
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
@@ -28,6 +30,34 @@ _DEFAULTS = AgentConfig()
 @click.version_option(package_name="reinforced-regularization")
 def cli(debug: bool) -> None:
     """Host controllers that pick regularization hyperparameters for running trainings."""
+
+
+def _capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `Capacity`, which is passed on as `capacity`."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> Any:
+        limits = {name: options.pop(f"max_{name}") for name in _CAPACITY}
+        return command(capacity=Capacity(**limits), **options)
+
+    wrapped: Callable[..., Any] = run
+    for name, text in reversed(_CAPACITY.items()):
+        option = click.option(
+            f"--max-{name.replace('_', '-')}",
+            type=click.IntRange(min=1),
+            default=getattr(_DEFAULTS.capacity, name),
+            help=text,
+        )
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_CAPACITY = {
+    "controllers": "Controllers that are not deleted.",
+    "runs": "Active runs.",
+    "hyperparameters": "Of one controller.",
+    "chunk_size": "Losses in a chunk.",
+}
 
 
 @cli.command()
@@ -47,17 +77,17 @@ def cli(debug: bool) -> None:
     help="Seconds without a report after which a run is abandoned.",
 )
 @serving_options
+@_capacity_options
 @click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
 def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
+    config = AgentConfig(**options)
+    start_service_log("agent", config.serving)
     from agent_service.build import serve as run
     from agent_service.lifeline import end_with_stdin
 
     if with_stdin:
         end_with_stdin()
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(message)s")
-    config = AgentConfig(**options)
 
     def announce(port: int, page: int) -> None:
         host = config.host

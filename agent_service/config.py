@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agent_service.domain.capacity import Capacity
 from agent_service.domain.ports import Durability
 from agent_service.rpc.serving_config import ServingConfig
 
@@ -24,6 +25,8 @@ class AgentConfig:
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
     serving: ServingConfig = field(default_factory=ServingConfig)
     """Who may call, and how much."""
+    capacity: Capacity = field(default_factory=Capacity)
+    """How many controllers and runs it takes on."""
 
     def __post_init__(self) -> None:
         """Check that `listen` is not open to everybody; raises InvalidArgument."""

@@ -44,6 +44,31 @@ def read_identity(certificate: Path, key: Path, field: str) -> tuple[bytes, byte
     return chain, private
 
 
+def weakness(certificate: Path, key: Path) -> str | None:
+    """Return why clients will not accept a server's certificate whoever signed it; else None.
+
+    By a handshake with itself in memory: the standard library reads no dates of a certificate.
+    """
+    import ssl
+
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(certificate)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    for end in (*ends, *ends):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+    return None
+
+
 def read_file(path: Path, field: str) -> bytes:
     """Return what a file holds; raises InvalidArgument naming `field`."""
     try:

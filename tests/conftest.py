@@ -8,8 +8,11 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.build import make_server, make_steering
 from agent_service.client import AgentClient
+from agent_service.domain.capacity import DEFAULT as DEFAULT_CAPACITY
+from agent_service.domain.capacity import Capacity
 from agent_service.metrics import Metrics
 from agent_service.rpc.serving import Server
+from agent_service.rpc.serving_config import ServingConfig
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore
 from agent_service.stored_metrics import StoreCollector
@@ -18,7 +21,14 @@ from agent_service.stored_metrics import StoreCollector
 class ServedAgent:
     """A real agent server on a real SQLite file, in this process, without a learner."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: ServingConfig | None = None,
+        capacity: Capacity = DEFAULT_CAPACITY,
+    ) -> None:
+        self._config = config
+        self._capacity = capacity
         self.url = f"sqlite:///{path}"
         self.registry = CollectorRegistry()
         self._started = threading.Event()
@@ -32,8 +42,14 @@ class ServedAgent:
             self.url, observe_commit=self.metrics.committed, journal=LoopJournal
         ) as store:
             self.registry.register(StoreCollector(store, self.metrics))
-            steering = make_steering(store, metrics=self.metrics)
-            server: Server = make_server(store, steering, registry=self.registry)
+            steering = make_steering(store, metrics=self.metrics, capacity=self._capacity)
+            server: Server = make_server(
+                store,
+                steering,
+                registry=self.registry,
+                config=self._config,
+                capacity=self._capacity,
+            )
             self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
             self._started.set()
             await self._stop.wait()

@@ -13,6 +13,7 @@ from agent_service.domain.errors import AgentError
 from agent_service.rpc.disk import DiskCollector
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.tracing import tracing
 from trainer_service.config import TrainerConfig
 from trainer_service.event_files import EventFiles
 from trainer_service.metrics import Metrics, StoreCollector
@@ -49,12 +50,18 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     )
     with (
         closing(RunStore(config.runs)) as store,
+        tracing("trainer", config.serving.traces),
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
         closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))
-        server = Server(registry=registry, services=[SERVICE], config=config.serving)
+        server = Server(
+            registry=registry,
+            services=[SERVICE],
+            config=config.serving,
+            limits={"runs": config.max_runs},
+        )
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
         server.add(
             trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN

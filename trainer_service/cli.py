@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ import click
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.domain.errors import invalid
-from agent_service.rpc.serving_options import serving_options
+from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
@@ -66,6 +65,7 @@ def cli(debug: bool) -> None:
 @click.option("--stall-seconds", default=_DEFAULTS.stall_seconds, help="Longest chunk of a run.")
 @click.option("--agent-seconds", default=_DEFAULTS.agent_seconds, help="Wait for an absent agent.")
 @click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
+@click.option("--max-runs", default=_DEFAULTS.max_runs, help="Runs that wait or train.")
 @serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
@@ -73,9 +73,8 @@ def serve(**options: Any) -> None:
     config = TrainerConfig(agent_access=Access(**access), **options)
     threads = set_threads(os.environ, threads=config.threads, parallel=config.parallel)
     config = replace(config, threads=threads)
+    start_service_log("trainer", config.serving)
     from trainer_service.build import serve as run
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer %(message)s")
 
     def announce(port: int, page: int) -> None:
         host = config.host

@@ -51,6 +51,8 @@ class TrainerConfig:
     """Folder of event files for TensorBoard, one folder a run; None writes none."""
     serving: ServingConfig = field(default_factory=ServingConfig)
     """Who may call, and how much."""
+    max_runs: int = 10_000
+    """Runs that wait or train; no more are taken."""
 
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field that is wrong."""
@@ -65,6 +67,8 @@ class TrainerConfig:
         ):
             if (getattr(self, name) or 0) < 0:
                 raise invalid(name, f"{getattr(self, name)} must be 0 or more")
+        if self.max_runs < 1:
+            raise invalid("max_runs", f"{self.max_runs} must be at least 1")
         if not self.stall_seconds > 0:
             raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
         self.serving.check_listening(self.listen)

@@ -51,7 +51,8 @@ class EventFiles:
             elif run_id in self._writers:
                 self._go_on(run_id, what)
         except OSError as error:
-            log.warning("no event file of run %s is written any more: %s", run_id, error)
+            text = "no event file of run %s is written any more: %s"
+            log.warning(text, run_id, error, extra={"run": run_id})
             self._writers.pop(run_id, None)
 
     def _begin(self, run_id: str) -> None:

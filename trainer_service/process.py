@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -18,6 +17,8 @@ from agent_service.connecting import Access
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Outcome
 from agent_service.lifeline import end_with_parent
+from agent_service.logs import LogFormat, start_logging
+from agent_service.tracing import trace_clients, tracing
 from trainer_service.keeper import Keeper
 from trainer_service.link import CANCEL, HAND_BACK, Teller
 from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
@@ -52,6 +53,10 @@ class Place:
     """Folder of all runs' checkpoints."""
     checkpoint_seconds: float | None
     """Between two checkpoints of a run; see `Pace`."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Of the lines on standard error."""
+    traces: str | None = None
+    """URL of a collector of traces."""
 
 
 class _Cancelled(BaseException):
@@ -101,19 +106,13 @@ def train_run(run: Run, place: Place, pipe: Connection) -> None:
     end_with_parent()
     # Ctrl-C reaches the whole group; what it means is the service's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    text = f"%(asctime)s trainer run {run.id}: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=text)
+    start_logging("trainer", place.log_format, run=run.id)
     torch.set_num_threads(place.threads)
     teller = Teller(pipe)
     last = StateChanged(state=RunState.SUCCEEDED)
     try:
         signals = _Signals()
-        with AgentClient(
-            place.agent,
-            budget_seconds=ATTEMPT_SECONDS,
-            tls=place.access.tls,
-            token=place.access.token,
-        ) as agent:
+        with tracing("trainer", place.traces), _client(place) as agent:
             _train(agent, run, place, teller, signals)
     except _Cancelled:
         last = StateChanged(state=RunState.CANCELLED)
@@ -121,10 +120,18 @@ def train_run(run: Run, place: Place, pipe: Connection) -> None:
         last = StateChanged(state=RunState.QUEUED)
     except Exception as error:
         if not isinstance(error, AgentError | OSError):
-            traceback.print_exc()  # a fault of ours, or of torch: the log has the place
+            log.exception("a fault of ours, or of torch")
         state = RunState.FAILED if isinstance(error, _FINAL) else RunState.QUEUED
         last = StateChanged(state=state, cause=f"{type(error).__name__}: {error}")
     teller.tell_last(last)
+
+
+def _client(place: Place) -> AgentClient:
+    trace_clients(place.traces)
+    access = place.access
+    return AgentClient(
+        place.agent, budget_seconds=ATTEMPT_SECONDS, tls=access.tls, token=access.token
+    )
 
 
 def _train(agent: AgentClient, run: Run, place: Place, teller: Teller, signals: _Signals) -> None:

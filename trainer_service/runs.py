@@ -11,7 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
-from agent_service.domain.errors import AlreadyExists, NotFound, Unavailable, invalid
+from agent_service.domain.errors import (
+    AlreadyExists,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    invalid,
+)
 from agent_service.domain.runs import RUN_ID
 from trainer_service.attempt import Attempt
 from trainer_service.config import TrainerConfig
@@ -66,6 +72,8 @@ class Runs:
             threads=config.threads,
             checkpoints=config.checkpoints,
             checkpoint_seconds=config.checkpoint_seconds,
+            log_format=config.serving.log_format,
+            traces=config.serving.traces,
         )
         self._observers = observers
         self._changing = threading.Lock()
@@ -106,6 +114,7 @@ class Runs:
         Raises:
             InvalidArgument: the id's form is wrong.
             AlreadyExists: the id has another spec.
+            ResourceExhausted: so many runs wait or train already.
             Unavailable: it cannot be stored, or the service drains.
         """
         if not RUN_ID.fullmatch(run_id):
@@ -118,9 +127,19 @@ class Runs:
                 if existing.spec != spec:
                     raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
                 return existing
+            self._check_room()
             run = self._store.add(run_id, spec)
             self._queue(run_id)
         return run
+
+    def _check_room(self) -> None:
+        counts = self._store.count()
+        if counts[RunState.QUEUED] + counts[RunState.RUNNING] >= self._config.max_runs:
+            raise ResourceExhausted(
+                f"at most {self._config.max_runs} runs (--max-runs), and they wait or train; "
+                "submit it again when one has ended",
+                limit="runs",
+            )
 
     def cancel(self, run_id: str) -> Run:
         """End a run that waits or trains.
@@ -167,7 +186,8 @@ class Runs:
     def _kill_all(self) -> None:
         with self._changing:
             for run_id, attempt in self._attempts.items():
-                log.warning("run %s: its chunk did not end within the grace", run_id)
+                text = "run %s: its chunk did not end within the grace"
+                log.warning(text, run_id, extra={"run": run_id})
                 attempt.kill()
 
     def _attend(self, run_id: str) -> None:
@@ -233,7 +253,8 @@ class Runs:
         for observer in self._observers:
             observer.happened(run_id, what)
         if isinstance(what, StateChanged):
-            log.info("run %s: %s %s", run_id, what.state, what.cause)
+            fields = {"run": run_id, "state": what.state.value}
+            log.info("run %s: %s %s", run_id, what.state, what.cause, extra=fields)
             if what.state.is_final:
                 remove_checkpoints(self._config.checkpoints / run_id)
 

@@ -102,7 +102,7 @@ class Calls:
                 return method(request, timeout=deadline)
             except grpc.RpcError as error:
                 remaining = gives_up - time.monotonic()
-                if remaining <= 0 or not self._may_come_again(error):
+                if not self._may_come_again(error) or remaining <= 0:
                     raise self._translated(error) from error
             time.sleep(min(pause * random.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from agent_service.domain.capacity import DEFAULT, Capacity
 from agent_service.domain.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -37,10 +38,16 @@ class Catalog:
     """
 
     def __init__(
-        self, store: Store, *, policies: Policies, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        *,
+        policies: Policies,
+        capacity: Capacity = DEFAULT,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Keep the ports; own none of them."""
         self._store = store
+        self._capacity = capacity
         self._policies = policies
         self._clock = clock
 
@@ -54,6 +61,7 @@ class Catalog:
             NotFound: the run to replay, or the policy to begin with, is not there.
             FailedPrecondition: the run to replay goes on, or reported nothing; the controller to
                 begin with has no policy.
+            ResourceExhausted: it is one too many, or larger than the service takes.
         """
         _check_mode(mode)
         return self._store.write(lambda session: self._create_controller(session, spec, mode))
@@ -63,6 +71,7 @@ class Catalog:
         existing = session.find_controller(spec.name)
         spec = with_version(session, spec, existing)
         if existing is None:
+            self._capacity.check_new_controller(session, spec)
             controller = session.add_controller(spec, mode=mode, now=self._clock())
             data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
             if data is not None:

@@ -182,6 +182,10 @@ class Session(Protocol):
         """Return controllers that are not deleted, by name, after the name `after`."""
         ...
 
+    def has_controllers(self, *, count: int) -> bool:
+        """Return whether at least so many controllers are not deleted."""
+        ...
+
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """Store a new controller."""
         ...
@@ -226,6 +230,10 @@ class Session(Protocol):
         limit: int,
     ) -> Sequence[Run]:
         """Return runs, newest first, with keys below `before`."""
+        ...
+
+    def has_active_runs(self, *, count: int) -> bool:
+        """Return whether at least so many runs are active; reads none."""
         ...
 
     def add_run(

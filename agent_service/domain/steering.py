@@ -13,6 +13,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from agent_service.domain.capacity import DEFAULT, Capacity
 from agent_service.domain.derivation import derive
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
 from agent_service.domain.final_scores import learn_from_end
@@ -56,6 +57,7 @@ class Steering:
         make_decider: Callable[[ControllerSpec], Decider],
         policies: Policies,
         observer: Observer,
+        capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Keep the ports; own none of them."""
@@ -64,6 +66,7 @@ class Steering:
         self._deciders: dict[int, Decider] = {}
         self._policies = PolicyCache(policies)
         self._observer = observer
+        self._capacity = capacity
         self._clock = clock
 
     def start_run(self, start: StartRun) -> Future[Decision]:
@@ -76,6 +79,7 @@ class Steering:
             InvalidArgument: no planned chunks, where the controller observes progress; a policy
                 version for a learning run, or where there is no policy.
             FailedPrecondition: a learning run of a frozen controller.
+            ResourceExhausted: so many runs are active already.
         """
         return self._store.write(lambda session: self._start_run(session, start))
 
@@ -95,6 +99,7 @@ class Steering:
                 f"controller {start.controller!r} is frozen; start a frozen run, or update its mode"
             )
         pinned = pinned_version(session, start, controller, mode)
+        self._capacity.check_new_run(session)
         run = session.add_run(
             start, controller, mode=mode, pinned_version=pinned, now=self._clock()
         )

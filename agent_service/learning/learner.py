@@ -77,21 +77,25 @@ def _full_rollout(session: Session, controller: Controller) -> _Rollout | None:
 
 def _learn_from(store: Store, rollout: _Rollout) -> None:
     name = rollout.controller.spec.name
+    of = {"controller": name}
     if stale := _stale(rollout):
         store.write(lambda session: session.mark_recorded(stale)).result()
-        log.warning("controller %s: %d transitions are too stale to learn from", name, len(stale))
+        text = "controller %s: %d transitions are too stale to learn from"
+        log.warning(text, name, len(stale), extra=of)
         return
     try:
         new = _next_version(rollout)
     except UpdateError as error:
         # Left waiting, the same transitions would fail again for ever.
         store.write(lambda session: session.mark_recorded(rollout.transitions)).result()
-        log.error("controller %s: a rollout is skipped, the policy stays: %s", name, error)
+        text = "controller %s: a rollout is skipped, the policy stays: %s"
+        log.error(text, name, error, extra=of)
         return
     if store.write(lambda session: _publish(session, rollout, new)).result():
-        log.info("controller %s: policy version %d", name, new.version)
+        log.info("controller %s: policy version %d", name, new.version, extra=of)
     else:
-        log.info("controller %s: an update is dropped, since the policy changed or froze", name)
+        text = "controller %s: an update is dropped, since the policy changed or froze"
+        log.info(text, name, extra=of)
 
 
 def _stale(rollout: _Rollout) -> list[LearnableTransition]:

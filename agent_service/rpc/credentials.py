@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import grpc
 
-from agent_service.pem import read_authority, read_identity
+from agent_service.pem import read_authority, read_identity, weakness
 from agent_service.reloading import Reloaded
 from agent_service.rpc.serving_config import ServingConfig
+
+log = logging.getLogger(__name__)
 
 
 def server_credentials(config: ServingConfig) -> grpc.ServerCredentials | None:
@@ -23,6 +27,8 @@ def server_credentials(config: ServingConfig) -> grpc.ServerCredentials | None:
 
     def read() -> grpc.ServerCertificateConfiguration:
         chain, private = read_identity(certificate, key, "tls_certificate")
+        if (why := weakness(certificate, key)) is not None:
+            log.warning("clients will not accept the certificate %s: %s", certificate, why)
         signers = None if clients is None else read_authority(clients, "tls_clients")
         return grpc.ssl_server_certificate_configuration([(private, chain)], signers)
 

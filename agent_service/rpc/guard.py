@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
-import time
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -15,15 +13,11 @@ import grpc
 
 from agent_service.domain.errors import PermissionDenied, Unauthenticated
 from agent_service.reloading import Reloaded
+from agent_service.rpc.refusals import RefusalLog
 from agent_service.rpc.serving_config import ServingConfig
 from agent_service.tokens import read_tokens
 
-log = logging.getLogger(__name__)
-
 Context = grpc.aio.ServicerContext[Any, Any]
-
-LOG_SECONDS = 1.0
-"""Between two lines about refused calls at the least, so that nobody fills the log."""
 
 
 class Needs(Enum):
@@ -44,8 +38,7 @@ class Guard:
         self._admins = _digests(config.admin_token, "admin_token")
         self.is_open = not config.has_tokens
         """Whether anybody may call anything."""
-        self._unlogged = 0
-        self._logged_at = float("-inf")
+        self._refusals = RefusalLog()
 
     def check(self, context: Context, needs: Needs, method: str) -> None:
         """Let a call through.
@@ -57,7 +50,8 @@ class Guard:
         try:
             self._check(context.invocation_metadata() or (), needs, method)
         except (PermissionDenied, Unauthenticated) as error:
-            self._log(f"refused {method} of {context.peer()}: {error}")
+            kind = f"{type(error).__name__} {method}"
+            self._refusals.tell(kind, f"refused {method} of {context.peer()}: {error}")
             raise
 
     def _check(self, metadata: Iterable[Any], needs: Needs, method: str) -> None:
@@ -75,15 +69,6 @@ class Guard:
             if token
             else "no token; send the metadata `authorization: Bearer TOKEN`, or give --token FILE"
         )
-
-    def _log(self, line: str) -> None:
-        now = time.monotonic()
-        if now - self._logged_at < LOG_SECONDS:
-            self._unlogged += 1
-            return
-        more = f" (and {self._unlogged} more since the last line)" if self._unlogged else ""
-        self._unlogged, self._logged_at = 0, now
-        log.warning("%s%s", line, more)
 
 
 def _token(metadata: Iterable[Any]) -> str:

@@ -43,9 +43,19 @@ class Handlers:
     """
 
     def __init__(
-        self, server: grpc.aio.Server, registry: CollectorRegistry, config: ServingConfig
+        self,
+        server: grpc.aio.Server,
+        registry: CollectorRegistry,
+        config: ServingConfig,
+        limits: Mapping[str, int],
     ) -> None:
         """Add to `server`, and declare the metrics in `registry`.
+
+        Args:
+            server: not yet started.
+            registry: of the metrics.
+            config: who may call, and how much.
+            limits: what else may raise ResourceExhausted, by name.
 
         Raises:
             InvalidArgument: a file of tokens is not what it should be.
@@ -54,8 +64,8 @@ class Handlers:
         self._guard = Guard(config)
         self._calls = Room("calls", config.max_calls)
         self._streams = Room("streams", config.max_streams)
-        limits = {name: getattr(config, f"max_{name}") for name in _LIMITS}
-        self._limits = LimitMetrics(registry, limits)
+        ours = {name: getattr(config, f"max_{name}") for name in _LIMITS}
+        self._limits = LimitMetrics(registry, {**ours, **limits})
         TransportMetrics(registry, failed=self._failed)
         self._started = Counter(
             "grpc_server_started_total", "Calls begun.", _LABELS, registry=registry
@@ -103,7 +113,6 @@ class Handlers:
         behaviour = getattr(handler, shape)
         # Messages of a stream are decoded one by one as they are read, after the first check.
         decode = handler.request_deserializer
-        is_unary = kind == "unary"
         rpc = _Rpc(
             started=self._started.labels(*labels),
             seconds=self._seconds.labels(*labels),
@@ -111,12 +120,7 @@ class Handlers:
             ended=lambda code: self._handled.labels(*labels, code),
             decode=_as_it_is if handler.request_streaming else decode,
             check=self._check(needs, method),
-            # Whoever looks after the service must hear from it however busy it is.
-            room=_BOUNDLESS
-            if is_unary and needs is Needs.NOTHING
-            else self._calls
-            if is_unary
-            else self._streams,
+            room=self._room(kind, needs),
             refused=self._limits.refused,
         )
         # gRPC's own health service streams by a coroutine that writes to its context.
@@ -127,6 +131,12 @@ class Handlers:
             decode if handler.request_streaming else None,
             handler.response_serializer,
         )
+
+    def _room(self, kind: str, needs: Needs) -> Room:
+        if kind != "unary":
+            return self._streams
+        # Whoever looks after the service must hear from it however busy it is.
+        return _BOUNDLESS if needs is Needs.NOTHING else self._calls
 
     def _check(self, needs: Needs, method: str) -> Callable[[Context], None] | None:
         if self._guard.is_open or needs is Needs.NOTHING:

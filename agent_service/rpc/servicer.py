@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from agent_service.rpc.paging import fitting, number_token, page_size
 from agent_service.rpc.report_stream import ReportStream
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+
+log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -64,6 +67,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         spec = convert.spec_from_message(request.spec)
         mode = convert.mode_from_message(request.mode, field="mode") or Mode.LEARNING
         await asyncio.wrap_future(self._catalog.create_controller(spec, mode))
+        _tell("is there", controller=spec.name)
         return pb.CreateControllerResponse(controller=await self._controller(spec.name))
 
     async def GetController(  # noqa: N802
@@ -96,6 +100,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         if mode is None:
             raise invalid("mode", "is not set; set MODE_LEARNING or MODE_FROZEN")
         await asyncio.wrap_future(self._catalog.set_mode(request.name, mode))
+        _tell(f"is {mode}", controller=request.name)
         return pb.UpdateControllerResponse(controller=await self._controller(request.name))
 
     async def DeleteController(  # noqa: N802
@@ -103,6 +108,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.DeleteControllerResponse:
         """See the contract."""
         await asyncio.wrap_future(self._catalog.delete_controller(request.name))
+        _tell("is deleted", controller=request.name)
         return pb.DeleteControllerResponse()
 
     # Runs
@@ -113,6 +119,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """See the contract."""
         start = convert.start_from_message(request)
         decision = await asyncio.wrap_future(self._steering.start_run(start))
+        _tell("is started", run=start.run_id, controller=start.controller)
         return pb.StartRunResponse(action=convert.action_to_message(decision))
 
     async def ReportChunk(  # noqa: N802
@@ -137,6 +144,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """See the contract."""
         finish = convert.finish_from_message(request)
         await asyncio.wrap_future(self._steering.finish_run(finish))
+        _tell(f"is {finish.outcome}", run=finish.run_id)
         return pb.FinishRunResponse(run=await self._run(finish.run_id))
 
     async def GetRun(  # noqa: N802
@@ -233,6 +241,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         except TimeoutError:
             raise ResourceExhausted(f"the file did not arrive in {IMPORT_SECONDS:g} s") from None
         version = await asyncio.wrap_future(self._catalog.import_policy(name, data))
+        _tell(f"has policy version {version}, from a file", controller=name)
         return pb.ImportPolicyResponse(policy_version=version)
 
     async def _collect(self, pieces: AsyncIterator[pb.ImportPolicyRequest]) -> tuple[str, bytes]:
@@ -250,3 +259,9 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         if not name:
             raise invalid("controller", "is not set; name it in the first piece")
         return name, bytes(data)
+
+
+def _tell(what: str, **of: str) -> None:
+    """Log what became of a run or controller; a repeated call is told again."""
+    about = ", ".join(f"{kind} {name}" for kind, name in of.items())
+    log.info("%s %s", about, what, extra=of)

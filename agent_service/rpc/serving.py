@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from agent_service.rpc.credentials import server_credentials
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.handlers import Handlers
 from agent_service.rpc.serving_config import ServingConfig
+from agent_service.tracing import server_interceptors
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,12 @@ class Server:
     """A gRPC server with health and reflection, not yet started."""
 
     def __init__(
-        self, *, registry: CollectorRegistry, services: Sequence[str], config: ServingConfig
+        self,
+        *,
+        registry: CollectorRegistry,
+        services: Sequence[str],
+        config: ServingConfig,
+        limits: Mapping[str, int],
     ) -> None:
         """Make a server, to which servicers are added.
 
@@ -50,6 +56,7 @@ class Server:
             registry: where its call metrics go.
             services: full names of the services that it will serve.
             config: who may call, and how much.
+            limits: those that the services keep themselves, by name, for the metrics.
 
         Raises:
             InvalidArgument: a certificate, key or token file is not what it should be.
@@ -61,8 +68,9 @@ class Server:
         self._grpc_server = grpc.aio.server(
             # A second server on a port in use must fail, not share it in silence.
             options=[("grpc.so_reuseport", 0), *_limits(config)],
+            interceptors=server_interceptors(config.traces),
         )
-        self._handlers = Handlers(self._grpc_server, registry, config)
+        self._handlers = Handlers(self._grpc_server, registry, config, limits)
         self._health = health.aio.HealthServicer()
         self.add(health_pb2_grpc.add_HealthServicer_to_server, self._health, needs=Needs.NOTHING)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)

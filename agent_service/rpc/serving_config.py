@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent_service.addresses import is_loopback
 from agent_service.domain.errors import invalid
+from agent_service.logs import LogFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class ServingConfig:
     """Calls in work at once, streams not counted."""
     max_streams: int = 1024
     """Streams open at once."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Of the lines on standard error."""
+    traces: str | None = None
+    """URL of an OpenTelemetry collector that gets the spans of calls; None traces nothing."""
 
     def __post_init__(self) -> None:
         """Check what belongs together; raises InvalidArgument naming the field."""

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from agent_service.connecting import FILE
+from agent_service.logs import LogFormat, start_logging
 from agent_service.rpc.serving_config import ServingConfig
 
 _DEFAULTS = ServingConfig()
@@ -41,6 +42,17 @@ _OPTIONS = (
     click.option(
         "--max-streams", type=_POSITIVE, default=_DEFAULTS.max_streams, help="Open streams at once."
     ),
+    click.option(
+        "--log-format",
+        type=click.Choice(LogFormat, case_sensitive=False),
+        default=_DEFAULTS.log_format,
+        help="Of the lines on standard error, one an event.",
+    ),
+    click.option(
+        "--traces",
+        metavar="URL",
+        help="OTLP over gRPC of a collector of traces, as http://localhost:4317.",
+    ),
 )
 
 
@@ -56,3 +68,12 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
+
+
+def start_service_log(service: str, config: ServingConfig) -> None:
+    """Begin to log as a service, before gRPC is imported."""
+    if config.tls_certificate is not None:
+        from agent_service.rpc.core_log import log_handshakes
+
+        log_handshakes()
+    start_logging(service, config.log_format)

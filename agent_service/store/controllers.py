@@ -36,6 +36,11 @@ class Controllers(Transaction):
         )
         return [rows.controller_from_row(row) for row in self._rows(query)]
 
+    def has_controllers(self, *, count: int) -> bool:
+        """See the port."""
+        query = sa.select(sa.func.count()).where(controllers.c.deleted_at.is_(None))
+        return self._connection.execute(query).scalar_one() >= count
+
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """See the port."""
         row = {

@@ -12,7 +12,7 @@ from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, 
 from agent_service.store import queries, rows
 from agent_service.store.checksums import change, sealed
 from agent_service.store.known import Overtaken
-from agent_service.store.schema import controllers, run_state, runs
+from agent_service.store.schema import controllers, is_on_lease, run_state, runs
 from agent_service.store.transaction import Transaction
 
 
@@ -70,6 +70,12 @@ class Runs(Transaction):
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)
         return [rows.run_from_row(row) for row in self._rows(query)]
+
+    def has_active_runs(self, *, count: int) -> bool:
+        """See the port."""
+        # The last of so many: where there are few, their index is walked and no row is read.
+        query = sa.select(1).where(is_on_lease).order_by(runs.c.key).offset(count - 1).limit(1)
+        return self._connection.execute(query).first() is not None
 
     def add_run(
         self,
@@ -129,9 +135,7 @@ class Runs(Transaction):
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
         """See the port."""
-        query = queries.RUNS.where(
-            runs.c.outcome.is_(None), runs.c.abandoned_at.is_(None), runs.c.updated_at < since
-        )
+        query = queries.RUNS.where(is_on_lease, runs.c.updated_at < since)
         found = self._rows(query.order_by(runs.c.updated_at).limit(limit))
         return [rows.run_from_row(row) for row in found]
 

@@ -1,10 +1,11 @@
 """The queue where no process is needed to see it."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from agent_service.domain.errors import InvalidArgument, Unavailable
+from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from tests.trainer_service.specs import run_spec
 from trainer_service.config import TrainerConfig
 from trainer_service.run import RunState, StateChanged
@@ -32,6 +33,24 @@ def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None
     store.close()
 
 
+def test_a_run_too_many_is_refused(tmp_path: Path) -> None:
+    """So many may wait or train; those that are there are answered, and ended ones do not count."""
+    config = TrainerConfig(runs=tmp_path / "trainer.db", max_runs=2)
+    with (
+        closing(RunStore(config.runs)) as store,
+        closing(Runs(store, config, observers=[])) as runs,
+    ):
+        for name in ("ended", "one", "two"):
+            store.add(name, run_spec())
+        store.append("ended", StateChanged(state=RunState.CANCELLED))
+
+        with pytest.raises(ResourceExhausted, match=r"at most 2 runs \(--max-runs\)") as raised:
+            runs.submit("three", run_spec())
+        assert raised.value.limit == "runs"
+        assert runs.submit("one", run_spec()).id == "one"
+        assert store.find("three") is None
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -42,6 +61,7 @@ def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None
         ({"restarts": -1}, "restarts"),
         ({"stall_seconds": 0.0}, "stall_seconds"),
         ({"agent_seconds": -1.0}, "agent_seconds"),
+        ({"max_runs": 0}, "max_runs"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(changes: dict[str, float], field: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
+import os
 from typing import Any
 
 import torch
@@ -134,11 +134,15 @@ def _from_scratch(model: Model, *, classes: int, image_size: int) -> nn.Module:
 
 def _pretrained(model: Model, *, classes: int) -> nn.Module:
     weights = models.get_model_weights(model.value).DEFAULT
+    # torchvision reads its files as pickles, which may run code; this has torch read tensors only.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         child: nn.Module = models.get_model(model.value, weights=weights, progress=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        # A damaged file raises most of what a pickle's reader can; all mean the same.
         place = f"{torch.hub.get_dir()}/checkpoints"
-        text = f"ImageNet's weights cannot be read: {error}; put {weights.url} into {place}"
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        text = f"ImageNet's weights cannot be read: {why}; put {weights.url} into {place}"
         raise invalid("start", text) from error
     name = classifier_name(child)
     head = child.get_submodule(name)

@@ -266,7 +266,7 @@ def check_dataset(dataset: str) -> None:
         known = ", ".join(DATASETS)
         raise invalid("dataset", f"{dataset!r} is none of {known}, folder:NAME, npz:NAME")
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise invalid("dataset", f"{name!r} must stay inside the data folder")
 
 

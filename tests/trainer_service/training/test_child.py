@@ -156,6 +156,28 @@ def test_imagenets_weights_that_are_not_there_are_told(empty_hub: Path) -> None:
         build_child(spec, channels=3, classes=7, image_size=48)
 
 
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self._path,)
+
+
+def test_imagenets_weights_run_no_code(empty_hub: Path) -> None:
+    """A file under their name that is a pickle of anything else is refused, unread."""
+    file = Path(models.get_model_weights("resnet18").DEFAULT.url).name
+    (empty_hub / "checkpoints").mkdir()
+    torch.save({"fc.bias": Touch(empty_hub / "ran")}, empty_hub / "checkpoints" / file)
+    spec = replace(SPEC, model=Model.RESNET18, start=Start.IMAGENET)
+
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        build_child(spec, channels=3, classes=7, image_size=48)
+    assert not (empty_hub / "ran").exists()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("model", "head"), [(Model.RESNET18, "fc"), (Model.SQUEEZENET1_1, "classifier.1")]

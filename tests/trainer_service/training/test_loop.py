@@ -204,6 +204,10 @@ def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
     [
         ({"dataset": "folder:../x"}, "dataset"),
         ({"dataset": "npz:/etc/x"}, "dataset"),
+        ({"dataset": "npz:a/../../x"}, "dataset"),
+        ({"dataset": "folder:a/.."}, "dataset"),
+        ({"dataset": "folder:a\0b"}, "dataset"),
+        ({"dataset": "folder:a\nb"}, "dataset"),
         ({"dataset": "mnist"}, "dataset"),
         ({"label_noise": 1.0}, "label_noise"),
         ({"width": 0.0}, "width"),

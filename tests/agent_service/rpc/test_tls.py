@@ -1,0 +1,209 @@
+"""TLS, with real certificates: who is accepted, and what both sides are told of who is not."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent_service.client import AgentClient, AsyncAgentClient, Tls
+from agent_service.domain.errors import InvalidArgument, Unavailable
+from agent_service.rpc.probe import check_health
+from agent_service.rpc.serving_config import ServingConfig
+from tests.agent_service.specs import spec
+from tests.certificates import Authority
+from tests.conftest import ServedAgent
+from tests.end_to_end.processes import AgentProcess, wait_for
+
+Pair = tuple[Path, Path]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "certificates")
+
+
+def served(tmp_path: Path, pair: Pair, clients: Path | None = None) -> ServedAgent:
+    certificate, key = pair
+    config = ServingConfig(tls_certificate=certificate, tls_key=key, tls_clients=clients)
+    return ServedAgent(tmp_path / "agent.db", config)
+
+
+def connected(agent: ServedAgent | AgentProcess, tls: Tls | None) -> AgentClient:
+    return AgentClient(agent.address, budget_seconds=0, tls=tls)
+
+
+def test_calls_go_over_tls(tmp_path: Path, authority: Authority) -> None:
+    """A run from its start to its end, and the health probe."""
+    with served(tmp_path, authority.issue("agent")) as agent:
+        tls = Tls(ca=authority.ca)
+        with connected(agent, tls) as client:
+            client.wait_ready(10)
+            client.create_controller(spec())
+            with client.run("c", run_id="r") as run:
+                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+            assert len(list(client.transitions())) == 1
+        check_health(agent.address, "agent service", tls=tls)
+
+
+BAD_SERVERS: dict[str, tuple[Callable[[Authority], Pair], str]] = {
+    "expired": (lambda a: a.issue("agent", days=-1), r"not trusted.*\(certificate has expired\)"),
+    "of another host": (lambda a: a.issue("agent", ("example.org",)), "for another host"),
+    "self-signed": (lambda a: a.self_signed("agent"), r"not trusted.*\(self signed certificate\)"),
+    "of another authority": (
+        lambda a: Authority(a.ca.parent, "other").issue("agent"),
+        r"not trusted.*\(unable to get local issuer certificate\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_SERVERS)
+def test_a_server_that_is_not_trusted_is_left_at_once(
+    tmp_path: Path, authority: Authority, what: str
+) -> None:
+    """The error says what is wrong with the certificate, and no budget is spent on asking again."""
+    make, message = BAD_SERVERS[what]
+    with served(tmp_path, make(authority)) as agent:
+        tls = Tls(ca=authority.ca)
+        with AgentClient(agent.address, budget_seconds=60, tls=tls) as client:
+            started = time.monotonic()
+            with pytest.raises(Unavailable, match=message):
+                client.get_run("r")
+            assert time.monotonic() - started < 30
+            with pytest.raises(Unavailable, match=message):
+                client.wait_ready(0.1)
+
+
+def test_clients_without_a_good_certificate_are_refused(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """None, expired, self-signed, another's, and no TLS at all: both sides say what is missing."""
+    certificate, key = authority.issue("agent")
+    options = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    agent = AgentProcess(tmp_path / "agent.db", *options, "--tls-clients", str(authority.ca))
+    agent.log = tmp_path / "log"
+    bad = [
+        authority.issue("old", days=-1),
+        authority.self_signed("self"),
+        Authority(authority.ca.parent, "other").issue("stranger"),
+    ]
+    refused = [Tls(ca=authority.ca), *(Tls(ca=authority.ca, certificate=c, key=k) for c, k in bad)]
+    with agent:
+        for tls in refused:
+            with (
+                connected(agent, tls) as client,
+                pytest.raises(Unavailable, match="asks for a client certificate that it trusts"),
+            ):
+                client.get_run("r")
+        with (
+            connected(agent, None) as plain,
+            pytest.raises(Unavailable, match="Or it speaks TLS: give `ca`"),
+        ):
+            plain.get_run("r")
+        good = authority.issue("client")
+        with connected(agent, Tls(ca=authority.ca, certificate=good[0], key=good[1])) as client:
+            assert list(client.list_controllers()) == []
+        for told in (
+            "the client shows no certificate",
+            "the client's certificate is not accepted (certificate has expired)",
+            "the client's certificate is not accepted (self signed certificate)",
+            "the client's certificate is not accepted (unable to get local issuer certificate)",
+            "the client speaks no TLS",
+        ):
+            line = f"refused a connection: {told}"
+            wait_for(lambda line=line: line in (tmp_path / "log").read_text())  # type: ignore[misc]
+
+
+def test_a_server_without_tls_is_told_from_one_that_is_away(
+    served: ServedAgent, authority: Authority
+) -> None:
+    """The error says that it speaks no TLS."""
+    with (
+        connected(served, Tls(ca=authority.ca)) as client,
+        pytest.raises(Unavailable, match="it speaks no TLS"),
+    ):
+        client.get_run("r")
+
+
+def test_a_renewed_server_certificate_holds_from_then_on(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """One that expired is replaced under a running server, and new connections succeed.
+
+    While only one of the two files is new, the old pair goes on.
+    """
+    pair = authority.issue("agent")
+    with served(tmp_path, pair) as agent:
+        new = authority.issue("new")
+        shutil.copy(new[0], pair[0])
+        with connected(agent, Tls(ca=authority.ca)) as client:
+            assert list(client.list_controllers()) == []
+        other = Authority(tmp_path / "renewed")
+        for mine, renewed in zip(pair, other.issue("agent"), strict=True):
+            shutil.copy(renewed, mine)
+        with connected(agent, Tls(ca=other.ca)) as client:
+            assert list(client.list_controllers()) == []
+        with connected(agent, Tls(ca=authority.ca)) as client, pytest.raises(Unavailable):
+            client.get_run("r")
+
+
+def test_a_client_takes_up_renewed_files(tmp_path: Path, authority: Authority) -> None:
+    """One that the server no longer takes is replaced, and the same client goes on."""
+    pair = authority.issue("client", days=-1)
+    tls = Tls(ca=authority.ca, certificate=pair[0], key=pair[1])
+    with (
+        served(tmp_path, authority.issue("agent"), clients=authority.ca) as agent,
+        connected(agent, tls) as client,
+    ):
+        with pytest.raises(Unavailable):
+            client.get_run("r")
+        authority.issue("client")
+        with AgentClient(agent.address, tls=tls) as fresh:
+            assert list(fresh.list_controllers()) == []
+        wait_for(lambda: answers(client))
+
+
+def answers(client: AgentClient) -> bool:
+    try:
+        return list(client.list_controllers()) == []
+    except Unavailable:
+        return False
+
+
+def test_asyncio_clients_speak_tls(tmp_path: Path, authority: Authority) -> None:
+    """The same options, the same service."""
+
+    async def names(address: str) -> list[str]:
+        async with AsyncAgentClient(address, tls=Tls(ca=authority.ca)) as client:
+            await client.create_controller(spec())
+            return [c.spec.name async for c in client.list_controllers()]
+
+    with served(tmp_path, authority.issue("agent")) as agent:
+        assert asyncio.run(names(agent.address)) == ["c"]
+
+
+@pytest.fixture
+def pair(authority: Authority) -> Pair:
+    return authority.issue("client")
+
+
+def test_files_that_are_no_certificates_are_refused_by_name(
+    authority: Authority, pair: Pair
+) -> None:
+    """A missing file, one of another kind, a key of another certificate: each names the file."""
+    certificate, key = pair
+    other = authority.issue("other")[1]
+    key.with_name("empty").touch()
+    for tls, message in (
+        (Tls(ca="nowhere.pem"), "tls.ca: nowhere.pem cannot be read: No such file"),
+        (Tls(ca=key), f"tls.ca: {key} holds no certificates"),
+        (Tls(ca=key.with_name("empty")), "holds no certificates"),
+        (Tls(certificate=certificate, key=other), "tls.certificate: .*key values mismatch"),
+        (Tls(certificate=key, key=key), "tls.certificate: .*no certificate and its key"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            AgentClient(tls=tls)
+    with pytest.raises(InvalidArgument, match="needs its key"):
+        Tls(certificate=certificate)

@@ -1,0 +1,220 @@
+"""Both services as a deployment starts them: certificates and tokens by `make certificates`."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from agent_service.client import AgentClient, Tls
+from agent_service.domain.errors import Unauthenticated, Unavailable
+from agent_service.domain.specs import ControllerSpec, PPOSettings
+from tests.end_to_end.collector import Collector
+from tests.end_to_end.processes import (
+    AgentProcess,
+    ServiceProcess,
+    TrainerProcess,
+    command_of,
+    wait_for,
+)
+from tests.trainer_service.specs import run_spec
+from trainer_service.client import TrainerClient
+from trainer_service.run import RunState, StateChanged
+from trainer_service.training.spec import Method, hyperparameters
+
+SCRIPT = Path(__file__).parents[2] / "deploy/certificates.sh"
+NEEDS_OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+
+
+def make_certificates(folder: Path, *names: str) -> None:
+    subprocess.run([SCRIPT, folder, *names], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deploy") / "secrets"
+    make_certificates(folder)
+    return folder
+
+
+def serving(secrets: Path, name: str) -> list[str]:
+    files = {
+        "tls-certificate": f"{name}.pem",
+        "tls-key": f"{name}.key",
+        "tls-clients": "ca.pem",
+        "run-token": "run.token",
+        "admin-token": "admin.token",
+    }
+    options = [part for option, file in files.items() for part in (f"--{option}", secrets / file)]
+    return [*map(str, options), "--log-format", "json"]
+
+
+def tls(secrets: Path, name: str = "client") -> Tls:
+    return Tls(
+        ca=secrets / "ca.pem", certificate=secrets / f"{name}.pem", key=secrets / f"{name}.key"
+    )
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def services(
+    secrets: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ServiceProcess, ServiceProcess]]:
+    """An agent and a trainer that call one another by name, listen by TLS and want tokens."""
+    folder = tmp_path_factory.mktemp("services")
+    traces = ("--traces", collector.url)
+    agent = AgentProcess(folder / "agent.db", *serving(secrets, "agent"), *traces)
+    agent.log = folder / "agent.log"
+    with agent:
+        trainer = TrainerProcess(
+            folder,
+            *serving(secrets, "trainer-0"),
+            *traces,
+            *("--agent-ca", str(secrets / "ca.pem"), "--agent-token", str(secrets / "run.token")),
+            *("--agent-certificate", str(secrets / "trainer-0.pem")),
+            *("--agent-key", str(secrets / "trainer-0.key")),
+            agent=agent.address.replace("127.0.0.1", "localhost"),
+        )
+        trainer.log = folder / "trainer.log"
+        with trainer:
+            yield agent, trainer
+
+
+@NEEDS_OPENSSL
+def test_a_child_trains_through_secured_services(
+    secrets: Path, services: tuple[ServiceProcess, ServiceProcess], collector: Collector
+) -> None:
+    """A run is submitted, steered by the agent, watched to its end, and no secret is shown.
+
+    The traces have each report as the trainer sent it and, in the same trace, as the agent took it.
+    """
+    agent, trainer = services
+    spec = run_spec(Method.RD, controller="rd")
+    with (
+        AgentClient(agent.address, tls=tls(secrets), token=secrets / "admin.token") as admin,
+        TrainerClient(trainer.address, tls=tls(secrets), token=secrets / "run.token") as client,
+    ):
+        admin.create_controller(
+            ControllerSpec(
+                name="rd",
+                chunk_size=spec.training.chunk_size,
+                hyperparameters=hyperparameters(spec.training),
+                algorithm=PPOSettings(rollout_size=4, batch_size=2),
+            )
+        )
+        client.submit("r", spec)
+        last = [event.what for event in client.watch("r")][-1]
+        assert last == StateChanged(state=RunState.SUCCEEDED)
+        assert admin.get_run("r").reported_chunks == 3
+    with (
+        TrainerClient(trainer.address, tls=tls(secrets)) as nobody,
+        pytest.raises(Unauthenticated, match="no token"),
+    ):
+        nobody.device()
+    with (
+        TrainerClient(trainer.address, budget_seconds=0) as plain,
+        pytest.raises(Unavailable, match="speaks TLS"),
+    ):
+        plain.device()
+    for service in ("trainer", "agent"):
+        wait_for(lambda service=service: len(collector.reports(service)) == 3)  # type: ignore[misc]
+    assert collector.reports("agent") == collector.reports("trainer")
+    shown = [(service.log or Path()).read_text() for service in services]
+    events = [json.loads(line) for text in shown for line in text.splitlines()]
+    assert {"run": "r", "controller": "rd", "service": "agent"}.items() <= next(
+        e for e in events if "is started" in e["event"]
+    ).items()
+    assert any(e["service"] == "trainer" and e.get("state") == "succeeded" for e in events)
+    pages = [urlopen(service.metrics).read().decode() for service in services]
+    hidden = [path.read_text().strip() for path in secrets.glob("*.token")]
+    hidden += [path.read_text().splitlines()[1] for path in secrets.glob("*.key")]
+    assert len(hidden) == 8
+    for text in (*shown, *pages, collector.text):
+        assert not any(secret in text for secret in hidden)
+
+
+@NEEDS_OPENSSL
+def test_commands_prove_who_they_are(
+    secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
+) -> None:
+    """By options, and by variables of the environment for all commands at once."""
+    agent, trainer = services
+    for package, option, address, listed in (
+        ("agent_service", "--agent", agent.address, "controllers"),
+        ("trainer_service", "--trainer", trainer.address, "runs"),
+    ):
+        command = command_of(package)
+        variables = {
+            f"{package.upper()}_{name}": str(secrets / file)
+            for name, file in (
+                ("CA", "ca.pem"),
+                ("CERTIFICATE", "client.pem"),
+                ("KEY", "client.key"),
+                ("TOKEN", "run.token"),
+            )
+        }
+        for asked in (listed, "health"):
+            subprocess.run(
+                [*command, asked, option, address], check=True, env=variables, capture_output=True
+            )
+        del variables[f"{package.upper()}_TOKEN"]
+        ended = subprocess.run(
+            [*command, listed, option, address], env=variables, capture_output=True, text=True
+        )
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert "no token" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+@NEEDS_OPENSSL
+def test_certificates_are_renewed_under_the_same_authority(tmp_path: Path) -> None:
+    """Called again, the script leaves authority and tokens, and hosts may be added."""
+    kept = ("ca.pem", "ca.key", "run.token", "admin.token")
+    make_certificates(tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    make_certificates(tmp_path, "agent.example.org")
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(after) == set(before)
+    assert {name for name in before if after[name] == before[name]} == set(kept)
+    text = subprocess.run(
+        ["openssl", "x509", "-in", tmp_path / "agent.pem", "-noout", "-ext", "subjectAltName"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "DNS:agent, DNS:localhost" in text
+    assert "DNS:agent.example.org" in text
+    assert (tmp_path / "ca.key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("package", ["agent_service", "trainer_service"])
+def test_other_machines_are_not_let_in_by_chance(package: str, tmp_path: Path) -> None:
+    """An open address without TLS and tokens is refused, in one line, before anything is made."""
+    ended = subprocess.run(
+        [*command_of(package), "serve", "--listen", "0.0.0.0:0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "0.0.0.0:0 can be reached from other machines: give --tls-certificate" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_machines_are_let_in_where_that_is_said(tmp_path: Path) -> None:
+    """With --insecure it serves, and the log warns of what is missing."""
+    agent = AgentProcess(tmp_path / "agent.db", "--insecure")
+    agent.address, agent.log = "0.0.0.0:0", tmp_path / "log"
+    with agent:
+        told = agent.log.read_text()
+    assert "insecure: 0.0.0.0:0 is open to other machines without --tls-certificate" in told
