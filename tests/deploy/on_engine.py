@@ -64,13 +64,13 @@ def deployed(figures: dict[str, str]) -> Iterator[Deployment]:
 def test_all_is_healthy_after_one_command_in_order(deployed: Deployment) -> None:
     """`up --wait` ends with all healthy; the trainer started when the agent served."""
     assert [deployed.health(service) for service in SERVICES] == ["healthy"] * len(SERVICES)
-    checks = deployed.inspect("agent")["State"]["Health"]["Log"]
-    served = next(_time(check["Start"]) for check in checks if check["ExitCode"] == 0)
-    assert served < _time(deployed.inspect("trainer-0")["State"]["StartedAt"])
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text[:23])
+    events = ["events", "--since", "0", "--until", str(int(time.time()))]
+    events += ["--filter", f"container={deployed.container('agent')}"]
+    events += ["--filter", "event=health_status", "--format", "{{.Time}} {{.Action}}"]
+    served, became = docker(*events).splitlines()[0].split(maxsplit=1)
+    assert became == "health_status: healthy"
+    started = datetime.fromisoformat(deployed.inspect("trainer-0")["State"]["StartedAt"][:19] + "Z")
+    assert int(served) <= started.timestamp()
 
 
 @pytest.mark.parametrize("service", SERVICES)
