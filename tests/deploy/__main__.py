@@ -26,6 +26,9 @@ def main() -> None:
         prepare(wheels)
         for file, services in ((CPU, ("agent", "trainer-0")), (BASE, ("trainer-0",))):
             _build(engine, file, services)
+        # Each change of our code leaves layers of gigabytes behind.
+        engine.docker("image", "prune", "--force")
+        engine.docker("builder", "prune", "--force", "--keep-storage", "8GB")
     with engine.isolated() as inside:
         checks = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider"]
         checks += ["-v", "-s", "--timeout=900", "tests/deploy/on_engine.py", *sys.argv[1:]]
