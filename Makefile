@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 test-traffic certificates check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-kills test-trainer-kills test-fer2013 test-traffic certificates wheel test-deploy check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -28,6 +28,12 @@ test-traffic: $(INSTALLED) ## 100,000 generated requests and floods of frames, a
 	@$(BIN)/python -m tests.end_to_end.traffic_run
 
 NAMES ?=
+test-deploy: $(INSTALLED) ## images, compose and faults on a container engine that this makes; Debian, as root; some 15 minutes
+	@$(BIN)/python -m tests.deploy
+
+wheel: $(INSTALLED) ## the distribution to publish, in dist/: the client, and by extras the services
+	$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --no-deps --no-build-isolation --wheel-dir dist .
+
 certificates: ## a certificate authority, certificates and tokens in deploy/secrets, or renew them; NAMES="agent.example.org" adds host names
 	@deploy/certificates.sh deploy/secrets $(NAMES)
 
@@ -96,4 +102,4 @@ lock: $(INSTALLED) ## write the versions that are installed now into the constra
 	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(CONSTRAINTS)
 
 clean: ## remove what is generated here, the environment included
-	rm -rf .venv .venv-peers .venv-rllib demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-rllib .engine dist demo-results bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,11 @@ SHARE = 0.5
 """Of what is free, images take this at the most: the child, and other runs, need the rest."""
 _CONTAINER = Path("/sys/fs/cgroup")
 """Where Linux tells a container's own limits."""
+_LIMIT_AND_USE = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+"""By version 2 of control groups, and by version 1."""
 
 
 class Memory(StrEnum):
@@ -30,13 +35,13 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (
-            int((_CONTAINER / name).read_text()) for name in ("memory.max", "memory.current")
-        )
-    except (OSError, ValueError):  # no container, or one without a limit, which reads `max`
-        return free
-    return min(free, limit - used)
+    for names in _LIMIT_AND_USE:
+        try:
+            limit, used = (int((_CONTAINER / name).read_text()) for name in names)
+        except (OSError, ValueError):  # no container, or one without a limit, which reads `max`
+            continue
+        free = min(free, limit - used)
+    return free
 
 
 def fits(size: int, device: torch.device) -> bool:

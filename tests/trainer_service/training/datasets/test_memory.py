@@ -32,3 +32,18 @@ def test_a_containers_limit_counts(
     measured = memory.free_bytes(CPU)
 
     assert measured == free if free is not None else measured > MIB
+
+
+@pytest.mark.parametrize(("limit", "free"), [("3145728\n", MIB), (f"{2**63 - 4096}\n", None)])
+def test_an_older_containers_limit_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, free: int | None
+) -> None:
+    """Version 1 of control groups, where no limit is a very large one."""
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(limit)
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("2097152\n")
+    monkeypatch.setattr(memory, "_CONTAINER", tmp_path)
+
+    measured = memory.free_bytes(CPU)
+
+    assert measured == free if free is not None else measured > MIB

@@ -1,0 +1,71 @@
+"""Base images made from Debian's packages, under the names that the deployment pins.
+
+Where no registry can be reached, an unchanged Dockerfile or compose file finds them. They hold what
+the pinned images hold of use here, not the same versions of Python and of the system.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.deploy.debian import sources, unpack
+from tests.deploy.engine import Engine
+
+CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+PIP_SETTINGS = ("global.index-url", "global.timeout")
+"""What of this machine's pip settings an image takes over."""
+
+
+def make_python_image(engine: Engine, name: str) -> None:
+    """Make Debian's Python look like the official image, with this machine's way to PyPI."""
+    root = engine.folder / "python.tar"
+    include = "python3,python3-pip,python3-venv,ca-certificates"
+    if not root.exists():
+        partial = root.with_suffix(".partial.tar")
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={include}"]
+        command += ["bookworm", str(partial), sources("bookworm")]
+        subprocess.run(command, check=True)
+        partial.rename(root)
+    with tempfile.TemporaryDirectory() as folder:
+        context = Path(folder)
+        shutil.copy(f"/{CERTIFICATES}", context / "ca.crt")
+        (context / "pip.conf").write_text(_pip_settings())
+        engine.docker("import", str(root), "debian-python")
+        (context / "Dockerfile").write_text(
+            f"""FROM debian-python
+RUN rm /usr/lib/python3.*/EXTERNALLY-MANAGED && ln -s python3 /usr/bin/python
+COPY ca.crt /{CERTIFICATES}
+COPY pip.conf /etc/pip.conf
+"""
+        )
+        engine.docker("build", "--quiet", "--network=none", "--tag", name, folder)
+
+
+def _pip_settings() -> str:
+    lines = ["[global]", f"cert = /{CERTIFICATES}"]
+    for setting in PIP_SETTINGS:
+        command = [sys.executable, "-m", "pip", "config", "get", setting]
+        found = subprocess.run(command, capture_output=True, text=True)
+        if found.returncode == 0:
+            lines.append(f"{setting.removeprefix('global.')} = {found.stdout.strip()}")
+    return "\n".join(lines) + "\n"
+
+
+def make_prometheus_image(engine: Engine, name: str) -> None:
+    """Make an image of Debian's Prometheus, with the official one's paths, user and entry point."""
+    with tempfile.TemporaryDirectory() as folder:
+        unpack("sid", "prometheus", "promtool", into=Path(folder))
+        (Path(folder) / "Dockerfile").write_text(
+            """FROM debian-python
+COPY usr/bin/prometheus usr/bin/promtool /bin/
+RUN install -d -o 65534 -g 65534 /prometheus /etc/prometheus
+USER 65534:65534
+WORKDIR /prometheus
+ENTRYPOINT ["/bin/prometheus"]
+"""
+        )
+        engine.docker("build", "--quiet", "--network=none", "--tag", name, folder)

@@ -1,0 +1,17 @@
+"""The `trainer-service` command, as installed and as `python -m trainer_service`."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command, or say which extra is missing, as in an installation of the client alone."""
+    try:
+        from trainer_service.cli import main as run
+    except ModuleNotFoundError as missing:
+        extra = "pip install 'reinforced-regularization[trainer]'"
+        sys.exit(f"trainer-service: {missing.name} is not installed; {extra}")
+    run()
+
+
+if __name__ == "__main__":
+    main()
