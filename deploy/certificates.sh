@@ -2,9 +2,10 @@
 # Writes certificates and tokens for a deployment of one's own: certificates.sh FOLDER [NAME...]
 #
 # A certificate authority, certificates for the services (valid for localhost too, where health
-# checks and published ports are reached) and for clients, and the two tokens. Called again it
-# renews the certificates under the same authority and leaves the tokens; services that run take
-# up the new ones by themselves. NAMEs are further host names of each service's certificate.
+# checks and published ports are reached) and for clients, the two tokens, and a password for
+# Grafana. Called again it renews the certificates under the same authority and leaves the rest;
+# services that run take up the new ones by themselves. NAMEs are further host names of each
+# service's certificate.
 set -eu
 umask 077
 folder=$1
@@ -62,16 +63,16 @@ done
 issue localhost serverAuth,clientAuth "$here$extra"
 issue client clientAuth DNS:client
 
-for token in run admin; do
-  if [ ! -f "$folder/$token.token" ]; then
-    openssl rand -base64 32 | tr '+/' '-_' | tr -d '=' > "$work/$token.token"
-    mv "$work/$token.token" "$folder/$token.token"
+for secret in run.token admin.token grafana.password; do
+  if [ ! -f "$folder/$secret" ]; then
+    openssl rand -base64 32 | tr '+/' '-_' | tr -d '=' > "$work/$secret"
+    mv "$work/$secret" "$folder/$secret"
   fi
 done
 
 # The folder is its owner's; the files are readable to the user of a container that they are
 # mounted into, whose number is another. The authority's key stays on this machine.
 chmod 700 "$folder"
-chmod 644 "$folder"/*.pem "$folder"/*.key "$folder"/*.token
+chmod 644 "$folder"/*.pem "$folder"/*.key "$folder"/*.token "$folder"/*.password
 chmod 600 "$folder/ca.key"
-echo "wrote $folder: ca.pem, certificates and keys for agent, trainer-0, trainer-1, localhost and client; run.token, admin.token"
+echo "wrote $folder: ca.pem, certificates and keys for agent, trainer-0, trainer-1, localhost and client; run.token, admin.token, grafana.password"
