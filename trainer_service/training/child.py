@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +44,10 @@ _OPTIONS: dict[Model, dict[str, bool]] = {
     Model.INCEPTION_V3: {"init_weights": True},
 }
 """What torchvision asks to be told, since it means to change the default."""
+
+
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""torch's setting for who calls `torch.load` through others."""
 
 
 class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision ships no types
@@ -134,10 +140,9 @@ def _from_scratch(model: Model, *, classes: int, image_size: int) -> nn.Module:
 
 def _pretrained(model: Model, *, classes: int) -> nn.Module:
     weights = models.get_model_weights(model.value).DEFAULT
-    # torchvision reads its files as pickles, which may run code; this has torch read tensors only.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        child: nn.Module = models.get_model(model.value, weights=weights, progress=False)
+        with _tensors_only():
+            child: nn.Module = models.get_model(model.value, weights=weights, progress=False)
     except Exception as error:
         # A damaged file raises most of what a pickle's reader can; all mean the same.
         place = f"{torch.hub.get_dir()}/checkpoints"
@@ -151,6 +156,19 @@ def _pretrained(model: Model, *, classes: int) -> nn.Module:
     elif isinstance(head, nn.Linear):
         child.set_submodule(name, nn.Linear(head.in_features, classes))
     return child
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Have torch read tensors only: torchvision's files are pickles, which may run code."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[_WEIGHTS_ONLY] = before
 
 
 def _take_grey(stem: nn.Module) -> None:
