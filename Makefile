@@ -49,7 +49,7 @@ check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the w
 bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 5 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_agent
 
-bench-client: $(INSTALLED) ## what the client costs a training script, a step and a report; some 1 minute
+bench-client: $(INSTALLED) ## what the client costs a training script, a step and a report; some 2 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_client
 
 bench-styles: $(INSTALLED) ## which style of gRPC server answers best; some 90 s
@@ -71,7 +71,7 @@ bench-peers: $(INSTALLED) .venv-peers/installed .venv-rllib/installed ## decisio
 	.venv-rllib/bin/pip install --quiet --disable-pip-version-check 'ray[rllib]==2.10.0' gymnasium==0.28.1 'numpy<2' 'pyarrow<17'
 	touch $@
 
-bench-trainer: $(INSTALLED) ## how fast training is, as ratios to bare loops of the same run; some 5 minutes
+bench-trainer: $(INSTALLED) ## how fast training is, as ratios to bare loops of the same run; some 18 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_trainer
 
 fmt: $(INSTALLED) ## format the code and sort the imports

@@ -23,7 +23,7 @@ class Metrics:
         self._registry = registry
         self._chunk_seconds = self._seconds(
             "trainer_chunk_seconds",
-            "Time of a chunk's training and validation.",
+            "Time of a chunk's training and validation; of stacked children, of all of them.",
             (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
         )
         self._agent_seconds = self._seconds(

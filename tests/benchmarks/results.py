@@ -103,7 +103,7 @@ def _figures(medians: Figures, rounds: Sequence[Figures]) -> Table:
 def _shown(name: str, value: float) -> str:
     if name.endswith("_s") and not name.endswith("per_s"):
         return f"{value * 1e3:.2f} ms"
-    return f"{value:,.0f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
 
 
 def _claims(claims: Sequence[Claim]) -> Table:
