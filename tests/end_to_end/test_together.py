@@ -13,7 +13,6 @@ import torch
 from agent_service.client import AgentClient
 from agent_service.domain.runs import Mode
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
-from tests.end_to_end.trainer_kills import controller
 from tests.trainer_service.specs import ENDLESS, run_spec
 from tests.trainer_service.training.datasets.layouts import write_classes
 from trainer_service.client import TrainerClient
@@ -29,20 +28,12 @@ CHUNKS = 24
 
 
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
-        with AgentClient(agent.address, budget_seconds=60) as client:
-            client.create_controller(controller(Method.RD), Mode.FROZEN)
-        yield agent
-
-
-@pytest.fixture(scope="module")
 def trainer(
-    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
+    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
 ) -> Iterator[TrainerProcess]:
     folder = tmp_path_factory.mktemp("trainer")
     options = ("--together", "3", "--checkpoint-seconds", "0.3")
-    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
+    with TrainerProcess(folder, *options, agent=frozen_agent.address) as trainer:
         yield trainer
 
 
@@ -110,7 +101,7 @@ def check_as_alone(chunks: Sequence[Chunk], spec: RunSpec) -> None:
 
 
 def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
-    trainer: TrainerProcess, client: TrainerClient, agent: AgentProcess
+    trainer: TrainerProcess, client: TrainerClient, frozen_agent: AgentProcess
 ) -> None:
     """Chunks, values and log of each are its own; another spec waits for a process of its own."""
     specs = {f"rd-{seed}": like(Method.RD, chunks=CHUNKS, seed=seed) for seed in range(3)}
@@ -119,7 +110,7 @@ def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
     processes, other = trainer.run_processes(), client.get("other").state
     chunks = {run_id: chunks_of(client, run_id) for run_id in specs}
     chunks_of(client, "other")
-    with AgentClient(agent.address, budget_seconds=60) as agent_client:
+    with AgentClient(frozen_agent.address, budget_seconds=60) as agent_client:
         logs = {run_id: list(agent_client.transitions(run_id=run_id)) for run_id in specs}
 
     assert len(processes) == 1
@@ -185,19 +176,19 @@ def test_runs_together_go_on_through_kills_and_a_stop(
 
 
 def test_runs_handed_back_while_they_wait_for_the_agent_lose_nothing(
-    agent: AgentProcess, tmp_path: Path
+    frozen_agent: AgentProcess, tmp_path: Path
 ) -> None:
     """SIGTERM of the service while one waits to report a chunk, and the other with its own."""
     specs = {f"waits-{seed}": like(Method.RD, chunks=CHUNKS, seed=seed) for seed in range(2)}
     # Their first checkpoints are those that they are handed back with.
     options = ("--checkpoint-seconds", "1000")
-    with pairs(tmp_path, *options, agent=agent.address) as (trainer, client):
+    with pairs(tmp_path, *options, agent=frozen_agent.address) as (trainer, client):
         submit(client, specs)
         wait_for_chunks(client, list(specs), 4)
-        agent.stop()
+        frozen_agent.stop()
         wait_for(lambda: all("waits for" in client.get(run_id).cause for run_id in specs))
         assert trainer.stop() == 0
-        agent.start()
+        frozen_agent.start()
         trainer.start()
         for run_id, spec in specs.items():
             check_as_alone(chunks_of(client, run_id), spec)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agent_service.client import AgentClient
 from agent_service.domain.runs import Mode
 from tests.end_to_end.processes import (
     AgentProcess,
@@ -23,7 +22,7 @@ from tests.end_to_end.processes import (
     is_alive,
     wait_for,
 )
-from tests.end_to_end.trainer_kills import controller, kill_through_study
+from tests.end_to_end.trainer_kills import kill_through_study
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.run import ChunkTrained, Event, RunSpec, RunState, StateChanged
@@ -38,21 +37,13 @@ SLOW = 60
 
 
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
-        with AgentClient(agent.address, budget_seconds=60) as client:
-            client.create_controller(controller(Method.RD), Mode.FROZEN)
-        yield agent
-
-
-@pytest.fixture(scope="module")
 def trainer(
-    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
+    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
 ) -> Iterator[TrainerProcess]:
     """A service whose runs keep a checkpoint at each chunk, and are shown in TensorBoard."""
     folder = tmp_path_factory.mktemp("trainer")
     options = ("--checkpoint-seconds", "0", "--tensorboard", str(folder / "board"))
-    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
+    with TrainerProcess(folder, *options, agent=frozen_agent.address) as trainer:
         yield trainer
 
 
@@ -172,7 +163,7 @@ def held_actions(trainer: TrainerProcess) -> float:
 
 
 def test_a_run_waits_in_sight_for_an_agent_that_is_away(
-    agent: AgentProcess, trainer: TrainerProcess, client: TrainerClient
+    frozen_agent: AgentProcess, trainer: TrainerProcess, client: TrainerClient
 ) -> None:
     """Its cause says so while it runs, and nothing once the agent is back; cancelled, it ends.
 
@@ -181,17 +172,17 @@ def test_a_run_waits_in_sight_for_an_agent_that_is_away(
     held = held_actions(trainer)
     client.submit("patient", reinforced(ENDLESS))
     wait_for_chunk(client, "patient")
-    agent.stop()
+    frozen_agent.stop()
     wait_for(lambda: "waits for the agent" in client.get("patient").cause)
     before = client.get("patient")
-    agent.start()
+    frozen_agent.start()
     wait_for(lambda: client.get("patient").trained_chunks > before.trained_chunks)
     after = client.get("patient")
-    agent.stop()
+    frozen_agent.stop()
     wait_for(lambda: "waits for the agent" in client.get("patient").cause)
     client.cancel("patient")
     events = list(client.watch("patient"))
-    agent.start()
+    frozen_agent.start()
 
     assert before.state == after.state == pb.RUN_STATE_RUNNING
     assert after.cause == ""
