@@ -94,8 +94,9 @@ class Runs:
         for name in left - queued:
             remove_checkpoints(folder / name)
 
-    def _each(self, state: RunState) -> list[Run]:
-        return list(self._store.list(state=state, after=0, limit=_ALL))
+    def _each(self, state: RunState, limit: int = _ALL) -> Sequence[Run]:
+        """Return the runs in a state, in the order of their submission."""
+        return self._store.list(state=state, after=0, limit=limit)
 
     def _queue(self) -> None:
         """Look for what waits, once more."""
@@ -201,7 +202,7 @@ class Runs:
 
     def _gather(self) -> None:
         """Wait a moment for others where a new run could be trained with them."""
-        if self._config.together > 1 and (waiting := self._waiting(1)):
+        if self._config.together > 1 and (waiting := self._each(RunState.QUEUED, 1)):
             age = time.time() - waiting[0].created_at
             time.sleep(min(max(GATHER_SECONDS - age, 0), GATHER_SECONDS))
 
@@ -218,7 +219,7 @@ class Runs:
     def _next(self) -> Sequence[Run]:
         """Return what waits first, and what may be trained together with it."""
         together = self._config.together
-        waiting = self._waiting(1 if together == 1 else _ALL)
+        waiting = self._each(RunState.QUEUED, 1 if together == 1 else _ALL)
         # Who got nowhere tries alone: it, or one of those that it was with, may be the cause.
         if not waiting or waiting[0].id in self._fruitless:
             return waiting[:1]
@@ -229,9 +230,6 @@ class Runs:
             if run.id not in self._fruitless and is_stackable(run.spec.training, first)
         ]
         return [waiting[0], *stackable][:together]
-
-    def _waiting(self, limit: int) -> Sequence[Run]:
-        return self._store.list(state=RunState.QUEUED, after=0, limit=limit)
 
     def _begun(self, runs: Sequence[Run]) -> list[Run]:
         """Store that runs train, and return them; raises Unavailable where none can be stored."""
