@@ -184,7 +184,7 @@ class Replayed(_Named):
     """The schedule of another entry's judged run on a child of another seed.
 
     Is it the policy, or just its schedule? Shuffled, the values of its chunks come in a random
-    order: their distribution, without order or reaction, as if the policy saw states of other times.
+    order: their distribution without order or reaction, as if the policy saw other times' states.
     """
 
     kind: Literal["replay"] = "replay"

@@ -1,13 +1,15 @@
-"""Results on disk: what a folder's study is, one line for each finished run, and frozen policies."""
+"""Results on disk: what a folder's study is, a line for each finished run, frozen policies."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -96,7 +98,7 @@ _STUDY = TypeAdapter(Study)
 
 
 class ResultsFolder:
-    """A study's folder: `study.json`, `results.jsonl`, `policies/`, and what a report makes of them."""
+    """A study's folder: `study.json`, `results.jsonl`, `policies/`, and what a report adds."""
 
     def __init__(self, path: Path) -> None:
         """Name the folder; nothing is written yet."""
@@ -154,16 +156,20 @@ class ResultsFolder:
         except ValidationError as error:
             raise AgentError(f"{self._lines}, line {number}: {_first(error)}") from None
 
-    def add(self, *results: Result) -> None:
-        """Append finished runs, each with its digest."""
+    def add(self, result: Result) -> Result:
+        """Append a finished run with its digest; return it with that."""
+        signed = replace(result, digest=result.digest or digest(result))
         self.path.mkdir(parents=True, exist_ok=True)
-        if self._lines.exists() and not self._lines.read_bytes().endswith(b"\n"):
-            whole = self._lines.read_bytes().rpartition(b"\n")[0]
-            self._lines.write_bytes(whole + b"\n" if whole else b"")
-        with self._lines.open("ab") as file:
-            for result in results:
-                signed = replace(result, digest=result.digest or digest(result))
-                file.write(_RESULT.dump_json(signed) + b"\n")
+        with self._lines.open("a+b") as file:
+            _mend_cut_line(file)
+            file.write(_RESULT.dump_json(signed) + b"\n")
+        return signed
+
+    def replace_results(self, results: Sequence[Result]) -> None:
+        """Have these results and no others; whole, or as it was before."""
+        written = self._lines.with_suffix(".new")
+        written.write_bytes(b"".join(_RESULT.dump_json(result) + b"\n" for result in results))
+        written.replace(self._lines)
 
     def policy(self, method: str) -> bytes | None:
         """Return the frozen policy of a method; None where it has none, yet."""
@@ -181,6 +187,15 @@ class ResultsFolder:
 
     def _policy_file(self, method: str) -> Path:
         return self.path / "policies" / f"{method}.policy"
+
+
+def _mend_cut_line(file: IO[bytes]) -> None:
+    """Cut what follows the last whole line: half a line that a crash left."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0 or (file.seek(end - 1) and file.read(1) == b"\n"):
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def digest(result: Result) -> str:

@@ -13,7 +13,6 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import PPOSettings
 from trainer_service.study.entries import (
-    Carried,
     Entry,
     Fixed,
     Grid,
@@ -21,6 +20,7 @@ from trainer_service.study.entries import (
     MeanOf,
     Regularizer,
     Replayed,
+    Scheduled,
 )
 from trainer_service.training.spec import Method, TrainingSpec
 
@@ -88,10 +88,12 @@ class StudySpec:
         if isinstance(entry, Learned):
             self._check_transitions(path, entry)
         if isinstance(entry, Replayed | MeanOf):
-            if not isinstance(self._find(entry.of), Learned | Carried):
-                raise invalid(f"{path}of", f"{entry.of!r} is no learned or carried method here")
+            if not isinstance(self._find(entry.of), Learned):
+                raise invalid(f"{path}of", f"{entry.of!r} is no learned method of this study")
             if isinstance(entry, Replayed) and self.seeds < 2:
                 raise invalid("seeds", "a replay needs a run of another seed; give 2 or more")
+        if isinstance(entry, Scheduled) and self.training.chunks is None:
+            raise invalid("training.chunks", "is not set; a schedule's length is told in chunks")
         if isinstance(entry, Fixed):
             # The child's own checks, of the values against the method.
             replace(self.training, method=entry.method, values=entry.values)
