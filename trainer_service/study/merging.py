@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from agent_service.domain.errors import AgentError
-from trainer_service.study.results import Key, Result, ResultsFolder, Study
+from trainer_service.run import RunSpec
+from trainer_service.study.results import Key, Phase, Result, ResultsFolder, Study
 
 
 def merge(parts: Sequence[Path], output: Path) -> int:
@@ -20,8 +21,8 @@ def merge(parts: Sequence[Path], output: Path) -> int:
         output: a folder that is new, or a part, too.
 
     Raises:
-        AgentError: they are of different studies, or have two results of one child or two policies
-            of one method. Nothing is written then.
+        AgentError: they are of different studies, or have a child that was trained under different
+            things, or a method that learned twice. Nothing is written then.
     """
     folders = [ResultsFolder(path) for path in parts]
     target = ResultsFolder(output)
@@ -32,6 +33,7 @@ def merge(parts: Sequence[Path], output: Path) -> int:
         if study.spec != studies[0].spec:
             raise AgentError(f"{folder.path} is another study than {folders[0].path}")
     results = _united(folders)
+    _check_learned_once(results.values())
     policies = _policies(folders, [entry.name for entry in studies[0].spec.methods])
     target.write_study(Study(id=min(study.id for study in studies), spec=studies[0].spec))
     for method, data in policies.items():
@@ -41,29 +43,46 @@ def merge(parts: Sequence[Path], output: Path) -> int:
 
 
 def _united(folders: Sequence[ResultsFolder]) -> dict[Key, Result]:
-    """Return all results by key; raises AgentError where two of one key differ."""
+    """Return all results by key, of several of one key the one that was there first.
+
+    Raises:
+        AgentError: two of one key were trained under different things, or a controller learned in
+            two parts.
+    """
     united: dict[Key, Result] = {}
     for folder in folders:
         for result in folder.results():
-            other = united.setdefault(result.key, result)
-            if _timeless(other) != _timeless(result):
-                key = result.key
+            key = result.key
+            other = united.setdefault(key, result)
+            if _conditions(other) != _conditions(result):
                 raise AgentError(
-                    f"{folder.path} has another result of {key.method}, {key.phase} {key.index} "
-                    "than a part before; leave one of the two out"
+                    f"{folder.path} has {key.method}, {key.phase} {key.index} trained under other "
+                    "things than a part before; leave one of the two out"
                 )
-            united[result.key] = min(other, result, key=lambda r: (r.ended_at, r.run_id))
+            united[key] = min(other, result, key=lambda r: (r.ended_at, r.run_id))
     return united
 
 
-def _timeless(result: Result) -> Result:
-    """Return a result without what differs between two makings of the same."""
-    # Runs and controllers are named after the part's id, up to the first hyphen.
-    spec = replace(result.spec, controller=result.spec.controller.partition("-")[2])
-    finished = replace(result.finished, seconds=0.0)
-    return replace(
-        result, run_id="", spec=spec, finished=finished, ended_at=0.0, digest="", commit=""
-    )
+def _conditions(result: Result) -> tuple[RunSpec, str]:
+    """Return what a child was trained under; its last bits may differ between two makings."""
+    spec = result.spec
+    if result.is_judged:
+        # Controllers are named after the part, up to the first hyphen. A frozen one is known by its
+        # policy; one that learned is not that of another part.
+        spec = replace(spec, controller=spec.controller.partition("-")[2])
+    return spec, result.policy
+
+
+def _check_learned_once(results: Iterable[Result]) -> None:
+    """Check that no method's children are of two controllers; raises AgentError."""
+    learned: dict[str, str] = {}
+    for result in results:
+        method, controller = result.key.method, result.spec.controller
+        if (
+            result.key.phase is Phase.TUNING
+            and learned.setdefault(method, controller) != controller
+        ):
+            raise AgentError(f"{method} learned in two parts; leave it out of one of them")
 
 
 def _policies(folders: Sequence[ResultsFolder], methods: Sequence[str]) -> dict[str, bytes]:
