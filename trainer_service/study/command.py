@@ -14,9 +14,11 @@ from agent_service.client import AgentClient
 from agent_service.connecting import Access
 from trainer_service.client import TrainerClient
 from trainer_service.study.compare import WHOLE, Comparison, Part
+from trainer_service.study.evidence import number
 from trainer_service.study.progress import StudyProgress
 from trainer_service.study.report import write_report
 from trainer_service.study.results import ResultsFolder
+from trainer_service.study.rows import MOMENTS
 from trainer_service.study.spec import StudySpec
 
 BUDGET_SECONDS = 30.0
@@ -76,10 +78,11 @@ def show_report(folder: Path, data: Path | None = None) -> None:
     if not console.is_terminal:
         console.width = 110  # a file or pipe has no width of its own
     table = Table(title="Test macro F1, mean ± deviation over seeds")
-    for heading in ("method", "seeds", "best epoch", "last", "children before"):
+    for heading in ("method", "seeds", *MOMENTS, "tuning children"):
         table.add_column(heading)
     for row in report.rows:
-        table.add_row(row.label, str(row.seeds), row.best, row.last, str(row.children))
+        scores = (number(row.scores[moment]) for moment in MOMENTS)
+        table.add_row(row.entry.label, str(len(row.judged)), *scores, str(len(row.tuning)))
     console.print(table)
     for path in (report.page, report.text, folder / "results.jsonl"):
         console.print(str(path), highlight=False, soft_wrap=True)

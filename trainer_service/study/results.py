@@ -203,6 +203,11 @@ def digest(result: Result) -> str:
     return hashlib.sha256(_RESULT.dump_json(replace(result, digest=""))).hexdigest()
 
 
+def spec_as_json(spec: StudySpec) -> str:
+    """Return a study's spec as JSON, every default filled in."""
+    return TypeAdapter(StudySpec).dump_json(spec, indent=1).decode()
+
+
 def make_trace(chunks: Sequence[ChunkTrained]) -> Trace:
     """Return what a result keeps of its chunks."""
     trained = [c.chunk for c in chunks]
