@@ -109,16 +109,21 @@ class ResultsFolder:
     def open(self, spec: StudySpec) -> str:
         """Begin a study here, or go on with the one that is here; return its id.
 
+        Seeds and methods may have been added to it, and words and comparisons changed.
+
         Raises:
             AgentError: the folder holds another study.
         """
         if not self._file.exists():
-            study = Study(id=f"s{secrets.token_hex(3)}", spec=spec)
-            self.write_study(study)
-            return study.id
+            self.write_study(Study(id=f"s{secrets.token_hex(3)}", spec=spec))
         study = self.study()
+        if not spec.goes_on_with(study.spec):
+            raise AgentError(
+                f"{self._file} is another study; give a new folder, or the same study, to which "
+                "methods and seeds may be added"
+            )
         if study.spec != spec:
-            raise AgentError(f"{self._file} is another study; give a new folder, or the same study")
+            self.write_study(Study(id=study.id, spec=spec))
         return study.id
 
     def write_study(self, study: Study) -> None:

@@ -111,6 +111,12 @@ class StudySpec:
                 f"takes, {needed}; give more children or chunks, or a smaller rollout_size",
             )
 
+    def goes_on_with(self, other: StudySpec) -> bool:
+        """Whether all that `other` trains is trained under this study, too, and alike."""
+        same_children = (self.training, self.budget) == (other.training, other.budget)
+        grown = self.seeds >= other.seeds and set(names_of(other)) <= set(names_of(self))
+        return same_children and grown and all(self.entry(e.name) == e for e in other.methods)
+
     def _find(self, name: str) -> Entry | None:
         return next((entry for entry in self.methods if entry.name == name), None)
 
@@ -131,6 +137,11 @@ class StudySpec:
     def tested(self) -> list[tuple[str, str]]:
         """What is tested: pairs of a method and a reference."""
         return [(name, other) for name in self.tests for other in self.references if name != other]
+
+
+def names_of(spec: StudySpec) -> list[str]:
+    """Return the names of a study's methods."""
+    return [entry.name for entry in spec.methods]
 
 
 def _check_known(field: str, given: Iterable[str], names: list[str]) -> None:

@@ -69,7 +69,7 @@ def summary(scores: Sequence[float]) -> Summary:
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Return how far `ours` are above `theirs`, both float[n] in the same order of seeds, n >= 1."""
+    """Return how far `ours`, float[n], are above `theirs`, in the same order of seeds; n >= 1."""
     gaps = np.subtract(ours, theirs)
     student = bootstrap = None
     if len(gaps) > 1:
