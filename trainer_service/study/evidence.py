@@ -13,8 +13,8 @@ from trainer_service.study.statistics import Interval, Summary
 
 VERDICTS = (
     "Differences are of pairs: both methods' children of a seed have the same split, initial "
-    "weights and order of batches. An interval is 95% by Student's t; behind it, in brackets, the "
-    "one by bootstrap (BCa), which is too narrow for few seeds: on simulated studies it held the "
+    "weights and order of batches. The first interval is Student's t; the one by "
+    "bootstrap (BCa) is too narrow for few seeds: on simulated studies it held the "
     "truth in 85% of the cases with 5 seeds and 88% with 7. So a method is called ahead or behind "
     "where Student's interval leaves out zero. Each is one comparison: of 20 that differ in "
     "nothing, one will be called so."
@@ -43,7 +43,7 @@ def at_the_end(spec: StudySpec, rows: Sequence[Row]) -> Section:
         ),
         caption="Test macro F1, mean ± deviation over seeds",
     )
-    beside = [_beside_table(spec, rows, name) for name in spec.references]
+    beside = [_beside_table(spec, rows, name, m) for name in spec.references for m in MOMENTS]
     shown = [Picture(name="scores", png=pictures.draw_scores(rows), caption=_SCORES)]
     for name in spec.references:
         if any(c.reference.name == name for row in rows for c in row.compared):
@@ -84,24 +84,26 @@ def _values(row: Row) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in row.values.items()) or "-"
 
 
-def _beside_table(spec: StudySpec, rows: Sequence[Row], reference: str) -> Table:
+def _beside_table(spec: StudySpec, rows: Sequence[Row], reference: str, moment: str) -> Table:
+    beside = [
+        (row.entry.label, *_compared_cells(compared))
+        for row in rows
+        for compared in row.compared
+        if (compared.reference.name, compared.moment) == (reference, moment)
+    ]
     return Table(
-        headings=("method", *(f"{m}{what}" for m in MOMENTS for what in ("", ": verdict", ": p"))),
-        cells=tuple(
-            (row.entry.label, *(cell for c in found for cell in _compared_cells(c)))
-            for row in rows
-            if (found := [c for c in row.compared if c.reference.name == reference])
-        ),
-        caption=f"Against {spec.entry(reference).label}, test macro F1; p by Wilcoxon with Holm's "
+        headings=("method", "difference", "95%", "95% (bootstrap)", "verdict", "p"),
+        cells=tuple(beside),
+        caption=f"Against {spec.entry(reference).label}, {moment}; p by Wilcoxon with Holm's "
         "correction, where the study tests it",
     )
 
 
-def _compared_cells(compared: Compared) -> tuple[str, str, str]:
+def _compared_cells(compared: Compared) -> tuple[str, ...]:
     found = compared.difference
     p = "-" if compared.p is None else f"{compared.p:.3f}"
-    intervals = f"{_interval(found.student)} ({_interval(found.bootstrap)})"
-    return f"{found.mean:+.3f} {intervals}", found.verdict, p
+    intervals = (_interval(found.student), _interval(found.bootstrap))
+    return (f"{found.mean:+.3f}", *intervals, found.verdict, p)
 
 
 def _interval(interval: Interval | None) -> str:

@@ -20,6 +20,8 @@ LEVEL = 0.95
 """Of the intervals."""
 RESAMPLES = 9999
 """Of the bootstrap."""
+NO_SPREAD = 1e-12
+"""Differences within this are one and the same: rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +82,14 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
 
 
 def _student(gaps: np.ndarray) -> Interval:
-    if np.ptp(gaps) == 0:  # no spread: SciPy would warn of lost precision
+    if np.ptp(gaps) < NO_SPREAD:  # SciPy would warn of lost precision
         return Interval(low=float(gaps[0]), high=float(gaps[0]))
     found = stats.ttest_1samp(gaps, 0.0).confidence_interval(LEVEL)
     return Interval(low=float(found.low), high=float(found.high))
 
 
 def _bootstrap(gaps: np.ndarray) -> Interval:
-    if np.ptp(gaps) == 0:  # BCa divides by the spread
+    if np.ptp(gaps) < NO_SPREAD:  # BCa divides by the spread
         return Interval(low=float(gaps[0]), high=float(gaps[0]))
     found = stats.bootstrap(
         (gaps,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="BCa", rng=0
