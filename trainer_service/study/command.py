@@ -84,5 +84,5 @@ def show_report(folder: Path, data: Path | None = None) -> None:
         scores = (number(row.scores[moment]) for moment in MOMENTS)
         table.add_row(row.entry.label, str(len(row.judged)), *scores, str(len(row.tuning)))
     console.print(table)
-    for path in (report.page, report.text, folder / "results.jsonl"):
+    for path in (report.page, report.text, folder / "pictures", folder / "results.jsonl"):
         console.print(str(path), highlight=False, soft_wrap=True)
