@@ -85,6 +85,7 @@ SHAPES = {
     pb.SHAPE_LINEAR: Shape.LINEAR,
     pb.SHAPE_COSINE: Shape.COSINE,
     pb.SHAPE_STEP: Shape.STEP,
+    pb.SHAPE_EXPONENTIAL: Shape.EXPONENTIAL,
 }
 _NUMBERS: dict[Any, Any] = {
     value: number
@@ -186,7 +187,10 @@ def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
         if kind == "bayesian":
             return BayesianSettings(**_given(message.bayesian))
         if kind == "replay":
-            return ReplaySettings(run_id=message.replay.run_id)
+            return ReplaySettings(
+                run_id=message.replay.run_id,
+                values=tuple(dict(chunk.values) for chunk in message.replay.values),
+            )
         return RandomSettings()
 
 
@@ -253,6 +257,9 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
             message.bayesian.n_ei_candidates = algorithm.n_ei_candidates
         case ReplaySettings():
             message.replay.run_id = algorithm.run_id
+            # A stored run's values are found again by its id.
+            for values in () if algorithm.run_id else algorithm.values:
+                message.replay.values.add().values.update(values)
     return message
 
 

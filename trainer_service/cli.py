@@ -17,6 +17,7 @@ from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
+from trainer_service.study_commands import compare, merge, report
 from trainer_service.training_options import member, training_options, training_spec
 
 if TYPE_CHECKING:
@@ -199,57 +200,8 @@ def health(trainer: Target) -> None:
     click.echo("serving")
 
 
-@cli.command()
-@training_options
-@click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
-@click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
-@_access_options
-@click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Which, by commas.")
-@click.option("--seeds", default=3, help="Fresh children of each method.")
-@click.option("--learning-runs", default=12, help="Children that each controller learns on.")
-@click.option("--reward", default="gap", help="gap, validation or improvement.")
-@click.option("--rollout-size", type=int, help="Transitions of one policy update.")
-@click.option("--output", required=True, type=_PATH, help="Folder of results; goes on there.")
-def compare(
-    agent: str,
-    trainers: tuple[str, ...],
-    access: Access,
-    methods: str,
-    seeds: int,
-    learning_runs: int,
-    reward: str,
-    rollout_size: int | None,
-    output: Path,
-    **options: Any,
-) -> None:
-    """Compare methods: controllers learn, are frozen, and all are judged on fresh children."""
-    from agent_service.domain.rewards import Reward
-    from agent_service.domain.specs import PPOSettings
-    from trainer_service.study.command import run_study
-    from trainer_service.study.spec import StudySpec
-    from trainer_service.training.spec import Method
-
-    spec = StudySpec(
-        methods=tuple(member(Method, name, "methods") for name in methods.split(",")),
-        seeds=seeds,
-        learning_runs=learning_runs,
-        training=training_spec(options),
-        reward=member(Reward, reward, "reward"),
-        ppo=PPOSettings() if rollout_size is None else PPOSettings(rollout_size=rollout_size),
-    )
-    run_study(spec, output, agent=agent, trainers=trainers, access=access)
-
-
-@cli.command()
-@click.argument("folder", type=_PATH)
-def report(folder: Path) -> None:
-    """Write a study's table and pictures again, from what is finished."""
-    from trainer_service.study.command import show_report
-
-    show_report(folder)
-
-
-cli.add_command(datasets)
+for command in (compare, report, merge, datasets):
+    cli.add_command(command)
 
 
 def main() -> None:

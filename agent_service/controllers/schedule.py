@@ -41,5 +41,8 @@ def course(settings: ScheduleSettings, *, chunk: int) -> float:
     # 3) Equal jumps, the last one at the end.
     if settings.shape is Shape.STEP:
         return math.floor(progress * settings.steps) / settings.steps
-    # 4) A straight line.
+    # 4) Most of the way at first.
+    if settings.shape is Shape.EXPONENTIAL:
+        return 1.0 - math.exp(-10.0 * progress)
+    # 5) A straight line.
     return progress

@@ -214,12 +214,14 @@ def _check_mode(mode: Mode) -> None:
 
 
 def _with_replayed_values(session: Session, spec: ControllerSpec) -> ControllerSpec:
-    """Return a replay's spec with what the chunks of its run ran under; other specs as they are.
+    """Return a run's replay with what its chunks ran under in its spec; other specs as they are.
 
     The values become part of the spec, so that decisions need nothing else.
     """
-    if not isinstance(spec.algorithm, ReplaySettings):
+    if not isinstance(spec.algorithm, ReplaySettings) or not spec.algorithm.run_id:
         return spec
+    if spec.algorithm.values:
+        raise invalid("spec.replay.values", "are given beside run_id; leave one of the two out")
     run = found_run(session, spec.algorithm.run_id)
     if run.state is not RunState.FINISHED or run.reported_chunks == 0:
         raise FailedPrecondition(

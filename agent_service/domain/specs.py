@@ -195,6 +195,8 @@ class Shape(StrEnum):
     LINEAR = "linear"
     COSINE = "cosine"
     STEP = "step"
+    EXPONENTIAL = "exponential"
+    """1 - exp(-10 progress): curriculum dropout's (Morerio et al. 2017)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,7 @@ class ScheduleSettings:
 
     kind: Literal["schedule"] = "schedule"
     shape: Shape
-    """Linear, half a cosine, or `steps` equal jumps from start to end."""
+    """The way from start to end."""
     start: Mapping[str, float]
     """Values for chunk 1, by hyperparameter name."""
     end: Mapping[str, float]
@@ -260,13 +262,13 @@ MAX_CANDIDATES = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySettings:
-    """A finished run's values again, chunk by chunk; after its end, its last ones."""
+    """A finished run's values again, or given ones, chunk by chunk; after their end, the last."""
 
     kind: Literal["replay"] = "replay"
-    run_id: str
-    """The run, of any controller with the same hyperparameters."""
+    run_id: str = ""
+    """The run, of any controller with the same hyperparameters; empty where values are given."""
     values: tuple[Mapping[str, float], ...] = ()
-    """What its chunks ran under, by name; filled in when the controller is created."""
+    """What each chunk runs under, by name; a run's are filled in when the controller is created."""
 
 
 Algorithm = (
@@ -342,10 +344,21 @@ class ControllerSpec:
             check_values(self.hyperparameters, self.algorithm.start, field="schedule.start")
             check_values(self.hyperparameters, self.algorithm.end, field="schedule.end")
         if isinstance(self.algorithm, ReplaySettings):
-            for values in self.algorithm.values:
-                check_values(self.hyperparameters, values, field="replay.run_id")
+            self._check_replay(self.algorithm)
+
+    def _check_replay(self, replay: ReplaySettings) -> None:
+        if not replay.run_id and not 1 <= len(replay.values) <= MAX_REPLAYED:
+            raise invalid(
+                "replay.values",
+                f"{len(replay.values)} given; name a run_id, or give 1 to {MAX_REPLAYED}",
+            )
+        for place, values in enumerate(replay.values):
+            field = "replay.run_id" if replay.run_id else f"replay.values[{place}]"
+            check_values(self.hyperparameters, values, field=field)
 
 
+MAX_REPLAYED = 10_000
+"""Chunks whose values may be given at the most."""
 MAX_LAYERS, MAX_WIDTH = 4, 512
 """Hidden layers of a policy, and their width, at the most: 25 MB with the optimizer's state."""
 MAX_LOG_STD = 20.0

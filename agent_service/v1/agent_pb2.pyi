@@ -292,6 +292,10 @@ class _ShapeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Shape.ValueType
     """Half a cosine from start to end."""
     SHAPE_STEP: _Shape.ValueType  # 3
     """`steps` equal jumps, evenly placed."""
+    SHAPE_EXPONENTIAL: _Shape.ValueType  # 4
+    """Fast at first, then ever slower: 1 - exp(-10 progress) of the way, the course of curriculum
+    dropout (Morerio et al. 2017).
+    """
 
 class Shape(_Shape, metaclass=_ShapeEnumTypeWrapper):
     """The course of a schedule."""
@@ -304,6 +308,10 @@ SHAPE_COSINE: Shape.ValueType  # 2
 """Half a cosine from start to end."""
 SHAPE_STEP: Shape.ValueType  # 3
 """`steps` equal jumps, evenly placed."""
+SHAPE_EXPONENTIAL: Shape.ValueType  # 4
+"""Fast at first, then ever slower: 1 - exp(-10 progress) of the way, the course of curriculum
+dropout (Morerio et al. 2017).
+"""
 Global___Shape: _TypeAlias = Shape  # noqa: Y015
 
 @_typing.final
@@ -749,27 +757,79 @@ Global___Bayesian: _TypeAlias = Bayesian  # noqa: Y015
 
 @_typing.final
 class Replay(_message.Message):
-    """What a stored run's chunks ran under, again, chunk by chunk; after its end, its last values."""
+    """What a stored run's chunks ran under, or values that are given here, chunk by chunk; after their
+    end, the last ones.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """A finished run of a controller with the same hyperparameters, with at least one chunk.
-    NOT_FOUND: there is none. FAILED_PRECONDITION: it goes on, or reported nothing.
+    """A finished run of a controller with the same hyperparameters, with at least one chunk. Empty:
+    `values` are given. NOT_FOUND: there is none. FAILED_PRECONDITION: it goes on, or reported nothing.
     """
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplayedValues]:
+        """What chunk 1, 2, ... runs under, 1 to 10000 of them, where `run_id` is empty; refused beside it."""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
+        values: _abc.Iterable[Global___ReplayedValues] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Replay: _TypeAlias = Replay  # noqa: Y015
+
+@_typing.final
+class ReplayedValues(_message.Message):
+    """What one chunk of a replay runs under."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By hyperparameter name, each within its range."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayedValues: _TypeAlias = ReplayedValues  # noqa: Y015
 
 @_typing.final
 class ControllerSpec(_message.Message):

@@ -80,6 +80,15 @@ def test_a_wrong_spec_is_refused_by_field(
         ({"constant": pb.Constant(values={"x": 0})}, "spec.constant.values[x]"),
         ({"schedule": pb.Schedule(chunks=5)}, "spec.schedule.shape"),
         ({"schedule": pb.Schedule(shape=pb.SHAPE_STEP, chunks=1)}, "spec.schedule.chunks"),
+        ({"replay": pb.Replay()}, "spec.replay.values"),
+        (
+            {"replay": pb.Replay(values=[pb.ReplayedValues(values={"dropout": 2})])},
+            "spec.replay.values[0][dropout]",
+        ),
+        (
+            {"replay": pb.Replay(run_id="r", values=[pb.ReplayedValues(values={"dropout": 0})])},
+            "spec.replay.values",
+        ),
     ],
 )
 def test_a_wrong_algorithm_is_refused_by_field(

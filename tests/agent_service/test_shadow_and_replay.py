@@ -1,5 +1,7 @@
 """Runs that only listen, and runs that do again what another did."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent_service.build import verify_store
@@ -49,6 +51,18 @@ def test_a_replay_does_what_the_run_did(served: ServedAgent, client: AgentClient
     assert replayed == [source[0], 0.125, *source[2:], source[-1], source[-1]]
     assert not any(t.action.explored for t in client.transitions(controller="again"))
     assert verify_store(served.url) == 6 + 8
+
+
+def test_given_values_are_replayed(served: ServedAgent, client: AgentClient) -> None:
+    """As those of a stored run are; the same again answers the controller, others are refused."""
+    given = ReplaySettings(values=({"dropout": 0.125}, {"dropout": 0.5}))
+    for _ in range(2):
+        client.create_controller(spec("given", given))
+
+    assert train(client, "given", chunks=3) == [0.125, 0.5, 0.5]
+    assert verify_store(served.url) == 4
+    with pytest.raises(AlreadyExists):
+        client.create_controller(spec("given", replace(given, values=given.values[:1])))
 
 
 def test_a_replay_is_created_once(client: AgentClient) -> None:

@@ -133,7 +133,7 @@ def test_a_study_runs_within_a_container(deployed: Deployment) -> None:
     study = "compare --dataset digits --subset 200 --width 0.125 --chunks 2 --methods vanilla"
     command = ["trainer-service", *study.split(), "--seeds", "1", "--output", "results"]
     assert "Vanilla" in deployed.call("trainer-0", *command)
-    assert "table.md" in deployed.call("trainer-0", "ls", "/var/lib/trainer/results")
+    assert "report.md" in deployed.call("trainer-0", "ls", "/var/lib/trainer/results")
 
 
 def test_prometheus_scrapes_all_and_every_rule_has_a_value(

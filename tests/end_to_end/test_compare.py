@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.end_to_end.processes import (
     wait_for,
 )
 from trainer_service.client import TrainerClient
+from trainer_service.study.audit import departs
+from trainer_service.study.flags import find_flags
 from trainer_service.study.results import ResultsFolder
 from trainer_service.v1 import trainer_pb2
 
@@ -67,17 +70,18 @@ def test_a_study_learns_freezes_judges_and_reports(services: Services, tmp_path:
 
     with AgentClient(services.agent.address) as client:
         controller = client.get_controller(f"{study}-rd")
-        judged = client.get_run(f"{study}-rd-0")
+        judged = client.get_run(f"{study}-rd-judged-0")
         uses = {t.use for t in client.transitions(run_id=judged.run_id)}
     assert controller.mode == agent_pb2.MODE_FROZEN
     assert controller.policy_version == 3, "4 children of 4 chunks fill two rollouts of 8"
     assert controller.learned_transitions == 16
     assert (judged.mode, uses) == (agent_pb2.MODE_FROZEN, {agent_pb2.USE_RECORDED})
 
-    assert [r.is_learning for r in results].count(True) == 4
+    assert [r.is_judged for r in results].count(False) == 4
     assert len(results) == 4 + 3 * 2
     assert all(len(r.trace.training_loss) == 4 for r in results)
-    for name in ("table.md", "losses.png", "hyperparameters.png", "results.jsonl"):
+    assert {r.policy for r in results if r.key.method == "rd" and r.is_judged} != {""}
+    for name in ("report.html", "report.md", "results.jsonl"):
         assert str(tmp_path / name) in shown
         assert (tmp_path / name).stat().st_size > 0
     assert "Vanilla" in shown
@@ -95,7 +99,7 @@ def test_a_finished_study_is_not_done_again(services: Services, tmp_path: Path) 
 
         assert len(list(trainer.list())) == runs
     assert (tmp_path / "results.jsonl").read_bytes() == lines
-    assert again[again.index("weights") :] == first[first.index("weights") :]
+    assert again[again.index("method") :] == first[first.index("method") :]
 
 
 @contextmanager
@@ -131,7 +135,7 @@ def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> Non
 def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_path: Path) -> None:
     """In one line, and nothing of the first is lost."""
     succeed(services.compare(tmp_path, "--methods", "vanilla"))
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
     refused = subprocess.run(
         services.compare(tmp_path, "--methods", "dni"), capture_output=True, text=True
@@ -140,7 +144,7 @@ def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_pat
     assert refused.returncode == 1
     assert "another study" in refused.stderr
     assert refused.stderr.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
 def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_path: Path) -> None:
@@ -156,6 +160,137 @@ def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_
         wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
         states = {run.state for run in trainer.list()}
     assert trainer_pb2.RUN_STATE_RUNNING not in states
+
+
+STUDY = """
+seeds = 2
+budget = 4
+references = ["grid"]
+[training]
+dataset = "digits"
+training_size = 64
+model = "resnet18"
+width = 0.0625
+batch_size = 16
+chunk_size = 4
+validation_batches = 3
+chunks = 4
+[[methods]]
+name = "grid"
+kind = "grid"
+values = [0.1, 0.5]
+[[methods]]
+name = "search"
+kind = "random-search"
+regularizer = "noise"
+[[methods]]
+name = "tpe"
+kind = "bayesian"
+[[methods]]
+name = "late"
+kind = "schedule"
+course = "step"
+start = 0.0
+end = 0.3
+until = 0.5
+[[methods]]
+name = "random"
+kind = "random"
+[[methods]]
+name = "rd"
+kind = "ppo"
+sites = "each"
+ppo = { rollout_size = 8, batch_size = 8 }
+[[methods]]
+name = "replay"
+kind = "replay"
+of = "rd"
+[[methods]]
+name = "shuffled"
+kind = "replay"
+of = "rd"
+shuffled = true
+[[methods]]
+name = "mean"
+kind = "mean"
+of = "rd"
+"""
+CARRIED = """
+[[methods]]
+name = "carried"
+kind = "carried"
+study = "{folder}"
+of = "{of}"
+"""
+
+
+def studied(services: Services, file: Path, output: Path, *options: str) -> list[str]:
+    """Return the command that runs a study file."""
+    command = [*command_of("trainer_service"), "compare", str(file), "--output", str(output)]
+    command += ["--agent", services.agent.address, "--trainer", services.trainer.address]
+    return [*command, *options]
+
+
+def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> None:
+    """From a file, first a part of it; at another agent service the frozen policies go on."""
+    file, output = tmp_path / "study.toml", tmp_path / "results"
+    file.write_text(STUDY)
+    part = studied(services, file, output, "--only", "rd,late", "--only-seeds", "1")
+    succeed(part)
+    succeed(studied(services, file, output))
+    folder = ResultsFolder(output)
+    study, results = folder.study(), folder.results()
+
+    assert len(results) == 4 * 4 + 9 * 2
+    assert not find_flags(study, results).keys() - {r.key for r in results}
+    assert not [r.key for r in results if departs(r, study, results)]
+    values = {r.key.method: r.trace.values for r in results if r.is_judged and r.key.index == 0}
+    assert set(values["late"]["dropout"]) == {0.0, 0.3}
+    assert len(set(values["tpe"]["dropout"])) == 1
+    assert len(set(values["random"]["dropout"])) == 4
+    assert sorted(values["shuffled"]["dropout-layer1"]) == sorted(
+        values["replay"]["dropout-layer1"]
+    )
+    assert set(values["mean"]) == set(values["rd"])
+
+    for of in ("grid", "tpe"):
+        carried = tmp_path / f"{of}.toml"
+        carried.write_text(
+            STUDY.split("[[methods]]")[0].replace('"grid"', "")
+            + CARRIED.format(folder=output, of=of)
+        )
+        succeed(studied(services, carried, tmp_path / of))
+        (first, _second) = ResultsFolder(tmp_path / of).results()
+        assert first.trace.values == values[of]
+
+
+def test_a_part_whose_time_is_up_goes_on(services: Services, tmp_path: Path) -> None:
+    """It says so and succeeds; what trained is cancelled, and trained again later."""
+    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "400")
+    stopped = succeed([*command, "--minutes", "0.05"])
+    assert "the time is up" in stopped
+    with TrainerClient(services.trainer.address) as trainer:
+        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--only", "vanila"], "only: 'vanila' is none of the methods"),
+        (["--only-seeds", "2"], "only-seeds: 2 is not in [0, 1]"),
+        (["--minutes", "0"], "minutes: 0.0 must be above 0"),
+    ],
+)
+def test_a_wrong_part_is_refused(
+    services: Services, tmp_path: Path, options: list[str], error: str
+) -> None:
+    """By its option, before a folder is made."""
+    refused = subprocess.run(
+        services.compare(tmp_path / "new", *options), capture_output=True, text=True
+    )
+
+    assert (refused.returncode, error in refused.stderr) == (1, True), refused.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_controller_that_learned_nothing_is_not_judged(
@@ -177,14 +312,14 @@ def test_a_controller_that_learned_nothing_is_not_judged(
 def test_the_report_command_writes_it_again(services: Services, tmp_path: Path) -> None:
     """From results.jsonl alone, without any service."""
     succeed(services.compare(tmp_path, "--methods", "vanilla"))
-    table = (tmp_path / "table.md").read_bytes()
-    for name in ("table.md", "losses.png", "hyperparameters.png"):
-        (tmp_path / name).unlink()
+    page = (tmp_path / "report.html").read_bytes()
+    shutil.rmtree(tmp_path / "pictures")
+    (tmp_path / "report.html").unlink()
 
     succeed([*command_of("trainer_service"), "report", str(tmp_path)])
 
-    assert (tmp_path / "table.md").read_bytes() == table
-    assert (tmp_path / "losses.png").exists()
+    assert (tmp_path / "report.html").read_bytes() == page
+    assert (tmp_path / "pictures" / "losses.png").exists()
 
 
 def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `compare`, `report` and the demo show a person."""
+"""What `compare`, `report`, `merge` and the demo show a person."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rich.table import Table
 from agent_service.client import AgentClient
 from agent_service.connecting import Access
 from trainer_service.client import TrainerClient
-from trainer_service.study.compare import Comparison
-from trainer_service.study.pictures import TITLES
+from trainer_service.study.compare import WHOLE, Comparison, Part
+from trainer_service.study.evidence import number
 from trainer_service.study.progress import StudyProgress
-from trainer_service.study.report import spread, write_report
+from trainer_service.study.report import write_report
 from trainer_service.study.results import ResultsFolder
+from trainer_service.study.rows import MOMENTS
 from trainer_service.study.spec import StudySpec
 
 BUDGET_SECONDS = 30.0
@@ -31,8 +32,9 @@ def run_study(
     agent: str,
     trainers: Sequence[str],
     access: Access = Access(),  # noqa: B008  # a value that never changes
+    part: Part = WHOLE,
 ) -> None:
-    """Run a study to its end with live progress, then show its report.
+    """Run a study or a part of it with live progress, then show its report.
 
     Args:
         spec: the study.
@@ -40,33 +42,47 @@ def run_study(
         agent: HOST:PORT of the agent service.
         trainers: HOST:PORT of each trainer service.
         access: to all of them; the token is one that may create controllers.
+        part: which part.
     """
     options: dict[str, Any] = {
         "budget_seconds": BUDGET_SECONDS,
         "tls": access.tls,
         "token": access.token,
     }
+    folder = ResultsFolder(output)
+    planned = {
+        entry.name: (entry.label, spec.budget_of(entry) + len(part.judged(spec)))
+        for entry in part.methods(spec)
+    }
     with ExitStack() as stack:
         agent_client = stack.enter_context(AgentClient(agent, **options))
         clients = [stack.enter_context(TrainerClient(address, **options)) for address in trainers]
-        comparison = Comparison(spec, ResultsFolder(output), agent=agent_client, trainers=clients)
-        with StudyProgress(Console(), comparison.stages) as progress:
-            comparison.run(progress)
-    show_report(output)
+        comparison = Comparison(spec, folder, agent=agent_client, trainers=clients, part=part)
+        with StudyProgress(Console(), planned) as progress:
+            is_finished = comparison.run(progress)
+    if not is_finished:
+        Console().print("the time is up; the same command goes on where this one stopped")
+    if any(result.is_judged for result in folder.results()):
+        show_report(output)
 
 
-def show_report(folder: Path) -> None:
-    """Write a study's report and show its table and paths."""
-    report = write_report(ResultsFolder(folder))
+def show_report(folder: Path, data: Path | None = None) -> None:
+    """Write a study's report and show its table and paths.
+
+    Args:
+        folder: of the study.
+        data: folder of the data sets, for the pictures that show images.
+    """
+    report = write_report(folder, data)
     console = Console()
     if not console.is_terminal:
         console.width = 110  # a file or pipe has no width of its own
-    table = Table(title="Table 1 for this data: test macro F1, mean ± deviation over seeds")
-    table.add_column("weights")
+    table = Table(title="Test macro F1, mean ± deviation over seeds")
+    for heading in ("method", "seeds", *MOMENTS, "tuning children"):
+        table.add_column(heading)
     for row in report.rows:
-        table.add_column(TITLES[row.method])
-    table.add_row("best epoch", *(spread(row.best) for row in report.rows))
-    table.add_row("last", *(spread(row.last) for row in report.rows))
+        scores = (number(row.scores[moment]) for moment in MOMENTS)
+        table.add_row(row.entry.label, str(len(row.judged)), *scores, str(len(row.tuning)))
     console.print(table)
-    for path in (report.table, *report.pictures, folder / "results.jsonl"):
+    for path in (report.page, report.text, folder / "pictures", folder / "results.jsonl"):
         console.print(str(path), highlight=False, soft_wrap=True)

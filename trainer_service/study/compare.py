@@ -1,39 +1,87 @@
-"""Runs a study through the agent and trainer services; what is finished is never done again."""
+"""Runs a study, or a part of it: each kind of method in its own way, all of them at once."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from itertools import cycle
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 
 from agent_service.client import AgentClient
-from agent_service.domain.errors import AgentError, NotFound
-from agent_service.domain.runs import Mode
+from agent_service.domain.errors import AgentError, invalid
+from agent_service.domain.specs import ReplaySettings
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Finished, Planned, RunSpec, RunState, StateChanged
-from trainer_service.study.progress import StudyProgress
-from trainer_service.study.results import ResultsFolder, make_result
-from trainer_service.study.spec import (
-    Stage,
-    StudySpec,
+from trainer_service.run import RunSpec, RunState, StateChanged
+from trainer_service.study.carried import Constant, Policy, source_of
+from trainer_service.study.children import Children, RunFailed, StudyStopped, submit
+from trainer_service.study.choices import Values, best_constant, mean_values, replayed_values
+from trainer_service.study.controllers import Controllers
+from trainer_service.study.entries import (
+    Bayesian,
+    Carried,
+    Drawn,
+    Entry,
+    Fixed,
+    Grid,
+    Learned,
+    MeanOf,
+    Population,
+    RandomSearch,
+    Replayed,
+    Scheduled,
+)
+from trainer_service.study.plan import (
+    Child,
+    Steering,
     controller_name,
     controller_spec,
-    stages,
+    judged_fixed,
+    judged_steered,
+    tuning,
 )
-from trainer_service.v1 import trainer_pb2 as pb
+from trainer_service.study.progress import StudyProgress
+from trainer_service.study.results import Key, Phase, Result, ResultsFolder
+from trainer_service.study.spec import StudySpec
 
-LEARNER_SECONDS = 120.0
-"""How long the learner may take for what waits when a stage ends."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Which part of a study is run; all of it by default."""
+
+    only: tuple[str, ...] = ()
+    """Names of methods; empty for all."""
+    seeds: tuple[int, ...] = ()
+    """Seeds that are judged; empty for all."""
+    minutes: float | None = None
+    """After which the study stops; None for never."""
+
+    def check(self, spec: StudySpec) -> None:
+        """Check the part against the study; raises InvalidArgument naming the option."""
+        names = [entry.name for entry in spec.methods]
+        for name in self.only:
+            if name not in names:
+                raise invalid("only", f"{name!r} is none of the methods: {', '.join(names)}")
+        for seed in self.seeds:
+            if not 0 <= seed < spec.seeds:
+                raise invalid("only-seeds", f"{seed} is not in [0, {spec.seeds - 1}]")
+        if self.minutes is not None and not self.minutes > 0:
+            raise invalid("minutes", f"{self.minutes} must be above 0")
+
+    def methods(self, spec: StudySpec) -> list[Entry]:
+        """Return the methods of this part, in the study's order."""
+        return [entry for entry in spec.methods if not self.only or entry.name in self.only]
+
+    def judged(self, spec: StudySpec) -> list[int]:
+        """Return the seeds of this part."""
+        return sorted(set(self.seeds)) or list(range(spec.seeds))
 
 
-class RunFailed(AgentError):
-    """A run of the study failed; the message has its id and cause."""
+WHOLE = Part()
+"""All of a study."""
 
 
 class Comparison:
-    """One study under way."""
+    """One study under way, or a part of it."""
 
     def __init__(
         self,
@@ -42,157 +90,191 @@ class Comparison:
         *,
         agent: AgentClient,
         trainers: Sequence[TrainerClient],
+        part: Part = WHOLE,
     ) -> None:
         """Open the folder; the clients stay the caller's.
 
         Raises:
-            AgentError: the folder holds another study.
+            AgentError: the folder holds another study, or what is carried over is not there.
+            InvalidArgument: the part is not of this study.
         """
+        part.check(spec)
         self._spec = spec
+        self._part = part
         self._folder = folder
-        self._agent = agent
         self._trainers = trainers
-        self.id = folder.open(spec)
-        self.stages = stages(self.id, spec)
-        self._lock = threading.Lock()
-        self._is_stopping = False
-        self._running: dict[str, TrainerClient] = {}
+        self._sources = {
+            entry.name: source_of(entry, spec)
+            for entry in part.methods(spec)
+            if isinstance(entry, Carried)
+        }
+        self._id = folder.open(spec)
+        self._controllers = Controllers(agent, folder)
 
-    def run(self, progress: StudyProgress) -> None:
-        """Run all stages; what is interrupted is cancelled, and can be continued later.
+    def run(self, progress: StudyProgress) -> bool:
+        """Run it; what is interrupted is cancelled, and can be continued later.
+
+        Returns:
+            Whether all of the part is finished; else its time was up.
 
         Raises:
             RunFailed: where a run failed.
         """
-        for stage in self.stages:
-            self._run_stage(stage, progress)
-
-    def _run_stage(self, stage: Stage, progress: StudyProgress) -> None:
-        progress.started(stage)
-        done = {result.run_id: result for result in self._folder.results()}
-        missing = [(run_id, spec) for run_id, spec in stage.runs if run_id not in done]
-        for run_id, _spec in stage.runs:
-            if run_id in done:
-                progress.finished(stage, run_id, done[run_id].finished)
-        if stage.is_learning:
-            self._prepare_controller(stage, is_new=len(missing) == len(stage.runs))
-        self._run_all(stage, missing, progress)
-        if stage.is_learning:
-            self._freeze(controller_name(self.id, stage.method))
-
-    def _run_all(
-        self, stage: Stage, missing: Sequence[tuple[str, RunSpec]], progress: StudyProgress
-    ) -> None:
-        """Run what is missing of a stage; at the first error, or Ctrl-C, stop the rest."""
-        trainers = cycle(self._trainers)
-        # One thread for each run only waits; the services' queues decide how many train at once.
-        with ThreadPoolExecutor(max(1, len(missing))) as pool:
+        if self._is_new():
+            self._check_trainers()
+        with Children(self._folder, self._trainers, progress) as self._children:
+            limit = self._part.minutes
+            timer = threading.Timer(0 if limit is None else limit * 60, self._children.stop)
+            if limit is not None:
+                timer.start()
             try:
-                futures = [
-                    pool.submit(self._run_one, stage, run_id, spec, next(trainers), progress)
-                    for run_id, spec in missing
-                ]
-                done, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
+                self._run_methods()
+            except StudyStopped:
+                return False
+            finally:
+                timer.cancel()
+        return True
+
+    def _is_new(self) -> bool:
+        return not self._folder.results()
+
+    def _check_trainers(self) -> None:
+        """Have each trainer service train one chunk that counts nowhere.
+
+        So what is missing there, data or a device, is known before the study begins.
+
+        Raises:
+            RunFailed: with the cause.
+        """
+        spec = RunSpec(training=replace(self._spec.training, chunks=1, epochs=None))
+        for place, trainer in enumerate(self._trainers):
+            attempt = submit(trainer, f"{self._id}-check-{place}", spec)
+            for event in trainer.watch(attempt):
+                if isinstance(event.what, StateChanged) and event.what.state is RunState.FAILED:
+                    raise RunFailed(
+                        f"nothing was begun, since {attempt} failed: {event.what.cause}"
+                    )
+
+    def _run_methods(self) -> None:
+        """Run all methods of the part at once; those that need another's runs wait for it."""
+        methods = self._part.methods(self._spec)
+        judged: dict[str, Future[list[Result]]] = {}
+        with ThreadPoolExecutor(len(methods), thread_name_prefix="method") as pool:
+            try:
+                # Sources first, so that all that somebody waits for is there.
+                for entry in sorted(methods, key=lambda e: isinstance(e, Replayed | MeanOf)):
+                    judged[entry.name] = pool.submit(self._run_method, entry, dict(judged))
+                done, _waiting = wait(judged.values(), return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
             except BaseException:
                 # Leaving the pool waits for its threads, so this comes before.
-                self._stop()
+                self._children.stop()
                 raise
 
-    def _stop(self) -> None:
-        """Submit nothing more, and cancel what waits or trains."""
-        # Before the lock, so that those who wait for it to submit give up instead.
-        self._is_stopping = True
-        with self._lock:
-            running = dict(self._running)
-        for run_id, trainer in running.items():
-            trainer.cancel(run_id)
+    def _run_method(self, entry: Entry, others: Mapping[str, Future[list[Result]]]) -> list[Result]:
+        """Tune or learn, as the method does, then judge it; return its judged results."""
+        child, policy = self._ready(entry, others)
+        seeds = self._part.judged(self._spec)
+        return self._children.train([child(seed) for seed in seeds], policy=policy)
 
-    def _prepare_controller(self, stage: Stage, *, is_new: bool) -> None:
-        """Create the controller; where it has learned already, it must still be there."""
-        spec = controller_spec(self.id, self._spec, stage.method)
-        if not is_new:
-            self._agent.get_controller(spec.name)
-        self._agent.create_controller(spec)
+    def _ready(
+        self, entry: Entry, others: Mapping[str, Future[list[Result]]]
+    ) -> tuple[Callable[[int], Child], str]:
+        """Make a method ready to be judged: return its child of a seed, and its policy's digest."""
+        match entry:
+            case Fixed():
+                return self._under({}, entry), ""
+            case Grid() | RandomSearch():
+                return self._under(best_constant(entry, self._tune(entry)), entry), ""
+            case MeanOf():
+                return self._under(mean_values(self._judged(entry, others)), entry), ""
+            case Scheduled() | Drawn():
+                self._controllers.decide_only(controller_spec(self._id, self._spec, entry))
+                return self._steered(entry, like=entry), ""
+            case Replayed():
+                return self._replayed(entry, self._judged(entry, others)), ""
+            case Learned() | Bayesian():
+                self._learn(entry)
+                return self._frozen(entry, like=entry)
+            case Population():
+                raise NotImplementedError
+            case Carried():
+                return self._carried(entry, self._sources[entry.name])
 
-    def _freeze(self, controller: str) -> None:
-        """Let the learner finish what waits, then freeze the policy for good.
+    def _under(self, values: Values, entry: Entry) -> Callable[[int], Child]:
+        return lambda seed: judged_fixed(self._id, self._spec, entry, seed, values)
 
-        Raises:
-            AgentError: the learner does not finish, or the policy is still the initial one.
-        """
-        deadline = time.monotonic() + LEARNER_SECONDS
-        size = self._spec.ppo.rollout_size
-        while self._agent.get_controller(controller).ready_transitions >= size:
-            if time.monotonic() > deadline:
-                raise AgentError(f"the learner of {controller} is stuck; see the agent's log")
-            time.sleep(0.1)
-        if self._agent.set_mode(controller, Mode.FROZEN).policy_version == 1:
-            raise AgentError(
-                f"{controller} learned nothing: its runs brought fewer transitions than one update "
-                f"takes, {size}; give a smaller rollout size or more runs, and a new folder"
+    def _steered(self, entry: Entry, *, like: Steering) -> Callable[[int], Child]:
+        name = controller_name(self._id, entry)
+        return lambda seed: judged_steered(
+            self._id, self._spec, entry, seed, controller=name, like=like
+        )
+
+    def _tune(self, entry: Entry) -> list[Result]:
+        return self._children.train(tuning(self._id, self._spec, entry))
+
+    def _learn(self, entry: Learned | Bayesian) -> None:
+        """Have a method's policy frozen in the folder; nothing where it is there."""
+        if self._folder.policy(entry.name) is not None:
+            return
+        made = controller_spec(self._id, self._spec, entry)
+        keys = [child.key for child in tuning(self._id, self._spec, entry)]
+        self._controllers.learn(entry.name, made, is_new=not self._children.finished(keys))
+        self._tune(entry)
+        rollout = entry.ppo.rollout_size if isinstance(entry, Learned) else 0
+        self._controllers.freeze(entry.name, made, rollout_size=rollout)
+
+    def _frozen(
+        self, entry: Entry, *, like: Learned | Bayesian
+    ) -> tuple[Callable[[int], Child], str]:
+        name = controller_name(self._id, entry)
+        made = replace(controller_spec(self._id, self._spec, like), name=name)
+        return self._steered(entry, like=like), self._controllers.frozen(entry.name, made)
+
+    def _carried(
+        self, entry: Carried, source: Constant | Policy
+    ) -> tuple[Callable[[int], Child], str]:
+        if isinstance(source, Constant):
+            return self._under(source.values, entry), ""
+        self._folder.add_policy(entry.name, source.data)
+        return self._frozen(entry, like=source.like)
+
+    def _replayed(self, entry: Replayed, source: list[Result]) -> Callable[[int], Child]:
+        """Give each child a controller of its own, which plays another seed's run."""
+        like = self._spec.entry(entry.of)
+        assert isinstance(like, Learned)
+
+        def child(seed: int) -> Child:
+            made = replace(
+                controller_spec(self._id, self._spec, like),
+                name=controller_name(self._id, entry, seed),
+                algorithm=ReplaySettings(values=tuple(replayed_values(entry, source, seed=seed))),
+            )
+            self._controllers.decide_only(made)
+            return judged_steered(
+                self._id, self._spec, entry, seed, controller=made.name, like=like
             )
 
-    def _run_one(
-        self,
-        stage: Stage,
-        run_id: str,
-        spec: RunSpec,
-        trainer: TrainerClient,
-        progress: StudyProgress,
-    ) -> None:
-        attempt = self._submit(run_id, spec, trainer)
-        chunks, finished = self._watch(stage, run_id, trainer, attempt, progress)
-        result = make_result(run_id, spec, finished, chunks, is_learning=stage.is_learning)
-        with self._lock:
-            self._folder.add(result)
-            del self._running[attempt]
-        progress.finished(stage, run_id, finished)
+        return child
 
-    def _submit(self, run_id: str, spec: RunSpec, trainer: TrainerClient) -> str:
-        """Submit a run, under a new id if earlier attempts were lost; return the id."""
-        with self._lock:
-            if self._is_stopping:
-                raise RunFailed(f"run {run_id} was not submitted, since the study stops")
-            attempt, attempt_id = 1, run_id
-            while _was_lost(trainer, attempt_id):
-                attempt += 1
-                attempt_id = f"{run_id}-try{attempt}"
-            trainer.submit(attempt_id, spec)
-            self._running[attempt_id] = trainer
-        return attempt_id
+    def _judged(
+        self, entry: Replayed | MeanOf, others: Mapping[str, Future[list[Result]]]
+    ) -> list[Result]:
+        """Return all judged runs of the method that another is made of; waits for them.
 
-    def _watch(
-        self,
-        stage: Stage,
-        run_id: str,
-        trainer: TrainerClient,
-        attempt: str,
-        progress: StudyProgress,
-    ) -> tuple[list[ChunkTrained], Finished]:
-        """Follow a run to its end; raises RunFailed."""
-        chunks: list[ChunkTrained] = []
-        planned, result = 1, None
-        for event in trainer.watch(attempt):
-            match event.what:
-                case Planned(chunks=count):
-                    planned = count
-                case ChunkTrained() as trained:
-                    chunks.append(trained)
-                    progress.trained(stage, run_id, trained, planned)
-                case Finished() as finished:
-                    result = finished
-                case StateChanged(state=RunState.FAILED | RunState.CANCELLED as state, cause=cause):
-                    raise RunFailed(f"run {attempt}: {state} {cause}".rstrip())
-        if result is None:
-            raise RunFailed(f"run {attempt} ended without a result")
-        return chunks, result
-
-
-def _was_lost(trainer: TrainerClient, run_id: str) -> bool:
-    try:
-        state = trainer.get(run_id).state
-    except NotFound:
-        return False
-    return state in (pb.RUN_STATE_FAILED, pb.RUN_STATE_CANCELLED)
+        Raises:
+            AgentError: they are not all there, and not of this part.
+        """
+        if entry.of in others:
+            others[entry.of].result()
+        keys = [
+            Key(method=entry.of, phase=Phase.JUDGED, index=seed) for seed in range(self._spec.seeds)
+        ]
+        found = self._children.finished(keys)
+        if len(found) < len(keys):
+            raise AgentError(
+                f"{entry.name} needs all {len(keys)} judged runs of {entry.of}, and {len(found)} "
+                f"are finished; run {entry.of} first, or leave {entry.name} out of this part"
+            )
+        return found

@@ -1,8 +1,9 @@
-"""Live progress of a study: a bar for each stage in a terminal, a line for each run elsewhere."""
+"""Live progress of a study: a bar for each method in a terminal, a line for each run elsewhere."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -18,17 +19,22 @@ from rich.progress import (
 )
 
 from trainer_service.run import ChunkTrained, Event, Finished, Planned, StateChanged
-from trainer_service.study.spec import Stage
+from trainer_service.study.results import Key
 
 
 class StudyProgress:
-    """Shows stages, and of each the loss, scores and values of the chunk that came last.
+    """Shows methods, and of each the loss, scores and values of the chunk that came last.
 
     Thread-safe; a context manager.
     """
 
-    def __init__(self, console: Console, stages: list[Stage]) -> None:
-        """Show all stages from the beginning."""
+    def __init__(self, console: Console, planned: Mapping[str, tuple[str, int]]) -> None:
+        """Show all methods from the beginning.
+
+        Args:
+            console: where.
+            planned: of each method's name what it is called, and how many runs it has.
+        """
         self._console = console
         self._lock = threading.Lock()
         self._bars = Progress(
@@ -41,10 +47,10 @@ class StudyProgress:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {
-            s.title: self._bars.add_task(s.title, total=len(s.runs), start=False, last="")
-            for s in stages
+            name: self._bars.add_task(label, total=total, start=False, last="")
+            for name, (label, total) in planned.items()
         }
-        self._shares: dict[str, dict[str, float]] = {s.title: {} for s in stages}
+        self._shares: dict[str, dict[Key, float]] = {name: {} for name in planned}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -58,30 +64,31 @@ class StudyProgress:
     ) -> None:
         self._bars.stop()
 
-    def started(self, stage: Stage) -> None:
-        """A stage begins."""
-        self._bars.start_task(self._tasks[stage.title])
-
-    def trained(self, stage: Stage, run_id: str, trained: ChunkTrained, planned: int) -> None:
+    def trained(self, key: Key, trained: ChunkTrained, planned: int) -> None:
         """A chunk of a run was trained."""
-        self._advance(stage, run_id, trained.chunk.index / planned, _chunk_words(trained))
+        self._advance(key, trained.chunk.index / planned, _chunk_words(trained))
 
-    def finished(self, stage: Stage, run_id: str, finished: Finished) -> None:
-        """A run ended."""
+    def finished(self, key: Key, finished: Finished) -> None:
+        """A run ended, now or before."""
         scores = finished.scores
-        last = f"{run_id}: test F1 {scores.test_score_best:.3f} (last {scores.test_score_last:.3f})"
-        self._advance(stage, run_id, 1.0, last)
+        last = (
+            f"{key.phase} {key.index}: test F1 {scores.test_score_best:.3f} "
+            f"(last {scores.test_score_last:.3f})"
+        )
+        self._advance(key, 1.0, last)
         if not self._console.is_terminal:
             self._console.print(
-                f"{stage.title:<12} {last} {finished.seconds:.0f} s", highlight=False
+                f"{key.method:<20} {last} {finished.seconds:.0f} s", highlight=False
             )
 
-    def _advance(self, stage: Stage, run_id: str, share: float, last: str) -> None:
+    def _advance(self, key: Key, share: float, last: str) -> None:
+        task = self._tasks[key.method]
         with self._lock:
-            shares = self._shares[stage.title]
-            shares[run_id] = share
+            shares = self._shares[key.method]
+            shares[key] = share
             total = sum(shares.values())
-        self._bars.update(self._tasks[stage.title], completed=total, last=last)
+        self._bars.start_task(task)
+        self._bars.update(task, completed=total, last=last)
 
 
 class RunProgress:

@@ -1,22 +1,29 @@
-"""Results on disk: what a folder's study is, and one line for each finished run."""
+"""Results on disk: what a folder's study is, a line for each finished run, frozen policies."""
 
 from __future__ import annotations
 
-import platform
+import hashlib
+import os
 import secrets
-import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
+from typing import IO
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from agent_service.domain.errors import AgentError
 from trainer_service.run import ChunkTrained, Finished, RunSpec
 from trainer_service.study.spec import StudySpec
 
-PACKAGES = ("reinforced-regularization", "torch", "torchvision", "stable-baselines3", "numpy")
+
+class Phase(StrEnum):
+    """What a child was trained for."""
+
+    TUNING = "tuning"
+    """A search chose by it, or a controller learned on it; it is not judged."""
+    JUDGED = "judged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,124 +31,203 @@ class Trace:
     """What a run's chunks brought, in order: one value a chunk."""
 
     training_loss: tuple[float, ...]
+    """Mean of the chunk."""
     validation_loss: tuple[float, ...]
     training_score: tuple[float, ...]
     validation_score: tuple[float, ...]
-    values: dict[str, tuple[float, ...]]
-    """By hyperparameter."""
+    values: Mapping[str, tuple[float, ...]]
+    """What it ran under, by hyperparameter."""
+    policy_version: tuple[int, ...] = ()
+    """That decided it; 0 without a policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Key:
+    """Which child of a study a result is of."""
+
+    method: str
+    """The method's name in the study."""
+    phase: Phase
+    index: int
+    """From 0: a judged child's seed, a tuning child's place in the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One finished run: a line of `results.jsonl`."""
 
+    key: Key
     run_id: str
-    is_learning: bool
-    """Whether a controller learned on it; such runs are not judged."""
+    """At the trainer service, and at the agent service."""
     spec: RunSpec
     finished: Finished
     trace: Trace
-    versions: dict[str, str]
+    policy: str = ""
+    """SHA-256 of the frozen policy's file that decided; empty without one."""
+    versions: Mapping[str, str]
     """Of Python and the packages that decide the result."""
     commit: str
-    """Of this code; empty where it does not run from a checkout."""
+    """Of this code, with `+changes` where files differed; empty where it is no checkout."""
+    ended_at: float
+    """Seconds since 1970."""
+    digest: str = ""
+    """SHA-256 of this line with the digest left empty: whether it is as it was written."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it counts in tables."""
+        return self.key.phase is Phase.JUDGED
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it is as it was written."""
+        return self.digest == digest(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Study:
+class Study:
+    """What `study.json` holds."""
+
     id: str
+    """Prefix of the names of its runs and controllers."""
     spec: StudySpec
 
 
 _RESULT = TypeAdapter(Result)
-_STUDY = TypeAdapter(_Study)
+_STUDY = TypeAdapter(Study)
 
 
 class ResultsFolder:
-    """A study's folder: `study.json`, `results.jsonl`, and what the report makes of them."""
+    """A study's folder: `study.json`, `results.jsonl`, `policies/`, and what a report adds."""
 
     def __init__(self, path: Path) -> None:
         """Name the folder; nothing is written yet."""
         self.path = path
         self._lines = path / "results.jsonl"
+        self._file = path / "study.json"
 
     def open(self, spec: StudySpec) -> str:
         """Begin a study here, or go on with the one that is here; return its id.
 
+        Seeds and methods may have been added to it, and words and comparisons changed.
+
         Raises:
             AgentError: the folder holds another study.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / "study.json"
-        if not file.exists():
-            study = _Study(id=f"s{secrets.token_hex(3)}", spec=spec)
-            file.write_bytes(_STUDY.dump_json(study, indent=2))
-            return study.id
-        study = _STUDY.validate_json(file.read_bytes())
+        if not self._file.exists():
+            self.write_study(Study(id=f"s{secrets.token_hex(3)}", spec=spec))
+        study = self.study()
+        if not spec.goes_on_with(study.spec):
+            raise AgentError(
+                f"{self._file} is another study; give a new folder, or the same study, to which "
+                "methods and seeds may be added"
+            )
         if study.spec != spec:
-            raise AgentError(f"{file} is another study; give a new folder, or the same options")
+            self.write_study(Study(id=study.id, spec=spec))
         return study.id
 
-    def spec(self) -> StudySpec:
-        """Return the study's spec; raises AgentError where no study is."""
-        file = self.path / "study.json"
-        if not file.exists():
-            raise AgentError(f"{self.path} holds no study: there is no study.json")
-        return _STUDY.validate_json(file.read_bytes()).spec
+    def write_study(self, study: Study) -> None:
+        """Say what the folder's study is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._file.write_bytes(_STUDY.dump_json(study, indent=1) + b"\n")
 
-    def results(self) -> Sequence[Result]:
-        """Return all finished runs; a line that was cut by a crash is left out."""
+    def study(self) -> Study:
+        """Return the folder's study; raises AgentError where there is none."""
+        if not self._file.exists():
+            raise AgentError(f"{self.path} holds no study: there is no study.json")
+        try:
+            return _STUDY.validate_json(self._file.read_bytes())
+        except ValidationError as error:
+            raise AgentError(f"{self._file} is no study of this version: {_first(error)}") from None
+
+    def results(self) -> list[Result]:
+        """Return all finished runs as they were added; a line that a crash cut is left out.
+
+        Raises:
+            AgentError: a line is no result; the message names it.
+        """
         if not self._lines.exists():
             return []
         lines = self._lines.read_bytes().splitlines(keepends=True)
-        return [_RESULT.validate_json(line) for line in lines if line.endswith(b"\n")]
+        return [
+            self._result(number, line)
+            for number, line in enumerate(lines, 1)
+            if line.endswith(b"\n")
+        ]
 
-    def add(self, result: Result) -> None:
-        """Append a finished run."""
-        if self._lines.exists() and not self._lines.read_bytes().endswith(b"\n"):
-            whole = self._lines.read_bytes().rpartition(b"\n")[0]
-            self._lines.write_bytes(whole + b"\n" if whole else b"")
-        with self._lines.open("ab") as file:
-            file.write(_RESULT.dump_json(result) + b"\n")
+    def _result(self, number: int, line: bytes) -> Result:
+        try:
+            return _RESULT.validate_json(line)
+        except ValidationError as error:
+            raise AgentError(f"{self._lines}, line {number}: {_first(error)}") from None
+
+    def add(self, result: Result) -> Result:
+        """Append a finished run with its digest; return it with that."""
+        signed = replace(result, digest=result.digest or digest(result))
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._lines.open("a+b") as file:
+            _mend_cut_line(file)
+            file.write(_RESULT.dump_json(signed) + b"\n")
+        return signed
+
+    def replace_results(self, results: Sequence[Result]) -> None:
+        """Have these results and no others; whole, or as it was before."""
+        written = self._lines.with_suffix(".new")
+        written.write_bytes(b"".join(_RESULT.dump_json(result) + b"\n" for result in results))
+        written.replace(self._lines)
+
+    def policy(self, method: str) -> bytes | None:
+        """Return the frozen policy of a method; None where it has none, yet."""
+        file = self._policy_file(method)
+        return file.read_bytes() if file.exists() else None
+
+    def add_policy(self, method: str, data: bytes) -> None:
+        """Keep a method's frozen policy, in the form of `agent-service export`."""
+        file = self._policy_file(method)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all: a study that goes on takes what is here as what was learned.
+        written = file.with_suffix(".new")
+        written.write_bytes(data)
+        written.replace(file)
+
+    def _policy_file(self, method: str) -> Path:
+        return self.path / "policies" / f"{method}.policy"
 
 
-def make_result(
-    run_id: str,
-    spec: RunSpec,
-    finished: Finished,
-    chunks: Sequence[ChunkTrained],
-    *,
-    is_learning: bool,
-) -> Result:
-    """Return a run's result with its origin."""
+def _mend_cut_line(file: IO[bytes]) -> None:
+    """Cut what follows the last whole line: half a line that a crash left."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0 or (file.seek(end - 1) and file.read(1) == b"\n"):
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def digest(result: Result) -> str:
+    """Return the SHA-256 of a result, whatever its own digest says."""
+    return hashlib.sha256(_RESULT.dump_json(replace(result, digest=""))).hexdigest()
+
+
+def spec_as_json(spec: StudySpec) -> str:
+    """Return a study's spec as JSON, every default filled in."""
+    return TypeAdapter(StudySpec).dump_json(spec, indent=1).decode()
+
+
+def make_trace(chunks: Sequence[ChunkTrained]) -> Trace:
+    """Return what a result keeps of its chunks."""
     trained = [c.chunk for c in chunks]
     names = trained[0].values if trained else {}
-    trace = Trace(
+    return Trace(
         training_loss=tuple(sum(c.losses) / len(c.losses) for c in trained),
         validation_loss=tuple(c.validation_loss for c in trained),
         training_score=tuple(c.training_score for c in trained),
         validation_score=tuple(c.validation_score for c in trained),
         values={name: tuple(c.values[name] for c in trained) for name in names},
-    )
-    versions = {package: metadata.version(package) for package in PACKAGES}
-    return Result(
-        run_id=run_id,
-        is_learning=is_learning,
-        spec=spec,
-        finished=finished,
-        trace=trace,
-        versions={"python": platform.python_version(), **versions},
-        commit=_commit(),
+        policy_version=tuple(c.policy_version for c in chunks),
     )
 
 
-def _commit() -> str:
-    """Return the commit of the checkout that this code lies in."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        shown = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return shown.stdout.strip()
+def _first(error: ValidationError) -> str:
+    """Return the first thing that is wrong, in one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,117 +1,179 @@
-"""What a study compares: methods, seeds, what they train on and how the controllers learn."""
+"""What a study is: methods compared on the same fresh children, and the budget that each may spend.
+
+Children have seeds: judged ones 0, 1, ..., the same for all methods, so that scores are paired;
+those that are searched or learned on TUNING_SEEDS, ...: nobody is judged on one of them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Reward
-from agent_service.domain.runs import Mode
-from agent_service.domain.specs import ControllerSpec, PPOSettings
-from trainer_service.run import RunSpec
-from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
+from agent_service.domain.specs import PPOSettings
+from trainer_service.study.entries import (
+    Entry,
+    Fixed,
+    Grid,
+    Learned,
+    MeanOf,
+    Regularizer,
+    Replayed,
+    Scheduled,
+)
+from trainer_service.training.spec import Method, TrainingSpec
 
-LEARNING_SEEDS = 1000
-"""Seeds of children that a controller learns on start here: none is judged on, too."""
+TUNING_SEEDS = 1000
+"""Seeds of children that are searched or learned on start here."""
+SIGNIFICANCE = 0.05
+"""Of the family of all tests together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySpec:
     """A study; raises InvalidArgument naming the field that is wrong."""
 
-    methods: tuple[Method, ...] = tuple(Method)
-    seeds: int = 3
-    """Fresh children of each method, with seeds 0, 1, ...: the same for all methods."""
-    learning_runs: int = 12
-    """Children that each controller learns on before it is frozen and judged."""
+    title: str = ""
+    """Of its report; empty takes the data set's name."""
+    seeds: int = 5
+    """Fresh children that each method is judged on."""
+    budget: int = 40
+    """Children that each search, and each controller, may train before it is judged."""
     training: TrainingSpec
     """What all children have in common; method, values and seed are set for each."""
-    reward: Reward = Reward.GAP
-    """What the controllers learn from."""
-    ppo: PPOSettings = field(default_factory=PPOSettings)
-    """How they learn."""
+    methods: tuple[Entry, ...]
+    """What is compared, in the order of tables and pictures."""
+    references: tuple[str, ...] = ()
+    """Names of methods that all others are compared with, seed by seed."""
+    tests: tuple[str, ...] = ()
+    """Names of methods whose difference to each reference is tested (Wilcoxon, Holm)."""
 
     def __post_init__(self) -> None:
-        """Check counts and methods."""
-        if not self.methods or len(set(self.methods)) < len(self.methods):
+        """Check counts, and that every name that is mentioned is there."""
+        names = [entry.name for entry in self.methods]
+        if not names or len(set(names)) < len(names):
             raise invalid("methods", "name at least one, each once")
-        if self.seeds < 1:
-            raise invalid("seeds", f"{self.seeds} must be at least 1")
-        if not 1 <= self.learning_runs <= LEARNING_SEEDS:
-            raise invalid("learning_runs", f"{self.learning_runs} is not in [1, {LEARNING_SEEDS}]")
-        self._check_transitions()
+        if not 1 <= self.seeds <= TUNING_SEEDS:
+            raise invalid("seeds", f"{self.seeds} is not in [1, {TUNING_SEEDS}]")
+        if not 1 <= self.budget <= TUNING_SEEDS:
+            raise invalid("budget", f"{self.budget} is not in [1, {TUNING_SEEDS}]")
+        for name in ("references", "tests"):
+            _check_known(name, getattr(self, name), names)
+        self._check_tests()
+        for place, entry in enumerate(self.methods):
+            self._check_entry(f"methods[{place}].", entry)
 
-    def _check_transitions(self) -> None:
-        """Check that a controller learns at all, where the length is known before the data is."""
-        chunks, needed = self.training.chunks, self.ppo.rollout_size
-        if chunks is None or not any(method.is_reinforced for method in self.methods):
-            return
-        if self.learning_runs * chunks < needed:
+    def _check_tests(self) -> None:
+        """Check that there are seeds enough for a test to find anything."""
+        count = len(self.tested)
+        if self.tests and not count:
+            raise invalid("references", "is empty; name what `tests` are against")
+        # Of n pairs the smallest two-sided p is 2^(1-n), and Holm multiplies it by the tests.
+        needed = next(n for n in range(1, 100) if count * 2.0 ** (1 - n) <= SIGNIFICANCE)
+        if count and self.seeds < needed:
             raise invalid(
-                "learning_runs",
-                f"{self.learning_runs} of {chunks} chunks bring fewer transitions than one update "
-                f"takes, {needed}; give more runs or chunks, or a smaller rollout size",
+                "seeds",
+                f"{self.seeds} are too few: {count} Wilcoxon tests over them can reach no p below "
+                f"{count * 2.0 ** (1 - self.seeds):.3g}; give {needed} or more, or fewer `tests`",
             )
 
+    def _check_entry(self, path: str, entry: Entry) -> None:
+        if isinstance(entry, Grid) and self.budget % len(entry.values):
+            raise invalid(
+                f"{path}values",
+                f"{len(entry.values)} values cannot share {self.budget} children equally; change "
+                "them or the budget",
+            )
+        if isinstance(entry, Learned):
+            self._check_transitions(path, entry)
+        if isinstance(entry, Replayed | MeanOf):
+            if not isinstance(self._find(entry.of), Learned):
+                raise invalid(f"{path}of", f"{entry.of!r} is no learned method of this study")
+            if isinstance(entry, Replayed) and self.seeds < 2:
+                raise invalid("seeds", "a replay needs a run of another seed; give 2 or more")
+        if isinstance(entry, Scheduled) and self.training.chunks is None:
+            raise invalid("training.chunks", "is not set; a schedule's length is told in chunks")
+        if isinstance(entry, Fixed):
+            # The child's own checks, of the values against the method.
+            replace(self.training, method=entry.method, values=entry.values)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Runs that may train at once."""
+    def _check_transitions(self, path: str, entry: Learned) -> None:
+        """Check that a controller learns at all, where the length is known before the data is."""
+        chunks, needed = self.training.chunks, entry.ppo.rollout_size
+        children = self.budget_of(entry)
+        if children > TUNING_SEEDS:
+            raise invalid(f"{path}budget", f"{children} must be at most {TUNING_SEEDS}")
+        if chunks is not None and children * chunks < needed:
+            raise invalid(
+                f"{path}ppo",
+                f"{children} children of {chunks} chunks bring fewer transitions than one update "
+                f"takes, {needed}; give more children or chunks, or a smaller rollout_size",
+            )
 
-    method: Method
-    is_learning: bool
-    """Whether a controller learns on them; else they are judged."""
-    runs: tuple[tuple[str, RunSpec], ...]
-    """Ids and specs."""
+    def goes_on_with(self, other: StudySpec) -> bool:
+        """Whether all that `other` trains is trained under this study, too, and alike."""
+        same_children = (self.training, self.budget) == (other.training, other.budget)
+        grown = self.seeds >= other.seeds and set(names_of(other)) <= set(names_of(self))
+        return same_children and grown and all(self.entry(e.name) == e for e in other.methods)
+
+    def _find(self, name: str) -> Entry | None:
+        return next((entry for entry in self.methods if entry.name == name), None)
+
+    def entry(self, name: str) -> Entry:
+        """Return the method of a name that is known to be there."""
+        found = self._find(name)
+        assert found is not None, name
+        return found
+
+    def budget_of(self, entry: Entry) -> int:
+        """Return how many children a method trains before it is judged."""
+        if not entry.tunes:
+            return 0
+        own = entry.budget if isinstance(entry, Learned) else None
+        return self.budget if own is None else own
 
     @property
-    def title(self) -> str:
-        """A few words for progress."""
-        return f"{self.method.upper()} {'learns' if self.is_learning else 'judged'}"
+    def tested(self) -> list[tuple[str, str]]:
+        """What is tested: pairs of a method and a reference."""
+        return [(name, other) for name in self.tests for other in self.references if name != other]
 
 
-def controller_name(study: str, method: Method) -> str:
-    """Return the name of a method's controller in a study."""
-    return f"{study}-{method}"
+def names_of(spec: StudySpec) -> list[str]:
+    """Return the names of a study's methods."""
+    return [entry.name for entry in spec.methods]
 
 
-def controller_spec(study: str, spec: StudySpec, method: Method) -> ControllerSpec:
-    """Return the PPO controller that decides for a reinforced method."""
-    return ControllerSpec(
-        name=controller_name(study, method),
-        chunk_size=spec.training.chunk_size,
-        hyperparameters=hyperparameters(replace(spec.training, method=method, values={})),
-        reward=spec.reward,
-        seed=spec.training.data_seed,
-        algorithm=spec.ppo,
-    )
+def _check_known(field: str, given: Iterable[str], names: list[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise invalid(field, f"{name!r} is none of the methods: {', '.join(names)}")
 
 
-def stages(study: str, spec: StudySpec) -> list[Stage]:
-    """Return a study's stages in order: controllers learn first, then all methods are judged."""
-    learning = [
-        _stage(study, spec, method, Mode.LEARNING, range(LEARNING_SEEDS, _end(spec)))
-        for method in spec.methods
-        if method.is_reinforced
-    ]
-    judged = [
-        _stage(study, spec, method, Mode.FROZEN, range(spec.seeds)) for method in spec.methods
-    ]
-    return learning + judged
+TITLES = {
+    Method.VANILLA: "Vanilla",
+    Method.NI: "NI",
+    Method.D: "D",
+    Method.DNI: "DNI",
+    Method.RNI: "RNI",
+    Method.RD: "RD",
+}
 
 
-def _end(spec: StudySpec) -> int:
-    return LEARNING_SEEDS + spec.learning_runs
-
-
-def _stage(study: str, spec: StudySpec, method: Method, mode: Mode, seeds: range) -> Stage:
-    runs = []
-    for seed in seeds:
-        training = replace(spec.training, method=method, seed=seed)
-        run = RunSpec(
-            training=training,
-            controller=controller_name(study, method) if method.is_reinforced else "",
-            mode=mode if method.is_reinforced else None,
+def table_1(
+    methods: Iterable[Method], *, reward: Reward = Reward.GAP, ppo: PPOSettings | None = None
+) -> tuple[Entry, ...]:
+    """Return rows of the paper's Table 1 as methods of a study."""
+    settings = PPOSettings() if ppo is None else ppo
+    return tuple(
+        Learned(
+            name=method.value,
+            title=TITLES[method],
+            regularizer=Regularizer.DROPOUT if method is Method.RD else Regularizer.NOISE,
+            reward=reward,
+            ppo=settings,
         )
-        runs.append((f"{study}-{method}-{seed}", run))
-    return Stage(method=method, is_learning=mode is Mode.LEARNING, runs=tuple(runs))
+        if method.is_reinforced
+        else Fixed(name=method.value, title=TITLES[method], method=method)
+        for method in methods
+    )

@@ -33,8 +33,9 @@ from trainer_service.training.spec import TrainingSpec
 
 def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
     """Whether children of these specs can be trained as one network."""
-    is_same = replace(spec, seed=other.seed, values=other.values) == other
-    return is_same and spec.model.is_resnet
+    # Without values, since those of one method may be refused for another.
+    alike, other_alike = (replace(each, seed=0, values={}) for each in (spec, other))
+    return alike == other_alike and spec.model.is_resnet
 
 
 class StackedTraining:

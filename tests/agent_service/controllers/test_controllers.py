@@ -71,6 +71,10 @@ def test_a_constant_is_what_was_given_in_every_chunk() -> None:
             schedule(Shape.COSINE),
             [0.5 + 0.3 * math.cos(math.pi * x) for x in (0, 0.25, 0.5, 0.75, 1, 1, 1)],
         ),
+        (
+            schedule(Shape.EXPONENTIAL),
+            [*(0.2 + 0.6 * math.exp(-10 * x) for x in (0, 0.25, 0.5, 0.75)), 0.2, 0.2, 0.2],
+        ),
     ],
 )
 def test_a_schedule_goes_from_start_to_end(

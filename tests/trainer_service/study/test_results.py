@@ -1,165 +1,173 @@
-"""Results on disk, and what the report makes of them."""
+"""Results on disk, parts that are merged, and flags."""
 
+import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from agent_service.domain.errors import AgentError
-from tests.trainer_service.specs import run_spec
-from tests.trainer_service.test_store import CHUNK, FINISHED
-from trainer_service.run import ChunkTrained
-from trainer_service.study.report import spread, write_report
-from trainer_service.study.results import Result, ResultsFolder, make_result
-from trainer_service.study.spec import StudySpec
-from trainer_service.training.spec import Augment, Method
-
-STUDY = StudySpec(training=run_spec().training, seeds=2, learning_runs=100)
+from tests.trainer_service.study.simulated import STUDY, simulated_folder
+from trainer_service.study.flags import find_flags
+from trainer_service.study.merging import merge
+from trainer_service.study.report import write_report
+from trainer_service.study.results import Key, Phase, ResultsFolder
 
 
-def result(
-    method: Method, seed: int, *, score: float = 0.5, is_learning: bool = False, chunks: int = 4
-) -> Result:
-    trained = [
-        ChunkTrained(
-            chunk=replace(
-                CHUNK.chunk, index=index, values={"dropout": 0.1 * index} if method else {}
-            ),
-            policy_version=1,
-            agent_seconds=0.0,
-        )
-        for index in range(1, chunks + 1)
-    ]
-    controller = "c" if method.is_reinforced else ""
-    scores = replace(FINISHED.scores, test_score_best=score, test_score_last=score / 2)
-    return make_result(
-        f"s-{method}-{seed}",
-        run_spec(method, controller=controller, seed=seed),
-        replace(FINISHED, scores=scores),
-        trained,
-        is_learning=is_learning,
-    )
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
+    folder = simulated_folder(tmp_path_factory.mktemp("whole"))
+    folder.add_policy("rd", b"policy")
+    return folder
 
 
-def test_results_come_back_as_they_went(tmp_path: Path) -> None:
-    """One line each, every float to the bit, with what they were made by."""
-    folder = ResultsFolder(tmp_path)
-    folder.open(STUDY)
-    added = [result(Method.RD, seed, score=0.1 * seed + 1e-17) for seed in range(3)]
-    for one in added:
-        folder.add(one)
-
-    assert folder.results() == added
-    assert (tmp_path / "results.jsonl").read_bytes().count(b"\n") == 3
-    assert added[0].versions["torch"].startswith("2.")
-    assert len(added[0].commit) in (0, 40)
+def copy(source: ResultsFolder, path: Path, *, keep: slice = slice(None)) -> ResultsFolder:
+    """Return a folder with some of another's lines."""
+    path.mkdir()
+    for name in ("study.json", "results.jsonl"):
+        (path / name).write_bytes((source.path / name).read_bytes())
+    lines = (path / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (path / "results.jsonl").write_bytes(b"".join(lines[keep]))
+    return ResultsFolder(path)
 
 
-def test_a_line_that_was_cut_is_left_out_and_mended(tmp_path: Path) -> None:
+def test_results_come_back_as_they_went(whole: ResultsFolder, tmp_path: Path) -> None:
+    """One line each, every float to the bit, intact."""
+    results = whole.results()
+    again = ResultsFolder(tmp_path)
+    for result in results:
+        assert again.add(result) == result
+
+    assert again.results() == results
+    assert all(result.is_intact for result in results)
+
+
+def test_a_line_that_was_cut_is_left_out_and_mended(whole: ResultsFolder, tmp_path: Path) -> None:
     """A crash in the middle of a line loses that run only; the next line stands alone."""
-    folder = ResultsFolder(tmp_path)
-    first, second, third = (result(Method.D, seed) for seed in range(3))
-    folder.add(first)
-    folder.add(second)
-    lines = tmp_path / "results.jsonl"
+    folder = copy(whole, tmp_path / "cut", keep=slice(3))
+    first, second, third = folder.results()
+    lines = folder.path / "results.jsonl"
     lines.write_bytes(lines.read_bytes()[:-20])
-    assert folder.results() == [first]
+    assert folder.results() == [first, second]
 
     folder.add(third)
-    assert folder.results() == [first, third]
+    assert folder.results() == [first, second, third]
+    lines.write_bytes(lines.read_bytes()[:20])
+    assert folder.add(third) == third
+    assert folder.results() == [third]
+
+
+def test_a_line_that_is_no_result_is_told_by_its_number(
+    whole: ResultsFolder, tmp_path: Path
+) -> None:
+    """In one line, with the field."""
+    folder = copy(whole, tmp_path / "odd", keep=slice(2))
+    with (folder.path / "results.jsonl").open("a") as file:
+        file.write('{"key": 3}\n')
+
+    with pytest.raises(AgentError, match=r"results\.jsonl, line 3: key: ") as raised:
+        folder.results()
+    assert "\n" not in str(raised.value)
 
 
 def test_a_folder_belongs_to_one_study(tmp_path: Path) -> None:
-    """The same study goes on under its id; another is refused, and nothing is written."""
+    """It goes on under its id, also when it grows; another is refused, and nothing is written."""
     study_id = ResultsFolder(tmp_path).open(STUDY)
+    assert ResultsFolder(tmp_path).open(replace(STUDY, seeds=5)) == study_id
     before = (tmp_path / "study.json").read_bytes()
 
-    assert ResultsFolder(tmp_path).open(STUDY) == study_id
     with pytest.raises(AgentError, match="another study"):
-        ResultsFolder(tmp_path).open(replace(STUDY, seeds=3))
+        ResultsFolder(tmp_path).open(STUDY)
     assert (tmp_path / "study.json").read_bytes() == before
 
 
-def test_a_spread_is_mean_and_sample_deviation() -> None:
-    """Over seeds, with n - 1; one seed has no deviation."""
-    assert spread([0.5, 0.7]) == "0.600 ± 0.141"
-    assert spread([0.5]) == "0.500"
+def test_parts_merge_in_any_order_to_the_same_report(whole: ResultsFolder, tmp_path: Path) -> None:
+    """Overlapping or not, twice or once: every file is the whole study's, to the byte."""
+    write_report(whole.path)
+    pieces = [slice(0, 30), slice(20, 60), slice(60, None)]
+    parts = [copy(whole, tmp_path / f"part{i}", keep=piece) for i, piece in enumerate(pieces)]
+    parts[1].add_policy("rd", b"policy")
+
+    for number, order in enumerate(itertools.permutations(parts)):
+        output = tmp_path / f"merged{number}"
+        assert merge([part.path for part in order], output) == len(whole.results())
+        assert ResultsFolder(output).policy("rd") == b"policy"
+        if number in (0, 5):  # the pictures of one take a second
+            write_report(output)
+            for file in ("report.html", "report.md"):
+                assert (output / file).read_bytes() == (whole.path / file).read_bytes()
+    again = (tmp_path / "merged0" / "results.jsonl").read_bytes()
+    merge([parts[0].path], tmp_path / "merged0")
+    assert (tmp_path / "merged0" / "results.jsonl").read_bytes() == again
 
 
-def test_the_report_is_of_what_was_judged(tmp_path: Path) -> None:
-    """Table and pictures leave the children out that a controller learned on."""
-    folder = ResultsFolder(tmp_path)
-    folder.open(STUDY)
-    for method in (Method.VANILLA, Method.DNI, Method.RD):
-        for seed, score in ((1, 0.75), (0, 0.25)):
-            folder.add(result(method, seed, score=score))
-    folder.add(result(Method.RD, 1000, score=0.99, is_learning=True))
+def test_parts_that_do_not_belong_together_are_refused(
+    whole: ResultsFolder, tmp_path: Path
+) -> None:
+    """Another study, a child made otherwise, a method that learned twice: nothing is written."""
+    part = copy(whole, tmp_path / "part")
+    other = simulated_folder(tmp_path / "other", replace(STUDY, budget=32))
+    changed = copy(whole, tmp_path / "changed", keep=slice(0))
+    result = whole.results()[0]
+    spec = replace(result.spec, training=replace(result.spec.training, learning_rate=0.1))
+    changed.add(replace(result, spec=spec, digest=""))
+    relearned = simulated_folder(tmp_path / "relearned")
+    policy = copy(whole, tmp_path / "policy", keep=slice(0))
+    policy.add_policy("rd", b"another")
+    part.add_policy("rd", b"policy")
 
-    report = write_report(folder)
-
-    assert [(row.method, row.best) for row in report.rows] == [
-        (method, (0.25, 0.75)) for method in (Method.VANILLA, Method.DNI, Method.RD)
-    ]
-    table = report.table.read_text()
-    assert "| weights | Vanilla | DNI | RD |" in table
-    assert "| best validation epoch | 0.500 ± 0.354 | 0.500 ± 0.354 | 0.500 ± 0.354 |" in table
-    assert "reward `gap`" in table
-    for picture in report.pictures:
-        pixels = imread(picture)
-        assert pixels.shape[1] > 1000
-        assert np.ptp(pixels) > 0.5, "the picture is empty"
-
-
-def test_a_report_needs_something_judged(tmp_path: Path) -> None:
-    """The error says what is missing."""
-    folder = ResultsFolder(tmp_path)
-    with pytest.raises(AgentError, match=r"no study: there is no study\.json"):
-        write_report(folder)
-
-    folder.open(STUDY)
-    with pytest.raises(AgentError, match="no judged run yet"):
-        write_report(folder)
+    for wrong, error in (
+        (other, "another study"),
+        (changed, "vanilla, judged 0 trained under other things"),
+        (relearned, "rd, tuning 0 trained under other things"),
+        (policy, "another policy of rd"),
+        (ResultsFolder(tmp_path / "nothing"), "no study"),
+    ):
+        with pytest.raises(AgentError, match=error):
+            merge([part.path, wrong.path], tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
 
 
-def test_runs_of_unequal_length_are_drawn_together(tmp_path: Path) -> None:
-    """One that diverged early ends early, and the report is written."""
-    folder = ResultsFolder(tmp_path)
-    folder.open(STUDY)
-    folder.add(result(Method.RD, 0, chunks=9))
-    folder.add(result(Method.RD, 1, chunks=2))
+def test_what_is_odd_is_flagged(whole: ResultsFolder, tmp_path: Path) -> None:
+    """An edited line, another commit, none, another version, another policy, another spec."""
+    assert find_flags(whole.study(), whole.results()) == {}
+    folder = copy(whole, tmp_path / "odd")
+    lines = (folder.path / "results.jsonl").read_text().splitlines()
+    edited = json.loads(lines[0])
+    edited["finished"]["scores"]["test_score_best"] += 0.05
+    lines[0] = json.dumps(edited, separators=(",", ":"))
+    (folder.path / "results.jsonl").write_text("\n".join(lines) + "\n")
+    results = folder.results()
+    judged = next(r for r in results if r.key == Key(method="rd", phase=Phase.JUDGED, index=2))
+    training = replace(results[5].spec.training, batch_size=32)
+    changes = {
+        1: replace(results[1], commit="e" * 40, digest=""),
+        2: replace(results[2], commit="", digest=""),
+        3: replace(results[3], versions={"torch": "2.12.0"}, digest=""),
+        4: replace(results[4], commit=results[4].commit + "+changes", digest=""),
+        5: replace(results[5], spec=replace(results[5].spec, training=training), digest=""),
+        results.index(judged): replace(judged, policy="0" * 64, digest=""),
+    }
+    (folder.path / "results.jsonl").unlink()
+    for place, result in enumerate(results):
+        folder.add(changes.get(place, result))
 
-    assert len(write_report(folder).pictures) == 2
+    words = {
+        key: " ".join(flags) for key, flags in find_flags(folder.study(), folder.results()).items()
+    }
 
-
-def test_a_run_that_diverged_at_once_is_reported(tmp_path: Path) -> None:
-    """Without a single whole chunk there is a score, and no curve."""
-    folder = ResultsFolder(tmp_path)
-    folder.open(STUDY)
-    folder.add(result(Method.RD, 0, chunks=0))
-    folder.add(result(Method.D, 0))
-
-    assert [row.method for row in write_report(folder).rows] == [Method.D, Method.RD]
-
-
-def test_a_study_where_all_diverged_at_once_is_reported(tmp_path: Path) -> None:
-    """The table is there, the pictures are empty."""
-    folder = ResultsFolder(tmp_path)
-    folder.open(STUDY)
-    folder.add(result(Method.RD, 0, chunks=0))
-
-    assert [row.method for row in write_report(folder).rows] == [Method.RD]
-
-
-def test_the_report_says_what_was_done_to_the_data(tmp_path: Path) -> None:
-    """Whether duplicates were taken out, how many classes are left, and how it was augmented."""
-    training = replace(STUDY.training, classes=3, deduplicate=True, augment=Augment.CROP_FLIP)
-    folder = ResultsFolder(tmp_path)
-    folder.open(replace(STUDY, training=training))
-    folder.add(result(Method.VANILLA, 0))
-
-    text = write_report(folder).table.read_text()
-
-    assert "64 training images of `digits`, 3 of its classes, without those that stand in" in text
-    assert "augmented by `crop-flip`" in text
+    assert len(words) == 7
+    for place, expected in (
+        (0, "was edited"),
+        (1, "another commit"),
+        (2, "without a commit"),
+        (3, "other versions"),
+        (4, "changes that are in no commit"),
+        (5, "another spec"),
+        (results.index(judged), "another policy"),
+    ):
+        assert expected in words[results[place].key]
+    page = write_report(folder.path).page.read_text()
+    assert "7 of 84 results are flagged" in page
+    assert "was edited after it was written" in page

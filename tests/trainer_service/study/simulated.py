@@ -1,0 +1,139 @@
+"""Studies on simulated children: their truth is known, and a study takes no time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tests.trainer_service.test_store import FINISHED
+from trainer_service.run import RunSpec
+from trainer_service.simulation import SimulatedChild
+from trainer_service.study.choices import best_constant, mean_values
+from trainer_service.study.entries import (
+    Course,
+    Entry,
+    Fixed,
+    Grid,
+    Learned,
+    MeanOf,
+    RandomSearch,
+    Replayed,
+    Scheduled,
+)
+from trainer_service.study.plan import (
+    Child,
+    controller_name,
+    judged_fixed,
+    judged_steered,
+    tuning,
+)
+from trainer_service.study.results import Result, ResultsFolder, Trace
+from trainer_service.study.spec import StudySpec
+from trainer_service.training.spec import Method, TrainingSpec
+
+TRAINING = TrainingSpec(chunks=20)
+METHODS: tuple[Entry, ...] = (
+    Fixed(name="vanilla", title="Vanilla", method=Method.VANILLA),
+    Fixed(name="d", title="D", method=Method.D),
+    Grid(name="grid", title="Best constant", values=(0.2, 0.4, 0.6, 0.8)),
+    RandomSearch(name="search"),
+    Scheduled(name="linear", course=Course.LINEAR, start=0.1, end=0.8),
+    Learned(name="rd", title="RD"),
+    Replayed(name="replay", of="rd"),
+    Replayed(name="shuffled", of="rd", shuffled=True),
+    MeanOf(name="mean", of="rd"),
+)
+STUDY = StudySpec(seeds=4, budget=16, training=TRAINING, methods=METHODS, references=("grid", "d"))
+COMMIT = "c" * 40
+POLICY = "d" * 64
+
+Rates = Callable[[float], float]
+"""The drop rate at a progress in (0, 1]."""
+
+
+def result(child: Child, rate: Rates, *, noise: float = 0.0, ended_at: float = 100.0) -> Result:
+    """Return the result of a simulated child under a course of the drop rate.
+
+    Its test score is its mean validation score, and `noise`.
+    """
+    training = child.spec.training
+    simulated = SimulatedChild(chunks=TRAINING.chunks or 1, seed=training.seed)
+    taus = np.arange(1, simulated.chunks + 1) / simulated.chunks
+    rates = [rate(tau) for tau in taus]
+    chunks = [simulated.step(one) for one in rates]
+    validated = tuple(chunk.validation_score for chunk in chunks)
+    score = float(np.mean(validated)) + noise
+    name = training.method.regularizer
+    return Result(
+        key=child.key,
+        run_id=child.run_id,
+        spec=child.spec,
+        finished=replace(
+            FINISHED,
+            scores=replace(
+                FINISHED.scores,
+                test_score_best=score,
+                test_score_last=score - 0.01,
+                validation_score_best=float(np.mean(validated)),
+            ),
+        ),
+        trace=Trace(
+            training_loss=tuple(float(chunk.losses.mean()) for chunk in chunks),
+            validation_loss=tuple(float(chunk.losses.mean()) + 0.2 for chunk in chunks),
+            training_score=tuple(chunk.training_score for chunk in chunks),
+            validation_score=validated,
+            values={} if name is None else {name: tuple(rates)},
+        ),
+        policy=POLICY
+        if child.spec.controller.endswith("rd") and child.key.phase == "judged"
+        else "",
+        versions={"torch": "2.13.0"},
+        commit=COMMIT,
+        ended_at=ended_at,
+    )
+
+
+def simulate(folder: ResultsFolder, spec: StudySpec = STUDY) -> None:
+    """Have a whole study in a folder, as if `compare` had run it."""
+    study = folder.open(spec)
+    for entry in spec.methods:
+        for child in tuning(study, spec, entry):
+            folder.add(result(child, course(entry, child.spec)))
+        for seed in range(spec.seeds):
+            child = _judged(study, spec, entry, seed, folder)
+            folder.add(result(child, course(entry, child.spec)))
+
+
+def course(entry: Entry, spec: RunSpec) -> Rates:
+    """Return what a child trains under: its fixed value, or a rise that stands for a policy."""
+    values = list(spec.training.values.values())
+    if values:
+        return lambda _tau: values[0]
+    if isinstance(entry, Fixed):
+        return lambda _tau: 0.2 if entry.method is Method.D else 0.0
+    return lambda tau: 0.1 + 0.7 * tau
+
+
+def _judged(study: str, spec: StudySpec, entry: Entry, seed: int, folder: ResultsFolder) -> Child:
+    def of(name: str, phase: str) -> list[Result]:
+        return [r for r in folder.results() if (r.key.method, r.key.phase) == (name, phase)]
+
+    if isinstance(entry, Fixed):
+        return judged_fixed(study, spec, entry, seed, {})
+    if isinstance(entry, Grid | RandomSearch):
+        values = best_constant(entry, of(entry.name, "tuning"))
+        return judged_fixed(study, spec, entry, seed, values)
+    if isinstance(entry, MeanOf):
+        return judged_fixed(study, spec, entry, seed, mean_values(of(entry.of, "judged")))
+    like = spec.entry(entry.of) if isinstance(entry, Replayed) else entry
+    assert isinstance(like, Learned | Scheduled)
+    name = controller_name(study, entry, seed if isinstance(entry, Replayed) else None)
+    return judged_steered(study, spec, entry, seed, controller=name, like=like)
+
+
+def simulated_folder(path: Path, spec: StudySpec = STUDY) -> ResultsFolder:
+    """Return a folder with a whole simulated study."""
+    folder = ResultsFolder(path)
+    simulate(folder, spec)
+    return folder

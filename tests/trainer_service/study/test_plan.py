@@ -1,0 +1,146 @@
+"""Which children a study trains: paired, fresh, and at the same budget."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import ScheduleSettings, Shape
+from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
+from trainer_service.study.audit import departs
+from trainer_service.study.choices import best_constant, mean_values, replayed_values
+from trainer_service.study.entries import Bayesian, Course, Grid, Learned, Replayed, Scheduled
+from trainer_service.study.plan import controller_spec, tuning
+from trainer_service.study.results import Phase, Result, ResultsFolder
+from trainer_service.study.spec import TUNING_SEEDS, StudySpec, table_1
+from trainer_service.training.spec import Method, Sites
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
+    return simulated_folder(tmp_path_factory.mktemp("study"))
+
+
+def of(results: list[Result], method: str, phase: Phase) -> list[Result]:
+    return [r for r in results if r.key.method == method and r.key.phase is phase]
+
+
+def test_all_methods_are_judged_on_the_same_fresh_children(folder: ResultsFolder) -> None:
+    """The same seeds for each method, none of them one that anybody tuned on; the rest is equal."""
+    results = folder.results()
+    for entry in STUDY.methods:
+        judged = of(results, entry.name, Phase.JUDGED)
+        assert [r.spec.training.seed for r in judged] == [0, 1, 2, 3]
+        for r in judged:
+            alike = replace(r.spec.training, method=Method.VANILLA, values={}, seed=0)
+            assert alike == TRAINING
+    tuned = [r.spec.training.seed for r in results if not r.is_judged]
+    assert min(tuned) >= TUNING_SEEDS
+
+
+def test_searches_and_controllers_have_the_same_budget(folder: ResultsFolder) -> None:
+    """Each trains as many children; a grid as many of each value, on the same seeds."""
+    results = folder.results()
+    counts = {e.name: len(of(results, e.name, Phase.TUNING)) for e in STUDY.methods}
+    assert counts == dict.fromkeys(counts, 0) | {"grid": 16, "search": 16, "rd": 16}
+
+    trained = of(results, "grid", Phase.TUNING)
+    pairs = [(r.spec.training.values["dropout"], r.spec.training.seed) for r in trained]
+    assert sorted(pairs) == [
+        (v, s) for v in (0.2, 0.4, 0.6, 0.8) for s in range(TUNING_SEEDS, TUNING_SEEDS + 4)
+    ]
+
+
+def test_the_best_constant_is_the_truth(folder: ResultsFolder) -> None:
+    """Of the simulated child the best of the grid is known: 0.4 lies nearest to 0.47."""
+    entry = STUDY.entry("grid")
+    assert isinstance(entry, Grid)
+    tuned = of(folder.results(), "grid", Phase.TUNING)
+
+    assert best_constant(entry, tuned) == {"dropout": 0.4}
+    assert best_constant(entry, tuned[::-1]) == {"dropout": 0.4}
+
+
+def test_replays_are_of_another_seed_and_shuffles_keep_the_values(folder: ResultsFolder) -> None:
+    """Chunk by chunk as it was; shuffled another order of the same; the mean is the mean."""
+    judged = of(folder.results(), "rd", Phase.JUDGED)
+    expected = [v["dropout"] for v in replayed_values(Replayed(name="r", of="rd"), judged, seed=3)]
+    shuffle = Replayed(name="r", of="rd", shuffled=True)
+    shuffled = [v["dropout"] for v in replayed_values(shuffle, judged, seed=3)]
+
+    assert expected == list(judged[0].trace.values["dropout"])
+    assert shuffled != expected
+    assert sorted(shuffled) == sorted(expected)
+    assert mean_values(judged) == pytest.approx({"dropout": np.mean(expected)})
+
+
+@pytest.mark.parametrize(
+    ("course", "until", "expected"),
+    [
+        (Course.LINEAR, 1.0, (Shape.LINEAR, 20)),
+        (Course.EXPONENTIAL, 1.0, (Shape.EXPONENTIAL, 20)),
+        # Early dropout stands for the first 5 of 20 chunks.
+        (Course.STEP, 0.25, (Shape.STEP, 6)),
+        (Course.COSINE, 0.5, (Shape.COSINE, 10)),
+    ],
+)
+def test_a_schedules_end_is_a_share_of_the_training(
+    course: Course, until: float, expected: tuple[Shape, int]
+) -> None:
+    """In chunks of the study's children."""
+    entry = Scheduled(name="s", course=course, start=0.0, end=0.3, until=until)
+    algorithm = controller_spec("s", STUDY, entry).algorithm
+
+    assert isinstance(algorithm, ScheduleSettings)
+    assert (algorithm.shape, algorithm.chunks) == expected
+
+
+@pytest.mark.parametrize("sites", list(Sites))
+def test_a_controller_decides_what_its_children_have(sites: Sites) -> None:
+    """Its hyperparameters are those of the method's sites, its chunk the child's."""
+    entry = Learned(name="rd", sites=sites)
+    made = controller_spec("s", STUDY, entry)
+
+    assert len(made.hyperparameters) == (1 if sites is Sites.SHARED else 5)
+    assert made.chunk_size == TRAINING.chunk_size
+    for child in tuning("s", STUDY, entry):
+        assert (child.spec.controller, child.spec.mode) == (made.name, Mode.LEARNING)
+        assert child.spec.training.sites is sites
+
+
+def test_run_ids_are_unique() -> None:
+    """Over all methods of a study, and between two studies."""
+    entries = [*STUDY.methods, Bayesian(name="tpe")]
+    ids = [c.run_id for s in ("s", "t") for e in entries for c in tuning(s, STUDY, e)]
+
+    assert len(set(ids)) == len(ids)
+
+
+def test_nothing_of_a_study_departs_from_its_plan(folder: ResultsFolder) -> None:
+    """And what was trained under other things does, wherever it stands."""
+    study, results = folder.study(), folder.results()
+    assert not [r.key for r in results if departs(r, study, results)]
+
+    for place, r in enumerate(results):
+        training = replace(r.spec.training, learning_rate=0.1)
+        changed = replace(r, spec=replace(r.spec, training=training))
+        others = [*results[:place], changed, *results[place + 1 :]]
+        assert departs(changed, study, others), r.key
+
+
+def test_a_study_goes_on_with_more_methods_and_seeds() -> None:
+    """And with other words; not with other children, fewer seeds, or a changed method."""
+    first = StudySpec(training=TRAINING, methods=table_1([Method.D, Method.RD]))
+    more = replace(first, seeds=9, methods=table_1(Method), title="t", references=("d",))
+
+    assert more.goes_on_with(first)
+    assert first.goes_on_with(first)
+    for other in (
+        replace(more, seeds=4),
+        replace(more, budget=41),
+        replace(more, training=replace(TRAINING, learning_rate=0.1)),
+        replace(more, methods=table_1([Method.D])),
+        replace(more, methods=(*table_1([Method.D]), Learned(name="rd"))),
+    ):
+        assert not other.goes_on_with(first)

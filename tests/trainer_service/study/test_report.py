@@ -1,0 +1,162 @@
+"""The report of a study: what it says, and how a browser shows it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from agent_service.domain.errors import AgentError
+from tests.trainer_service.study.simulated import STUDY, simulated_folder
+from trainer_service.study.report import Report, write_report
+from trainer_service.study.results import Phase, ResultsFolder
+from trainer_service.study.rows import make_rows
+
+PICTURES = (
+    *("scores", "against-grid", "against-d", "budget", "why-rd"),
+    *("losses", "values", "policies", "learning"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
+    return simulated_folder(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def report(folder: ResultsFolder) -> Report:
+    return write_report(folder.path)
+
+
+def test_the_table_says_what_the_results_say(folder: ResultsFolder, report: Report) -> None:
+    """Mean, deviation, children, values and the paired difference, of judged runs alone."""
+    results = folder.results()
+    grid, rd = (
+        [
+            r.finished.scores.test_score_best
+            for r in results
+            if r.key.method == name and r.key.phase is Phase.JUDGED
+        ]
+        for name in ("grid", "rd")
+    )
+    text = report.text.read_text()
+
+    spread = f"{np.mean(rd):.3f} ± {np.std(rd, ddof=1):.3f}"
+    assert f"| RD | 4 | {spread} |" in text
+    assert "| Best constant | 4 |" in text
+    assert "| 16 | dropout 0.40 |" in text, "the grid's children, and what it chose"
+    assert f"| RD | {np.mean(np.subtract(rd, grid)):+.3f} |" in text
+    # Of the simulated child the truth is known: a rise is better than the best constant.
+    row = next(line for line in text.splitlines() if line.startswith("| RD | +"))
+    assert "| ahead |" in row
+    assert "| mean | " in text
+
+
+def test_every_picture_is_drawn(folder: ResultsFolder, report: Report) -> None:
+    """As a file, and not empty."""
+    files = {file.stem for file in (folder.path / "pictures").iterdir()}
+    assert files == set(PICTURES)
+    for name in PICTURES:
+        pixels = imread(folder.path / "pictures" / f"{name}.png")
+        assert pixels.shape[1] > 700
+        assert np.ptp(pixels) > 0.5, "the picture is empty"
+
+
+SCRIPT = """<script>
+const errors = [];
+window.addEventListener('error', event => errors.push(String(event.message)), true);
+window.addEventListener('load', () => {
+  const found = {errors, images: {}, tables: {}, wide: document.documentElement.scrollWidth};
+  for (const image of document.images) found.images[image.id] = image.naturalWidth;
+  for (const table of document.querySelectorAll('table'))
+    found.tables[table.caption.textContent] = table.tBodies[0].rows.length;
+  document.title = JSON.stringify(found);
+});
+</script>"""
+
+
+def test_a_browser_shows_every_picture_and_table(report: Report, tmp_path: Path) -> None:
+    """In Chromium: no error in the console, each image decoded, each table with its rows."""
+    browser = shutil.which("chromium")
+    if browser is None and os.environ.get("REQUIRE_CHROMIUM") != "1":
+        pytest.skip("chromium is not installed")
+    page = tmp_path / "page.html"
+    page.write_text(report.page.read_text().replace("<head>", f"<head>{SCRIPT}"))
+    command = [
+        browser or "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+    ]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0"]
+    command += ["--window-size=900,900", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    title = re.search(r"<title>(\{.*?\})</title>", shown.stdout)
+    assert title is not None, shown.stderr[-2000:]
+    found = json.loads(title[1].replace("&amp;", "&"))
+    assert found["errors"] == []
+    assert "CONSOLE" not in shown.stderr
+    assert set(found["images"]) == set(PICTURES)
+    assert min(found["images"].values()) > 700
+    rows = {
+        caption.split(",")[0].split(":")[0]: count for caption, count in found["tables"].items()
+    }
+    assert rows["Test macro F1"] == len(STUDY.methods)
+    assert rows["Against Best constant"] == len(STUDY.methods) - 1
+    assert rows["Each run"] == 84
+    assert found["wide"] <= 900, "wide tables scroll in themselves"
+
+
+def test_a_report_needs_something_judged(tmp_path: Path) -> None:
+    """The error says what is missing."""
+    with pytest.raises(AgentError, match=r"no study: there is no study\.json"):
+        write_report(tmp_path)
+
+    ResultsFolder(tmp_path).open(STUDY)
+    with pytest.raises(AgentError, match="no judged run yet"):
+        write_report(tmp_path)
+
+
+def test_an_unfinished_study_is_reported_with_what_is_missing(
+    folder: ResultsFolder, tmp_path: Path
+) -> None:
+    """Some methods are there, one with fewer seeds, one that diverged at once and has no curve."""
+    part = ResultsFolder(tmp_path)
+    part.open(STUDY)
+    kept = [r for r in folder.results() if r.key.method in ("vanilla", "d", "rd") and r.is_judged]
+    for result in kept[:-1]:
+        empty = replace(result.trace, training_loss=(), validation_loss=(), validation_score=())
+        empty = replace(empty, training_score=(), values={}, policy_version=())
+        is_lost = (result.key.method, result.key.index) == ("d", 1)
+        part.add(replace(result, trace=empty, digest="") if is_lost else result)
+
+    text = write_report(tmp_path).text.read_text()
+
+    assert [row.entry.name for row in make_rows(STUDY, part.results())] == ["vanilla", "d", "rd"]
+    assert "Not finished: grid tuning 0 of 16, grid judged 0 of 4" in text
+    assert "rd judged 3 of 4" in text
+
+
+def test_tests_wait_for_all_their_seeds_and_are_corrected(
+    tmp_path: Path,
+) -> None:
+    """Seven seeds that all agree: the smallest p, 2^-6, times the number of tests."""
+    spec = replace(STUDY, seeds=7, tests=("rd",))
+    results = simulated_folder(tmp_path, spec).results()
+
+    rd = next(row for row in make_rows(spec, results) if row.entry.name == "rd")
+    assert [c.p for c in rd.compared] == pytest.approx([2 * 2**-6] * 4)
+    rd = next(row for row in make_rows(spec, results[:-1]) if row.entry.name == "rd")
+    assert rd.compared[0].p is not None, "the last result is another method's"
+    without = [r for r in results if (r.key.method, r.key.index) != ("grid", 6)]
+    rd = next(row for row in make_rows(spec, without) if row.entry.name == "rd")
+    assert {c.p for c in rd.compared} == {None}

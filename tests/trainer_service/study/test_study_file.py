@@ -1,0 +1,108 @@
+"""Study files: presets are studies, and what is wrong is told by line and field."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from trainer_service.study.entries import KINDS
+from trainer_service.study.study_file import WrongStudy, parse_study, presets, read_study
+
+TEXT = """
+seeds = 3
+budget = 8
+references = ["d"]
+
+[training]
+dataset = "digits"
+chunks = 40
+
+[[methods]]
+name = "d"
+kind = "fixed"
+method = "d"
+
+[[methods]]
+name = "grid"
+kind = "grid"
+values = [0.1, 0.2]
+
+[[methods]]
+name = "rd"
+kind = "ppo"
+[methods.ppo]
+rollout_size = 64
+gamma = 0.9
+
+[[methods]]
+name = "replay"
+kind = "replay"
+of = "rd"
+"""
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_a_study(name: str) -> None:
+    """It can be read, and compares more than the paper's table."""
+    spec = read_study(name)
+
+    assert len(spec.methods) >= 6
+    assert spec.seeds >= 5
+
+
+def test_a_file_is_what_it_says(tmp_path: Path) -> None:
+    """Tables become the study's parts, in order."""
+    file = tmp_path / "study.toml"
+    file.write_text(TEXT)
+    spec = read_study(str(file))
+
+    assert [entry.name for entry in spec.methods] == ["d", "grid", "rd", "replay"]
+    assert spec.training.chunks == 40
+    assert spec.entry("rd").ppo.gamma == 0.9  # type: ignore[union-attr]
+    assert [spec.budget_of(entry) for entry in spec.methods] == [0, 8, 8, 0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("seeds = 3", "seeds = ", r"line 2"),
+        ("seeds = 3", "seeds = 0", r"line 2: seeds: 0 is not in"),
+        ("seeds = 3", 'tests = ["rd"]\nseeds = 5', r"line 3: seeds: 5 are too few.*give 6 or more"),
+        ("budget = 8", "budget = 9", r"line 18: methods\[2\].values: 2 values cannot share 9"),
+        ("budget = 8", "budget = 1001", r"line 3: budget: 1001 is not in"),
+        ('references = ["d"]', 'references = ["e"]', r"line 4: references: 'e' is none of the"),
+        ("[training]", "[trainings]", r"line 1: training: is missing; write it as \[training\]"),
+        ("dataset", "data_set", r"line 7: training.data_set: is not known here; known are"),
+        ("chunks = 40", "chunks = 0", r"line 8: training.chunks: 0 must be at least 1"),
+        ("chunks = 40", "chunks = 40\nseed = 1", r"line 9: training.seed: is set for each child"),
+        ('kind = "grid"', 'kind = "gird"', r"line 17: methods\[2\].kind: 'gird' is none of fixed"),
+        ('kind = "grid"', "", r"line 15: methods\[2\].kind: None is none of"),
+        ("[0.1, 0.2]", "[0.1, 1.2]", r"line 18: methods\[2\].values: 1.2 is not in \[0.0, 0.9\]"),
+        ('method = "d"', 'method = "rd"', r"line 13: methods\[1\].method: rd has a controller"),
+        ('method = "d"', 'method = "x"', r"line 13: methods\[1\].method: input should be"),
+        ("gamma = 0.9", "gamma = 9", r"line 25: methods\[3\].ppo.gamma: 9.0 is not in"),
+        ("rollout_size = 64", "rollout_size = 640", r"methods\[3\].ppo: 8 children of 40 chunks"),
+        ('of = "rd"', 'of = "d"', r"line 30: methods\[4\].of: 'd' is no learned method"),
+        ('name = "grid"', 'name = "d"', r"methods: name at least one, each once"),
+        ('name = "grid"', 'name = "Grid"', r"line 16: methods\[2\].name: 'Grid' is not"),
+    ],
+)
+def test_what_is_wrong_is_told_by_line_and_field(old: str, new: str, error: str) -> None:
+    """In one line, before anything is begun."""
+    assert old in TEXT
+    with pytest.raises(WrongStudy, match=rf"study\.toml(, |: ).*{error}") as raised:
+        parse_study(TEXT.replace(old, new, 1), "study.toml")
+
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_name_is_told_with_the_presets() -> None:
+    """A file that is not there, and is no preset."""
+    with pytest.raises(WrongStudy, match=r"digitz is no file, and none of the presets .*digits"):
+        read_study("digitz")
+
+
+def test_every_kind_has_a_word() -> None:
+    """The table of kinds is that of their own words."""
+    for word, kind in KINDS.items():
+        assert [f.default for f in fields(kind) if f.name == "kind"] == [word]

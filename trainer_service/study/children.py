@@ -1,0 +1,162 @@
+"""Trains a study's children through the trainer services, and keeps each result as it comes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import cycle
+
+from agent_service.domain.errors import AgentError, NotFound
+from trainer_service.client import TrainerClient
+from trainer_service.run import ChunkTrained, Finished, Planned, RunSpec, RunState, StateChanged
+from trainer_service.study.plan import Child
+from trainer_service.study.progress import StudyProgress
+from trainer_service.study.provenance import commit, versions
+from trainer_service.study.results import Key, Result, ResultsFolder, make_trace
+from trainer_service.v1 import trainer_pb2 as pb
+
+WINDOW = 64
+"""Children of a study that wait or train at a trainer service at once: enough to be stacked."""
+
+
+class RunFailed(AgentError):
+    """A run of the study failed; the message has its id and cause."""
+
+
+class StudyStopped(AgentError):
+    """The study was asked to stop before this run; the same command goes on."""
+
+
+class Children:
+    """Trains children, many at once; thread-safe. A context manager, which stops what trains."""
+
+    def __init__(
+        self, folder: ResultsFolder, trainers: Sequence[TrainerClient], progress: StudyProgress
+    ) -> None:
+        """Take what is finished from the folder; the clients stay the caller's."""
+        self._folder = folder
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        self._running: dict[str, TrainerClient] = {}
+        self._done = {result.key: result for result in folder.results()}
+        self._trainers = cycle(trainers)
+        # A thread for each run only waits; the services' queues decide how many train at once.
+        self._pool = ThreadPoolExecutor(WINDOW * len(trainers), thread_name_prefix="child")
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def finished(self, keys: Sequence[Key]) -> list[Result]:
+        """Return those results of `keys` that are there."""
+        with self._lock:
+            return [self._done[key] for key in keys if key in self._done]
+
+    def train(self, children: Sequence[Child], *, policy: str = "") -> list[Result]:
+        """Train those that are not finished yet; return all results, in order.
+
+        Args:
+            children: what to train, at once.
+            policy: SHA-256 of the frozen policy's file that decides, for the results.
+
+        Raises:
+            RunFailed: a run failed, or was cancelled by somebody else.
+            StudyStopped: `stop` was called.
+        """
+        missing = []
+        for child in children:
+            done = self.finished([child.key])
+            if done:
+                self._progress.finished(child.key, done[0].finished)
+            else:
+                missing.append(child)
+        futures = [self._pool.submit(self._train_one, child, policy) for child in missing]
+        done_futures, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done_futures:
+            future.result()
+        return self.finished([child.key for child in children])
+
+    def stop(self) -> None:
+        """Submit nothing more, and cancel what waits or trains."""
+        # Before the lock, so that those who wait for it to submit give up instead.
+        self._is_stopping = True
+        with self._lock:
+            running = dict(self._running)
+        for run_id, trainer in running.items():
+            trainer.cancel(run_id)
+
+    def _train_one(self, child: Child, policy: str) -> None:
+        attempt, trainer = self._submit(child)
+        chunks, finished = self._watch(child, trainer, attempt)
+        result = Result(
+            key=child.key,
+            run_id=attempt,
+            spec=child.spec,
+            finished=finished,
+            trace=make_trace(chunks),
+            policy=policy,
+            versions=versions(),
+            commit=commit(),
+            ended_at=time.time(),
+        )
+        with self._lock:
+            self._done[child.key] = self._folder.add(result)
+            del self._running[attempt]
+        self._progress.finished(child.key, finished)
+
+    def _submit(self, child: Child) -> tuple[str, TrainerClient]:
+        """Submit a child to the next service; return the id of the attempt, and where it is."""
+        with self._lock:
+            if self._is_stopping:
+                raise StudyStopped(f"run {child.run_id} was not submitted: the study stops")
+            trainer = next(self._trainers)
+            attempt = submit(trainer, child.run_id, child.spec)
+            self._running[attempt] = trainer
+        return attempt, trainer
+
+    def _watch(
+        self, child: Child, trainer: TrainerClient, attempt: str
+    ) -> tuple[list[ChunkTrained], Finished]:
+        """Follow a run to its end; raises RunFailed."""
+        chunks: list[ChunkTrained] = []
+        planned, result = 1, None
+        for event in trainer.watch(attempt):
+            match event.what:
+                case Planned(chunks=count):
+                    planned = count
+                case ChunkTrained() as trained:
+                    chunks.append(trained)
+                    self._progress.trained(child.key, trained, planned)
+                case Finished() as finished:
+                    result = finished
+                case StateChanged(state=RunState.FAILED | RunState.CANCELLED as state, cause=cause):
+                    if self._is_stopping:
+                        raise StudyStopped(f"run {attempt} was cancelled: the study stops")
+                    raise RunFailed(f"run {attempt}: {state} {cause}".rstrip())
+        if result is None:
+            raise RunFailed(f"run {attempt} ended without a result")
+        return chunks, result
+
+
+def submit(trainer: TrainerClient, run_id: str, spec: RunSpec) -> str:
+    """Submit a run, under a new id if earlier attempts were lost; return the id."""
+    number, attempt = 1, run_id
+    while _was_lost(trainer, attempt):
+        number += 1
+        attempt = f"{run_id}-try{number}"
+    trainer.submit(attempt, spec)
+    return attempt
+
+
+def _was_lost(trainer: TrainerClient, run_id: str) -> bool:
+    try:
+        state = trainer.get(run_id).state
+    except NotFound:
+        return False
+    return state in (pb.RUN_STATE_FAILED, pb.RUN_STATE_CANCELLED)

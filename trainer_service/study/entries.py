@@ -1,0 +1,268 @@
+"""What a study compares: the kinds of its entries, each a way to choose a child's regularization.
+
+An entry is called a method in a study file. `regularizer` says what is chosen: the drop rate
+(`dropout`) or the noise's standard deviation (`noise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import NAME
+from agent_service.domain.rewards import Reward
+from agent_service.domain.specs import PPOSettings
+from trainer_service.training.spec import RANGES, Method, Sites
+
+
+class Regularizer(StrEnum):
+    """What an entry chooses."""
+
+    DROPOUT = "dropout"
+    NOISE = "noise"
+
+    @property
+    def fixed(self) -> Method:
+        """The method of children under fixed values of it."""
+        return Method.D if self is Regularizer.DROPOUT else Method.NI
+
+    @property
+    def steered(self) -> Method:
+        """The method of children under a controller's values of it."""
+        return Method.RD if self is Regularizer.DROPOUT else Method.RNI
+
+
+class Course(StrEnum):
+    """The course of a hand-made schedule."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    STEP = "step"
+    """One jump."""
+    EXPONENTIAL = "exponential"
+    """Curriculum dropout's (Morerio et al. 2017)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """What all entries have."""
+
+    name: str
+    """Form `[a-z0-9][a-z0-9-]{0,39}`; unique in the study."""
+    title: str = ""
+    """For tables and pictures; empty takes the name."""
+    tunes: ClassVar[bool] = False
+    """Whether children are trained first, to choose or learn from."""
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if not NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
+            raise invalid("name", f"{self.name!r} is not [a-z0-9-], 1 to {MAX_NAME} characters")
+
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        return self.title or self.name
+
+
+MAX_NAME = 40
+"""Characters of an entry's name: a controller's has room for the study's id, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed(_Named):
+    """Vanilla, NI, D or DNI, with values that were fixed before anything was trained."""
+
+    kind: Literal["fixed"] = "fixed"
+    method: Method
+    values: Mapping[str, float] = field(default_factory=dict)
+    """As of `TrainingSpec`; empty takes its defaults."""
+
+    def __post_init__(self) -> None:
+        """Check that no controller would be needed."""
+        _Named.__post_init__(self)
+        if self.method.is_reinforced:
+            raise invalid("method", f"{self.method} has a controller; use a kind that names one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid(_Named):
+    """The best constant of a grid, by the mean best validation score of each value's children."""
+
+    kind: Literal["grid"] = "grid"
+    tunes: ClassVar[bool] = True
+    regularizer: Regularizer = Regularizer.DROPOUT
+    values: tuple[float, ...]
+    """The budget's children are shared out equally; the same seeds for each value."""
+
+    def __post_init__(self) -> None:
+        """Check the values against the range."""
+        _Named.__post_init__(self)
+        if len(self.values) < 2 or len(set(self.values)) < len(self.values):
+            raise invalid("values", "name at least two, each once")
+        _check_range("values", self.regularizer, *self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomSearch(_Named):
+    """The best of uniformly drawn constants, by its one child's best validation score."""
+
+    kind: Literal["random-search"] = "random-search"
+    tunes: ClassVar[bool] = True
+    regularizer: Regularizer = Regularizer.DROPOUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bayesian(_Named):
+    """The best constant that Optuna's TPE proposed, by final validation scores (Figure 4)."""
+
+    kind: Literal["bayesian"] = "bayesian"
+    tunes: ClassVar[bool] = True
+    regularizer: Regularizer = Regularizer.DROPOUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled(_Named):
+    """A hand-made schedule (Figure 2, Diagram 2)."""
+
+    kind: Literal["schedule"] = "schedule"
+    regularizer: Regularizer = Regularizer.DROPOUT
+    course: Course
+    start: float
+    """Value of chunk 1."""
+    end: float
+    """Value from `until` on."""
+    until: float = 1.0
+    """Where `end` is reached, as a share of the training in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Check both values against the range."""
+        _Named.__post_init__(self)
+        _check_range("start", self.regularizer, self.start)
+        _check_range("end", self.regularizer, self.end)
+        if not 0 < self.until <= 1:
+            raise invalid("until", f"{self.until} is not in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn(_Named):
+    """A fresh uniform draw for each chunk: the `random` controller."""
+
+    kind: Literal["random"] = "random"
+    regularizer: Regularizer = Regularizer.DROPOUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned(_Named):
+    """A PPO policy that learns on the budget's children, is frozen, and judged: RNI or RD."""
+
+    kind: Literal["ppo"] = "ppo"
+    tunes: ClassVar[bool] = True
+    regularizer: Regularizer = Regularizer.DROPOUT
+    sites: Sites = Sites.SHARED
+    """One value for all sites, or one for each."""
+    reward: Reward = Reward.GAP
+    """What it learns from; the paper's by default."""
+    budget: int | None = None
+    """Children that it learns on, of all runs together; None takes the study's budget."""
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+
+    def __post_init__(self) -> None:
+        """Check the budget."""
+        _Named.__post_init__(self)
+        if self.budget is not None and self.budget < 1:
+            raise invalid("budget", f"{self.budget} must be at least 1")
+        if self.reward is Reward.GIVEN:
+            raise invalid("reward", "a child tells its scores; use gap, validation or improvement")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed(_Named):
+    """The schedule of another entry's judged run on a child of another seed.
+
+    Is it the policy, or just its schedule? Shuffled, the values of its chunks come in a random
+    order: their distribution without order or reaction, as if the policy saw other times' states.
+    """
+
+    kind: Literal["replay"] = "replay"
+    of: str
+    """The entry: a learned one."""
+    shuffled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanOf(_Named):
+    """A constant: the mean of all values that another entry's judged runs trained under."""
+
+    kind: Literal["mean"] = "mean"
+    of: str
+    """The entry: a learned one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried(_Named):
+    """What another study chose or learned, frozen, on this study's children."""
+
+    kind: Literal["carried"] = "carried"
+    study: str
+    """The other study's folder of results."""
+    of: str
+    """Its entry: a constant that was searched for, or a learned policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Population(_Named):
+    """Population based training (Jaderberg et al. 2017): weights and values of the best go on."""
+
+    kind: Literal["pbt"] = "pbt"
+    regularizer: Regularizer = Regularizer.DROPOUT
+    members: int = 8
+    """Children of each judged population, at least 2."""
+    round_chunks: int = 5
+    """Chunks between two selections."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        _Named.__post_init__(self)
+        for name, least in (("members", 2), ("round_chunks", 1)):
+            if getattr(self, name) < least:
+                raise invalid(name, f"{getattr(self, name)} must be at least {least}")
+
+
+Entry = (
+    Fixed
+    | Grid
+    | RandomSearch
+    | Bayesian
+    | Scheduled
+    | Drawn
+    | Learned
+    | Replayed
+    | MeanOf
+    | Carried
+    | Population
+)
+KINDS: dict[str, type] = {
+    "fixed": Fixed,
+    "grid": Grid,
+    "random-search": RandomSearch,
+    "bayesian": Bayesian,
+    "schedule": Scheduled,
+    "random": Drawn,
+    "ppo": Learned,
+    "replay": Replayed,
+    "mean": MeanOf,
+    "carried": Carried,
+    "pbt": Population,
+}
+"""By the word that a study file uses."""
+
+
+def _check_range(field_name: str, regularizer: Regularizer, *values: float) -> None:
+    low, high = RANGES[regularizer]
+    for value in values:
+        if not low <= value <= high:
+            raise invalid(field_name, f"{value} is not in [{low}, {high}]")

@@ -1,0 +1,88 @@
+"""A report's sections as one self-contained HTML page, and as Markdown beside picture files."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cells of text."""
+
+    headings: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A PNG."""
+
+    name: str
+    """Of its file, without the ending; unique in the report."""
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a report."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    """Paragraphs."""
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    code: str = ""
+    """Shown as it is."""
+    is_folded: bool = False
+    """Whether a reader opens it first: for long tables."""
+
+
+def html_page(title: str, sections: Sequence[Section]) -> str:
+    """Return the page; it needs no other file and no network."""
+    environment = Environment(
+        loader=PackageLoader("trainer_service.study", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["anchor"] = _anchor
+    return environment.get_template("report.html").render(title=title, sections=sections)
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def markdown(title: str, sections: Sequence[Section], *, pictures: str) -> str:
+    """Return the same as Markdown.
+
+    Args:
+        title: of the report.
+        sections: its parts.
+        pictures: the folder of the pictures' files, as it is written in links.
+    """
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        parts.extend(section.text)
+        for table in section.tables:
+            parts.append(_table(table))
+        if section.code:
+            parts.append(f"```\n{section.code}\n```")
+        parts.extend(f"![{p.caption}]({pictures}/{p.name}.png)" for p in section.pictures)
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    rows = [table.headings, ("---",) * len(table.headings), *table.cells]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([*([f"{table.caption}\n"] if table.caption else []), *lines])

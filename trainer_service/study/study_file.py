@@ -1,0 +1,162 @@
+"""Reads a study from a TOML file, or a preset; what is wrong is told by line and field."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from agent_service.domain.errors import AgentError, InvalidArgument
+from agent_service.domain.specs import PPOSettings
+from trainer_service.study.entries import KINDS, Entry
+from trainer_service.study.spec import StudySpec
+from trainer_service.training.spec import TrainingSpec
+
+T = TypeVar("T")
+
+Place = tuple[str | int, ...]
+"""Where a field stands: names of tables and keys, and places in arrays from 0."""
+
+
+PER_METHOD = {"method", "values", "sites", "seed"}
+"""What is not common to all children of a study."""
+
+
+class WrongStudy(AgentError):
+    """A study file that is none; the message names file, line and field."""
+
+
+def read_study(name: str) -> StudySpec:
+    """Return the study of a file, or the preset of that name.
+
+    Raises:
+        WrongStudy: it is neither, or something in it is wrong.
+    """
+    path = Path(name)
+    preset = resources.files("trainer_service.study") / "presets" / f"{name}.toml"
+    if path.is_file():
+        return parse_study(path.read_text(), name)
+    if "/" not in name and preset.is_file():
+        return parse_study(preset.read_text(), f"preset {name}")
+    raise WrongStudy(f"{name} is no file, and none of the presets {', '.join(presets())}")
+
+
+def presets() -> list[str]:
+    """Return the names of all presets."""
+    folder = resources.files("trainer_service.study") / "presets"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+
+
+def parse_study(text: str, name: str) -> StudySpec:
+    """Return the study that a TOML text describes.
+
+    Args:
+        text: top-level keys are StudySpec's; `[training]` has TrainingSpec's; each `[[methods]]`
+            has a `kind`, and the keys of that kind (entries.py).
+        name: of the file, for errors.
+
+    Raises:
+        WrongStudy: naming line and field.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WrongStudy(f"{name}: {error}") from None
+    try:
+        return _study(content)
+    except _Wrong as wrong:
+        line, field = _line(text, wrong.place), _words(wrong.place)
+        raise WrongStudy(f"{name}, line {line}: {field}: {wrong.message}") from None
+
+
+class _Wrong(Exception):
+    """Something is wrong at a place."""
+
+    def __init__(self, place: Place, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+        self.message = message
+
+
+def _study(content: dict[str, Any]) -> StudySpec:
+    for name, kind in (("training", dict), ("methods", list)):
+        if not isinstance(content.get(name), kind):
+            table = "[training]" if kind is dict else "[[methods]]"
+            raise _Wrong((name,), f"is missing; write it as {table}")
+    for name in PER_METHOD.intersection(content["training"]):
+        raise _Wrong(("training", name), "is set for each child by its method; leave it out")
+    training = _made(TrainingSpec, content["training"], ("training",))
+    methods = tuple(_entry(table, ("methods", i)) for i, table in enumerate(content["methods"]))
+    return _made(StudySpec, {**content, "training": training, "methods": methods}, ())
+
+
+def _entry(table: Mapping[str, Any], place: Place) -> Entry:
+    kind = table.get("kind")
+    if kind not in KINDS:
+        raise _Wrong((*place, "kind"), f"{kind!r} is none of {', '.join(KINDS)}")
+    if isinstance(table.get("ppo"), dict):
+        table = {**table, "ppo": _made(PPOSettings, table["ppo"], (*place, "ppo"))}
+    entry: Entry = _made(KINDS[kind], table, place)
+    return entry
+
+
+def _made(kind: type[T], table: Mapping[str, Any], place: Place) -> T:
+    """Return a table as a dataclass; raises _Wrong."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for name in table:
+        if name not in names:
+            raise _Wrong((*place, name), f"is not known here; known are {', '.join(names)}")
+    try:
+        return TypeAdapter(kind).validate_python(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _Wrong((*place, *first["loc"]), first["msg"].lower()) from None
+    except InvalidArgument as error:
+        violation = error.violations[0]
+        raise _Wrong((*place, *_place(violation.field)), violation.description) from None
+
+
+def _place(field: str) -> Place:
+    """Return the place of a field that is written as in errors: `methods[3].values[dropout]`."""
+    return tuple(int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", field))
+
+
+def _words(place: Sequence[str | int]) -> str:
+    """Return a place in words."""
+    text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")
+
+
+_TABLE = re.compile(r"\s*(\[\[?)\s*([\w.\-]+)\s*\]")
+_KEY = re.compile(r"\s*([\w.\-]+)\s*=")
+
+
+def _line(text: str, place: Place) -> int:
+    """Return the line of a field, from 1; where it is missing, that of the table that lacks it.
+
+    tomllib tells no lines, so tables and keys are looked for at the beginnings of lines.
+    """
+    found: dict[Place, int] = {(): 1}
+    table: Place = ()
+    counts: dict[Place, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if head := _TABLE.match(line):
+            names: Place = tuple(head[2].split("."))
+            # A table below an array of tables belongs to the last one of these.
+            for cut in range(1, len(names)):
+                if names[:cut] in counts:
+                    names = (*names[:cut], counts[names[:cut]], *names[cut:])
+            if head[1] == "[[":
+                counts[names] = counts.get(names, -1) + 1
+                names = (*names, counts[names])
+            table = names
+            found.setdefault(table, number)
+        elif key := _KEY.match(line):
+            found.setdefault((*table, *key[1].split(".")), number)
+    return next(found[place[:cut]] for cut in range(len(place), -1, -1) if place[:cut] in found)
