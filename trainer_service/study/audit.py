@@ -19,6 +19,7 @@ from trainer_service.study.entries import (
 )
 from trainer_service.study.plan import controller_name, judged_fixed, judged_steered, tuning
 from trainer_service.study.results import Phase, Result, Study
+from trainer_service.study.spec import StudySpec
 
 
 def departs(result: Result, study: Study, results: Sequence[Result]) -> bool:
@@ -47,7 +48,22 @@ def _planned(result: Result, study: Study, results: Sequence[Result]) -> RunSpec
     if key.phase is Phase.TUNING:
         children = tuning(study.id, spec, entry)
         return children[key.index].spec if key.index < len(children) else None
+    if isinstance(entry, Carried):
+        return _planned_carried(result, spec)
     return _planned_judged(entry, key.index, study, results)
+
+
+def _planned_carried(result: Result, spec: StudySpec) -> RunSpec:
+    """Return the study's own training under what was carried over, which the other study tells."""
+    had = result.spec.training
+    training = replace(
+        spec.training,
+        method=had.method,
+        sites=had.sites,
+        values=had.values,
+        seed=result.key.index,
+    )
+    return replace(result.spec, training=training)
 
 
 def _planned_judged(
@@ -59,7 +75,7 @@ def _planned_judged(
         return [r for r in results if r.key.method == name and r.key.phase is phase]
 
     match entry:
-        case Carried() | Population():
+        case Population():
             return None
         case Fixed():
             return judged_fixed(study.id, spec, entry, seed, {}).spec

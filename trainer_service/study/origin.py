@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from trainer_service.study.flags import find_flags
 from trainer_service.study.page import Section, Table
-from trainer_service.study.results import Phase, Result, Study, spec_as_json
+from trainer_service.study.results import Key, Phase, Result, Study, spec_as_json
 from trainer_service.study.rows import Row
 from trainer_service.study.spec import StudySpec
+from trainer_service.study.study_toml import FILE_NAME, as_toml
+
+Flags = Mapping[Key, Sequence[str]]
+"""What is odd about results that have something odd, in words."""
 
 
-def flags(study: Study, results: Sequence[Result]) -> Section:
-    """Say which results are not what they should be, and what is missing."""
-    found = find_flags(study, results)
+def flags(found: Flags, missing: str, *, count: int) -> Section:
+    """Say which results are not what they should be, and what is missing.
+
+    Args:
+        found: the flags.
+        missing: what is not finished, in words; empty where all is.
+        count: of all results.
+    """
     text = []
-    missing = _missing(study.spec, results)
     if missing:
         text.append(f"Not finished: {missing}. What is told of these methods may change.")
     if not found:
@@ -26,7 +34,7 @@ def flags(study: Study, results: Sequence[Result]) -> Section:
             (key.method, f"{key.phase} {key.index}", "; ".join(words))
             for key, words in found.items()
         ),
-        caption=f"{len(found)} of {len(results)} results are flagged",
+        caption=f"{len(found)} of {count} results are flagged",
     )
     return Section(
         title="Flags",
@@ -36,7 +44,8 @@ def flags(study: Study, results: Sequence[Result]) -> Section:
     )
 
 
-def _missing(spec: StudySpec, results: Sequence[Result]) -> str:
+def find_missing(spec: StudySpec, results: Sequence[Result]) -> str:
+    """Return what the study plans and has not finished, in words; empty where all is there."""
     words = []
     for entry in spec.methods:
         for phase, planned in (
@@ -49,40 +58,68 @@ def _missing(spec: StudySpec, results: Sequence[Result]) -> str:
     return ", ".join(words)
 
 
-def origin(study: Study, results: Sequence[Result]) -> list[Section]:
-    """Say what was run, and what each number was made by."""
+def origin(study: Study, results: Sequence[Result], found: Flags) -> list[Section]:
+    """Say what was run, what each number was made by, and how it is made again."""
     ordered = sorted(results, key=lambda result: result.key)
-    made = sorted(
-        {
-            (r.commit or "unknown", r.finished.device, *(f"{k} {v}" for k, v in r.versions.items()))
-            for r in ordered
-        }
+    makers = sorted({_maker(result) for result in ordered})
+    made = Table(
+        headings=("", "commit", "device", "versions", "results"),
+        cells=tuple(
+            (str(number), *maker, str(sum(_maker(r) == maker for r in ordered)))
+            for number, maker in enumerate(makers, 1)
+        ),
+        caption="Made by",
     )
-    by = tuple(" · ".join(words) for words in made)
     runs = Table(
-        headings=("method", "child", "run", "under", "best", "last", "validation", "result"),
+        headings=(
+            *("method", "child", "seed", "run", "under", "best", "last", "validation"),
+            *("made by", "result", "flags"),
+        ),
         cells=tuple(
             (
                 r.key.method,
                 f"{r.key.phase} {r.key.index}",
+                str(r.spec.training.seed),
                 r.run_id,
                 _under(r),
                 f"{r.finished.scores.test_score_best:.4f}",
                 f"{r.finished.scores.test_score_last:.4f}",
                 f"{r.finished.scores.validation_score_best:.4f}",
+                str(1 + makers.index(_maker(r))),
                 r.digest[:12],
+                "; ".join(found.get(r.key, ())),
             )
             for r in ordered
         ),
         caption="Each run: what it trained under (values, or the SHA-256 of the policy's file), "
         "test and best validation macro F1, and the SHA-256 of its line in results.jsonl",
     )
-    command = "trainer-service compare STUDY.toml --output DIR    # the study as JSON is below"
     return [
-        Section(title="Origin", text=("Made by:", *by, "Made again by:"), code=command),
+        Section(title="Origin", text=(_AGAIN,), tables=(made,), code=_commands(ordered)),
         Section(title="Every run", tables=(runs,), is_folded=True),
-        Section(title="The study", code=spec_as_json(study.spec), is_folded=True),
+        Section(title=f"The study: {FILE_NAME}", code=as_toml(study.spec), is_folded=True),
+        Section(title="The study as JSON", code=spec_as_json(study.spec), is_folded=True),
     ]
+
+
+_AGAIN = (
+    f"Every number here is of {FILE_NAME}, which stands beside this page and below, and is made "
+    "again by the commands. On a CPU fixed methods give the same numbers; controllers learn from "
+    "runs in the order in which they report, so theirs differ."
+)
+
+
+def _maker(result: Result) -> tuple[str, str, str]:
+    """Return commit, device and versions."""
+    versions = " · ".join(f"{name} {number}" for name, number in sorted(result.versions.items()))
+    return result.commit or "none", result.finished.device, versions
+
+
+def _commands(results: Sequence[Result]) -> str:
+    commits = Counter(result.commit for result in results)
+    commit = min(commits, key=lambda commit: (-commits[commit], commit)).removesuffix("+changes")
+    checkout = [f"git checkout {commit}"] if commit else []
+    return "\n".join([*checkout, f"trainer-service compare {FILE_NAME} --output again"])
 
 
 def _under(result: Result) -> str:

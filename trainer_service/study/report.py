@@ -15,10 +15,13 @@ from trainer_service.study.evidence import (
     policies,
     why,
 )
-from trainer_service.study.origin import flags, origin, times
+from trainer_service.study.flags import find_flags
+from trainer_service.study.in_short import in_short
+from trainer_service.study.origin import find_missing, flags, origin, times
 from trainer_service.study.page import Section, html_page, markdown
 from trainer_service.study.results import ResultsFolder
 from trainer_service.study.rows import Row, make_rows
+from trainer_service.study.study_toml import FILE_NAME, as_toml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +52,21 @@ def write_report(path: Path, data: Path | None = None) -> Report:
     rows = make_rows(study.spec, results)
     if not rows:
         raise AgentError(f"{path} has no judged run yet; let compare go on")
+    flagged, missing = find_flags(study, results), find_missing(study.spec, results)
     sections: list[Section] = [
-        at_the_end(study.spec, rows),
-        *budget(study.spec, rows),
+        in_short(study.spec, rows, flagged=len(flagged), missing=missing),
+        *at_the_end(study.spec, rows, {key.method for key in flagged}),
+        *budget(rows),
         *next_problem(rows),
-        *why(study.spec, rows),
+        *why(rows),
         *course(rows),
         *policies(rows),
-        flags(study, results),
-        *origin(study, results),
+        flags(flagged, missing, count=len(results)),
+        *origin(study, results, flagged),
         times(study.spec, rows, results),
     ]
     title = study.spec.title or study.spec.training.dataset
+    (path / FILE_NAME).write_text(as_toml(study.spec), encoding="utf-8")
     return Report(rows=tuple(rows), **_written(path, f"Study: {title}", sections))
 
 
@@ -71,6 +77,6 @@ def _written(path: Path, title: str, sections: Sequence[Section]) -> dict[str, P
         for picture in section.pictures:
             (pictures / f"{picture.name}.png").write_bytes(picture.png)
     page, text = path / "report.html", path / "report.md"
-    page.write_text(html_page(title, sections))
-    text.write_text(markdown(title, sections, pictures="pictures"))
+    page.write_text(html_page(title, sections), encoding="utf-8")
+    text.write_text(markdown(title, sections, pictures="pictures"), encoding="utf-8")
     return {"page": page, "text": text}

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer_service.study.entries import Entry
+from trainer_service.study.entries import (
+    Bayesian,
+    Carried,
+    Entry,
+    Grid,
+    MeanOf,
+    RandomSearch,
+    Replayed,
+)
 from trainer_service.study.results import Phase, Result
 from trainer_service.study.spec import StudySpec
 from trainer_service.study.statistics import (
@@ -53,12 +61,33 @@ class Row:
     """By moment."""
     compared: tuple[Compared, ...]
 
+    def beside(self, name: str) -> list[Compared]:
+        """Return what it comes to beside a method, at each moment; empty where it is not compared.
+
+        Args:
+            name: of the other method.
+        """
+        return [compared for compared in self.compared if compared.reference.name == name]
+
     @property
     def values(self) -> Mapping[str, float]:
         """Mean of what its judged children trained under, by hyperparameter."""
         traces = [result.trace.values for result in self.judged if result.trace.training_loss]
         names = traces[0] if traces else {}
         return {name: float(np.mean([np.mean(trace[name]) for trace in traces])) for name in names}
+
+
+def comparisons(spec: StudySpec) -> list[tuple[str, str]]:
+    """Return what a report compares: names of a method and of what it stands beside, each once.
+
+    Every method with each reference; what was taken from a policy with the policy itself; what was
+    carried over from another study with each constant that was searched for in this one.
+    """
+    searches = [e.name for e in spec.methods if isinstance(e, Grid | RandomSearch | Bayesian)]
+    pairs = [(e.name, name) for name in spec.references for e in spec.methods if e.name != name]
+    pairs += [(e.name, e.of) for e in spec.methods if isinstance(e, Replayed | MeanOf)]
+    pairs += [(e.name, n) for e in spec.methods if isinstance(e, Carried) for n in searches]
+    return list(dict.fromkeys(pairs))
 
 
 def make_rows(spec: StudySpec, results: Sequence[Result]) -> list[Row]:
@@ -101,17 +130,20 @@ def _compared(
     judged: Mapping[str, Sequence[Result]],
     tests: Mapping[tuple[str, str, str], float],
 ) -> list[Compared]:
+    pairs = comparisons(spec)
+    # Of what is planned, not of what is finished: a look before the end makes no easier verdict.
+    family = len(pairs) * len(MOMENTS)
     found = []
-    for name in spec.references:
+    for other in [other for name, other in pairs if name == entry.name]:
         for moment, score in MOMENTS.items():
-            ours, theirs = paired(judged[entry.name], judged[name], score)
-            if name != entry.name and ours:
+            ours, theirs = paired(judged[entry.name], judged[other], score)
+            if ours:
                 found.append(
                     Compared(
                         moment=moment,
-                        reference=spec.entry(name),
-                        difference=difference(ours, theirs),
-                        p=tests.get((entry.name, name, moment)),
+                        reference=spec.entry(other),
+                        difference=difference(ours, theirs, family=family),
+                        p=tests.get((entry.name, other, moment)),
                     )
                 )
     return found

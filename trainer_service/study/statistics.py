@@ -1,17 +1,29 @@
 """Paired statistics over seeds, all of them SciPy's: means, intervals of differences, tests.
 
-Methods are judged on the same seeds, so what is compared is the difference seed by seed.
+Methods are judged on the same seeds, so what is compared is the difference seed by seed. Three 95%
+intervals of its mean are told, since none answers every question:
 
-Two 95% intervals of a mean difference are told. The bootstrap's is asked for most, and is too
-narrow for few seeds; Student's t keeps its promise where differences are about normal. On simulated
-studies, whose true differences are known (`tests/trainer_service/study/test_coverage.py`), they
-held the truth in COVERAGE. So verdicts come from Student's t.
+- Student's t, of one comparison. It keeps its promise where differences are about normal.
+- The bootstrap's (BCa), which is asked for most, and is too narrow for few seeds.
+- Student's t of all of a report's comparisons together (Bonferroni): of 100 reports, 95 have no
+  interval that misses its truth. `ahead` and `behind` come from this one.
+
+Measured on 2,000 studies of 9 courses of the drop rate on simulated children, whose true
+differences to the first are known and of which two are zero (the bootstrap's: 300 studies):
+
+    seeds                                      5     7     8     10
+    Student's interval holds the truth         95%   95%   95%   95%
+    the bootstrap's does                       85%   88%   90%   89%
+    all 8 joint intervals hold it              96%   96%   96%   96%
+    a verdict by joint intervals is wrong in   2%    1%    1%    1%    of studies
+    a verdict by Student's would be in         10%   9%    9%    9%
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from scipy import stats
@@ -22,6 +34,18 @@ RESAMPLES = 9999
 """Of the bootstrap."""
 NO_SPREAD = 1e-12
 """Differences within this are one and the same: rounding."""
+
+
+class Verdict(StrEnum):
+    """What a difference says."""
+
+    AHEAD = "ahead"
+    """The joint interval is above zero."""
+    SEEMS_AHEAD = "seems ahead"
+    """Its own interval is, which among many comparisons happens by chance."""
+    OPEN = "not told apart"
+    SEEMS_BEHIND = "seems behind"
+    BEHIND = "behind"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,20 +72,26 @@ class Difference:
 
     mean: float
     student: Interval | None
-    """95%, by Student's t; None for fewer than two seeds."""
+    """95% for this difference, by Student's t; None for fewer than two seeds."""
+    joint: Interval | None
+    """95% for all differences of its family together; None for fewer than two seeds."""
     bootstrap: Interval | None
     """95%, by bias-corrected and accelerated bootstrap; None for fewer than two seeds."""
     count: int
     """Seeds that both have."""
 
     @property
-    def verdict(self) -> str:
-        """`ahead`, `behind` or `not told apart`, by Student's interval."""
-        if self.student is not None and self.student.low > 0:
-            return "ahead"
-        if self.student is not None and self.student.high < 0:
-            return "behind"
-        return "not told apart"
+    def verdict(self) -> Verdict:
+        """What may be said of it beside all others of its family."""
+        for interval, above, below in (
+            (self.joint, Verdict.AHEAD, Verdict.BEHIND),
+            (self.student, Verdict.SEEMS_AHEAD, Verdict.SEEMS_BEHIND),
+        ):
+            if interval is not None and interval.low > 0:
+                return above
+            if interval is not None and interval.high < 0:
+                return below
+        return Verdict.OPEN
 
 
 def summary(scores: Sequence[float]) -> Summary:
@@ -70,21 +100,29 @@ def summary(scores: Sequence[float]) -> Summary:
     return Summary(mean=float(np.mean(scores)), deviation=deviation, count=len(scores))
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Return how far `ours`, float[n], are above `theirs`, in the same order of seeds; n >= 1."""
+def difference(ours: Sequence[float], theirs: Sequence[float], *, family: int = 1) -> Difference:
+    """Return how far `ours`, float[n], are above `theirs`, in the same order of seeds; n >= 1.
+
+    Args:
+        ours: scores of a method.
+        theirs: of what it is compared with.
+        family: how many comparisons are told together, this one among them; at least 1.
+    """
     gaps = np.subtract(ours, theirs)
-    student = bootstrap = None
+    student = joint = bootstrap = None
     if len(gaps) > 1:
-        student, bootstrap = _student(gaps), _bootstrap(gaps)
+        student = _student(gaps, LEVEL)
+        joint = _student(gaps, 1 - (1 - LEVEL) / family)  # Bonferroni: whatever their dependence
+        bootstrap = _bootstrap(gaps)
     return Difference(
-        mean=float(gaps.mean()), student=student, bootstrap=bootstrap, count=len(gaps)
+        mean=float(gaps.mean()), student=student, joint=joint, bootstrap=bootstrap, count=len(gaps)
     )
 
 
-def _student(gaps: np.ndarray) -> Interval:
+def _student(gaps: np.ndarray, level: float) -> Interval:
     if np.ptp(gaps) < NO_SPREAD:  # SciPy would warn of lost precision
         return Interval(low=float(gaps[0]), high=float(gaps[0]))
-    found = stats.ttest_1samp(gaps, 0.0).confidence_interval(LEVEL)
+    found = stats.ttest_1samp(gaps, 0.0).confidence_interval(level)
     return Interval(low=float(found.low), high=float(found.high))
 
 

@@ -11,6 +11,7 @@ from trainer_service.run import RunSpec
 from trainer_service.simulation import SimulatedChild
 from trainer_service.study.choices import best_constant, mean_values
 from trainer_service.study.entries import (
+    Carried,
     Course,
     Entry,
     Fixed,
@@ -43,6 +44,7 @@ METHODS: tuple[Entry, ...] = (
     Replayed(name="replay", of="rd"),
     Replayed(name="shuffled", of="rd", shuffled=True),
     MeanOf(name="mean", of="rd"),
+    Carried(name="carried", study="another", of="grid"),
 )
 STUDY = StudySpec(seeds=4, budget=16, training=TRAINING, methods=METHODS, references=("grid", "d"))
 COMMIT = "c" * 40
@@ -124,6 +126,8 @@ def _judged(study: str, spec: StudySpec, entry: Entry, seed: int, folder: Result
     if isinstance(entry, Grid | RandomSearch):
         values = best_constant(entry, of(entry.name, "tuning"))
         return judged_fixed(study, spec, entry, seed, values)
+    if isinstance(entry, Carried):
+        return judged_fixed(study, spec, entry, seed, {"dropout": 0.3})
     if isinstance(entry, MeanOf):
         return judged_fixed(study, spec, entry, seed, mean_values(of(entry.of, "judged")))
     like = spec.entry(entry.of) if isinstance(entry, Replayed) else entry

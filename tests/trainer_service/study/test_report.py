@@ -13,13 +13,16 @@ import pytest
 from matplotlib.image import imread
 
 from agent_service.domain.errors import AgentError
-from tests.trainer_service.study.simulated import STUDY, simulated_folder
+from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
+from tests.trainer_service.test_store import FINISHED
 from trainer_service.study.report import Report, write_report
 from trainer_service.study.results import Phase, ResultsFolder
-from trainer_service.study.rows import make_rows
+from trainer_service.study.rows import comparisons, make_rows
+from trainer_service.study.study_file import parse_study, presets, read_study
+from trainer_service.study.study_toml import as_toml
 
 PICTURES = (
-    *("scores", "against-grid", "against-d", "budget", "why-rd"),
+    *("scores", "against-grid", "against-d", "budget", "next", "why-rd"),
     *("losses", "values", "policies", "learning"),
 )
 
@@ -55,7 +58,47 @@ def test_the_table_says_what_the_results_say(folder: ResultsFolder, report: Repo
     # Of the simulated child the truth is known: a rise is better than the best constant.
     row = next(line for line in text.splitlines() if line.startswith("| RD | +"))
     assert "| ahead |" in row
-    assert "| mean | " in text
+    assert "| mean | 4 |" in text
+    assert "| those of RD | dropout" in text, "its mean is not for nothing"
+    assert "| carried against Best constant | -" in text, "0.3 is behind 0.4"
+    assert "| carried against search | " in text
+
+
+def test_the_page_begins_with_what_is_known(report: Report) -> None:
+    """The highest mean, and verdicts against each reference at each moment."""
+    short = report.text.read_text().split("## ")[1]
+
+    assert "Highest mean test F1, best epoch: " in short
+    for moment in ("best epoch", "last epoch"):
+        for reference in ("Best constant", "D"):
+            assert re.search(rf"Against {reference}, {moment}: ahead: .*RD.*; behind: \d+\.", short)
+    assert "see Flags" not in short
+
+
+def test_a_report_says_how_it_is_made_again(folder: ResultsFolder, report: Report) -> None:
+    """The commit, and a file that is read as the very same study."""
+    text = report.text.read_text()
+
+    assert f"git checkout {COMMIT}\ntrainer-service compare report.toml --output again" in text
+    assert read_study(str(folder.path / "report.toml")) == STUDY
+    assert (folder.path / "report.toml").read_text() in text
+    for name in presets():
+        assert parse_study(as_toml(read_study(name)), name) == read_study(name)
+
+
+def test_every_number_has_its_origin(folder: ResultsFolder, report: Report) -> None:
+    """Each run's line: seed, what it ran under, scores, who made it, and its digest."""
+    text = report.text.read_text()
+
+    assert f"| 1 | {COMMIT} | {FINISHED.device} | torch 2.13.0 | 88 |" in text
+    for result in folder.results():
+        score = result.finished.scores.test_score_best
+        assert re.search(
+            rf"\| {result.key.method} \| {result.key.phase} {result.key.index} "
+            rf"\| {result.spec.training.seed} \| {result.run_id} \| .* \| {score:.4f} \| .* "
+            rf"\| 1 \| {result.digest[:12]} \|  \|",
+            text,
+        )
 
 
 def test_every_picture_is_drawn(folder: ResultsFolder, report: Report) -> None:
@@ -64,7 +107,7 @@ def test_every_picture_is_drawn(folder: ResultsFolder, report: Report) -> None:
     assert files == set(PICTURES)
     for name in PICTURES:
         pixels = imread(folder.path / "pictures" / f"{name}.png")
-        assert pixels.shape[1] > 700
+        assert pixels.shape[1] > 600
         assert np.ptp(pixels) > 0.5, "the picture is empty"
 
 
@@ -106,13 +149,15 @@ def test_a_browser_shows_every_picture_and_table(report: Report, tmp_path: Path)
     assert found["errors"] == []
     assert "CONSOLE" not in shown.stderr
     assert set(found["images"]) == set(PICTURES)
-    assert min(found["images"].values()) > 700
+    assert min(found["images"].values()) > 600
     rows = {
         caption.split(",")[0].split(":")[0]: count for caption, count in found["tables"].items()
     }
     assert rows["Test macro F1"] == len(STUDY.methods)
     assert rows["Against Best constant"] == len(STUDY.methods) - 1
-    assert rows["Each run"] == 84
+    assert rows["On the next problem"] == 2, "beside each search"
+    assert rows["Why"] == 3
+    assert rows["Each run"] == 88
     assert found["wide"] <= 900, "wide tables scroll in themselves"
 
 
@@ -160,3 +205,19 @@ def test_tests_wait_for_all_their_seeds_and_are_corrected(
     without = [r for r in results if (r.key.method, r.key.index) != ("grid", 6)]
     rd = next(row for row in make_rows(spec, without) if row.entry.name == "rd")
     assert {c.p for c in rd.compared} == {None}
+
+
+def test_a_report_compares_each_pair_once() -> None:
+    """Of the joint intervals' family all are planned, whatever is finished."""
+    pairs = comparisons(STUDY)
+
+    assert len(set(pairs)) == len(pairs)
+    assert {(name, other) for name, other in pairs if other in ("grid", "d")} >= {
+        (entry.name, other)
+        for entry in STUDY.methods
+        for other in STUDY.references
+        if entry.name != other
+    }
+    assert set(pairs) >= {("replay", "rd"), ("shuffled", "rd"), ("mean", "rd")}
+    assert set(pairs) >= {("carried", "grid"), ("carried", "search")}
+    assert len(pairs) == 2 * 9 + 3 + 1, "the carried one against the grid is there already"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,12 @@ def test_what_is_odd_is_flagged(whole: ResultsFolder, tmp_path: Path) -> None:
         (results.index(judged), "another policy"),
     ):
         assert expected in words[results[place].key]
-    page = write_report(folder.path).page.read_text()
-    assert "7 of 84 results are flagged" in page
-    assert "was edited after it was written" in page
+    text = write_report(folder.path).text.read_text()
+    assert "7 results are not what they should be: see Flags" in text
+    assert "7 of 88 results are flagged" in text
+    assert "| vanilla | judged 0 | was edited after it was written |" in text
+    assert "| Vanilla (flagged) | 4 |" in text
+    assert "| linear | 4 |" in text
+    assert re.search(
+        r"\| rd \| judged 2 \| 2 \| .* another policy than most of its method \|\n", text
+    )

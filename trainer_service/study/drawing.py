@@ -1,0 +1,79 @@
+"""What a report's pictures have in common: axes, bands over seeds, and bytes of PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's, which all eyes tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
+SITES = (ORANGE, BLUE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
+"""Of hyperparameters, one a site."""
+COLUMNS = 4
+"""Small axes beside one another."""
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG, without the date and the version that are usually in there."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def listed(labels: Sequence[str], *, height: float) -> tuple[Figure, Axes]:
+    """Return axes with a line for each label, the first on top.
+
+    Args:
+        labels: at least one.
+        height: of a line, in inches.
+    """
+    figure = Figure(figsize=(9, 1 + height * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    for place in range(1, len(labels), 2):  # the eye stays in its line
+        axes.axhspan(place - 0.5, place + 0.5, color=GREY, alpha=0.06, lw=0)
+    return figure, axes
+
+
+def legend_above(axes: Axes) -> None:
+    """Put the legend where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small", frameon=False)
+
+
+def cells(count: int, *, columns: int = COLUMNS, height: float = 2.3) -> tuple[Figure, list[Axes]]:
+    """Return `count` small axes, at least one, in as many rows as are needed."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    width = max(3 * columns, 6)
+    figure = Figure(figsize=(width, height * rows + 0.4), layout="constrained")
+    made = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in made:
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.tick_params(labelsize="small")
+        axes.title.set_size("medium")
+    for axes in made[count:]:
+        axes.axis("off")
+    return figure, made[:count]
+
+
+def draw_band(
+    axes: Axes, curves: Sequence[Sequence[float]], colour: str, label: str, *, step: int = 1
+) -> None:
+    """Draw the mean of curves, and their range; one that ends early counts as far as it goes."""
+    length = max(len(curve) for curve in curves)
+    values = np.full((len(curves), length), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve)] = curve
+    steps = np.arange(1, length + 1) * step
+    axes.plot(steps, np.nanmean(values, axis=0), color=colour, label=label)
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
