@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_service.domain.errors import FailedPrecondition
-from trainer_service.keeper import checkpoints_of
+from trainer_service.keeper import last_checkpoint
 from trainer_service.run import Run, RunState
 from trainer_service.store import RunStore
 from trainer_service.training.checkpoint import leave_newest, remove_checkpoints
@@ -49,9 +49,16 @@ class Kept:
             remove_checkpoints(self._folder / run.id)
 
     def discard(self, run: Run) -> None:
-        """Remove what a run left, if it is there; raises FailedPrecondition before its end."""
+        """Remove what a run left, if it is there.
+
+        Raises:
+            FailedPrecondition: it has not ended, or another that has not ended goes on from it.
+        """
         if not run.state.is_final:
             raise FailedPrecondition(f"run {run.id!r} is {run.state}; cancel it, or let it end")
+        if (child := self._store.find_unended_child(run.id)) is not None:
+            text = f"run {child!r} goes on from {run.id!r}; cancel that, or let it end"
+            raise FailedPrecondition(text)
         remove_checkpoints(self._folder / run.id)
         log.info("run %s: its checkpoint is discarded", run.id, extra={"run": run.id})
 
@@ -69,11 +76,15 @@ class Kept:
                 inputs=Inputs(**content["inputs"]),
             )
 
-    def _content(self, run: Run) -> dict[str, Any]:
+    def check(self, run: Run) -> None:
+        """Check that a run has a checkpoint; raises FailedPrecondition, which says why not."""
         if (why := self._missing(run)) is not None:
             raise FailedPrecondition(f"run {run.id!r} {why}")
-        content = checkpoints_of(run, self._folder).newest(up_to=run.trained_chunks)
-        if content is None or content["chunk"]["index"] != run.trained_chunks:
+
+    def _content(self, run: Run) -> dict[str, Any]:
+        self.check(run)
+        content = last_checkpoint(run, self._folder)
+        if content is None:
             text = "its checkpoint is damaged; the service's log says how"
             raise FailedPrecondition(f"run {run.id!r}: {text}")
         return content

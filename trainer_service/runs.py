@@ -16,11 +16,13 @@ from agent_service.domain.errors import (
     ResourceExhausted,
     Unavailable,
     invalid,
+    within,
 )
 from agent_service.domain.runs import RUN_ID
 from trainer_service.attempt import Attempt
 from trainer_service.config import TrainerConfig
 from trainer_service.kept import Kept
+from trainer_service.lineage import check_goes_on
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
 from trainer_service.training.final import Which
@@ -100,8 +102,10 @@ class Runs:
         """Queue a run; the same id with the same spec again answers the one that is there.
 
         Raises:
-            InvalidArgument: the id's form is wrong.
+            InvalidArgument: the id's form is wrong, or it cannot go on from its parent.
             AlreadyExists: the id has another spec.
+            NotFound: there is no parent of this id.
+            FailedPrecondition: the parent has no checkpoint.
             ResourceExhausted: so many runs wait or train already.
             Unavailable: it cannot be stored, or the service drains.
         """
@@ -116,9 +120,19 @@ class Runs:
                     raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
                 return existing
             self._check_room()
-            run = self._store.add(run_id, spec)
+            run = self._store.add(run_id, spec, trained_chunks=self._beginning(spec))
             self._queue()
         return run
+
+    def _beginning(self, spec: RunSpec) -> int:
+        """Return after how many chunks a run begins; raises as `submit` does."""
+        if not spec.parent:
+            return 0
+        parent = self._found(spec.parent)
+        self._kept.check(parent)
+        with within("spec."):
+            check_goes_on(spec.training, parent)
+        return parent.trained_chunks
 
     def _check_room(self) -> None:
         counts = self._store.count()
@@ -227,7 +241,8 @@ class Runs:
             runs = [] if self._is_closed else self._begun(self._next())
             if not runs:
                 return None
-            attempt = Attempt(self._context, runs, self._config)
+            parents = {run.id: self._found(run.spec.parent) for run in runs if run.spec.parent}
+            attempt = Attempt(self._context, runs, parents, self._config)
             self._attempts.update({run.id: attempt for run in runs})
             return attempt, runs
 
