@@ -16,13 +16,11 @@ from agent_service.domain.errors import (
     ResourceExhausted,
     Unavailable,
     invalid,
-    within,
 )
 from agent_service.domain.runs import RUN_ID
 from trainer_service.attempt import Attempt
 from trainer_service.config import TrainerConfig
 from trainer_service.kept import Kept
-from trainer_service.lineage import check_goes_on
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
 from trainer_service.training.final import Which
@@ -120,19 +118,9 @@ class Runs:
                     raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
                 return existing
             self._check_room()
-            run = self._store.add(run_id, spec, trained_chunks=self._beginning(spec))
+            run = self._store.add(run_id, spec, trained_chunks=self._kept.beginning(spec))
             self._queue()
         return run
-
-    def _beginning(self, spec: RunSpec) -> int:
-        """Return after how many chunks a run begins; raises as `submit` does."""
-        if not spec.parent:
-            return 0
-        parent = self._found(spec.parent)
-        self._kept.check(parent)
-        with within("spec."):
-            check_goes_on(spec.training, parent)
-        return parent.trained_chunks
 
     def _check_room(self) -> None:
         counts = self._store.count()
