@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -19,9 +19,20 @@ class Attempt:
     """A process that trains runs, until `follow` returns."""
 
     def __init__(
-        self, context: ForkServerContext, runs: Sequence[Run], config: TrainerConfig
+        self,
+        context: ForkServerContext,
+        runs: Sequence[Run],
+        parents: Mapping[str, Run],
+        config: TrainerConfig,
     ) -> None:
-        """Start it; where the machine has no room for another process, it has ended already."""
+        """Start it; where the machine has no room for another process, it has ended already.
+
+        Args:
+            context: starts processes.
+            runs: to train.
+            parents: of those that go on from another run, by their id.
+            config: the service's.
+        """
         pipes = [context.Pipe() for _ in runs]
         self._listeners = {
             run.id: Listener(ours) for run, (ours, _) in zip(runs, pipes, strict=True)
@@ -30,7 +41,7 @@ class Attempt:
         self._cancels = context.RawArray("b", len(runs))
         theirs = [pipe for _, pipe in pipes]
         self._process = context.Process(
-            target=train_runs, args=(runs, config, theirs, self._cancels), name=runs[0].id
+            target=train_runs, args=(runs, parents, config, theirs, self._cancels), name=runs[0].id
         )
         self._cause = ""
         """Why it did not start."""

@@ -19,7 +19,7 @@ from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
 from trainer_service.simulate_command import simulate
 from trainer_service.study_commands import compare, merge, report
-from trainer_service.training_options import member, training_options, training_spec
+from trainer_service.training_options import member, options_of, training_options, training_spec
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
@@ -120,30 +120,51 @@ def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
 @click.option("--controller", default="", help="For rni and rd: its name at the agent service.")
 @click.option("--mode", help="learning or frozen; the controller's own by default.")
 @click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
-@click.option("--keep", is_flag=True, help="Its last checkpoint stays, for `weights`.")
+@click.option("--keep", is_flag=True, help="Its last checkpoint stays: for weights, --parent.")
+@click.option("--parent", default="", help="Go on from this kept run, as it was but for options.")
+@click.pass_context
 def submit(
+    context: click.Context,
+    /,
     trainer: Target,
     run_id: str,
-    values: tuple[str, ...],
-    controller: str,
-    mode: str | None,
     keep: bool,
+    parent: str,
     **options: Any,
 ) -> None:
     """Queue a run."""
     from agent_service.domain.runs import Mode
     from trainer_service.run import RunSpec
 
-    options["values"] = dict(_named_value(text) for text in values)
-    spec = RunSpec(
-        training=training_spec(options),
-        controller=controller,
-        mode=None if mode is None else member(Mode, mode, "mode"),
-        keep=keep,
-    )
+    options["values"] = dict(_named_value(text) for text in options["values"])
     with _connect(trainer) as client:
+        if parent:
+            options = _options_of_run(client, parent) | _given(context, options)
+        controller, mode = options.pop("controller"), options.pop("mode")
+        spec = RunSpec(
+            training=training_spec(options),
+            controller=controller,
+            mode=None if mode is None else member(Mode, mode, "mode"),
+            keep=keep,
+            parent=parent,
+        )
         client.submit(run_id, spec)
     click.echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}")
+
+
+def _options_of_run(client: TrainerClient, run_id: str) -> dict[str, Any]:
+    """Return the options that a run was submitted with, but its length."""
+    from trainer_service import convert
+
+    spec = convert.spec_from_message(client.get(run_id).spec)
+    options = options_of(spec.training) | {"chunks": None, "epochs": None}
+    return options | {"controller": spec.controller, "mode": spec.mode}
+
+
+def _given(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that somebody gave, in words or by the environment."""
+    default = click.core.ParameterSource.DEFAULT
+    return {k: v for k, v in options.items() if context.get_parameter_source(k) is not default}
 
 
 def _named_value(text: str) -> tuple[str, float]:

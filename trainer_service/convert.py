@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from agent_service.convert import enum_value, timestamp
-from agent_service.domain.errors import FieldViolation, InvalidArgument
+from agent_service.domain.errors import FieldViolation, InvalidArgument, within
 from agent_service.domain.runs import Mode
 from trainer_service.run import (
     ChunkTrained,
@@ -81,23 +83,33 @@ _PATHS = {
 """Where the fields of a TrainingSpec, which is flat, stand in the message, if elsewhere."""
 
 
+@contextmanager
+def spec_paths() -> Iterator[None]:
+    """Name fields that an InvalidArgument inside calls `spec.NAME` as the message does."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            *(FieldViolation(_path(v.field), v.description) for v in error.violations)
+        ) from None
+
+
+def _path(field: str) -> str:
+    of_spec, _, name = field.partition("spec.")
+    return field if of_spec else f"spec.{_PATHS.get(name, name)}"
+
+
 def spec_from_message(message: pb.RunSpec) -> RunSpec:
     """Return the checked spec; raises InvalidArgument naming each field from `spec.` on."""
     mode = message.mode
-    try:
+    with spec_paths(), within("spec."):
         return RunSpec(
             training=_training_from_message(message),
             controller=message.controller,
             mode=None if not mode else enum_value(MODES, mode, field="mode"),
             keep=message.keep,
+            parent=message.parent,
         )
-    except InvalidArgument as error:
-        raise InvalidArgument(
-            *(
-                FieldViolation(f"spec.{_PATHS.get(v.field, v.field)}", v.description)
-                for v in error.violations
-            )
-        ) from None
 
 
 def _training_from_message(message: pb.RunSpec) -> TrainingSpec:
@@ -161,6 +173,7 @@ def spec_to_message(spec: RunSpec) -> pb.RunSpec:
         values=training.values,
         controller=spec.controller,
         keep=spec.keep,
+        parent=spec.parent,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         chunk_size=training.chunk_size,

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from agent_service.domain.errors import FailedPrecondition
 from trainer_service.run import ChunkTrained, Run
 from trainer_service.training.checkpoint import Checkpoints, Pace
 from trainer_service.training.chunk import Chunk
@@ -29,6 +31,18 @@ def checkpoints_of(run: Run, folder: Path) -> Checkpoints:
     return Checkpoints(folder / run.id, origin=f"{run.id} of {run.created_at!r}")
 
 
+def last_checkpoint(run: Run, folder: Path) -> dict[str, Any] | None:
+    """Return what a run that has ended kept of its last chunk's end; None where that is not whole.
+
+    Args:
+        run: as it ended.
+        folder: of the checkpoints of all runs.
+    """
+    content = checkpoints_of(run, folder).newest(up_to=run.trained_chunks)
+    is_last = content is not None and content["chunk"]["index"] == run.trained_chunks
+    return content if is_last else None
+
+
 class Keeper:
     """Keeps one run's checkpoints.
 
@@ -41,6 +55,7 @@ class Keeper:
         run: Run,
         training: ChildTraining,
         *,
+        parent: Run | None,
         folder: Path,
         pace: Pace,
         settle: Callable[[], None],
@@ -50,11 +65,14 @@ class Keeper:
         Args:
             run: whose it is.
             training: its training.
+            parent: the run that it goes on from, if any.
             folder: of the checkpoints of all runs.
             pace: says when they are made; it is that of all runs of this process.
             settle: waits until the chunks before are stored: none may be lost behind a checkpoint.
         """
         self._run_id = run.id
+        self._parent = parent
+        self._folder = folder
         self._told_chunks = run.trained_chunks
         self._training = training
         self._settle = settle
@@ -72,10 +90,17 @@ class Keeper:
         return time.perf_counter() - self._started
 
     def resume(self) -> ChunkTrained | None:
-        """Bring the training to its newest checkpoint; return that chunk, to be told again."""
+        """Bring the training to its newest checkpoint; return that chunk, to be told again.
+
+        Where it has none yet, to its parent's last one: that chunk is not its own, and not told.
+
+        Raises:
+            FailedPrecondition: the parent's cannot be read.
+        """
         # The store may be older than its checkpoints, put back from a copy: no chunk may lack.
         content = self._checkpoints.newest(up_to=self._told_chunks + 1)
         if content is None:
+            self._begin_as_parent()
             return None
         self._training.restore(content["training"])
         self._started = time.perf_counter() - content["seconds"]
@@ -85,6 +110,18 @@ class Keeper:
         return ChunkTrained(
             chunk=chunk, policy_version=content["policy_version"], agent_seconds=0.0
         )
+
+    def _begin_as_parent(self) -> None:
+        if self._parent is None:
+            return
+        content = last_checkpoint(self._parent, self._folder)
+        if content is None:
+            text = f"the checkpoint of its parent, {self._parent.id!r}, is damaged or gone"
+            raise FailedPrecondition(text)
+        self._training.restore(content["training"])
+        # What it takes to read that is no training.
+        self._started = time.perf_counter()
+        log.info("run %s goes on from the end of %s", self._run_id, self._parent.id)
 
     def keep_if_due(self, chunk: Chunk, policy_version: int) -> None:
         """Make a checkpoint at the end of `chunk` if it is time; raises OSError."""

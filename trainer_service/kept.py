@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from agent_service.domain.errors import FailedPrecondition
-from trainer_service.keeper import checkpoints_of
-from trainer_service.run import Run, RunState
+from agent_service.domain.errors import FailedPrecondition, NotFound, within
+from trainer_service.keeper import last_checkpoint
+from trainer_service.lineage import check_goes_on
+from trainer_service.run import Run, RunSpec, RunState
 from trainer_service.store import RunStore
 from trainer_service.training.checkpoint import leave_newest, remove_checkpoints
 from trainer_service.training.child_file import child_file
@@ -49,11 +50,37 @@ class Kept:
             remove_checkpoints(self._folder / run.id)
 
     def discard(self, run: Run) -> None:
-        """Remove what a run left, if it is there; raises FailedPrecondition before its end."""
+        """Remove what a run left, if it is there.
+
+        Raises:
+            FailedPrecondition: it has not ended, or another that has not ended goes on from it.
+        """
         if not run.state.is_final:
             raise FailedPrecondition(f"run {run.id!r} is {run.state}; cancel it, or let it end")
+        if (child := self._store.find_unended_child(run.id)) is not None:
+            text = f"run {child!r} goes on from {run.id!r}; cancel that, or let it end"
+            raise FailedPrecondition(text)
         remove_checkpoints(self._folder / run.id)
         log.info("run %s: its checkpoint is discarded", run.id, extra={"run": run.id})
+
+    def beginning(self, spec: RunSpec) -> int:
+        """Return after how many chunks a run begins: where its parent ended.
+
+        Raises:
+            NotFound: there is no parent of this id.
+            FailedPrecondition: it has no checkpoint.
+            InvalidArgument: the run cannot go on there.
+        """
+        if not spec.parent:
+            return 0
+        parent = self._store.find(spec.parent)
+        if parent is None:
+            raise NotFound(f"no run {spec.parent!r} to go on from; name one that was kept")
+        if (why := self._missing(parent)) is not None:
+            raise FailedPrecondition(f"run {parent.id!r} {why}")
+        with within("spec."):
+            check_goes_on(spec.training, parent)
+        return parent.trained_chunks
 
     def weights(self, run: Run, which: Which) -> bytes:
         """Return a run's weights as a file; raises FailedPrecondition where there are none."""
@@ -72,8 +99,8 @@ class Kept:
     def _content(self, run: Run) -> dict[str, Any]:
         if (why := self._missing(run)) is not None:
             raise FailedPrecondition(f"run {run.id!r} {why}")
-        content = checkpoints_of(run, self._folder).newest(up_to=run.trained_chunks)
-        if content is None or content["chunk"]["index"] != run.trained_chunks:
+        content = last_checkpoint(run, self._folder)
+        if content is None:
             text = "its checkpoint is damaged; the service's log says how"
             raise FailedPrecondition(f"run {run.id!r}: {text}")
         return content

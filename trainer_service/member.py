@@ -70,7 +70,13 @@ class Member:
     """Its child; once `prepare` has returned, unless the run has left."""
 
     def __init__(
-        self, run: Run, teller: Teller, workplace: Workplace, *, check: Callable[[], None]
+        self,
+        run: Run,
+        teller: Teller,
+        workplace: Workplace,
+        *,
+        parent: Run | None,
+        check: Callable[[], None],
     ) -> None:
         """Do nothing yet.
 
@@ -78,11 +84,13 @@ class Member:
             run: the run.
             teller: told all that happens.
             workplace: shared with others.
+            parent: the run that it goes on from, if any.
             check: raises Cancelled or HandedBack where the service asked for it.
         """
         self._run = run
         self._teller = teller
         self._workplace = workplace
+        self._parent = parent
         self._check = check
         self._steering: Steering | None = None
         self._keeper: Keeper
@@ -200,6 +208,7 @@ class Member:
         self._keeper = Keeper(
             run,
             self.training,
+            parent=self._parent,
             folder=config.checkpoints,
             pace=self._workplace.pace,
             settle=self._teller.settle,
@@ -207,7 +216,10 @@ class Member:
         patience = Patience(config.agent_seconds, tell=self._tell_all, check=self._check_all)
         chunks = self.training.chunks
         agent = self._workplace.agent()
-        self._steering = make_steering(agent, run.id, run.spec, patience, planned_chunks=chunks)
+        before = 0 if self._parent is None else self._parent.trained_chunks
+        self._steering = make_steering(
+            agent, run.id, run.spec, patience, chunks=range(before + 1, chunks + 1)
+        )
         self._teller.tell(Planned(chunks=chunks))
         again = self._keeper.resume()
         if again is not None:

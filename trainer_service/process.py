@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from multiprocessing.connection import Connection
@@ -66,12 +66,17 @@ class _Signals:
 
 
 def train_runs(
-    runs: Sequence[Run], config: TrainerConfig, pipes: Sequence[Connection], cancels: Cancels
+    runs: Sequence[Run],
+    parents: Mapping[str, Run],
+    config: TrainerConfig,
+    pipes: Sequence[Connection],
+    cancels: Cancels,
 ) -> None:
     """Train runs, as the main function of their process.
 
     Args:
         runs: one, or several whose children can be stacked.
+        parents: of those that go on from another run, by their id.
         config: the service's.
         pipes: one a run, for all that happens in it.
         cancels: one mark a run.
@@ -103,7 +108,13 @@ def train_runs(
         )
         signals = _Signals(cancels)
         workplace.members.extend(
-            Member(run, Teller(pipe), workplace, check=partial(signals.check, place))
+            Member(
+                run,
+                Teller(pipe),
+                workplace,
+                parent=parents.get(run.id),
+                check=partial(signals.check, place),
+            )
             for place, (run, pipe) in enumerate(zip(runs, pipes, strict=True))
         )
         _train(workplace.members)

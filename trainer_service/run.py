@@ -25,6 +25,9 @@ class RunSpec:
     keep: bool = False
     """Whether the last checkpoint stays when the run has succeeded, until it is discarded."""
 
+    parent: str = ""
+    """The id of a run that kept its checkpoint, where this one goes on; empty begins anew."""
+
     def __post_init__(self) -> None:
         """Check that a controller is named if and only if the method has one."""
         method = self.training.method
@@ -90,7 +93,7 @@ class Finished:
     scores: FinalScores
     diverged: bool
     seconds: float
-    """Training time, without start-up and what was trained twice after a kill."""
+    """Its own training time, without start-up and what was trained twice after a kill."""
     device: str
     """In words."""
     weights_digest: str = ""
@@ -122,6 +125,7 @@ class Run:
     state: RunState
     cause: str
     trained_chunks: int
+    """Those before its own, of the runs that it goes on from, included."""
     planned_chunks: int
     result: Finished | None
     created_at: float

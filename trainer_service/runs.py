@@ -100,8 +100,10 @@ class Runs:
         """Queue a run; the same id with the same spec again answers the one that is there.
 
         Raises:
-            InvalidArgument: the id's form is wrong.
+            InvalidArgument: the id's form is wrong, or it cannot go on from its parent.
             AlreadyExists: the id has another spec.
+            NotFound: there is no parent of this id.
+            FailedPrecondition: the parent has no checkpoint.
             ResourceExhausted: so many runs wait or train already.
             Unavailable: it cannot be stored, or the service drains.
         """
@@ -116,7 +118,7 @@ class Runs:
                     raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
                 return existing
             self._check_room()
-            run = self._store.add(run_id, spec)
+            run = self._store.add(run_id, spec, trained_chunks=self._kept.beginning(spec))
             self._queue()
         return run
 
@@ -227,7 +229,8 @@ class Runs:
             runs = [] if self._is_closed else self._begun(self._next())
             if not runs:
                 return None
-            attempt = Attempt(self._context, runs, self._config)
+            parents = {run.id: self._found(run.spec.parent) for run in runs if run.spec.parent}
+            attempt = Attempt(self._context, runs, parents, self._config)
             self._attempts.update({run.id: attempt for run in runs})
             return attempt, runs
 

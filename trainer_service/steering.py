@@ -104,8 +104,15 @@ class Patience:
 class AgentSteering:
     """The agent service decides."""
 
-    def __init__(self, start: Callable[[], AgentRun], patience: Patience) -> None:
-        """Start the run there, or take it up where it was started before."""
+    def __init__(self, start: Callable[[], AgentRun], patience: Patience, *, first: int) -> None:
+        """Start the run there, or take it up where it was started before.
+
+        Args:
+            start: starts it.
+            patience: with an agent that is away.
+            first: index of the run's first chunk, which is the agent's chunk 1.
+        """
+        self._first = first
         self._patience = patience
         self._run = patience.call(start)
         # What goes on from a checkpoint reports that chunk first; all else begins at the first one.
@@ -123,7 +130,7 @@ class AgentSteering:
                 chunk.losses,
                 training_score=chunk.training_score,
                 validation_score=chunk.validation_score,
-                chunk=chunk.index,
+                chunk=chunk.index - self._first + 1,
             )
         )
         self._take_action()
@@ -141,9 +148,18 @@ class AgentSteering:
 
 
 def make_steering(
-    agent: AgentClient, run_id: str, spec: RunSpec, patience: Patience, *, planned_chunks: int
+    agent: AgentClient, run_id: str, spec: RunSpec, patience: Patience, *, chunks: range
 ) -> Steering:
-    """Return who decides for a run; its id is the same at the agent."""
+    """Return who decides for a run; its id is the same at the agent.
+
+    Args:
+        agent: the agent service.
+        run_id: the run.
+        spec: what decides the run.
+        patience: with an agent that is away.
+        chunks: indices of those that the run plans. At the agent it is a run of its own, whose
+            chunks count from 1.
+    """
     if not spec.controller:
         return FixedSteering(fixed_values(spec.training))
     labels = {"method": spec.training.method.value, "seed": str(spec.training.seed)}
@@ -153,7 +169,8 @@ def make_steering(
             run_id=run_id,
             mode=spec.mode,
             labels=labels,
-            planned_chunks=planned_chunks,
+            planned_chunks=len(chunks),
         ),
         patience,
+        first=chunks.start,
     )

@@ -28,8 +28,11 @@ from trainer_service.run import (
 
 _SPEC = TypeAdapter(RunSpec)
 _WHAT: TypeAdapter[What] = TypeAdapter(What)
-VERSION = 1
-"""Of the tables, kept as SQLite's `user_version`; the first release wrote 0 there."""
+VERSION = 2
+"""Kept as SQLite's `user_version`: the first release wrote 0 there, and 1 knew no parents of runs.
+
+The tables are the same in all of them.
+"""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -75,7 +78,7 @@ class RunStore:
             self._opened = opened.pop_all()
 
     def _migrate(self, path: Path) -> None:
-        """Bring the tables to this version: those of version 0 are the same."""
+        """Bring the store to this version."""
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise AgentError(
@@ -100,13 +103,29 @@ class RunStore:
             except sqlite3.OperationalError as error:
                 raise Unavailable(f"the run store cannot be written: {error}") from error
 
-    def add(self, run_id: str, spec: RunSpec) -> Run:
-        """Store a new run in the queue, with its first event; raises Unavailable."""
+    def add(self, run_id: str, spec: RunSpec, *, trained_chunks: int = 0) -> Run:
+        """Store a new run in the queue, with its first event.
+
+        Args:
+            run_id: not in the store.
+            spec: what it is.
+            trained_chunks: where it begins.
+
+        Raises:
+            Unavailable: it cannot be stored.
+        """
         now = time.time()
         with self._writing():
             self._connection.execute(
-                "INSERT INTO runs (id, spec, state, created_at) VALUES (?, ?, ?, ?)",
-                (run_id, _SPEC.dump_json(spec).decode(), RunState.QUEUED.value, now),
+                "INSERT INTO runs (id, spec, state, created_at, trained_chunks) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (
+                    run_id,
+                    _SPEC.dump_json(spec).decode(),
+                    RunState.QUEUED.value,
+                    now,
+                    trained_chunks,
+                ),
             )
             self._append(run_id, StateChanged(state=RunState.QUEUED), now)
         run = self.find(run_id)
@@ -147,6 +166,14 @@ class RunStore:
         """Return a run."""
         found = self._select("SELECT * FROM runs WHERE id = ?", (run_id,))
         return _run(found[0]) if found else None
+
+    def find_unended_child(self, run_id: str) -> str | None:
+        """Return the id of a run that waits or trains and has this one as its parent, if any."""
+        found = self._select(
+            "SELECT id FROM runs WHERE state IN (?, ?) AND spec ->> '$.parent' = ? LIMIT 1",
+            (RunState.QUEUED.value, RunState.RUNNING.value, run_id),
+        )
+        return found[0]["id"] if found else None
 
     def list(self, *, state: RunState | None, after: int, limit: int) -> Sequence[Run]:
         """Return runs in the order of submission, with keys above `after`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +66,12 @@ def training_spec(options: dict[str, Any]) -> TrainingSpec:
         for name, value in options.items()
     }
     return spec.TrainingSpec(training_size=checked.pop("subset"), **checked)
+
+
+def options_of(spec: TrainingSpec) -> dict[str, Any]:
+    """Return the options that say what a spec is."""
+    options = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    return options | {"subset": options.pop("training_size")}
 
 
 def member(kind: Any, text: str, name: str) -> Any:

@@ -115,7 +115,7 @@ def checkpoint_share(spec: TrainingSpec, folder: Path) -> float:
         result=None,
         created_at=0.0,
     )
-    keeper = Keeper(run, training, folder=folder / "kept", pace=Pace(None), settle=lambda: None)
+    keeper = Keeper(run, training, parent=None, folder=folder, pace=Pace(None), settle=lambda: None)
     kept, started = 0.0, time.perf_counter()
     while time.perf_counter() < started + KEEPING_SECONDS:
         chunk = training.train_chunk(RATE)

@@ -1,20 +1,24 @@
 """What a run leaves behind: its weights and its last checkpoint, until they are discarded."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from agent_service.domain.errors import FailedPrecondition, NotFound
+from agent_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from agent_service.scores import macro_f1
 from tests.end_to_end.processes import TrainerProcess, command_of, wait_for
-from tests.trainer_service.specs import ENDLESS, run_spec
+from tests.trainer_service.specs import CHILD, ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import RunSpec
+from trainer_service.run import ChunkTrained, RunSpec
 from trainer_service.training.child_file import load_child
+from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.final import Which
 from trainer_service.training.spec import Method
@@ -152,17 +156,106 @@ def test_a_checkpoint_that_was_damaged_is_not_read(
         client.weights("damaged")
 
 
+WHOLE = replace(
+    run_spec(Method.D, chunks=20),
+    training=replace(CHILD, method=Method.D, values={"dropout": 0.3}, chunk_size=3, chunks=20),
+)
+"""A run whose chunks end in the midst of epochs."""
+
+
+def part(chunks: int, *, parent: str = "") -> RunSpec:
+    """Return a part of WHOLE that ends after so many chunks."""
+    return replace(WHOLE, training=replace(WHOLE.training, chunks=chunks), keep=True, parent=parent)
+
+
+def chunks_of(client: TrainerClient, run_id: str) -> list[Chunk]:
+    whats = [event.what for event in client.watch(run_id)]
+    return [replace(w.chunk, seconds=0.0) for w in whats if isinstance(w, ChunkTrained)]
+
+
+@pytest.fixture(scope="module")
+def parent(client: TrainerClient) -> str:
+    run(client, "parent", part(4))
+    return "parent"
+
+
+def test_who_goes_on_is_the_run_that_was_planned_so_long(
+    trainer: TrainerProcess, client: TrainerClient, parent: str
+) -> None:
+    """Chunks, weights and scores to the bit, through a kill and a grandchild; twice is the same."""
+    whole = run(client, "whole", WHOLE).result
+    client.submit("goes-on", part(16, parent=parent))
+    wait_for(lambda: client.get("goes-on").trained_chunks > 5)
+    for process in trainer.run_processes():
+        os.kill(process, signal.SIGKILL)
+    list(client.watch("goes-on"))
+    end = run(client, "goes-on-again", part(20, parent="goes-on"))
+    parts = [chunks_of(client, name) for name in ("parent", "goes-on", "goes-on-again")]
+    client.discard(parent)
+    again = client.submit("goes-on", part(16, parent=parent))
+
+    assert [chunk.index for chunk in parts[1]] == list(range(5, 17))
+    assert [*parts[0], *parts[1], *parts[2]] == chunks_of(client, "whole")
+    assert (end.trained_chunks, end.planned_chunks) == (20, 20)
+    for result in (whole, end.result):
+        result.ClearField("seconds")
+    assert end.result == whole
+    assert again == client.get("goes-on")
+
+
+def test_a_parent_stays_while_a_run_goes_on_from_it(client: TrainerClient) -> None:
+    """Its checkpoint is needed until that run has ended."""
+    run(client, "needed", part(1))
+    client.submit("needs", part(ENDLESS, parent="needed"))
+    with pytest.raises(FailedPrecondition, match="'needs' goes on from 'needed'"):
+        client.discard("needed")
+    client.cancel("needs")
+    list(client.watch("needs"))
+
+    client.discard("needed")
+    with pytest.raises(FailedPrecondition, match="'needed' has no checkpoint any more"):
+        client.submit("late", part(3, parent="needed"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"chunks": 2}, ["chunks"]),
+        ({"chunks": None, "epochs": 9}, ["chunks"]),
+        ({"seed": 1}, ["seed"]),
+        ({"label_noise": 0.5, "width": 0.5}, ["data.label_noise", "child.width"]),
+        ({"method": Method.NI, "values": {}}, ["method"]),
+    ],
+)
+def test_only_what_is_its_own_may_differ_from_the_parent(
+    client: TrainerClient, changes: dict[str, Any], named: list[str]
+) -> None:
+    """Refused by the paths of the contract before it is queued; other values are its own."""
+    run(client, "short", part(2))
+    good = part(3, parent="short")
+    bad = replace(good, training=replace(good.training, **changes))
+
+    with pytest.raises(InvalidArgument) as raised:
+        client.submit("bad", bad)
+    assert [v.field for v in raised.value.violations] == [f"spec.{name}" for name in named]
+    with pytest.raises(NotFound, match="'nobody'"):
+        client.submit("bad", replace(good, parent="nobody"))
+
+
 def test_the_commands_bring_weights_and_discard_them(
     trainer: TrainerProcess, client: TrainerClient, tmp_path: Path
 ) -> None:
     """With submit --keep, weights and discard, as a person types them."""
     small = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
-    assert command(trainer, "submit", "typed", *small.split(), "--chunks", "1", "--keep")
+    command(trainer, "submit", "begins", *small.split(), "--chunks", "1", "--keep")
+    list(client.watch("begins"))
+    command(trainer, "submit", "typed", "--parent", "begins", "--chunks", "2", "--keep")
     list(client.watch("typed"))
     file = tmp_path / "child.safetensors"
     shown = command(trainer, "weights", "typed", str(file), "--last")
     discarded = command(trainer, "discard", "typed")
 
+    assert [chunk.index for chunk in chunks_of(client, "typed")] == [2]
     assert "the last weights of typed, validation F1 0." in shown
     assert load_child(file.read_bytes()).manifest.which is Which.LAST
     assert discarded == "typed has no checkpoint any more\n"

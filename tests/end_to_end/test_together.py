@@ -124,6 +124,33 @@ def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
     assert client.device().together == 3
 
 
+def test_runs_go_on_together_from_parents_that_ended(
+    client: TrainerClient, frozen_agent: AgentProcess
+) -> None:
+    """Each as one that was planned so long, alone; at the agent it is a run of its own."""
+    specs = {seed: like(Method.RD, chunks=3, seed=seed) for seed in range(2)}
+    submit(client, {f"parent-{seed}": replace(spec, keep=True) for seed, spec in specs.items()})
+    before = {seed: chunks_of(client, f"parent-{seed}") for seed in specs}
+    longer = {seed: like(Method.RD, chunks=6, seed=seed) for seed in specs}
+    submit(
+        client,
+        {f"on-{seed}": replace(longer[seed], parent=f"parent-{seed}") for seed in specs},
+    )
+    after = {seed: chunks_of(client, f"on-{seed}") for seed in specs}
+    with AgentClient(frozen_agent.address, budget_seconds=60) as agent_client:
+        logs = {seed: list(agent_client.transitions(run_id=f"on-{seed}")) for seed in specs}
+        planned = agent_client.get_run("on-0").planned_chunks
+    for seed in specs:
+        client.discard(f"parent-{seed}")
+
+    for seed in specs:
+        check_as_alone([*before[seed], *after[seed]], longer[seed])
+        assert client.get(f"on-{seed}").result.device.endswith("stacked with 1 more")
+        assert [t.chunk_index for t in logs[seed]] == [1, 2, 3]
+        assert [tuple(t.next_state) for t in logs[seed]] == [c.losses for c in after[seed]]
+    assert planned == 3
+
+
 def test_who_leaves_leaves_the_others_alone(client: TrainerClient) -> None:
     """One that is cancelled, one that fails: told at once, and the third is as if alone."""
     specs = {

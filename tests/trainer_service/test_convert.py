@@ -82,6 +82,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
         controller="c" if method.is_reinforced else "",
         mode=draw(st.sampled_from([None, Mode.LEARNING, Mode.FROZEN])),
         keep=draw(st.booleans()),
+        parent=draw(st.sampled_from(["", "r-1"])),
     )
 
 

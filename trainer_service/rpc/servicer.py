@@ -53,7 +53,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.SubmitRunResponse:
         """See the contract."""
         spec = convert.spec_from_message(request.spec)
-        run = await asyncio.to_thread(self._runs.submit, request.run_id, spec)
+        with convert.spec_paths():
+            run = await asyncio.to_thread(self._runs.submit, request.run_id, spec)
         return pb.SubmitRunResponse(run=convert.run_to_message(run))
 
     async def GetRun(  # noqa: N802

@@ -318,6 +318,7 @@ class RunSpec(_message.Message):
     MEMORY_FORMAT_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     method: Global___Method.ValueType
     """How it is regularized."""
     sites: Global___Sites.ValueType
@@ -351,8 +352,15 @@ class RunSpec(_message.Message):
     CUDA only); empty is `eager`.
     """
     keep: _builtins.bool
-    """Whether its last checkpoint stays when it has succeeded, until DiscardCheckpoint: for GetWeights. False removes it
-    with the others.
+    """Whether its last checkpoint stays when it has succeeded, until DiscardCheckpoint: for GetWeights, and for
+    runs that go on from it. False removes it with the others.
+    """
+    parent: _builtins.str
+    """The id of a run of this service that kept its checkpoint: training goes on where that one ended, with its weights,
+    optimizer, random states, order of batches and best epoch so far. `values`, `controller`, `mode` and `keep` are this
+    run's own (`values` not for METHOD_DNI, where they are the initial ones), `chunks` must be above the parent's, and all else must
+    be as the parent's. Chunks count on from the parent's, and the result's scores are of both together. Under a
+    controller it is a run of its own at the agent, whose chunks count from 1. Empty begins anew.
     """
     @_builtins.property
     def data(self) -> Global___Data:
@@ -389,10 +397,11 @@ class RunSpec(_message.Message):
         memory_format: _builtins.str = ...,
         execution: _builtins.str = ...,
         keep: _builtins.bool = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "chunks", b"chunks", "data", b"data", "epochs", b"epochs", "length", b"length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "parent", b"parent", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "chunks"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015
@@ -434,7 +443,7 @@ class Result(_message.Message):
     best_epoch: _builtins.int
     """The epoch with the best validation score, from 1."""
     seconds: _builtins.float
-    """Training time in seconds, without start-up and without what was trained twice after a kill."""
+    """This run's own training time in seconds, without start-up and without what was trained twice after a kill."""
     device: _builtins.str
     """What it ran on, in words."""
     weights_digest: _builtins.str
@@ -487,7 +496,7 @@ class Run(_message.Message):
     checkpoint, though it was to; empty otherwise.
     """
     trained_chunks: _builtins.int
-    """Chunks trained so far."""
+    """Chunks trained so far, those of its parents included."""
     planned_chunks: _builtins.int
     """Chunks planned; 0 until training has begun."""
     @_builtins.property
@@ -561,7 +570,7 @@ class Chunk(_message.Message):
     TRAINING_IMAGES_FIELD_NUMBER: _builtins.int
     VALIDATION_IMAGES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """From 1."""
+    """From 1, or on from the parent's last."""
     training_score: _builtins.float
     """Mean training score, in [0, 1] (Eq. 9)."""
     validation_score: _builtins.float

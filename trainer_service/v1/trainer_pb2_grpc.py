@@ -83,7 +83,8 @@ class TrainerServiceServicer:
 
     def SubmitRun(self, request, context):
         """Queues a run. The same run id with the same spec again answers the run that is there.
-        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule.
+        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
+        is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
         RESOURCE_EXHAUSTED: so many runs wait or train already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -132,7 +133,8 @@ class TrainerServiceServicer:
 
     def DiscardCheckpoint(self, request, context):
         """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
-        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended, or another run that has not ended
+        goes on from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

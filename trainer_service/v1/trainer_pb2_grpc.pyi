@@ -44,7 +44,8 @@ class TrainerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     SubmitRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.SubmitRunRequest, _trainer_pb2.SubmitRunResponse]
     """Queues a run. The same run id with the same spec again answers the run that is there.
-    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule.
+    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
+    is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
     RESOURCE_EXHAUSTED: so many runs wait or train already.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]
@@ -65,7 +66,8 @@ class TrainerServiceStub:
     """
     DiscardCheckpoint: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.DiscardCheckpointRequest, _trainer_pb2.DiscardCheckpointResponse]
     """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
-    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended, or another run that has not ended
+    goes on from it.
     """
     ListDevices: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListDevicesRequest, _trainer_pb2.ListDevicesResponse]
     """Answers what this service trains on."""
@@ -77,7 +79,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.SubmitRunRequest, _trainer_pb2.SubmitRunResponse]  # type: ignore[assignment]
     """Queues a run. The same run id with the same spec again answers the run that is there.
-    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule.
+    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
+    is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
     RESOURCE_EXHAUSTED: so many runs wait or train already.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]  # type: ignore[assignment]
@@ -98,7 +101,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     DiscardCheckpoint: _aio.UnaryUnaryMultiCallable[_trainer_pb2.DiscardCheckpointRequest, _trainer_pb2.DiscardCheckpointResponse]  # type: ignore[assignment]
     """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
-    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended, or another run that has not ended
+    goes on from it.
     """
     ListDevices: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListDevicesRequest, _trainer_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """Answers what this service trains on."""
@@ -113,7 +117,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.SubmitRunResponse, _abc.Awaitable[_trainer_pb2.SubmitRunResponse]]:
         """Queues a run. The same run id with the same spec again answers the run that is there.
-        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule.
+        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
+        is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
         RESOURCE_EXHAUSTED: so many runs wait or train already.
         """
 
@@ -170,7 +175,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.DiscardCheckpointResponse, _abc.Awaitable[_trainer_pb2.DiscardCheckpointResponse]]:
         """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
-        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended, or another run that has not ended
+        goes on from it.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,35 @@
+"""When a run may go on where another ended."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from agent_service.domain.errors import FieldViolation, InvalidArgument
+from trainer_service.run import Run
+from trainer_service.training.spec import Method, TrainingSpec
+
+_OWN = ("values", "chunks", "epochs")
+"""Fields of a training's spec that need not be those of the parent's."""
+
+
+def check_goes_on(spec: TrainingSpec, parent: Run) -> None:
+    """Check that a training can go on where its parent ended.
+
+    Raises:
+        InvalidArgument: naming each field that is not as the parent's, or a length without a new
+            chunk.
+    """
+    before = parent.spec.training
+    # DNI's value is the strength that training began with.
+    own = ("chunks", "epochs") if spec.method is Method.DNI else _OWN
+    violations = [
+        FieldViolation(field.name, f"must be as the parent's, {getattr(before, field.name)!s}")
+        for field in fields(TrainingSpec)
+        if field.name not in own and getattr(spec, field.name) != getattr(before, field.name)
+    ]
+    least = parent.trained_chunks + 1
+    if spec.chunks is None or spec.chunks < least:
+        text = f"must be at least {least}: they count on from the parent's {parent.trained_chunks}"
+        violations.append(FieldViolation("chunks", text))
+    if violations:
+        raise InvalidArgument(*violations)
