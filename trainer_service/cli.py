@@ -17,6 +17,7 @@ from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
+from trainer_service.simulate_command import simulate
 from trainer_service.study_commands import compare, merge, report
 from trainer_service.training_options import member, training_options, training_spec
 
@@ -200,7 +201,7 @@ def health(trainer: Target) -> None:
     click.echo("serving")
 
 
-for command in (compare, report, merge, datasets):
+for command in (compare, report, merge, simulate, datasets):
     cli.add_command(command)
 
 

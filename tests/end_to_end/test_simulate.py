@@ -1,0 +1,74 @@
+"""The command `simulate`: its figures are those of the service that it loads."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from agent_service.client import AgentClient
+from agent_service.v1 import agent_pb2 as pb
+from tests.end_to_end.processes import AgentProcess, command_of
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path_factory.mktemp("load") / "agent.db") as agent:
+        yield agent
+
+
+def simulate(agent: AgentProcess, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*command_of("trainer_service"), "simulate", "--agent", agent.address, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_its_figures_are_the_services(agent: AgentProcess) -> None:
+    """As many decisions as the log has reports; every run finished; some policies learned."""
+    options = "--runs 20 --seconds 1 --rate 200 --chunks 5 --rollout-size 64 --json"
+    shown = simulate(agent, *options.split())
+    assert shown.returncode == 0, shown.stderr
+    figures = json.loads(shown.stdout)
+
+    with AgentClient(agent.address) as client:
+        (controller,) = client.list_controllers()
+        name = controller.spec.name
+        runs = list(client.list_runs(controller=name))
+        reports = sum(1 for _ in client.transitions(controller=name))
+    assert figures["decisions"] == 200
+    assert reports == figures["decisions"]
+    assert {run.state for run in runs} == {pb.RUN_STATE_FINISHED}
+    assert len(runs) >= 20 + 20, "a run of 5 chunks makes room for another"
+    assert figures["errors"] == {}
+    assert 0 < figures["p50"] <= figures["p99"] <= figures["longest"]
+    assert figures["memory"]["server"] > 2**25
+    assert figures["store_growth"] > 0
+    assert sum(figures["versions_behind"].values()) == 200
+
+
+def test_as_fast_as_it_can_is_a_table(agent: AgentProcess) -> None:
+    """For people, with every figure on a line of its own."""
+    shown = simulate(agent, "--runs", "4", "--seconds", "0.5", "--processes", "1")
+
+    assert shown.returncode == 0, shown.stderr
+    names = [line.split("  ")[0] for line in shown.stdout.splitlines()]
+    assert names[:3] == ["live runs", "decisions", "decisions a second"]
+    assert "errors" in names
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--runs", "0"], "runs: 0 must be at least 1"),
+        (["--seconds", "0"], "seconds: and rate must be above 0"),
+        (["--agent", "127.0.0.1:1"], "127.0.0.1:1"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(
+    agent: AgentProcess, options: list[str], error: str
+) -> None:
+    """And nothing is driven."""
+    shown = simulate(agent, *options)
+
+    assert shown.returncode == 1
+    assert error in shown.stderr
+    assert shown.stderr.count("\n") == 1

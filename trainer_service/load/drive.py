@@ -1,0 +1,205 @@
+"""One process of the load: it steers its share of simulated children, and notes what calls take.
+
+Reports come by the clock where a rate is asked for: a late answer delays no other report, and a
+report's time counts from when it was due, so that a service that hangs is not measured less.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from agent_service.client import AgentClient, Run
+from agent_service.connecting import Access
+from agent_service.domain.errors import AgentError
+from trainer_service.simulation import SimulatedChild
+
+CALLERS = 16
+"""Threads of a process that call at once."""
+TELL_SECONDS = 0.5
+"""Between two words on how far a process is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one process does."""
+
+    agent: str
+    """HOST:PORT."""
+    access: Access
+    controller: str
+    hyperparameter: str
+    """Of that controller: the simulated child's drop rate."""
+    runs: int
+    """Live runs."""
+    chunks: int
+    """Of a run; one that ends makes room for a new one."""
+    rate: float | None
+    """Reports a second; None for as many as it can."""
+    seconds: float
+    prefix: str
+    """Of its run ids."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Noted:
+    """What a process saw while it reported."""
+
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of each answered report."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """By kind: those that the client's retries did not mend."""
+    behind: Counter[int] = field(default_factory=Counter)
+    """Answers by how many policy versions they were decided behind the newest that was seen."""
+
+
+class _Steered:
+    """A simulated child under the agent."""
+
+    def __init__(self, client: AgentClient, share: Share, number: int) -> None:
+        self._client = client
+        self._share = share
+        self._ids = (f"{share.prefix}-{number}-{n}" for n in itertools.count())
+        self._seed = number
+        self._begin()
+
+    def _begin(self) -> None:
+        share = self._share
+        self._child = SimulatedChild(chunks=share.chunks, chunk_size=20, seed=self._seed)
+        self._run: Run = self._client.run(
+            share.controller, run_id=next(self._ids), planned_chunks=share.chunks
+        )
+
+    def report(self) -> int:
+        """Train and report a chunk; return the policy version that decided what comes next."""
+        chunk = self._child.step(self._run.hyperparameters[self._share.hyperparameter])
+        self._run.report_chunk(
+            chunk.losses.tolist(),
+            training_score=chunk.training_score,
+            validation_score=chunk.validation_score,
+        )
+        return self._run.action.policy_version
+
+    def renew(self) -> None:
+        """Finish the run, and begin another, where its chunks are trained."""
+        if self._child.finished:
+            self._run.finish()
+            self._begin()
+
+    def finish(self) -> None:
+        """End the run."""
+        self._run.finish()
+
+
+def drive(share: Share, pipe: Connection) -> None:
+    """Start the share's runs, wait for a word, report until the time is up; the process's main.
+
+    Sent over the pipe: how many runs are started, again and again; after a word from there how
+    many reports are answered, again and again; at last what was noted, or an AgentError.
+    """
+    try:
+        access = share.access
+        with AgentClient(share.agent, tls=access.tls, token=access.token) as client:
+            steered = _started(client, share, pipe)
+            pipe.recv()
+            noted = _report(steered, share, pipe)
+            _finish(steered)
+        pipe.send(noted)
+    except AgentError as error:
+        pipe.send(error)
+
+
+def _started(client: AgentClient, share: Share, pipe: Connection) -> list[_Steered]:
+    steered: list[_Steered | None] = [None] * share.runs
+    done = itertools.count(1)
+
+    def start(places: range) -> None:
+        for place in places:
+            steered[place] = _Steered(client, share, place)
+            count = next(done)
+            if count % 50 == 0 or count == share.runs:
+                pipe.send(count)
+
+    _in_parallel(start, share.runs)
+    return [one for one in steered if one is not None]
+
+
+def _finish(steered: list[_Steered]) -> None:
+    def finish(places: range) -> None:
+        for place in places:
+            steered[place].finish()
+
+    _in_parallel(finish, len(steered))
+
+
+def _in_parallel(work: Callable[[range], object], count: int) -> None:
+    """Do work on places 0 to count - 1 in CALLERS threads; raises the first error of any."""
+    errors: list[BaseException] = []
+
+    def part(first: int) -> None:
+        try:
+            work(range(first, count, CALLERS))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=part, args=(n,)) for n in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _report(steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
+    """Report until the time is up, each caller the children that are its own."""
+    noted = Noted()
+    newest = 0
+    lock = threading.Lock()
+    begun = time.perf_counter()
+
+    def call(places: range) -> None:
+        nonlocal newest
+        for place, due in zip(itertools.cycle(places), _due(share, begun, places), strict=False):
+            try:
+                version = steered[place].report()
+                seconds = time.perf_counter() - due
+                steered[place].renew()
+            except AgentError as error:
+                with lock:
+                    noted.errors[type(error).__name__] += 1
+                continue
+            with lock:
+                newest = max(newest, version)
+                noted.latencies.append(seconds)
+                noted.behind[newest - version] += 1
+
+    threads = [
+        threading.Thread(target=call, args=(range(n, len(steered), CALLERS),))
+        for n in range(min(CALLERS, len(steered)))
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(TELL_SECONDS)
+        pipe.send(len(noted.latencies))
+    return noted
+
+
+def _due(share: Share, begun: float, places: range) -> Iterator[float]:
+    """Yield when each report of a caller is due, and wait until then; ends with the time."""
+    callers = min(CALLERS, share.runs)
+    for number in itertools.count():
+        now = time.perf_counter()
+        # The callers of a process take turns.
+        turn = number * callers + places.start
+        due = now if share.rate is None else begun + turn / share.rate
+        if due - begun >= share.seconds or now - begun >= share.seconds + 10:
+            return
+        time.sleep(max(0.0, due - now))
+        yield due

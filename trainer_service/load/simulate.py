@@ -1,0 +1,214 @@
+"""Drives simulated children against an agent service from several processes, and sums up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import numpy as np
+
+from agent_service.client import AgentClient
+from agent_service.domain.errors import AgentError
+from trainer_service.load.drive import Noted, Share, drive
+from trainer_service.load.service import Service
+
+POLL_SECONDS = 0.5
+"""Between two looks at the controller and the service."""
+
+Told = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and of how much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a load came to."""
+
+    live_runs: int
+    seconds: float
+    decisions: int
+    decisions_per_second: float
+    p50: float
+    """Seconds of a report, from when it was due to its answer."""
+    p99: float
+    p999: float
+    longest: float
+    errors: dict[str, int]
+    """Reports that failed for good, by kind."""
+    memory: dict[str, int]
+    """Largest resident bytes of each process of the service; empty where it is elsewhere."""
+    store_growth: int | None
+    """Bytes; None where the store is no file of this machine."""
+    updates: int
+    """Policy versions that came meanwhile."""
+    waiting: int
+    """Largest number of transitions that waited for an update, of which one takes `rollout`."""
+    rollout: int
+    versions_behind: dict[int, int]
+    """Answers by how many versions they were decided behind the newest."""
+
+
+def simulate(share: Share, *, processes: int, told: Told) -> Outcome:
+    """Drive a load; `share` is all of it.
+
+    Args:
+        share: runs and rate of all processes together.
+        processes: that load the service, at least 1.
+        told: how far it is.
+
+    Raises:
+        AgentError: a run could not be started, or a process ended without a word.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    workers = []
+    for part in _parts(share, processes):
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=drive, args=(part, theirs), daemon=True)
+        worker.start()
+        theirs.close()
+        pipes.append(ours)
+        workers.append(worker)
+    try:
+        _until(pipes, share.runs, lambda count: told("runs started", count, share.runs))
+        with _Watch(share) as watch:
+            for pipe in pipes:
+                pipe.send(None)
+            begun = time.perf_counter()
+            noted = _noted(pipes, share, told, begun)
+        return _outcome(share, noted, watch)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _parts(share: Share, processes: int) -> list[Share]:
+    """Return what each process does: as many runs, and as much of the rate, as each other."""
+    counts = [share.runs // processes + (n < share.runs % processes) for n in range(processes)]
+    return [
+        replace(
+            share,
+            runs=count,
+            rate=None if share.rate is None else share.rate * count / share.runs,
+            prefix=f"{share.prefix}-{number}",
+        )
+        for number, count in enumerate(counts)
+        if count
+    ]
+
+
+def _received(pipe: Connection) -> Any:
+    """Return what a process sent; raises AgentError where that is one, or it ended."""
+    try:
+        message = pipe.recv()
+    except EOFError:
+        raise AgentError("a process of the load ended without a word; see above") from None
+    if isinstance(message, AgentError):
+        raise message
+    return message
+
+
+def _until(pipes: Sequence[Connection], goal: int, told: Callable[[int], None]) -> None:
+    """Wait until the counts of all processes add up to `goal`."""
+    counts = dict.fromkeys(pipes, 0)
+    while sum(counts.values()) < goal:
+        for pipe in wait(pipes):
+            assert isinstance(pipe, Connection)
+            counts[pipe] = _received(pipe)
+        told(sum(counts.values()))
+
+
+def _noted(pipes: Sequence[Connection], share: Share, told: Told, begun: float) -> list[Noted]:
+    """Return what each process noted."""
+    noted: dict[Connection, Noted] = {}
+    while len(noted) < len(pipes):
+        for pipe in wait([pipe for pipe in pipes if pipe not in noted]):
+            assert isinstance(pipe, Connection)
+            message = _received(pipe)
+            if isinstance(message, Noted):
+                noted[pipe] = message
+        passed = min(time.perf_counter() - begun, share.seconds)
+        told("seconds under load", round(passed), round(share.seconds))
+    return list(noted.values())
+
+
+class _Watch:
+    """Looks at controller and service from time to time; a context manager."""
+
+    def __init__(self, share: Share) -> None:
+        access = share.access
+        self._client = AgentClient(share.agent, tls=access.tls, token=access.token)
+        self._service = Service.listening(share.agent)
+        self._name = share.controller
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.memory: dict[str, int] = {}
+        self.store: list[int] = []
+        self.waiting = 0
+        controller = self._client.get_controller(share.controller)
+        self.rollout = controller.spec.ppo.rollout_size
+        self.versions = [controller.policy_version]
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._client.close()
+
+    def _look(self) -> None:
+        while True:
+            is_last = self._is_over.wait(POLL_SECONDS)
+            controller = self._client.get_controller(self._name)
+            self.versions.append(controller.policy_version)
+            self.waiting = max(self.waiting, controller.ready_transitions)
+            if self._service is not None:
+                taken = self._service.taken()
+                for name, size in taken.memory.items():
+                    self.memory[name] = max(self.memory.get(name, 0), size)
+                if taken.store is not None:
+                    self.store.append(taken.store)
+            if is_last:
+                return
+
+
+T = TypeVar("T")
+
+
+def _sum(counters: Sequence[Counter[T]]) -> dict[T, int]:
+    total: Counter[T] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return dict(sorted(total.items(), key=lambda item: str(item[0])))
+
+
+def _outcome(share: Share, noted: Sequence[Noted], watch: _Watch) -> Outcome:
+    latencies = np.concatenate([n.latencies for n in noted]) if noted else np.zeros(0)
+    if not len(latencies):
+        raise AgentError(f"no report was answered in {share.seconds:g} s")
+    p50, p99, p999 = np.quantile(latencies, (0.5, 0.99, 0.999))
+    return Outcome(
+        live_runs=share.runs,
+        seconds=share.seconds,
+        decisions=len(latencies),
+        decisions_per_second=len(latencies) / share.seconds,
+        p50=float(p50),
+        p99=float(p99),
+        p999=float(p999),
+        longest=float(latencies.max()),
+        errors=_sum([n.errors for n in noted]),
+        memory=watch.memory,
+        store_growth=watch.store[-1] - watch.store[0] if watch.store else None,
+        updates=watch.versions[-1] - watch.versions[0],
+        waiting=watch.waiting,
+        rollout=watch.rollout,
+        versions_behind=_sum([n.behind for n in noted]),
+    )

@@ -1,0 +1,123 @@
+"""The command `simulate`: load on an agent service by simulated children."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent_service.connecting import Target, agent_option
+from agent_service.domain.errors import invalid
+
+if TYPE_CHECKING:
+    from trainer_service.load.simulate import Outcome
+
+
+@click.command()
+@agent_option
+@click.option("--runs", default=1000, help="Live runs.")
+@click.option("--seconds", default=60.0, help="Under load, after all runs are started.")
+@click.option("--rate", type=float, help="Reports a second; as many as it can by default.")
+@click.option("--chunks", default=100, help="Of a run; one that ends makes room for a new one.")
+@click.option("--processes", default=2, help="That load the service.")
+@click.option("--rollout-size", default=2048, help="Transitions of one policy update.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def simulate(
+    agent: Target,
+    runs: int,
+    seconds: float,
+    rate: float | None,
+    chunks: int,
+    processes: int,
+    rollout_size: int,
+    as_json: bool,
+) -> None:
+    """Drive simulated children against an agent service, and print how it did.
+
+    A controller of its own learns from them; their runs are finished at the end.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
+    from agent_service.connecting import connect
+    from trainer_service.load.drive import Share
+    from trainer_service.load.simulate import simulate as load
+    from trainer_service.simulation import HIGHEST_RATE
+
+    for name, value in (("runs", runs), ("chunks", chunks), ("processes", processes)):
+        if value < 1:
+            raise invalid(name, f"{value} must be at least 1")
+    if not seconds > 0 or (rate is not None and not rate > 0):
+        raise invalid("seconds", "and rate must be above 0")
+    name = f"simulated-{secrets.token_hex(4)}"
+    dropout = Hyperparameter(name="dropout", low=0.0, high=HIGHEST_RATE)
+    with connect(agent) as client:
+        client.create_controller(
+            ControllerSpec(
+                name=name,
+                hyperparameters=(dropout,),
+                reward=Reward.VALIDATION,
+                algorithm=PPOSettings(rollout_size=rollout_size),
+            )
+        )
+    share = Share(
+        agent=agent.address,
+        access=agent.access,
+        controller=name,
+        hyperparameter=dropout.name,
+        runs=runs,
+        chunks=chunks,
+        rate=rate,
+        seconds=seconds,
+        prefix=name,
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        outcome = load(share, processes=processes, told=told)
+    click.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if as_json else _table(outcome))
+
+
+def _table(outcome: Outcome) -> str:
+    behind = outcome.versions_behind
+    late = 100 * sum(n for versions, n in behind.items() if versions > 0) / outcome.decisions
+    rows = [
+        ("live runs", f"{outcome.live_runs:,}"),
+        ("decisions", f"{outcome.decisions:,} in {outcome.seconds:g} s"),
+        ("decisions a second", f"{outcome.decisions_per_second:,.0f}"),
+        ("p50", f"{outcome.p50 * 1000:.1f} ms"),
+        ("p99", f"{outcome.p99 * 1000:.1f} ms"),
+        ("p99.9", f"{outcome.p999 * 1000:.1f} ms"),
+        ("longest", f"{outcome.longest * 1000:.0f} ms"),
+        ("errors", ", ".join(f"{k} {n}" for k, n in outcome.errors.items()) or "none"),
+        *((f"memory: {name}", f"{size / 2**20:.0f} MiB") for name, size in outcome.memory.items()),
+        ("store", _grown(outcome)),
+        ("policy updates", str(outcome.updates)),
+        (
+            "transitions waiting",
+            f"{outcome.waiting:,} at most; an update takes {outcome.rollout:,}",
+        ),
+        (
+            "policy staleness",
+            f"{late:.1f}% decided by an older version, {max(behind)} behind at most",
+        ),
+    ]
+    width = max(len(name) for name, _value in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _grown(outcome: Outcome) -> str:
+    if outcome.store_growth is None:
+        return "not a file of this machine"
+    each = outcome.store_growth / outcome.decisions
+    return f"{outcome.store_growth / 1e6:.1f} MB more, {each:.0f} bytes a decision"
