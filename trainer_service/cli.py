@@ -120,12 +120,14 @@ def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
 @click.option("--controller", default="", help="For rni and rd: its name at the agent service.")
 @click.option("--mode", help="learning or frozen; the controller's own by default.")
 @click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
+@click.option("--keep", is_flag=True, help="Its last checkpoint stays, for `weights`.")
 def submit(
     trainer: Target,
     run_id: str,
     values: tuple[str, ...],
     controller: str,
     mode: str | None,
+    keep: bool,
     **options: Any,
 ) -> None:
     """Queue a run."""
@@ -137,6 +139,7 @@ def submit(
         training=training_spec(options),
         controller=controller,
         mode=None if mode is None else member(Mode, mode, "mode"),
+        keep=keep,
     )
     with _connect(trainer) as client:
         client.submit(run_id, spec)
@@ -160,7 +163,8 @@ def runs(trainer: Target) -> None:
     with _connect(trainer) as client:
         for r in client.list():
             state = pb.RunState.Name(r.state).removeprefix("RUN_STATE_").lower()
-            end = r.cause or (f"test F1 {r.result.test_score_best:.3f}" if r.result.device else "")
+            score = f"test F1 {r.result.test_score_best:.3f}" if r.result.device else ""
+            end = ", ".join(part for part in (score, r.cause) if part)
             click.echo(f"{r.run_id}\t{state}\t{r.trained_chunks}/{r.planned_chunks} chunks\t{end}")
 
 
@@ -189,6 +193,34 @@ def cancel(trainer: Target, run_id: str) -> None:
     with _connect(trainer) as client:
         client.cancel(run_id)
     click.echo(f"{run_id} is cancelled, unless it had ended")
+
+
+@cli.command()
+@_trainer_option
+@click.argument("run_id")
+@click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.option("--last", is_flag=True, help="Those it ended with; else the best epoch's.")
+def weights(trainer: Target, run_id: str, file: Path, last: bool) -> None:
+    """Write the weights of a run that kept its checkpoint, as safetensors."""
+    from trainer_service.training.child_file import read_manifest
+    from trainer_service.training.final import Which
+
+    with _connect(trainer) as client:
+        data = client.weights(run_id, Which.LAST if last else Which.BEST)
+    manifest = read_manifest(data)
+    file.write_bytes(data)
+    score = f"validation F1 {manifest.validation_score:.3f}"
+    click.echo(f"{file}: the {manifest.which} weights of {run_id}, {score}, {len(data)} bytes")
+
+
+@cli.command()
+@_trainer_option
+@click.argument("run_id")
+def discard(trainer: Target, run_id: str) -> None:
+    """Remove the checkpoint that a run kept."""
+    with _connect(trainer) as client:
+        client.discard(run_id)
+    click.echo(f"{run_id} has no checkpoint any more")
 
 
 @cli.command()

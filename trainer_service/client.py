@@ -12,6 +12,7 @@ from agent_service.client.tls import Tls
 from agent_service.domain.errors import Unavailable
 from trainer_service import convert
 from trainer_service.run import Event, RunSpec
+from trainer_service.training.final import Which
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
 
@@ -85,6 +86,19 @@ class TrainerClient:
                 self.get(run_id)  # waits for the service, for as long as the budget
             else:
                 return
+
+    def weights(self, run_id: str, which: Which = Which.BEST) -> bytes:
+        """Return the weights of a run that was to keep its checkpoint, as a file.
+
+        `trainer_service.training.child_file.load_child` builds the child of it again.
+        """
+        request = convert.weights_request(run_id, which)
+        return b"".join(r.data for r in self._calls.stream(self._stub.GetWeights(request)))
+
+    def discard(self, run_id: str) -> pb.Run:
+        """Remove the checkpoint that a run kept; again is no error."""
+        request = pb.DiscardCheckpointRequest(run_id=run_id)
+        return self._calls.call(self._stub.DiscardCheckpoint, request).run
 
     def device(self) -> pb.Device:
         """Return what the service trains on."""

@@ -18,7 +18,7 @@ from trainer_service.run import (
     StateChanged,
 )
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.final import FinalScores
+from trainer_service.training.final import FinalScores, Which
 from trainer_service.training.spec import (
     Augment,
     Execution,
@@ -49,10 +49,11 @@ METHODS = {
     pb.METHOD_RD: Method.RD,
 }
 SITES = {pb.SITES_SHARED: Sites.SHARED, pb.SITES_EACH: Sites.EACH}
+WHICH = {pb.WEIGHTS_BEST: Which.BEST, pb.WEIGHTS_LAST: Which.LAST}
 MODES = {pb.MODE_LEARNING: Mode.LEARNING, pb.MODE_FROZEN: Mode.FROZEN}
 _NUMBERS: dict[Any, Any] = {
     value: number
-    for numbers in (STATES, METHODS, SITES, MODES)
+    for numbers in (STATES, METHODS, SITES, WHICH, MODES)
     for number, value in numbers.items()
 }
 
@@ -88,6 +89,7 @@ def spec_from_message(message: pb.RunSpec) -> RunSpec:
             training=_training_from_message(message),
             controller=message.controller,
             mode=None if not mode else enum_value(MODES, mode, field="mode"),
+            keep=message.keep,
         )
     except InvalidArgument as error:
         raise InvalidArgument(
@@ -158,6 +160,7 @@ def spec_to_message(spec: RunSpec) -> pb.RunSpec:
         sites=_NUMBERS[training.sites],
         values=training.values,
         controller=spec.controller,
+        keep=spec.keep,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         chunk_size=training.chunk_size,
@@ -290,6 +293,16 @@ def _chunk_from_message(message: pb.Chunk) -> ChunkTrained:
         policy_version=message.policy_version,
         agent_seconds=message.agent_seconds,
     )
+
+
+def weights_request(run_id: str, which: Which) -> pb.GetWeightsRequest:
+    """Return the request for a run's weights."""
+    return pb.GetWeightsRequest(run_id=run_id, weights=_NUMBERS[which])
+
+
+def which_from_message(which: int) -> Which:
+    """Return the weights that GetWeights asks for; raises InvalidArgument."""
+    return Which(enum_value(WHICH, which, field="weights", default=Which.BEST))
 
 
 def state_from_message(state: int) -> RunState | None:

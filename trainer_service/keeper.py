@@ -19,6 +19,16 @@ SIZE_TO_WEIGHTS = 4
 """A checkpoint to the weights: these, Adam's two moments, and the weights of the best epoch."""
 
 
+def checkpoints_of(run: Run, folder: Path) -> Checkpoints:
+    """Return a run's checkpoints; one of the same id in another store has others.
+
+    Args:
+        run: the run.
+        folder: of the checkpoints of all runs.
+    """
+    return Checkpoints(folder / run.id, origin=f"{run.id} of {run.created_at!r}")
+
+
 class Keeper:
     """Keeps one run's checkpoints.
 
@@ -38,9 +48,9 @@ class Keeper:
         """Keep the state of `training`, which has not begun.
 
         Args:
-            run: whose it is; a run of the same id in another store has other checkpoints.
+            run: whose it is.
             training: its training.
-            folder: of this run's checkpoints.
+            folder: of the checkpoints of all runs.
             pace: says when they are made; it is that of all runs of this process.
             settle: waits until the chunks before are stored: none may be lost behind a checkpoint.
         """
@@ -48,7 +58,7 @@ class Keeper:
         self._told_chunks = run.trained_chunks
         self._training = training
         self._settle = settle
-        self._checkpoints = Checkpoints(folder, origin=f"{run.id} of {run.created_at!r}")
+        self._checkpoints = checkpoints_of(run, folder)
         weights = training.state()["weights"].values()
         self._pace = pace
         pace.expect(SIZE_TO_WEIGHTS * sum(tensor.nbytes for tensor in weights))
@@ -94,6 +104,7 @@ class Keeper:
         before = time.perf_counter()
         content = {
             "training": self._training.state(),
+            "inputs": asdict(self._training.inputs),
             "chunk": asdict(chunk),
             "policy_version": policy_version,
             "seconds": self.seconds,

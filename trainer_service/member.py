@@ -91,8 +91,8 @@ class Member:
         """The last chunk that was trained here, and the policy version that it ran under."""
         self._is_diverged = False
         """Whether there is no next chunk, since its losses are not finite."""
-        self._is_unkept = False
-        """Whether it was told that checkpoints cannot be written."""
+        self._unkept = ""
+        """Why checkpoints cannot be written, as it was told; empty where they can."""
         self.has_left = False
         """Whether it trains here no more."""
 
@@ -131,7 +131,9 @@ class Member:
             if self._is_diverged:
                 self._finish()
                 return
-            self._keep(self._keeper.keep_if_due)
+            is_last = self.training.trained_chunks == self.training.chunks
+            is_kept = is_last and self._run.spec.keep
+            self._keep(self._keeper.keep if is_kept else self._keeper.keep_if_due)
             assert self._last is not None
             chunk, version = self._last
             self._tell(ChunkTrained(chunk=chunk, policy_version=version, agent_seconds=0.0))
@@ -198,7 +200,7 @@ class Member:
         self._keeper = Keeper(
             run,
             self.training,
-            folder=config.checkpoints / run.id,
+            folder=config.checkpoints,
             pace=self._workplace.pace,
             settle=self._teller.settle,
         )
@@ -240,7 +242,15 @@ class Member:
                 weights_digest=digest,
             )
         )
-        self._leave(RunState.SUCCEEDED)
+        self._leave(RunState.SUCCEEDED, self._why_unkept() if self._run.spec.keep else "")
+
+    def _why_unkept(self) -> str:
+        """Return why the last checkpoint does not stay; empty where it does."""
+        if self._is_diverged:
+            return "it diverged, so that there is no last checkpoint to keep"
+        # Where the run went on from its last checkpoint, nothing was kept here, nor failed to be.
+        is_kept = self._keeper.kept_chunk == self.training.trained_chunks
+        return "" if is_kept else self._unkept
 
     def _device(self) -> str:
         words = describe_device(torch.device(self._workplace.config.device))
@@ -265,8 +275,8 @@ class Member:
             about = {"run": self._run.id}
             log.warning("run %s: %s: %s", self._run.id, cause, error.filename, extra=about)
             self.tell_cause(cause)
-            self._is_unkept = True
+            self._unkept = cause
         else:
-            if self._is_unkept and self._keeper.kept_chunk == self._last[0].index:
+            if self._unkept and self._keeper.kept_chunk == self._last[0].index:
                 self.tell_cause("")
-                self._is_unkept = False
+                self._unkept = ""

@@ -22,6 +22,8 @@ class RunSpec:
     """The controller's name at the agent service, for reinforced methods; else empty."""
     mode: Mode | None = None
     """What the run does with the controller; None takes the controller's own."""
+    keep: bool = False
+    """Whether the last checkpoint stays when the run has succeeded, until it is discarded."""
 
     def __post_init__(self) -> None:
         """Check that a controller is named if and only if the method has one."""
@@ -56,7 +58,8 @@ class StateChanged:
     kind: Literal["state"] = "state"
     state: RunState
     cause: str = ""
-    """Why it failed, was queued again, or waits while it runs; empty otherwise."""
+    """Why it failed, was queued again, waits while it runs, or kept no checkpoint though it should;
+    empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +126,8 @@ class Run:
     result: Finished | None
     created_at: float
     """Seconds since 1970."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it ended with a checkpoint that stays, until that is discarded."""
+        return self.state is RunState.SUCCEEDED and self.spec.keep and not self.cause

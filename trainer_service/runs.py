@@ -20,9 +20,10 @@ from agent_service.domain.errors import (
 from agent_service.domain.runs import RUN_ID
 from trainer_service.attempt import Attempt
 from trainer_service.config import TrainerConfig
+from trainer_service.kept import Kept
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
-from trainer_service.training.checkpoint import remove_checkpoints
+from trainer_service.training.final import Which
 from trainer_service.training.stacked import is_stackable
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Runs:
         self._store = store
         self._config = config
         self._observers = observers
+        self._kept = Kept(store, config.checkpoints)
         self._changing = threading.Lock()
         self._attempts: dict[str, Attempt] = {}
         """By run: several that train together have one."""
@@ -82,17 +84,9 @@ class Runs:
     def _take_over(self) -> None:
         for run in self._each(RunState.RUNNING):
             self._record(run.id, StateChanged(state=RunState.QUEUED, cause=KILLED))
-        queued = self._each(RunState.QUEUED)
-        self._remove_checkpoints_but_of({run.id for run in queued})
-        for _ in queued:
+        self._kept.sweep()
+        for _ in self._each(RunState.QUEUED):
             self._queue()
-
-    def _remove_checkpoints_but_of(self, queued: set[str]) -> None:
-        """Remove what was left where a kill came between a run's end and the removal."""
-        folder = self._config.checkpoints
-        left = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        for name in left - queued:
-            remove_checkpoints(folder / name)
 
     def _each(self, state: RunState, limit: int = _ALL) -> Sequence[Run]:
         """Return the runs in a state, in the order of their submission."""
@@ -155,6 +149,27 @@ class Runs:
     def get(self, run_id: str) -> Run:
         """Return a run; raises NotFound."""
         return self._found(run_id)
+
+    def weights(self, run_id: str, which: Which) -> bytes:
+        """Return the weights of a run that kept its checkpoint, as a file.
+
+        Raises:
+            NotFound: there is none of this id.
+            FailedPrecondition: it has no checkpoint; the message says why.
+        """
+        return self._kept.weights(self._found(run_id), which)
+
+    def discard(self, run_id: str) -> Run:
+        """Remove the checkpoint that a run kept, if it is there still.
+
+        Raises:
+            NotFound: there is none of this id.
+            FailedPrecondition: it has not ended.
+        """
+        with self._changing:
+            run = self._found(run_id)
+            self._kept.discard(run)
+        return run
 
     def _found(self, run_id: str) -> Run:
         run = self._store.find(run_id)
@@ -303,7 +318,7 @@ class Runs:
             fields = {"run": run_id, "state": what.state.value}
             log.info("run %s: %s %s", run_id, what.state, what.cause, extra=fields)
             if what.state.is_final:
-                remove_checkpoints(self._config.checkpoints / run_id)
+                self._kept.settle(self._found(run_id))
 
 
 def _log_fault(future: Future[None]) -> None:

@@ -105,7 +105,7 @@ def test_every_call_of_the_contract_is_served(client: TrainerClient) -> None:
     """An empty request is answered, or refused as the caller's error: no RPC is a stub."""
     codes = codes_of_empty_calls(pb.DESCRIPTOR.services_by_name["TrainerService"], client._stub)
 
-    assert len(codes) == 6
+    assert len(codes) == 8
     assert set(codes.values()) <= CLIENT_ERRORS, codes
 
 

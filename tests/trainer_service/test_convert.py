@@ -81,6 +81,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
         training=training,
         controller="c" if method.is_reinforced else "",
         mode=draw(st.sampled_from([None, Mode.LEARNING, Mode.FROZEN])),
+        keep=draw(st.booleans()),
     )
 
 

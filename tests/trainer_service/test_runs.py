@@ -1,6 +1,7 @@
 """The queue where no process is needed to see it."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,21 @@ from trainer_service.store import RunStore
 
 
 def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None:
-    """Those that a kill left, or a store that is gone; what belongs to a queued run stays."""
+    """Those that a kill left, or a store that is gone; what one kept stays."""
     config = TrainerConfig(runs=tmp_path / "trainer.db")
     store = RunStore(config.runs)
-    store.add("ended", run_spec())
-    store.append("ended", StateChanged(state=RunState.CANCELLED))
-    for name in ("ended", "unknown"):
+    for name, state in (("ended", RunState.CANCELLED), ("kept", RunState.SUCCEEDED)):
+        store.add(name, replace(run_spec(), keep=True))
+        store.append(name, StateChanged(state=state))
+    for name in ("ended", "kept", "unknown"):
         (config.checkpoints / name).mkdir(parents=True)
         (config.checkpoints / name / "000000001.checkpoint").write_text("")
 
     runs = Runs(store, config, observers=[])
-    left = list(config.checkpoints.iterdir())
+    left = [path.name for path in config.checkpoints.iterdir()]
     runs.close()
 
-    assert left == []
+    assert left == ["kept"]
     with pytest.raises(Unavailable, match="drains"):
         runs.submit("late", run_spec())
     store.close()

@@ -18,6 +18,8 @@ from trainer_service.v1 import trainer_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+PIECE = 64 * 1024
+"""Bytes of a message of weights."""
 FOLLOW_SECONDS = 0.1
 """How often a watcher looks for more events."""
 
@@ -104,6 +106,22 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
                 if run.state.is_final:
                     return
                 await self._pause(FOLLOW_SECONDS)
+
+    async def GetWeights(  # noqa: N802
+        self, request: pb.GetWeightsRequest, context: Context
+    ) -> AsyncIterator[pb.GetWeightsResponse]:
+        """See the contract."""
+        which = convert.which_from_message(request.weights)
+        data = await asyncio.to_thread(self._runs.weights, request.run_id, which)
+        for start in range(0, len(data), PIECE):
+            yield pb.GetWeightsResponse(data=data[start : start + PIECE])
+
+    async def DiscardCheckpoint(  # noqa: N802
+        self, request: pb.DiscardCheckpointRequest, context: Context
+    ) -> pb.DiscardCheckpointResponse:
+        """See the contract."""
+        run = await asyncio.to_thread(self._runs.discard, request.run_id)
+        return pb.DiscardCheckpointResponse(run=convert.run_to_message(run))
 
     async def ListDevices(  # noqa: N802
         self, request: pb.ListDevicesRequest, context: Context

@@ -15,6 +15,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -118,7 +119,7 @@ class Checkpoints:
         finally:
             unfinished.unlink(missing_ok=True)
         _sync_folder(self._folder)
-        for old in self._files()[KEPT:]:
+        for old in _files(self._folder)[KEPT:]:
             old.unlink(missing_ok=True)
 
     def newest(self, *, up_to: int) -> dict[str, Any] | None:
@@ -130,7 +131,7 @@ class Checkpoints:
         Returns:
             What was given to `save`, its tensors on the CPU; None where there is none.
         """
-        for path in self._files():
+        for path in _files(self._folder):
             try:
                 if int(path.stem) > up_to:
                     raise _Unusable(f"what came before is known only up to chunk {up_to}")
@@ -138,10 +139,6 @@ class Checkpoints:
             except (_Unusable, OSError) as error:
                 log.warning("checkpoint %s is not used: %s", path, error)
         return None
-
-    def _files(self) -> list[Path]:
-        """Return finished files, newest first."""
-        return sorted(self._folder.glob(f"{'[0-9]' * 9}{_SUFFIX}"), reverse=True)
 
     def _read(self, path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
@@ -155,6 +152,18 @@ class Checkpoints:
 def remove_checkpoints(folder: Path) -> None:
     """Remove a run's checkpoints; what cannot be removed now is left to a later call."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def leave_newest(folder: Path) -> None:
+    """Remove a run's checkpoints but the newest; what cannot be removed now stays."""
+    for old in _files(folder)[1:]:
+        with suppress(OSError):
+            old.unlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return finished files, newest first."""
+    return sorted(folder.glob(f"{'[0-9]' * 9}{_SUFFIX}"), reverse=True)
 
 
 class _Hashed:

@@ -1,8 +1,18 @@
-"""What a training ends with."""
+"""What a training ends with: its scores, and two sets of weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Which(StrEnum):
+    """Which weights of a training."""
+
+    BEST = "best"
+    """Those of the epoch with the best validation score."""
+    LAST = "last"
+    """Those that it ended with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

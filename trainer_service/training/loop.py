@@ -20,6 +20,7 @@ from trainer_service.training.datasets import Images
 from trainer_service.training.digest import weights_digest
 from trainer_service.training.feed import Feed, choose_feed
 from trainer_service.training.final import FinalScores
+from trainer_service.training.inputs import inputs_of
 from trainer_service.training.passes import Passes
 from trainer_service.training.spec import Augment, TrainingSpec
 
@@ -50,6 +51,8 @@ class ChildTraining:
         """
         self._spec = spec
         self._device = device
+        self.inputs = inputs_of(images)
+        """What the child was built for."""
         self._classes = len(images.class_names)
         self._feed = choose_feed(images, device, children=children)
         self._training = self._feed(images.training, device)
@@ -59,7 +62,8 @@ class ChildTraining:
         self._draws = torch.Generator().manual_seed(spec.seed + 2)
         self._augmentation_draws = torch.Generator().manual_seed(spec.seed + 4)
         torch.manual_seed(spec.seed)
-        self._passes = Passes(spec, images, device)
+        batch = self._batch_size(self._training)
+        self._passes = Passes(spec, self.inputs, device, batch=batch)
         self._steps = 0
         self._batches: list[Tensor] = []
         """Places of the epoch's batches that are still to come."""
@@ -146,7 +150,7 @@ class ChildTraining:
 
     def weights_digest(self) -> str:
         """Return SHA-256 of the child's weights as they are; `finish` leaves the best epoch's."""
-        return weights_digest(self._passes.child)
+        return weights_digest(self._passes.child.state_dict())
 
     def _batch_size(self, feed: Feed) -> int:
         return min(self._spec.batch_size, len(feed))

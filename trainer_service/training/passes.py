@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer_service.training.child import build_child, input_size
-from trainer_service.training.datasets import Images
-from trainer_service.training.datasets.pixels import pixel_statistics
 from trainer_service.training.execution import CapturedStep, compiled, prepare_device
+from trainer_service.training.inputs import Inputs
 from trainer_service.training.regularizers import Regularization
 from trainer_service.training.sites import Call, watch_pass
 from trainer_service.training.spec import Execution, Precision, TrainingSpec
@@ -122,30 +121,31 @@ class TrainingStep:
 class Passes:
     """One child with its regularizers and optimizer, on a device."""
 
-    def __init__(self, spec: TrainingSpec, images: Images, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrainingSpec, inputs: Inputs, device: torch.device, *, batch: int
+    ) -> None:
         """Build the child, its weights drawn by torch's global generator.
 
         Args:
             spec: says what it is.
-            images: their shape, classes and pixels' mean and deviation are taken from the training
-                split.
+            inputs: the images that it is for.
             device: where it is put.
+            batch: images of a training step.
 
         Raises:
             InvalidArgument: where the child does not fit the images, or the device.
         """
         memory_format = prepare_device(spec, device)
-        count, channels, height, width = images.training.images.shape
         self.child = build_child(
             spec,
-            channels=channels,
-            classes=len(images.class_names),
-            image_size=min(height, width),
+            channels=inputs.channels,
+            classes=len(inputs.class_names),
+            image_size=min(inputs.height, inputs.width),
         )
         self.child.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         size = input_size(spec)
-        calls = watch_pass(self.child, (channels, size or height, size or width))
-        batch = min(spec.batch_size, count)
+        shape = (inputs.channels, size or inputs.height, size or inputs.width)
+        calls = watch_pass(self.child, shape)
         self.evaluation_images = _evaluation_images(calls, batch, is_cpu=device.type == "cpu")
         """Images of a pass without gradient: as many as take no more memory than a step."""
         self.regularization = Regularization(
@@ -156,7 +156,7 @@ class Passes:
             device=device,
             is_channels_last=memory_format is torch.channels_last,
         )
-        scale, shift = (t.to(device) for t in _normalization(images))
+        scale, shift = (t.to(device) for t in inputs.normalization())
         pixels = Pixels(scale, shift, size=size, memory_format=memory_format)
         self.forward = Forward(self.child, pixels, is_bf16=spec.precision is Precision.BF16)
         self.optimizer = adam(self.child.parameters(), spec)
@@ -192,16 +192,6 @@ def adam(parameters: object, spec: TrainingSpec) -> torch.optim.Adam:
         fused=True,
         capturable=spec.execution is Execution.GRAPHS,
     )
-
-
-def _normalization(images: Images) -> tuple[Tensor, Tensor]:
-    """Return scale and shift, float32[1, c, 1, 1], that bring uint8 pixels to mean 0, deviation 1.
-
-    Of the training split.
-    """
-    mean, deviation = pixel_statistics(images.training.images)
-    deviation = deviation.clamp(min=1e-3)
-    return 1.0 / (255.0 * deviation), -mean / deviation
 
 
 def _evaluation_images(calls: Sequence[Call], batch: int, *, is_cpu: bool) -> int:

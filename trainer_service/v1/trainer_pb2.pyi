@@ -153,6 +153,30 @@ MODE_FROZEN: Mode.ValueType  # 2
 """The policy's mean actions; nothing is learned."""
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
+class _Weights:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeightsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weights.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEIGHTS_UNSPECIFIED: _Weights.ValueType  # 0
+    """Taken as WEIGHTS_BEST."""
+    WEIGHTS_BEST: _Weights.ValueType  # 1
+    """Those of the epoch with the best validation score."""
+    WEIGHTS_LAST: _Weights.ValueType  # 2
+    """Those that it ended with."""
+
+class Weights(_Weights, metaclass=_WeightsEnumTypeWrapper):
+    """Which weights of a run."""
+
+WEIGHTS_UNSPECIFIED: Weights.ValueType  # 0
+"""Taken as WEIGHTS_BEST."""
+WEIGHTS_BEST: Weights.ValueType  # 1
+"""Those of the epoch with the best validation score."""
+WEIGHTS_LAST: Weights.ValueType  # 2
+"""Those that it ended with."""
+Global___Weights: _TypeAlias = Weights  # noqa: Y015
+
 @_typing.final
 class Data(_message.Message):
     """What the child is trained on."""
@@ -293,6 +317,7 @@ class RunSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     MEMORY_FORMAT_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     method: Global___Method.ValueType
     """How it is regularized."""
     sites: Global___Sites.ValueType
@@ -324,6 +349,10 @@ class RunSpec(_message.Message):
     execution: _builtins.str
     """How training steps are launched: `eager`, `compiled` (torch.compile) or `graphs` (CUDA graphs,
     CUDA only); empty is `eager`.
+    """
+    keep: _builtins.bool
+    """Whether its last checkpoint stays when it has succeeded, until DiscardCheckpoint: for GetWeights. False removes it
+    with the others.
     """
     @_builtins.property
     def data(self) -> Global___Data:
@@ -359,10 +388,11 @@ class RunSpec(_message.Message):
         seed: _builtins.int = ...,
         memory_format: _builtins.str = ...,
         execution: _builtins.str = ...,
+        keep: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "chunks", b"chunks", "data", b"data", "epochs", b"epochs", "length", b"length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "chunks"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015
@@ -453,7 +483,9 @@ class Run(_message.Message):
     state: Global___RunState.ValueType
     """Where it stands."""
     cause: _builtins.str
-    """Why it failed, went back to the queue, or waits while it runs (for the agent); empty otherwise."""
+    """Why it failed, went back to the queue, waits while it runs (for the agent), or succeeded and yet kept no
+    checkpoint, though it was to; empty otherwise.
+    """
     trained_chunks: _builtins.int
     """Chunks trained so far."""
     planned_chunks: _builtins.int
@@ -600,7 +632,7 @@ class Event(_message.Message):
     planned_chunks: _builtins.int
     """Training begins, of so many chunks, or goes on after the chunks that were told."""
     cause: _builtins.str
-    """Beside the state: why the run failed, was queued again, or waits while it runs."""
+    """Beside the state: why the run failed, was queued again, waits while it runs, or kept no checkpoint though it was to."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -927,6 +959,100 @@ class WatchRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
+
+@_typing.final
+class GetWeightsRequest(_message.Message):
+    """Asks for a run's weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    weights: Global___Weights.ValueType
+    """Which of its weights."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        weights: Global___Weights.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWeightsRequest: _TypeAlias = GetWeightsRequest  # noqa: Y015
+
+@_typing.final
+class GetWeightsResponse(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes; at most 64 KiB."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWeightsResponse: _TypeAlias = GetWeightsResponse  # noqa: Y015
+
+@_typing.final
+class DiscardCheckpointRequest(_message.Message):
+    """Asks to remove the checkpoint that a run kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardCheckpointRequest: _TypeAlias = DiscardCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class DiscardCheckpointResponse(_message.Message):
+    """The run, which has no checkpoint any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardCheckpointResponse: _TypeAlias = DiscardCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class ListDevicesRequest(_message.Message):

@@ -60,6 +60,16 @@ class TrainerServiceStub:
                 request_serializer=trainer__service_dot_v1_dot_trainer__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=trainer__service_dot_v1_dot_trainer__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.GetWeights = channel.unary_stream(
+                '/trainer_service.v1.TrainerService/GetWeights',
+                request_serializer=trainer__service_dot_v1_dot_trainer__pb2.GetWeightsRequest.SerializeToString,
+                response_deserializer=trainer__service_dot_v1_dot_trainer__pb2.GetWeightsResponse.FromString,
+                _registered_method=True)
+        self.DiscardCheckpoint = channel.unary_unary(
+                '/trainer_service.v1.TrainerService/DiscardCheckpoint',
+                request_serializer=trainer__service_dot_v1_dot_trainer__pb2.DiscardCheckpointRequest.SerializeToString,
+                response_deserializer=trainer__service_dot_v1_dot_trainer__pb2.DiscardCheckpointResponse.FromString,
+                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/trainer_service.v1.TrainerService/ListDevices',
                 request_serializer=trainer__service_dot_v1_dot_trainer__pb2.ListDevicesRequest.SerializeToString,
@@ -108,6 +118,26 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetWeights(self, request, context):
+        """Sends the weights of a run that succeeded and was to keep its checkpoint, as the bytes of one safetensors file in
+        order. Its metadata has one entry, `reinforced-regularization`, a JSON object: `format` (1), `run_id`, `training`
+        (the spec), `which` (`best` or `last`), `validation_score` (of these weights), `digest` (SHA-256 of these weights)
+        and `inputs` (shape, classes and pixels of the images that the child is for).
+        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has no checkpoint, since it has not ended, failed,
+        diverged, was not to keep it, or that was discarded: the message says which.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardCheckpoint(self, request, context):
+        """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
+        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDevices(self, request, context):
         """Answers what this service trains on.
         """
@@ -142,6 +172,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=trainer__service_dot_v1_dot_trainer__pb2.WatchRunRequest.FromString,
                     response_serializer=trainer__service_dot_v1_dot_trainer__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'GetWeights': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetWeights,
+                    request_deserializer=trainer__service_dot_v1_dot_trainer__pb2.GetWeightsRequest.FromString,
+                    response_serializer=trainer__service_dot_v1_dot_trainer__pb2.GetWeightsResponse.SerializeToString,
+            ),
+            'DiscardCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardCheckpoint,
+                    request_deserializer=trainer__service_dot_v1_dot_trainer__pb2.DiscardCheckpointRequest.FromString,
+                    response_serializer=trainer__service_dot_v1_dot_trainer__pb2.DiscardCheckpointResponse.SerializeToString,
             ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
@@ -285,6 +325,60 @@ class TrainerService:
             '/trainer_service.v1.TrainerService/WatchRun',
             trainer__service_dot_v1_dot_trainer__pb2.WatchRunRequest.SerializeToString,
             trainer__service_dot_v1_dot_trainer__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trainer_service.v1.TrainerService/GetWeights',
+            trainer__service_dot_v1_dot_trainer__pb2.GetWeightsRequest.SerializeToString,
+            trainer__service_dot_v1_dot_trainer__pb2.GetWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trainer_service.v1.TrainerService/DiscardCheckpoint',
+            trainer__service_dot_v1_dot_trainer__pb2.DiscardCheckpointRequest.SerializeToString,
+            trainer__service_dot_v1_dot_trainer__pb2.DiscardCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,18 @@ class TrainerServiceStub:
     """Cancels a run that waits or trains; one that has ended stays as it is."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_trainer_pb2.WatchRunRequest, _trainer_pb2.WatchRunResponse]
     """Replays a run's events from a given one, then follows until the run ends."""
+    GetWeights: _grpc.UnaryStreamMultiCallable[_trainer_pb2.GetWeightsRequest, _trainer_pb2.GetWeightsResponse]
+    """Sends the weights of a run that succeeded and was to keep its checkpoint, as the bytes of one safetensors file in
+    order. Its metadata has one entry, `reinforced-regularization`, a JSON object: `format` (1), `run_id`, `training`
+    (the spec), `which` (`best` or `last`), `validation_score` (of these weights), `digest` (SHA-256 of these weights)
+    and `inputs` (shape, classes and pixels of the images that the child is for).
+    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has no checkpoint, since it has not ended, failed,
+    diverged, was not to keep it, or that was discarded: the message says which.
+    """
+    DiscardCheckpoint: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.DiscardCheckpointRequest, _trainer_pb2.DiscardCheckpointResponse]
+    """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
+    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+    """
     ListDevices: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListDevicesRequest, _trainer_pb2.ListDevicesResponse]
     """Answers what this service trains on."""
 
@@ -76,6 +88,18 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Cancels a run that waits or trains; one that has ended stays as it is."""
     WatchRun: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchRunRequest, _trainer_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Replays a run's events from a given one, then follows until the run ends."""
+    GetWeights: _aio.UnaryStreamMultiCallable[_trainer_pb2.GetWeightsRequest, _trainer_pb2.GetWeightsResponse]  # type: ignore[assignment]
+    """Sends the weights of a run that succeeded and was to keep its checkpoint, as the bytes of one safetensors file in
+    order. Its metadata has one entry, `reinforced-regularization`, a JSON object: `format` (1), `run_id`, `training`
+    (the spec), `which` (`best` or `last`), `validation_score` (of these weights), `digest` (SHA-256 of these weights)
+    and `inputs` (shape, classes and pixels of the images that the child is for).
+    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has no checkpoint, since it has not ended, failed,
+    diverged, was not to keep it, or that was discarded: the message says which.
+    """
+    DiscardCheckpoint: _aio.UnaryUnaryMultiCallable[_trainer_pb2.DiscardCheckpointRequest, _trainer_pb2.DiscardCheckpointResponse]  # type: ignore[assignment]
+    """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
+    NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+    """
     ListDevices: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListDevicesRequest, _trainer_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """Answers what this service trains on."""
 
@@ -124,6 +148,30 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trainer_pb2.WatchRunResponse], _abc.AsyncIterator[_trainer_pb2.WatchRunResponse]]:
         """Replays a run's events from a given one, then follows until the run ends."""
+
+    @_abc_1.abstractmethod
+    def GetWeights(
+        self,
+        request: _trainer_pb2.GetWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.GetWeightsResponse], _abc.AsyncIterator[_trainer_pb2.GetWeightsResponse]]:
+        """Sends the weights of a run that succeeded and was to keep its checkpoint, as the bytes of one safetensors file in
+        order. Its metadata has one entry, `reinforced-regularization`, a JSON object: `format` (1), `run_id`, `training`
+        (the spec), `which` (`best` or `last`), `validation_score` (of these weights), `digest` (SHA-256 of these weights)
+        and `inputs` (shape, classes and pixels of the images that the child is for).
+        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has no checkpoint, since it has not ended, failed,
+        diverged, was not to keep it, or that was discarded: the message says which.
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardCheckpoint(
+        self,
+        request: _trainer_pb2.DiscardCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.DiscardCheckpointResponse, _abc.Awaitable[_trainer_pb2.DiscardCheckpointResponse]]:
+        """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
+        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended.
+        """
 
     @_abc_1.abstractmethod
     def ListDevices(

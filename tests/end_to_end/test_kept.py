@@ -1,0 +1,168 @@
+"""What a run leaves behind: its weights and its last checkpoint, until they are discarded."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent_service.domain.errors import FailedPrecondition, NotFound
+from agent_service.scores import macro_f1
+from tests.end_to_end.processes import TrainerProcess, command_of, wait_for
+from tests.trainer_service.specs import ENDLESS, run_spec
+from trainer_service.client import TrainerClient
+from trainer_service.run import RunSpec
+from trainer_service.training.child_file import load_child
+from trainer_service.training.datasets import load_images
+from trainer_service.training.final import Which
+from trainer_service.training.spec import Method
+from trainer_service.v1 import trainer_pb2 as pb
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerProcess]:
+    with TrainerProcess(tmp_path_factory.mktemp("trainer")) as trainer:
+        yield trainer
+
+
+@pytest.fixture(scope="module")
+def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+    with TrainerClient(trainer.address, budget_seconds=60) as client:
+        yield client
+
+
+def kept(spec: RunSpec) -> RunSpec:
+    return replace(spec, keep=True)
+
+
+def run(client: TrainerClient, run_id: str, spec: RunSpec) -> pb.Run:
+    """Train a run to its end."""
+    client.submit(run_id, spec)
+    list(client.watch(run_id))
+    return client.get(run_id)
+
+
+def files(trainer: TrainerProcess, run_id: str) -> list[str]:
+    folder = trainer.store.with_name("trainer.db.checkpoints") / run_id
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def command(trainer: TrainerProcess, *words: str) -> str:
+    line = [*command_of("trainer_service"), *words, "--trainer", trainer.address]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_weights_are_those_that_were_judged(
+    trainer: TrainerProcess, client: TrainerClient
+) -> None:
+    """Through a restart of the service: the test scores are the result's, to the bit."""
+    spec = kept(run_spec(Method.D, chunks=4))
+    result = run(client, "judged", spec).result
+    assert trainer.stop() == 0
+    trainer.start()
+    test = load_images(spec.training, Path(".")).test
+    images = test.images[torch.arange(len(test))]
+    children = {which: load_child(client.weights("judged", which)) for which in Which}
+    scores = {
+        which: float(macro_f1(child(images).argmax(-1), test.labels, classes=10))
+        for which, child in children.items()
+    }
+
+    assert scores == {Which.BEST: result.test_score_best, Which.LAST: result.test_score_last}
+    assert children[Which.LAST].manifest.digest == result.weights_digest
+    assert {child.manifest.run_id for child in children.values()} == {"judged"}
+    assert files(trainer, "judged") == ["000000004.checkpoint"]
+
+
+def test_what_was_discarded_is_gone(trainer: TrainerProcess, client: TrainerClient) -> None:
+    """Once or twice; the run's result stays, and so does what others keep."""
+    for run_id in ("discarded", "stays"):
+        run(client, run_id, kept(run_spec(chunks=1)))
+
+    for _ in range(2):
+        assert client.discard("discarded").result == client.get("discarded").result
+    assert files(trainer, "discarded") == []
+    with pytest.raises(FailedPrecondition, match="discarded"):
+        client.weights("discarded")
+    assert client.weights("stays")
+
+
+@pytest.mark.parametrize(
+    ("run_id", "spec", "says"),
+    [
+        ("unkept", run_spec(chunks=1), "was not to keep its checkpoint"),
+        ("failed", kept(run_spec(dataset="npz:missing")), "is failed, and only one that succeeds"),
+        ("diverged", kept(run_spec(chunks=50, learning_rate=1e30)), "it diverged"),
+    ],
+)
+def test_who_left_nothing_says_why(
+    client: TrainerClient, run_id: str, spec: RunSpec, says: str
+) -> None:
+    """And discarding what is not there is no error."""
+    run(client, run_id, spec)
+
+    with pytest.raises(FailedPrecondition, match=f"'{run_id}'.*{says}"):
+        client.weights(run_id)
+    client.discard(run_id)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_result(
+    trainer: TrainerProcess, client: TrainerClient
+) -> None:
+    """A run whose last checkpoint cannot be written has succeeded, and says what it lacks."""
+    folder = trainer.store.with_name("trainer.db.checkpoints")
+    folder.mkdir(exist_ok=True)
+    (folder / "unwritten").write_text("stands where the run's folder should")
+    ended = run(client, "unwritten", kept(run_spec(chunks=2)))
+
+    assert (ended.state, ended.trained_chunks) == (pb.RUN_STATE_SUCCEEDED, 2)
+    assert ended.result.weights_digest
+    with pytest.raises(FailedPrecondition, match="no checkpoint can be written: File exists"):
+        client.weights("unwritten")
+
+
+def test_what_has_not_ended_has_no_weights(client: TrainerClient) -> None:
+    """Nor can it be discarded; and of a run that nobody submitted nothing can."""
+    client.submit("running", kept(run_spec(chunks=ENDLESS)))
+    wait_for(lambda: client.get("running").trained_chunks > 0)
+    calls: tuple[Callable[[str], object], ...] = (client.weights, client.discard)
+    for call in calls:
+        with pytest.raises(FailedPrecondition, match="'running' is running"):
+            call("running")
+        with pytest.raises(NotFound, match="'nobody'"):
+            call("nobody")
+    client.cancel("running")
+    list(client.watch("running"))
+
+    with pytest.raises(FailedPrecondition, match="is cancelled"):
+        client.weights("running")
+
+
+def test_a_checkpoint_that_was_damaged_is_not_read(
+    trainer: TrainerProcess, client: TrainerClient
+) -> None:
+    """It is told so, and the service goes on."""
+    run(client, "damaged", kept(run_spec(chunks=1)))
+    (path,) = (trainer.store.with_name("trainer.db.checkpoints") / "damaged").iterdir()
+    path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(FailedPrecondition, match="'damaged': its checkpoint is damaged"):
+        client.weights("damaged")
+
+
+def test_the_commands_bring_weights_and_discard_them(
+    trainer: TrainerProcess, client: TrainerClient, tmp_path: Path
+) -> None:
+    """With submit --keep, weights and discard, as a person types them."""
+    small = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
+    assert command(trainer, "submit", "typed", *small.split(), "--chunks", "1", "--keep")
+    list(client.watch("typed"))
+    file = tmp_path / "child.safetensors"
+    shown = command(trainer, "weights", "typed", str(file), "--last")
+    discarded = command(trainer, "discard", "typed")
+
+    assert "the last weights of typed, validation F1 0." in shown
+    assert load_child(file.read_bytes()).manifest.which is Which.LAST
+    assert discarded == "typed has no checkpoint any more\n"
