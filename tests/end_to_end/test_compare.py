@@ -26,6 +26,7 @@ from trainer_service.client import TrainerClient
 from trainer_service.study.audit import departs
 from trainer_service.study.flags import find_flags
 from trainer_service.study.results import ResultsFolder
+from trainer_service.training.child_file import read_manifest
 from trainer_service.v1 import trainer_pb2
 
 TINY = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
@@ -252,6 +253,11 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
         values["replay"]["dropout-layer1"]
     )
     assert set(values["mean"]) == set(values["rd"])
+
+    for entry in study.spec.methods:
+        data = folder.weights(entry.name)
+        assert data is not None
+        assert read_manifest(data).run_id == f"{study.id}-{entry.name}-judged-0"
 
     for of in ("grid", "tpe"):
         carried = tmp_path / f"{of}.toml"

@@ -36,7 +36,8 @@ def departs(result: Result, study: Study, results: Sequence[Result]) -> bool:
 
 def _named_alike(spec: RunSpec) -> RunSpec:
     # Controllers are named after a part's id, up to the first hyphen; merged parts have several.
-    return replace(spec, controller=spec.controller.partition("-")[2])
+    # What a child leaves behind changes nothing of it.
+    return replace(spec, controller=spec.controller.partition("-")[2], keep=False)
 
 
 def _planned(result: Result, study: Study, results: Sequence[Result]) -> RunSpec | None:

@@ -94,6 +94,10 @@ class Children:
     def _train_one(self, child: Child, policy: str) -> None:
         attempt, trainer = self._submit(child)
         chunks, finished = self._watch(child, trainer, attempt)
+        if child.spec.keep:
+            # Before its result: what is finished is not asked for again.
+            self._folder.add_weights(child.key.method, trainer.weights(attempt))
+            trainer.discard(attempt)
         result = Result(
             key=child.key,
             run_id=attempt,

@@ -9,6 +9,7 @@ from pathlib import Path
 from agent_service.domain.errors import AgentError
 from trainer_service.run import RunSpec
 from trainer_service.study.results import Key, Phase, Result, ResultsFolder, Study
+from trainer_service.study.spec import names_of
 
 
 def merge(parts: Sequence[Path], output: Path) -> int:
@@ -34,10 +35,12 @@ def merge(parts: Sequence[Path], output: Path) -> int:
             raise AgentError(f"{folder.path} is another study than {folders[0].path}")
     results = _united(folders)
     _check_learned_once(results.values())
-    policies = _policies(folders, [entry.name for entry in studies[0].spec.methods])
+    policies = _policies(folders, names_of(studies[0].spec))
     target.write_study(Study(id=min(study.id for study in studies), spec=studies[0].spec))
     for method, data in policies.items():
         target.add_policy(method, data)
+    for method, data in _weights(folders, names_of(studies[0].spec)).items():
+        target.add_weights(method, data)
     target.replace_results([results[key] for key in sorted(results)])
     return len(results)
 
@@ -65,12 +68,23 @@ def _united(folders: Sequence[ResultsFolder]) -> dict[Key, Result]:
 
 def _conditions(result: Result) -> tuple[RunSpec, str]:
     """Return what a child was trained under; its last bits may differ between two makings."""
-    spec = result.spec
+    spec = replace(result.spec, keep=False)
     if result.is_judged:
         # Controllers are named after the part, up to the first hyphen. A frozen one is known by its
         # policy; one that learned is not that of another part.
         spec = replace(spec, controller=spec.controller.partition("-")[2])
     return spec, result.policy
+
+
+def _weights(folders: Sequence[ResultsFolder], methods: Sequence[str]) -> dict[str, bytes]:
+    """Return the weights of each method, of several parts' those of the one that sorts first."""
+    found: dict[str, bytes] = {}
+    for folder in folders:
+        for method in methods:
+            data = folder.weights(method)
+            if data is not None:
+                found[method] = min(found.get(method, data), data)
+    return found
 
 
 def _check_learned_once(results: Iterable[Result]) -> None:

@@ -167,4 +167,6 @@ def _steered_training(spec: StudySpec, entry: Steering) -> TrainingSpec:
 
 def _child(study: str, entry: Entry, phase: Phase, index: int, spec: RunSpec) -> Child:
     key = Key(method=entry.name, phase=phase, index=index)
-    return Child(key=key, run_id=run_id(study, key), spec=spec)
+    # One judged child of each method is looked at: what it attends to in an image.
+    is_kept = phase is Phase.JUDGED and index == 0
+    return Child(key=key, run_id=run_id(study, key), spec=replace(spec, keep=is_kept))

@@ -1,17 +1,18 @@
-"""Results on disk: what a folder's study is, a line for each finished run, frozen policies."""
+"""Results on disk: what a folder's study is, a line for each finished run, policies, weights."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from agent_service.domain.errors import AgentError
 from trainer_service.run import ChunkTrained, Finished, RunSpec
@@ -72,6 +73,8 @@ class Result:
     """Seconds since 1970."""
     digest: str = ""
     """SHA-256 of this line with the digest left empty: whether it is as it was written."""
+    line: Annotated[bytes, Field(exclude=True)] = field(default=b"", compare=False, repr=False)
+    """As it stands in the file, without its end. Later versions may write the same otherwise."""
 
     @property
     def is_judged(self) -> bool:
@@ -81,7 +84,7 @@ class Result:
     @property
     def is_intact(self) -> bool:
         """Whether it is as it was written."""
-        return self.digest == digest(self)
+        return self.digest == _digest(self.line)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ _STUDY = TypeAdapter(Study)
 
 
 class ResultsFolder:
-    """A study's folder: `study.json`, `results.jsonl`, `policies/`, and what a report adds."""
+    """A study's folder: `study.json`, `results.jsonl`, `policies/`, `weights/`, and reports."""
 
     def __init__(self, path: Path) -> None:
         """Name the folder; nothing is written yet."""
@@ -157,23 +160,23 @@ class ResultsFolder:
 
     def _result(self, number: int, line: bytes) -> Result:
         try:
-            return _RESULT.validate_json(line)
+            return replace(_RESULT.validate_json(line), line=line.rstrip(b"\n"))
         except ValidationError as error:
             raise AgentError(f"{self._lines}, line {number}: {_first(error)}") from None
 
     def add(self, result: Result) -> Result:
-        """Append a finished run with its digest; return it with that."""
-        signed = replace(result, digest=result.digest or digest(result))
+        """Append a finished run, with its digest if it has none yet; return it as it stands."""
+        stored = result if result.digest else _signed(result)
         self.path.mkdir(parents=True, exist_ok=True)
         with self._lines.open("a+b") as file:
             _mend_cut_line(file)
-            file.write(_RESULT.dump_json(signed) + b"\n")
-        return signed
+            file.write(stored.line + b"\n")
+        return stored
 
     def replace_results(self, results: Sequence[Result]) -> None:
         """Have these results and no others; whole, or as it was before."""
         written = self._lines.with_suffix(".new")
-        written.write_bytes(b"".join(_RESULT.dump_json(result) + b"\n" for result in results))
+        written.write_bytes(b"".join(result.line + b"\n" for result in results))
         written.replace(self._lines)
 
     def policy(self, method: str) -> bytes | None:
@@ -183,15 +186,22 @@ class ResultsFolder:
 
     def add_policy(self, method: str, data: bytes) -> None:
         """Keep a method's frozen policy, in the form of `agent-service export`."""
-        file = self._policy_file(method)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: a study that goes on takes what is here as what was learned.
-        written = file.with_suffix(".new")
-        written.write_bytes(data)
-        written.replace(file)
+        _write_whole(self._policy_file(method), data)
 
     def _policy_file(self, method: str) -> Path:
         return self.path / "policies" / f"{method}.policy"
+
+    def weights(self, method: str) -> bytes | None:
+        """Return the weights of a method's judged child of seed 0; None where they are not here."""
+        file = self._weights_file(method)
+        return file.read_bytes() if file.exists() else None
+
+    def add_weights(self, method: str, data: bytes) -> None:
+        """Keep the weights of a method's judged child of seed 0, as a child file."""
+        _write_whole(self._weights_file(method), data)
+
+    def _weights_file(self, method: str) -> Path:
+        return self.path / "weights" / f"{method}.safetensors"
 
 
 def _mend_cut_line(file: IO[bytes]) -> None:
@@ -203,9 +213,24 @@ def _mend_cut_line(file: IO[bytes]) -> None:
     file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def digest(result: Result) -> str:
-    """Return the SHA-256 of a result, whatever its own digest says."""
-    return hashlib.sha256(_RESULT.dump_json(replace(result, digest=""))).hexdigest()
+def _write_whole(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a study that goes on takes what is there as it is."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = file.with_suffix(".new")
+    written.write_bytes(data)
+    written.replace(file)
+
+
+def _signed(result: Result) -> Result:
+    """Return a result with its line and the digest of that."""
+    blank = _RESULT.dump_json(replace(result, digest=""))
+    signed = replace(result, digest=_digest(blank))
+    return replace(signed, line=_RESULT.dump_json(signed))
+
+
+def _digest(line: bytes) -> str:
+    """Return the SHA-256 of a line, whatever digest stands in it."""
+    return hashlib.sha256(re.sub(rb'"digest":"[0-9a-f]*"', b'"digest":""', line)).hexdigest()
 
 
 def spec_as_json(spec: StudySpec) -> str:

@@ -1,5 +1,6 @@
 """Results on disk, parts that are merged, and flags."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -42,6 +43,21 @@ def test_results_come_back_as_they_went(whole: ResultsFolder, tmp_path: Path) ->
 
     assert again.results() == results
     assert all(result.is_intact for result in results)
+
+
+def test_a_line_of_an_earlier_version_stays_as_it_was(whole: ResultsFolder, tmp_path: Path) -> None:
+    """Fields that came later are missing in it; it is intact, also after a merge."""
+    folder = copy(whole, tmp_path / "older", keep=slice(1))
+    older = (folder.path / "results.jsonl").read_bytes().replace(b',"keep":true', b"")
+    digest = hashlib.sha256(re.sub(rb'"digest":"\w+"', b'"digest":""', older.rstrip())).hexdigest()
+    older = re.sub(rb'"digest":"\w+"', f'"digest":"{digest}"'.encode(), older)
+    (folder.path / "results.jsonl").write_bytes(older)
+    assert b'"keep"' not in older
+
+    merge([folder.path], tmp_path / "merged")
+
+    assert (tmp_path / "merged" / "results.jsonl").read_bytes() == older
+    assert find_flags(folder.study(), ResultsFolder(tmp_path / "merged").results()) == {}
 
 
 def test_a_line_that_was_cut_is_left_out_and_mended(whole: ResultsFolder, tmp_path: Path) -> None:
