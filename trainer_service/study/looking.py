@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent_service.domain.errors import AgentError
 from trainer_service.study.page import Picture, Section, Table
+from trainer_service.study.results import ResultsFolder
 from trainer_service.study.rows import Row
 from trainer_service.study.spec import StudySpec
 
@@ -22,48 +23,44 @@ COLUMNS = 9
 
 
 def where_children_look(
-    spec: StudySpec, rows: Sequence[Row], folder: Path, data: Path | None
+    spec: StudySpec, rows: Sequence[Row], folder: ResultsFolder, data: Path | None
 ) -> Section:
     """Return Grad-CAM sheets of the judged children of seed 0 (the paper's Figure 10).
 
     Args:
         spec: the study.
         rows: its methods.
-        folder: the study's; in `weights/`, METHOD.safetensors is that child's file.
+        folder: the study's, with these children's weights.
         data: folder of the data sets.
     """
-    kept = [row for row in rows if _file(folder, row).exists()]
-    if not kept:
-        return _without(
-            "No weights are kept: there is no weights/METHOD.safetensors of a child of seed 0, as "
-            "`trainer-service weights` writes it."
-        )
+    kept = {row.entry.name: folder.weights(row.entry.name) for row in rows}
+    files = {name: file for name, file in kept.items() if file is not None}
+    if not files:
+        return _without("There are no weights of children of seed 0 in weights/, yet.")
     if data is None:
         return _without("Say where the images are: `trainer-service report DIR --data FOLDER`.")
     if find_spec("pytorch_grad_cam") is None:
         return _without("Grad-CAM is not installed: `pip install '.[report]'`.")
     try:
-        return _looked(spec, kept, folder, data)
+        return _looked(spec, rows, files, data)
     except AgentError as error:
         return _without(f"Nothing could be shown: {error}")
-
-
-def _file(folder: Path, row: Row) -> Path:
-    return folder / "weights" / f"{row.entry.name}.safetensors"
 
 
 def _without(text: str) -> Section:
     return Section(title=TITLE, text=(text,))
 
 
-def _looked(spec: StudySpec, rows: Sequence[Row], folder: Path, data: Path) -> Section:
+def _looked(
+    spec: StudySpec, rows: Sequence[Row], files: Mapping[str, bytes], data: Path
+) -> Section:
     # torch takes seconds to import, and most reports do without.
     from trainer_service.study.grad_cam import draw_sheet, make_sheet
     from trainer_service.training.child_file import load_child
     from trainer_service.training.datasets import load_images
     from trainer_service.training.datasets.memory import Memory
 
-    loaded = {row.entry.name: load_child(_file(folder, row).read_bytes()) for row in rows}
+    loaded = {name: load_child(file) for name, file in files.items()}
     own = {row.entry.name: row.judged[0].run_id for row in rows if row.judged[0].key.index == 0}
     children = {n: c for n, c in loaded.items() if c.manifest.run_id == own.get(n)}
     strangers = ", ".join(name for name in loaded if name not in children)

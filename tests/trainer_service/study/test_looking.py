@@ -69,14 +69,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with weights of one method, those again as if they were another's, and no more."""
     path = tmp_path_factory.mktemp("study")
     study = ResultsFolder(path).open(STUDY)
-    (path / "weights").mkdir()
     for entry in STUDY.methods:
         child = judged_fixed(study, STUDY, entry, 0, {})
         ResultsFolder(path).add(result(child, lambda _tau: 0.2))
         if entry.name == "vanilla":
             data = weights_of(child.spec.training, child.run_id)
             for name in ("vanilla", "d"):
-                (path / "weights" / f"{name}.safetensors").write_bytes(data)
+                ResultsFolder(path).add_weights(name, data)
     return path
 
 
@@ -155,11 +154,10 @@ def test_what_is_missing_to_look_is_told(folder: Path, tmp_path: Path) -> None:
     study.write_study(ResultsFolder(folder).study())
     for one in ResultsFolder(folder).results():
         study.add(one)
-    assert "No weights are kept" in write_report(tmp_path, Path(".")).text.read_text()
+    assert "There are no weights of children" in write_report(tmp_path, Path(".")).text.read_text()
 
-    (tmp_path / "weights").mkdir()
     data = (folder / "weights" / "vanilla.safetensors").read_bytes()
-    (tmp_path / "weights" / "vanilla.safetensors").write_bytes(data[:-9])
+    study.add_weights("vanilla", data[:-9])
     text = write_report(tmp_path, Path(".")).text.read_text()
     assert "Nothing could be shown: " in text
     assert "no intact safetensors file" in text
