@@ -88,12 +88,13 @@ dashboards: $(INSTALLED) ## write deploy/grafana/dashboards/ from the code besid
 picture: $(INSTALLED) ## draw panels of the dashboards from a study that Prometheus scrapes; some 5 minutes
 	$(BIN)/python -m tests.deploy.picture
 
-# torch first and by its exact pin: the build at hand is taken, and nothing that follows replaces it.
+# torch first and by its exact pin: the build at hand is taken, and nothing that follows replaces it. grad-cam comes
+# as source only, so it is built before the last line, which builds with what is installed.
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) hatchling editables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) hatchling editables grad-cam
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[dev]'
 	touch $@
 

@@ -14,6 +14,7 @@ from trainer_service.study.drawing import BLUE, GREY, ORANGE, cells, legend_abov
 from trainer_service.study.entries import Drawn, Fixed, Scheduled
 from trainer_service.study.rows import MOMENTS, Compared, Row
 from trainer_service.study.series import spent
+from trainer_service.study.statistics import Difference
 
 COLOURS = dict(zip(MOMENTS, (BLUE, ORANGE), strict=True))
 
@@ -47,31 +48,36 @@ def draw_differences(shown: Sequence[tuple[str, Sequence[Compared]]]) -> bytes:
     """
     figure, axes = listed([label for label, _ in shown], height=0.4)
     axes.axvline(0, color="black", lw=0.8)
-    ends = [0.0]
     for place, (_label, compared) in enumerate(shown):
         for moment, height, colour in _lines(place):
             for one in (c for c in compared if c.moment == moment):
-                ends += _draw_interval(axes, height, one, colour, is_first=place == 0)
-    # A joint interval over few seeds may be so wide that nothing else is seen: it is cut.
-    margin = 0.25 * (max(ends) - min(ends)) or 0.01
-    axes.set_xlim(min(ends) - margin, max(ends) + margin)
+                _draw_interval(axes, height, one, colour, moment if place == 0 else None)
+    axes.set_xlim(*_limits([one.difference for _, compared in shown for one in compared]))
     axes.set(xlabel="difference in test macro F1 over paired seeds")
     legend_above(axes)
     return png(figure)
 
 
 def _draw_interval(
-    axes: Axes, height: float, compared: Compared, colour: str, *, is_first: bool
-) -> list[float]:
-    """Draw a mean and its intervals; return the ends of what must be seen."""
+    axes: Axes, height: float, compared: Compared, colour: str, label: str | None
+) -> None:
     found = compared.difference
-    label = compared.moment if is_first else None
     axes.plot([found.mean], [height], "o", ms=5, color=colour, label=label)
-    if found.student is None or found.joint is None:
-        return [found.mean]
-    axes.plot([found.joint.low, found.joint.high], [height] * 2, color=colour, lw=1)
-    axes.plot([found.student.low, found.student.high], [height] * 2, color=colour, lw=3)
-    return [found.student.low, found.student.high]
+    for interval, width in ((found.joint, 1), (found.student, 3)):
+        if interval is not None:
+            axes.plot([interval.low, interval.high], [height] * 2, color=colour, lw=width)
+
+
+def _limits(found: Sequence[Difference]) -> tuple[float, float]:
+    """Return where the axes end: intervals over very few seeds are cut, or nothing else is seen."""
+    own = [difference.student for difference in found if difference.student is not None]
+    usual = float(np.median([interval.high - interval.low for interval in own])) if own else 0.0
+    ends = [0.0, *(difference.mean for difference in found)]
+    for interval in own:
+        if interval.high - interval.low <= 4 * usual:
+            ends += [interval.low, interval.high]
+    margin = 0.25 * (max(ends) - min(ends)) or 0.01
+    return min(ends) - margin, max(ends) + margin
 
 
 def draw_budget(rows: Sequence[Row]) -> bytes:

@@ -17,6 +17,7 @@ from trainer_service.study.evidence import (
 )
 from trainer_service.study.flags import find_flags
 from trainer_service.study.in_short import in_short
+from trainer_service.study.looking import where_children_look
 from trainer_service.study.origin import find_missing, flags, origin, times
 from trainer_service.study.page import Section, html_page, markdown
 from trainer_service.study.results import ResultsFolder
@@ -42,7 +43,7 @@ def write_report(path: Path, data: Path | None = None) -> Report:
 
     Args:
         path: the study's folder.
-        data: folder of the data sets, for the pictures that show images; None leaves these out.
+        data: folder of the data sets, for Grad-CAM, which weights of children are needed for, too.
 
     Raises:
         AgentError: where there is no study, or nothing of it is judged.
@@ -61,6 +62,7 @@ def write_report(path: Path, data: Path | None = None) -> Report:
         *why(rows),
         *course(rows),
         *policies(rows),
+        where_children_look(study.spec, rows, folder, data),
         flags(flagged, missing, count=len(results)),
         *origin(study, results, flagged),
         times(study.spec, rows, results),
