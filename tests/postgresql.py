@@ -127,5 +127,3 @@ def running_server(folder: Path) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.stop()
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +62,10 @@ class Database(Protocol):
         Raises:
             Locked: another one is.
         """
+        ...
+
+    def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
+        """Give, until it is left, whether no other process learns for a controller."""
         ...
 
     @property

@@ -6,6 +6,8 @@ it follow one another, and who follows it misses nothing. A group of calls share
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -131,6 +133,17 @@ class PostgresqlDatabase:
             self._others_commits += 1
         self._last_transaction = int(transaction)
         return self._others_commits
+
+    @contextmanager
+    def learning_for(self, controller_id: int) -> Iterator[bool]:
+        """See the protocol: by a lock of a session of its own, which the server ends with that."""
+        engine = self.writing()
+        try:
+            with engine.connect() as connection:
+                lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
+                yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
+        finally:
+            engine.dispose()
 
     def checkpoint(self, driver: Any) -> None:
         """See the protocol: the server makes its own."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -11,6 +12,7 @@ from typing import Self, TypeVar
 import sqlalchemy as sa
 
 from agent_service.domain.ports import Durability, Session
+from agent_service.domain.runs import Controller
 from agent_service.store.database import Database, StoreError
 from agent_service.store.failures import explained, is_of_storage, unavailable
 from agent_service.store.journal import DirectJournal, Journal
@@ -98,6 +100,15 @@ class SqlStore:
         for call in session.calls:
             call()
         return result
+
+    @contextmanager
+    def learning_for(self, controller: Controller) -> Iterator[bool]:
+        """See the port."""
+        try:
+            with self._database.learning_for(controller.id) as is_alone:
+                yield is_alone
+        except sa.exc.DatabaseError as error:
+            raise unavailable(error) from error
 
     def close(self) -> None:
         """See the port."""
