@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 test-traffic certificates wheel test-deploy check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-kills test-trainer-kills test-fer2013 test-postgresql test-traffic certificates wheel test-deploy check bench-agent bench-client bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -23,6 +23,9 @@ test-trainer-kills: $(INSTALLED) ## 50 kills of trainer, child processes and age
 DATA ?= data
 test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DATA=DIR with DIR/fer2013; some 3 minutes
 	@$(BIN)/python -m tests.end_to_end.fer2013 $(DATA)
+
+test-postgresql: $(INSTALLED) ## what holds of the agent service on SQLite holds on PostgreSQL; some 5 minutes
+	TEST_STORE=postgresql $(BIN)/python -m pytest -q tests/agent_service
 
 test-traffic: $(INSTALLED) ## 100,000 generated requests and floods of frames, and what must be true afterwards; some 15 minutes
 	@$(BIN)/python -m tests.end_to_end.traffic_run

@@ -119,7 +119,8 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
     ):
         registry.register(StoreCollector(store, metrics))
-        registry.register(DiskCollector("agent", store.folder))
+        if store.folder is not None:
+            registry.register(DiskCollector("agent", store.folder))
         _prepare_deciders(store)
         steering = make_steering(store, metrics=metrics, capacity=config.capacity)
         server = make_server(

@@ -11,10 +11,11 @@ import click
 
 from agent_service.command import run_command
 from agent_service.config import AgentConfig
-from agent_service.connecting import Target, agent_option, connect
+from agent_service.connecting import FILE, Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
 from agent_service.decision_log.policy_commands import agreement, estimate, replay
 from agent_service.domain.capacity import Capacity
+from agent_service.domain.errors import invalid
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
 from agent_service.rpc.serving_options import serving_options, start_service_log
@@ -60,9 +61,34 @@ _CAPACITY = {
 }
 
 
+def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where the store is; passed on as its whole URL, `store`."""
+
+    @functools.wraps(command)
+    def run(*, store: str, store_password: Path | None, **options: Any) -> Any:
+        if store_password is not None:
+            store = _with_password(store, store_password)
+        return command(store=store, **options)
+
+    text = "URL of the store: sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE."
+    secret = "File of its password; libpq's own ways (PGPASSFILE, PGSERVICE) work, too."
+    run = click.option("--store-password", type=FILE, help=secret)(run)
+    return click.option("--store", default=_DEFAULTS.store, help=text)(run)
+
+
+def _with_password(store: str, file: Path) -> str:
+    import sqlalchemy as sa
+
+    try:
+        password = file.read_text().strip()
+    except OSError as error:
+        raise invalid("store_password", f"{file} cannot be read: {error.strerror}") from error
+    return sa.make_url(store).set(password=password).render_as_string(hide_password=False)
+
+
 @cli.command()
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
-@click.option("--store", default=_DEFAULTS.store, help="URL of the store.")
+@_store_options
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option(
     "--durability",
@@ -230,7 +256,7 @@ def rollback(agent: Target, controller: str, version: int) -> None:
 
 
 @cli.command()
-@click.option("--store", default=_DEFAULTS.store, help="URL of the store.")
+@_store_options
 def verify(store: str) -> None:
     """Derive every decision of the log again; name the first that differs."""
     from agent_service.build import verify_store

@@ -2,8 +2,8 @@
 # Writes certificates and tokens for a deployment of one's own: certificates.sh FOLDER [NAME...]
 #
 # A certificate authority, certificates for the services (valid for localhost too, where health
-# checks and published ports are reached) and for clients, the two tokens, and a password for
-# Grafana. Called again it renews the certificates under the same authority and leaves the rest;
+# checks and published ports are reached) and for clients, the two tokens, and passwords for
+# Grafana and PostgreSQL. Called again it renews the certificates under the same authority and leaves the rest;
 # services that run take up the new ones by themselves. NAMEs are further host names of each
 # service's certificate.
 set -eu
@@ -63,7 +63,7 @@ done
 issue localhost serverAuth,clientAuth "$here$extra"
 issue client clientAuth DNS:client
 
-for secret in run.token admin.token grafana.password; do
+for secret in run.token admin.token grafana.password postgres.password; do
   if [ ! -f "$folder/$secret" ]; then
     openssl rand -base64 32 | tr '+/' '-_' | tr -d '=' > "$work/$secret"
     mv "$work/$secret" "$folder/$secret"
@@ -75,4 +75,4 @@ done
 chmod 700 "$folder"
 chmod 644 "$folder"/*.pem "$folder"/*.key "$folder"/*.token "$folder"/*.password
 chmod 600 "$folder/ca.key"
-echo "wrote $folder: ca.pem, certificates and keys for agent, trainer-0, trainer-1, localhost and client; run.token, admin.token, grafana.password"
+echo "wrote $folder: ca.pem, certificates and keys for agent, trainer-0, trainer-1, localhost and client; run.token, admin.token, grafana.password, postgres.password"

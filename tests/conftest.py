@@ -1,7 +1,9 @@
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,20 +18,21 @@ from agent_service.rpc.serving_config import ServingConfig
 from agent_service.store.journal import LoopJournal
 from agent_service.store.sql import SqlStore
 from agent_service.stored_metrics import StoreCollector
+from tests.postgresql import PostgresServer, running_server
 
 
 class ServedAgent:
-    """A real agent server on a real SQLite file, in this process, without a learner."""
+    """A real agent server on a real store, in this process, without a learner."""
 
     def __init__(
         self,
-        path: Path,
+        store: Path | str,
         config: ServingConfig | None = None,
         capacity: Capacity = DEFAULT_CAPACITY,
     ) -> None:
         self._config = config
         self._capacity = capacity
-        self.url = f"sqlite:///{path}"
+        self.url = store if isinstance(store, str) else f"sqlite:///{store}"
         self.registry = CollectorRegistry()
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
@@ -68,9 +71,23 @@ class ServedAgent:
         self._thread.join()
 
 
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server of each test process's own; tests take databases of their own from it."""
+    # Not below pytest's folder, which only its user may enter, and the server is another one.
+    with TemporaryDirectory(prefix="postgresql-") as folder:
+        os.chmod(folder, 0o755)
+        with running_server(Path(folder) / "server") as server:
+            yield server
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[ServedAgent]:
-    with ServedAgent(tmp_path / "agent.db") as served:
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServedAgent]:
+    """On SQLite; with TEST_STORE=postgresql (`make test-postgresql`) on a server."""
+    store: Path | str = tmp_path / "agent.db"
+    if os.environ.get("TEST_STORE") == "postgresql":
+        store = request.getfixturevalue("postgresql").new_database()
+    with ServedAgent(store) as served:
         yield served
 
 

@@ -57,7 +57,7 @@ class Calls:
         """Open a channel, which connects when it is used.
 
         Args:
-            address: HOST:PORT.
+            address: HOST:PORT, or another name that gRPC resolves, as `dns:///HOST:PORT`.
             budget_seconds: for how long a call is tried while nobody answers.
             name: of the service, for the error that says so.
             tls: None speaks without TLS.
@@ -79,6 +79,8 @@ class Calls:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 # Calls fail at once until the channel itself tries again: by default in 2 minutes.
                 ("grpc.max_reconnect_backoff_ms", 2000),
+                # Of a name with several addresses, as replicas have, each is called in turn.
+                ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
                 *KEEPALIVE,
             ],
         )

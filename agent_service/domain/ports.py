@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar, Union
@@ -365,6 +366,14 @@ class Store(Protocol):
 
     def read(self, work: Callable[[Session], T]) -> T:
         """Run `work`, which only reads, on a consistent view of what is committed."""
+        ...
+
+    def learning_for(self, controller: Controller) -> AbstractContextManager[bool]:
+        """Give, until it is left, whether nobody else learns for a controller meanwhile.
+
+        Ends with the process, however that ends. Two that learn at once would do no harm, as one
+        result would be dropped: this saves the work.
+        """
         ...
 
     def close(self) -> None:

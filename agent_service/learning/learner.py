@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import NoReturn
 
@@ -46,29 +47,41 @@ def learn(store: Store, heartbeat: Heartbeat) -> NoReturn:
 
 
 def learn_once(store: Store) -> int:
-    """Update each controller that has a full rollout once; return how many there were."""
-    rollouts = store.read(_full_rollouts)
-    for rollout in rollouts:
-        _learn_from(store, rollout)
-    return len(rollouts)
+    """Update each controller that has a full rollout, and no other learner, once; return how many.
+
+    Several replicas of a service have a learner each: one at a time learns for a controller.
+    """
+    learned = 0
+    for controller in store.read(_with_full_rollouts):
+        with store.learning_for(controller) as is_alone:
+            # Read again, since another learner may have learned from it just now.
+            rollout = store.read(partial(_full_rollout, name=controller.spec.name))
+            if is_alone and rollout is not None:
+                _learn_from(store, rollout)
+                learned += 1
+    return learned
 
 
-def _full_rollouts(session: Session) -> list[_Rollout]:
-    return [
-        rollout
-        for controller in session.list_controllers(after="", limit=_EVERY)
-        if (rollout := _full_rollout(session, controller)) is not None
-    ]
+def _with_full_rollouts(session: Session) -> list[Controller]:
+    controllers = session.list_controllers(after="", limit=_EVERY)
+    return [controller for controller in controllers if _is_full(session, controller)]
 
 
-def _full_rollout(session: Session, controller: Controller) -> _Rollout | None:
-    """Return the oldest ready transitions of a controller, if they fill a rollout."""
+def _is_full(session: Session, controller: Controller) -> bool:
     settings = controller.spec.algorithm
     if not isinstance(settings, PPOSettings) or controller.mode is not Mode.LEARNING:
-        return None
+        return False
     # Asked many times a second: what waits is read only when there is enough of it.
-    if not session.are_ready(controller, count=settings.rollout_size):
+    return session.are_ready(controller, count=settings.rollout_size)
+
+
+def _full_rollout(session: Session, *, name: str) -> _Rollout | None:
+    """Return the oldest ready transitions of a controller, if they fill a rollout."""
+    controller = session.find_controller(name)
+    if controller is None or controller.is_deleted or not _is_full(session, controller):
         return None
+    settings = controller.spec.algorithm
+    assert isinstance(settings, PPOSettings)
     transitions = session.ready_transitions(controller, limit=settings.rollout_size)
     policy = session.find_policy(controller, controller.policy_version)
     assert policy is not None, "a PPO controller has its newest policy"

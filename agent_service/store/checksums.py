@@ -47,9 +47,9 @@ def _columns(table: sa.Table, prefix: str) -> tuple[list[str], list[tuple[str, s
 
 
 def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a new row's columns with their checksum."""
-    whole = _empty(table) | _as_stored(table, row)
-    return {**row, "checksum": checksum(table, whole)}
+    """Return a new row's columns, as they will be read again, with their checksum."""
+    stored = as_stored(table, row)
+    return {**stored, "checksum": checksum(table, _empty(table) | stored)}
 
 
 def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
@@ -62,7 +62,7 @@ def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any])
     """
     return sum(
         _of_column(name, value) - _of_column(name, before.get(name))
-        for name, value in _as_stored(table, after).items()
+        for name, value in as_stored(table, after).items()
     )
 
 
@@ -91,7 +91,7 @@ def _empty(table: sa.Table) -> dict[str, Any]:
     return dict.fromkeys(table.columns.keys())
 
 
-def _as_stored(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
+def as_stored(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what will be read again, of values that are written."""
     forms = _forms(table)
     return {

@@ -31,7 +31,17 @@ def is_of_storage(error: Exception) -> bool:
     """Whether the database itself fails (busy, full, damaged), and not what was asked of it."""
     # The last of these is how sqlite3 fails to tell of a damaged schema, which is no text.
     of_storage = sa.exc.OperationalError | sqlite3.OperationalError | UnicodeDecodeError
-    return isinstance(error, of_storage) or type(error) in _DAMAGED
+    return isinstance(error, of_storage) or type(error) in _DAMAGED or _is_of_server(error)
+
+
+def _is_of_server(error: Exception) -> bool:
+    """Whether a database server is away, refuses to write, or has given a transaction up."""
+    if isinstance(error, sa.exc.TimeoutError):
+        return True  # all connections that read are in use
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    # By name, since psycopg is there only where it is needed.
+    names = {c.__name__ for c in type(cause).__mro__ if c.__module__.startswith("psycopg")}
+    return bool(names & {"OperationalError", "InterfaceError", "InternalError"})
 
 
 def is_locked(error: sqlite3.OperationalError) -> bool:
@@ -48,5 +58,8 @@ def unavailable(error: Exception) -> Unavailable:
 def explained(error: Exception) -> str:
     """Return what failed and what to do about it, in one line."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    text = " ".join(str(cause).split())
+    if _is_of_server(error):
+        return f"{text}; see to the database server"
     code = getattr(cause, "sqlite_errorcode", 0)
-    return f"{cause}; {_REMEDIES.get(code & _PRIMARY, 'see to its disk')}"
+    return f"{text}; {_REMEDIES.get(code & _PRIMARY, 'see to its disk')}"

@@ -17,7 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from agent_service.domain.errors import Unavailable
-from agent_service.store.writer import Job, Locked, Work, Writer, fail
+from agent_service.store.database import Locked
+from agent_service.store.writer import Job, Work, Writer, fail
 
 log = logging.getLogger(__name__)
 

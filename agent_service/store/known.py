@@ -29,8 +29,13 @@ class _Entry:
 class Known:
     """Runs by id, with their newest decision, and controllers by key. One thread uses it."""
 
-    def __init__(self) -> None:
-        """Know nothing."""
+    def __init__(self, *, keeps_runs: bool = True) -> None:
+        """Know nothing.
+
+        Args:
+            keeps_runs: whether runs are kept when another process has committed.
+        """
+        self._keeps_runs = keeps_runs
         self._runs: dict[str, _Entry] = {}
         self._controllers: dict[int, Controller] = {}
         self._data_version: int | None = None
@@ -41,6 +46,8 @@ class Known:
         """Take the database's count of other processes' commits, at a transaction's begin."""
         if data_version != self._data_version:
             self._controllers.clear()
+            if not self._keeps_runs:
+                self._runs.clear()
             self.next_position = None
             self._data_version = data_version
 

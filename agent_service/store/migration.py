@@ -13,17 +13,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from agent_service.domain.errors import AgentError
+from agent_service.store.database import StoreError
 
 log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 FIRST = "0001"
 """The revision of stores from before Alembic, which carry a table `store_format`."""
-
-
-class StoreError(AgentError):
-    """The store cannot be opened: see the message."""
 
 
 def bring_up_to_date(engine: sa.Engine) -> None:
@@ -67,7 +63,7 @@ def _revision(connection: sa.Connection) -> str | None:
     if "alembic_version" in tables:
         return MigrationContext.configure(connection).get_current_revision()
     if "store_format" not in tables:
-        raise StoreError("the database holds other tables; give a new file")
+        raise StoreError("the database holds other tables; give a new one")
     return FIRST
 
 

@@ -72,10 +72,12 @@ class Statement:
     def __init__(self, clause: sa.Insert | sa.Update) -> None:
         """Take a statement, whose values are bound in the order in which they stand in it."""
         self._words = str(clause.compile(dialect=sqlite.dialect()))
+        self._words_of_psycopg = self._words.replace("?", "%s")
 
-    def run(self, driver: sqlite3.Connection, values: Sequence[Any]) -> sqlite3.Cursor:
+    def run(self, driver: Any, values: Sequence[Any]) -> Any:
         """Run it in an open transaction and return the driver's cursor."""
-        return driver.execute(self._words, values)
+        is_sqlite = isinstance(driver, sqlite3.Connection)
+        return driver.execute(self._words if is_sqlite else self._words_of_psycopg, values)
 
 
 APPEND = Statement(
@@ -107,14 +109,6 @@ COUNT_CHUNK = Statement(
 """Changes nothing where the run does not stand as the caller knows it."""
 
 
-def data_version(driver: sqlite3.Connection) -> int:
-    """Return a number that changes when another connection has committed to this SQLite file."""
-    version: int = driver.execute("PRAGMA data_version").fetchone()[0]
-    return version
-
-
-def driver_of(connection: sa.Connection) -> sqlite3.Connection:
+def driver_of(connection: sa.Connection) -> Any:
     """Return the driver's own connection under SQLAlchemy's."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    return driver
+    return connection.connection.driver_connection

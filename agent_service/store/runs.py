@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, StartRun
 from agent_service.store import queries, rows
-from agent_service.store.checksums import change, sealed
+from agent_service.store.checksums import as_stored, change, sealed
 from agent_service.store.known import Overtaken
 from agent_service.store.schema import controllers, is_on_lease, run_state, runs
 from agent_service.store.transaction import Transaction
@@ -62,7 +62,7 @@ class Runs(Transaction):
             query = query.where(run_state == state.value)
         for key, text in labels.items():
             # Not by a JSON path: there is none for some keys, such as one with a quotation mark.
-            label = sa.func.json_each(runs.c.labels).table_valued("key", "value")
+            label = self._each(runs.c.labels).table_valued("key", "value")
             is_there = sa.select(1).select_from(label)
             is_there = is_there.where(label.c.key == key, label.c.value == text)
             query = query.where(is_there.exists())
@@ -70,6 +70,11 @@ class Runs(Transaction):
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)
         return [rows.run_from_row(row) for row in self._rows(query)]
+
+    def _each(self, column: sa.ColumnElement[Any]) -> sa.Function[Any]:
+        """Return the rows of keys and texts that a JSON object has."""
+        is_sqlite = self._connection.dialect.name == "sqlite"
+        return sa.func.json_each(column) if is_sqlite else sa.func.json_each_text(column)
 
     def has_active_runs(self, *, count: int) -> bool:
         """See the port."""
@@ -156,6 +161,7 @@ class Runs(Transaction):
             runs.c.reported_chunks == run.reported_chunks,
             runs.c.outcome.is_(None),
         )
-        if self.write(query.values(**values, checksum=checksum)).rowcount != 1:
+        stored = as_stored(runs, values)
+        if self.write(query.values(**stored, checksum=checksum)).rowcount != 1:
             raise Overtaken(run.id)
         self._known.forget_run(run)

@@ -13,6 +13,9 @@ from agent_service.domain.runs import RunState
 
 metadata = sa.MetaData()
 
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""Numbers that a database gives, and that a busy one gives many of. Of SQLite's, all are big."""
+
 controllers = sa.Table(
     "controllers",
     metadata,
@@ -42,7 +45,7 @@ policies = sa.Table(
 runs = sa.Table(
     "runs",
     metadata,
-    sa.Column("key", sa.Integer, primary_key=True),
+    sa.Column("key", BIG, primary_key=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("controller_id", sa.ForeignKey(controllers.c.id), nullable=False),
     sa.Column("mode", sa.Text, nullable=False),
@@ -74,7 +77,7 @@ sa.Index("runs_on_lease", runs.c.key, sqlite_where=is_on_lease, postgresql_where
 decisions = sa.Table(
     "decisions",
     metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("position", BIG, primary_key=True, autoincrement=False),
     sa.Column("run_key", sa.ForeignKey(runs.c.key), nullable=False),
     sa.Column("controller_id", sa.ForeignKey(controllers.c.id), nullable=False),
     sa.Column("chunk", sa.BigInteger, nullable=False),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sqlite3
 import time
 from asyncio import Future as LoopFuture
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agent_service.store.failures import is_locked, is_of_storage, unavailable
+from agent_service.store.database import Database, Locked
+from agent_service.store.failures import is_of_storage, unavailable
 from agent_service.store.known import Known, Overtaken
-from agent_service.store.queries import data_version, driver_of
+from agent_service.store.queries import driver_of
 from agent_service.store.session import SqlSession
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,6 @@ class _Spoilt(Exception):
     """A job failed after it had written: the transaction cannot be kept."""
 
 
-class Locked(Exception):
-    """Another process writes; try again in a moment."""
-
-
 class Writer:
     """Runs groups, one at a time: `run`, then `commit`, then `settle`. Not thread-safe.
 
@@ -64,26 +60,28 @@ class Writer:
     def __init__(
         self,
         engine: sa.Engine,
+        database: Database,
         *,
-        commit_syncs: bool = True,
         observe_commit: Callable[[float, int], None],
     ) -> None:
         """Write through a connection of `engine`.
 
         Args:
-            engine: must begin no transaction of its own, and not wait for other processes.
-            commit_syncs: whether a commit waits for the disk; if not, `checkpoint` does, when due.
+            engine: the database's for writing.
+            database: how its transactions begin.
             observe_commit: told each commit's seconds and the number of calls in it.
         """
-        self.commit_syncs = commit_syncs
+        self.commit_syncs = database.commit_syncs
+        """Whether a commit waits for the disk; if not, `checkpoint` does, when due."""
         self.commit_seconds = math.inf
         """What the last commit took; of the first, nothing good is expected."""
         self._calls = 0
         self._engine = engine
+        self._database = database
         self._observe_commit = observe_commit
-        self._known = Known()
+        self._known = Known(keeps_runs=database.keeps_runs)
         self._connection: sa.Connection | None = None
-        self._driver: sqlite3.Connection
+        self._driver: Any
         self._group: Sequence[Job] = ()
         self._outcomes: list[_Done | Exception] = []
         self._started = 0.0
@@ -119,13 +117,13 @@ class Writer:
             self._driver = driver_of(self._connection)
         try:
             # In the driver's own words, as SQLAlchemy takes 20 us for a transaction to its 5.
-            self._driver.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            self._roll_back()
-            if is_locked(error):
-                raise Locked from error
+            version = self._database.begin(self._driver)
+        except Locked:
             raise
-        self._known.see(data_version(self._driver))
+        except Exception:
+            self._roll_back()
+            raise
+        self._known.see(version)
         return SqlSession(self._connection, self._known)
 
     def commit(self) -> None:
@@ -145,9 +143,9 @@ class Writer:
         return not self.commit_syncs and self._calls >= CHECKPOINT_CALLS
 
     def checkpoint(self) -> None:
-        """Bring what was committed from the log of SQLite into its file, so that the log ends."""
+        """Bring what was committed from the database's log into place, so that the log ends."""
         self._calls = 0
-        self._driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._database.checkpoint(self._driver)
 
     def _roll_back(self) -> None:
         """End the transaction, and have the next one begin on a fresh connection."""

@@ -15,7 +15,7 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ConstantSettings, PPOSettings
 from agent_service.domain.verification import VerificationError
 from agent_service.learning.learner import learn_once
-from agent_service.store.migration import StoreError
+from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 OVERRIDE = FOLDER / "override.yaml"
 BASE = "compose.yaml"
 CPU = "compose.cpu.yaml"
+POSTGRES = "compose.postgres.yaml"
 COMPOSE = ("docker", "compose", "--env-file", str(ROOT / "deploy/.env.example"))
 """With the example's settings, whatever a developer has in his own."""
 SECRETS = FOLDER / "secrets"

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from agent_service.cli import cli as agent_cli
-from tests.deploy.deployment import BASE, COMPOSE, CPU, ROOT
+from tests.deploy.deployment import BASE, COMPOSE, CPU, POSTGRES, ROOT
 from trainer_service.cli import cli as trainer_cli
 
 DEPLOY = ROOT / "deploy"
@@ -48,12 +48,14 @@ def test_the_example_lists_each_setting_with_its_default() -> None:
         for line in (DEPLOY / ".env.example").read_text().splitlines()
         if line and not line.startswith("#")
     )
-    files = "".join((DEPLOY / name).read_text() for name in (BASE, CPU))
+    files = "".join((DEPLOY / name).read_text() for name in (BASE, POSTGRES, CPU))
     assert example == dict(re.findall(r"\$\{(\w+):-([^}]*)\}", files))
 
 
 @pytest.mark.skipif(_HAS_COMPOSE.returncode != 0, reason="Docker Compose is not installed")
-@pytest.mark.parametrize(("files", "trainers"), [((BASE,), 2), ((BASE, CPU), 1)])
+@pytest.mark.parametrize(
+    ("files", "trainers"), [((BASE,), 2), ((BASE, CPU), 1), ((BASE, POSTGRES), 2)]
+)
 def test_compose_reads_the_files(files: tuple[str, ...], trainers: int, tmp_path: Path) -> None:
     """Each service is confined, bounded, and ends and starts as a service should."""
     services = configured(files, tmp_path)
@@ -64,7 +66,7 @@ def test_compose_reads_the_files(files: tuple[str, ...], trainers: int, tmp_path
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["restart"] == "unless-stopped", name
         assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"]), name
-        assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"]), name
+        assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
         devices = service["deploy"]["resources"].get("reservations", {}).get("devices", [])
         expected = [name[-1]] if name.startswith("trainer") and trainers == 2 else []
         assert [gpu for device in devices for gpu in device["device_ids"]] == expected

@@ -66,8 +66,8 @@ class ServiceProcess:
 class AgentProcess(ServiceProcess):
     """`agent-service serve` on a store."""
 
-    def __init__(self, store: Path, *options: str) -> None:
-        self.url = f"sqlite:///{store}"
+    def __init__(self, store: Path | str, *options: str) -> None:
+        self.url = store if isinstance(store, str) else f"sqlite:///{store}"
         super().__init__("agent_service", "--store", self.url, *options)
 
 

@@ -16,7 +16,7 @@ from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.specs import PPOSettings
 from agent_service.store import journal, sql
-from agent_service.store.migration import StoreError
+from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent

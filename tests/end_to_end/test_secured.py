@@ -247,7 +247,7 @@ def test_grpclib_calls_both_services(
 @NEEDS_OPENSSL
 def test_certificates_are_renewed_under_the_same_authority(tmp_path: Path) -> None:
     """Called again, the script leaves authority and tokens, and hosts may be added."""
-    kept = ("ca.pem", "ca.key", "run.token", "admin.token", "grafana.password")
+    kept = ("ca.pem", "ca.key", "run.token", "admin.token", "grafana.password", "postgres.password")
     make_certificates(tmp_path)
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
     make_certificates(tmp_path, "agent.example.org")

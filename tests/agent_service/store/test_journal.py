@@ -11,10 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from agent_service.domain.errors import NotFound, Unavailable
+from agent_service.domain.ports import Durability
 from agent_service.store import journal as journal_module
 from agent_service.store import writer as writer_module
 from agent_service.store.journal import DirectJournal, Journal, LoopJournal
 from agent_service.store.session import SqlSession
+from agent_service.store.sqlite import SqliteDatabase
 from agent_service.store.writer import Writer
 
 NUMBERS = sa.table("numbers", sa.column("n"))
@@ -50,7 +52,9 @@ class Database:
             connection.exec_driver_sql("CREATE TABLE numbers (n INTEGER UNIQUE)")
         self.groups: list[int] = []
         self.writer = SlowWriter(
-            self.engine, observe_commit=lambda _seconds, size: self.groups.append(size)
+            self.engine,
+            SqliteDatabase(sa.make_url(f"sqlite:///{path}"), Durability.POWER),
+            observe_commit=lambda _seconds, size: self.groups.append(size),
         )
         self.journal = journal(self.writer)
 

@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.ports import Origin, PolicyEntry, Session
-from agent_service.store.migration import StoreError
+from agent_service.store.database import StoreError
 from agent_service.store.schema import metadata
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -34,9 +34,9 @@ def columns(path: Path) -> dict[str, list[tuple[object, ...]]]:
         return {t: connection.execute(f"PRAGMA table_info({t})").fetchall() for t in schema(path)}
 
 
-def test_the_tables_are_those_of_the_code(tmp_path: Path) -> None:
+def test_the_tables_are_those_of_the_code(store_url: str) -> None:
     """What the migrations make is what `schema.py` says, by Alembic's own comparison."""
-    with SqlStore(f"sqlite:///{tmp_path}/new.db") as store, store._reading.connect() as connection:
+    with SqlStore(store_url) as store, store._reading.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 

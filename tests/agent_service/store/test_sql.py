@@ -14,7 +14,7 @@ from agent_service.domain.errors import NotFound
 from agent_service.domain.ports import Origin, PolicyVersion, Session
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
-from agent_service.store.migration import StoreError
+from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 
@@ -64,7 +64,7 @@ def start(session: Session, run_id: str) -> Run:
     max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_a_decision_is_read_as_it_was_written(tmp_path: Path, decision: Decision) -> None:
+def test_a_decision_is_read_as_it_was_written(store_url: str, decision: Decision) -> None:
     """Every field to the bit, subnormal and negative zero losses too."""
 
     def append(session: Session) -> tuple[Run, Decision]:
@@ -76,7 +76,7 @@ def test_a_decision_is_read_as_it_was_written(tmp_path: Path, decision: Decision
         session.append(run, written)
         return run, written
 
-    with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
+    with SqlStore(store_url) as store:
         run, written = store.write(append).result()
         read = store.read(lambda session: session.find_decision(run, written.chunk))
 
@@ -86,23 +86,23 @@ def test_a_decision_is_read_as_it_was_written(tmp_path: Path, decision: Decision
     assert replace(read, state=written.state, context=written.context) == written
 
 
-def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_transaction_that_fails_leaves_nothing(store_url: str) -> None:
     """What a failed call wrote is not there for the next."""
 
     def fails(session: Session) -> None:
         start(session, "r")
         raise NotFound("changed its mind")
 
-    with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
+    with SqlStore(store_url) as store:
         with pytest.raises(NotFound):
             store.write(fails).result()
         assert store.read(lambda session: session.find_run("r")) is None
         assert store.read(lambda session: session.find_controller("c")) is None
 
 
-def test_a_store_is_found_again(tmp_path: Path) -> None:
+def test_a_store_is_found_again(store_url: str) -> None:
     """Closed and opened, it holds what it held, policies to the byte."""
-    url = f"sqlite:///{tmp_path}/agent.db"
+    url = store_url
     policy = PolicyVersion(
         version=1,
         data=b"\0\xffdata",
@@ -124,9 +124,9 @@ def test_a_store_is_found_again(tmp_path: Path) -> None:
         assert store.read(lambda session: session.find_policy(run.controller, 1)) == policy
 
 
-def test_two_processes_share_a_store(tmp_path: Path) -> None:
+def test_two_processes_share_a_store(store_url: str) -> None:
     """What one commits the other reads, as the learner does."""
-    url = f"sqlite:///{tmp_path}/agent.db"
+    url = store_url
     with SqlStore(url) as one, SqlStore(url) as other:
         for n, store in enumerate([one, other] * 10):
             store.write(partial(start, run_id=f"r{n}")).result()
@@ -182,7 +182,9 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
     ("url", "says"),
     [
         ("agent.db", "no URL"),
-        ("mysql://host/x", "only sqlite"),
+        ("mysql://host/x", "give sqlite:///PATH or postgresql"),
+        ("postgresql+asyncpg://host/x", r"write it as postgresql\+psycopg"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/x", r"me:\*\*\*@127.0.0.1:1/x.*refused"),
         ("sqlite://", "give a file"),
         ("sqlite:///:memory:", "give a file"),
         ("sqlite:////no/such/folder/agent.db", "unable to open"),

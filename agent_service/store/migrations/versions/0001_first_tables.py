@@ -6,6 +6,8 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Make the tables as they were first."""
@@ -30,7 +32,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "runs",
-        sa.Column("key", sa.Integer, primary_key=True),
+        sa.Column("key", BIG, primary_key=True),
         sa.Column("id", sa.Text, nullable=False, unique=True),
         sa.Column("controller_id", sa.Integer, sa.ForeignKey("controllers.id"), nullable=False),
         sa.Column("mode", sa.Text, nullable=False),
@@ -46,8 +48,8 @@ def upgrade() -> None:
     op.create_index("runs_by_controller", "runs", ["controller_id", "key"])
     op.create_table(
         "decisions",
-        sa.Column("position", sa.Integer, primary_key=True),
-        sa.Column("run_key", sa.Integer, sa.ForeignKey("runs.key"), nullable=False),
+        sa.Column("position", BIG, primary_key=True),
+        sa.Column("run_key", BIG, sa.ForeignKey("runs.key"), nullable=False),
         sa.Column("controller_id", sa.Integer, sa.ForeignKey("controllers.id"), nullable=False),
         sa.Column("chunk", sa.BigInteger, nullable=False),
         sa.Column("state", sa.LargeBinary, nullable=False),

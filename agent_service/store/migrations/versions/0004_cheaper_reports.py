@@ -16,10 +16,11 @@ def upgrade() -> None:
     )
     op.drop_index("decisions_by_use", "decisions")
     # Made anew without AUTOINCREMENT: rows are never deleted, so positions are never given twice.
-    with op.batch_alter_table(
-        "decisions", recreate="always", table_kwargs={"sqlite_autoincrement": False}
-    ):
-        pass
+    if op.get_bind().dialect.name == "sqlite":
+        with op.batch_alter_table(
+            "decisions", recreate="always", table_kwargs={"sqlite_autoincrement": False}
+        ):
+            pass
     settled = sa.text("use != 'pending'")
     op.create_index(
         "decisions_by_use",

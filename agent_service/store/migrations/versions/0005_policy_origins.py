@@ -21,7 +21,8 @@ def upgrade() -> None:
     connection = op.get_bind()
     connection.execute(sa.text("UPDATE policies SET origin = 'initial' WHERE version = 1"))
     # Until now only updates left statistics.
-    connection.execute(sa.text("UPDATE policies SET origin = 'learned' WHERE statistics != '{}'"))
+    has_statistics = "CAST(statistics AS TEXT) != '{}'"
+    connection.execute(sa.text(f"UPDATE policies SET origin = 'learned' WHERE {has_statistics}"))
     learned = connection.execute(
         sa.text(
             "SELECT controller_id, learned_in AS version, count(*) AS transitions FROM decisions "

@@ -1,0 +1,149 @@
+"""A store on a PostgreSQL server, which any number of replicas of the agent service may share.
+
+Writers take turns by one advisory lock, as they do by SQLite's: the log has one order, positions in
+it follow one another, and who follows it misses nothing. A group of calls shares a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.ports import Durability
+from agent_service.store.database import Locked, StoreError
+
+WRITERS, LEARNERS = 0x5EED0001, 0x5EED0002
+"""Advisory locks: of whoever writes, and, with a controller's id, of who learns for that one."""
+CONNECT_SECONDS = 3
+READERS = 16
+"""Connections that read at once; who comes then waits for one."""
+READER_SECONDS = 5.0
+"""For how long."""
+SILENCE = {
+    "tcp_keepalives_idle": 4,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""After some 10 s without a sign of a machine the server ends its sessions, and their locks with
+them: then another one learns."""
+
+
+class PostgresqlDatabase:
+    """See the protocol `Database`."""
+
+    keeps_runs = False
+    folder = None
+
+    def __init__(self, url: sa.URL, durability: Durability) -> None:
+        """Take a URL; raises StoreError where it is of another driver, or that is not installed."""
+        if url.get_driver_name() != "psycopg":
+            raise StoreError(f"store {url}: write it as postgresql+psycopg://...")
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise StoreError(
+                f"store {url}: needs psycopg ({error}); install the extra `postgresql`"
+            ) from error
+        self.url = url
+        self._durability = durability
+        self._last_transaction = 0
+        self._others_commits = 0
+
+    @property
+    def commit_syncs(self) -> bool:
+        """See the protocol."""
+        return self._durability is Durability.POWER
+
+    def require(self) -> None:
+        """See the protocol."""
+        engine = self.reading()
+        try:
+            with engine.begin() as connection:
+                is_there = sa.inspect(connection).has_table("alembic_version")
+        except sa.exc.OperationalError as error:
+            raise StoreError(f"store {self.url}: {' '.join(str(error.orig).split())}") from error
+        finally:
+            engine.dispose()
+        if not is_there:
+            raise StoreError(f"store {self.url}: the database has no tables of ours")
+
+    def prepare(self) -> None:
+        """See the protocol: nothing here is a file of ours."""
+
+    def check(self, connection: sa.Connection) -> None:
+        """See the protocol: a server sees to its own pages."""
+
+    def _options(self, **settings: object) -> dict[str, Any]:
+        words = " ".join(f"-c {name}={value}" for name, value in {**SILENCE, **settings}.items())
+        return {"connect_timeout": CONNECT_SECONDS, "options": words}
+
+    def reading(self) -> sa.Engine:
+        """See the protocol."""
+        return sa.create_engine(
+            self.url,
+            isolation_level="REPEATABLE READ",
+            connect_args=self._options(),
+            pool_size=READERS,
+            max_overflow=0,
+            pool_timeout=READER_SECONDS,
+            pool_pre_ping=True,  # one that broke while it was idle fails nobody
+        )
+
+    def migrating(self) -> sa.Engine:
+        """See the protocol."""
+        engine = sa.create_engine(
+            self.url, connect_args=self._options(), poolclass=sa.pool.NullPool
+        )
+
+        @sa.event.listens_for(engine, "begin")
+        def start(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+        return engine
+
+    def writing(self) -> sa.Engine:
+        """See the protocol."""
+        syncing = "on" if self.commit_syncs else "off"
+        return sa.create_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            connect_args=self._options(synchronous_commit=syncing),
+            poolclass=sa.pool.NullPool,
+        )
+
+    def begin(self, driver: Any) -> int:
+        """See the protocol."""
+        # One way to the server and back for all.
+        cursor = driver.execute(
+            f"BEGIN; SELECT pg_try_advisory_xact_lock({WRITERS}), pg_current_xact_id()::text",
+            prepare=False,
+        )
+        cursor.nextset()
+        is_ours, transaction = cursor.fetchone()
+        if not is_ours:
+            driver.execute("ROLLBACK")
+            raise Locked
+        # The server numbers transactions that write. Where none lies between the last one and this,
+        # nobody else has written.
+        if int(transaction) != self._last_transaction + 1:
+            self._others_commits += 1
+        self._last_transaction = int(transaction)
+        return self._others_commits
+
+    @contextmanager
+    def learning_for(self, controller_id: int) -> Iterator[bool]:
+        """See the protocol: by a lock of a session of its own, which the server ends with that."""
+        engine = self.writing()
+        try:
+            with engine.connect() as connection:
+                lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
+                yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
+        finally:
+            engine.dispose()
+
+    def checkpoint(self, driver: Any) -> None:
+        """See the protocol: the server makes its own."""

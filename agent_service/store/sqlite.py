@@ -1,0 +1,154 @@
+"""A store in a SQLite file, the default."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.ports import Durability
+from agent_service.store.database import Locked, StoreError
+from agent_service.store.failures import is_locked
+
+LOCK_SECONDS = 10.0
+"""For how long a reader or a migration waits for another process's lock."""
+LOG_BYTES = 8 * 2**20
+"""What is left of the write-ahead log when it starts anew.
+
+It starts anew at some 4 MiB, unless somebody reads in one transaction for long, such as a dashboard
+on the file: until that one ends, the log grows with every commit.
+"""
+_SYNCING = {
+    Durability.POWER: ("synchronous = FULL",),
+    # In WAL mode NORMAL leaves syncing to the checkpoints: the file stays whole whatever happens.
+    # SQLite makes one, in a commit, only where the journal has not had one made long before.
+    Durability.PROCESS: ("synchronous = NORMAL", "wal_autocheckpoint = 4000"),
+}
+
+
+class SqliteDatabase:
+    """See the protocol `Database`."""
+
+    keeps_runs = True
+
+    def __init__(self, url: sa.URL, durability: Durability) -> None:
+        """Take a URL; raises StoreError where it names no file."""
+        if url.database in (None, "", ":memory:"):
+            raise StoreError(
+                "store: give a file, e.g. sqlite:///agent.db; the learner reads it too"
+            )
+        self.url = url
+        self._durability = durability
+        self._path = Path(url.database or "")
+
+    @property
+    def folder(self) -> Path:
+        """See the protocol."""
+        return self._path.resolve().parent
+
+    @property
+    def commit_syncs(self) -> bool:
+        """See the protocol."""
+        return self._durability is Durability.POWER
+
+    def require(self) -> None:
+        """See the protocol."""
+        if not self._path.is_file():
+            raise StoreError(f"store {self.url}: there is no file {self._path}")
+
+    def prepare(self) -> None:
+        """See the protocol: what SQLite itself would see too late, or not at all.
+
+        File or folder may not be written, or the database is emptied and its log not.
+        """
+        path, log = self._path, Path(f"{self._path}-wal")
+        for needed in (path.parent, path):
+            # A store that it may only read, SQLite opens, and every write fails.
+            if os.path.exists(needed) and not os.access(needed, os.R_OK | os.W_OK):
+                raise StoreError(f"store {self.url}: {needed} may not be read and written")
+        # SQLite would delete the log. A store that is being made never looks so: the first page of
+        # the database is written before the log.
+        if log.is_file() and log.stat().st_size and path.is_file() and not path.stat().st_size:
+            raise StoreError(
+                f"store {self.url}: {path} is empty, {log} is not; restore a copy of both"
+            )
+
+    def check(self, connection: sa.Connection) -> None:
+        """See the protocol; some 3 s for a million decisions.
+
+        Of what the rows hold, their own checksums tell.
+        """
+        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+        if found != "ok":
+            raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
+
+    def reading(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(begin="BEGIN", lock_seconds=LOCK_SECONDS)
+
+    def migrating(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(begin="BEGIN IMMEDIATE", lock_seconds=LOCK_SECONDS)
+
+    def writing(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(begin=None, lock_seconds=0.0)
+
+    def _engine(self, *, begin: str | None, lock_seconds: float) -> sa.Engine:
+        """Return an engine whose transactions start with `begin`, since pysqlite's start late."""
+        engine = sa.create_engine(
+            self.url, connect_args={"timeout": lock_seconds}, json_deserializer=_json_or_text
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+            # Write-ahead: readers never wait for the writer, nor it for them.
+            for setting in (
+                "journal_mode = WAL",
+                "foreign_keys = ON",
+                f"journal_size_limit = {LOG_BYTES}",
+                *_SYNCING[self._durability],
+            ):
+                connection.execute(f"PRAGMA {setting}")
+
+        if begin is not None:
+
+            @sa.event.listens_for(engine, "begin")
+            def start(connection: sa.Connection) -> None:
+                connection.exec_driver_sql(begin)
+
+        return engine
+
+    def begin(self, driver: sqlite3.Connection) -> int:
+        """See the protocol."""
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if is_locked(error):
+                raise Locked from error
+            raise
+        # Changes when another connection has committed to the file.
+        version: int = driver.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
+        """See the protocol: a file is served by one process as a rule, whose learner is alone."""
+        return nullcontext(True)
+
+    def checkpoint(self, driver: sqlite3.Connection) -> None:
+        """See the protocol."""
+        driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _json_or_text(text: str) -> Any:
+    """Return what a JSON text says; a damaged text as it is, which its row's checksum refuses."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text

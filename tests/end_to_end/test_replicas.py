@@ -1,0 +1,205 @@
+"""Replicas of the agent service on one PostgreSQL database: together they answer as one."""
+
+import subprocess
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from agent_service.build import verify_store
+from agent_service.client import AgentClient, PPOSettings, RandomSettings, Run
+from agent_service.domain.errors import AlreadyExists, Unavailable
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import AgentProcess, command_of, wait_for
+from tests.postgresql import PostgresServer, running_server
+
+LOSSES = [2.0, 1.5, 1.25, 1.0]
+LEARNING = PPOSettings(rollout_size=8, batch_size=8, n_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def replicas(postgresql: PostgresServer) -> Iterator[tuple[AgentProcess, AgentProcess]]:
+    url = postgresql.new_database()
+    with AgentProcess(url) as one, AgentProcess(url) as other:
+        yield one, other
+
+
+def both(replicas: tuple[AgentProcess, AgentProcess]) -> str:
+    """Return one address for both, as a name has that DNS knows several addresses of."""
+    return "ipv4:" + ",".join(replica.address for replica in replicas)
+
+
+def report(run: Run, loss: float = 1.0) -> float:
+    values = run.report_chunk([loss] * 4, training_score=0.5, validation_score=0.5)
+    return values["dropout"]
+
+
+def test_one_chunk_has_one_decision_wherever_it_is_raced_for(
+    replicas: tuple[AgentProcess, AgentProcess],
+) -> None:
+    """The same report at both at once: both get the one answer. Another one: one of them loses."""
+    with AgentClient(replicas[0].address) as one, AgentClient(replicas[1].address) as other:
+        one.create_controller(spec("raced", RandomSettings()))
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(20):
+                runs = [c.run("raced", run_id=f"race-{number}") for c in (one, other)]
+                assert runs[0].action == runs[1].action
+                for _chunk in range(10):
+                    answers = list(pool.map(report, runs))
+                    assert answers[0] == answers[1]
+
+            lost = 0
+            runs = [c.run("raced", run_id="rivals") for c in (one, other)]
+            for _chunk in range(20):
+                futures = [
+                    pool.submit(report, r, loss) for r, loss in zip(runs, (1.0, 2.0), strict=True)
+                ]
+                errors = [future.exception() for future in futures]
+                assert Counter(type(e) for e in errors) == {type(None): 1, AlreadyExists: 1}
+                lost += 1
+                loser = errors.index(next(e for e in errors if e is not None))
+                runs[loser] = (one, other)[loser].run("raced", run_id="rivals")
+        told = [t.position for t in other.transitions(controller="raced")]
+    assert len(told) == 20 * 10 + lost
+    assert told == sorted(set(told)), "one order, nothing twice"
+
+
+def test_a_client_goes_to_all_of_them(replicas: tuple[AgentProcess, AgentProcess]) -> None:
+    """Call by call in turns, and a run does not notice; a repeated call is answered by any."""
+    with AgentClient(both(replicas)) as client:
+        client.create_controller(spec("turns", RandomSettings()))
+        with client.run("turns", run_id="turns") as run:
+            values = [report(run) for _ in range(20)]
+        replayed = [t.action.values["dropout"] for t in client.transitions(run_id="turns")]
+    assert replayed[1:] == values[:-1]
+    assert min(handled(replica, "ReportChunk") for replica in replicas) >= 5
+
+
+def handled(replica: AgentProcess, method: str) -> float:
+    page = urllib.request.urlopen(replica.metrics).read().decode()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in page.splitlines()
+        if line.startswith("grpc_server_handled_total") and f'grpc_method="{method}"' in line
+    )
+
+
+def test_a_new_policy_decides_everywhere_at_once(
+    replicas: tuple[AgentProcess, AgentProcess],
+) -> None:
+    """What one imports, the other's next decision is made by."""
+    with AgentClient(replicas[0].address) as one, AgentClient(replicas[1].address) as other:
+        one.create_controller(spec("shared", LEARNING))
+        one.create_controller(spec("source", LEARNING, seed=1))
+        run = other.run("shared")
+        report(run)
+        version = one.import_policy("shared", one.export_policy("source"))
+        report(run)
+        assert run.action.policy_version == version == 2
+
+
+def test_another_learns_when_a_replica_dies(replicas: tuple[AgentProcess, AgentProcess]) -> None:
+    """Killed with its learner: another goes on within 15 s, and nothing is learned from twice."""
+    dies, lives = replicas
+    with AgentClient(lives.address) as client:
+        client.create_controller(spec("c", LEARNING))
+
+        def version() -> int:
+            return client.get_controller("c").policy_version
+
+        with client.run("c", run_id="r") as run:
+            wait_for(lambda: report(run) >= 0 and version() >= 3)
+            dies.kill()
+            killed_at, before = time.monotonic(), version()
+            wait_for(lambda: report(run) >= 0 and version() > before + 2)
+            assert time.monotonic() - killed_at < 15
+        dies.start()
+        wait_for(lambda: client.get_controller("c").ready_transitions < 8)
+        entries = list(client.list_policy_versions("c"))
+        controller = client.get_controller("c")
+    learned = [entry.learned_transitions for entry in entries if entry.learned_transitions]
+    assert set(learned) == {8}
+    assert sum(learned) == controller.learned_transitions
+    assert verify_store(lives.url) > 24
+
+
+class Caller(threading.Thread):
+    """Trains one run, patiently, and notes what was acknowledged."""
+
+    def __init__(self, client: AgentClient, run_id: str) -> None:
+        super().__init__()
+        self._run = client.run("c", run_id=run_id)
+        self.acknowledged: list[float] = []
+        self.failures: list[str] = []
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self.is_over.is_set():
+            try:
+                self.acknowledged.append(report(self._run))
+            except Unavailable as error:
+                self.failures.append(str(error))
+
+
+def test_a_database_that_crashes_costs_nothing_that_was_acknowledged() -> None:
+    """Its sessions are killed, it crashes and recovers: calls fail, say why, then go on."""
+    with TemporaryDirectory(prefix="postgresql-") as folder:
+        Path(folder).chmod(0o755)
+        with running_server(Path(folder) / "server") as database:
+            url = database.new_database()
+            with (
+                AgentProcess(url) as agent,
+                # No patience: what the service says is what the caller sees.
+                AgentClient(agent.address, budget_seconds=0.2) as client,
+            ):
+                client.create_controller(spec("c", RandomSettings()))
+                callers = [Caller(client, f"r{n}") for n in range(4)]
+                for caller in callers:
+                    caller.start()
+                wait_for(lambda: all(len(c.acknowledged) > 5 for c in callers))
+                assert database.kill_sessions() > 0
+                grown(callers)
+                database.stop("immediate")
+                wait_for(lambda: all(c.failures for c in callers))
+                database.start()
+                grown(callers)
+                for caller in callers:
+                    caller.is_over.set()
+                for caller in callers:
+                    caller.join()
+                logs = {
+                    caller._run.run_id: [
+                        t.action.values["dropout"]
+                        for t in client.transitions(run_id=caller._run.run_id)
+                    ]
+                    for caller in callers
+                }
+            assert verify_store(url) > 4
+    assert "see to the database server" in " ".join(callers[0].failures)
+    for caller in callers:
+        # A transition has what its chunk ran under: the answer before it.
+        assert logs[caller._run.run_id][1 : len(caller.acknowledged)] == caller.acknowledged[:-1]
+
+
+def grown(callers: list[Caller]) -> None:
+    """Wait until each has been answered again."""
+    before = [len(caller.acknowledged) for caller in callers]
+    wait_for(lambda: all(len(c.acknowledged) > n + 2 for c, n in zip(callers, before, strict=True)))
+
+
+def test_a_password_is_never_shown() -> None:
+    """Neither where the server is away, nor by a service that runs."""
+    command = [*command_of("agent_service"), "serve", "--listen", "127.0.0.1:0"]
+    command += ["--metrics-port", "0", "--store", "postgresql+psycopg://a:hush@127.0.0.1:1/x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert "hush" not in done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "see to the database server" in done.stderr
