@@ -25,7 +25,7 @@ from tests.end_to_end.processes import (
 from trainer_service.client import TrainerClient
 from trainer_service.study.audit import departs
 from trainer_service.study.flags import find_flags
-from trainer_service.study.results import ResultsFolder
+from trainer_service.study.results import Key, Phase, ResultsFolder
 from trainer_service.training.child_file import read_manifest
 from trainer_service.v1 import trainer_pb2
 
@@ -215,6 +215,11 @@ shuffled = true
 name = "mean"
 kind = "mean"
 of = "rd"
+[[methods]]
+name = "pbt"
+kind = "pbt"
+members = 2
+round_chunks = 2
 """
 CARRIED = """
 [[methods]]
@@ -242,7 +247,8 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
     folder = ResultsFolder(output)
     study, results = folder.study(), folder.results()
 
-    assert len(results) == 4 * 4 + 9 * 2
+    assert len(results) == 4 * 4 + 10 * 2 + 2, "each population has a member that is not judged"
+    assert all(len(r.trace.training_loss) == 4 for r in results)
     assert not find_flags(study, results).keys() - {r.key for r in results}
     assert not [r.key for r in results if departs(r, study, results)]
     values = {r.key.method: r.trace.values for r in results if r.is_judged and r.key.index == 0}
@@ -257,7 +263,8 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
     for entry in study.spec.methods:
         data = folder.weights(entry.name)
         assert data is not None
-        assert read_manifest(data).run_id == f"{study.id}-{entry.name}-judged-0"
+        judged = Key(method=entry.name, phase=Phase.JUDGED, index=0)
+        assert read_manifest(data).run_id == next(r.run_id for r in results if r.key == judged)
 
     for of in ("grid", "tpe"):
         carried = tmp_path / f"{of}.toml"

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import cycle
 
 from agent_service.domain.errors import AgentError, NotFound
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Finished, Planned, RunSpec, RunState, StateChanged
+from trainer_service.run import (
+    ChunkTrained,
+    Event,
+    Finished,
+    Planned,
+    RunSpec,
+    RunState,
+    StateChanged,
+)
+from trainer_service.study.pbt import PopulationFailed
 from trainer_service.study.plan import Child
 from trainer_service.study.progress import StudyProgress
 from trainer_service.study.provenance import commit, versions
@@ -82,6 +91,32 @@ class Children:
             future.result()
         return self.finished([child.key for child in children])
 
+    def each(self, train: Callable[[Key, StudyPlace], None], keys: Sequence[Key]) -> None:
+        """Train what is more than a run for each key, at once, each at one trainer service.
+
+        Raises:
+            RunFailed: a run failed, or was cancelled by somebody else.
+            StudyStopped: `stop` was called.
+        """
+        futures = [self._pool.submit(self._at_a_place, train, key) for key in keys]
+        done_futures, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done_futures:
+            future.result()
+
+    def _at_a_place(self, train: Callable[[Key, StudyPlace], None], key: Key) -> None:
+        with self._lock:
+            trainer = next(self._trainers)
+        try:
+            train(key, StudyPlace(self, trainer))
+        except PopulationFailed as error:
+            if self._is_stopping:
+                raise StudyStopped(f"{key.method} of seed {key.index} stops: {error}") from None
+            raise RunFailed(str(error)) from None
+
+    def add_weights(self, method: str, data: bytes) -> None:
+        """Keep the weights of a method's judged child of seed 0."""
+        self._folder.add_weights(method, data)
+
     def stop(self) -> None:
         """Submit nothing more, and cancel what waits or trains."""
         # Before the lock, so that those who wait for it to submit give up instead.
@@ -98,10 +133,25 @@ class Children:
             # Before its result: what is finished is not asked for again.
             self._folder.add_weights(child.key.method, trainer.weights(attempt))
             trainer.discard(attempt)
+        self.add(child.key, attempt, child.spec, finished, chunks, policy=policy)
+        with self._lock:
+            del self._running[attempt]
+
+    def add(
+        self,
+        key: Key,
+        run_id: str,
+        spec: RunSpec,
+        finished: Finished,
+        chunks: Sequence[ChunkTrained],
+        *,
+        policy: str = "",
+    ) -> None:
+        """Keep a finished run as the result of a child."""
         result = Result(
-            key=child.key,
-            run_id=attempt,
-            spec=child.spec,
+            key=key,
+            run_id=run_id,
+            spec=spec,
             finished=finished,
             trace=make_trace(chunks),
             policy=policy,
@@ -110,9 +160,8 @@ class Children:
             ended_at=time.time(),
         )
         with self._lock:
-            self._done[child.key] = self._folder.add(result)
-            del self._running[attempt]
-        self._progress.finished(child.key, finished)
+            self._done[key] = self._folder.add(result)
+        self._progress.finished(key, finished)
 
     def _submit(self, child: Child) -> tuple[str, TrainerClient]:
         """Submit a child to the next service; return the id of the attempt, and where it is."""
@@ -146,6 +195,45 @@ class Children:
         if result is None:
             raise RunFailed(f"run {attempt} ended without a result")
         return chunks, result
+
+
+class StudyPlace:
+    """One trainer service as it is used by what is more than a run: a population."""
+
+    def __init__(self, children: Children, trainer: TrainerClient) -> None:
+        """Train through `trainer`, until `children` stop."""
+        self._children = children
+        self._trainer = trainer
+
+    def was_lost(self, run_id: str) -> bool:
+        """Whether a run is there that failed or was cancelled."""
+        return _was_lost(self._trainer, run_id)
+
+    def submit(self, run_id: str, spec: RunSpec) -> None:
+        """Queue a run; the same again changes nothing. Raises StudyStopped."""
+        with self._children._lock:
+            if self._children._is_stopping:
+                raise StudyStopped(f"run {run_id} was not submitted: the study stops")
+            self._trainer.submit(run_id, spec)
+            self._children._running[run_id] = self._trainer
+
+    def watch(self, run_id: str) -> Iterator[Event]:
+        """Replay a run's events, and follow it to its end."""
+        yield from self._trainer.watch(run_id)
+        with self._children._lock:
+            self._children._running.pop(run_id, None)
+
+    def trained(self, key: Key, trained: ChunkTrained, *, planned: int) -> None:
+        """Show a chunk."""
+        self._children._progress.trained(key, trained, planned)
+
+    def weights(self, run_id: str) -> bytes:
+        """Return the weights of a run that was to keep its checkpoint."""
+        return self._trainer.weights(run_id)
+
+    def discard(self, run_id: str) -> None:
+        """Remove the checkpoint that a run kept."""
+        self._trainer.discard(run_id)
 
 
 def submit(trainer: TrainerClient, run_id: str, spec: RunSpec) -> str:

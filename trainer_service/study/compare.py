@@ -39,6 +39,7 @@ from trainer_service.study.plan import (
     judged_steered,
     tuning,
 )
+from trainer_service.study.populations import Populations
 from trainer_service.study.progress import StudyProgress
 from trainer_service.study.results import Key, Phase, Result, ResultsFolder
 from trainer_service.study.spec import StudySpec
@@ -174,8 +175,10 @@ class Comparison:
 
     def _run_method(self, entry: Entry, others: Mapping[str, Future[list[Result]]]) -> list[Result]:
         """Tune or learn, as the method does, then judge it; return its judged results."""
-        child, policy = self._ready(entry, others)
         seeds = self._part.judged(self._spec)
+        if isinstance(entry, Population):
+            return Populations(self._id, self._spec, entry, self._children).train(seeds)
+        child, policy = self._ready(entry, others)
         return self._children.train([child(seed) for seed in seeds], policy=policy)
 
     def _ready(
@@ -197,10 +200,10 @@ class Comparison:
             case Learned() | Bayesian():
                 self._learn(entry)
                 return self._frozen(entry, like=entry)
-            case Population():
-                raise NotImplementedError
             case Carried():
                 return self._carried(entry, self._sources[entry.name])
+            case Population():
+                raise AssertionError("a population has no child of one seed")
 
     def _under(self, values: Values, entry: Entry) -> Callable[[int], Child]:
         return lambda seed: judged_fixed(self._id, self._spec, entry, seed, values)

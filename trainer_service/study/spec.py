@@ -18,6 +18,7 @@ from trainer_service.study.entries import (
     Grid,
     Learned,
     MeanOf,
+    Population,
     Regularizer,
     Replayed,
     Scheduled,
@@ -94,6 +95,13 @@ class StudySpec:
                 raise invalid("seeds", "a replay needs a run of another seed; give 2 or more")
         if isinstance(entry, Scheduled) and self.training.chunks is None:
             raise invalid("training.chunks", "is not set; a schedule's length is told in chunks")
+        if isinstance(entry, Population):
+            chunks = self.training.chunks
+            if chunks is None or chunks % entry.round_chunks:
+                raise invalid(
+                    f"{path}round_chunks",
+                    f"{entry.round_chunks} does not divide training.chunks, {chunks}",
+                )
         if isinstance(entry, Fixed):
             # The child's own checks, of the values against the method.
             replace(self.training, method=entry.method, values=entry.values)
@@ -127,7 +135,9 @@ class StudySpec:
         return found
 
     def budget_of(self, entry: Entry) -> int:
-        """Return how many children a method trains before it is judged."""
+        """Return how many children a method trains that are not judged."""
+        if isinstance(entry, Population):
+            return self.seeds * (entry.members - 1)
         if not entry.tunes:
             return 0
         own = entry.budget if isinstance(entry, Learned) else None

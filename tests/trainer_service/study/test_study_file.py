@@ -83,6 +83,11 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ("gamma = 0.9", "gamma = 9", r"line 25: methods\[3\].ppo.gamma: 9.0 is not in"),
         ("rollout_size = 64", "rollout_size = 640", r"methods\[3\].ppo: 8 children of 40 chunks"),
         ('of = "rd"', 'of = "d"', r"line 30: methods\[4\].of: 'd' is no learned method"),
+        (
+            'kind = "replay"\nof = "rd"',
+            'kind = "pbt"\nround_chunks = 7',
+            r"line 30: methods\[4\].round_chunks: 7 does not divide training.chunks, 40",
+        ),
         ('name = "grid"', 'name = "d"', r"methods: name at least one, each once"),
         ('name = "grid"', 'name = "Grid"', r"line 16: methods\[2\].name: 'Grid' is not"),
     ],
