@@ -170,7 +170,8 @@ class RunStore:
     def find_unended_child(self, run_id: str) -> str | None:
         """Return the id of a run that waits or trains and has this one as its parent, if any."""
         found = self._select(
-            "SELECT id FROM runs WHERE state IN (?, ?) AND spec ->> '$.parent' = ? LIMIT 1",
+            "SELECT id FROM runs WHERE state IN (?, ?) "
+            "AND json_extract(spec, '$.parent') = ? LIMIT 1",
             (RunState.QUEUED.value, RunState.RUNNING.value, run_id),
         )
         return found[0]["id"] if found else None

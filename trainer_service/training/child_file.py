@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors
@@ -21,7 +21,7 @@ from trainer_service.training.digest import weights_digest
 from trainer_service.training.final import FinalScores, Which
 from trainer_service.training.inputs import Inputs
 from trainer_service.training.passes import Passes
-from trainer_service.training.spec import TrainingSpec
+from trainer_service.training.spec import Execution, MemoryFormat, Precision, TrainingSpec
 
 FORMAT = 1
 """Version of the file form; a file of another one is refused."""
@@ -103,15 +103,16 @@ class TrainedChild:
 def load_child(data: bytes, device: torch.device | None = None) -> TrainedChild:
     """Build the child of a file again, in eval mode.
 
-    One that started from ImageNet's weights is built from these first, so they must be at hand.
+    The device may be of another kind than it was trained on. A child that started from ImageNet's
+    weights is built from these first, so they must be at hand.
 
     Args:
         data: the file, whole.
         device: where the child is put; None is the CPU.
 
     Raises:
-        InvalidArgument: field `file`, where it is no such file or not whole; or naming a field of
-            its training spec that has no place on this device.
+        InvalidArgument: field `file`, where it is no such file or not whole; field `start`, where
+            ImageNet's weights are not at hand.
     """
     manifest = read_manifest(data)
     try:
@@ -120,15 +121,27 @@ def load_child(data: bytes, device: torch.device | None = None) -> TrainedChild:
         raise invalid("file", f"is no intact safetensors file: {error!s:.99}") from error
     if weights_digest(weights) != manifest.digest:
         raise invalid("file", "its weights are not those of its manifest: it is damaged")
+    device = device or torch.device("cpu")
+    spec = _evaluated(manifest.training, device)
     # What is drawn here is overwritten: who calls should not see that anything was drawn.
     with torch.random.fork_rng(devices=[]):
-        passes = Passes(manifest.training, manifest.inputs, device or torch.device("cpu"), batch=1)
+        passes = Passes(spec, manifest.inputs, device, batch=1)
     try:
         passes.child.load_state_dict(weights)
     except RuntimeError as error:
         raise invalid("file", f"its weights are of another child: {error!s:.200}") from error
     passes.child.eval()
     return TrainedChild(manifest, passes)
+
+
+def _evaluated(spec: TrainingSpec, device: torch.device) -> TrainingSpec:
+    """Return a spec without what only training needs, or only another kind of device has."""
+    precision = spec.precision
+    if device.type == "cpu" and precision is Precision.TF32:
+        precision = Precision.FP32
+    return replace(
+        spec, precision=precision, execution=Execution.EAGER, memory_format=MemoryFormat.AUTO
+    )
 
 
 def read_manifest(data: bytes) -> Manifest:

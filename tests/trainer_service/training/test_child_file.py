@@ -17,7 +17,7 @@ from trainer_service.training.child_file import TrainedChild, child_file, load_c
 from trainer_service.training.datasets import load_images
 from trainer_service.training.final import FinalScores, Which
 from trainer_service.training.loop import ChildTraining
-from trainer_service.training.spec import Method, hyperparameters
+from trainer_service.training.spec import Method, Precision, hyperparameters
 
 # Epochs of four steps: the last one is cut.
 SPEC = replace(run_spec().training, chunk_size=3, chunks=3)
@@ -90,6 +90,16 @@ def _with_manifest(data: bytes, change: Callable[[dict[str, Any]], object]) -> b
     header["__metadata__"]["reinforced-regularization"] = json.dumps(manifest)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def test_what_a_gpu_trained_is_read_on_a_cpu(tmp_path: Path) -> None:
+    """What only its training needed, or CUDA has, is left out."""
+    files, scores, _digest = trained(Method.D, tmp_path)
+    cuda = {"precision": "tf32", "execution": "graphs", "memory_format": "channels_last"}
+    child = load_child(_with_manifest(files[Which.BEST], lambda m: m["training"].update(cuda)))
+
+    assert child.manifest.training.precision is Precision.TF32
+    assert scores_of(child)[0] == scores.test_score_best
 
 
 @pytest.mark.parametrize(
