@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from trainer_service.study import courses, pictures
-from trainer_service.study.entries import Carried, Learned, MeanOf, Replayed
+from trainer_service.study.entries import Carried, Learned, MeanOf, Population, Replayed
 from trainer_service.study.page import Picture, Section, Table
 from trainer_service.study.rows import MOMENTS, Compared, Row
 from trainer_service.study.series import RECENT, spent
@@ -69,6 +69,8 @@ def _children_before(spec: StudySpec, row: Row) -> str:
             return f"those of {spec.entry(source).label}"
         case Carried():
             return "elsewhere"
+        case Population(members=count):
+            return f"{count} for each seed"
         case _:
             return str(len(row.tuning))
 
