@@ -24,8 +24,8 @@ DATA ?= data
 test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DATA=DIR with DIR/fer2013; some 3 minutes
 	@$(BIN)/python -m tests.end_to_end.fer2013 $(DATA)
 
-test-postgresql: $(INSTALLED) ## what holds of the agent service on SQLite holds on PostgreSQL; some 5 minutes
-	TEST_STORE=postgresql $(BIN)/python -m pytest -q tests/agent_service
+test-postgresql: $(INSTALLED) ## what holds of the agent service on SQLite holds on PostgreSQL, and 1,000 races; some 10 minutes
+	TEST_STORE=postgresql RACES=1000 $(BIN)/python -m pytest -q tests/agent_service tests/end_to_end/test_replicas.py
 
 test-traffic: $(INSTALLED) ## 100,000 generated requests and floods of frames, and what must be true afterwards; some 15 minutes
 	@$(BIN)/python -m tests.end_to_end.traffic_run

@@ -81,9 +81,15 @@ def _with_password(store: str, file: Path) -> str:
 
     try:
         password = file.read_text().strip()
-    except OSError as error:
-        raise invalid("store_password", f"{file} cannot be read: {error.strerror}") from error
-    return sa.make_url(store).set(password=password).render_as_string(hide_password=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid("store_password", f"{file} cannot be read: {error}") from error
+    try:
+        url = sa.make_url(store)
+    except (sa.exc.ArgumentError, ValueError):
+        return store  # whose error comes where it is opened
+    if url.get_backend_name() == "sqlite":
+        raise invalid("store_password", "a SQLite file has none; leave it out")
+    return url.set(password=password).render_as_string(hide_password=False)
 
 
 @cli.command()

@@ -20,6 +20,9 @@ from agent_service.store.sql import SqlStore
 from agent_service.stored_metrics import StoreCollector
 from tests.postgresql import PostgresServer, running_server
 
+ON_POSTGRESQL = os.environ.get("TEST_STORE") == "postgresql"
+of_sqlite = pytest.mark.skipif(ON_POSTGRESQL, reason="looks into the SQLite file of the store")
+
 
 class ServedAgent:
     """A real agent server on a real store, in this process, without a learner."""
@@ -85,7 +88,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSer
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServedAgent]:
     """On SQLite; with TEST_STORE=postgresql (`make test-postgresql`) on a server."""
     store: Path | str = tmp_path / "agent.db"
-    if os.environ.get("TEST_STORE") == "postgresql":
+    if ON_POSTGRESQL:
         store = request.getfixturevalue("postgresql").new_database()
     with ServedAgent(store) as served:
         yield served

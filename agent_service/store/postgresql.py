@@ -22,14 +22,22 @@ READERS = 16
 """Connections that read at once; who comes then waits for one."""
 READER_SECONDS = 5.0
 """For how long."""
-SILENCE = {
+SILENT_SECONDS = 10
+"""After so long without a sign of the other machine a connection is given up, by both ends. The
+server ends the session, and its locks with it: then another one learns. The service opens another
+one, and until it can, its calls end with UNAVAILABLE."""
+_SERVERS_END = {
     "tcp_keepalives_idle": 4,
     "tcp_keepalives_interval": 2,
     "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": SILENT_SECONDS * 1000,
 }
-"""After some 10 s without a sign of a machine the server ends its sessions, and their locks with
-them: then another one learns."""
+_OUR_END = {
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": SILENT_SECONDS * 1000,
+}
 
 
 class PostgresqlDatabase:
@@ -48,6 +56,9 @@ class PostgresqlDatabase:
             raise StoreError(
                 f"store {url}: needs psycopg ({error}); install the extra `postgresql`"
             ) from error
+        if "password" in url.query:
+            # Of a URL, only what stands before the host is hidden where it is shown.
+            raise StoreError("store: give its password by --store-password, not in the URL's query")
         self.url = url
         self._durability = durability
         self._last_transaction = 0
@@ -78,8 +89,10 @@ class PostgresqlDatabase:
         """See the protocol: a server sees to its own pages."""
 
     def _options(self, **settings: object) -> dict[str, Any]:
-        words = " ".join(f"-c {name}={value}" for name, value in {**SILENCE, **settings}.items())
-        return {"connect_timeout": CONNECT_SECONDS, "options": words}
+        given = self.url.query.get("options", "")
+        words = [f"-c {name}={value}" for name, value in {**_SERVERS_END, **settings}.items()]
+        options = " ".join([*words, *([given] if isinstance(given, str) else given)])
+        return {"connect_timeout": CONNECT_SECONDS, "options": options, **_OUR_END}
 
     def reading(self) -> sa.Engine:
         """See the protocol."""
@@ -117,9 +130,12 @@ class PostgresqlDatabase:
 
     def begin(self, driver: Any) -> int:
         """See the protocol."""
-        # One way to the server and back for all.
+        # One way to the server and back for all. Statements see what was committed before them,
+        # whatever the server's default is. A number is taken only by who has the lock.
         cursor = driver.execute(
-            f"BEGIN; SELECT pg_try_advisory_xact_lock({WRITERS}), pg_current_xact_id()::text",
+            "BEGIN ISOLATION LEVEL READ COMMITTED; "
+            "SELECT is_ours, CASE WHEN is_ours THEN pg_current_xact_id()::text END "
+            f"FROM (SELECT pg_try_advisory_xact_lock({WRITERS}) AS is_ours) AS lock",
             prepare=False,
         )
         cursor.nextset()

@@ -107,7 +107,7 @@ class SqlStore:
         try:
             with self._database.learning_for(controller.id) as is_alone:
                 yield is_alone
-        except sa.exc.DatabaseError as error:
+        except sa.exc.DBAPIError as error:
             raise unavailable(error) from error
 
     def close(self) -> None:
@@ -146,10 +146,13 @@ _DATABASES: dict[str, Callable[[sa.URL, Durability], Database]] = {
 def _database(url: str, durability: Durability) -> Database:
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise StoreError(f"store {url!r} is no URL; one is sqlite:///agent.db") from error
+    except (sa.exc.ArgumentError, ValueError) as error:
+        # Not shown: a password may stand anywhere in what is no URL.
+        raise StoreError(f"the store's URL is none; give {_FORMS}") from error
     make = _DATABASES.get(parsed.get_backend_name())
     if make is None:
-        known = "sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
-        raise StoreError(f"store {parsed}: give {known}")
+        raise StoreError(f"store {parsed}: give {_FORMS}")
     return make(parsed, durability)
+
+
+_FORMS = "sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"

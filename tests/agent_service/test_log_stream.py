@@ -27,7 +27,7 @@ from agent_service.rpc.servicer import LOG_PAGE
 from agent_service.store import queries
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.conftest import ServedAgent, of_sqlite
 from tests.end_to_end.processes import AgentProcess, wait_for
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
@@ -177,6 +177,7 @@ def read_to_end(address: str, after: int) -> int:
     return usage.ru_maxrss * 1024
 
 
+@of_sqlite
 def test_no_page_of_the_log_sorts_the_log(served: ServedAgent) -> None:
     """SQLite walks it by an index, from the position on, and looks up one row for each."""
     of_controller = queries.TRANSITIONS.where(queries.OF_CONTROLLER).params(of_name="c")

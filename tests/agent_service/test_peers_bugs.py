@@ -32,7 +32,7 @@ from agent_service.leases import SHORTEST_PAUSE, watching_leases
 from agent_service.store.sqlite import LOG_BYTES
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.conftest import ServedAgent, of_sqlite
 from tests.end_to_end.processes import AgentProcess, wait_for
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
@@ -159,6 +159,7 @@ def test_another_configuration_takes_runs_over(tmp_path: Path) -> None:
         assert client.get_run("r").reported_chunks == 1
 
 
+@of_sqlite
 def test_a_reader_of_the_file_holds_nobody_up(served: ServedAgent, client: AgentClient) -> None:
     """Reports go on beside a long reading transaction; the log it made grow is cut afterwards."""
     client.create_controller(spec())
@@ -255,6 +256,7 @@ def code_of_call(method: Callable[..., Any], request: Message) -> grpc.StatusCod
     return grpc.StatusCode.OK
 
 
+@of_sqlite
 @settings(
     max_examples=120,
     deadline=None,

@@ -1,5 +1,6 @@
 """Replicas of the agent service on one PostgreSQL database: together they answer as one."""
 
+import os
 import subprocess
 import threading
 import time
@@ -19,7 +20,8 @@ from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, command_of, wait_for
 from tests.postgresql import PostgresServer, running_server
 
-LOSSES = [2.0, 1.5, 1.25, 1.0]
+RACES = int(os.environ.get("RACES", "200"))
+"""Chunks that both replicas are told of at once; `make test-postgresql` has more."""
 LEARNING = PPOSettings(rollout_size=8, batch_size=8, n_epochs=1)
 
 
@@ -47,7 +49,7 @@ def test_one_chunk_has_one_decision_wherever_it_is_raced_for(
     with AgentClient(replicas[0].address) as one, AgentClient(replicas[1].address) as other:
         one.create_controller(spec("raced", RandomSettings()))
         with ThreadPoolExecutor(2) as pool:
-            for number in range(20):
+            for number in range(RACES // 10):
                 runs = [c.run("raced", run_id=f"race-{number}") for c in (one, other)]
                 assert runs[0].action == runs[1].action
                 for _chunk in range(10):
@@ -66,7 +68,7 @@ def test_one_chunk_has_one_decision_wherever_it_is_raced_for(
                 loser = errors.index(next(e for e in errors if e is not None))
                 runs[loser] = (one, other)[loser].run("raced", run_id="rivals")
         told = [t.position for t in other.transitions(controller="raced")]
-    assert len(told) == 20 * 10 + lost
+    assert len(told) == RACES // 10 * 10 + lost
     assert told == sorted(set(told)), "one order, nothing twice"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from agent_service.domain.errors import AgentError
 from trainer_service.run import RunSpec
 from trainer_service.study.results import Key, Phase, Result, ResultsFolder, Study
 from trainer_service.study.spec import names_of
+from trainer_service.training.child_file import read_manifest
 
 
 def merge(parts: Sequence[Path], output: Path) -> int:
@@ -39,7 +40,7 @@ def merge(parts: Sequence[Path], output: Path) -> int:
     target.write_study(Study(id=min(study.id for study in studies), spec=studies[0].spec))
     for method, data in policies.items():
         target.add_policy(method, data)
-    for method, data in _weights(folders, names_of(studies[0].spec)).items():
+    for method, data in _weights(folders, results).items():
         target.add_weights(method, data)
     target.replace_results([results[key] for key in sorted(results)])
     return len(results)
@@ -76,15 +77,15 @@ def _conditions(result: Result) -> tuple[RunSpec, str]:
     return spec, result.policy
 
 
-def _weights(folders: Sequence[ResultsFolder], methods: Sequence[str]) -> dict[str, bytes]:
-    """Return the weights of each method, of several parts' those of the one that sorts first."""
-    found: dict[str, bytes] = {}
-    for folder in folders:
-        for method in methods:
-            data = folder.weights(method)
-            if data is not None:
-                found[method] = min(found.get(method, data), data)
-    return found
+def _weights(folders: Sequence[ResultsFolder], results: Mapping[Key, Result]) -> dict[str, bytes]:
+    """Return the weights of those children of seed 0 whose results are taken."""
+    runs = {key.method: r.run_id for key, r in results.items() if r.is_judged and key.index == 0}
+    return {
+        method: data
+        for folder in folders
+        for method, run_id in runs.items()
+        if (data := folder.weights(method)) and read_manifest(data).run_id == run_id
+    }
 
 
 def _check_learned_once(results: Iterable[Result]) -> None:

@@ -181,7 +181,10 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("agent.db", "no URL"),
+        ("agent.db", "URL is none; give sqlite:///PATH"),
+        ("postgresql//a:hush@db/x", r"URL is none; give (?!.*hush)"),
+        ("postgresql+psycopg://a@db:port/x", "URL is none"),
+        ("postgresql+psycopg://db/x?password=hush", r"by --store-password, (?!.*hush)"),
         ("mysql://host/x", "give sqlite:///PATH or postgresql"),
         ("postgresql+asyncpg://host/x", r"write it as postgresql\+psycopg"),
         ("postgresql+psycopg://me:secret@127.0.0.1:1/x", r"me:\*\*\*@127.0.0.1:1/x.*refused"),
