@@ -34,6 +34,9 @@ KEEPALIVE = (
 )
 """During a call a silent connection is asked whether it lives, and given up where it does not
 answer: one whose other end lost its power, or was forgotten on the way, says nothing by itself."""
+IN_TURN = (("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),)
+"""Of replicas each is called in turn. Not of a single service: while that is away, calls that are
+not sent again would fail at once, where they otherwise wait for a connection."""
 _RETRIED = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -57,7 +60,7 @@ class Calls:
         """Open a channel, which connects when it is used.
 
         Args:
-            address: HOST:PORT, or another name that gRPC resolves, as `dns:///HOST:PORT`.
+            address: HOST:PORT; of replicas `dns:///HOST:PORT`, whose addresses are called in turn.
             budget_seconds: for how long a call is tried while nobody answers.
             name: of the service, for the error that says so.
             tls: None speaks without TLS.
@@ -79,8 +82,7 @@ class Calls:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 # Calls fail at once until the channel itself tries again: by default in 2 minutes.
                 ("grpc.max_reconnect_backoff_ms", 2000),
-                # Of a name with several addresses, as replicas have, each is called in turn.
-                ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+                *(IN_TURN if _may_be_several(address) else ()),
                 *KEEPALIVE,
             ],
         )
@@ -207,6 +209,11 @@ class Calls:
             f"no {self._name} at {self._address} after {seconds:g} s; is it running? "
             f"`{self._name.replace(' ', '-')} serve`{hint(details, is_tls=self._is_tls)}"
         )
+
+
+def _may_be_several(address: str) -> bool:
+    """Whether an address is written as that of replicas."""
+    return address.startswith("dns:") or "," in address
 
 
 def _is_away(error: grpc.RpcError) -> bool:

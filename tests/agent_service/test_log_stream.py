@@ -108,9 +108,10 @@ def test_a_follower_misses_nothing_of_what_is_committed_in_groups(
 
 def test_who_stops_reading_ends_the_call(served: ServedAgent, client: AgentClient) -> None:
     """At once, in the middle of the log and while it waits for more."""
-    client.create_controller(spec(chunk_size=10_000))  # more than is on the way at once
+    # 16 MB: more than gRPC has on the way at once, also where the other end is fast.
+    client.create_controller(spec(chunk_size=10_000))
     run = client.run("c", run_id="r")
-    for _ in range(20):
+    for _ in range(100):
         run.report_chunk([0.5] * 10_000, training_score=0, validation_score=0.5)
 
     begun = client.transitions()
@@ -119,7 +120,7 @@ def test_who_stops_reading_ends_the_call(served: ServedAgent, client: AgentClien
     wait_for(lambda: cancelled_streams(served) == 1)
 
     waiting = client.follow_transitions(after=positions(client)[-2])
-    assert next(waiting).chunk_index == 20
+    assert next(waiting).chunk_index == 100
     waiting.close()  # type: ignore[attr-defined]
     wait_for(lambda: cancelled_streams(served) == 2)
 

@@ -15,7 +15,7 @@ from agent_service.build import verify_store
 from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.specs import PPOSettings
-from agent_service.store import journal, sql
+from agent_service.store import journal, sqlite
 from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
@@ -216,7 +216,7 @@ def test_a_store_that_another_process_holds_is_waited_for_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reads go on; a write fails after the lock's time, stores nothing, and succeeds afterwards."""
-    for module in (journal, sql):
+    for module in (journal, sqlite):
         monkeypatch.setattr(module, "LOCK_SECONDS", 0.1)
     path = tmp_path / "agent.db"
     with ServedAgent(path) as served, AgentClient(served.address, budget_seconds=0) as client:
