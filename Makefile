@@ -12,7 +12,7 @@ demo: $(INSTALLED) ## train children under a learning agent on real images; ends
 	@$(BIN)/python -m trainer_service.demo
 
 test: $(INSTALLED) ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12
 
 test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what must be true afterwards; some 15 minutes
 	@$(BIN)/python -m tests.end_to_end.kills

@@ -29,6 +29,8 @@ Told = Callable[[str, int, int], None]
 class Outcome:
     """What a load came to."""
 
+    controller: str
+    """That decided, and learned."""
     live_runs: int
     seconds: float
     decisions: int
@@ -196,6 +198,7 @@ def _outcome(share: Share, noted: Sequence[Noted], watch: _Watch) -> Outcome:
         raise AgentError(f"no report was answered in {share.seconds:g} s")
     p50, p99, p999 = np.quantile(latencies, (0.5, 0.99, 0.999))
     return Outcome(
+        controller=share.controller,
         live_runs=share.runs,
         seconds=share.seconds,
         decisions=len(latencies),
