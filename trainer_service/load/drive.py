@@ -116,14 +116,17 @@ def drive(share: Share, pipe: Connection) -> None:
 
 def _started(client: AgentClient, share: Share, pipe: Connection) -> list[_Steered]:
     steered: list[_Steered | None] = [None] * share.runs
-    done = itertools.count(1)
+    done = 0
+    lock = threading.Lock()
 
     def start(places: range) -> None:
+        nonlocal done
         for place in places:
             steered[place] = _Steered(client, share, place)
-            count = next(done)
-            if count % 50 == 0 or count == share.runs:
-                pipe.send(count)
+            with lock:  # of the pipe, too
+                done += 1
+                if done % 50 == 0 or done == share.runs:
+                    pipe.send(done)
 
     _in_parallel(start, share.runs)
     return [one for one in steered if one is not None]

@@ -149,7 +149,7 @@ class _Watch:
         self._service = Service.listening(share.agent)
         self._name = share.controller
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._go_on_looking)
         self.memory: dict[str, int] = {}
         self.store: list[int] = []
         self.waiting = 0
@@ -158,6 +158,7 @@ class _Watch:
         self.versions = [controller.policy_version]
 
     def __enter__(self) -> _Watch:
+        self._look()  # at what is there before the load
         self._thread.start()
         return self
 
@@ -166,20 +167,22 @@ class _Watch:
         self._thread.join()
         self._client.close()
 
+    def _go_on_looking(self) -> None:
+        while not self._is_over.wait(POLL_SECONDS):
+            self._look()
+        self._look()
+
     def _look(self) -> None:
-        while True:
-            is_last = self._is_over.wait(POLL_SECONDS)
-            controller = self._client.get_controller(self._name)
-            self.versions.append(controller.policy_version)
-            self.waiting = max(self.waiting, controller.ready_transitions)
-            if self._service is not None:
-                taken = self._service.taken()
-                for name, size in taken.memory.items():
-                    self.memory[name] = max(self.memory.get(name, 0), size)
-                if taken.store is not None:
-                    self.store.append(taken.store)
-            if is_last:
-                return
+        controller = self._client.get_controller(self._name)
+        self.versions.append(controller.policy_version)
+        self.waiting = max(self.waiting, controller.ready_transitions)
+        if self._service is None:
+            return
+        taken = self._service.taken()
+        for name, size in taken.memory.items():
+            self.memory[name] = max(self.memory.get(name, 0), size)
+        if taken.store is not None:
+            self.store.append(taken.store)
 
 
 T = TypeVar("T")
