@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from itertools import cycle
+from typing import Any
 
 from agent_service.domain.errors import AgentError, NotFound
 from trainer_service.client import TrainerClient
@@ -86,9 +87,7 @@ class Children:
             else:
                 missing.append(child)
         futures = [self._pool.submit(self._train_one, child, policy) for child in missing]
-        done_futures, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done_futures:
-            future.result()
+        wait_for_all(futures)
         return self.finished([child.key for child in children])
 
     def each(self, train: Callable[[Key, StudyPlace], None], keys: Sequence[Key]) -> None:
@@ -99,9 +98,7 @@ class Children:
             StudyStopped: `stop` was called.
         """
         futures = [self._pool.submit(self._at_a_place, train, key) for key in keys]
-        done_futures, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done_futures:
-            future.result()
+        wait_for_all(futures)
 
     def _at_a_place(self, train: Callable[[Key, StudyPlace], None], key: Key) -> None:
         with self._lock:
@@ -234,6 +231,13 @@ class StudyPlace:
     def discard(self, run_id: str) -> None:
         """Remove the checkpoint that a run kept."""
         self._trainer.discard(run_id)
+
+
+def wait_for_all(futures: Iterable[Future[Any]]) -> None:
+    """Wait until all are done, or one has failed; raises what that failed with."""
+    done, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
 
 
 def submit(trainer: TrainerClient, run_id: str, spec: RunSpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from agent_service.client import AgentClient
@@ -13,7 +13,13 @@ from agent_service.domain.specs import ReplaySettings
 from trainer_service.client import TrainerClient
 from trainer_service.run import RunSpec, RunState, StateChanged
 from trainer_service.study.carried import Constant, Policy, source_of
-from trainer_service.study.children import Children, RunFailed, StudyStopped, submit
+from trainer_service.study.children import (
+    Children,
+    RunFailed,
+    StudyStopped,
+    submit,
+    wait_for_all,
+)
 from trainer_service.study.choices import Values, best_constant, mean_values, replayed_values
 from trainer_service.study.controllers import Controllers
 from trainer_service.study.entries import (
@@ -165,9 +171,7 @@ class Comparison:
                 # Sources first, so that all that somebody waits for is there.
                 for entry in sorted(methods, key=lambda e: isinstance(e, Replayed | MeanOf)):
                     judged[entry.name] = pool.submit(self._run_method, entry, dict(judged))
-                done, _waiting = wait(judged.values(), return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
+                wait_for_all(judged.values())
             except BaseException:
                 # Leaving the pool waits for its threads, so this comes before.
                 self._children.stop()

@@ -52,7 +52,7 @@ class StudySpec:
 
     def __post_init__(self) -> None:
         """Check counts, and that every name that is mentioned is there."""
-        names = [entry.name for entry in self.methods]
+        names = names_of(self)
         if not names or len(set(names)) < len(names):
             raise invalid("methods", "name at least one, each once")
         if not 1 <= self.seeds <= TUNING_SEEDS:
