@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from tests.deploy.deployment import ROOT
 
-OVERLAYS = ("one-node", "cluster")
+OVERLAYS = ("one-node", "cluster", "postgresql")
+WORKLOADS = ("StatefulSet", "Deployment")
 POD_MONITOR = Path(__file__).parent / "data/podmonitor.schema.json"
 KUSTOMIZE = next(
     (
@@ -52,7 +53,7 @@ def pod_of(overlay: str, name: str) -> dict[str, Any]:
     (found,) = (
         m
         for m in manifests(overlay)
-        if m["kind"] == "StatefulSet" and m["metadata"]["name"] == name
+        if m["kind"] in WORKLOADS and m["metadata"]["name"] == name
     )
     spec: dict[str, Any] = found["spec"]
     return spec
@@ -101,6 +102,20 @@ def test_pods_meet_the_restricted_security_standard(overlay: str, name: str) -> 
     }
 
 
+def test_agents_on_postgresql_have_nothing_of_their_own() -> None:
+    """Two of them, called in turn by the trainers; the database's password is a file."""
+    agents = pod_of("postgresql", "agent")
+    (container,) = agents["template"]["spec"]["containers"]
+    env = {e["name"]: e["value"] for e in container["env"]}
+    mounted = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+    (trainer,) = pod_of("postgresql", "trainer")["template"]["spec"]["containers"]
+
+    assert agents["replicas"] == 2
+    assert "volumeClaimTemplates" not in agents
+    assert env["AGENT_SERVICE_SERVE_STORE_PASSWORD"].startswith(mounted["store"] + "/")
+    assert {"name": "TRAINER_SERVICE_SERVE_AGENT", "value": "dns:///agent:50051"} in trainer["env"]
+
+
 def test_each_trainer_has_one_gpu_in_a_cluster_and_none_on_one_node() -> None:
     """A replica is a GPU; the one-node overlay trains on the CPU."""
     limits = {
@@ -117,7 +132,7 @@ def test_each_trainer_has_one_gpu_in_a_cluster_and_none_on_one_node() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_names_that_refer_to_one_another_agree(overlay: str) -> None:
     """Budgets, policies and the monitor select pods that are there, by port names."""
-    pods = [m["spec"]["template"] for m in manifests(overlay) if m["kind"] == "StatefulSet"]
+    pods = [m["spec"]["template"] for m in manifests(overlay) if m["kind"] in WORKLOADS]
     components = {p["metadata"]["labels"]["app.kubernetes.io/component"] for p in pods}
     ports = {p["name"] for pod in pods for c in pod["spec"]["containers"] for p in c["ports"]}
 
