@@ -51,9 +51,7 @@ def closed(schema: Any) -> Any:
 
 def pod_of(overlay: str, name: str) -> dict[str, Any]:
     (found,) = (
-        m
-        for m in manifests(overlay)
-        if m["kind"] in WORKLOADS and m["metadata"]["name"] == name
+        m for m in manifests(overlay) if m["kind"] in WORKLOADS and m["metadata"]["name"] == name
     )
     spec: dict[str, Any] = found["spec"]
     return spec
