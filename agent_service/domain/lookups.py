@@ -24,10 +24,12 @@ def found_policy(session: Session, controller: Controller, version: int) -> Poli
 
 
 def found_run(session: Session, run_id: str) -> Run:
-    """Return a run; raises NotFound."""
+    """Return a run; raises NotFound, also where it was pruned."""
     run = session.find_run(run_id)
     if run is None:
         raise NotFound(f"no run {run_id!r}; start it first")
+    if run.archive is not None:
+        raise NotFound(f"run {run_id!r} was pruned: it is in the archive file {run.archive}")
     return run
 
 

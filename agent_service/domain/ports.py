@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar, Union
 
+from agent_service.domain.retention import Retention
 from agent_service.domain.runs import (
     Choice,
     Controller,
@@ -163,12 +164,13 @@ class Usage:
     """Counts of a controller's runs and transitions."""
 
     runs: Mapping[RunState, int]
-    """In each state."""
+    """In each state; without those that are archived."""
     outcomes: Mapping[Outcome, int]
     """Finished runs by how they ended."""
     ready: int
     """Transitions that wait for an update."""
     learned: int
+    """With those that are archived, as all counts that only grow."""
     recorded: int
 
 
@@ -181,7 +183,7 @@ class LearnableTransition:
     """Whether its run terminated with it, so that nothing is bootstrapped after it."""
 
 
-class Session(Protocol):
+class Session(Retention, Protocol):
     """One transaction: sees all that was committed, and its own changes."""
 
     def find_controller(self, name: str) -> Controller | None:

@@ -119,6 +119,8 @@ class Run:
     """Seconds since 1970, of the last accepted call."""
     abandoned_at: float | None = None
     """Seconds since 1970, where its lease ran out since that call."""
+    archive: str | None = None
+    """The archive file that its decisions were pruned into; None while the store has them."""
 
     @property
     def is_learned_from(self) -> bool:

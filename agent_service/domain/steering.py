@@ -75,7 +75,7 @@ class Steering:
         Raises:
             NotFound: no such controller, or no such policy version of it.
             AlreadyExists: the run id is there with another controller, mode, version, labels or
-                plan.
+                plan, or was that of a run since pruned.
             InvalidArgument: no planned chunks, where the controller observes progress; a policy
                 version for a learning run, or where there is no policy.
             FailedPrecondition: a learning run of a frozen controller.
@@ -86,6 +86,11 @@ class Steering:
     def _start_run(self, session: Session, start: StartRun) -> Decision:
         run = session.find_run(start.run_id)
         if run is not None:
+            if run.archive is not None:
+                raise AlreadyExists(
+                    f"run {run.id!r} was pruned into the archive file {run.archive}; its id stays "
+                    "taken: choose another"
+                )
             if not is_same_start(session, run, start):
                 raise AlreadyExists(
                     f"run {start.run_id!r} is there with another start; choose another id"

@@ -21,9 +21,15 @@ from agent_service.domain.errors import Unavailable
 from agent_service.store.schema import controllers, decisions, policies, runs
 
 _CHANGING = {
-    controllers: {"mode", "policy_version", "deleted_at"},
+    controllers: {
+        "mode",
+        "policy_version",
+        "deleted_at",
+        "archived_learned",
+        "archived_recorded",
+    },
     policies: set[str](),
-    runs: {"reported_chunks", "outcome", "final_score", "updated_at", "abandoned_at"},
+    runs: {"reported_chunks", "outcome", "final_score", "updated_at", "abandoned_at", "archive"},
     decisions: {"use", "learned_in"},
 }
 _KEYS = {controllers: ("id",), policies: (), runs: ("key",), decisions: ("position",)}

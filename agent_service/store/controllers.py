@@ -74,18 +74,26 @@ class Controllers(Transaction):
     def usage(self, controller: Controller) -> Usage:
         """See the port."""
         of_controller = runs.c.controller_id == controller.id
-        by_state = self._counts(run_state, of_controller)
+        by_state = self._counts(run_state, of_controller & runs.c.archive.is_(None))
         by_outcome = self._counts(runs.c.outcome, of_controller & runs.c.outcome.is_not(None))
         by_use = self._counts(
             decisions.c.use, (decisions.c.controller_id == controller.id) & is_settled
         )
+        archived = self._archived(controller)
         return Usage(
             runs={state: by_state.get(state.value, 0) for state in RunState},
             outcomes={outcome: by_outcome.get(outcome.value, 0) for outcome in Outcome},
             ready=by_use.get(Use.READY, 0),
-            learned=by_use.get(Use.LEARNED, 0),
-            recorded=by_use.get(Use.RECORDED, 0),
+            learned=by_use.get(Use.LEARNED, 0) + archived[Use.LEARNED],
+            recorded=by_use.get(Use.RECORDED, 0) + archived[Use.RECORDED],
         )
+
+    def _archived(self, controller: Controller) -> dict[Use, int]:
+        """Return how many transitions were deleted since they are archived, by use."""
+        columns = (controllers.c.archived_learned, controllers.c.archived_recorded)
+        query = sa.select(*columns).where(controllers.c.id == controller.id)
+        learned, recorded = self._connection.execute(query).one()
+        return {Use.LEARNED: learned or 0, Use.RECORDED: recorded or 0}
 
     def _counts(self, by: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> dict[Any, int]:
         query = sa.select(by, sa.func.count()).where(where).group_by(by)

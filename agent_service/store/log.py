@@ -60,7 +60,8 @@ class Log(Transaction):
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Sequence[tuple[Run, Transition]]:
         """See the port."""
-        query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION).limit(limit)
+        query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION, queries.KEPT)
+        query = query.limit(limit)
         if controller:
             query = query.where(queries.OF_CONTROLLER).params(of_name=controller)
         if run_id:
@@ -77,7 +78,7 @@ class Log(Transaction):
 
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
         """See the port."""
-        query = queries.DECISIONS.where(decisions.c.position > after)
+        query = queries.DECISIONS.where(decisions.c.position > after, queries.KEPT)
         query = query.order_by(decisions.c.position).limit(limit)
         return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
 

@@ -45,6 +45,8 @@ DECISIONS = (
     .join(runs, runs.c.key == decisions.c.run_key)
     .join(controllers, controllers.c.id == runs.c.controller_id)
 )
+KEPT = runs.c.archive.is_(None)
+"""In RUNS, DECISIONS and TRANSITIONS: runs that are not archived."""
 LOGGED = sa.select(*_labelled(decisions, "decision_"), runs.c.id.label("run_id")).join_from(
     decisions, runs, runs.c.key == decisions.c.run_key
 )

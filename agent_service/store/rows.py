@@ -115,6 +115,7 @@ def run_from_row(row: Row) -> Run:
         created_at=row["run_created_at"],
         updated_at=row["run_updated_at"],
         abandoned_at=row["run_abandoned_at"],
+        archive=row["run_archive"],
     )
 
 

@@ -31,7 +31,9 @@ class Runs(Transaction):
             return None
         run = rows.run_from_row(row)
         self._known.learn_controller(run.controller)
-        self._known.learn_run(run)
+        if run.state is RunState.ACTIVE:
+            # Others never report again as a rule, and may be pruned by another process.
+            self._known.learn_run(run)
         return run
 
     def _controller(self, run: Run) -> Controller:
@@ -55,7 +57,7 @@ class Runs(Transaction):
         limit: int,
     ) -> Sequence[Run]:
         """See the port."""
-        query = queries.RUNS
+        query = queries.RUNS.where(queries.KEPT)
         if controller:
             query = query.where(controllers.c.name == controller)
         if state is not None:

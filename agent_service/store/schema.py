@@ -1,6 +1,7 @@
 """The tables: controllers, their policy versions, runs, and the decision log.
 
-The log is append-only: of a decision, only what learning did with it changes. Arrays are stored as
+The log is append-only: of a decision, only what learning did with it changes, until its run is
+archived and its rows are deleted (`retention`). Arrays are stored as
 little-endian float64, so that what is read is what was written, to the bit. The tables are made and
 changed by `migrations/`; a test compares the two. What `checksum` covers is said in `checksums`.
 """
@@ -27,6 +28,8 @@ controllers = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("deleted_at", sa.Double),
     sa.Column("checksum", sa.BigInteger),
+    sa.Column("archived_learned", sa.BigInteger),
+    sa.Column("archived_recorded", sa.BigInteger),
 )
 
 policies = sa.Table(
@@ -61,7 +64,19 @@ runs = sa.Table(
     sa.Column("abandoned_at", sa.Double),
     sa.Column("requested_version", sa.BigInteger),
     sa.Column("checksum", sa.BigInteger),
+    sa.Column("archive", sa.Text),
     sa.Index("runs_by_controller", "controller_id", "key"),
+)
+is_archived = runs.c.archive.is_not(None)
+"""In queries for runs whose decisions are in an archive file, or are on their way out of the store.
+
+Their rows stay, so that neither names nor keys are given twice."""
+sa.Index(
+    "runs_by_archive",
+    runs.c.archive,
+    runs.c.key,
+    sqlite_where=is_archived,
+    postgresql_where=is_archived,
 )
 run_state = sa.case(
     (runs.c.outcome.is_not(None), RunState.FINISHED.value),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from agent_service.store.controllers import Controllers
 from agent_service.store.log import Log
+from agent_service.store.retention import RetentionSql
 from agent_service.store.runs import Runs
 
 
-class SqlSession(Controllers, Runs, Log):
+class SqlSession(Controllers, Runs, Log, RetentionSql):
     """A session, valid while its transaction is open."""

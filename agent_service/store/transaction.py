@@ -53,7 +53,7 @@ class Transaction:
         self.changes += 1
         return statement.run(self._driver, values)
 
-    def write(self, statement: sa.Insert | sa.Update) -> sa.CursorResult[Any]:
+    def write(self, statement: sa.Insert | sa.Update | sa.Delete) -> sa.CursorResult[Any]:
         """Run a statement that changes something."""
         self.changes += 1
         return self._connection.execute(statement)
