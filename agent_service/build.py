@@ -9,11 +9,15 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
 from agent_service import convert
+from agent_service.archive.folder import Archive
+from agent_service.archive.verifying import verify_archive
 from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
@@ -139,8 +143,12 @@ def _prepare_deciders(store: Store) -> None:
         make_decider(controller.spec)
 
 
-def verify_store(url: str) -> int:
+def verify_store(url: str, folder: Path | None = None) -> int:
     """Derive every decision of a store again and return how many there are.
+
+    Args:
+        url: of the store.
+        folder: of the archive that runs were pruned into; their decisions count too.
 
     Raises:
         VerificationError: naming the first decision that differs, or where there is none at all.
@@ -149,7 +157,9 @@ def verify_store(url: str) -> int:
     require_store(url)
     with SqlStore(url) as store:
         count = 0
-        for decision in verify(store, make_decider=make_decider, policies=SnapshotPolicies()):
+        how = {"make_decider": make_decider, "policies": SnapshotPolicies()}
+        archived = [] if folder is None else verify_archive(store, Archive(folder), **how)
+        for decision in chain(archived, verify(store, **how)):
             count += 1
             if decision.difference is not None:
                 raise VerificationError(f"position {decision.position}: {decision.difference}")

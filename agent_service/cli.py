@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agent_service.archive.prune_command import prune_options, prune_store
 from agent_service.command import run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import FILE, Target, agent_option, connect
@@ -263,11 +264,29 @@ def rollback(agent: Target, controller: str, version: int) -> None:
 
 @cli.command()
 @_store_options
-def verify(store: str) -> None:
+@click.option(
+    "--archive",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Also what was pruned from the store into this folder.",
+)
+def verify(store: str, archive: Path | None) -> None:
     """Derive every decision of the log again; name the first that differs."""
     from agent_service.build import verify_store
 
-    click.echo(f"{verify_store(store)} decisions derived again, all equal")
+    click.echo(f"{verify_store(store, archive)} decisions derived again, all equal")
+
+
+@cli.command()
+@_store_options
+@prune_options
+def prune(store: str, **options: Any) -> None:
+    """Move old runs from the store into a folder of Parquet files, while the store is served.
+
+    These are runs that are finished or abandoned, and that nothing waits for any more. A run's
+    decisions are deleted once its file is on disk and was read back. Its id stays taken. What a
+    killed prune has left, the next one into the same folder brings to its end.
+    """
+    prune_store(store, **options)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
-    from agent_service.client import AgentClient
+    from agent_service.decision_log.reading import LogReader
 
 _FIELDS = {"chunk_index": Kind.INTEGER, "applied": Kind.NAMED, "decided": Kind.NAMED}
 
@@ -53,16 +53,16 @@ class Applied:
         }
 
 
-def read_applied(client: AgentClient, run_id: str) -> Applied:
+def read_applied(log: LogReader, run_id: str) -> Applied:
     """Read a run from the log.
 
     Raises:
         NotFound: no such run.
         FailedPrecondition: it has reported nothing yet.
     """
-    run = client.get_run(run_id)
-    controller = client.get_controller(run.controller)
-    transitions = list(client.transitions(run_id=run_id))
+    run = log.get_run(run_id)
+    controller = log.get_controller(run.controller)
+    transitions = list(log.transitions(run_id=run_id))
     if run.mode == pb.MODE_SHADOW:
         # A chunk that diverged was not reported, so what it ran under is not known.
         transitions = [t for t in transitions if t.HasField("applied")]

@@ -29,7 +29,7 @@ from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettin
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
-    from agent_service.client import AgentClient
+    from agent_service.decision_log.reading import LogReader
 
 _CUT = (pb.OUTCOME_TRUNCATED, pb.OUTCOME_CANCELLED)
 
@@ -46,12 +46,12 @@ class Evaluation:
 
 
 def read_evaluation(
-    client: AgentClient, *, behaviour: str, target: str, version: int, horizon: int | None
+    log: LogReader, *, behaviour: str, target: str, version: int, horizon: int | None
 ) -> Evaluation:
     """Read a behaviour's finished runs, and what the target's version (0: newest) thinks of them.
 
     Args:
-        client: of the service that has both.
+        log: of the service that has both.
         behaviour: a controller whose logged decisions were sampled: ppo or random.
         target: a controller with the same hyperparameters, chunk size and reward: ppo or random.
         version: of the target's policy.
@@ -62,23 +62,23 @@ def read_evaluation(
         InvalidArgument: the two controllers do not mean the same by their numbers.
         FailedPrecondition: either decides without chance, or no run is left.
     """
-    drawn_by, target_spec = (_sampling_spec(client, name) for name in (behaviour, target))
+    drawn_by, target_spec = (_sampling_spec(log, name) for name in (behaviour, target))
     _check_same(drawn_by, target_spec)
     policy = None
     if isinstance(target_spec.algorithm, PPOSettings):
-        policy = read_policy(client, target, version)
+        policy = read_policy(log, target, version)
     elif version:
         raise invalid("target", f"{target!r} is random: it has no policy version {version}")
-    runs = {run.run_id: _Judged(run) for run in client.list_runs(controller=behaviour)}
+    runs = {run.run_id: _Judged(run) for run in log.list_runs(controller=behaviour)}
     is_uniform = isinstance(drawn_by.algorithm, RandomSettings)
-    for transition in client.transitions(controller=behaviour):
+    for transition in log.transitions(controller=behaviour):
         if transition.run_id in runs:  # else it was started since they were listed
             runs[transition.run_id].add(transition, policy, drawn_uniformly=is_uniform)
     return _selected(behaviour, runs.values(), horizon)
 
 
-def _sampling_spec(client: AgentClient, name: str) -> ControllerSpec:
-    spec = convert.spec_from_message(client.get_controller(name).spec)
+def _sampling_spec(log: LogReader, name: str) -> ControllerSpec:
+    spec = convert.spec_from_message(log.get_controller(name).spec)
     if not isinstance(spec.algorithm, PPOSettings | RandomSettings):
         raise FailedPrecondition(
             f"controller {name!r} is {spec.algorithm.kind}: it decides without chance, so its "

@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from agent_service.connecting import Target, agent_option, connect
 from agent_service.decision_log.output import Format, check_output, format_options, write_table
+from agent_service.decision_log.reading import LogReader, archive_option, reading
 from agent_service.decision_log.records import FIELDS, transition_record
 from agent_service.decision_log.tables import Table, columns_of
-
-if TYPE_CHECKING:
-    from agent_service.client import AgentClient
 
 
 @click.command()
@@ -29,9 +27,16 @@ if TYPE_CHECKING:
     help="Only after this position of the log.",
 )
 @click.option("--follow", is_flag=True, help="Go on with new ones as they come, until Ctrl-C.")
+@archive_option
 @format_options(Format.JSON, Format.CSV, Format.PARQUET)
 def transitions(
-    agent: Target, *, follow: bool, form: Format, output: Path | None, **which: Any
+    agent: Target,
+    *,
+    follow: bool,
+    archive: Path | None,
+    form: Format,
+    output: Path | None,
+    **which: Any,
 ) -> None:
     """Write the decision log: one record for each reported chunk, times in UTC.
 
@@ -41,35 +46,38 @@ def transitions(
     check_output(form, output)
     if follow and output is not None:
         raise click.UsageError("--follow never ends, so no file is ever whole; use > FILE")
+    if follow and archive is not None:
+        raise click.UsageError("--follow tells what comes, --archive what was; leave one out")
     is_of_one_form = any(which[name] for name in ("controller", "run_id")) or form is Format.JSON
     if follow and not is_of_one_form:
         raise click.UsageError(
             "the columns of a csv are those of its controllers, and more may come; "
             "follow one --controller or --run, or follow as json"
         )
-    with connect(agent) as client:
-        if follow:
+    if follow:
+        with connect(agent) as client:
             records = map(transition_record, client.follow_transitions(**which))
-            table = Table(records=records, fields=FIELDS)
-        elif is_of_one_form:
-            records = map(transition_record, client.transitions(**which))
-            table = Table(records=records, fields=FIELDS)
+            write_table(Table(records=records, fields=FIELDS), form, output)
+        return
+    with reading(agent, archive) as log:
+        if is_of_one_form:
+            table = Table(records=map(transition_record, log.transitions(**which)), fields=FIELDS)
         else:
-            table = _whole_log(client, which["after"])
+            table = _whole_log(log, which["after"])
         write_table(table, form, output)
 
 
-def _whole_log(client: AgentClient, after: int) -> Table:
+def _whole_log(log: LogReader, after: int) -> Table:
     """Return the log of all controllers as it stands, read once more before for its columns."""
     last = after
 
     def read() -> Iterator[dict[str, Any]]:
-        return (transition_record(t) for t in client.transitions(after=after))
+        return (transition_record(t) for t in log.transitions(after=after))
 
     def noted() -> Iterator[dict[str, Any]]:
         nonlocal last
         for record in read():
-            last = record["position"]
+            last = max(last, record["position"])
             yield record
 
     columns = columns_of(noted(), FIELDS)

@@ -1,4 +1,4 @@
-"""A table as a Parquet file; the only place that knows pyarrow, which is an extra."""
+"""A table as a Parquet file, by pyarrow, which is an extra."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class MissingLibrary(AgentError):
 
 
 def load_pyarrow() -> Any:
-    """Return the module pyarrow, with its part for Parquet; raises MissingLibrary."""
+    """Return the module pyarrow, with what computes and knows Parquet; raises MissingLibrary."""
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise MissingLibrary(

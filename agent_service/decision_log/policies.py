@@ -17,7 +17,7 @@ from agent_service.learning.snapshot import PolicySnapshot
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
-    from agent_service.client import AgentClient
+    from agent_service.decision_log.reading import LogReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class LoggedPolicy:
         return np.array([*transition.state, *context])
 
 
-def read_policy(client: AgentClient, controller: str, version: int = 0) -> LoggedPolicy:
+def read_policy(log: LogReader, controller: str, version: int = 0) -> LoggedPolicy:
     """Return a stored policy version, the newest for 0.
 
     Raises:
         NotFound: no such controller or version.
         FailedPrecondition: the controller's algorithm has no policy.
     """
-    data = client.export_policy(controller, version)
-    spec = convert.spec_from_message(client.get_controller(controller).spec)
+    data = log.export_policy(controller, version)
+    spec = convert.spec_from_message(log.get_controller(controller).spec)
     return LoggedPolicy(spec, from_bytes(data, spec))

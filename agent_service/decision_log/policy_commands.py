@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.connecting import Target, agent_option, connect
+from agent_service.connecting import Target, agent_option
 from agent_service.decision_log.output import Format, check_output, format_options, write_table
+from agent_service.decision_log.reading import archive_option, reading
 from agent_service.decision_log.tables import Kind, Table
 from agent_service.domain.agreement import CLOSE
 from agent_service.domain.estimates import CONFIDENCE, estimate_return, require_support
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Another policy version to compare with; else what was decided.",
 )
+@archive_option
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
 def replay(
     agent: Target,
@@ -45,6 +47,7 @@ def replay(
     policy: int,
     run_id: str,
     against: int | None,
+    archive: Path | None,
     form: Format,
     output: Path | None,
 ) -> None:
@@ -57,19 +60,22 @@ def replay(
     from agent_service.decision_log.replay import Replay
 
     check_output(form, output)
-    with connect(agent) as client:
-        other = None if against is None else read_policy(client, controller, against)
-        course = Replay(read_policy(client, controller, policy), against=other)
-        log = client.transitions(controller=controller, run_id=run_id)
-        write_table(Table(records=course.records(log), fields=course.fields), form, output)
+    with reading(agent, archive) as log:
+        other = None if against is None else read_policy(log, controller, against)
+        course = Replay(read_policy(log, controller, policy), against=other)
+        records = course.records(log.transitions(controller=controller, run_id=run_id))
+        write_table(Table(records=records, fields=course.fields), form, output)
     _tell(itertools.starmap(_agreement_line, course.agreements().items()), form, output)
 
 
 @click.command()
 @agent_option
 @click.argument("run")
+@archive_option
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
-def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> None:
+def agreement(
+    agent: Target, *, run: str, archive: Path | None, form: Format, output: Path | None
+) -> None:
     """Show what a run ran under beside what was decided for it, chunk by chunk.
 
     Of a shadow run that is how far its script and the agent agree; of others, what was held while
@@ -79,8 +85,8 @@ def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> 
     from agent_service.decision_log.applied import read_applied
 
     check_output(form, output)
-    with connect(agent) as client:
-        read = read_applied(client, run)
+    with reading(agent, archive) as log:
+        read = read_applied(log, run)
     write_table(read.table(), form, output)
     _tell(itertools.starmap(_agreement_line, read.agreements().items()), form, output)
 
@@ -118,8 +124,11 @@ def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> 
     help="Largest share of the target's runs with a sample that the behaviour cannot draw.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the bootstrap.")
+@archive_option
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
-def estimate(agent: Target, *, form: Format, output: Path | None, **options: Any) -> None:
+def estimate(
+    agent: Target, *, archive: Path | None, form: Format, output: Path | None, **options: Any
+) -> None:
     """Estimate the return that TARGET would have had, from BEHAVIOUR's runs.
 
     By per-decision weighted importance sampling with the logged probabilities, over finished runs
@@ -132,9 +141,9 @@ def estimate(agent: Target, *, form: Format, output: Path | None, **options: Any
     check_output(form, output)
     target, version = _target(options["target"])
     behaviour = options["controller"]
-    with connect(agent) as client:
+    with reading(agent, archive) as log:
         read = read_evaluation(
-            client,
+            log,
             behaviour=behaviour,
             target=target,
             version=version,

@@ -67,8 +67,8 @@ class Catalog:
         return self._store.write(lambda session: self._create_controller(session, spec, mode))
 
     def _create_controller(self, session: Session, spec: ControllerSpec, mode: Mode) -> Controller:
-        spec = _with_replayed_values(session, spec)
         existing = session.find_controller(spec.name)
+        spec = _with_replayed_values(session, spec, existing)
         spec = with_version(session, spec, existing)
         if existing is None:
             self._capacity.check_new_controller(session, spec)
@@ -213,15 +213,21 @@ def _check_mode(mode: Mode) -> None:
         raise invalid("mode", "shadow is a mode of runs; a controller is learning or frozen")
 
 
-def _with_replayed_values(session: Session, spec: ControllerSpec) -> ControllerSpec:
+def _with_replayed_values(
+    session: Session, spec: ControllerSpec, existing: Controller | None
+) -> ControllerSpec:
     """Return a run's replay with what its chunks ran under in its spec; other specs as they are.
 
-    The values become part of the spec, so that decisions need nothing else.
+    The values become part of the spec, so that decisions need nothing else, and neither does the
+    same spec again: the run may have been pruned since.
     """
     if not isinstance(spec.algorithm, ReplaySettings) or not spec.algorithm.run_id:
         return spec
     if spec.algorithm.values:
         raise invalid("spec.replay.values", "are given beside run_id; leave one of the two out")
+    there = None if existing is None else existing.spec.algorithm
+    if isinstance(there, ReplaySettings) and there.run_id == spec.algorithm.run_id:
+        return replace(spec, algorithm=replace(spec.algorithm, values=there.values))
     run = found_run(session, spec.algorithm.run_id)
     if run.state is not RunState.FINISHED or run.reported_chunks == 0:
         raise FailedPrecondition(

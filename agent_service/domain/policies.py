@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent_service.domain.errors import Unavailable
-from agent_service.domain.ports import AnyPolicy, Policies, Session
+from agent_service.domain.ports import AnyPolicy, Policies, PolicyVersion
 from agent_service.domain.runs import Controller
 
 KEPT = 256
@@ -17,6 +19,18 @@ class _Entry:
     policy: AnyPolicy
     data: bytes | None
     """What it was read from, until that is known to be durable."""
+
+
+class PolicyReads(Protocol):
+    """What a policy is read by: a session, as a rule."""
+
+    def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
+        """See the store port's `Session`."""
+        ...
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """See the store port's `Session`."""
+        ...
 
 
 class PolicyCache:
@@ -31,7 +45,7 @@ class PolicyCache:
         """How they are read and written."""
         self._kept: dict[tuple[int, int], _Entry] = {}
 
-    def get(self, session: Session, controller: Controller, version: int) -> AnyPolicy | None:
+    def get(self, session: PolicyReads, controller: Controller, version: int) -> AnyPolicy | None:
         """Return a stored policy version; None for version 0, that of algorithms without one."""
         if version == 0:
             return None
@@ -46,7 +60,7 @@ class PolicyCache:
         return entry.policy
 
     def _read(
-        self, session: Session, controller: Controller, version: int, seen: _Entry | None
+        self, session: PolicyReads, controller: Controller, version: int, seen: _Entry | None
     ) -> _Entry:
         """Read a version, which this very transaction may have made, and may take back.
 

@@ -1,0 +1,1 @@
+"""Old runs in Parquet files: how they get there, and how they are read again."""

@@ -1,0 +1,3 @@
+from tests.agent_service.store.conftest import store_url
+
+__all__ = ["store_url"]

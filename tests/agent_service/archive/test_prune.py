@@ -1,0 +1,265 @@
+"""Pruning: what is old enough goes to the archive whole, what is needed stays, nothing is lost."""
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent_service.archive.errors import ArchiveError
+from agent_service.archive.folder import Archive
+from agent_service.archive.prune import AWAITED, CHANGED, NEWEST, Plan, Pruner, make_plan
+from agent_service.build import verify_store
+from agent_service.domain.errors import AlreadyExists, NotFound
+from agent_service.domain.ports import Usage
+from agent_service.domain.runs import Mode, Outcome, RunState
+from agent_service.domain.specs import PPOSettings, ReplaySettings
+from agent_service.learning.learner import learn_once
+from agent_service.store.sql import SqlStore
+from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store, many
+from tests.agent_service.specs import DROPOUT, NOISE, spec
+
+
+@pytest.fixture
+def trainings(store_url: str) -> Iterator[Trainings]:
+    with SqlStore(store_url) as store:
+        trainings = Trainings(store)
+        trainings.create()
+        yield trainings
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "archive"
+
+
+def prune(
+    trainings: Trainings, folder: Path, *, before: float = 1e12, batch: int = 250, per_file: int = 9
+) -> Plan:
+    archive = Archive(folder)
+    with archive.pruning():
+        pruner = Pruner(trainings.store, archive, batch=batch, per_file=per_file)
+        pruner.finish_killed()
+        plan = make_plan(trainings.store, before=before)
+        plan.leave(pruner.prune(plan, told=lambda _count: None))
+    return plan
+
+
+def usage(trainings: Trainings, name: str) -> Usage:
+    return trainings.catalog.get_controller(name)[1]
+
+
+@given(data=st.data())
+@settings(
+    deadline=None,
+    max_examples=8,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_each_decision_is_in_one_place_whatever_is_pruned(
+    trainings: Trainings, store_url: str, folder: Path, data: st.DataObject
+) -> None:
+    """Store and archive have together what the store had, to the bit, and all of it verifies.
+
+    Any ages, batches and sizes of files; each example goes on where the one before ended.
+    """
+    rng = random.Random(data.draw(st.integers(0, 10**9)))
+    began = trainings.now
+    many(trainings, rng, f"r{began}", runs=data.draw(st.integers(1, 6)))
+    before = in_both(trainings.store, folder)
+    cut = data.draw(st.floats(began, trainings.now + 1))
+    old = {
+        run.id
+        for run, _ in trainings.steering.list_runs(
+            controller="", state=None, labels={}, before=None, limit=10_000
+        )
+        if run.state is not RunState.ACTIVE and run.updated_at < cut
+    }
+    newest = in_store(trainings.store)[max(before)][0]
+
+    plan = prune(
+        trainings,
+        folder,
+        before=cut,
+        batch=data.draw(st.integers(1, 20)),
+        per_file=data.draw(st.integers(1, 30)),
+    )
+
+    assert in_both(trainings.store, folder) == before
+    assert {run.id for run in plan.going} == old - {newest}
+    there = {run for run, _ in in_store(trainings.store).values()}
+    assert not there & (old - {newest})
+    assert verify_store(store_url, folder if folder.is_dir() else None) == len(before)
+
+
+def test_what_is_counted_stays_counted(trainings: Trainings, folder: Path) -> None:
+    """Counters never fall, or Prometheus would take it for a restart; runs in a state do."""
+    for number in range(3):
+        trainings.train(f"r{number}")
+    trainings.train("last", controller="constant")
+    before = usage(trainings, "random")
+
+    prune(trainings, folder, batch=2)
+
+    after = usage(trainings, "random")
+    assert (after.learned, after.recorded) == (before.learned, before.recorded) == (0, 9)
+    assert after.outcomes == before.outcomes
+    assert after.runs[RunState.FINISHED] == 0
+
+
+def test_a_pruned_run_takes_no_more_calls_and_its_id_stays_taken(
+    trainings: Trainings, folder: Path
+) -> None:
+    """The last report again, a look, another end: NOT_FOUND, with the file; a start is refused."""
+    trainings.train("old")
+    trainings.train("last")
+    prune(trainings, folder)
+    (file,) = folder.glob("*.parquet")
+
+    for call in (
+        lambda: trainings.report("old", 3),
+        lambda: trainings.report("old", 4),
+        lambda: trainings.steering.get_run("old"),
+        lambda: trainings.finish("old"),
+        lambda: trainings.steering.transitions(controller="", run_id="old", after=0, limit=1),
+    ):
+        with pytest.raises(NotFound, match=f"'old' was pruned: it is in the archive .*{file.name}"):
+            call()
+    with pytest.raises(AlreadyExists, match="'old' was pruned .* its id stays taken"):
+        trainings.start("old")
+    assert in_store(trainings.store).keys() == {5, 6, 7, 8}
+
+
+def test_positions_are_never_given_twice(trainings: Trainings, folder: Path) -> None:
+    """The run that ends the log stays, however old, so the next decision goes on from there."""
+    trainings.train("old")
+    trainings.train("last")
+    plan = prune(trainings, folder)
+
+    assert plan.staying == {NEWEST: 1}
+    trainings.start("new")
+    assert trainings.steering.get_run("new")[1].position == 9
+
+
+def test_active_runs_stay_whatever_their_age(trainings: Trainings, folder: Path) -> None:
+    """Only who was abandoned goes."""
+    trainings.start("silent")
+    trainings.abandon()
+    trainings.start("active")
+    trainings.train("last")
+
+    assert [run.id for run in prune(trainings, folder).going] == ["silent"]
+    assert trainings.report("active", 1).chunk == 2
+
+
+def test_what_waits_to_be_learned_from_stays(trainings: Trainings, folder: Path) -> None:
+    """Until its controller is deleted; a frozen one may learn again."""
+    trainings.train("learning", controller="ppo")
+    trainings.train("frozen", controller="ppo", mode=Mode.FROZEN)
+    trainings.train("last")
+    trainings.catalog.set_mode("ppo", Mode.FROZEN).result()
+    plan = prune(trainings, folder)
+    assert [run.id for run in plan.going] == ["frozen"]
+    assert plan.staying == {AWAITED: 1, NEWEST: 1}
+
+    trainings.catalog.delete_controller("ppo").result()
+    assert [run.id for run in prune(trainings, folder).going] == ["learning"]
+
+
+def test_learned_transitions_go(trainings: Trainings, folder: Path) -> None:
+    """With the version that learned from them; the policy versions stay in the store."""
+    small = PPOSettings(rollout_size=4, batch_size=4, n_epochs=1, net_arch=(4,))
+    trainings.create(spec("small", small))
+    trainings.train("old", chunks=4, controller="small")
+    trainings.train("last")
+    assert learn_once(trainings.store) == 1
+    prune(trainings, folder)
+
+    (archived,) = Archive(folder).runs()
+    assert [d.learned_in for d in archived.decisions] == [2, 2, 2, 2, None]
+    assert usage(trainings, "small").learned == 4
+
+
+def test_a_run_that_comes_back_while_it_is_archived_stays(
+    trainings: Trainings, store_url: str, folder: Path
+) -> None:
+    """An abandoned child reports again just then: its file is written anew, without it."""
+    for name in ("gone", "back"):
+        trainings.start(name)
+        trainings.report(name, 1)
+    trainings.abandon()
+    trainings.train("last")
+    archive = Archive(folder)
+    revived: list[int] = []
+
+    def revive(_count: int) -> None:
+        if not revived:
+            revived.append(trainings.report("back", 2).chunk)
+
+    with archive.pruning():
+        pruner = Pruner(trainings.store, archive)
+        plan = make_plan(trainings.store, before=1e12)
+        assert [run.id for run in plan.going] == ["gone", "back"]
+        plan.leave(pruner.prune(plan, told=revive))
+
+    assert [run.id for run in plan.going] == ["gone"]
+    assert plan.staying[CHANGED] == 1
+    assert {run for run, _ in in_archive(folder).values()} == {"gone"}
+    assert trainings.report("back", 3).chunk == 4
+    assert verify_store(store_url, folder) == 2 + 4 + 4
+
+
+def test_two_prunes_at_once_are_one_after_the_other(trainings: Trainings, folder: Path) -> None:
+    """The second into the same archive is refused; into another one it finds what is left."""
+    archive = Archive(folder)
+    with archive.pruning(), pytest.raises(ArchiveError, match="another prune works"):
+        with Archive(folder).pruning():
+            pass
+
+    for number in range(12):
+        trainings.train(f"r{number}", chunks=2)
+    before = in_store(trainings.store)
+    folders = [folder.with_name(f"archive-{n}") for n in range(2)]
+    both = [
+        threading.Thread(target=prune, args=(trainings, f), kwargs={"batch": 3}) for f in folders
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+
+    contents = [in_store(trainings.store), *map(in_archive, folders)]
+    assert sum(map(len, contents)) == len(before)
+    assert contents[0] | contents[1] | contents[2] == before
+    assert len(contents[0]) == 3
+
+
+def test_a_replay_of_a_pruned_run_is_created_again(trainings: Trainings, folder: Path) -> None:
+    """Its values are in the controller's spec, so the same call has the same answer."""
+    trainings.train("old")
+    again = spec("again", ReplaySettings(run_id="old"), hyperparameters=(NOISE, DROPOUT))
+    there = trainings.catalog.create_controller(again, Mode.FROZEN).result()
+    trainings.train("last")
+    prune(trainings, folder)
+
+    assert trainings.catalog.create_controller(again, Mode.FROZEN).result() == there
+
+
+def test_outcomes_are_all_kept(trainings: Trainings, folder: Path) -> None:
+    """Each way a run can end comes back from the archive, with its score and labels."""
+    for outcome in Outcome:
+        trainings.start(outcome.value)
+        trainings.finish(outcome.value, outcome)
+    trainings.train("last")
+    runs = {
+        run.id: run
+        for run, _ in trainings.steering.list_runs(
+            controller="", state=None, labels={}, before=None, limit=99
+        )
+    }
+    prune(trainings, folder)
+
+    found = {archived.run.id: archived.run for archived in Archive(folder).runs()}
+    assert found == {name: run for name, run in runs.items() if name != "last"}

@@ -1,0 +1,126 @@
+"""Stores with runs of any age, made without a service, and what they hold in all."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from agent_service.archive.folder import Archive
+from agent_service.controllers.registry import make_decider
+from agent_service.domain.catalog import Catalog
+from agent_service.domain.ports import Store
+from agent_service.domain.rewards import Scores
+from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
+from agent_service.domain.specs import ConstantSettings, ControllerSpec, PPOSettings, RandomSettings
+from agent_service.domain.steering import Steering
+from agent_service.learning.policies import SnapshotPolicies
+from agent_service.metrics import Metrics
+from tests.agent_service.specs import DROPOUT, NOISE, spec
+
+SPECS = (
+    spec("random", RandomSettings(), hyperparameters=(NOISE, DROPOUT), diverged_reward=-1.0),
+    spec("constant", ConstantSettings(values={"dropout": 0.3})),
+    spec("ppo", PPOSettings(observe_action=True)),
+)
+LEASE = 60.0
+LOSSES = np.array([0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308])
+
+Content = dict[int, tuple[str, str]]
+"""The run's id and all of a decision, by its position."""
+
+
+class Trainings:
+    """Trains children on a store at any time of the past."""
+
+    def __init__(self, store: Store) -> None:
+        self.now = 1_000_000.0
+        self.store = store
+        self.catalog = Catalog(store, policies=SnapshotPolicies())
+        self.steering = Steering(
+            store,
+            make_decider=make_decider,
+            policies=SnapshotPolicies(),
+            observer=Metrics(CollectorRegistry()),
+            clock=lambda: self.now,
+        )
+
+    def create(self, *specs: ControllerSpec) -> None:
+        for one in specs or SPECS:
+            self.catalog.create_controller(one, Mode.LEARNING).result()
+
+    def start(self, run_id: str, controller: str = "random", mode: Mode | None = None) -> None:
+        labels = {"seed": run_id}
+        start = StartRun(controller=controller, run_id=run_id, mode=mode, labels=labels)
+        self.steering.start_run(start).result()
+
+    def report(self, run_id: str, chunk: int) -> Decision:
+        scores = Scores(training=0.5, validation=chunk / 50)
+        applied = {"noise": 0.5, "dropout": 0.0} if run_id.endswith("applied") else None
+        return self.steering.report_chunk(
+            ChunkReport(
+                run_id=run_id, chunk=chunk, losses=LOSSES, feedback=scores, applied=applied
+            )
+        ).result()
+
+    def finish(self, run_id: str, outcome: Outcome = Outcome.TERMINATED) -> None:
+        self.steering.finish_run(FinishRun(run_id=run_id, outcome=outcome)).result()
+
+    def train(
+        self, run_id: str, *, chunks: int = 3, controller: str = "random", mode: Mode | None = None
+    ) -> None:
+        """Train a child from its start to its end."""
+        self.start(run_id, controller, mode)
+        for chunk in range(1, chunks + 1):
+            self.report(run_id, chunk)
+        self.finish(run_id)
+
+    def abandon(self) -> None:
+        """Abandon all runs that are active, a lease later."""
+        self.now += LEASE + 1
+        self.steering.abandon_silent_runs(lease=LEASE).result()
+
+
+def many(trainings: Trainings, rng: random.Random, prefix: str, *, runs: int) -> None:
+    """Train children of all kinds, each some time after the one before, most with an end."""
+    for number in range(runs):
+        trainings.now += rng.uniform(1, 1000)
+        kind = rng.choice(["finish", "finish", "diverge", "abandon", "active"])
+        name = f"{prefix}-{number}-{rng.choice(['', 'applied'])}"
+        controller, mode = rng.choice([("random", None), ("ppo", Mode.FROZEN), ("constant", None)])
+        if name.endswith("applied"):
+            controller, mode = "random", None
+        trainings.start(name, controller, mode)
+        for chunk in range(1, rng.randrange(6) + 1):
+            trainings.report(name, chunk)
+        if kind in ("finish", "diverge"):
+            trainings.finish(
+                name, Outcome.DIVERGED if kind == "diverge" else rng.choice(list(Outcome))
+            )
+        elif kind == "abandon":
+            trainings.abandon()
+
+
+def in_store(store: Store) -> Content:
+    """Return all that the store's log shows."""
+    found = store.read(lambda session: session.decisions(after=0, limit=1_000_000))
+    assert len({decision.position for _, decision in found}) == len(found)
+    return {d.position: (run.id, repr(d)) for run, d in found}
+
+
+def in_archive(folder: Path, *, with_pending: bool = False) -> Content:
+    """Return all that an archive has, and see that no run is in it twice."""
+    content: Content = {}
+    if folder.is_dir():
+        for archived in Archive(folder).runs(with_pending=with_pending):
+            for d in archived.decisions:
+                assert d.position not in content
+                content[d.position] = (archived.run.id, repr(d))
+    return content
+
+
+def in_both(store: Store, folder: Path) -> Content:
+    """Return all that store and archive have; fail where they have anything in common."""
+    there, here = in_store(store), in_archive(folder)
+    assert not there.keys() & here.keys()
+    return there | here
