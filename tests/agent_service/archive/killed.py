@@ -1,0 +1,84 @@
+"""Prunes copies of a store in processes that kill themselves at some point, each at another one.
+
+Run as `python -m tests.agent_service.archive.killed STORE FOLDER EVERY`: FOLDER/N then has the
+store and the archive as the Nth process left them. What is counted are the calls that our code and
+the database's driver make from the archive's and the store's modules.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyarrow.compute
+import pyarrow.parquet  # noqa: F401
+
+from agent_service.archive.folder import Archive
+from agent_service.archive.prune import Pruner, make_plan
+from agent_service.store.sql import SqlStore
+
+COUNTED = ("/agent_service/archive/", "/agent_service/store/retention", "/agent_service/store/writ")
+
+
+def prune(store: SqlStore, archive: Path) -> None:
+    """Prune all of a store, in small steps and files."""
+    with Archive(archive).pruning():
+        pruner = Pruner(store, Archive(archive), batch=3, per_file=8)
+        assert pruner.finish_killed() == []
+        pruner.prune(make_plan(store, before=1e12), told=lambda _count: None)
+
+
+class _Killer:
+    """Ends the process at its so-manyth call, or (0) counts the calls."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.count = 0
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
+        if event in ("call", "c_call", "c_return") and any(
+            part in frame.f_code.co_filename for part in COUNTED
+        ):
+            self.count += 1
+            if self.count == self._at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def calls(store: Path, folder: Path) -> int:
+    """Return how many calls a whole prune of a copy makes."""
+    (folder / "0").mkdir(parents=True)
+    shutil.copy(store, folder / "0" / "agent.db")
+    child = os.fork()
+    if child == 0:
+        killer = _Killer(0)
+        with SqlStore(f"sqlite:///{folder}/0/agent.db") as opened:
+            sys.setprofile(killer)
+            prune(opened, folder / "0" / "archive")
+            sys.setprofile(None)
+        (folder / "0" / "calls").write_text(str(killer.count))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    return int((folder / "0" / "calls").read_text())
+
+
+def killed(store: Path, folder: Path, at: int) -> None:
+    """Prune a copy, and be killed at the so-manyth call."""
+    (folder / str(at)).mkdir()
+    shutil.copy(store, folder / str(at) / "agent.db")
+    child = os.fork()
+    if child == 0:
+        with SqlStore(f"sqlite:///{folder}/{at}/agent.db") as opened:
+            sys.setprofile(_Killer(at))
+            prune(opened, folder / str(at) / "archive")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+if __name__ == "__main__":
+    given, where, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    total = calls(given, where)
+    for place in range(kills):
+        killed(given, where, 1 + place * (total - 1) // kills)

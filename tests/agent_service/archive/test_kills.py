@@ -1,0 +1,52 @@
+"""A prune that is killed anywhere loses nothing and doubles nothing, and the next one ends it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from agent_service.build import verify_store
+from agent_service.store.sql import SqlStore
+from tests.agent_service.archive.killed import prune
+from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store
+
+KILLS = int(os.environ.get("KILLS", "14"))
+"""Prunes that are killed; `KILLS=100` takes minutes."""
+
+
+def test_a_killed_prune_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Real SIGKILLs, evenly over all calls that a prune of three files makes."""
+    path, folder = tmp_path / "agent.db", tmp_path / "killed"
+    with SqlStore(f"sqlite:///{path}") as store:
+        trainings = Trainings(store)
+        trainings.create()
+        for number in range(4):
+            trainings.train(f"r{number}")
+        trainings.start("abandoned")
+        trainings.abandon()
+        trainings.train("last", controller="constant")
+        before = in_store(store)
+    done = [sys.executable, "-m", "tests.agent_service.archive.killed"]
+    subprocess.run([*done, str(path), str(folder), str(KILLS)], check=True)
+
+    left = set()
+    for number in sorted(folder.iterdir(), key=lambda f: int(f.name)):
+        path, archive = number / "agent.db", number / "archive"
+        with SqlStore(f"sqlite:///{path}") as store:
+            there = in_store(store)
+            # A pending file may hold what the store still has, and then both say the same.
+            assert there | in_archive(archive, with_pending=True) == before, number.name
+            assert not there.keys() & in_archive(archive).keys(), number.name
+            left.add((len(there), len(in_archive(archive)), len(list(archive.glob("*pending")))))
+        assert verify_store(f"sqlite:///{path}", archive if archive.is_dir() else None) == 21
+
+        with SqlStore(f"sqlite:///{path}") as store:
+            prune(store, archive)
+
+            assert in_both(store, archive) == before
+            assert len(in_store(store)) == 4
+            assert not store.read(lambda session: session.archives_left())
+        assert not [f for f in archive.iterdir() if f.suffix not in (".parquet", ".lock", "")]
+    # Not all at the same point: some before any mark, some with a file that waits, some at the end.
+    assert len(left) > 4
+    assert {pending for _, _, pending in left} == {0, 1}
