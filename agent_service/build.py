@@ -157,9 +157,13 @@ def verify_store(url: str, folder: Path | None = None) -> int:
     require_store(url)
     with SqlStore(url) as store:
         count = 0
-        how = {"make_decider": make_decider, "policies": SnapshotPolicies()}
-        archived = [] if folder is None else verify_archive(store, Archive(folder), **how)
-        for decision in chain(archived, verify(store, **how)):
+        logs = [verify(store, make_decider=make_decider, policies=SnapshotPolicies())]
+        if folder is not None:
+            archive, policies = Archive(folder), SnapshotPolicies()
+            logs.append(
+                verify_archive(store, archive, make_decider=make_decider, policies=policies)
+            )
+        for decision in chain.from_iterable(logs):
             count += 1
             if decision.difference is not None:
                 raise VerificationError(f"position {decision.position}: {decision.difference}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class _Age(click.ParamType):
+class _Age(click.ParamType[float]):
     """A time span, such as 30d, in seconds."""
 
     name = "age"
@@ -80,7 +80,12 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
                 )
             plan = make_plan(store, before=before)
             size = folder.size
-            with click.progressbar(length=2 * plan.decisions, label="archive, delete") as bar:
+            with click.progressbar(
+                length=2 * plan.decisions,
+                label="archive, delete",
+                file=sys.stderr,
+                hidden=not sys.stderr.isatty(),
+            ) as bar:
                 stayed = pruner.prune(plan, told=bar.update)
             plan.leave(stayed)
             _tell(plan, "went")
@@ -93,15 +98,17 @@ def _tell(plan: Plan, what: str) -> None:
         {"controller": name, "runs": s.runs, "transitions": s.transitions, "bytes": s.size}
         for name, s in sorted(shares.items())
     ]
-    total: Mapping[str, Any] = {
+    total = {
         "controller": f"{what} in all",
-        **{name: sum(r[name] for r in records) for name in ("runs", "transitions", "bytes")},  # type: ignore[misc]
+        "runs": len(plan.going),
+        "transitions": plan.decisions - len(plan.going),
+        "bytes": sum(run.size for run in plan.going),
     }
     fields = {"controller": Kind.TEXT} | dict.fromkeys(list(total)[1:], Kind.INTEGER)
     for line in text_lines(Table(records=[*records, total], fields=fields)):
         click.echo(line)
     for reason, count in sorted(plan.staying.items()):
-        click.echo(f"of old runs stay {count}: {reason}")
+        click.echo(f"old runs that stay: {count}, {reason}")
 
 
 def _bytes(count: float) -> str:

@@ -125,9 +125,9 @@ def test_a_pruned_run_takes_no_more_calls_and_its_id_stays_taken(
         lambda: trainings.finish("old"),
         lambda: trainings.steering.transitions(controller="", run_id="old", after=0, limit=1),
     ):
-        with pytest.raises(NotFound, match=f"'old' was pruned: it is in the archive .*{file.name}"):
+        with pytest.raises(NotFound, match=f"'old' was pruned: it is in .*{file.name}"):
             call()
-    with pytest.raises(AlreadyExists, match="'old' was pruned .* its id stays taken"):
+    with pytest.raises(AlreadyExists, match=r"'old' was pruned .* its id stays taken"):
         trainings.start("old")
     assert in_store(trainings.store).keys() == {5, 6, 7, 8}
 
@@ -214,9 +214,12 @@ def test_a_run_that_comes_back_while_it_is_archived_stays(
 def test_two_prunes_at_once_are_one_after_the_other(trainings: Trainings, folder: Path) -> None:
     """The second into the same archive is refused; into another one it finds what is left."""
     archive = Archive(folder)
-    with archive.pruning(), pytest.raises(ArchiveError, match="another prune works"):
-        with Archive(folder).pruning():
-            pass
+    with (
+        archive.pruning(),
+        pytest.raises(ArchiveError, match="another prune works"),
+        Archive(folder).pruning(),
+    ):
+        pytest.fail("both prune")
 
     for number in range(12):
         trainings.train(f"r{number}", chunks=2)

@@ -58,9 +58,7 @@ class Trainings:
         scores = Scores(training=0.5, validation=chunk / 50)
         applied = {"noise": 0.5, "dropout": 0.0} if run_id.endswith("applied") else None
         return self.steering.report_chunk(
-            ChunkReport(
-                run_id=run_id, chunk=chunk, losses=LOSSES, feedback=scores, applied=applied
-            )
+            ChunkReport(run_id=run_id, chunk=chunk, losses=LOSSES, feedback=scores, applied=applied)
         ).result()
 
     def finish(self, run_id: str, outcome: Outcome = Outcome.TERMINATED) -> None:
