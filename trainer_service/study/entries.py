@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import PPOSettings
+from agent_service.domain.specs import PPOSettings, Shape
 from trainer_service.training.spec import RANGES, Method, Sites
 
 
@@ -33,17 +33,6 @@ class Regularizer(StrEnum):
     def steered(self) -> Method:
         """The method of children under a controller's values of it."""
         return Method.RD if self is Regularizer.DROPOUT else Method.RNI
-
-
-class Course(StrEnum):
-    """The course of a hand-made schedule."""
-
-    LINEAR = "linear"
-    COSINE = "cosine"
-    STEP = "step"
-    """One jump."""
-    EXPONENTIAL = "exponential"
-    """Curriculum dropout's (Morerio et al. 2017)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +119,7 @@ class Scheduled(_Named):
 
     kind: Literal["schedule"] = "schedule"
     regularizer: Regularizer = Regularizer.DROPOUT
-    course: Course
+    course: Shape
     start: float
     """Value of chunk 1."""
     end: float

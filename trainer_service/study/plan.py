@@ -20,7 +20,6 @@ from agent_service.domain.specs import (
 from trainer_service.run import RunSpec
 from trainer_service.study.entries import (
     Bayesian,
-    Course,
     Drawn,
     Entry,
     Fixed,
@@ -135,11 +134,11 @@ def _schedule(spec: StudySpec, entry: Scheduled) -> ScheduleSettings:
     chunks = round(spec.training.chunks * entry.until)
     name = entry.regularizer.value
     return ScheduleSettings(
-        shape=Shape(entry.course.value),
+        shape=entry.course,
         start={name: entry.start},
         end={name: entry.end},
         # A step comes after its share of the chunks, all else arrives with the last of them.
-        chunks=max(2, chunks + (entry.course is Course.STEP)),
+        chunks=max(2, chunks + (entry.course is Shape.STEP)),
     )
 
 

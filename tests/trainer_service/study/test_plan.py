@@ -10,7 +10,7 @@ from agent_service.domain.specs import ScheduleSettings, Shape
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
 from trainer_service.study.audit import departs
 from trainer_service.study.choices import best_constant, mean_values, replayed_values
-from trainer_service.study.entries import Bayesian, Course, Grid, Learned, Replayed, Scheduled
+from trainer_service.study.entries import Bayesian, Grid, Learned, Replayed, Scheduled
 from trainer_service.study.plan import controller_spec, tuning
 from trainer_service.study.results import Phase, Result, ResultsFolder
 from trainer_service.study.spec import TUNING_SEEDS, StudySpec, table_1
@@ -76,24 +76,24 @@ def test_replays_are_of_another_seed_and_shuffles_keep_the_values(folder: Result
 
 
 @pytest.mark.parametrize(
-    ("course", "until", "expected"),
+    ("course", "until", "chunks"),
     [
-        (Course.LINEAR, 1.0, (Shape.LINEAR, 20)),
-        (Course.EXPONENTIAL, 1.0, (Shape.EXPONENTIAL, 20)),
+        (Shape.LINEAR, 1.0, 20),
+        (Shape.EXPONENTIAL, 1.0, 20),
         # Early dropout stands for the first 5 of 20 chunks.
-        (Course.STEP, 0.25, (Shape.STEP, 6)),
-        (Course.COSINE, 0.5, (Shape.COSINE, 10)),
+        (Shape.STEP, 0.25, 6),
+        (Shape.COSINE, 0.5, 10),
     ],
 )
 def test_a_schedules_end_is_a_share_of_the_training(
-    course: Course, until: float, expected: tuple[Shape, int]
+    course: Shape, until: float, chunks: int
 ) -> None:
     """In chunks of the study's children."""
     entry = Scheduled(name="s", course=course, start=0.0, end=0.3, until=until)
     algorithm = controller_spec("s", STUDY, entry).algorithm
 
     assert isinstance(algorithm, ScheduleSettings)
-    assert (algorithm.shape, algorithm.chunks) == expected
+    assert (algorithm.shape, algorithm.chunks) == (course, chunks)
 
 
 @pytest.mark.parametrize("sites", list(Sites))
