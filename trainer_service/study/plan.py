@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import (
@@ -110,11 +111,17 @@ def controller_spec(study: str, spec: StudySpec, entry: Steering) -> ControllerS
     return ControllerSpec(
         name=controller_name(study, entry),
         chunk_size=spec.training.chunk_size,
-        hyperparameters=hyperparameters(_steered_training(spec, entry)),
+        hyperparameters=_hyperparameters(spec, entry),
         reward=entry.reward if isinstance(entry, Learned) else Reward.GAP,
         seed=spec.training.data_seed,
         algorithm=_algorithm(spec, entry),
     )
+
+
+def _hyperparameters(spec: StudySpec, entry: Steering) -> tuple[Hyperparameter, ...]:
+    whole = hyperparameters(_steered_training(spec, entry))
+    high = entry.high if isinstance(entry, Learned | Drawn) else None
+    return whole if high is None else tuple(replace(one, high=high) for one in whole)
 
 
 def _algorithm(spec: StudySpec, entry: Steering) -> Algorithm:

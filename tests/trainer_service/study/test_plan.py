@@ -10,11 +10,11 @@ from agent_service.domain.specs import ScheduleSettings, Shape
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
 from trainer_service.study.audit import departs
 from trainer_service.study.choices import best_constant, mean_values, replayed_values
-from trainer_service.study.entries import Bayesian, Grid, Learned, Replayed, Scheduled
+from trainer_service.study.entries import Bayesian, Drawn, Grid, Learned, Replayed, Scheduled
 from trainer_service.study.plan import controller_spec, tuning
 from trainer_service.study.results import Phase, Result, ResultsFolder
 from trainer_service.study.spec import TUNING_SEEDS, StudySpec, table_1
-from trainer_service.training.spec import Method, Sites
+from trainer_service.training.spec import RANGES, Method, Sites
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,19 @@ def test_a_controller_decides_what_its_children_have(sites: Sites) -> None:
     for child in tuning("s", STUDY, entry):
         assert (child.spec.controller, child.spec.mode) == (made.name, Mode.LEARNING)
         assert child.spec.training.sites is sites
+
+
+@pytest.mark.parametrize("kind", [Learned, Drawn])
+def test_a_controller_stays_below_the_largest_value_of_its_method(
+    kind: type[Learned | Drawn],
+) -> None:
+    """The range is the method's own; without one it is what children can have."""
+    ranges = [
+        [(h.low, h.high) for h in controller_spec("s", STUDY, entry).hyperparameters]
+        for entry in (kind(name="rd", high=0.5), kind(name="rd"))
+    ]
+
+    assert ranges == [[(0.0, 0.5)], [RANGES["dropout"]]]
 
 
 def test_run_ids_are_unique() -> None:
