@@ -16,7 +16,7 @@ COPY agent_service/__init__.py agent_service/
 COPY trainer_service/__init__.py trainer_service/
 RUN touch README.md
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/venv/bin/python install '.[agent,postgresql,tracing]'
+    pip --python /opt/venv/bin/python install '.[agent,parquet,postgresql,tracing]'
 COPY README.md ./
 COPY agent_service agent_service
 COPY trainer_service trainer_service

@@ -9,6 +9,7 @@ import pytest
 from agent_service.build import verify_store
 from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.errors import AlreadyExists, NotFound
+from agent_service.domain.ports import Durability
 from agent_service.store.sql import SqlStore
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_store
 from tests.agent_service.specs import spec
@@ -16,7 +17,7 @@ from tests.agent_service.store.conftest import store_url
 from tests.end_to_end.processes import AgentProcess, command_of
 
 __all__ = ["store_url"]
-RUNS, CHUNKS = 60, 20
+RUNS, CHUNKS = 30, 20
 
 
 class Child(threading.Thread):
@@ -39,7 +40,7 @@ class Child(threading.Thread):
 
 def test_a_served_store_is_pruned(store_url: str, tmp_path: Path) -> None:
     """Children report throughout, and a client sees nothing but that old runs are gone."""
-    with SqlStore(store_url) as store:
+    with SqlStore(store_url, durability=Durability.PROCESS) as store:
         old = Trainings(store)
         old.create()
         for number in range(RUNS):

@@ -212,8 +212,8 @@ def test_the_command_shows_first_and_then_does(pruned: Pruned, tmp_path: Path) -
         for name in ("a", "b", "last"):
             trainings.train(name)
     folder = tmp_path / "archive"
-    words = ("prune", "--store", f"sqlite:///{tmp_path}/agent.db", "--older-than", "30d")
-    words = (*words, "--archive", str(folder))
+    words = ["prune", "--store", f"sqlite:///{tmp_path}/agent.db", "--older-than", "30d"]
+    words += ["--archive", str(folder)]
 
     shown = command(*words, "--dry-run")
     assert shown.exit_code == 0, shown.output

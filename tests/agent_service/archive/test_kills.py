@@ -30,13 +30,13 @@ def test_a_killed_prune_loses_and_doubles_nothing(tmp_path: Path) -> None:
     subprocess.run([*done, str(path), str(folder), str(KILLS)], check=True)
 
     left = set()
-    for number in sorted(folder.iterdir(), key=lambda f: int(f.name)):
-        path, archive = number / "agent.db", number / "archive"
+    for place in sorted(folder.iterdir(), key=lambda f: int(f.name)):
+        path, archive = place / "agent.db", place / "archive"
         with SqlStore(f"sqlite:///{path}") as store:
             there = in_store(store)
             # A pending file may hold what the store still has, and then both say the same.
-            assert there | in_archive(archive, with_pending=True) == before, number.name
-            assert not there.keys() & in_archive(archive).keys(), number.name
+            assert there | in_archive(archive, with_pending=True) == before, place.name
+            assert not there.keys() & in_archive(archive).keys(), place.name
             left.add((len(there), len(in_archive(archive)), len(list(archive.glob("*pending")))))
         assert verify_store(f"sqlite:///{path}", archive if archive.is_dir() else None) == 21
 

@@ -1,0 +1,151 @@
+"""What pruning costs who reports meanwhile, how fast it is, and how small an archive is.
+
+One caller reports to a real service without a pause, first alone and then while the real command
+prunes its store: each report's time from the call to the answer. The steps that others wait for are
+timed in a prune of the same runs by itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from agent_service.archive.folder import Archive
+from agent_service.archive.prune import BATCH, Pruner, make_plan
+from agent_service.client import AgentClient, RandomSettings
+from agent_service.domain.ports import Durability, Session
+from agent_service.domain.rewards import Scores
+from agent_service.domain.runs import Choice, Decision, Mode, Outcome, StartRun, Use
+from agent_service.store.sql import SqlStore
+from tests.agent_service.specs import spec
+from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.end_to_end.processes import AgentProcess, command_of
+
+T = TypeVar("T")
+ROUNDS = 3
+RUNS, CHUNKS, LOSSES = 200, 250, 20
+ALONE_REPORTS = 2_000
+
+
+class _TimedStore(SqlStore):
+    """Notes how long each step takes that others wait for."""
+
+    steps: list[float]
+
+    def write(self, work: Callable[[Session], T]) -> Future[T]:
+        began = time.perf_counter()
+        future = super().write(work)
+        self.steps.append(time.perf_counter() - began)
+        return future
+
+
+def fill(path: Path) -> None:
+    """Make a store of finished runs, with losses as random as real ones."""
+    rng = np.random.default_rng(1)
+
+    def add(session: Session, number: int) -> None:
+        controller = session.find_controller("c") or session.add_controller(
+            spec(algorithm=RandomSettings(), chunk_size=LOSSES), mode=Mode.LEARNING, now=1.0
+        )
+        start = StartRun(controller="c", run_id=f"r{number}", labels={})
+        run = session.add_run(start, controller, mode=Mode.LEARNING, pinned_version=None, now=2.0)
+        for chunk in range(1, CHUNKS + 2):
+            value, scores = float(rng.uniform()), rng.uniform(size=2).tolist()
+            session.append(
+                run,
+                Decision(
+                    position=session.next_position(),
+                    run_id=run.id,
+                    chunk=chunk,
+                    state=rng.uniform(size=LOSSES),
+                    context=np.zeros(0),
+                    feedback=None if chunk == 1 else Scores(*scores),
+                    reward=None if chunk == 1 else scores[1] - scores[0],
+                    applied=None,
+                    choice=Choice((value,), log_probability=-value, explored=True),
+                    values={"dropout": value},
+                    policy_version=0,
+                    use=Use.RECORDED,
+                    learned_in=None,
+                    created_at=2.0 + chunk,
+                ),
+            )
+            if chunk > 1:
+                found = session.find_run(run.id)
+                assert found is not None
+                session.count_chunk(found, now=2.0 + chunk)
+        found = session.find_run(run.id)
+        assert found is not None
+        session.finish_run(found, outcome=Outcome.TERMINATED, final_score=None, now=3.0)
+
+    with SqlStore(f"sqlite:///{path}", durability=Durability.PROCESS) as store:
+        for number in range(RUNS):
+            store.write(lambda session, number=number: add(session, number)).result()
+
+
+def reports(client: AgentClient, until: Callable[[int], bool]) -> list[float]:
+    """Report until told to stop; return each report's seconds."""
+    seconds: list[float] = []
+    with client.run("c") as run:
+        while not until(len(seconds)):
+            began = time.perf_counter()
+            run.report_chunk([1.0] * LOSSES, training_score=0.5, validation_score=0.5)
+            seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[-1]
+
+
+async def measure(folder: Path) -> Figures:
+    """Prune once by itself, and once while a caller reports."""
+    path, quiet = folder / "agent.db", folder / "quiet.db"
+    fill(path)
+    shutil.copy(path, quiet)
+    archive = Archive(folder / "quiet")
+    with _TimedStore(f"sqlite:///{quiet}") as store, archive.pruning():
+        store.steps = []
+        began = time.perf_counter()
+        plan = make_plan(store, before=time.time())
+        planned = time.perf_counter()
+        Pruner(store, archive).prune(plan, told=lambda _count: None)
+        ended = time.perf_counter()
+    with AgentProcess(path) as agent, AgentClient(agent.address) as client:
+        alone = reports(client, lambda count: count >= ALONE_REPORTS)
+        words = ["prune", "--store", agent.url, "--older-than", "1d"]
+        words += ["--archive", str(folder / "archive")]
+        pruning = subprocess.Popen(
+            [*command_of("agent_service"), *words], stdout=subprocess.DEVNULL
+        )
+        beside = reports(client, lambda _count: pruning.poll() is not None)
+        assert pruning.returncode == 0
+    return {
+        "plan_s": planned - began,
+        "step_median_s": statistics.median(store.steps),
+        "step_longest_s": max(store.steps),
+        "decisions_per_s": plan.decisions / (ended - planned),
+        "store_bytes_a_decision": quiet.stat().st_size / plan.decisions,
+        "archive_bytes_a_decision": archive.size / plan.decisions,
+        "report_alone_p99_s": p99(alone),
+        "report_beside_p99_s": p99(beside),
+        "report_beside_longest_s": max(beside),
+    }
+
+
+def claims(figures: Figures) -> list[Claim]:
+    """Return what a prune must keep to."""
+    what = f"a step of {BATCH} decisions, in ms"
+    return [Claim(what, figures["step_median_s"] * 1e3, most=50)]
+
+
+if __name__ == "__main__":
+    show_rounds("bench-prune", measure, claims, rounds=ROUNDS)
