@@ -284,7 +284,8 @@ def prune(store: str, **options: Any) -> None:
 
     These are runs that are finished or abandoned, and that nothing waits for any more. A run's
     decisions are deleted once its file is on disk and was read back. Its id stays taken. What a
-    killed prune has left, the next one into the same folder brings to its end.
+    killed prune has left, the next one into the same folder brings to its end. Bytes in the table
+    are those of the values in the store.
     """
     prune_store(store, **options)
 

@@ -58,7 +58,7 @@ def fill(path: Path) -> None:
         start = StartRun(controller="c", run_id=f"r{number}", labels={})
         run = session.add_run(start, controller, mode=Mode.LEARNING, pinned_version=None, now=2.0)
         for chunk in range(1, CHUNKS + 2):
-            value, scores = float(rng.uniform()), rng.uniform(size=2).tolist()
+            value, training, validation = rng.uniform(size=3).tolist()
             session.append(
                 run,
                 Decision(
@@ -67,8 +67,10 @@ def fill(path: Path) -> None:
                     chunk=chunk,
                     state=rng.uniform(size=LOSSES),
                     context=np.zeros(0),
-                    feedback=None if chunk == 1 else Scores(*scores),
-                    reward=None if chunk == 1 else scores[1] - scores[0],
+                    feedback=None
+                    if chunk == 1
+                    else Scores(training=training, validation=validation),
+                    reward=None if chunk == 1 else validation - training,
                     applied=None,
                     choice=Choice((value,), log_probability=-value, explored=True),
                     values={"dropout": value},

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from agent_service.build import verify_store
 from agent_service.cli import cli
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError
-from agent_service.domain.runs import Mode
+from agent_service.domain.ports import Session
+from agent_service.domain.runs import Controller, Mode
 from agent_service.store.sql import SqlStore
 from tests.agent_service.archive.trainings import LOSSES, Trainings
 from tests.conftest import ServedAgent
+
+STORES = sorted((Path(__file__).parents[2] / "data" / "stores").glob("*.db"))
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,26 @@ def test_the_command_shows_first_and_then_does(pruned: Pruned, tmp_path: Path) -
     assert did[1:3] == [would[1], ["went", "in", "all", *would[1][1:]]]
     assert did[-1][2:] == ["were", "added", "to", str(folder)]
     assert left[1] == ["went", "in", "all", "0", "0", "0"]
+
+
+@pytest.mark.parametrize("old", STORES, ids=lambda path: path.stem)
+def test_a_store_of_an_older_release_is_pruned(old: Path, tmp_path: Path) -> None:
+    """Its rows have no checksums, and numbers in forms of their own; all of them verify."""
+    path, folder = tmp_path / "agent.db", tmp_path / "archive"
+    shutil.copy(old, path)
+    decisions = verify_store(f"sqlite:///{path}")
+    with SqlStore(f"sqlite:///{path}") as store, Archive(folder).pruning():
+        store.write(lambda s: [s.delete_controller(c, now=1.0) for c in everyone(s)]).result()
+        Pruner(store, Archive(folder)).prune(
+            make_plan(store, before=1e12), told=lambda _count: None
+        )
+
+    assert verify_store(f"sqlite:///{path}", folder) == decisions
+    assert verify_store(f"sqlite:///{path}") < decisions
+
+
+def everyone(session: Session) -> Sequence[Controller]:
+    return session.list_controllers(after="", limit=100)
 
 
 @pytest.mark.parametrize("age", ["30", "d", "-1d", "1y"])
