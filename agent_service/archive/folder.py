@@ -91,12 +91,13 @@ class Archive:
         Whatever dies when, the file is there whole, or still waits to be settled.
         """
         pending = self._folder / f"{archive}{_PENDING}"
-        if runs == read_run_ids(pending):
+        if not runs:
+            pending.unlink()
+        elif runs == read_run_ids(pending):
             pending.replace(self._folder / archive)
         else:
-            if runs:
-                logs = (log for log in read_runs(pending) if log[0]["run_id"] in runs)
-                self._write(self._folder / archive, logs)
+            logs = (log for log in read_runs(pending) if log[0]["run_id"] in runs)
+            self._write(self._folder / archive, logs)
             pending.unlink()
         sync(self._folder)
 

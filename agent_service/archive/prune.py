@@ -145,23 +145,27 @@ class Pruner:
     def _logs(
         self, runs: Sequence[OldRun], checksums: dict[int, int], told: Callable[[int], None]
     ) -> Iterator[Sequence[StoredRow]]:
-        """Yield the rows of each run, and note the sum of their checksums by key."""
+        """Yield the rows of each run, and note the sum of their checksums by key.
+
+        A run that another prune deletes just now is left out.
+        """
         for run in runs:
             log: list[StoredRow] = []
             while page := self._store.read(
                 partial(_page, run=run, after=log[-1]["decision_chunk"] if log else 0)
             ):
                 log += page
-            checksums[run.key] = sum(row["decision_checksum"] or 0 for row in log)
             told(len(log))
-            yield log
+            if len(log) == run.decisions:
+                checksums[run.key] = sum(row["decision_checksum"] or 0 for row in log)
+                yield log
 
     def _mark(
         self, runs: Sequence[OldRun], checksums: dict[int, int], archive: str
     ) -> list[OldRun]:
         """Mark runs that are as they were archived; return the others."""
-        stayed: list[OldRun] = []
-        for some in _files(runs, self._batch):
+        stayed = [run for run in runs if run.key not in checksums]
+        for some in _files([run for run in runs if run.key in checksums], self._batch):
             stayed += self._step(
                 partial(_mark_some, runs=some, checksums=checksums, archive=archive)
             )

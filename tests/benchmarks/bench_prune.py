@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,7 +91,7 @@ def fill(path: Path) -> None:
 
     with SqlStore(f"sqlite:///{path}", durability=Durability.PROCESS) as store:
         for number in range(RUNS):
-            store.write(lambda session, number=number: add(session, number)).result()
+            store.write(partial(add, number=number)).result()
 
 
 def reports(client: AgentClient, until: Callable[[int], bool]) -> list[float]:

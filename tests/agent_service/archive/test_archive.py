@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,9 @@ from agent_service.archive.prune import Pruner, make_plan
 from agent_service.build import verify_store
 from agent_service.cli import cli
 from agent_service.client import AgentClient
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.ports import Session
-from agent_service.domain.runs import Controller, Mode
+from agent_service.domain.runs import Mode
 from agent_service.store.sql import SqlStore
 from tests.agent_service.archive.trainings import LOSSES, Trainings
 from tests.conftest import ServedAgent
@@ -241,7 +243,7 @@ def test_a_store_of_an_older_release_is_pruned(old: Path, tmp_path: Path) -> Non
     shutil.copy(old, path)
     decisions = verify_store(f"sqlite:///{path}")
     with SqlStore(f"sqlite:///{path}") as store, Archive(folder).pruning():
-        store.write(lambda s: [s.delete_controller(c, now=1.0) for c in everyone(s)]).result()
+        store.write(delete_controllers).result()
         Pruner(store, Archive(folder)).prune(
             make_plan(store, before=1e12), told=lambda _count: None
         )
@@ -250,8 +252,28 @@ def test_a_store_of_an_older_release_is_pruned(old: Path, tmp_path: Path) -> Non
     assert verify_store(f"sqlite:///{path}") < decisions
 
 
-def everyone(session: Session) -> Sequence[Controller]:
-    return session.list_controllers(after="", limit=100)
+def delete_controllers(session: Session) -> None:
+    for controller in session.list_controllers(after="", limit=100):
+        session.delete_controller(controller, now=1.0)
+
+
+def test_a_damaged_row_is_not_archived(tmp_path: Path) -> None:
+    """It is named, and everything stays where it is."""
+    path, folder = tmp_path / "agent.db", tmp_path / "archive"
+    with SqlStore(f"sqlite:///{path}") as store:
+        trainings = Trainings(store)
+        trainings.create()
+        for name in ("sound", "damaged", "last"):
+            trainings.train(name)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE decisions SET reward = 0.5 WHERE position = 6")
+        with Archive(folder).pruning(), pytest.raises(Unavailable, match="row position 6,"):
+            Pruner(store, Archive(folder)).prune(
+                make_plan(store, before=1e12), told=lambda _count: None
+            )
+
+        assert [f.name for f in folder.iterdir()] == [".lock"]
+        assert trainings.report("sound", 3).chunk == 4
 
 
 @pytest.mark.parametrize("age", ["30", "d", "-1d", "1y"])
