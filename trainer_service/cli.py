@@ -14,7 +14,7 @@ import click
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.rpc.serving_options import serving_options, start_service_log
-from trainer_service.config import TrainerConfig
+from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
 from trainer_service.simulate_command import simulate
@@ -56,6 +56,10 @@ def cli(debug: bool) -> None:
     help="Images held on the device, or read ahead of their use.",
 )
 @click.option("--runs", default=_DEFAULTS.runs, type=click.Path(path_type=Path), help="Run store.")
+@click.option("--storage", default="", help="URL of checkpoints; by default beside the run store.")
+@click.option("--executor", default="local", type=click.Choice(list(ExecutorName)))
+@click.option("--address", default="", help="Ray's: ray://HOST:10001, HOST:6379; else found.")
+@click.option("--gpus-per-process", type=float, help="Of Ray's; by default 1 with cuda, else 0.")
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Processes at once.")
