@@ -57,7 +57,12 @@ def cli(debug: bool) -> None:
 )
 @click.option("--runs", default=_DEFAULTS.runs, type=click.Path(path_type=Path), help="Run store.")
 @click.option("--storage", default="", help="URL of checkpoints; by default beside the run store.")
-@click.option("--executor", default="local", type=click.Choice(list(ExecutorName)))
+@click.option(
+    "--executor",
+    default=_DEFAULTS.executor,
+    type=click.Choice(ExecutorName, case_sensitive=False),
+    help="Where runs train: on this machine, or on a cluster of Ray.",
+)
 @click.option("--address", default="", help="Ray's: ray://HOST:10001, HOST:6379; else found.")
 @click.option("--gpus-per-process", type=float, help="Of Ray's; by default 1 with cuda, else 0.")
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")

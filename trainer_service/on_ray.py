@@ -8,11 +8,11 @@ checkpoints. What an actor passes on is what the process tells a service on its 
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, BinaryIO
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -26,9 +26,11 @@ from trainer_service.run import Run, RunState, StateChanged, What
 from trainer_service.training.folder import open_folder
 
 WAIT_SECONDS = 5.0
-"""After these, a run that no node has room for says so; and again, as long as it waits."""
+"""After these, a run that has no place yet says so; and again, as long as it waits."""
 REPLY_SECONDS = 10.0
 """What an actor's answer may take longer than what it waits for."""
+IDLE_SECONDS = 10.0
+"""How long an actor is held for the next process, which starts there at once."""
 _THREADS = 3
 """Of an actor: one hears, others are asked meanwhile."""
 
@@ -43,36 +45,33 @@ class RayExecutor:
             config: the service's.
 
         Raises:
-            AgentError: there is no cluster, or nothing can be stored for it.
+            AgentError: there is no cluster.
+            OSError: the folder of checkpoints cannot be written.
         """
         self._config = _of_nodes(config)
         self._mark = secrets.token_hex().encode()
         self._address = config.address or "auto"
-        open_folder(self._config.checkpoints).write(MARK, lambda file: _write(file, self._mark))
+        open_folder(self._config.checkpoints).write(MARK, self._write_mark)
         try:
             ray.init(self._address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise AgentError(f"no Ray cluster at {self._address}: {reason}") from error
-        self._hand = ray.remote(Hand).options(
-            num_cpus=config.threads,
-            num_gpus=config.gpus,
-            max_concurrency=_THREADS,
-        )
+        self._hands = Hands(cpus=config.threads, gpus=config.gpus)
+
+    def _write_mark(self, file: BinaryIO) -> None:
+        file.write(self._mark)
 
     def start(self, runs: Sequence[Run], parents: Mapping[str, Run]) -> RayProcess:
         """Ask for a place for a process; see `Executor`."""
-        hand = self._hand.remote()
+        hand = self._hands.take()
         started = hand.start.remote(__version__, self._mark, runs, parents, self._config)
-        wanted = f"{self._config.threads} CPUs"
-        if self._config.gpus:
-            wanted += f" and {self._config.gpus:g} GPUs"
-        return RayProcess(hand, started, [run.id for run in runs], wanted)
+        return RayProcess(self._hands, hand, started, [run.id for run in runs])
 
     def describe(self) -> str:
         """Return the cluster in words."""
         nodes = sum(node["Alive"] for node in ray.nodes())
-        return f"Ray at {self._address}, {nodes} nodes"
+        return f"{nodes} nodes of Ray at {self._address}"
 
     def close(self) -> None:
         """Leave the cluster, which ends what is left there."""
@@ -80,82 +79,130 @@ class RayExecutor:
 
 
 def _of_nodes(config: TrainerConfig) -> TrainerConfig:
-    """Return a configuration with paths that hold in any folder of any machine that has them."""
-    access = config.agent_access
+    """Return a configuration with paths that mean the same in any folder of a machine."""
     files = {
-        name: _absolute(getattr(access, name)) for name in ("ca", "certificate", "key", "token")
+        field.name: path and path.absolute()
+        for field in fields(Access)
+        for path in [getattr(config.agent_access, field.name)]
     }
-    return replace(
-        config,
-        data=config.data.absolute(),
-        runs=config.runs.absolute(),
-        agent_access=Access(**files),
-    )
+    data, runs = config.data.absolute(), config.runs.absolute()
+    return replace(config, data=data, runs=runs, agent_access=Access(**files))
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
+class Hands:
+    """Actors, each with a place on a node; those that are idle wait a little for the next process.
+
+    What takes seconds, Ray's new process and the import of torch, is then done. Thread-safe.
+    """
+
+    def __init__(self, *, cpus: int, gpus: float) -> None:
+        """Hold none yet; each needs so many free CPUs and GPUs of a node."""
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": _THREADS}
+        self._make = ray.remote(Hand).options(**options).remote
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Any, threading.Timer]] = []
+        self.needs = f"{cpus} CPU" + (f", {gpus:g} GPU" if gpus else "")
+        """What a place is, in words."""
+
+    def take(self) -> Any:
+        """Return an actor; a new one has no place before Ray finds one."""
+        with self._lock:
+            if not self._idle:
+                return self._make()
+            hand, timer = self._idle.pop()
+        timer.cancel()
+        return hand
+
+    def give_back(self, hand: Any) -> None:
+        """Take an actor whose process has ended."""
+        timer = threading.Timer(IDLE_SECONDS, self._let_go, [hand])
+        timer.daemon = True
+        with self._lock:
+            self._idle.append((hand, timer))
+        timer.start()
+
+    def _let_go(self, hand: Any) -> None:
+        with self._lock:
+            kept = [(other, timer) for other, timer in self._idle if other is not hand]
+            is_taken = len(kept) == len(self._idle)
+            self._idle = kept
+        if not is_taken:
+            end_actor(hand)
+
+    def let_all_go(self) -> None:
+        """End those that are idle, since they may be where another was lost."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for hand, timer in idle:
+            timer.cancel()
+            end_actor(hand)
 
 
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
+def end_actor(hand: Any) -> None:
+    """End an actor, and the process that it holds; nothing where it is gone."""
+    with suppress(RayError, ValueError):
+        ray.kill(hand)
 
 
 class RayProcess:
     """A process that an actor holds; see `Process`."""
 
-    def __init__(self, hand: Any, started: Any, run_ids: Sequence[str], wanted: str) -> None:
+    def __init__(self, hands: Hands, hand: Any, started: Any, run_ids: Sequence[str]) -> None:
         """Take an actor.
 
         Args:
+            hands: who takes the actor afterwards.
             hand: the actor's handle, which has no types.
             started: refers to the answer of its `start`.
             run_ids: of its runs.
-            wanted: what of a node it needs, in words.
         """
+        self._hands = hands
         self._hand = hand
+        self._placed = hand.place.remote()
         self._started = started
-        self._wanted = wanted
+        self._node = ""
+        """Where it is, once it has started there."""
+        self._has_waited = False
         self._training = list(run_ids)
         self._owing: set[str] = set()
         """Runs that told something and wait until it is stored."""
         self._receipts: list[str] = []
-        self._node = ""
-        """Where it is, once it has a place."""
-        self._has_waited = False
         self._lost: StateChanged | None = None
         """What becomes of its runs, since the actor is gone."""
 
     def hear(self, seconds: float) -> Sequence[tuple[str, What | None]]:
         """Return what the actor passes on; before it has a place, that it waits for one."""
         try:
-            if not self._node and (waiting := self._wait_for_place()) is not None:
-                return waiting
-            receipts, self._receipts = self._receipts, []
-            answer = self._hand.hear.remote(receipts, seconds)
-            # An actor that hangs answers nothing, not even that nothing was told.
-            told = ray.get(answer, timeout=seconds + REPLY_SECONDS)
+            if not self._node and (told := self._begin(seconds)):
+                return told
+            return self._hear(seconds)
         except GetTimeoutError:
-            return []
+            return []  # an actor that hangs answers nothing, not even that nothing was told
         except RayError as error:
             return self._lose(error)
+
+    def _begin(self, seconds: float) -> Sequence[tuple[str, What]]:
+        """Come to where it has started; return what is told of the waiting, if anything."""
+        if not ray.wait([self._placed], timeout=WAIT_SECONDS)[0]:
+            self._has_waited = True
+            return self._tell_all(f"waits for a place on Ray: {self._hands.needs}")
+        if self._has_waited:
+            self._has_waited = False
+            return self._tell_all("")
+        self._node = ray.get(self._started, timeout=seconds)
+        return []
+
+    def _tell_all(self, cause: str) -> Sequence[tuple[str, What]]:
+        what = StateChanged(state=RunState.RUNNING, cause=cause)
+        return [(run_id, what) for run_id in self._training]
+
+    def _hear(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+        receipts, self._receipts = self._receipts, []
+        answer = self._hand.hear.remote(receipts, seconds)
+        told: Sequence[tuple[str, What | None]] = ray.get(answer, timeout=seconds + REPLY_SECONDS)
         self._training = [run_id for run_id in self._training if (run_id, None) not in told]
         self._owing = {run_id for run_id, what in told if what is not None}
         return [(run_id, self._with_node(what)) for run_id, what in told]
-
-    def _wait_for_place(self) -> Sequence[tuple[str, What]] | None:
-        """Return what is told while it has no place, or of that; None where it has one at once."""
-        done, _ = ray.wait([self._started], timeout=WAIT_SECONDS)
-        if not done:
-            self._has_waited = True
-            return self._told(f"waits for a node of Ray with {self._wanted} free")
-        self._node = ray.get(self._started)
-        return self._told("") if self._has_waited else None
-
-    def _told(self, cause: str) -> Sequence[tuple[str, What]]:
-        return [
-            (run_id, StateChanged(state=RunState.RUNNING, cause=cause)) for run_id in self._training
-        ]
 
     def _with_node(self, what: What | None) -> What | None:
         """Say where it was, of what went wrong there."""
@@ -165,9 +212,9 @@ class RayProcess:
 
     def _lose(self, error: RayError) -> Sequence[tuple[str, What | None]]:
         """Take all runs as having left, since there is no actor any more."""
-        self.kill()
-        if self._lost is None:
-            self._lost = _end_by(error, self._node)
+        end_actor(self._hand)
+        self._hands.let_all_go()
+        self._lost = _end_by(error, self._node)
         left, self._training = self._training, []
         return [(run_id, None) for run_id in left]
 
@@ -193,28 +240,30 @@ class RayProcess:
 
     def kill(self) -> None:
         """End the actor, and the process with it."""
-        with suppress(RayError, ValueError):
-            ray.kill(self._hand)
+        end_actor(self._hand)
 
     def end(self, seconds: float) -> StateChanged:
-        """Ask the actor how the process ended, and end it too."""
-        if self._lost is None:
-            try:
-                end: StateChanged = ray.get(
-                    self._hand.end.remote(seconds), timeout=seconds + REPLY_SECONDS
-                )
-                self._lost = replace(end, cause=end.cause and f"{end.cause} (on node {self._node})")
-            except RayError as error:
-                self._lose(error)
-        self.kill()
-        assert self._lost is not None
-        return self._lost
+        """Ask the actor how the process ended; it is free for another then."""
+        if self._lost is not None:
+            return self._lost
+        try:
+            end = ray.get(self._hand.end.remote(seconds), timeout=seconds + REPLY_SECONDS)
+        except RayError as error:
+            self._lose(error)
+            assert self._lost is not None
+            return self._lost
+        self._hands.give_back(self._hand)
+        return replace(end, cause=end.cause and f"{end.cause} (on node {self._node})")
 
 
 def _end_by(error: RayError, node: str) -> StateChanged:
     """Return what becomes of runs whose actor ended by an error."""
     if isinstance(error, RayTaskError):
-        cause = error.cause
-        state = RunState.FAILED if isinstance(cause, AgentError) else RunState.QUEUED
-        return StateChanged(state=state, cause=str(cause))
-    return StateChanged(state=RunState.QUEUED, cause=f"node {node}: {error}")
+        # What was raised there: a node that is not as it should be fails the run with the reason.
+        is_final = isinstance(error.cause, AgentError)
+        state = RunState.FAILED if is_final else RunState.QUEUED
+        return StateChanged(state=state, cause=str(error.cause))
+    *_, reason = str(error).strip().splitlines() or ["?"]
+    place = f"on node {node} " if node else ""
+    cause = f"its process {place}is lost: {reason.strip().split('. ')[0]}"
+    return StateChanged(state=RunState.QUEUED, cause=cause)

@@ -23,11 +23,14 @@ MARK = "shared"
 
 
 class Hand:
-    """Holds one process; what is asked of it while another call hears comes in other threads."""
+    """Holds one process at a time; while one thread hears it, others may ask it for something."""
 
     def __init__(self) -> None:
         """Hold nothing yet."""
         self._process: LocalProcess | None = None
+
+    def place(self) -> None:
+        """Do nothing; an answer says that Ray has found a place."""
 
     def start(
         self,
