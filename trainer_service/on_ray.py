@@ -8,6 +8,7 @@ checkpoints. What an actor passes on is what the process tells a service on its 
 from __future__ import annotations
 
 import secrets
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ REPLY_SECONDS = 10.0
 """What an actor's answer may take longer than what it waits for."""
 IDLE_SECONDS = 10.0
 """How long an actor is held for the next process, which starts there at once."""
+KNOCK_SECONDS = 10.0
+"""How long the cluster's host may take to answer at all."""
 _THREADS = 3
 """Of an actor: one hears, others are asked meanwhile."""
 
@@ -53,8 +56,9 @@ class RayExecutor:
         self._address = config.address or "auto"
         open_folder(self._config.checkpoints).write(MARK, self._write_mark)
         try:
+            _knock(self._address)
             ray.init(self._address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise AgentError(f"no Ray cluster at {self._address}: {reason}") from error
         self._hands = Hands(cpus=config.threads, gpus=config.gpus)
@@ -76,6 +80,13 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster, which ends what is left there."""
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at HOST:PORT, which Ray finds out after minutes only."""
+    host, found, port = address.removeprefix("ray://").rpartition(":")
+    if found:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def _of_nodes(config: TrainerConfig) -> TrainerConfig:
