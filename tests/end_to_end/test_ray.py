@@ -48,7 +48,7 @@ def trainer(
     """A service whose runs train there, and keep a checkpoint at each chunk."""
     folder = tmp_path_factory.mktemp("trainer")
     options = ("--executor", "ray", "--address", cluster.address, "--gpus-per-process", "0.5")
-    stored = ("--storage", (folder / "shared").as_uri(), "--checkpoint-seconds", "0")
+    stored = ("--storage", f"local://{folder}/shared", "--checkpoint-seconds", "0")
     trainer = TrainerProcess(folder, *options, *stored, agent=frozen_agent.address, parallel=3)
     trainer.log = folder / "log"
     with trainer:
@@ -182,7 +182,7 @@ def test_a_node_that_is_not_as_the_service_is_refused(tmp_path: Path) -> None:
     hand = Hand()
     with pytest.raises(FailedPrecondition, match=r"has version .*, and the service 0\.0; install"):
         hand.start("0.0", b"mark", [], {}, config)
-    with pytest.raises(FailedPrecondition, match="does not see .*; give the service a --storage"):
+    with pytest.raises(FailedPrecondition, match=r"does not see .*; give the service a --storage"):
         hand.start(__version__, b"mark", [], {}, config)
     LocalFolder(tmp_path / "trainer.db.checkpoints").write(MARK, lambda f: f.write(b"other"))
     with pytest.raises(FailedPrecondition, match="does not see"):
