@@ -69,7 +69,9 @@ def cli(debug: bool) -> None:
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Processes at once.")
 @click.option("--together", default=_DEFAULTS.together, help="Like runs stacked in each process.")
-@click.option("--threads", default=_DEFAULTS.threads, help="Of each; 0: cores / parallel.")
+@click.option(
+    "--threads", default=_DEFAULTS.threads, help="Of each; 0: cores / parallel, on Ray 1."
+)
 @click.option("--checkpoint-seconds", type=float, help="Between two; by default 1% of the time.")
 @click.option("--grace-seconds", default=_DEFAULTS.grace_seconds, help="For chunks, when stopping.")
 @click.option("--restarts", default=_DEFAULTS.restarts, help="Starts of a run without a new chunk.")
@@ -82,7 +84,9 @@ def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
     access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
     config = TrainerConfig(agent_access=Access(**access), **options)
-    threads = set_threads(os.environ, threads=config.threads, parallel=config.parallel)
+    # Of a cluster's nodes nobody knows here how many cores they have.
+    wanted = config.threads or int(config.executor is ExecutorName.RAY)
+    threads = set_threads(os.environ, threads=wanted, parallel=config.parallel)
     config = replace(config, threads=threads)
     start_service_log("trainer", config.serving)
     from trainer_service.build import serve as run

@@ -258,7 +258,8 @@ class RayProcess:
         if self._lost is not None:
             return self._lost
         try:
-            end = ray.get(self._hand.end.remote(seconds), timeout=seconds + REPLY_SECONDS)
+            answer = self._hand.end.remote(seconds)
+            end: StateChanged = ray.get(answer, timeout=seconds + REPLY_SECONDS)
         except RayError as error:
             self._lose(error)
             assert self._lost is not None

@@ -18,7 +18,6 @@ from trainer_service.client import TrainerClient
 from trainer_service.config import TrainerConfig
 from trainer_service.ray_hand import MARK, Hand
 from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged, What
-from trainer_service.training.folder import LocalFolder
 from trainer_service.training.spec import Method
 
 SECONDS = 400.0
@@ -184,7 +183,9 @@ def test_a_node_that_is_not_as_the_service_is_refused(tmp_path: Path) -> None:
         hand.start("0.0", b"mark", [], {}, config)
     with pytest.raises(FailedPrecondition, match=r"does not see .*; give the service a --storage"):
         hand.start(__version__, b"mark", [], {}, config)
-    LocalFolder(tmp_path / "trainer.db.checkpoints").write(MARK, lambda f: f.write(b"other"))
+    mark = tmp_path / "trainer.db.checkpoints" / MARK
+    mark.parent.mkdir()
+    mark.write_bytes(b"other")
     with pytest.raises(FailedPrecondition, match="does not see"):
         hand.start(__version__, b"mark", [], {}, config)
 

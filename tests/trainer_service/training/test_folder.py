@@ -1,6 +1,7 @@
 """Folders of checkpoints: on this disk, and behind URLs of fsspec."""
 
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -116,7 +117,7 @@ class Away(LocalFolder):
     def files(self) -> list[str]:
         return list(self._listed.files())
 
-    def read(self, name: str) -> None:  # type: ignore[override]
+    def read(self, name: str) -> BufferedReader:
         raise OSError("it is away")
 
 
