@@ -79,6 +79,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """Leave the cluster, which ends what is left there."""
+        self._hands.let_all_go()
         ray.shutdown()
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Any, Self
 
 from tests.end_to_end.processes import children
 
+_TRIES = 5
 _OURS = "TEST_CLUSTER"
 """What all processes of a cluster have in their environment, with the cluster's name."""
 _MEMORY = 80 * 2**20
@@ -86,20 +88,30 @@ class RayCluster:
         raise AssertionError("the cluster ended")
 
 
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Start a node; again where Ray gave it up, as it does after 30 s of a busy machine."""
+    for _ in range(_TRIES - 1):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
+
+
 def main() -> None:
     """Be a cluster until standard input ends."""
     from ray.cluster_utils import Cluster
 
     cpus, gpus = map(int, sys.argv[1:])
     head = {"num_cpus": 0, "object_store_memory": _MEMORY, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     nodes: list[Any] = []
     print(f"cluster: {cluster.address}", flush=True)
     for line in sys.stdin:
         if line == "add\n":
-            nodes.append(
-                cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=_MEMORY)
-            )
+            node = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": _MEMORY}
+            nodes.append(_patiently(lambda node=node: cluster.add_node(**node)))
         else:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
         print(f"cluster: {line}", end="", flush=True)
