@@ -59,7 +59,7 @@ class TrainerConfig:
     together: int = 1
     """Runs in each process, at the most: those of one spec but for seed and values are stacked."""
     threads: int = 0
-    """CPU threads of each process; 0 is its share of the cores of the service's machine, on Ray 1."""
+    """CPU threads of each process; 0 is its share of this machine's usable cores, on Ray 1."""
     checkpoint_seconds: float | None = None
     """Between two checkpoints of a run; None lets them take 1% of its time, 0 makes one a chunk."""
     grace_seconds: float = 20.0
