@@ -21,8 +21,8 @@ from tests.end_to_end.processes import children
 _TRIES = 5
 _OURS = "TEST_CLUSTER"
 """What all processes of a cluster have in their environment, with the cluster's name."""
-_MEMORY = 80 * 2**20
-"""Bytes of each node for Ray's object store, which holds nothing of ours."""
+_NODE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
+"""Of each node: as few processes, and as little memory, as Ray lets it have."""
 
 
 class RayCluster:
@@ -104,13 +104,13 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     cpus, gpus = map(int, sys.argv[1:])
-    head = {"num_cpus": 0, "object_store_memory": _MEMORY, "include_dashboard": False}
+    head = _NODE | {"num_cpus": 0, "include_dashboard": False, "no_monitor": True}
     cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     nodes: list[Any] = []
     print(f"cluster: {cluster.address}", flush=True)
     for line in sys.stdin:
         if line == "add\n":
-            node = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": _MEMORY}
+            node = _NODE | {"num_cpus": cpus, "num_gpus": gpus}
             nodes.append(_patiently(lambda node=node: cluster.add_node(**node)))
         else:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
