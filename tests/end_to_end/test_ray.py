@@ -24,10 +24,12 @@ SECONDS = 400.0
 """How long a condition is waited for: processes of Ray start slowly on a busy machine."""
 LONGEST = 900
 """Seconds of a test; some 30 where nothing else runs."""
+CHUNKS = 200
+"""So many that none has ended when the last has begun."""
 RUNS = {
-    "rd": run_spec(Method.RD, controller="rd", mode=Mode.FROZEN, chunks=40),
-    "d": run_spec(Method.D, chunks=40, seed=1),
-    "ni": run_spec(Method.NI, chunks=40, seed=2),
+    "rd": run_spec(Method.RD, controller="rd", mode=Mode.FROZEN, chunks=CHUNKS),
+    "d": run_spec(Method.D, chunks=CHUNKS, seed=1),
+    "ni": run_spec(Method.NI, chunks=CHUNKS, seed=2),
 }
 
 
