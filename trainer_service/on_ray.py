@@ -1,4 +1,4 @@
-"""Processes of runs on a cluster of Ray; the only module that knows Ray.
+"""Processes of runs on a cluster of Ray; knows Ray, as only `ray_places` does beside it.
 
 Each process is held by an actor (`Hand`) on a node with room for it, which ends with this service.
 Ray finds the node, and tells when it is gone: then the runs go on elsewhere, from their last
@@ -10,19 +10,20 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, BinaryIO
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from agent_service import __version__
 from agent_service.connecting import Access
 from agent_service.domain.errors import AgentError
 from trainer_service.config import TrainerConfig
-from trainer_service.ray_hand import MARK, Hand
+from trainer_service.ray_hand import MARK
+from trainer_service.ray_places import Hands, end_actor
 from trainer_service.run import Run, RunState, StateChanged, What
 from trainer_service.training.folder import open_folder
 
@@ -30,12 +31,8 @@ WAIT_SECONDS = 5.0
 """After these, a run that has no place yet says so; and again, as long as it waits."""
 REPLY_SECONDS = 10.0
 """What an actor's answer may take longer than what it waits for."""
-IDLE_SECONDS = 10.0
-"""How long an actor is held for the next process, which starts there at once."""
 KNOCK_SECONDS = 10.0
 """How long the cluster's host may take to answer at all."""
-_THREADS = 3
-"""Of an actor: one hears, others are asked meanwhile."""
 
 
 class RayExecutor:
@@ -68,9 +65,8 @@ class RayExecutor:
 
     def start(self, runs: Sequence[Run], parents: Mapping[str, Run]) -> RayProcess:
         """Ask for a place for a process; see `Executor`."""
-        hand = self._hands.take()
-        started = hand.start.remote(__version__, self._mark, runs, parents, self._config)
-        return RayProcess(self._hands, hand, started, [run.id for run in runs])
+        about = (__version__, self._mark, runs, parents, self._config)
+        return RayProcess(self._hands, about, [run.id for run in runs])
 
     def describe(self) -> str:
         """Return the cluster in words."""
@@ -101,77 +97,23 @@ def _of_nodes(config: TrainerConfig) -> TrainerConfig:
     return replace(config, data=data, runs=runs, agent_access=Access(**files))
 
 
-class Hands:
-    """Actors, each with a place on a node; those that are idle wait a little for the next process.
-
-    What takes seconds, Ray's new process and the import of torch, is then done. Thread-safe.
-    """
-
-    def __init__(self, *, cpus: int, gpus: float) -> None:
-        """Hold none yet; each needs so many free CPUs and GPUs of a node."""
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": _THREADS}
-        self._make = ray.remote(Hand).options(**options).remote
-        self._lock = threading.Lock()
-        self._idle: list[tuple[Any, threading.Timer]] = []
-        self.needs = f"{cpus} CPU" + (f", {gpus:g} GPU" if gpus else "")
-        """What a place is, in words."""
-
-    def take(self) -> Any:
-        """Return an actor; a new one has no place before Ray finds one."""
-        with self._lock:
-            if not self._idle:
-                return self._make()
-            hand, timer = self._idle.pop()
-        timer.cancel()
-        return hand
-
-    def give_back(self, hand: Any) -> None:
-        """Take an actor whose process has ended."""
-        timer = threading.Timer(IDLE_SECONDS, self._let_go, [hand])
-        timer.daemon = True
-        with self._lock:
-            self._idle.append((hand, timer))
-        timer.start()
-
-    def _let_go(self, hand: Any) -> None:
-        with self._lock:
-            kept = [(other, timer) for other, timer in self._idle if other is not hand]
-            is_taken = len(kept) == len(self._idle)
-            self._idle = kept
-        if not is_taken:
-            end_actor(hand)
-
-    def let_all_go(self) -> None:
-        """End those that are idle, since they may be where another was lost."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for hand, timer in idle:
-            timer.cancel()
-            end_actor(hand)
-
-
-def end_actor(hand: Any) -> None:
-    """End an actor, and the process that it holds; nothing where it is gone."""
-    with suppress(RayError, ValueError):
-        ray.kill(hand)
-
-
 class RayProcess:
     """A process that an actor holds; see `Process`."""
 
-    def __init__(self, hands: Hands, hand: Any, started: Any, run_ids: Sequence[str]) -> None:
+    def __init__(self, hands: Hands, about: Sequence[Any], run_ids: Sequence[str]) -> None:
         """Take an actor.
 
         Args:
-            hands: who takes the actor afterwards.
-            hand: the actor's handle, which has no types.
-            started: refers to the answer of its `start`.
+            hands: where actors are taken from, and given back to.
+            about: what an actor's `start` is given.
             run_ids: of its runs.
         """
         self._hands = hands
-        self._hand = hand
-        self._placed = hand.place.remote()
-        self._started = started
+        self._about = about
+        self._taking = threading.Lock()
+        self._is_unwanted = False
+        """Whether it was killed."""
+        self._take()
         self._node = ""
         """Where it is, once it has started there."""
         self._has_waited = False
@@ -182,6 +124,21 @@ class RayProcess:
         self._lost: StateChanged | None = None
         """What becomes of its runs, since the actor is gone."""
 
+    def _take(self) -> None:
+        """Ask for a place."""
+        self._hand = self._hands.take()
+        self._placed = self._hand.place.remote()
+        self._started = self._hand.start.remote(*self._about)
+
+    def _take_another(self) -> bool:
+        """Ask for another place, unless nothing is wanted any more; return whether it did."""
+        self._hands.let_all_go()
+        time.sleep(WAIT_SECONDS)
+        with self._taking:
+            if not self._is_unwanted:
+                self._take()
+            return not self._is_unwanted
+
     def hear(self, seconds: float) -> Sequence[tuple[str, What | None]]:
         """Return what the actor passes on; before it has a place, that it waits for one."""
         try:
@@ -191,13 +148,26 @@ class RayProcess:
         except GetTimeoutError:
             return []  # an actor that hangs answers nothing, not even that nothing was told
         except RayError as error:
+            # What has not begun is not lost: Ray chose a node that was dying, or an idle actor's.
+            if self._has_no_place(error) and self._take_another():
+                self._has_waited = True
+                return self._tell_all(self._waits)
             return self._lose(error)
+
+    def _has_no_place(self, error: RayError) -> bool:
+        """Whether an error says no more than that the place it was given is none."""
+        is_gone = isinstance(error, RayActorError) and not error.actor_init_failed
+        return is_gone and not self._node
+
+    @property
+    def _waits(self) -> str:
+        return f"waits for a place on Ray: {self._hands.needs}"
 
     def _begin(self, seconds: float) -> Sequence[tuple[str, What]]:
         """Come to where it has started; return what is told of the waiting, if anything."""
         if not ray.wait([self._placed], timeout=WAIT_SECONDS)[0]:
             self._has_waited = True
-            return self._tell_all(f"waits for a place on Ray: {self._hands.needs}")
+            return self._tell_all(self._waits)
         if self._has_waited:
             self._has_waited = False
             return self._tell_all("")
@@ -252,7 +222,9 @@ class RayProcess:
 
     def kill(self) -> None:
         """End the actor, and the process with it."""
-        end_actor(self._hand)
+        with self._taking:
+            self._is_unwanted = True
+            end_actor(self._hand)
 
     def end(self, seconds: float) -> StateChanged:
         """Ask the actor how the process ended; it is free for another then."""
