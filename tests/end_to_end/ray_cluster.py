@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -111,7 +112,7 @@ def main() -> None:
     for line in sys.stdin:
         if line == "add\n":
             node = _NODE | {"num_cpus": cpus, "num_gpus": gpus}
-            nodes.append(_patiently(lambda node=node: cluster.add_node(**node)))
+            nodes.append(_patiently(partial(cluster.add_node, **node)))
         else:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
         print(f"cluster: {line}", end="", flush=True)

@@ -24,7 +24,7 @@ SECONDS = 400.0
 """How long a condition is waited for: processes of Ray start slowly on a busy machine."""
 LONGEST = 900
 """Seconds of a test; some 30 where nothing else runs."""
-CHUNKS = 200
+CHUNKS = 120
 """So many that none has ended when the last has begun."""
 RUNS = {
     "rd": run_spec(Method.RD, controller="rd", mode=Mode.FROZEN, chunks=CHUNKS),
