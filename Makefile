@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-fer2013 test-postgresql test-traffic certificates wheel test-deploy check bench-agent bench-client bench-prune bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy check bench-agent bench-client bench-prune bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -19,6 +19,9 @@ test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what
 
 test-trainer-kills: $(INSTALLED) ## 50 kills of trainer, child processes and agent, and every run must end as one left alone; some 10 minutes
 	@$(BIN)/python -m tests.end_to_end.trainer_kills
+
+test-ray: $(INSTALLED) ## a study of CHILDREN=200 on a cluster of Ray whose nodes are killed, and the same study without; some 15 minutes
+	@$(BIN)/python -m tests.end_to_end.ray_study
 
 DATA ?= data
 test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DATA=DIR with DIR/fer2013; some 3 minutes

@@ -14,13 +14,14 @@ from agent_service.rpc.disk import DiskCollector
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.tracing import tracing
-from trainer_service.config import TrainerConfig
+from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.event_files import EventFiles
+from trainer_service.executor import Executor
+from trainer_service.local import LocalExecutor
 from trainer_service.metrics import Metrics, StoreCollector
 from trainer_service.rpc.servicer import TrainerServicer
 from trainer_service.runs import Observer, Runs
 from trainer_service.store import RunStore
-from trainer_service.training.loop import describe_device
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
 
@@ -42,20 +43,32 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
 
 async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     torch.set_num_threads(config.threads)
-    device = _checked_device(config.device)
     config.agent_access.check()
+    with closing(RunStore(config.runs)) as store:
+        config = config.of_store(store.identity)
+        with closing(_executor(config)) as executor:
+            shown = pb.Device(
+                name=config.device,
+                description=executor.describe(),
+                parallel=config.parallel,
+                together=config.together,
+            )
+            await _serve_runs(config, store, executor, shown, announce)
+
+
+async def _serve_runs(
+    config: TrainerConfig,
+    store: RunStore,
+    executor: Executor,
+    shown: pb.Device,
+    announce: Callable[[int, int], None],
+) -> None:
     registry = process_registry()
-    shown = pb.Device(
-        name=config.device,
-        description=describe_device(device),
-        parallel=config.parallel,
-        together=config.together,
-    )
+    observers = _observers(config, store, registry)
     with (
-        closing(RunStore(config.runs)) as store,
         tracing("trainer", config.serving.traces),
         metrics_page(registry, host=config.host, port=config.metrics_port) as page,
-        closing(Runs(store, config, observers=_observers(config, store, registry))) as runs,
+        closing(Runs(store, config, executor, observers=observers)) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))
@@ -72,6 +85,17 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
         await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 
+def _executor(config: TrainerConfig) -> Executor:
+    if config.executor is ExecutorName.LOCAL:
+        return LocalExecutor(config)
+    try:
+        from trainer_service.on_ray import RayExecutor
+    except ModuleNotFoundError as missing:
+        extra = "pip install 'reinforced-regularization[ray]'"
+        raise AgentError(f"{missing.name} is not installed; {extra}") from missing
+    return RayExecutor(config)
+
+
 def _observers(
     config: TrainerConfig, store: RunStore, registry: CollectorRegistry
 ) -> Sequence[Observer]:
@@ -79,12 +103,3 @@ def _observers(
     if config.tensorboard is None:
         return [metrics]
     return [metrics, EventFiles(config.tensorboard, store)]
-
-
-def _checked_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise AgentError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
-    return device

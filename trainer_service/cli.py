@@ -14,7 +14,7 @@ import click
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.rpc.serving_options import serving_options, start_service_log
-from trainer_service.config import TrainerConfig
+from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
 from trainer_service.simulate_command import simulate
@@ -56,11 +56,22 @@ def cli(debug: bool) -> None:
     help="Images held on the device, or read ahead of their use.",
 )
 @click.option("--runs", default=_DEFAULTS.runs, type=click.Path(path_type=Path), help="Run store.")
+@click.option("--storage", default="", help="URL of checkpoints; by default beside the run store.")
+@click.option(
+    "--executor",
+    default=_DEFAULTS.executor,
+    type=click.Choice(ExecutorName, case_sensitive=False),
+    help="Where runs train: on this machine, or on a cluster of Ray.",
+)
+@click.option("--address", default="", help="Ray's: ray://HOST:10001, HOST:6379; else found.")
+@click.option("--gpus-per-process", type=float, help="Of Ray's; by default 1 with cuda, else 0.")
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Processes at once.")
 @click.option("--together", default=_DEFAULTS.together, help="Like runs stacked in each process.")
-@click.option("--threads", default=_DEFAULTS.threads, help="Of each; 0: cores / parallel.")
+@click.option(
+    "--threads", default=_DEFAULTS.threads, help="Of each; 0: cores / parallel, on Ray 1."
+)
 @click.option("--checkpoint-seconds", type=float, help="Between two; by default 1% of the time.")
 @click.option("--grace-seconds", default=_DEFAULTS.grace_seconds, help="For chunks, when stopping.")
 @click.option("--restarts", default=_DEFAULTS.restarts, help="Starts of a run without a new chunk.")
@@ -73,7 +84,9 @@ def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
     access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
     config = TrainerConfig(agent_access=Access(**access), **options)
-    threads = set_threads(os.environ, threads=config.threads, parallel=config.parallel)
+    # Of a cluster's nodes nobody knows here how many cores they have.
+    wanted = config.threads or int(config.executor is ExecutorName.RAY)
+    threads = set_threads(os.environ, threads=wanted, parallel=config.parallel)
     config = replace(config, threads=threads)
     start_service_log("trainer", config.serving)
     from trainer_service.build import serve as run

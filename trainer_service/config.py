@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
 from agent_service.connecting import Access
 from agent_service.domain.errors import invalid
 from agent_service.rpc.serving_config import ServingConfig
+
+
+class ExecutorName(StrEnum):
+    """Where processes of runs are started."""
+
+    LOCAL = "local"
+    """On this machine."""
+    RAY = "ray"
+    """On a cluster of Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,17 @@ class TrainerConfig:
     """
     runs: Path = Path("trainer.db")
     """File of the runs and their events."""
+    storage: str = ""
+    """URL of the folder of checkpoints, as fsspec knows it; empty for one beside the run store.
+
+    What several services keep there does not meet.
+    """
+    executor: ExecutorName = ExecutorName.LOCAL
+    """Where processes of runs are started."""
+    address: str = ""
+    """Ray's cluster: `ray://HOST:10001`, `HOST:6379` or `auto`, which empty is as well."""
+    gpus_per_process: float | None = None
+    """What a process has of Ray's GPUs; None is one where the device is a GPU, else none."""
     listen: str = "127.0.0.1:50052"
     """HOST:PORT of gRPC; port 0 takes any free one."""
     metrics_port: int = 9465
@@ -38,7 +59,7 @@ class TrainerConfig:
     together: int = 1
     """Runs in each process, at the most: those of one spec but for seed and values are stacked."""
     threads: int = 0
-    """CPU threads of each process; 0 is its share of the cores that the service may use."""
+    """CPU threads of each process; 0 is its share of this machine's usable cores, on Ray 1."""
     checkpoint_seconds: float | None = None
     """Between two checkpoints of a run; None lets them take 1% of its time, 0 makes one a chunk."""
     grace_seconds: float = 20.0
@@ -74,12 +95,45 @@ class TrainerConfig:
             raise invalid("max_runs", f"{self.max_runs} must be at least 1")
         if not self.stall_seconds > 0:
             raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
+        self._check_executor()
         self.serving.check_listening(self.listen)
 
+    def _check_executor(self) -> None:
+        if self.executor is ExecutorName.LOCAL:
+            if self.address:
+                raise invalid("address", "is of Ray; give --executor ray with it")
+            if self.gpus_per_process is not None:
+                raise invalid("gpus_per_process", "is of Ray; give --executor ray with it")
+            return
+        if self.device not in ("cpu", "cuda", "cuda:0"):
+            text = f"{self.device!r} must be cpu or cuda: on Ray a process sees its own GPU only"
+            raise invalid("device", text)
+        if not 0 <= self.gpus <= 1:
+            raise invalid("gpus_per_process", f"{self.gpus} must be from 0 to 1")
+        if self.device != "cpu" and not self.gpus:
+            raise invalid("gpus_per_process", f"0 must be above 0 for the device {self.device}")
+
     @property
-    def checkpoints(self) -> Path:
-        """Folder of the runs' checkpoints, beside the run store."""
-        return self.runs.with_name(f"{self.runs.name}.checkpoints")
+    def gpus(self) -> float:
+        """What a process has of Ray's GPUs."""
+        if self.gpus_per_process is None:
+            return float(self.device != "cpu")
+        return self.gpus_per_process
+
+    @property
+    def checkpoints(self) -> str:
+        """Path or URL of the folder of the runs' checkpoints."""
+        return self.storage or str(self.runs.with_name(f"{self.runs.name}.checkpoints"))
+
+    def of_store(self, identity: str) -> TrainerConfig:
+        """Return this configuration with what is stored elsewhere in a folder of a run store's own.
+
+        Args:
+            identity: of the run store.
+        """
+        if not self.storage:
+            return self
+        return replace(self, storage=f"{self.storage.rstrip('/')}/{identity}")
 
     @property
     def host(self) -> str:

@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from agent_service.domain.errors import FailedPrecondition
 from trainer_service.run import ChunkTrained, Run
 from trainer_service.training.checkpoint import Checkpoints, Pace
 from trainer_service.training.chunk import Chunk
+from trainer_service.training.folder import Folder
 from trainer_service.training.loop import ChildTraining
 
 log = logging.getLogger(__name__)
@@ -21,17 +21,17 @@ SIZE_TO_WEIGHTS = 4
 """A checkpoint to the weights: these, Adam's two moments, and the weights of the best epoch."""
 
 
-def checkpoints_of(run: Run, folder: Path) -> Checkpoints:
+def checkpoints_of(run: Run, folder: Folder) -> Checkpoints:
     """Return a run's checkpoints; one of the same id in another store has others.
 
     Args:
         run: the run.
         folder: of the checkpoints of all runs.
     """
-    return Checkpoints(folder / run.id, origin=f"{run.id} of {run.created_at!r}")
+    return Checkpoints(folder.folder(run.id), origin=f"{run.id} of {run.created_at!r}")
 
 
-def last_checkpoint(run: Run, folder: Path) -> dict[str, Any] | None:
+def last_checkpoint(run: Run, folder: Folder) -> dict[str, Any] | None:
     """Return what a run that has ended kept of its last chunk's end; None where that is not whole.
 
     Args:
@@ -41,6 +41,10 @@ def last_checkpoint(run: Run, folder: Path) -> dict[str, Any] | None:
     content = checkpoints_of(run, folder).newest(up_to=run.trained_chunks)
     is_last = content is not None and content["chunk"]["index"] == run.trained_chunks
     return content if is_last else None
+
+
+class CheckpointsAway(Exception):
+    """What holds a run's checkpoints cannot be read now; another start may read it."""
 
 
 class Keeper:
@@ -56,7 +60,7 @@ class Keeper:
         training: ChildTraining,
         *,
         parent: Run | None,
-        folder: Path,
+        folder: Folder,
         pace: Pace,
         settle: Callable[[], None],
     ) -> None:
@@ -95,8 +99,15 @@ class Keeper:
         Where it has none yet, to its parent's last one: that chunk is not its own, and not told.
 
         Raises:
-            FailedPrecondition: the parent's cannot be read.
+            FailedPrecondition: the parent's is damaged or gone.
+            CheckpointsAway: whether there is one cannot be told.
         """
+        try:
+            return self._resume()
+        except OSError as error:
+            raise CheckpointsAway(f"checkpoints cannot be read: {error}") from error
+
+    def _resume(self) -> ChunkTrained | None:
         # The store may be older than its checkpoints, put back from a copy: no chunk may lack.
         content = self._checkpoints.newest(up_to=self._told_chunks + 1)
         if content is None:

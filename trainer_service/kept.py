@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from agent_service.domain.errors import FailedPrecondition, NotFound, within
+from agent_service.domain.errors import FailedPrecondition, NotFound, Unavailable, within
 from trainer_service.keeper import last_checkpoint
 from trainer_service.lineage import check_goes_on
 from trainer_service.run import Run, RunSpec, RunState
 from trainer_service.store import RunStore
-from trainer_service.training.checkpoint import leave_newest, remove_checkpoints
+from trainer_service.training.checkpoint import has_checkpoints, leave_newest
 from trainer_service.training.child_file import child_file
 from trainer_service.training.final import Which
+from trainer_service.training.folder import Folder
 from trainer_service.training.inputs import Inputs
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 class Kept:
     """The checkpoints of runs that have ended. Thread-safe."""
 
-    def __init__(self, store: RunStore, folder: Path) -> None:
+    def __init__(self, store: RunStore, folder: Folder) -> None:
         """Look after a folder.
 
         Args:
@@ -32,22 +34,22 @@ class Kept:
         """
         self._store = store
         self._folder = folder
-        self._reading = threading.Lock()
+        self._one_at_a_time = threading.Lock()
         """A checkpoint in memory is four times its child: one at a time."""
 
     def sweep(self) -> None:
         """Remove what a kill left between a run's end and its removal, or another store."""
-        for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            run = self._store.find(path.name)
+        for name in self._folder.folders():
+            run = self._store.find(name)
             if run is None or (run.state.is_final and not run.is_kept):
-                remove_checkpoints(path)
+                self._folder.folder(name).remove_all()
 
     def settle(self, run: Run) -> None:
         """Leave of a run that has just ended what it should leave."""
         if run.is_kept:
-            leave_newest(self._folder / run.id)
+            leave_newest(self._folder.folder(run.id))
         else:
-            remove_checkpoints(self._folder / run.id)
+            self._folder.folder(run.id).remove_all()
 
     def discard(self, run: Run) -> None:
         """Remove what a run left, if it is there.
@@ -60,7 +62,7 @@ class Kept:
         if (child := self._store.find_unended_child(run.id)) is not None:
             text = f"run {child!r} goes on from {run.id!r}; cancel that, or let it end"
             raise FailedPrecondition(text)
-        remove_checkpoints(self._folder / run.id)
+        self._folder.folder(run.id).remove_all()
         log.info("run %s: its checkpoint is discarded", run.id, extra={"run": run.id})
 
     def beginning(self, spec: RunSpec) -> int:
@@ -70,21 +72,28 @@ class Kept:
             NotFound: there is no parent of this id.
             FailedPrecondition: it has no checkpoint.
             InvalidArgument: the run cannot go on there.
+            Unavailable: whether it has one cannot be told now.
         """
         if not spec.parent:
             return 0
         parent = self._store.find(spec.parent)
         if parent is None:
             raise NotFound(f"no run {spec.parent!r} to go on from; name one that was kept")
-        if (why := self._missing(parent)) is not None:
-            raise FailedPrecondition(f"run {parent.id!r} {why}")
+        with _reading():
+            if (why := self._missing(parent)) is not None:
+                raise FailedPrecondition(f"run {parent.id!r} {why}")
         with within("spec."):
             check_goes_on(spec.training, parent)
         return parent.trained_chunks
 
     def weights(self, run: Run, which: Which) -> bytes:
-        """Return a run's weights as a file; raises FailedPrecondition where there are none."""
-        with self._reading:
+        """Return a run's weights as a file.
+
+        Raises:
+            FailedPrecondition: there are none.
+            Unavailable: they cannot be read now.
+        """
+        with self._one_at_a_time, _reading():
             content = self._content(run)
             assert run.result is not None, "what succeeded has one"
             return child_file(
@@ -115,6 +124,15 @@ class Kept:
             return "was not to keep its checkpoint; submit it with `keep`, by another id"
         if not run.is_kept:
             return f"kept no checkpoint: {run.cause}"
-        if not (self._folder / run.id).is_dir():
+        if not has_checkpoints(self._folder.folder(run.id)):
             return "has no checkpoint any more: it was discarded"
         return None
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise what a folder that cannot be read raises as Unavailable."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"checkpoints cannot be read: {error}") from error

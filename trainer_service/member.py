@@ -14,13 +14,14 @@ from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Outcome
 from trainer_service.config import TrainerConfig
-from trainer_service.keeper import Keeper
+from trainer_service.keeper import CheckpointsAway, Keeper
 from trainer_service.link import Teller
 from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
 from trainer_service.steering import Patience, Steering, make_steering
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import Images
+from trainer_service.training.folder import open_folder
 from trainer_service.training.loop import ChildTraining, Diverged, describe_device
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class Member:
         except StackFailed as error:
             self._leave(RunState.QUEUED, str(error))
         except Exception as error:
-            if not isinstance(error, AgentError | OSError):
+            if not isinstance(error, AgentError | OSError | CheckpointsAway):
                 log.exception("a fault of ours, or of torch", extra={"run": self._run.id})
             is_final = isinstance(error, _FINAL)
             if is_final:
@@ -209,7 +210,7 @@ class Member:
             run,
             self.training,
             parent=self._parent,
-            folder=config.checkpoints,
+            folder=open_folder(config.checkpoints),
             pace=self._workplace.pace,
             settle=self._teller.settle,
         )

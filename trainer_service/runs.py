@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,20 +17,20 @@ from agent_service.domain.errors import (
     invalid,
 )
 from agent_service.domain.runs import RUN_ID
-from trainer_service.attempt import Attempt
 from trainer_service.config import TrainerConfig
+from trainer_service.executor import Executor, Process
+from trainer_service.following import follow
 from trainer_service.kept import Kept
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.store import RunStore
 from trainer_service.training.final import Which
+from trainer_service.training.folder import open_folder
 from trainer_service.training.stacked import is_stackable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PRELOAD = ["trainer_service.process"]
-"""What processes have imported when they start: torch alone takes seconds."""
 STORE_PAUSE = 1.0
 """Seconds between two tries to store what happened, where the disk is full."""
 GATHER_SECONDS = 1.0
@@ -54,30 +53,34 @@ class Runs:
     """Runs of one device. Thread-safe; close it, which ends the processes."""
 
     def __init__(
-        self, store: RunStore, config: TrainerConfig, *, observers: Sequence[Observer]
+        self,
+        store: RunStore,
+        config: TrainerConfig,
+        executor: Executor,
+        *,
+        observers: Sequence[Observer],
     ) -> None:
         """Take over the store: what waited goes on waiting, and so does what trained.
 
         Args:
             store: of this service alone; stays the caller's.
-            config: where runs train, how many processes at once, and how many in each.
+            config: how many processes at once, and how many runs in each.
+            executor: starts them; stays the caller's.
             observers: told of all that happens.
         """
         self._store = store
         self._config = config
         self._observers = observers
-        self._kept = Kept(store, config.checkpoints)
+        self._kept = Kept(store, open_folder(config.checkpoints))
         self._changing = threading.Lock()
-        self._attempts: dict[str, Attempt] = {}
+        self._executor = executor
+        self._processes: dict[str, Process] = {}
         """By run: several that train together have one."""
         self._cancelled: set[str] = set()
         """Of runs that train, those that were asked to end."""
         self._fruitless: dict[str, int] = {}
         """Starts alone that brought a run no new chunk, in a row; of runs that got nowhere last."""
         self._is_closed = False
-        # The server process imports torch once; each other is forked from it.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
         self._pool = ThreadPoolExecutor(config.parallel, thread_name_prefix="run")
         self._take_over()
 
@@ -140,10 +143,10 @@ class Runs:
         """
         with self._changing:
             run = self._found(run_id)
-            attempt = self._attempts.get(run_id)
-            if attempt is not None:
+            process = self._processes.get(run_id)
+            if process is not None:
                 self._cancelled.add(run_id)
-                attempt.cancel(run_id)
+                process.cancel(run_id)
             elif run.state is RunState.QUEUED:
                 self._record(run_id, StateChanged(state=RunState.CANCELLED))
         return self._found(run_id)
@@ -158,6 +161,7 @@ class Runs:
         Raises:
             NotFound: there is none of this id.
             FailedPrecondition: it has no checkpoint; the message says why.
+            Unavailable: it cannot be read now.
         """
         return self._kept.weights(self._found(run_id), which)
 
@@ -187,8 +191,8 @@ class Runs:
         # Before the lock, so that who holds it and waits for room on the disk gives up.
         self._is_closed = True
         with self._changing:
-            for attempt in set(self._attempts.values()):
-                attempt.hand_back()
+            for process in set(self._processes.values()):
+                process.hand_back()
         impatient = threading.Timer(self._config.grace_seconds, self._kill_all)
         impatient.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -196,10 +200,10 @@ class Runs:
 
     def _kill_all(self) -> None:
         with self._changing:
-            for run_id, attempt in self._attempts.items():
+            for run_id, process in self._processes.items():
                 text = "run %s: its chunk did not end within the grace"
                 log.warning(text, run_id, extra={"run": run_id})
-                attempt.kill()
+                process.kill()
 
     def _attend(self) -> None:
         """See a process of those through that wait first; nothing where none waits."""
@@ -207,9 +211,11 @@ class Runs:
         started = self._patiently(self._start)
         if started is None:
             return
-        attempt, runs = started
+        process, runs = started
         before = {run.id: run for run in runs}
-        attempt.follow(
+        follow(
+            process,
+            list(before),
             lambda run_id, what: self._patiently(lambda: self._record(run_id, what)),
             lambda run_id, end: self._patiently(
                 lambda: self._settle(before[run_id], end, is_alone=len(runs) == 1)
@@ -223,16 +229,16 @@ class Runs:
             age = time.time() - waiting[0].created_at
             time.sleep(min(max(GATHER_SECONDS - age, 0), GATHER_SECONDS))
 
-    def _start(self) -> tuple[Attempt, Sequence[Run]] | None:
+    def _start(self) -> tuple[Process, Sequence[Run]] | None:
         """Start a process for what waits first; None where nothing waits, or may start."""
         with self._changing:
             runs = [] if self._is_closed else self._begun(self._next())
             if not runs:
                 return None
             parents = {run.id: self._found(run.spec.parent) for run in runs if run.spec.parent}
-            attempt = Attempt(self._context, runs, parents, self._config)
-            self._attempts.update({run.id: attempt for run in runs})
-            return attempt, runs
+            process = self._executor.start(runs, parents)
+            self._processes.update({run.id: process for run in runs})
+            return process, runs
 
     def _next(self) -> Sequence[Run]:
         """Return what waits first, and what may be trained together with it."""
@@ -277,7 +283,7 @@ class Runs:
             fruitless = 0 if has_grown else self._fruitless.get(run_id, 0) + is_alone
             verdict = self._verdict(run_id, end, fruitless)
             self._record(run_id, verdict)
-            del self._attempts[run_id]
+            del self._processes[run_id]
             self._cancelled.discard(run_id)
             if has_grown or verdict.state.is_final:
                 self._fruitless.pop(run_id, None)

@@ -52,6 +52,8 @@ CREATE TABLE IF NOT EXISTS events (
     what TEXT NOT NULL,
     PRIMARY KEY (run_key, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL) STRICT;
+INSERT INTO identity SELECT lower(hex(randomblob(8))) WHERE NOT EXISTS (SELECT * FROM identity);
 """
 
 
@@ -87,6 +89,12 @@ class RunStore:
             )
         self._connection.executescript(_TABLES)
         self._connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    @property
+    def identity(self) -> str:
+        """What no other store has: 16 hexadecimal digits."""
+        identity: str = self._select("SELECT id FROM identity", ())[0]["id"]
+        return identity
 
     def close(self) -> None:
         """Let go of the file."""

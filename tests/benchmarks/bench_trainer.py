@@ -24,6 +24,7 @@ from trainer_service.keeper import Keeper
 from trainer_service.run import Run, RunSpec, RunState
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images
+from trainer_service.training.folder import LocalFolder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import TrainingSpec
 
@@ -115,7 +116,14 @@ def checkpoint_share(spec: TrainingSpec, folder: Path) -> float:
         result=None,
         created_at=0.0,
     )
-    keeper = Keeper(run, training, parent=None, folder=folder, pace=Pace(None), settle=lambda: None)
+    keeper = Keeper(
+        run,
+        training,
+        parent=None,
+        folder=LocalFolder(folder),
+        pace=Pace(None),
+        settle=lambda: None,
+    )
     kept, started = 0.0, time.perf_counter()
     while time.perf_counter() < started + KEEPING_SECONDS:
         chunk = training.train_chunk(RATE)

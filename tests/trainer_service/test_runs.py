@@ -3,12 +3,14 @@
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from tests.trainer_service.specs import run_spec
-from trainer_service.config import TrainerConfig
+from trainer_service.config import ExecutorName, TrainerConfig
+from trainer_service.local import LocalExecutor
 from trainer_service.run import RunState, StateChanged
 from trainer_service.runs import Runs
 from trainer_service.store import RunStore
@@ -17,16 +19,17 @@ from trainer_service.store import RunStore
 def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None:
     """Those that a kill left, or a store that is gone; what one kept stays."""
     config = TrainerConfig(runs=tmp_path / "trainer.db")
+    checkpoints = tmp_path / "trainer.db.checkpoints"
     store = RunStore(config.runs)
     for name, state in (("ended", RunState.CANCELLED), ("kept", RunState.SUCCEEDED)):
         store.add(name, replace(run_spec(), keep=True))
         store.append(name, StateChanged(state=state))
     for name in ("ended", "kept", "unknown"):
-        (config.checkpoints / name).mkdir(parents=True)
-        (config.checkpoints / name / "000000001.checkpoint").write_text("")
+        (checkpoints / name).mkdir(parents=True)
+        (checkpoints / name / "000000001.checkpoint").write_text("")
 
-    runs = Runs(store, config, observers=[])
-    left = [path.name for path in config.checkpoints.iterdir()]
+    runs = Runs(store, config, LocalExecutor(config), observers=[])
+    left = [path.name for path in checkpoints.iterdir()]
     runs.close()
 
     assert left == ["kept"]
@@ -40,7 +43,7 @@ def test_a_run_too_many_is_refused(tmp_path: Path) -> None:
     config = TrainerConfig(runs=tmp_path / "trainer.db", max_runs=2)
     with (
         closing(RunStore(config.runs)) as store,
-        closing(Runs(store, config, observers=[])) as runs,
+        closing(Runs(store, config, LocalExecutor(config), observers=[])) as runs,
     ):
         for name in ("ended", "one", "two"):
             store.add(name, run_spec())
@@ -64,11 +67,19 @@ def test_a_run_too_many_is_refused(tmp_path: Path) -> None:
         ({"stall_seconds": 0.0}, "stall_seconds"),
         ({"agent_seconds": -1.0}, "agent_seconds"),
         ({"max_runs": 0}, "max_runs"),
+        ({"address": "auto"}, "address"),
+        ({"gpus_per_process": 0.5}, "gpus_per_process"),
+        ({"executor": ExecutorName.RAY, "device": "cuda:1"}, "device"),
+        ({"executor": ExecutorName.RAY, "gpus_per_process": 2.0}, "gpus_per_process"),
+        (
+            {"executor": ExecutorName.RAY, "device": "cuda", "gpus_per_process": 0.0},
+            "gpus_per_process",
+        ),
     ],
 )
-def test_a_wrong_option_is_refused_by_name(changes: dict[str, float], field: str) -> None:
+def test_a_wrong_option_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
     """Before anything is opened."""
     with pytest.raises(InvalidArgument) as raised:
-        TrainerConfig(**changes)  # type: ignore[arg-type]
+        TrainerConfig(**changes)
 
     assert [v.field for v in raised.value.violations] == [field]

@@ -28,7 +28,10 @@ from trainer_service.study.results import Key, Result, ResultsFolder, make_trace
 from trainer_service.v1 import trainer_pb2 as pb
 
 WINDOW = 64
-"""Children of a study that wait or train at a trainer service at once: enough to be stacked."""
+"""Children of a study that wait or train at a trainer service at once: enough to be stacked.
+
+One that trains more at once has so many.
+"""
 
 
 class RunFailed(AgentError):
@@ -52,16 +55,29 @@ class Children:
         self._is_stopping = False
         self._running: dict[str, TrainerClient] = {}
         self._done = {result.key: result for result in folder.results()}
+        self._all_trainers = trainers
         self._trainers = cycle(trainers)
-        # A thread for each run only waits; the services' queues decide how many train at once.
-        self._pool = ThreadPoolExecutor(WINDOW * len(trainers), thread_name_prefix="child")
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Children:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return what waits for runs; the services' queues decide how many train at once.
+
+        Only where something is to be trained: what is finished is shown without any service.
+        """
+        with self._lock:
+            if self._pool is None:
+                devices = [trainer.device() for trainer in self._all_trainers]
+                room = sum(max(WINDOW, device.parallel * device.together) for device in devices)
+                self._pool = ThreadPoolExecutor(room, thread_name_prefix="child")
+            return self._pool
 
     def finished(self, keys: Sequence[Key]) -> list[Result]:
         """Return those results of `keys` that are there."""
@@ -86,7 +102,10 @@ class Children:
                 self._progress.finished(child.key, done[0].finished)
             else:
                 missing.append(child)
-        futures = [self._pool.submit(self._train_one, child, policy) for child in missing]
+        if not missing:
+            return self.finished([child.key for child in children])
+        submit = self._threads().submit
+        futures = [submit(self._train_one, child, policy) for child in missing]
         wait_for_all(futures)
         return self.finished([child.key for child in children])
 
@@ -97,7 +116,10 @@ class Children:
             RunFailed: a run failed, or was cancelled by somebody else.
             StudyStopped: `stop` was called.
         """
-        futures = [self._pool.submit(self._at_a_place, train, key) for key in keys]
+        if not keys:
+            return
+        submit = self._threads().submit
+        futures = [submit(self._at_a_place, train, key) for key in keys]
         wait_for_all(futures)
 
     def _at_a_place(self, train: Callable[[Key, StudyPlace], None], key: Key) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of one run on disk: written whole or not at all, checked before they are used.
+"""Checkpoints of one run in a folder: written whole or not at all, checked before they are used.
 
 A file is a header (mark, format number, SHA-256 of the rest) and what `torch.save` writes. That
 streams tensor by tensor, so that saving takes no second copy of the weights, and takes nested
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
-import shutil
+import re
 import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BufferedReader
-from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
+
+from trainer_service.training.folder import Folder
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ KEPT = 2
 _HEADER = struct.Struct("<16sI32s")
 _MARK = b"child-checkpoint"
 _SUFFIX = ".checkpoint"
+_NAME = re.compile(rf"[0-9]{{9}}{re.escape(_SUFFIX)}")
 
 
 SHARE = 0.01
@@ -88,7 +89,7 @@ class _Unusable(Exception):
 class Checkpoints:
     """A run's newest checkpoints, in a folder of its own."""
 
-    def __init__(self, folder: Path, *, origin: str) -> None:
+    def __init__(self, folder: Folder, *, origin: str) -> None:
         """Name the folder, which is made with the first one.
 
         Args:
@@ -108,19 +109,9 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written, as on a full disk; those from before stay.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{chunk:09d}{_SUFFIX}"
-        # Another process may be about to end that still writes the same one.
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as file:
-                _write(file, {"origin": self._origin, "content": dict(content)})
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        _sync_folder(self._folder)
-        for old in _files(self._folder)[KEPT:]:
-            old.unlink(missing_ok=True)
+        value = {"origin": self._origin, "content": dict(content)}
+        self._folder.write(f"{chunk:09d}{_SUFFIX}", lambda file: _write(file, value))
+        _leave(self._folder, KEPT)
 
     def newest(self, *, up_to: int) -> dict[str, Any] | None:
         """Return the content of the newest one that is whole and ours; the log names the others.
@@ -130,18 +121,26 @@ class Checkpoints:
 
         Returns:
             What was given to `save`, its tensors on the CPU; None where there is none.
+
+        Raises:
+            OSError: whether there is one cannot be told.
         """
-        for path in _files(self._folder):
+        unread: OSError | None = None
+        for name in _names(self._folder):
             try:
-                if int(path.stem) > up_to:
+                if int(name.removesuffix(_SUFFIX)) > up_to:
                     raise _Unusable(f"what came before is known only up to chunk {up_to}")
-                return self._read(path)
+                return self._read(name)
             except (_Unusable, OSError) as error:
-                log.warning("checkpoint %s is not used: %s", path, error)
+                log.warning("checkpoint %s/%s is not used: %s", self._folder, name, error)
+                if isinstance(error, OSError):
+                    unread = error
+        if unread is not None:
+            raise unread
         return None
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        with path.open("rb") as file:
+    def _read(self, name: str) -> dict[str, Any]:
+        with self._folder.read(name) as file:
             read = _checked(file)
         if read["origin"] != self._origin:
             raise _Unusable("it is of another run")
@@ -149,21 +148,25 @@ class Checkpoints:
         return content
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove a run's checkpoints; what cannot be removed now is left to a later call."""
-    shutil.rmtree(folder, ignore_errors=True)
+def has_checkpoints(folder: Folder) -> bool:
+    """Whether there is any checkpoint of a run; raises OSError where that cannot be told."""
+    return bool(_names(folder))
 
 
-def leave_newest(folder: Path) -> None:
+def leave_newest(folder: Folder) -> None:
     """Remove a run's checkpoints but the newest; what cannot be removed now stays."""
-    for old in _files(folder)[1:]:
-        with suppress(OSError):
-            old.unlink()
+    with suppress(OSError):
+        _leave(folder, 1)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return finished files, newest first."""
-    return sorted(folder.glob(f"{'[0-9]' * 9}{_SUFFIX}"), reverse=True)
+def _leave(folder: Folder, count: int) -> None:
+    for old in _names(folder)[count:]:
+        folder.remove(old)
+
+
+def _names(folder: Folder) -> list[str]:
+    """Return the names of checkpoints, newest first."""
+    return sorted((name for name in folder.files() if _NAME.fullmatch(name)), reverse=True)
 
 
 class _Hashed:
@@ -199,8 +202,6 @@ def _write(file: BinaryIO, value: object) -> None:
         raise
     file.seek(0)
     file.write(_HEADER.pack(_MARK, FORMAT, body.digest.digest()))
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _without_views(value: Any) -> Any:
@@ -237,11 +238,3 @@ def _checked(file: BufferedReader) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise _Unusable("it holds other things than values and tensors") from error
     return value
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

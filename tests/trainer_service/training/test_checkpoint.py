@@ -11,10 +11,11 @@ import torch
 
 from tests.trainer_service.specs import run_spec
 from trainer_service.training import checkpoint
-from trainer_service.training.checkpoint import Checkpoints, Pace, remove_checkpoints
+from trainer_service.training.checkpoint import Checkpoints, Pace
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.datasets.memory import Memory
+from trainer_service.training.folder import LocalFolder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Augment, Method, hyperparameters
 from trainer_service.training.stacked import StackedTraining
@@ -51,13 +52,13 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
     """Chunks, weights and scores, through a file, whatever was drawn meanwhile."""
     child = training(method)
     train(child, method, 2)
-    Checkpoints(tmp_path, origin="o").save(2, child.state())
+    Checkpoints(LocalFolder(tmp_path), origin="o").save(2, child.state())
     chunks = train(child, method, 3)
     digest, scores = child.weights_digest(), child.finish()
 
     again = training(method)
     torch.rand(7)
-    state = Checkpoints(tmp_path, origin="o").newest(up_to=99)
+    state = Checkpoints(LocalFolder(tmp_path), origin="o").newest(up_to=99)
     assert state is not None
     again.restore(state)
 
@@ -73,11 +74,11 @@ def test_augmentation_and_reading_ahead_go_on_as_well(memory: Memory, tmp_path: 
     child, again = (ChildTraining(spec, images, CPU) for _ in range(2))
     for _ in range(2):
         child.train_chunk({})
-    Checkpoints(tmp_path, origin="o").save(2, child.state())
+    Checkpoints(LocalFolder(tmp_path), origin="o").save(2, child.state())
     child.train_chunk({})
     digest = child.weights_digest()
 
-    state = Checkpoints(tmp_path, origin="o").newest(up_to=2)
+    state = Checkpoints(LocalFolder(tmp_path), origin="o").newest(up_to=2)
     assert state is not None
     again.restore(state)
     again.train_chunk({})
@@ -87,14 +88,14 @@ def test_augmentation_and_reading_ahead_go_on_as_well(memory: Memory, tmp_path: 
 
 def test_the_newest_two_are_kept_until_they_are_removed(tmp_path: Path) -> None:
     """Nothing else lies in the folder; removing what is not there is no error."""
-    checkpoints = Checkpoints(tmp_path / "run", origin="o")
+    checkpoints = Checkpoints(LocalFolder(tmp_path / "run"), origin="o")
     for chunk in (8, 9, 10, 11):
         checkpoints.save(chunk, {"chunk": chunk})
 
     assert files(tmp_path / "run") == ["000000010.checkpoint", "000000011.checkpoint"]
     assert checkpoints.newest(up_to=99) == {"chunk": 11}
     for _ in range(2):
-        remove_checkpoints(tmp_path / "run")
+        LocalFolder(tmp_path / "run").remove_all()
     assert checkpoints.newest(up_to=99) is None
 
 
@@ -103,7 +104,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     place: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bit in the mark, the format, the checksum or the content: the one before is used."""
-    checkpoints = Checkpoints(tmp_path, origin="o")
+    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
     for chunk in (1, 2):
         checkpoints.save(chunk, {"weights": torch.full((100,), float(chunk))})
     damage(tmp_path / "000000002.checkpoint", place)
@@ -118,7 +119,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
 
 def test_a_torn_checkpoint_is_skipped_wherever_it_ends(tmp_path: Path) -> None:
     """Cut anywhere, it is not used."""
-    checkpoints = Checkpoints(tmp_path, origin="o")
+    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
     checkpoints.save(1, {"weights": torch.ones(100)})
     path = tmp_path / "000000001.checkpoint"
     whole = path.read_bytes()
@@ -132,7 +133,7 @@ def test_a_torn_checkpoint_is_skipped_wherever_it_ends(tmp_path: Path) -> None:
 
 def test_a_checkpoint_ahead_of_what_is_known_is_not_used(tmp_path: Path) -> None:
     """The one before is: chunks in between would be told by nobody."""
-    checkpoints = Checkpoints(tmp_path, origin="o")
+    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
     for chunk in (4, 6):
         checkpoints.save(chunk, {"chunk": chunk})
 
@@ -145,22 +146,22 @@ def test_a_checkpoint_of_another_run_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same folder, another origin."""
-    Checkpoints(tmp_path, origin="one").save(1, {})
+    Checkpoints(LocalFolder(tmp_path), origin="one").save(1, {})
 
-    assert Checkpoints(tmp_path, origin="other").newest(up_to=99) is None
+    assert Checkpoints(LocalFolder(tmp_path), origin="other").newest(up_to=99) is None
     assert "another run" in caplog.text
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     """Its checksum may be right: what is no plain value or tensor is not loaded."""
-    Checkpoints(tmp_path, origin="o").save(1, {"code": test_a_checkpoint_runs_no_code})
+    Checkpoints(LocalFolder(tmp_path), origin="o").save(1, {"code": test_a_checkpoint_runs_no_code})
 
-    assert Checkpoints(tmp_path, origin="o").newest(up_to=99) is None
+    assert Checkpoints(LocalFolder(tmp_path), origin="o").newest(up_to=99) is None
 
 
 def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
     """The error is the disk's own; half a file does not stay."""
-    checkpoints = Checkpoints(tmp_path, origin="o")
+    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
     checkpoints.save(1, {"chunk": 1})
     heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -235,9 +236,9 @@ def test_a_stacked_child_is_saved_without_the_others(tmp_path: Path) -> None:
     StackedTraining(others).train_chunk([{}] * 3)
     alone.train_chunk({})
     for name, child in (("alone", alone), ("stacked", others[0])):
-        Checkpoints(tmp_path / name, origin="o").save(1, child.state())
+        Checkpoints(LocalFolder(tmp_path / name), origin="o").save(1, child.state())
     sizes = [next((tmp_path / name).iterdir()).stat().st_size for name in ("alone", "stacked")]
-    state = Checkpoints(tmp_path / "stacked", origin="o").newest(up_to=1)
+    state = Checkpoints(LocalFolder(tmp_path / "stacked"), origin="o").newest(up_to=1)
     assert state is not None
     again = ChildTraining(replace(spec, seed=1), IMAGES, CPU)
     again.restore(state)

@@ -16,6 +16,7 @@ from trainer_service.training.checkpoint import Checkpoints
 from trainer_service.training.child_file import TrainedChild, child_file, load_child, read_manifest
 from trainer_service.training.datasets import load_images
 from trainer_service.training.final import FinalScores, Which
+from trainer_service.training.folder import LocalFolder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Method, Precision, hyperparameters
 
@@ -30,7 +31,7 @@ def trained(method: Method, folder: Path) -> tuple[dict[Which, bytes], FinalScor
     child = ChildTraining(spec, IMAGES, torch.device("cpu"))
     for _ in range(SPEC.chunks or 0):
         child.train_chunk({h.name: 0.3 for h in hyperparameters(spec)})
-    checkpoints = Checkpoints(folder, origin="o")
+    checkpoints = Checkpoints(LocalFolder(folder), origin="o")
     checkpoints.save(3, child.state())
     digest, scores = child.weights_digest(), child.finish()
     state = checkpoints.newest(up_to=3)

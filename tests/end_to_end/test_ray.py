@@ -1,0 +1,215 @@
+"""Runs on a cluster of Ray: the same as on this machine, whatever becomes of nodes and service."""
+
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent_service import __version__
+from agent_service.domain.errors import FailedPrecondition
+from agent_service.domain.runs import Mode
+from tests.end_to_end.processes import AgentProcess, TrainerProcess, command_of, wait_for
+from tests.end_to_end.ray_cluster import RayCluster
+from tests.trainer_service.specs import run_spec
+from trainer_service.client import TrainerClient
+from trainer_service.config import TrainerConfig
+from trainer_service.ray_hand import MARK, Hand
+from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged, What
+from trainer_service.training.spec import Method
+
+SECONDS = 400.0
+"""How long a condition is waited for: processes of Ray start slowly on a busy machine."""
+LONGEST = 1800
+"""Seconds of a test; some 30 where nothing else runs."""
+CHUNKS = 120
+"""So many that none has ended when the last has begun."""
+RUNS = {
+    "rd": run_spec(Method.RD, controller="rd", mode=Mode.FROZEN, chunks=CHUNKS),
+    "d": run_spec(Method.D, chunks=CHUNKS, seed=1),
+    "ni": run_spec(Method.NI, chunks=CHUNKS, seed=2),
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """Two nodes with a GPU each, which two processes share."""
+    with RayCluster(cpus=2, gpus=1) as cluster:
+        cluster.add_node()
+        cluster.add_node()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def trainer(
+    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess, cluster: RayCluster
+) -> Iterator[TrainerProcess]:
+    """A service whose runs train there, and keep a checkpoint at each chunk."""
+    folder = tmp_path_factory.mktemp("trainer")
+    options = ("--executor", "ray", "--address", cluster.address, "--gpus-per-process", "0.5")
+    stored = ("--storage", f"local://{folder}/shared", "--checkpoint-seconds", "0")
+    trainer = TrainerProcess(folder, *options, *stored, agent=frozen_agent.address, parallel=3)
+    trainer.log = folder / "log"
+    with trainer:
+        yield trainer
+
+
+@pytest.fixture
+def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+    with TrainerClient(trainer.address, budget_seconds=60) as client:
+        yield client
+
+
+def followed(client: TrainerClient, run_id: str) -> list[What]:
+    """Follow a run to its end; return all that happened, without times."""
+    told: list[What] = []
+    for event in client.watch(run_id):
+        match event.what:
+            case ChunkTrained() as trained:
+                chunk = replace(trained.chunk, seconds=0.0)
+                told.append(replace(trained, chunk=chunk, agent_seconds=0.0))
+            case Finished() as finished:
+                told.append(replace(finished, seconds=0.0))
+            case other:
+                told.append(other)
+    return told
+
+
+def outcome(told: Sequence[What]) -> list[What]:
+    """Return chunks and result: what must not depend on where a run trained."""
+    return [what for what in told if isinstance(what, ChunkTrained | Finished)]
+
+
+def causes(told: Sequence[What], state: RunState) -> list[str]:
+    return [what.cause for what in told if isinstance(what, StateChanged) and what.state is state]
+
+
+def submit(client: TrainerClient, runs: dict[str, RunSpec]) -> None:
+    for run_id, spec in runs.items():
+        client.submit(run_id, spec)
+
+
+def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str]) -> None:
+    def have_more() -> bool:
+        return all(client.get(run_id).trained_chunks > before[run_id] for run_id in before)
+
+    before = {run_id: client.get(run_id).trained_chunks for run_id in run_ids}
+    wait_for(have_more, seconds=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def at_home(
+    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
+) -> dict[str, list[What]]:
+    """What happens in the runs where nobody disturbs them, one after another on this machine."""
+    with (
+        TrainerProcess(tmp_path_factory.mktemp("home"), agent=frozen_agent.address) as trainer,
+        TrainerClient(trainer.address, budget_seconds=60) as client,
+    ):
+        submit(client, {f"home-{run_id}": spec for run_id, spec in RUNS.items()})
+        return {run_id: followed(client, f"home-{run_id}") for run_id in RUNS}
+
+
+@pytest.mark.timeout(LONGEST)
+def test_a_node_dies_and_the_runs_end_as_at_home(
+    cluster: RayCluster, client: TrainerClient, at_home: dict[str, list[What]]
+) -> None:
+    """To the bit, each chunk told once; two runs share the GPU that is left, the third waits."""
+    submit(client, RUNS)
+    wait_for_chunks(client, list(RUNS))
+    cluster.kill_node()
+    wait_for(
+        lambda: any("waits for a place" in client.get(run_id).cause for run_id in RUNS),
+        seconds=SECONDS,
+    )
+    cluster.add_node()
+    told = {run_id: followed(client, run_id) for run_id in RUNS}
+    lost = [c for run_id in RUNS for c in causes(told[run_id], RunState.QUEUED) if c]
+
+    for run_id in RUNS:
+        assert outcome(told[run_id]) == outcome(at_home[run_id])
+        assert causes(told[run_id], RunState.SUCCEEDED) == [""]
+    assert lost
+    assert all("is lost" in cause and "it starts again" in cause for cause in lost)
+    waited = [c for run_id in RUNS for c in causes(told[run_id], RunState.RUNNING) if c]
+    assert "waits for a place on Ray: 1 CPU, 0.5 GPU" in waited
+
+
+@pytest.mark.timeout(LONGEST)
+def test_runs_end_with_the_service_and_go_on_with_it(
+    cluster: RayCluster,
+    trainer: TrainerProcess,
+    client: TrainerClient,
+    at_home: dict[str, list[What]],
+) -> None:
+    """SIGKILL leaves no process training; SIGTERM hands back what trains; the end is the same."""
+    spec = RUNS["d"]
+    client.submit("again", spec)
+    wait_for_chunks(client, ["again"])
+    assert cluster.run_processes()
+    trainer.kill()
+    wait_for(lambda: not cluster.run_processes(), seconds=SECONDS)
+    trainer.start()
+    wait_for_chunks(client, ["again"])
+
+    assert trainer.stop() == 0
+    assert not cluster.run_processes()
+    trainer.start()
+    told = followed(client, "again")
+
+    _first, killed, stopped = causes(told, RunState.QUEUED)
+    assert "killed" in killed
+    assert "stopped" in stopped
+    assert outcome(told) == outcome(at_home["d"])
+
+
+@pytest.mark.timeout(LONGEST)
+def test_what_a_node_lacks_fails_the_run_with_its_name(client: TrainerClient) -> None:
+    """Data that is not there; the next run on that node trains."""
+    client.submit("no-data", run_spec(dataset="npz:missing"))
+    (cause,) = causes(followed(client, "no-data"), RunState.FAILED)
+    client.submit("after", run_spec(chunks=1))
+
+    assert "missing" in cause
+    assert f"(on node {platform.node()})" in cause
+    assert causes(followed(client, "after"), RunState.SUCCEEDED) == [""]
+
+
+def test_a_node_that_is_not_as_the_service_is_refused(tmp_path: Path) -> None:
+    """Another version, or a folder of checkpoints that is not the service's, in words."""
+    config = TrainerConfig(runs=tmp_path / "trainer.db")
+    hand = Hand()
+    with pytest.raises(FailedPrecondition, match=r"has version .*, and the service 0\.0; install"):
+        hand.start("0.0", b"mark", [], {}, config)
+    with pytest.raises(FailedPrecondition, match=r"does not see .*; give the service a --storage"):
+        hand.start(__version__, b"mark", [], {}, config)
+    mark = tmp_path / "trainer.db.checkpoints" / MARK
+    mark.parent.mkdir()
+    mark.write_bytes(b"other")
+    with pytest.raises(FailedPrecondition, match="does not see"):
+        hand.start(__version__, b"mark", [], {}, config)
+
+
+def serve(tmp_path: Path, *options: str, before: str = "") -> str:
+    """Start a service that cannot start; return the line that it says."""
+    command = command_of("trainer_service")
+    command[2] = f"{before}; {command[2]}"
+    command += ["serve", "--runs", str(tmp_path / "trainer.db"), "--listen", "127.0.0.1:0"]
+    ended = subprocess.run(
+        [*command, "--metrics-port", "0", *options], capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr
+
+
+@pytest.mark.timeout(LONGEST)
+def test_who_cannot_reach_ray_says_so_in_one_line(tmp_path: Path) -> None:
+    """Without the extra, and without a cluster."""
+    ray = ("--executor", "ray", "--address", "127.0.0.1:9")
+    hidden = "import sys; sys.modules['ray'] = None"
+
+    assert "pip install 'reinforced-regularization[ray]'" in serve(tmp_path, *ray, before=hidden)
+    assert "no Ray cluster at 127.0.0.1:9: " in serve(tmp_path, *ray, before="pass")
