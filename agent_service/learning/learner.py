@@ -61,7 +61,7 @@ def learn_once(store: Store) -> int:
 
 def _learn_for(store: Store, controller: Controller) -> bool:
     """Learn from a controller's rollout; return whether there is one."""
-    # Read only here, since another learner may have learned from it until just now; and it is large.
+    # Read only here: another learner may have learned from it until just now, and it is large.
     rollout = store.read(partial(_full_rollout, name=controller.spec.name))
     if rollout is None:
         return False
