@@ -160,6 +160,8 @@ class Writer:
         self._known.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
+            # To be closed without a word: a database that failed is not asked to roll back.
+            connection.invalidate()
             connection.close()
 
     def settle(self) -> None:
