@@ -41,12 +41,13 @@ def _free_port() -> int:
 class PostgresServer:
     """A server that may be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, *, connections: int = 60) -> None:
+    def __init__(self, folder: Path, *, connections: int = 60, syncs: bool = False) -> None:
         """Make a database cluster in `folder`, whose parents anybody may enter.
 
         Args:
             folder: of the cluster.
             connections: that it takes at once.
+            syncs: whether a commit waits for the disk, which few tests need.
         """
         found = binaries()
         if found is None:
@@ -61,10 +62,15 @@ class PostgresServer:
         give_to_server(folder)
         options = ["--auth=trust", "--username=agent", "--encoding=UTF8", "--no-sync"]
         self._call("initdb", "-D", str(folder / "data"), *options)
-        (folder / "data" / "postgresql.auto.conf").write_text(
-            f"fsync = off\nmax_connections = {connections}\nlisten_addresses = '127.0.0.1'\n"
-            f"port = {self.port}\nunix_socket_directories = '{folder}'\n"
-        )
+        settings = {
+            "fsync": "on" if syncs else "off",
+            "max_connections": connections,
+            "listen_addresses": "'127.0.0.1'",
+            "port": self.port,
+            "unix_socket_directories": f"'{folder}'",
+        }
+        lines = [f"{name} = {value}\n" for name, value in settings.items()]
+        (folder / "data" / "postgresql.auto.conf").write_text("".join(lines))
 
     def _command(self, program: str, *options: str) -> list[str]:
         command = [str(self._binaries / program), *options]
@@ -158,9 +164,9 @@ def give_to_server(folder: Path) -> None:
 
 
 @contextmanager
-def running_server(folder: Path, *, connections: int = 60) -> Iterator[PostgresServer]:
-    """A server that runs, and is gone afterwards."""
-    server = PostgresServer(folder, connections=connections)
+def running_server(folder: Path, **options: Any) -> Iterator[PostgresServer]:
+    """A server that runs, and is gone afterwards; see `PostgresServer` for the options."""
+    server = PostgresServer(folder, **options)
     server.start()
     try:
         yield server

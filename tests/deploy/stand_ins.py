@@ -96,7 +96,7 @@ exec "$bin/postgres" -c listen_addresses='*'
 
 
 def make_postgres_image(engine: Engine, name: str) -> None:
-    """Make an image of Debian's PostgreSQL that starts, by the same settings, as the official one."""
+    """Make an image of Debian's PostgreSQL that starts, by its settings, as the official one."""
     root = _root(engine.folder / "postgres.tar", "trixie", "postgresql-17")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "start").write_text(_POSTGRES_START)
