@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -191,13 +192,17 @@ class PostgresqlDatabase:
     @contextmanager
     def learning_for(self, controller_id: int) -> Iterator[bool]:
         """See the protocol: by a lock of a session of its own, which the server ends with that."""
-        engine = self.writing()
-        try:
-            with engine.connect() as connection:
-                lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
-                yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
-        finally:
-            engine.dispose()
+        with self._learning.connect() as connection:
+            lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
+            yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
+
+    @cached_property
+    def _learning(self) -> sa.Engine:
+        """Of sessions for locks: each is closed at its end, and what SQLAlchemy asks first is kept.
+
+        Who waits for another learner to end opens one many times a second.
+        """
+        return self.writing()
 
     def checkpoint(self, driver: Any) -> None:
         """See the protocol: the server makes its own."""
