@@ -143,7 +143,7 @@ class PostgresServer:
         """Open a session of our own on a store's database."""
         return psycopg.connect(self.dsn(url.rpartition("/")[2]), autocommit=True)
 
-    def new_database(self, *, folder: Path | None = None) -> str:
+    def new_database(self, *, folder: Path | None = None, encoding: str = "UTF8") -> str:
         """Make an empty database, its tables in a folder if one is given; return its URL."""
         name = f"agent{next(_databases)}"
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
@@ -151,7 +151,8 @@ class PostgresServer:
             if folder is not None:
                 connection.execute(f"CREATE TABLESPACE \"{name}\" LOCATION '{folder}'")
                 place = f' TABLESPACE "{name}"'
-            connection.execute(f'CREATE DATABASE "{name}"{place}')
+            text = f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+            connection.execute(f'CREATE DATABASE "{name}" {text}{place}')
         return f"postgresql+psycopg://agent@127.0.0.1:{self.port}/{name}"
 
 

@@ -123,7 +123,9 @@ class PostgresqlDatabase:
         given = self.url.query.get("options", "")
         words = [f"-c {name}={value}" for name, value in {**_SERVERS_END, **settings}.items()]
         options = " ".join([*words, *([given] if isinstance(given, str) else given)])
-        return {"connect_timeout": CONNECT_SECONDS, "options": options, **_OUR_END}
+        # Text is text, also of a database whose own encoding is none: SQL_ASCII gives bytes.
+        ours = {"connect_timeout": CONNECT_SECONDS, "client_encoding": "UTF8"}
+        return {**ours, "options": options, **_OUR_END}
 
     def reading(self) -> sa.Engine:
         """See the protocol."""

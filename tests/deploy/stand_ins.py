@@ -105,7 +105,7 @@ def make_postgres_image(engine: Engine, name: str) -> None:
             """FROM debian-postgres
 COPY --chmod=755 start /usr/local/bin/
 RUN install -d -o postgres -g postgres /var/lib/postgresql/data
-ENV PGDATA=/var/lib/postgresql/data
+ENV LANG=C.UTF-8 PGDATA=/var/lib/postgresql/data
 VOLUME /var/lib/postgresql/data
 ENTRYPOINT ["start"]
 """
