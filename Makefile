@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy check bench-agent bench-client bench-prune bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy check bench-agent bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -60,6 +60,9 @@ bench-client: $(INSTALLED) ## what the client costs a training script, a step an
 
 bench-prune: $(INSTALLED) ## what pruning costs who reports meanwhile, and how small an archive is; some 3 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_prune
+
+bench-replicas: $(INSTALLED) ## one agent on SQLite, one and two on PostgreSQL, under the same load; some 5 minutes
+	@$(BIN)/python -m tests.benchmarks.bench_replicas
 
 bench-styles: $(INSTALLED) ## which style of gRPC server answers best; some 90 s
 	@$(BIN)/python -m tests.benchmarks.bench_styles

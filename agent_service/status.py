@@ -1,7 +1,7 @@
 """Errors to gRPC statuses and back: one table, both directions.
 
 Details are `google.rpc` messages: `BadRequest` names the violated fields, `ErrorInfo` carries the
-chunk that a run expects, `RetryInfo` says that the same call may come again soon.
+chunk that a run expects, `RetryInfo` says after how long the same call may come again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from agent_service.domain.errors import (
 )
 
 RETRY_NANOSECONDS = 100_000_000
-"""After which `RetryInfo` lets a call be sent again that came while too many were in work."""
+"""After which `RetryInfo` lets a call be sent again: one that came while too many were in work, or
+that the service could not serve just then. Another replica may, so it is not long."""
 DOMAIN = "agent_service"
 """`ErrorInfo.domain` of all our errors."""
 
@@ -56,7 +57,7 @@ def to_status(error: AgentError) -> status_pb2.Status:
             for v in error.violations
         ]
         _pack(status, error_details_pb2.BadRequest(field_violations=violations))
-    if isinstance(error, Busy):
+    if isinstance(error, Busy | Unavailable):
         _pack(status, error_details_pb2.RetryInfo(retry_delay={"nanos": RETRY_NANOSECONDS}))
     if isinstance(error, FailedPrecondition) and error.expected_chunk is not None:
         metadata = {"expected_chunk": str(error.expected_chunk)}
@@ -85,6 +86,13 @@ def is_of_service(error: grpc.RpcError) -> bool:
     """Whether a call failed by an error of ours, and not by the connection."""
     assert isinstance(error, grpc.Call)
     return rpc_status.from_call(error) is not None
+
+
+def retry_seconds(error: grpc.RpcError) -> float:
+    """Return for how long the service asks not to send a failed call again; 0 where it does not."""
+    assert isinstance(error, grpc.Call)
+    info = _retry_info(rpc_status.from_call(error))
+    return 0.0 if info is None else float(info.retry_delay.ToTimedelta().total_seconds())
 
 
 def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
@@ -118,8 +126,15 @@ def _violations(status: status_pb2.Status | None, message: str) -> list[FieldVio
 
 
 def _may_come_again(status: status_pb2.Status | None) -> bool:
-    details = status.details if status else ()
-    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)
+    return _retry_info(status) is not None
+
+
+def _retry_info(status: status_pb2.Status | None) -> error_details_pb2.RetryInfo | None:
+    info = error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info):
+            return info
+    return None
 
 
 def _expected_chunk(status: status_pb2.Status | None) -> int | None:

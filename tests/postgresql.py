@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -39,8 +41,14 @@ def _free_port() -> int:
 class PostgresServer:
     """A server that may be stopped, killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make a database cluster in `folder`, whose parents anybody may enter."""
+    def __init__(self, folder: Path, *, connections: int = 60, syncs: bool = False) -> None:
+        """Make a database cluster in `folder`, whose parents anybody may enter.
+
+        Args:
+            folder: of the cluster.
+            connections: that it takes at once.
+            syncs: whether a commit waits for the disk, which few tests need.
+        """
         found = binaries()
         if found is None:
             if os.environ.get("REQUIRE_POSTGRESQL") == "1":
@@ -51,16 +59,18 @@ class PostgresServer:
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
-        if os.geteuid() == 0:
-            # The server refuses to run as root.
-            user = pwd.getpwnam("postgres")
-            os.chown(folder, user.pw_uid, user.pw_gid)
+        give_to_server(folder)
         options = ["--auth=trust", "--username=agent", "--encoding=UTF8", "--no-sync"]
         self._call("initdb", "-D", str(folder / "data"), *options)
-        (folder / "data" / "postgresql.auto.conf").write_text(
-            "fsync = off\nmax_connections = 60\nlisten_addresses = '127.0.0.1'\n"
-            f"port = {self.port}\nunix_socket_directories = '{folder}'\n"
-        )
+        settings = {
+            "fsync": "on" if syncs else "off",
+            "max_connections": connections,
+            "listen_addresses": "'127.0.0.1'",
+            "port": self.port,
+            "unix_socket_directories": f"'{folder}'",
+        }
+        lines = [f"{name} = {value}\n" for name, value in settings.items()]
+        (folder / "data" / "postgresql.auto.conf").write_text("".join(lines))
 
     def _command(self, program: str, *options: str) -> list[str]:
         command = [str(self._binaries / program), *options]
@@ -106,22 +116,58 @@ class PostgresServer:
             ).fetchall()
         return len(rows)
 
+    def drop(self, url: str) -> None:
+        """Remove a database, and the place of its tables if it has one of its own."""
+        name = url.rpartition("/")[2]
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            connection.execute(f'DROP TABLESPACE IF EXISTS "{name}"')
+
+    def sessions(self) -> float:
+        """Return how many sessions others have; infinity where there is no room to ask."""
+        try:
+            with psycopg.connect(self.dsn("postgres")) as connection:
+                ((count,),) = connection.execute(
+                    "SELECT count(*) - 1 FROM pg_stat_activity "
+                    "WHERE backend_type = 'client backend'"
+                ).fetchall()
+        except psycopg.OperationalError:
+            return math.inf
+        return float(count)
+
     def dsn(self, database: str) -> str:
         """Return how libpq names a database of it."""
         return f"host=127.0.0.1 port={self.port} user=agent dbname={database}"
 
-    def new_database(self) -> str:
-        """Make an empty database; return its URL for the store."""
+    def connect(self, url: str) -> psycopg.Connection[tuple[Any, ...]]:
+        """Open a session of our own on a store's database."""
+        return psycopg.connect(self.dsn(url.rpartition("/")[2]), autocommit=True)
+
+    def new_database(self, *, folder: Path | None = None, encoding: str = "UTF8") -> str:
+        """Make an empty database, its tables in a folder if one is given; return its URL."""
         name = f"agent{next(_databases)}"
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            place = ""
+            if folder is not None:
+                connection.execute(f"CREATE TABLESPACE \"{name}\" LOCATION '{folder}'")
+                place = f' TABLESPACE "{name}"'
+            text = f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+            connection.execute(f'CREATE DATABASE "{name}" {text}{place}')
         return f"postgresql+psycopg://agent@127.0.0.1:{self.port}/{name}"
 
 
+def give_to_server(folder: Path) -> None:
+    """Let the server write to a folder, where it runs as another user than we do."""
+    if os.geteuid() == 0:
+        # The server refuses to run as root.
+        user = pwd.getpwnam("postgres")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+
+
 @contextmanager
-def running_server(folder: Path) -> Iterator[PostgresServer]:
-    """A server that runs, and is gone afterwards."""
-    server = PostgresServer(folder)
+def running_server(folder: Path, **options: Any) -> Iterator[PostgresServer]:
+    """A server that runs, and is gone afterwards; see `PostgresServer` for the options."""
+    server = PostgresServer(folder, **options)
     server.start()
     try:
         yield server

@@ -18,7 +18,13 @@ from agent_service.client.channel import SecuredChannel, open_channel
 from agent_service.client.handshakes import hint, refusal
 from agent_service.client.tls import Tls
 from agent_service.domain.errors import AgentError, Busy, Unavailable
-from agent_service.status import code_of, details_of, from_rpc_error, is_of_service
+from agent_service.status import (
+    code_of,
+    details_of,
+    from_rpc_error,
+    is_of_service,
+    retry_seconds,
+)
 
 T = TypeVar("T")
 
@@ -115,9 +121,11 @@ class Calls:
                 return method(request, timeout=deadline)
             except grpc.RpcError as error:
                 remaining = gives_up - time.monotonic()
-                if not self._may_come_again(error) or remaining <= 0:
+                asked = retry_seconds(error)
+                if not self._may_come_again(error) or remaining <= asked:
                     raise self._translated(error) from error
-            time.sleep(min(pause * random.uniform(0.5, 1.0), remaining))
+            # Those who were asked to wait equally long do not come back all at once.
+            time.sleep(min(asked + pause * random.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def wait_ready(self, timeout: float) -> None:

@@ -104,10 +104,7 @@ class Guard:
         most = self._limits.max_change
         if most is None or not self._running:
             return values
-        cut = {
-            name: min(max(value, self._running[name] - most), self._running[name] + most)
-            for name, value in values.items()
-        }
+        cut = {name: _cut(value, self._running[name], most) for name, value in values.items()}
         if cut != dict(values):
             self._count("change")
         return cut
@@ -116,3 +113,9 @@ class Guard:
         self.interventions[what] += 1
         if self.interventions[what] == 1:
             log.warning("the run's limits act for the first time: %s", what)
+
+
+def _cut(value: float, running: float, most: float) -> float:
+    """Return `value`, or what lies `most` from `running` on the way to it."""
+    # Within the limit a value is taken to the bit: `running - most` may miss it in the last ones.
+    return value if abs(value - running) <= most else running + math.copysign(most, value - running)

@@ -358,9 +358,10 @@ class Durability(StrEnum):
 class Store(Protocol):
     """Durable truth. Thread-safe; close it, or use it as a context manager."""
 
-    def write(self, work: Callable[[Session], T]) -> Future[T]:
+    def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
         """Run `work` as one atomic step among others; the future is done when it is durable.
 
+        `run_id` names the run that it will look up, so that those of many steps are read at once.
         What `work` raises leaves nothing behind and is raised by the future. `Unavailable` where
         the storage could not take it.
         """

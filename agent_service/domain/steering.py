@@ -119,7 +119,9 @@ class Steering:
             AlreadyExists: this chunk was reported with other content.
             FailedPrecondition: another chunk is expected, or the run is finished.
         """
-        return self._store.write(lambda session: self._report_chunk(session, report))
+        return self._store.write(
+            lambda session: self._report_chunk(session, report), run_id=report.run_id
+        )
 
     def _report_chunk(self, session: Session, report: ChunkReport) -> Decision:
         run = found_run(session, report.run_id)
@@ -223,7 +225,9 @@ class Steering:
             NotFound: no such run.
             FailedPrecondition: it was finished before with another outcome or score.
         """
-        return self._store.write(lambda session: self._finish_run(session, finish))
+        return self._store.write(
+            lambda session: self._finish_run(session, finish), run_id=finish.run_id
+        )
 
     def _finish_run(self, session: Session, finish: FinishRun) -> Run:
         run = found_run(session, finish.run_id)

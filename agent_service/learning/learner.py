@@ -54,12 +54,19 @@ def learn_once(store: Store) -> int:
     learned = 0
     for controller in store.read(_with_full_rollouts):
         with store.learning_for(controller) as is_alone:
-            # Read again, since another learner may have learned from it just now.
-            rollout = store.read(partial(_full_rollout, name=controller.spec.name))
-            if is_alone and rollout is not None:
-                _learn_from(store, rollout)
-                learned += 1
+            if is_alone:
+                learned += _learn_for(store, controller)
     return learned
+
+
+def _learn_for(store: Store, controller: Controller) -> bool:
+    """Learn from a controller's rollout; return whether there is one."""
+    # Read only here: another learner may have learned from it until just now, and it is large.
+    rollout = store.read(partial(_full_rollout, name=controller.spec.name))
+    if rollout is None:
+        return False
+    _learn_from(store, rollout)
+    return True
 
 
 def _with_full_rollouts(session: Session) -> list[Controller]:

@@ -39,7 +39,8 @@ class Controllers(Transaction):
     def has_controllers(self, *, count: int) -> bool:
         """See the port."""
         query = sa.select(sa.func.count()).where(controllers.c.deleted_at.is_(None))
-        return self._connection.execute(query).scalar_one() >= count
+        found: int = self._execute(query).scalar_one()
+        return found >= count
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
         """See the port."""
@@ -97,7 +98,8 @@ class Controllers(Transaction):
 
     def _counts(self, by: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> dict[Any, int]:
         query = sa.select(by, sa.func.count()).where(where).group_by(by)
-        return {key: count for key, count in self._connection.execute(query)}
+        found: Sequence[Any] = self._execute(query).all()
+        return {key: count for key, count in found}
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
         """See the port."""

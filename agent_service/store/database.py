@@ -24,8 +24,8 @@ class Database(Protocol):
 
     url: sa.URL
 
-    keeps_runs: bool
-    """Whether a writer's runs are seldom changed by other writers, so that it may keep them."""
+    is_server: bool
+    """Whether it is a server: others write to it as often, and its answers are waited for."""
 
     @property
     def folder(self) -> Path | None:

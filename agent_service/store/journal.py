@@ -1,8 +1,9 @@
 """Ways to the one writer: alone, call by call, or in an event loop, where calls share a commit.
 
-A server's calls meet in its event loop. What they do there is done at once, in the loop's own
-thread; the disk alone is waited for in another. Two threads that pass calls, answers and Python's
-lock to and fro cost a report as much again as all that is done for it.
+A server's calls meet in its event loop. On a file, what they do is done there at once, in the
+loop's own thread; the disk alone is waited for in another. Two threads that pass calls, answers and
+Python's lock to and fro cost a report as much again as all that is done for it. On a database
+server, most of a group's time is spent on waiting for it, so all of the group runs in the other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 from agent_service.domain.errors import Unavailable
@@ -41,8 +43,8 @@ _CLOSED = "the store is closed; retry with another server"
 class Journal(Protocol):
     """Takes what is to be done in transactions."""
 
-    def submit(self, work: Work) -> Future[Any]:
-        """Have `work` done; the future has its result when that is durable."""
+    def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
+        """Have `work` done, which looks up a run; its future is done when that is durable."""
         ...
 
     def close(self) -> None:
@@ -59,38 +61,41 @@ class DirectJournal:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def submit(self, work: Work) -> Future[Any]:
+    def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
         """See the protocol."""
         future: Future[Any] = Future()
-        group = [Job(work, future)]
+        group = [Job(work, future, run_id)]
         with self._lock:
             if self._is_closed:
                 fail(group, Unavailable(_CLOSED))
                 return future
             try:
-                self._run(group)
-                self._writer.commit()
+                _run_and_commit(self._writer, group)
             except Exception as error:
                 fail(group, error)
             else:
                 self._writer.settle()
         return future
 
-    def _run(self, group: list[Job]) -> None:
-        gives_up = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                return self._writer.run(group)
-            except Locked as error:
-                if time.monotonic() > gives_up:
-                    raise Unavailable(_LOCKED) from error
-            time.sleep(_LOCK_PAUSE)
-
     def close(self) -> None:
         """See the protocol."""
         with self._lock:
             self._is_closed = True
             self._writer.close()
+
+
+def _run_and_commit(writer: Writer, group: list[Job]) -> None:
+    """Do all that a group needs in the caller's thread; raises where nothing of it is kept."""
+    gives_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            writer.run(group)
+            break
+        except Locked as error:
+            if time.monotonic() > gives_up:
+                raise Unavailable(_LOCKED) from error
+        time.sleep(_LOCK_PAUSE)
+    writer.commit()
 
 
 class LoopJournal:
@@ -103,7 +108,7 @@ class LoopJournal:
         """Write through `writer` in the running event loop, and close it at the end."""
         self._writer = writer
         self._loop = asyncio.get_running_loop()
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._waiting: list[Job] = []
         self._group: list[Job] = []
         self._locked_since: float | None = None
@@ -113,10 +118,10 @@ class LoopJournal:
         self._is_closed = False
         self._step: Future[None] | None = None
 
-    def submit(self, work: Work) -> Any:
+    def submit(self, work: Work, *, run_id: str | None = None) -> Any:
         """See the protocol."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        job = Job(work, future)
+        job = Job(work, future, run_id)
         if self._is_closed:
             fail([job], Unavailable(_CLOSED))
         else:
@@ -161,16 +166,25 @@ class LoopJournal:
     def _begin(self, *, in_loop: bool = False) -> None:
         """Run a group and commit it: in the loop's thread, or where that would hold others up."""
         self._is_due = False
-        if not self._take_group():
-            return
-        self._patience = 0 if len(self._group) == 1 else PATIENCE
+        group = self._next_group()
+        if not group:
+            self._begin_soon()
+        elif self._writer.is_of_server:
+            self._group = group
+            self._patience = 0 if len(group) == 1 else PATIENCE
+            self._wait_for(partial(_run_and_commit, self._writer, group))
+        elif self._run(group):
+            self._patience = 0 if len(group) == 1 else PATIENCE
+            self._commit(in_loop=in_loop)
+
+    def _commit(self, *, in_loop: bool) -> None:
         if self._writer.commit_syncs and not in_loop:
-            self._wait_for_disk(self._writer.commit)
+            self._wait_for(self._writer.commit)
             return
         # Another thread would begin later than this ends, as a rule.
         self._commit_group()
         if self._writer.checkpoint_is_due:
-            self._wait_for_disk(self._writer.checkpoint)
+            self._wait_for(self._writer.checkpoint)
         else:
             self._begin_soon()
 
@@ -184,18 +198,19 @@ class LoopJournal:
         self._group = []
         self._ended = self._loop.time()
 
-    def _wait_for_disk(self, step: Callable[[], None]) -> None:
+    def _wait_for(self, step: Callable[[], None]) -> None:
         """Take a step of the writer in the other thread, then answer the group and go on."""
-        self._step = self._disk.submit(step)
+        self._step = self._thread.submit(step)
         self._step.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._end_and_go_on))
 
-    def _take_group(self) -> bool:
-        """Run the next group; return whether it is to be committed."""
+    def _next_group(self) -> list[Job]:
+        """Take the calls that share the next transaction, if there are any."""
         group = [job for job in self._waiting[:GROUP_LIMIT] if not job.future.done()]
         del self._waiting[:GROUP_LIMIT]
-        if not group:
-            self._begin_soon()
-            return False
+        return group
+
+    def _run(self, group: list[Job]) -> bool:
+        """Run a group in the loop's thread; return whether it is to be committed."""
         try:
             self._writer.run(group)
         except Locked:
@@ -233,7 +248,7 @@ class LoopJournal:
         self._step = None
         if isinstance(error, Exception):
             # Of a checkpoint, nobody waits; it comes again, and a commit tells of a broken disk.
-            log.warning("the store's disk: %s", error)
+            log.warning("the store: %s", error)
             fail(self._group, error)
         elif self._group:
             self._writer.settle()
@@ -243,10 +258,10 @@ class LoopJournal:
     def close(self) -> None:
         """See the protocol."""
         self._is_closed = True
-        self._disk.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
         if self._step is not None:
             self._end_step()
-        while self._waiting and self._take_group():
+        while (group := self._next_group()) and self._run(group):
             self._commit_group()
         fail(self._waiting, Unavailable(_CLOSED))
         self._writer.close()

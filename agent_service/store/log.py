@@ -31,7 +31,7 @@ class Log(Transaction):
 
     def append(self, run: Run, decision: Decision) -> None:
         """See the port."""
-        self._run(queries.APPEND, rows.decision_to_row(run, decision))
+        self._send(queries.APPEND, rows.decision_to_row(run, decision))
         self._known.next_position = decision.position + 1
         if not decision.is_end:
             self._known.learn_newest(run, decision)
@@ -50,11 +50,11 @@ class Log(Transaction):
         query = sa.select(decisions.c.applied).where(
             decisions.c.run_key == run.key, decisions.c.applied.is_not(None)
         )
-        return self._connection.execute(query).scalars().all()
+        return self._execute(query).scalars().all()
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
-        self._run(queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value))
+        self._send(queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value))
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
@@ -73,7 +73,7 @@ class Log(Transaction):
     def last_position(self) -> int:
         """See the port."""
         query = sa.select(sa.func.coalesce(sa.func.max(decisions.c.position), 0))
-        position: int = self._connection.execute(query).scalar_one()
+        position: int = self._execute(query).scalar_one()
         return position
 
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
@@ -88,7 +88,7 @@ class Log(Transaction):
             decisions.c.controller_id == controller.id, IS_READY
         )
         last = query.order_by(decisions.c.position).limit(1).offset(count - 1)
-        return self._connection.execute(last).one_or_none() is not None
+        return self._execute(last).one_or_none() is not None
 
     def ready_transitions(
         self, controller: Controller, *, limit: int

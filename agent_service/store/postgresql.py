@@ -1,13 +1,15 @@
 """A store on a PostgreSQL server, which any number of replicas of the agent service may share.
 
 Writers take turns by one advisory lock, as they do by SQLite's: the log has one order, positions in
-it follow one another, and who follows it misses nothing. A group of calls shares a turn.
+it follow one another, and who follows it misses nothing. A group of calls shares a turn, and who
+waits for one stands in the server's queue. Nothing is waited for without end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +20,11 @@ from agent_service.store.database import Locked, StoreError
 WRITERS, LEARNERS = 0x5EED0001, 0x5EED0002
 """Advisory locks: of whoever writes, and, with a controller's id, of who learns for that one."""
 CONNECT_SECONDS = 3
+LOCK_SECONDS = 5
+"""For how long a turn is waited for at once; the journal says for how long in all."""
+WRITER_SECONDS = 10
+"""After so long without an answer a session that writes is given up. The server ends one that is
+silent for so long inside a transaction, so that a writer that hangs does not keep its turn."""
 READERS = 16
 """Connections that read at once; who comes then waits for one."""
 READER_SECONDS = 5.0
@@ -26,6 +33,10 @@ SILENT_SECONDS = 10
 """After so long without a sign of the other machine a connection is given up, by both ends. The
 server ends the session, and its locks with it: then another one learns. The service opens another
 one, and until it can, its calls end with UNAVAILABLE."""
+MIGRATION_SECONDS = 60
+"""For how long a service that starts waits for its turn, as another one may change the tables."""
+READING_SECONDS = 30
+"""After so long without an answer a session that reads is given up: one page takes milliseconds."""
 _SERVERS_END = {
     "tcp_keepalives_idle": 4,
     "tcp_keepalives_interval": 2,
@@ -39,11 +50,13 @@ _OUR_END = {
     "tcp_user_timeout": SILENT_SECONDS * 1000,
 }
 
+_NONE: Mapping[str, object] = {}
+
 
 class PostgresqlDatabase:
     """See the protocol `Database`."""
 
-    keeps_runs = False
+    is_server = True
     folder = None
 
     def __init__(self, url: sa.URL, durability: Durability) -> None:
@@ -88,18 +101,38 @@ class PostgresqlDatabase:
     def check(self, connection: sa.Connection) -> None:
         """See the protocol: a server sees to its own pages."""
 
+    def _engine(
+        self, *, answer_seconds: float, settings: Mapping[str, object] = _NONE, **options: Any
+    ) -> sa.Engine:
+        """Return an engine whose sessions have `settings` and are waited for so long."""
+        from agent_service.store.patience import PatientConnection  # needs psycopg
+
+        engine = sa.create_engine(self.url, connect_args=self._options(**settings), **options)
+
+        @sa.event.listens_for(engine, "do_connect")
+        def take_ours(
+            dialect: object, record: object, arguments: Any, names: dict[str, Any]
+        ) -> object:
+            connection = PatientConnection.connect(*arguments, **names)
+            connection.answer_seconds = answer_seconds
+            return connection
+
+        return engine
+
     def _options(self, **settings: object) -> dict[str, Any]:
         given = self.url.query.get("options", "")
         words = [f"-c {name}={value}" for name, value in {**_SERVERS_END, **settings}.items()]
         options = " ".join([*words, *([given] if isinstance(given, str) else given)])
-        return {"connect_timeout": CONNECT_SECONDS, "options": options, **_OUR_END}
+        # Text is text, also of a database whose own encoding is none: SQL_ASCII gives bytes.
+        ours = {"connect_timeout": CONNECT_SECONDS, "client_encoding": "UTF8"}
+        return {**ours, "options": options, **_OUR_END}
 
     def reading(self) -> sa.Engine:
         """See the protocol."""
-        return sa.create_engine(
-            self.url,
+        return self._engine(
+            answer_seconds=READING_SECONDS,
+            settings={"statement_timeout": READING_SECONDS * 1000},
             isolation_level="REPEATABLE READ",
-            connect_args=self._options(),
             pool_size=READERS,
             max_overflow=0,
             pool_timeout=READER_SECONDS,
@@ -109,7 +142,9 @@ class PostgresqlDatabase:
     def migrating(self) -> sa.Engine:
         """See the protocol."""
         engine = sa.create_engine(
-            self.url, connect_args=self._options(), poolclass=sa.pool.NullPool
+            self.url,
+            connect_args=self._options(lock_timeout=MIGRATION_SECONDS * 1000),
+            poolclass=sa.pool.NullPool,
         )
 
         @sa.event.listens_for(engine, "begin")
@@ -120,11 +155,15 @@ class PostgresqlDatabase:
 
     def writing(self) -> sa.Engine:
         """See the protocol."""
-        syncing = "on" if self.commit_syncs else "off"
-        return sa.create_engine(
-            self.url,
+        return self._engine(
+            answer_seconds=WRITER_SECONDS,
+            settings={
+                "synchronous_commit": "on" if self.commit_syncs else "off",
+                "lock_timeout": LOCK_SECONDS * 1000,
+                "statement_timeout": WRITER_SECONDS * 1000,
+                "idle_in_transaction_session_timeout": WRITER_SECONDS * 1000,
+            },
             isolation_level="AUTOCOMMIT",
-            connect_args=self._options(synchronous_commit=syncing),
             poolclass=sa.pool.NullPool,
         )
 
@@ -132,17 +171,19 @@ class PostgresqlDatabase:
         """See the protocol."""
         # One way to the server and back for all. Statements see what was committed before them,
         # whatever the server's default is. A number is taken only by who has the lock.
-        cursor = driver.execute(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; "
-            "SELECT is_ours, CASE WHEN is_ours THEN pg_current_xact_id()::text END "
-            f"FROM (SELECT pg_try_advisory_xact_lock({WRITERS}) AS is_ours) AS lock",
-            prepare=False,
-        )
-        cursor.nextset()
-        is_ours, transaction = cursor.fetchone()
-        if not is_ours:
+        try:
+            cursor = driver.execute(
+                "BEGIN ISOLATION LEVEL READ COMMITTED; "
+                f"SELECT pg_advisory_xact_lock({WRITERS}); SELECT pg_current_xact_id()::text",
+                prepare=False,
+            )
+        except Exception as error:
+            if type(error).__name__ != "LockNotAvailable":
+                raise
             driver.execute("ROLLBACK")
-            raise Locked
+            raise Locked from error
+        cursor.set_result(-1)
+        (transaction,) = cursor.fetchone()
         # The server numbers transactions that write. Where none lies between the last one and this,
         # nobody else has written.
         if int(transaction) != self._last_transaction + 1:
@@ -153,13 +194,17 @@ class PostgresqlDatabase:
     @contextmanager
     def learning_for(self, controller_id: int) -> Iterator[bool]:
         """See the protocol: by a lock of a session of its own, which the server ends with that."""
-        engine = self.writing()
-        try:
-            with engine.connect() as connection:
-                lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
-                yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
-        finally:
-            engine.dispose()
+        with self._learning.connect() as connection:
+            lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
+            yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
+
+    @cached_property
+    def _learning(self) -> sa.Engine:
+        """Of sessions for locks: each is closed at its end, and what SQLAlchemy asks first is kept.
+
+        Who waits for another learner to end opens one many times a second.
+        """
+        return self.writing()
 
     def checkpoint(self, driver: Any) -> None:
         """See the protocol: the server makes its own."""

@@ -6,8 +6,6 @@ of joins carry the prefix that `rows` reads them by.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +45,10 @@ DECISIONS = (
 )
 KEPT = runs.c.archive.is_(None)
 """In RUNS, DECISIONS and TRANSITIONS: runs that are not archived."""
+RUNNING = DECISIONS.where(decisions.c.chunk == runs.c.reported_chunks + 1).add_columns(
+    sa.select(sa.func.max(decisions.c.position)).scalar_subquery().label("last_position")
+)
+"""Runs with the decision that their child trains under, and the log's last position."""
 LOGGED = sa.select(*_labelled(decisions, "decision_"), runs.c.id.label("run_id")).join_from(
     decisions, runs, runs.c.key == decisions.c.run_key
 )
@@ -68,18 +70,13 @@ class Statement:
     """A statement in the driver's own words: running it costs what the driver costs.
 
     SQLAlchemy's own execution took three quarters of a report's time. Values are passed as the
-    database takes them, since no type of a column is asked to convert them.
+    database takes them, since no type of a column is asked to convert them. `sending` runs it.
     """
 
     def __init__(self, clause: sa.Insert | sa.Update) -> None:
         """Take a statement, whose values are bound in the order in which they stand in it."""
-        self._words = str(clause.compile(dialect=sqlite.dialect()))
-        self._words_of_psycopg = self._words.replace("?", "%s")
-
-    def run(self, driver: Any, values: Sequence[Any]) -> Any:
-        """Run it in an open transaction and return the driver's cursor."""
-        is_sqlite = isinstance(driver, sqlite3.Connection)
-        return driver.execute(self._words if is_sqlite else self._words_of_psycopg, values)
+        self.of_sqlite = str(clause.compile(dialect=sqlite.dialect()))
+        self.of_psycopg = self.of_sqlite.replace("?", "%s")
 
 
 APPEND = Statement(

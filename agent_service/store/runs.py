@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
+from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, StartRun
 from agent_service.store import queries, rows
 from agent_service.store.checksums import as_stored, change, sealed
@@ -35,6 +36,22 @@ class Runs(Transaction):
             # Others never report again as a rule, and may be pruned by another process.
             self._known.learn_run(run)
         return run
+
+    def foresee(self, run_ids: Iterable[str]) -> None:
+        """Read runs that will be looked up, with their newest decisions, all at once."""
+        unknown = sorted({run_id for run_id in run_ids if self._known.run(run_id) is None})
+        if not unknown:
+            return
+        for row in self._rows(queries.RUNNING.where(runs.c.id.in_(unknown))):
+            self._known.next_position = row["last_position"] + 1
+            try:
+                run, newest = rows.run_from_row(row), rows.decision_from_row(row)
+            except Unavailable:
+                continue  # damaged: who looks it up is told
+            self._known.learn_controller(run.controller)
+            if run.state is RunState.ACTIVE:  # as where one is found
+                self._known.learn_run(run)
+                self._known.learn_newest(run, newest)
 
     def _controller(self, run: Run) -> Controller:
         """Return the controller of a known run as it stands now."""
@@ -82,7 +99,7 @@ class Runs(Transaction):
         """See the port."""
         # The last of so many: where there are few, their index is walked and no row is read.
         query = sa.select(1).where(is_on_lease).order_by(runs.c.key).offset(count - 1).limit(1)
-        return self._connection.execute(query).first() is not None
+        return self._execute(query).first() is not None
 
     def add_run(
         self,
@@ -115,13 +132,13 @@ class Runs(Transaction):
     def requested_mode(self, run: Run) -> Mode | None:
         """See the port."""
         query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
-        mode = self._connection.execute(query).scalar_one()
+        mode = self._execute(query).scalar_one()
         return None if mode is None else Mode(mode)
 
     def requested_version(self, run: Run) -> int | None:
         """See the port."""
         query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
-        version: int | None = self._connection.execute(query).scalar_one()
+        version: int | None = self._execute(query).scalar_one()
         return version
 
     def count_chunk(self, run: Run, *, now: float) -> None:
@@ -135,8 +152,7 @@ class Runs(Transaction):
             {"reported_chunks": chunks, "updated_at": now},
         )
         values = (chunks, now, adds, run.key, run.reported_chunks)
-        if self._run(queries.COUNT_CHUNK, values).rowcount != 1:
-            raise Overtaken(run.id)
+        self._send(queries.COUNT_CHUNK, values, changes=run.id)
         counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
         self._known.learn_run(counted)
 

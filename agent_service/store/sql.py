@@ -83,9 +83,9 @@ class SqlStore:
         """Where the database lies, as an absolute path; None where that is a server's matter."""
         return self._database.folder
 
-    def write(self, work: Callable[[Session], T]) -> Future[T]:
+    def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
         """See the port."""
-        return self._journal.submit(work)
+        return self._journal.submit(work, run_id=run_id)
 
     def read(self, work: Callable[[Session], T]) -> T:
         """See the port."""

@@ -34,7 +34,7 @@ _SYNCING = {
 class SqliteDatabase:
     """See the protocol `Database`."""
 
-    keeps_runs = True
+    is_server = False
 
     def __init__(self, url: sa.URL, durability: Durability) -> None:
         """Take a URL; raises StoreError where it names no file."""

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from agent_service.store import queries, rows
 from agent_service.store.known import Known
+from agent_service.store.sending import sender_to
 
 
 class Transaction:
@@ -18,7 +19,7 @@ class Transaction:
     def __init__(self, connection: sa.Connection, known: Known) -> None:
         """Work on an open transaction of `connection`, with what is known from earlier ones."""
         self._connection = connection
-        self._driver = queries.driver_of(connection)
+        self._sender = sender_to(queries.driver_of(connection))
         self._known = known
         self.changes = 0
         """Writes so far."""
@@ -44,19 +45,32 @@ class Transaction:
         try:
             with self._connection.begin_nested():
                 yield
+                self.finish()
         except BaseException:
+            self._sender.drop()
             self._known.forget()
             raise
 
-    def _run(self, statement: queries.Statement, values: Sequence[Any]) -> Any:
-        """Run a statement that is run often, and return the driver's cursor."""
+    def finish(self) -> None:
+        """Have all done that was written so far; raises Overtaken where one thing was not."""
+        self._sender.finish()
+
+    def _send(self, statement: queries.Statement, values: Sequence[Any], **which: str) -> None:
+        """Run a statement that is run often; see `Sender.send`."""
         self.changes += 1
-        return statement.run(self._driver, values)
+        self._sender.send(statement, values, **which)
 
     def write(self, statement: sa.Insert | sa.Update | sa.Delete) -> sa.CursorResult[Any]:
         """Run a statement that changes something."""
         self.changes += 1
-        return self._connection.execute(statement)
+        return self._execute(statement)
+
+    def _execute(
+        self, statement: sa.Executable, names: Mapping[str, Any] | None = None
+    ) -> sa.CursorResult[Any]:
+        """Run a statement after all that were sent before."""
+        self._sender.finish()
+        return self._connection.execute(statement, names)
 
     def _row(self, query: sa.Executable, names: Mapping[str, Any] | None = None) -> rows.Row | None:
         found = self._rows(query, names)
@@ -64,6 +78,6 @@ class Transaction:
 
     def _rows(self, query: sa.Executable, names: Mapping[str, Any] | None = None) -> list[rows.Row]:
         """Return what a query finds as plain dictionaries, which are read many times faster."""
-        result = self._connection.execute(query, names)
+        result = self._execute(query, names)
         columns = tuple(result.keys())
         return [dict(zip(columns, row, strict=True)) for row in result]

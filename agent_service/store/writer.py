@@ -38,6 +38,8 @@ class Job:
 
     work: Work
     future: Future[Any] | LoopFuture[Any]
+    run_id: str | None
+    """The run that it looks up, where it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,9 @@ class Writer:
         self._engine = engine
         self._database = database
         self._observe_commit = observe_commit
-        self._known = Known(keeps_runs=database.keeps_runs)
+        self.is_of_server = database.is_server
+        """Whether `run` and `commit` wait for a server."""
+        self._known = Known(keeps_runs=not database.is_server)
         self._connection: sa.Connection | None = None
         self._driver: Any
         self._group: Sequence[Job] = ()
@@ -97,7 +101,7 @@ class Writer:
         self._group = group
         try:
             self._outcomes = self._run(group, _run)
-        except _Spoilt:
+        except (_Spoilt, Overtaken):
             # A savepoint costs as much as two more statements, so there are none until one fails.
             self._outcomes = self._run(group, _run_in_savepoint)
 
@@ -106,7 +110,11 @@ class Writer:
     ) -> list[_Done | Exception]:
         session = self._begin()
         try:
-            return [run(session, job) for job in group]
+            if self.is_of_server:
+                session.foresee(job.run_id for job in group if job.run_id is not None)
+            outcomes = [run(session, job) for job in group]
+            session.finish()
+            return outcomes
         except BaseException:
             self._roll_back()
             raise
@@ -152,6 +160,8 @@ class Writer:
         self._known.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
+            # To be closed without a word: a database that failed is not asked to roll back.
+            connection.invalidate()
             connection.close()
 
     def settle(self) -> None:

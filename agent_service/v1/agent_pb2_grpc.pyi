@@ -10,7 +10,7 @@ Every write is idempotent: the same call sent again, at any time, gets the same 
 nothing, so every call may be retried. Errors are canonical status codes with `google.rpc`
 details: `BadRequest` names the violated fields of an INVALID_ARGUMENT, `ErrorInfo` (domain
 `agent_service`) carries `expected_chunk` where a run expects another chunk, `RetryInfo` of a
-RESOURCE_EXHAUSTED says that the same call may come again soon.
+RESOURCE_EXHAUSTED or an UNAVAILABLE says after how long the same call may come again.
 
 A service that was started with tokens asks each call for one, as the metadata
 `authorization: Bearer TOKEN`. The run token is enough for all calls but those that say that they

@@ -4,16 +4,21 @@ import socket
 import threading
 import time
 from concurrent import futures
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import torch
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from agent_service.client import AgentClient, Run
+from agent_service.client import calls as calls_module
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.runs import Outcome
+from agent_service.status import to_status
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec
@@ -165,9 +170,10 @@ def test_a_service_that_comes_back_in_time_is_not_missed(tmp_path: Path) -> None
 class _Flaky(agent_pb2_grpc.AgentServiceServicer):
     """Ends a number of calls with a status, then answers."""
 
-    def __init__(self, failures: int, code: grpc.StatusCode) -> None:
+    def __init__(self, failures: int, status: grpc.Status) -> None:
         self.calls = 0
-        self.code = code
+        self.times: list[float] = []
+        self.status = status
         self.failures = failures
         self.lock = threading.Lock()
 
@@ -176,9 +182,10 @@ class _Flaky(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.GetControllerResponse:
         with self.lock:
             self.calls += 1
+            self.times.append(time.monotonic())
             is_failing = self.calls <= self.failures
         if is_failing:
-            context.abort(self.code, "draining")
+            context.abort_with_status(self.status)
         return pb.GetControllerResponse(controller=pb.Controller(policy_version=5))
 
 
@@ -192,7 +199,28 @@ class _Flaky(agent_pb2_grpc.AgentServiceServicer):
 )
 def test_a_call_is_tried_again_until_it_is_answered(code: grpc.StatusCode) -> None:
     """Five times in a row, as while a server stops and starts: the script does not notice."""
-    servicer = _Flaky(5, code)  # type: ignore[abstract]
+    plain = status_pb2.Status(code=code.value[0], message="draining")
+    servicer = asked(_Flaky(5, rpc_status.to_status(plain)))  # type: ignore[abstract]
+
+    assert servicer.calls == 6
+
+
+def test_a_call_is_not_sent_again_sooner_than_the_service_asks() -> None:
+    """`RetryInfo` of an UNAVAILABLE is honoured, however short the client's own pauses are."""
+    status = to_status(Unavailable("the store failed"))
+    seconds = 3 * calls_module.FIRST_PAUSE + 0.5
+    info = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info), "every UNAVAILABLE of ours says when to come again"
+    info.retry_delay.FromTimedelta(timedelta(seconds=seconds))
+    status.details[0].Pack(info)
+    servicer = asked(_Flaky(1, rpc_status.to_status(status)))  # type: ignore[abstract]
+
+    first, second = servicer.times
+    assert second - first >= seconds
+
+
+def asked(servicer: _Flaky) -> _Flaky:
+    """Ask a service until it answers."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
     agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -202,8 +230,7 @@ def test_a_call_is_tried_again_until_it_is_answered(code: grpc.StatusCode) -> No
             assert client.get_controller("c").policy_version == 5
     finally:
         server.stop(None)
-
-    assert servicer.calls == 6
+    return servicer
 
 
 def test_what_is_no_agent_service_is_said_so() -> None:

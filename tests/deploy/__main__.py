@@ -9,11 +9,18 @@ import time
 
 from tests.deploy.deployment import BASE, COMPOSE, CPU, OVERRIDE, ROOT, SECRETS, prepare
 from tests.deploy.engine import FOLDER, Engine
-from tests.deploy.stand_ins import make_prometheus_image, make_python_image
+from tests.deploy.stand_ins import make_postgres_image, make_prometheus_image, make_python_image
 from tests.deploy.wheels import wheel_page
 
 PYTHON = "python:3.11.14-slim-bookworm"
 PROMETHEUS = "prom/prometheus:v3.5.3"
+POSTGRES = "postgres:17.6-bookworm"
+_STAND_INS = {
+    PYTHON: make_python_image,
+    PROMETHEUS: make_prometheus_image,
+    POSTGRES: make_postgres_image,
+}
+CHECKS = ("tests/deploy/on_engine.py", "tests/deploy/on_engine_replicas.py")
 
 
 def main() -> None:
@@ -31,13 +38,13 @@ def main() -> None:
         engine.docker("builder", "prune", "--force", "--keep-storage", "8GB")
     with engine.isolated() as inside:
         checks = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider"]
-        checks += ["-v", "-s", "--timeout=900", "tests/deploy/on_engine.py", *sys.argv[1:]]
+        checks += ["-v", "-s", "--timeout=900", *(sys.argv[1:] or CHECKS)]
         done = subprocess.run([*inside, *checks], cwd=ROOT, env=engine.environment)
     sys.exit(done.returncode)
 
 
 def _make_base_images(engine: Engine) -> None:
-    for name, make in ((PYTHON, make_python_image), (PROMETHEUS, make_prometheus_image)):
+    for name, make in _STAND_INS.items():
         if not engine.docker("images", "--quiet", name):
             started = time.monotonic()
             make(engine, name)

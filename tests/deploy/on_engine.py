@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent_service.client import AgentClient, Tls
+from agent_service.client import Tls
 from agent_service.domain.errors import Unavailable
 from tests.deploy.deployment import (
     ADMIN,
@@ -24,23 +24,22 @@ from tests.deploy.deployment import (
     docker,
     prometheus,
 )
+from tests.deploy.steered import (
+    AGENT,
+    TRAINER,
+    agent_client,
+    assert_nothing_was_lost,
+    ended,
+    steered_run,
+    targets_down,
+    trainer_client,
+)
 from tests.end_to_end.processes import command_of, wait_for
-from tests.end_to_end.trainer_kills import controller
-from tests.trainer_service.specs import ENDLESS, run_spec
+from tests.trainer_service.specs import ENDLESS
 from trainer_service.client import TrainerClient
-from trainer_service.training.spec import Method
-from trainer_service.v1 import trainer_pb2 as pb
 
-AGENT = "127.0.0.1:50051"
-TRAINER = "127.0.0.1:50052"
 PROJECT = "reinforced-regularization"
 SERVICES = ("agent", "trainer-0", "prometheus")
-LONG = 400
-"""Chunks of a run that something happens to: half a minute of training."""
-
-
-def agent_client() -> AgentClient:
-    return AgentClient(AGENT, budget_seconds=60, tls=AUTHORITY, token=ADMIN)
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +140,11 @@ def test_prometheus_scrapes_all_and_every_rule_has_a_value(
 ) -> None:
     """All targets are up; each recording rule gives a series while a run trains; none fails."""
     steered_run(trainer, "watched", chunks=ENDLESS)
-    wait_for(lambda: not _targets_down(), seconds=60)
+    wait_for(lambda: not targets_down(), seconds=60)
     assert len(prometheus("targets")["activeTargets"]) >= 2
     wait_for(lambda: not _rules_without_value(), seconds=400)
     assert not [rule for rule in _rules() if rule["health"] == "err"]
     trainer.cancel("watched")
-
-
-def _targets_down() -> list[str]:
-    targets = prometheus("targets")["activeTargets"]
-    return [t["scrapeUrl"] for t in targets if t["health"] != "up"]
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -165,31 +159,8 @@ def _rules_without_value() -> list[str]:
 
 @pytest.fixture
 def trainer(deployed: Deployment) -> Iterator[TrainerClient]:
-    with TrainerClient(TRAINER, budget_seconds=60, tls=AUTHORITY, token=ADMIN) as trainer:
+    with trainer_client() as trainer:
         yield trainer
-
-
-def steered_run(trainer: TrainerClient, run_id: str, *, chunks: int = LONG) -> None:
-    """Submit a run that the agent steers, and return when it trains."""
-    with agent_client() as agent:
-        agent.create_controller(controller(Method.RD))
-    trainer.submit(run_id, run_spec(Method.RD, controller="rd", chunks=chunks))
-    wait_for(lambda: trainer.get(run_id).trained_chunks > 10)
-
-
-def assert_nothing_was_lost(deployed: Deployment, trainer: TrainerClient, run_id: str) -> None:
-    """A run ended well, the agent has each of its chunks once, and its whole log verifies."""
-    run = trainer.get(run_id)
-    assert run.state == pb.RUN_STATE_SUCCEEDED, run.cause
-    with agent_client() as agent:
-        chunks = [t.chunk_index for t in agent.transitions(run_id=run_id)]
-    assert chunks == list(range(1, LONG + 1))
-    store = "sqlite:////var/lib/agent/agent.db"
-    assert "all equal" in deployed.call("agent", "agent-service", "verify", "--store", store)
-
-
-def ended(trainer: TrainerClient, run_id: str) -> bool:
-    return trainer.get(run_id).state in (pb.RUN_STATE_SUCCEEDED, pb.RUN_STATE_FAILED)
 
 
 def test_a_killed_agent_is_back_and_nothing_is_lost(

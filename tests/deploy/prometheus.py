@@ -39,8 +39,9 @@ class PrometheusProcess:
         for file in DEPLOYED.glob("*.yml"):
             text = re.sub(r"_interval: \d+s", f"_interval: {SCRAPE_SECONDS}s", file.read_text())
             (folder / file.name).write_text(text)
-        groups = [{"labels": {"job": job}, "targets": [at]} for job, at in targets.items()]
-        (folder / "targets.yml").write_text(json.dumps(groups))  # JSON is YAML
+        for job, at in targets.items():
+            group = {"labels": {"job": job}, "targets": [at]}
+            (folder / f"{job}s.yml").write_text(json.dumps([group]))  # JSON is YAML
 
     def __enter__(self) -> Self:
         log = self._folder / "prometheus.log"

@@ -22,14 +22,8 @@ PIP_SETTINGS = ("global.index-url", "global.timeout")
 
 def make_python_image(engine: Engine, name: str) -> None:
     """Make Debian's Python look like the official image, with this machine's way to PyPI."""
-    root = engine.folder / "python.tar"
     include = "python3,python3-pip,python3-venv,ca-certificates"
-    if not root.exists():
-        partial = root.with_suffix(".partial.tar")
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={include}"]
-        command += ["bookworm", str(partial), sources("bookworm")]
-        subprocess.run(command, check=True)
-        partial.rename(root)
+    root = _root(engine.folder / "python.tar", "bookworm", include)
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         shutil.copy(f"/{CERTIFICATES}", context / "ca.crt")
@@ -43,6 +37,16 @@ COPY pip.conf /etc/pip.conf
 """
         )
         engine.docker("build", "--quiet", "--network=none", "--tag", name, folder)
+
+
+def _root(file: Path, release: str, packages: str) -> Path:
+    """Make a system of a release of Debian with some packages, unless it is there."""
+    if not file.exists():
+        partial = file.with_suffix(".partial.tar")
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
+        subprocess.run([*command, release, str(partial), sources(release)], check=True)
+        partial.rename(file)
+    return file
 
 
 def _pip_settings() -> str:
@@ -66,6 +70,44 @@ RUN install -d -o 65534 -g 65534 /prometheus /etc/prometheus
 USER 65534:65534
 WORKDIR /prometheus
 ENTRYPOINT ["/bin/prometheus"]
+"""
+        )
+        engine.docker("build", "--quiet", "--network=none", "--tag", name, folder)
+
+
+_POSTGRES_START = r"""#!/bin/bash
+# As the official image: as root, then as the server's own user, whose first start makes a database.
+set -eu
+bin=$(echo /usr/lib/postgresql/*/bin)
+if [ "$(id -u)" = 0 ]; then
+    chown -R postgres: "$PGDATA" /run/postgresql
+    exec setpriv --reuid=postgres --regid=postgres --init-groups "$0" "$@"
+fi
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    "$bin/initdb" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" \
+        $POSTGRES_INITDB_ARGS
+    echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf"
+    "$bin/pg_ctl" -w -o "-c listen_addresses=''" start
+    "$bin/createdb" --username="$POSTGRES_USER" "$POSTGRES_DB"
+    "$bin/pg_ctl" -w stop
+fi
+exec "$bin/postgres" -c listen_addresses='*'
+"""
+
+
+def make_postgres_image(engine: Engine, name: str) -> None:
+    """Make an image of Debian's PostgreSQL that starts, by its settings, as the official one."""
+    root = _root(engine.folder / "postgres.tar", "trixie", "postgresql-17")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "start").write_text(_POSTGRES_START)
+        engine.docker("import", str(root), "debian-postgres")
+        (Path(folder) / "Dockerfile").write_text(
+            """FROM debian-postgres
+COPY --chmod=755 start /usr/local/bin/
+RUN install -d -o postgres -g postgres /var/lib/postgresql/data
+ENV LANG=C.UTF-8 PGDATA=/var/lib/postgresql/data
+VOLUME /var/lib/postgresql/data
+ENTRYPOINT ["start"]
 """
         )
         engine.docker("build", "--quiet", "--network=none", "--tag", name, folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 
 from agent_service.cli import cli as agent_cli
 from tests.deploy.deployment import BASE, COMPOSE, CPU, POSTGRES, ROOT
@@ -54,7 +55,8 @@ def test_the_example_lists_each_setting_with_its_default() -> None:
 
 @pytest.mark.skipif(_HAS_COMPOSE.returncode != 0, reason="Docker Compose is not installed")
 @pytest.mark.parametrize(
-    ("files", "trainers"), [((BASE,), 2), ((BASE, CPU), 1), ((BASE, POSTGRES), 2)]
+    ("files", "trainers"),
+    [((BASE,), 2), ((BASE, CPU), 1), ((BASE, POSTGRES), 2), ((BASE, POSTGRES, CPU), 1)],
 )
 def test_compose_reads_the_files(files: tuple[str, ...], trainers: int, tmp_path: Path) -> None:
     """Each service is confined, bounded, and ends and starts as a service should."""
@@ -70,6 +72,34 @@ def test_compose_reads_the_files(files: tuple[str, ...], trainers: int, tmp_path
         devices = service["deploy"]["resources"].get("reservations", {}).get("devices", [])
         expected = [name[-1]] if name.startswith("trainer") and trainers == 2 else []
         assert [gpu for device in devices for gpu in device["device_ids"]] == expected
+
+
+class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types here
+    """Reads Compose's own tags: `!reset` leaves nothing."""
+
+
+Loader.add_constructor("!reset", lambda _loader, _node: None)
+
+
+@pytest.mark.parametrize(
+    "files", [(BASE,), (BASE, CPU), (BASE, POSTGRES), (BASE, POSTGRES, CPU), (BASE, CPU, POSTGRES)]
+)
+def test_each_service_that_starts_is_scraped(files: tuple[str, ...]) -> None:
+    """And no other, whichever files are put together, in whatever order."""
+    mounted = {f"{job}s.yml": f"{job}s.yml" for job in ("agent", "trainer")}
+    services: set[str] = set()
+    left_out: set[str] = set()
+    for name in files:
+        text = (DEPLOY / name).read_text()
+        mounted |= {
+            at: file
+            for file, at in re.findall(r"\./prometheus/(\S+):/etc/prometheus/(\S+):ro", text)
+        }
+        here = yaml.load(text, Loader)["services"]
+        services |= {service for service in here if service.startswith(("agent", "trainer"))}
+        left_out |= {service for service, its in here.items() if its.get("profiles")}
+    texts = [(DEPLOY / "prometheus" / file).read_text() for file in mounted.values()]
+    assert services - left_out == set(re.findall(r'"([\w-]+):\d+"', "".join(texts)))
 
 
 def configured(files: tuple[str, ...], folder: Path) -> dict[str, dict[str, Any]]:

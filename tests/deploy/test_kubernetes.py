@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from tests.deploy.deployment import ROOT
 
-OVERLAYS = ("one-node", "cluster", "postgresql")
+OVERLAYS = ("one-node", "cluster", "replicas")
 WORKLOADS = ("StatefulSet", "Deployment")
 POD_MONITOR = Path(__file__).parent / "data/podmonitor.schema.json"
 KUSTOMIZE = next(
@@ -100,18 +100,43 @@ def test_pods_meet_the_restricted_security_standard(overlay: str, name: str) -> 
     }
 
 
-def test_agents_on_postgresql_have_nothing_of_their_own() -> None:
+def test_replicas_of_the_agent_have_nothing_of_their_own() -> None:
     """Two of them, called in turn by the trainers; the database's password is a file."""
-    agents = pod_of("postgresql", "agent")
+    (workload,) = (
+        m["kind"] for m in manifests("replicas") if m["kind"] in WORKLOADS and is_agent(m)
+    )
+    assert workload == "Deployment"
+    agents = pod_of("replicas", "agent")
     (container,) = agents["template"]["spec"]["containers"]
     env = {e["name"]: e["value"] for e in container["env"]}
     mounted = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
-    (trainer,) = pod_of("postgresql", "trainer")["template"]["spec"]["containers"]
+    (trainer,) = pod_of("replicas", "trainer")["template"]["spec"]["containers"]
 
     assert agents["replicas"] == 2
     assert "volumeClaimTemplates" not in agents
     assert env["AGENT_SERVICE_SERVE_STORE_PASSWORD"].startswith(mounted["store"] + "/")
     assert {"name": "TRAINER_SERVICE_SERVE_AGENT", "value": "dns:///agent:50051"} in trainer["env"]
+
+
+def test_one_of_the_replicas_serves_whatever_is_drained_or_rolled_out() -> None:
+    """A drained node takes one at the most, a new version comes before an old one goes."""
+    agents = pod_of("replicas", "agent")
+    (budget,) = (
+        m["spec"]
+        for m in manifests("replicas")
+        if m["kind"] == "PodDisruptionBudget" and is_agent(m)
+    )
+    pods = agents["template"]["metadata"]["labels"]
+
+    assert agents["replicas"] - budget["maxUnavailable"] == 1
+    assert agents["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    (spread,) = agents["template"]["spec"]["topologySpreadConstraints"]
+    for selector in (budget["selector"], spread["labelSelector"], agents["selector"]):
+        assert selector["matchLabels"].items() <= pods.items()
+
+
+def is_agent(manifest: dict[str, Any]) -> bool:
+    return bool(manifest["metadata"]["name"] == "agent")
 
 
 def test_each_trainer_has_one_gpu_in_a_cluster_and_none_on_one_node() -> None:

@@ -21,9 +21,8 @@ def promtool(*words: str) -> None:
 def test_the_configuration_is_valid() -> None:
     """With all rule files and both lists of targets."""
     promtool("check", "config", str(DEPLOYED / "prometheus.yml"))
-    for targets in ("targets.yml", "targets.cpu.yml"):
-        text = (DEPLOYED / targets).read_text()
-        assert re.findall(r"job: (\w+)", text) == ["agent", "trainer"]
+    for job in ("agent", "trainer"):
+        assert f"job: {job}" in (DEPLOYED / f"{job}s.yml").read_text()
 
 
 @pytest.mark.parametrize("rules", ["alerts", "trends"])

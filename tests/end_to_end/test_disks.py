@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
+from tests.end_to_end.disks import full_disk, small_disk
 from tests.end_to_end.processes import AgentProcess, command_of, learners, wait_for
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
@@ -37,32 +38,6 @@ def report_until_refused(run: Run) -> Unavailable:
         except Unavailable as error:
             return error
     raise AssertionError("the disk took it all")
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a disk of 4 MiB at a folder, where that is allowed; gives whether it was."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    is_mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    try:
-        yield is_mounted
-    finally:
-        if is_mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Leave no free byte on a small disk while the context lasts."""
-    filler = folder / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    try:
-        yield
-    finally:
-        filler.unlink()
 
 
 @contextmanager

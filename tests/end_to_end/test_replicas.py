@@ -106,6 +106,24 @@ def test_a_new_policy_decides_everywhere_at_once(
         assert run.action.policy_version == version == 2
 
 
+def test_what_is_learned_decides_everywhere_at_once(
+    replicas: tuple[AgentProcess, AgentProcess],
+) -> None:
+    """A version that any of them tells of is the one that the next decision of each is made by."""
+    with AgentClient(replicas[0].address) as one, AgentClient(replicas[1].address) as other:
+        one.create_controller(spec("learned", LEARNING))
+        runs = [client.run("learned") for client in (one, other)]
+
+        def report_after_each_told() -> int:
+            told = max(c.get_controller("learned").policy_version for c in (one, other))
+            for run in runs:
+                report(run)
+                assert run.action.policy_version >= told
+            return told
+
+        wait_for(lambda: report_after_each_told() >= 5)
+
+
 def test_another_learns_when_a_replica_dies(replicas: tuple[AgentProcess, AgentProcess]) -> None:
     """Killed with its learner: another goes on within 15 s, and nothing is learned from twice."""
     dies, lives = replicas

@@ -9,7 +9,7 @@ or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last 
 A service that was started with tokens asks each call for the run token or the admin token, as the
 metadata `authorization: Bearer TOKEN`. UNAUTHENTICATED: there was none, or an unknown one. Health
 needs none. RESOURCE_EXHAUSTED of any call: a limit of the service is reached, which the message
-names; with `RetryInfo` the same call may come again soon.
+names; with `RetryInfo`, which an UNAVAILABLE has, too, the same call may come again after so long.
 """
 
 from collections import abc as _abc

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_service.client import AgentClient, FleetReport, Limits, Run, Scores
@@ -28,6 +28,7 @@ def train(run: Run, *means: float) -> list[float]:
     st.lists(st.floats(0, 1), min_size=1, max_size=20),
     st.floats(0.01, 1),
 )
+@example([0.0005, 1.0, 0.0005], 0.25)
 def test_no_value_moves_further_than_the_largest_change(rates: list[float], most: float) -> None:
     """From chunk to chunk; and what is within it is taken as it is."""
     guard = Guard(Limits(max_change=most))

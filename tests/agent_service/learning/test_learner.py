@@ -1,13 +1,20 @@
 """The learner on a real store: what it makes of full rollouts, and of what cannot be used."""
 
+from typing import Any
+
+import pytest
+
 from agent_service.client import AgentClient
 from agent_service.domain.rewards import Reward
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
 from agent_service.learning.learner import learn_once
+from agent_service.store.session import SqlSession
+from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
+from tests.postgresql import PostgresServer
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 SMALL = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
@@ -76,6 +83,36 @@ def test_a_frozen_controller_keeps_what_is_ready(served: ServedAgent, client: Ag
 
     client.set_mode("c", Mode.LEARNING)
     assert learn_once(served.store) == 1
+
+
+def test_a_learner_that_is_not_alone_reads_no_rollout(
+    postgresql: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another one learns for a controller; when that ends, it learns itself."""
+    with (
+        ServedAgent(postgresql.new_database()) as served,
+        AgentClient(served.address) as client,
+        SqlStore(served.url) as other,
+    ):
+        client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+        train(client, 8)
+        controller = served.store.read(lambda session: session.find_controller("c"))
+        assert controller is not None
+        reads: list[int] = []
+        ready_transitions = SqlSession.ready_transitions
+
+        def counted(session: SqlSession, of: Controller, *, limit: int) -> Any:
+            reads.append(limit)
+            return ready_transitions(session, of, limit=limit)
+
+        monkeypatch.setattr(SqlSession, "ready_transitions", counted)
+        with other.learning_for(controller) as is_alone:
+            assert is_alone
+            assert learn_once(served.store) == 0
+            assert reads == []
+
+        assert learn_once(served.store) == 1
+        assert reads == [8]
 
 
 def test_the_next_actions_are_those_of_the_new_version(

@@ -17,6 +17,7 @@ from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
 from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
+from tests.postgresql import PostgresServer
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 DECISIONS = st.builds(
@@ -45,12 +46,12 @@ DECISIONS = st.builds(
 )
 
 
-def start(session: Session, run_id: str) -> Run:
+def start(session: Session, run_id: str, labels: dict[str, str] | None = None) -> Run:
     controller = session.find_controller("c") or session.add_controller(
         spec(), mode=Mode.LEARNING, now=1.0
     )
     return session.add_run(
-        StartRun(controller="c", run_id=run_id, labels={}),
+        StartRun(controller="c", run_id=run_id, labels=labels or {}),
         controller,
         mode=Mode.LEARNING,
         pinned_version=None,
@@ -122,6 +123,19 @@ def test_a_store_is_found_again(store_url: str) -> None:
         assert run is not None
         assert run.controller.spec == spec()
         assert store.read(lambda session: session.find_policy(run.controller, 1)) == policy
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "UTF8"])
+def test_text_is_text_whatever_the_database_takes_it_for(
+    postgresql: PostgresServer, encoding: str
+) -> None:
+    """A server that was set up without a locale has databases without an encoding."""
+    labels = {"who": "J\u00fcrgen \u4e2d"}
+    with SqlStore(postgresql.new_database(encoding=encoding)) as store:
+        store.write(lambda session: start(session, "r", labels)).result()
+        run = store.read(lambda session: session.find_run("r"))
+        assert run is not None
+        assert run.labels == labels
 
 
 def test_two_processes_share_a_store(store_url: str) -> None:

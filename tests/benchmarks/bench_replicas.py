@@ -1,0 +1,89 @@
+"""What PostgreSQL and a second replica of the agent make of reports: a second, latency, processor.
+
+Three services one after the other in each round, under the same load (`simulate`): one on SQLite,
+one on PostgreSQL, two on PostgreSQL. All share the machine's cores with the load and the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.end_to_end.processes import AgentProcess, command_of
+from tests.postgresql import running_server
+
+ROUNDS = 5
+RUNS = 64
+SECONDS = 10
+LOAD = f"--runs {RUNS} --seconds {SECONDS} --rollout-size 1000000 --json"
+"""Nothing is learned meanwhile."""
+
+
+@contextmanager
+def agents(url: str, *, count: int) -> Iterator[list[AgentProcess]]:
+    """So many replicas on one store."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(AgentProcess(url)) for _ in range(count)]
+
+
+def load(agents: list[AgentProcess], name: str) -> Figures:
+    """Load them all, and return what came of it."""
+    addresses = ",".join(agent.address for agent in agents)
+    address = addresses if len(agents) == 1 else f"ipv4:{addresses}"
+    before = [_processor_seconds(agent) for agent in agents]
+    command = [*command_of("trainer_service"), "simulate", "--agent", address, *LOAD.split()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    after = [_processor_seconds(agent) for agent in agents]
+    found = json.loads(done.stdout)
+    assert not found["errors"], found["errors"]
+    return {
+        f"{name}: reports per_s": found["decisions_per_second"],
+        f"{name}: p50_s": found["p50"],
+        f"{name}: p99_s": found["p99"],
+        f"{name}: agents' processor, a report_s": (sum(after) - sum(before)) / found["decisions"],
+    }
+
+
+def _processor_seconds(agent: AgentProcess) -> float:
+    times = psutil.Process(agent.process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def measure_round(folder: Path) -> Figures:
+    """One round."""
+    figures: Figures = {}
+    with agents(f"sqlite:///{folder}/agent.db", count=1) as one:
+        figures |= load(one, "SQLite")
+    # The server is another user, who has to get to its folder.
+    with TemporaryDirectory(prefix="postgresql-") as place:
+        Path(place).chmod(0o755)
+        with running_server(Path(place) / "server", syncs=True) as server:
+            for count, name in ((1, "PostgreSQL"), (2, "two on PostgreSQL")):
+                with agents(server.new_database(), count=count) as several:
+                    figures |= load(several, name)
+    return figures
+
+
+async def measure(folder: Path) -> Figures:
+    """One round, in a thread."""
+    return await asyncio.to_thread(measure_round, folder)
+
+
+def claims(medians: Figures) -> list[Claim]:
+    """Issue 8's: two replicas at least 1.6 times one, where cores allow it."""
+    one, two = (medians[f"{n}: reports per_s"] for n in ("PostgreSQL", "two on PostgreSQL"))
+    what = f"two replicas' reports to one's, on {os.cpu_count()} cores that all share"
+    return [Claim(what, two / one, least=1.6)]
+
+
+if __name__ == "__main__":
+    show_rounds("replicas", measure, claims, rounds=ROUNDS)
