@@ -59,7 +59,7 @@ def fill(path: Path, *, rows: int, told: Callable[[int], None]) -> int:
         of_run = sa.select(decisions).where(decisions.c.run_key == run["key"])
         template = [dict(row) for row in connection.execute(of_run).mappings()]
         key = connection.execute(sa.select(sa.func.max(runs.c.key))).scalar_one()
-        last = connection.execute(sa.select(sa.func.max(decisions.c.position))).scalar_one()
+        last: int = connection.execute(sa.select(sa.func.max(decisions.c.position))).scalar_one()
     engine.dispose()
     database = sqlite3.connect(path, isolation_level=None)
     _prepare(database, run["key"], template)

@@ -15,9 +15,7 @@ def test_each_copy_verifies_and_the_store_goes_on(tmp_path: Path) -> None:
     with AgentProcess(path) as agent:
         with AgentClient(agent.address) as client:
             client.create_controller(
-                ControllerSpec(
-                    name="c", hyperparameters=(dropout,), chunk_size=20
-                )
+                ControllerSpec(name="c", hyperparameters=(dropout,), chunk_size=20)
             )
         decide_template(agent, "c", chunks=9)
     assert fill(path, rows=300, told=lambda _count: None) == 300
