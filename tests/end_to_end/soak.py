@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
+from agent_service.domain.policies import KEPT
 from tests.end_to_end.kills import Memory, check_log, controller, load
 from tests.end_to_end.network import HERE, NETWORK, Machine, network
 from tests.end_to_end.processes import AgentProcess, learners, wait_for
@@ -40,8 +42,7 @@ LONGEST_PAUSE = 3.0
 REPEATED = 50
 """Old calls that are made again after each fault."""
 GROWTH = 24.0
-"""MiB by which memory in the last quarter may be above that in the second: in the first, pools,
-caches and heaps fill."""
+"""MiB by which memory may be above its first level, once the cache of policies is full."""
 
 
 class Replica(AgentProcess):
@@ -160,15 +161,15 @@ def check_callers(futures: Sequence[Future[None]]) -> None:
             raise AssertionError("a caller ended by itself")
 
 
-def growth(resident: Sequence[float]) -> float:
-    """Return by how much the last quarter of samples is above the second, in their unit."""
-    quarter = max(1, len(resident) // 4)
-    return statistics.median(resident[-quarter:]) - statistics.median(resident[quarter:][:quarter])
+def growth(resident: Sequence[float]) -> float | None:
+    """Return by how much the last third of samples is above the first; None of fewer than 6."""
+    third = len(resident) // 3
+    if third < 2:
+        return None
+    return statistics.median(resident[-third:]) - statistics.median(resident[:third])
 
 
-def soak(
-    folder: Path, *, seconds: float, seed: int, tell: Callable[[str], None]
-) -> dict[str, object]:
+def soak(folder: Path, *, seconds: float, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Let things go wrong for so long, and check what must be true; return figures."""
     rng, memory, resident = random.Random(seed), Memory(), list[float]()
     away = defaultdict[str, list[float]](list)
@@ -185,20 +186,22 @@ def soak(
                     away[kind].append(served_again(replicas, memory))
                     memory.repeat(client, REPEATED, rng)
                     check_callers(futures)
-                    resident.append(replicas[0].resident())
+                    held = replicas[0].resident()
+                    if client.get_controller("c").policy_version > KEPT:
+                        resident.append(held)
                     tell(
                         f"{kind}, served again {away[kind][-1]:.1f} s after it; "
-                        f"{len(memory)} calls answered; {resident[-1]:.0f} MiB"
+                        f"{len(memory)} calls answered; {held:.0f} MiB"
                     )
             memory.repeat(client, 2000, rng)
-            figures: dict[str, object] = dict(check_log(client, memory))
+            figures: dict[str, Any] = dict(check_log(client, memory))
         verified = verify_store(replicas[0].url.replace(HERE, "127.0.0.1"))
     return figures | {
         "faults": {kind: len(times) for kind, times in away.items()},
         "longest_until_served_again_s": {kind: max(times) for kind, times in away.items()},
         "calls_answered": len(memory),
         "decisions_verified": verified,
-        "memory_mib": [round(min(resident)), round(max(resident))],
+        "memory_mib": [round(held) for held in resident[:: max(1, len(resident) // 10)]],
         "growth_mib": growth(resident),
     }
 
@@ -225,7 +228,15 @@ def main() -> None:
     figures |= {"seed": seed, "seconds": round(time.monotonic() - started)}
     (output / "soak.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
-    assert figures["growth_mib"] < GROWTH, "memory did not keep its level"
+    check_level(figures["growth_mib"])
+
+
+def check_level(grown: float | None) -> None:
+    """Fail where memory grew, or where the time was too short to tell."""
+    if grown is None:
+        sys.exit(f"all held, but memory counts after {KEPT} policy versions: give it more MINUTES")
+    if grown > GROWTH:
+        sys.exit(f"memory grew by {grown:.0f} MiB after all caches were full")
 
 
 if __name__ == "__main__":

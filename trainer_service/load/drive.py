@@ -21,6 +21,8 @@ from trainer_service.simulation import SimulatedChild
 
 CALLERS = 16
 """Threads of a process that call at once."""
+GRACE_SECONDS = 30.0
+"""For how much longer than asked for reports are made that were due in time."""
 TELL_SECONDS = 0.5
 """Between two words on how far a process is."""
 
@@ -200,7 +202,7 @@ def _due(share: Share, begun: float, places: range) -> Iterator[float]:
         # The callers of a process take turns.
         turn = number * callers + places.start
         due = now if share.rate is None else begun + turn / share.rate
-        if due - begun >= share.seconds or now - begun >= share.seconds + 10:
+        if due - begun >= share.seconds or now - begun >= share.seconds + GRACE_SECONDS:
             return
         time.sleep(max(0.0, due - now))
         yield due
