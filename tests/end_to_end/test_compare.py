@@ -249,7 +249,8 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
 
     assert len(results) == 4 * 4 + 10 * 2 + 2, "each population has a member that is not judged"
     assert all(len(r.trace.training_loss) == 4 for r in results)
-    assert not find_flags(study, results).keys() - {r.key for r in results}
+    odd = {word for words in find_flags(study, results).values() for word in words}
+    assert not [word for word in odd if "commit" not in word], odd
     assert not [r.key for r in results if departs(r, study, results)]
     values = {r.key.method: r.trace.values for r in results if r.is_judged and r.key.index == 0}
     assert set(values["late"]["dropout"]) == {0.0, 0.3}
@@ -279,11 +280,18 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
 
 def test_a_part_whose_time_is_up_goes_on(services: Services, tmp_path: Path) -> None:
     """It says so and succeeds; what trained is cancelled, and trained again later."""
-    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "400")
-    stopped = succeed([*command, "--minutes", "0.05"])
+    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "150")
+    stopped = succeed([*command, "--minutes", "0.03"])
     assert "the time is up" in stopped
+    assert ResultsFolder(tmp_path).results() == []
     with TrainerClient(services.trainer.address) as trainer:
         wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+
+    succeed(command)
+
+    results = ResultsFolder(tmp_path).results()
+    assert [r.key.index for r in sorted(results, key=lambda r: r.key)] == [0, 1]
+    assert any(r.run_id.endswith("-try2") for r in results), "a cancelled one is trained anew"
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,17 @@
 """It learns: through real gRPC and the real learner process, on a child whose optimum is known."""
 
 import itertools
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, FleetReport, ReportStream
 from agent_service.domain.hyperparameters import Hyperparameter
-from agent_service.domain.rewards import Reward
-from agent_service.domain.runs import Mode
+from agent_service.domain.rewards import Reward, Scores
+from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings
 from tests.end_to_end.processes import AgentProcess, wait_for
 from trainer_service.simulation import HIGHEST_RATE, SimulatedChild
@@ -33,36 +32,57 @@ def serving(folder: Path) -> Iterator[AgentClient]:
         yield client
 
 
-def training(client: AgentClient, controller: str, seed: int) -> Generator[float]:
-    """Train one simulated child under a controller, a chunk a turn; yield validation scores."""
-    child = SimulatedChild(seed=seed)
-    with client.run(controller, run_id=f"{controller}-{seed}") as run:
-        while not child.finished:
-            chunk = child.step(run.hyperparameters["dropout"])
-            run.report_chunk(
-                chunk.losses.tolist(),
-                training_score=chunk.training_score,
-                validation_score=chunk.validation_score,
-            )
-            yield chunk.validation_score
+class Training:
+    """One simulated child that trains under a controller."""
+
+    def __init__(self, client: AgentClient, controller: str, seed: int) -> None:
+        self.child = SimulatedChild(seed=seed)
+        self.run = client.run(controller, run_id=f"{controller}-{seed}")
+        self.validation_scores: list[float] = []
+
+    def next_chunk(self) -> FleetReport:
+        """Train a chunk under the run's present rate."""
+        chunk = self.child.step(self.run.hyperparameters["dropout"])
+        self.validation_scores.append(chunk.validation_score)
+        scores = Scores(training=chunk.training_score, validation=chunk.validation_score)
+        return FleetReport(run=self.run, losses=chunk.losses.tolist(), feedback=scores)
+
+
+def advance(stream: ReportStream, trainings: Sequence[Training]) -> None:
+    """Train a chunk of each, and report them together."""
+    errors = stream.report([training.next_chunk() for training in trainings])
+    assert errors == [None] * len(trainings)
 
 
 def learn(client: AgentClient, controller: str, seeds: Iterator[int]) -> None:
-    """Keep RUNS children training, in turns, for TRANSITIONS chunks in all.
+    """Keep RUNS children training, for TRANSITIONS chunks in all.
 
     A real child's chunk takes seconds, an update far less: the learner keeps up. A simulated chunk
     takes no time, so the children wait here while a rollout is ready to be learned from. What is
     learned then depends on seeds alone, and is the same each time.
     """
-    trainings = [training(client, controller, next(seeds)) for _ in range(RUNS)]
-    for _ in range(-(-TRANSITIONS // RUNS)):
-        for place, one in enumerate(trainings):
-            if next(one, None) is None:
-                trainings[place] = training(client, controller, next(seeds))
-                next(trainings[place])
-        wait_for(lambda: client.get_controller(controller).ready_transitions < ROLLOUT)
-    for one in trainings:
-        one.close()
+    trainings = [Training(client, controller, next(seeds)) for _ in range(RUNS)]
+    with client.report_stream() as stream:
+        for _ in range(-(-TRANSITIONS // RUNS)):
+            advance(stream, trainings)
+            for place, training in enumerate(trainings):
+                if training.child.finished:
+                    training.run.finish()
+                    trainings[place] = Training(client, controller, next(seeds))
+            wait_for(lambda: client.get_controller(controller).ready_transitions < ROLLOUT)
+    for training in trainings:
+        training.run.finish(Outcome.CANCELLED)
+
+
+def mean_return(client: AgentClient, controller: str, seeds: Iterable[int]) -> float:
+    """Train a child of each seed to its end; return the mean sum of their validation scores."""
+    trainings = [Training(client, controller, seed) for seed in seeds]
+    with client.report_stream() as stream:
+        while not trainings[0].child.finished:
+            advance(stream, trainings)
+    for training in trainings:
+        training.run.finish()
+    return float(np.mean([sum(training.validation_scores) for training in trainings]))
 
 
 @pytest.mark.slow
@@ -80,10 +100,10 @@ def test_a_shared_controller_learns_to_adapt(tmp_path: Path, seed: int) -> None:
         client.create_controller(spec)
         learn(client, "ppo", itertools.count(1000 * seed))
         client.set_mode("ppo", Mode.FROZEN)
-        returns = [sum(training(client, "ppo", 900_000 + i)) for i in range(10)]
+        learned = mean_return(client, "ppo", range(900_000, 900_010))
     best_constant = child.constant_return(child.best_constant_rate())
 
-    assert child.way_to_optimum(float(np.mean(returns))) >= 0.9
+    assert child.way_to_optimum(learned) >= 0.9
     assert child.way_to_optimum(best_constant) < 0.9
 
 
@@ -97,7 +117,6 @@ def test_the_random_controller_is_the_floor(tmp_path: Path) -> None:
     )
     with serving(tmp_path) as client:
         client.create_controller(spec)
-        with ThreadPoolExecutor(RUNS) as pool:
-            returns = list(pool.map(lambda s: sum(training(client, "random", s)), range(40)))
+        drawn = mean_return(client, "random", range(40))
 
-    assert SimulatedChild().way_to_optimum(float(np.mean(returns))) == pytest.approx(0, abs=0.1)
+    assert SimulatedChild().way_to_optimum(drawn) == pytest.approx(0, abs=0.1)

@@ -25,8 +25,6 @@ from tests.end_to_end.processes import ServiceProcess
 SENDERS = 4
 FOLLOW_SECONDS = 0.3
 """How long a stream that follows is listened to."""
-HELD_SECONDS = 1.0
-"""How long slow writers write, and idle connections are held."""
 NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
 
 
@@ -119,13 +117,13 @@ def send_oversized(address: str) -> None:
             assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def write_slowly(address: str, count: int) -> None:
-    """Begin so many calls and write them byte by byte, none to its end."""
+def write_slowly(address: str, count: int, *, seconds: float) -> None:
+    """Begin so many calls and write them byte by byte for so long, none to its end."""
     begun = frames.PREFACE + frames.frame(frames.SETTINGS) + frames.call(b"\0", ends=False)
     drop = frames.frame(frames.DATA, 0, 1, b"\0")
     with ExitStack() as opened:
         writers = [_connect(opened, address, begun) for _ in range(count)]
-        ends = time.monotonic() + HELD_SECONDS
+        ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             for writer in writers:
                 with suppress(OSError):
@@ -133,13 +131,13 @@ def write_slowly(address: str, count: int) -> None:
             time.sleep(0.1)
 
 
-def hold_idle(address: str, count: int) -> None:
-    """Hold so many connections on which nothing is asked; each second one says not even hello."""
+def hold_idle(address: str, count: int, *, seconds: float) -> None:
+    """Hold so many connections for so long, and ask nothing; half of them say not even hello."""
     hello = frames.PREFACE + frames.frame(frames.SETTINGS)
     with ExitStack() as opened:
         for number in range(count):
             _connect(opened, address, hello if number % 2 else b"")
-        time.sleep(HELD_SECONDS)
+        time.sleep(seconds)
 
 
 def _connect(opened: ExitStack, address: str, first: bytes) -> socket.socket:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import PPOSettings
+from agent_service.domain.specs import PPOSettings, Shape
 from trainer_service.training.spec import RANGES, Method, Sites
 
 
@@ -33,17 +33,6 @@ class Regularizer(StrEnum):
     def steered(self) -> Method:
         """The method of children under a controller's values of it."""
         return Method.RD if self is Regularizer.DROPOUT else Method.RNI
-
-
-class Course(StrEnum):
-    """The course of a hand-made schedule."""
-
-    LINEAR = "linear"
-    COSINE = "cosine"
-    STEP = "step"
-    """One jump."""
-    EXPONENTIAL = "exponential"
-    """Curriculum dropout's (Morerio et al. 2017)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +119,7 @@ class Scheduled(_Named):
 
     kind: Literal["schedule"] = "schedule"
     regularizer: Regularizer = Regularizer.DROPOUT
-    course: Course
+    course: Shape
     start: float
     """Value of chunk 1."""
     end: float
@@ -153,6 +142,13 @@ class Drawn(_Named):
 
     kind: Literal["random"] = "random"
     regularizer: Regularizer = Regularizer.DROPOUT
+    high: float | None = None
+    """Largest value; None takes the whole range's."""
+
+    def __post_init__(self) -> None:
+        """Check the largest value against the range."""
+        _Named.__post_init__(self)
+        _check_high(self.regularizer, self.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +162,16 @@ class Learned(_Named):
     """One value for all sites, or one for each."""
     reward: Reward = Reward.GAP
     """What it learns from; the paper's by default."""
+    high: float | None = None
+    """Largest value that it may choose; None takes the whole range's."""
     budget: int | None = None
     """Children that it learns on, of all runs together; None takes the study's budget."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
 
     def __post_init__(self) -> None:
-        """Check the budget."""
+        """Check the largest value, the budget and the reward."""
         _Named.__post_init__(self)
+        _check_high(self.regularizer, self.high)
         if self.budget is not None and self.budget < 1:
             raise invalid("budget", f"{self.budget} must be at least 1")
         if self.reward is Reward.GIVEN:
@@ -259,6 +258,12 @@ KINDS: dict[str, type] = {
     "pbt": Population,
 }
 """By the word that a study file uses."""
+
+
+def _check_high(regularizer: Regularizer, high: float | None) -> None:
+    low, highest = RANGES[regularizer]
+    if high is not None and not low < high <= highest:
+        raise invalid("high", f"{high} is not in ({low}, {highest}]")
 
 
 def _check_range(field_name: str, regularizer: Regularizer, *values: float) -> None:

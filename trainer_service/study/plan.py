@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import (
@@ -20,7 +21,6 @@ from agent_service.domain.specs import (
 from trainer_service.run import RunSpec
 from trainer_service.study.entries import (
     Bayesian,
-    Course,
     Drawn,
     Entry,
     Fixed,
@@ -111,11 +111,17 @@ def controller_spec(study: str, spec: StudySpec, entry: Steering) -> ControllerS
     return ControllerSpec(
         name=controller_name(study, entry),
         chunk_size=spec.training.chunk_size,
-        hyperparameters=hyperparameters(_steered_training(spec, entry)),
+        hyperparameters=_hyperparameters(spec, entry),
         reward=entry.reward if isinstance(entry, Learned) else Reward.GAP,
         seed=spec.training.data_seed,
         algorithm=_algorithm(spec, entry),
     )
+
+
+def _hyperparameters(spec: StudySpec, entry: Steering) -> tuple[Hyperparameter, ...]:
+    whole = hyperparameters(_steered_training(spec, entry))
+    high = entry.high if isinstance(entry, Learned | Drawn) else None
+    return whole if high is None else tuple(replace(one, high=high) for one in whole)
 
 
 def _algorithm(spec: StudySpec, entry: Steering) -> Algorithm:
@@ -135,11 +141,11 @@ def _schedule(spec: StudySpec, entry: Scheduled) -> ScheduleSettings:
     chunks = round(spec.training.chunks * entry.until)
     name = entry.regularizer.value
     return ScheduleSettings(
-        shape=Shape(entry.course.value),
+        shape=entry.course,
         start={name: entry.start},
         end={name: entry.end},
         # A step comes after its share of the chunks, all else arrives with the last of them.
-        chunks=max(2, chunks + (entry.course is Course.STEP)),
+        chunks=max(2, chunks + (entry.course is Shape.STEP)),
     )
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from agent_service.domain.specs import Shape
 from tests.trainer_service.test_store import FINISHED
 from trainer_service.run import RunSpec
 from trainer_service.simulation import SimulatedChild
 from trainer_service.study.choices import best_constant, mean_values
 from trainer_service.study.entries import (
     Carried,
-    Course,
     Entry,
     Fixed,
     Grid,
@@ -39,7 +39,7 @@ METHODS: tuple[Entry, ...] = (
     Fixed(name="d", title="D", method=Method.D),
     Grid(name="grid", title="Best constant", values=(0.2, 0.4, 0.6, 0.8)),
     RandomSearch(name="search"),
-    Scheduled(name="linear", course=Course.LINEAR, start=0.1, end=0.8),
+    Scheduled(name="linear", course=Shape.LINEAR, start=0.1, end=0.8),
     Learned(name="rd", title="RD"),
     Replayed(name="replay", of="rd"),
     Replayed(name="shuffled", of="rd", shuffled=True),

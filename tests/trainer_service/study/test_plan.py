@@ -10,11 +10,11 @@ from agent_service.domain.specs import ScheduleSettings, Shape
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
 from trainer_service.study.audit import departs
 from trainer_service.study.choices import best_constant, mean_values, replayed_values
-from trainer_service.study.entries import Bayesian, Course, Grid, Learned, Replayed, Scheduled
+from trainer_service.study.entries import Bayesian, Drawn, Grid, Learned, Replayed, Scheduled
 from trainer_service.study.plan import controller_spec, tuning
 from trainer_service.study.results import Phase, Result, ResultsFolder
 from trainer_service.study.spec import TUNING_SEEDS, StudySpec, table_1
-from trainer_service.training.spec import Method, Sites
+from trainer_service.training.spec import RANGES, Method, Sites
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +76,24 @@ def test_replays_are_of_another_seed_and_shuffles_keep_the_values(folder: Result
 
 
 @pytest.mark.parametrize(
-    ("course", "until", "expected"),
+    ("course", "until", "chunks"),
     [
-        (Course.LINEAR, 1.0, (Shape.LINEAR, 20)),
-        (Course.EXPONENTIAL, 1.0, (Shape.EXPONENTIAL, 20)),
+        (Shape.LINEAR, 1.0, 20),
+        (Shape.EXPONENTIAL, 1.0, 20),
         # Early dropout stands for the first 5 of 20 chunks.
-        (Course.STEP, 0.25, (Shape.STEP, 6)),
-        (Course.COSINE, 0.5, (Shape.COSINE, 10)),
+        (Shape.STEP, 0.25, 6),
+        (Shape.COSINE, 0.5, 10),
     ],
 )
 def test_a_schedules_end_is_a_share_of_the_training(
-    course: Course, until: float, expected: tuple[Shape, int]
+    course: Shape, until: float, chunks: int
 ) -> None:
     """In chunks of the study's children."""
     entry = Scheduled(name="s", course=course, start=0.0, end=0.3, until=until)
     algorithm = controller_spec("s", STUDY, entry).algorithm
 
     assert isinstance(algorithm, ScheduleSettings)
-    assert (algorithm.shape, algorithm.chunks) == expected
+    assert (algorithm.shape, algorithm.chunks) == (course, chunks)
 
 
 @pytest.mark.parametrize("sites", list(Sites))
@@ -107,6 +107,19 @@ def test_a_controller_decides_what_its_children_have(sites: Sites) -> None:
     for child in tuning("s", STUDY, entry):
         assert (child.spec.controller, child.spec.mode) == (made.name, Mode.LEARNING)
         assert child.spec.training.sites is sites
+
+
+@pytest.mark.parametrize("kind", [Learned, Drawn])
+def test_a_controller_stays_below_the_largest_value_of_its_method(
+    kind: type[Learned | Drawn],
+) -> None:
+    """The range is the method's own; without one it is what children can have."""
+    ranges = [
+        [(h.low, h.high) for h in controller_spec("s", STUDY, entry).hyperparameters]
+        for entry in (kind(name="rd", high=0.5), kind(name="rd"))
+    ]
+
+    assert ranges == [[(0.0, 0.5)], [RANGES["dropout"]]]
 
 
 def test_run_ids_are_unique() -> None:

@@ -80,6 +80,11 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ("[0.1, 0.2]", "[0.1, 1.2]", r"line 18: methods\[2\].values: 1.2 is not in \[0.0, 0.9\]"),
         ('method = "d"', 'method = "rd"', r"line 13: methods\[1\].method: rd has a controller"),
         ('method = "d"', 'method = "x"', r"line 13: methods\[1\].method: input should be"),
+        (
+            'kind = "ppo"',
+            'kind = "ppo"\nhigh = 1',
+            r"line 23: methods\[3\].high: 1.0 is not in \(0",
+        ),
         ("gamma = 0.9", "gamma = 9", r"line 25: methods\[3\].ppo.gamma: 9.0 is not in"),
         ("rollout_size = 64", "rollout_size = 640", r"methods\[3\].ppo: 8 children of 40 chunks"),
         ('of = "rd"', 'of = "d"', r"line 30: methods\[4\].of: 'd' is no learned method"),
