@@ -118,6 +118,7 @@ async def rows(few: AgentProcess, filled: Filled) -> Figures:
         "empty_store_s": new,
         "filled_store_s": full,
         "filled_store_memory_mb": bench_agent.resident_megabytes(filled.agent.process.pid),
+        "empty_store_scrape_s": await asyncio.to_thread(scrape_seconds, few),
         "filled_store_scrape_s": await asyncio.to_thread(scrape_seconds, filled.agent),
     }
 

@@ -2,8 +2,8 @@
 
 Two replicas share a database, each on a machine of its own in a small network; callers train by
 both in turn. What was acknowledged must stand in the store once, and be answered again to the bit;
-after each fault every caller is served again; the replica that is never killed keeps its memory
-level. `make test-soak` runs 20 minutes; MINUTES=5 is for trying.
+after each fault calls are answered again, no caller gives up, and the replica that is never killed
+keeps its memory level. `make test-soak` runs 20 minutes; MINUTES=5 is for trying.
 """
 
 from __future__ import annotations
