@@ -46,8 +46,9 @@ def simulate(
     for name, value in (("runs", runs), ("chunks", chunks), ("processes", processes)):
         if value < 1:
             raise invalid(name, f"{value} must be at least 1")
-    if not seconds > 0 or (rate is not None and not rate > 0):
-        raise invalid("seconds", "and rate must be above 0")
+    for name, amount in (("seconds", seconds), ("rate", rate)):
+        if amount is not None and not 0 < amount < float("inf"):
+            raise invalid(name, f"{amount:g} must be above 0, and finite")
     from trainer_service.load.drive import Share
     from trainer_service.load.simulate import simulate as load
 

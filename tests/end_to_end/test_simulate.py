@@ -53,13 +53,14 @@ def test_replicas_are_watched_together(agent: AgentProcess) -> None:
     alone = Service.listening(agent.address)
     both = Service.listening(f"ipv4:{agent.address},{agent.address}")
     elsewhere = Service.listening(f"ipv4:{agent.address},192.0.2.1:50051")
+    by_socket = Service.listening("unix:/run/agent.socket")
 
     assert alone is not None
     assert both is not None
     wait_for(lambda: {"learner", "learner 2"} <= both.taken().memory.keys())
     assert {"server", "server 2"} <= both.taken().cpu.keys()
     assert both.taken().store == alone.taken().store
-    assert elsewhere is None
+    assert (elsewhere, by_socket) == (None, None)
 
 
 def test_as_fast_as_it_can_is_a_table(agent: AgentProcess) -> None:
@@ -76,7 +77,8 @@ def test_as_fast_as_it_can_is_a_table(agent: AgentProcess) -> None:
     ("options", "error"),
     [
         (["--runs", "0"], "runs: 0 must be at least 1"),
-        (["--seconds", "0"], "seconds: and rate must be above 0"),
+        (["--seconds", "0"], "seconds: 0 must be above 0, and finite"),
+        (["--rate", "-5"], "rate: -5 must be above 0, and finite"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(

@@ -77,6 +77,9 @@ class Service:
 
 
 def _server(address: str) -> psutil.Process | None:
+    """Return who listens on this machine's HOST:PORT; None for another kind of address, too."""
+    if not address.rpartition(":")[2].isdigit():
+        return None
     port = int(address.rpartition(":")[2])
     for process in psutil.process_iter():
         try:
