@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy check bench-agent bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy test-soak check bench-agent bench-capacity bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -29,6 +29,10 @@ test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DAT
 
 test-postgresql: $(INSTALLED) ## what holds of the agent service on SQLite holds on PostgreSQL, and 1,000 races; some 10 minutes
 	TEST_STORE=postgresql RACES=1000 $(BIN)/python -m pytest -q tests/agent_service tests/end_to_end/test_replicas.py
+
+MINUTES ?= 20
+test-soak: $(INSTALLED) ## MINUTES of random faults of replicas, learners, database and network, and what must be true afterwards; Linux, as root
+	@unshare --net $(BIN)/python -m tests.end_to_end.soak $(MINUTES)
 
 test-traffic: $(INSTALLED) ## 100,000 generated requests and floods of frames, and what must be true afterwards; some 15 minutes
 	@$(BIN)/python -m tests.end_to_end.traffic_run
@@ -54,6 +58,10 @@ check: $(INSTALLED) ## format, lint, types, import contracts, contracts on the w
 
 bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references of the same run; some 5 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_agent
+
+ROWS ?= 10000000
+bench-capacity: $(INSTALLED) ## what one agent carries, on stores of no row and of ROWS, and two replicas; 4 GB of disk, some 12 minutes
+	@$(BIN)/python -m tests.benchmarks.bench_capacity $(ROWS)
 
 bench-client: $(INSTALLED) ## what the client costs a training script, a step and a report; some 2 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_client

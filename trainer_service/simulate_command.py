@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +15,9 @@ from agent_service.connecting import Target, agent_option
 from agent_service.domain.errors import invalid
 
 if TYPE_CHECKING:
-    from trainer_service.load.simulate import Outcome
+    from rich.progress import TaskID
+
+    from trainer_service.load.simulate import Outcome, Told
 
 
 @click.command()
@@ -39,53 +43,66 @@ def simulate(
 
     A controller of its own learns from them; their runs are finished at the end.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
-    from agent_service.connecting import connect
-    from trainer_service.load.drive import Share
-    from trainer_service.load.simulate import simulate as load
-    from trainer_service.simulation import HIGHEST_RATE
-
     for name, value in (("runs", runs), ("chunks", chunks), ("processes", processes)):
         if value < 1:
             raise invalid(name, f"{value} must be at least 1")
-    if not seconds > 0 or (rate is not None and not rate > 0):
-        raise invalid("seconds", "and rate must be above 0")
+    for name, amount in (("seconds", seconds), ("rate", rate)):
+        if amount is not None and not 0 < amount < float("inf"):
+            raise invalid(name, f"{amount:g} must be above 0, and finite")
+    from trainer_service.load.drive import Share
+    from trainer_service.load.simulate import simulate as load
+
     name = f"simulated-{secrets.token_hex(4)}"
-    dropout = Hyperparameter(name="dropout", low=0.0, high=HIGHEST_RATE)
-    with connect(agent) as client:
-        client.create_controller(
-            ControllerSpec(
-                name=name,
-                hyperparameters=(dropout,),
-                reward=Reward.VALIDATION,
-                algorithm=PPOSettings(rollout_size=rollout_size),
-            )
-        )
     share = Share(
         agent=agent.address,
         access=agent.access,
         controller=name,
-        hyperparameter=dropout.name,
+        hyperparameter=_create_controller(agent, name, rollout_size),
         runs=runs,
         chunks=chunks,
         rate=rate,
         seconds=seconds,
         prefix=name,
     )
+    with _bars() as told:
+        outcome = load(share, processes=processes, told=told)
+    click.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if as_json else _table(outcome))
+
+
+def _create_controller(agent: Target, name: str, rollout_size: int) -> str:
+    """Create the controller that learns from the load; return its hyperparameter's name."""
+    from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
+    from agent_service.connecting import connect
+    from trainer_service.simulation import HIGHEST_RATE
+
+    dropout = Hyperparameter(name="dropout", low=0.0, high=HIGHEST_RATE)
+    spec = ControllerSpec(
+        name=name,
+        hyperparameters=(dropout,),
+        reward=Reward.VALIDATION,
+        algorithm=PPOSettings(rollout_size=rollout_size),
+    )
+    with connect(agent) as client:
+        client.create_controller(spec)
+    return dropout.name
+
+
+@contextmanager
+def _bars() -> Iterator[Told]:
+    """Give what is told how far a load is, and shows a bar for each thing done, on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def told(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        outcome = load(share, processes=processes, told=told)
-    click.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if as_json else _table(outcome))
+        yield told
 
 
 def _table(outcome: Outcome) -> str:
@@ -101,8 +118,10 @@ def _table(outcome: Outcome) -> str:
         ("longest", f"{outcome.longest * 1000:.0f} ms"),
         ("errors", ", ".join(f"{k} {n}" for k, n in outcome.errors.items()) or "none"),
         *((f"memory: {name}", f"{size / 2**20:.0f} MiB") for name, size in outcome.memory.items()),
+        *((f"processor: {name}", f"{_share(outcome, name)}") for name in outcome.cpu),
         ("store", _grown(outcome)),
         ("policy updates", str(outcome.updates)),
+        ("update lag", _lag(outcome)),
         (
             "transitions waiting",
             f"{outcome.waiting:,} at most; an update takes {outcome.rollout:,}",
@@ -114,6 +133,20 @@ def _table(outcome: Outcome) -> str:
     ]
     width = max(len(name) for name, _value in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _share(outcome: Outcome, process: str) -> str:
+    seconds = outcome.cpu[process]
+    return f"{seconds:.1f} s, {seconds / outcome.decisions * 1000:.2f} ms a decision"
+
+
+def _lag(outcome: Outcome) -> str:
+    if outcome.update_lag is None or outcome.longest_update_lag is None:
+        return "no update"
+    return (
+        f"{outcome.update_lag:.1f} s from a full rollout to its policy, "
+        f"{outcome.longest_update_lag:.1f} s at most"
+    )
 
 
 def _grown(outcome: Outcome) -> str:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,8 @@ class ServiceProcess:
 
     log: Path | None = None
     """Where its standard error goes; None leaves it the test's."""
+    within: Sequence[str] = ()
+    """A command that the service's command is given to, and that becomes it."""
 
     def __init__(self, package: str, *options: str) -> None:
         self._package = package
@@ -24,7 +26,7 @@ class ServiceProcess:
         self.address = "127.0.0.1:0"
 
     def start(self) -> None:
-        command = [*command_of(self._package), "serve", "--listen", self.address]
+        command = [*self.within, *command_of(self._package), "serve", "--listen", self.address]
         command += ["--metrics-port", "0", *self._options]
         with open(self.log or os.devnull, "a") as log:
             self.process = subprocess.Popen(

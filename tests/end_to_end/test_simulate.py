@@ -8,7 +8,8 @@ import pytest
 
 from agent_service.client import AgentClient
 from agent_service.v1 import agent_pb2 as pb
-from tests.end_to_end.processes import AgentProcess, command_of
+from tests.end_to_end.processes import AgentProcess, command_of, wait_for
+from trainer_service.load.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,26 @@ def test_its_figures_are_the_services(agent: AgentProcess) -> None:
     assert figures["errors"] == {}
     assert 0 < figures["p50"] <= figures["p99"] <= figures["longest"]
     assert figures["memory"]["server"] > 2**25
+    assert figures["memory"]["learner"] > 2**25
+    assert 0 < figures["cpu"]["server"] < 100
     assert figures["store_growth"] > 0
+    assert (figures["update_lag"] is None) == (figures["updates"] == 0)
     assert sum(figures["versions_behind"].values()) == 200
+
+
+def test_replicas_are_watched_together(agent: AgentProcess) -> None:
+    """Each server with its learner; the file that they share counts once."""
+    alone = Service.listening(agent.address)
+    both = Service.listening(f"ipv4:{agent.address},{agent.address}")
+    elsewhere = Service.listening(f"ipv4:{agent.address},192.0.2.1:50051")
+    by_socket = Service.listening("unix:/run/agent.socket")
+
+    assert alone is not None
+    assert both is not None
+    wait_for(lambda: {"learner", "learner 2"} <= both.taken().memory.keys())
+    assert {"server", "server 2"} <= both.taken().cpu.keys()
+    assert both.taken().store == alone.taken().store
+    assert (elsewhere, by_socket) == (None, None)
 
 
 def test_as_fast_as_it_can_is_a_table(agent: AgentProcess) -> None:
@@ -58,7 +77,8 @@ def test_as_fast_as_it_can_is_a_table(agent: AgentProcess) -> None:
     ("options", "error"),
     [
         (["--runs", "0"], "runs: 0 must be at least 1"),
-        (["--seconds", "0"], "seconds: and rate must be above 0"),
+        (["--seconds", "0"], "seconds: 0 must be above 0, and finite"),
+        (["--rate", "-5"], "rate: -5 must be above 0, and finite"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(

@@ -21,6 +21,8 @@ from trainer_service.simulation import SimulatedChild
 
 CALLERS = 16
 """Threads of a process that call at once."""
+GRACE_SECONDS = 30.0
+"""For how much longer than asked for reports are made that were due in time."""
 TELL_SECONDS = 0.5
 """Between two words on how far a process is."""
 
@@ -52,6 +54,8 @@ class Noted:
 
     latencies: list[float] = field(default_factory=list)
     """Seconds of each answered report."""
+    seconds: float = 0.0
+    """From the first report to the last answer."""
     errors: Counter[str] = field(default_factory=Counter)
     """By kind: those that the client's retries did not mend."""
     behind: Counter[int] = field(default_factory=Counter)
@@ -100,53 +104,47 @@ def drive(share: Share, pipe: Connection) -> None:
     """Start the share's runs, wait for a word, report until the time is up; the process's main.
 
     Sent over the pipe: how many runs are started, again and again; after a word from there how
-    many reports are answered, again and again; at last what was noted, or an AgentError.
+    many reports are answered, again and again, then what was noted; at last how many runs are
+    finished, again and again. Or an AgentError, and nothing more.
     """
     try:
         access = share.access
         with AgentClient(share.agent, tls=access.tls, token=access.token) as client:
             steered = _started(client, share, pipe)
             pipe.recv()
-            noted = _report(steered, share, pipe)
-            _finish(steered)
-        pipe.send(noted)
+            pipe.send(_report(steered, share, pipe))
+            _for_each_place(lambda place: steered[place].finish(), len(steered), pipe)
     except AgentError as error:
         pipe.send(error)
 
 
 def _started(client: AgentClient, share: Share, pipe: Connection) -> list[_Steered]:
-    steered: list[_Steered | None] = [None] * share.runs
-    done = 0
-    lock = threading.Lock()
+    steered: dict[int, _Steered] = {}
 
-    def start(places: range) -> None:
-        nonlocal done
-        for place in places:
-            steered[place] = _Steered(client, share, place)
-            with lock:  # of the pipe, too
-                done += 1
-                if done % 50 == 0 or done == share.runs:
-                    pipe.send(done)
+    def start(place: int) -> None:
+        steered[place] = _Steered(client, share, place)
 
-    _in_parallel(start, share.runs)
-    return [one for one in steered if one is not None]
+    _for_each_place(start, share.runs, pipe)
+    return [steered[place] for place in range(share.runs)]
 
 
-def _finish(steered: list[_Steered]) -> None:
-    def finish(places: range) -> None:
-        for place in places:
-            steered[place].finish()
+def _for_each_place(work: Callable[[int], object], count: int, pipe: Connection) -> None:
+    """Do work on places 0 to count - 1 in CALLERS threads, and send how many are done.
 
-    _in_parallel(finish, len(steered))
-
-
-def _in_parallel(work: Callable[[range], object], count: int) -> None:
-    """Do work on places 0 to count - 1 in CALLERS threads; raises the first error of any."""
+    Raises the first error of any.
+    """
     errors: list[BaseException] = []
+    done = itertools.count(1)
+    lock = threading.Lock()
 
     def part(first: int) -> None:
         try:
-            work(range(first, count, CALLERS))
+            for place in range(first, count, CALLERS):
+                work(place)
+                with lock:  # of the pipe, too
+                    number = next(done)
+                    if number % 50 == 0 or number == count:
+                        pipe.send(number)
         except BaseException as error:
             errors.append(error)
 
@@ -164,14 +162,14 @@ def _report(steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
     noted = Noted()
     newest = 0
     lock = threading.Lock()
-    begun = time.perf_counter()
+    begun = last_answer = time.perf_counter()
 
     def call(places: range) -> None:
-        nonlocal newest
+        nonlocal newest, last_answer
         for place, due in zip(itertools.cycle(places), _due(share, begun, places), strict=False):
             try:
                 version = steered[place].report()
-                seconds = time.perf_counter() - due
+                answered = time.perf_counter()
                 steered[place].renew()
             except AgentError as error:
                 with lock:
@@ -179,7 +177,8 @@ def _report(steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
                 continue
             with lock:
                 newest = max(newest, version)
-                noted.latencies.append(seconds)
+                last_answer = max(last_answer, answered)
+                noted.latencies.append(answered - due)
                 noted.behind[newest - version] += 1
 
     threads = [
@@ -191,6 +190,7 @@ def _report(steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
     while any(thread.is_alive() for thread in threads):
         time.sleep(TELL_SECONDS)
         pipe.send(len(noted.latencies))
+    noted.seconds = last_answer - begun
     return noted
 
 
@@ -202,7 +202,7 @@ def _due(share: Share, begun: float, places: range) -> Iterator[float]:
         # The callers of a process take turns.
         turn = number * callers + places.start
         due = now if share.rate is None else begun + turn / share.rate
-        if due - begun >= share.seconds or now - begun >= share.seconds + 10:
+        if due - begun >= share.seconds or now - begun >= share.seconds + GRACE_SECONDS:
             return
         time.sleep(max(0.0, due - now))
         yield due

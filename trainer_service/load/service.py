@@ -1,11 +1,14 @@
-"""What an agent service on this machine takes while it is under load: memory, and its store."""
+"""What an agent service on this machine takes while it is under load: memory, time, its store."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from agent_service.addresses import is_loopback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,43 +16,87 @@ class Taken:
     """What a service takes at a moment."""
 
     memory: dict[str, int]
-    """Resident bytes of the server, and of each process below it."""
+    """Resident bytes of each of its processes."""
+    cpu: dict[str, float]
+    """Seconds of a processor that each of them has used since it began."""
     store: int | None
     """Bytes of its SQLite files; None for another store."""
 
 
 class Service:
-    """The processes of a service that listens on this machine."""
+    """The processes of a service that listens on this machine: its servers, and what they start."""
 
-    def __init__(self, server: psutil.Process) -> None:
-        """Watch a server and what it started."""
-        self._server = server
+    def __init__(self, servers: list[psutil.Process]) -> None:
+        """Watch servers, more than one where they are replicas, and what they started."""
+        self._servers = servers
 
     @classmethod
     def listening(cls, address: str) -> Service | None:
-        """Return the service of HOST:PORT; None where it is on another machine, or another's."""
-        host, _, port = address.rpartition(":")
-        if host not in ("localhost", "127.0.0.1", "[::1]"):
-            return None
-        for process in psutil.process_iter():
-            try:
-                found = process.net_connections(kind="tcp")
-            except psutil.Error:
-                continue
-            if any(c.status == psutil.CONN_LISTEN and c.laddr.port == int(port) for c in found):
-                return cls(process)
-        return None
+        """Return the service of an address, `HOST:PORT` or `ipv4:HOST:PORT,HOST:PORT`.
+
+        None where one of its servers is on another machine, or is nobody's that may be looked at.
+        """
+        servers = []
+        for one in address.removeprefix("ipv4:").split(","):
+            server = _server(one) if is_loopback(one) else None
+            if server is None:
+                return None
+            servers.append(server)
+        return cls(servers)
 
     def taken(self) -> Taken:
-        """Return what it takes now."""
-        memory = {"server": self._server.memory_info().rss}
-        for number, child in enumerate(self._server.children(recursive=True), 1):
-            memory[f"process {number} below it"] = child.memory_info().rss
+        """Return what it takes now; a process that has just ended takes nothing."""
+        memory, cpu = {}, {}
+        for name, process in self._processes():
+            try:
+                memory[name] = process.memory_info().rss
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            cpu[name] = times.user + times.system
+        return Taken(memory=memory, cpu=cpu, store=self._store())
+
+    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """Yield each process by what it does; of replicas the second's names end in 2."""
+        for number, server in enumerate(self._servers, 1):
+            suffix = f" {number}" if number > 1 else ""
+            yield f"server{suffix}", server
+            for child in server.children(recursive=True):
+                yield f"{_role(child)}{suffix}", child
+
+    def _store(self) -> int | None:
         files = {
             Path(f"{file.path.removesuffix('-wal').removesuffix('-shm')}{ending}")
-            for file in self._server.open_files()
+            for server in self._servers
+            for file in server.open_files()
             if ".db" in Path(file.path).name
             for ending in ("", "-wal")
         }
         sizes = [file.stat().st_size for file in files if file.exists()]
-        return Taken(memory=memory, store=sum(sizes) if sizes else None)
+        return sum(sizes) if sizes else None
+
+
+def _server(address: str) -> psutil.Process | None:
+    """Return who listens on this machine's HOST:PORT; None for another kind of address, too."""
+    if not address.rpartition(":")[2].isdigit():
+        return None
+    port = int(address.rpartition(":")[2])
+    for process in psutil.process_iter():
+        try:
+            found = process.net_connections(kind="tcp")
+        except psutil.Error:
+            continue
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in found):
+            return process
+    return None
+
+
+def _role(child: psutil.Process) -> str:
+    """Return what a server started a process for, by how Python starts such ones."""
+    try:
+        line = " ".join(child.cmdline())
+    except psutil.Error:
+        return "ended"
+    if "spawn_main" in line:
+        return "learner"
+    return "resource tracker" if "resource_tracker" in line else child.name()

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import numpy as np
 
-from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError
 from trainer_service.load.drive import Noted, Share, drive
-from trainer_service.load.service import Service
-
-POLL_SECONDS = 0.5
-"""Between two looks at the controller and the service."""
+from trainer_service.load.watch import Watch
 
 Told = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and of how much."""
@@ -33,6 +29,7 @@ class Outcome:
     """That decided, and learned."""
     live_runs: int
     seconds: float
+    """Until the last answer: longer than the load was to be where the service did not keep up."""
     decisions: int
     decisions_per_second: float
     p50: float
@@ -44,10 +41,15 @@ class Outcome:
     """Reports that failed for good, by kind."""
     memory: dict[str, int]
     """Largest resident bytes of each process of the service; empty where it is elsewhere."""
+    cpu: dict[str, float]
+    """Seconds of a processor that each of them used under load; alike."""
     store_growth: int | None
     """Bytes; None where the store is no file of this machine."""
     updates: int
     """Policy versions that came meanwhile."""
+    update_lag: float | None
+    """Median seconds from when a rollout was full to the policy made of it; None without update."""
+    longest_update_lag: float | None
     waiting: int
     """Largest number of transitions that waited for an update, of which one takes `rollout`."""
     rollout: int
@@ -67,22 +69,23 @@ def simulate(share: Share, *, processes: int, told: Told) -> Outcome:
         AgentError: a run could not be started, or a process ended without a word.
     """
     context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
+    runs: dict[Connection, int] = {}
     workers = []
     for part in _parts(share, processes):
         ours, theirs = context.Pipe()
         worker = context.Process(target=drive, args=(part, theirs), daemon=True)
         worker.start()
         theirs.close()
-        pipes.append(ours)
+        runs[ours] = part.runs
         workers.append(worker)
     try:
-        _until(pipes, share.runs, lambda count: told("runs started", count, share.runs))
-        with _Watch(share) as watch:
-            for pipe in pipes:
+        _until_all(runs, lambda count: told("runs started", count, share.runs))
+        with Watch(share) as watch:
+            for pipe in runs:
                 pipe.send(None)
             begun = time.perf_counter()
-            noted = _noted(pipes, share, told, begun)
+            noted = _noted(list(runs), share, told, begun)
+        _until_all(runs, lambda count: told("runs finished", count, share.runs))
         return _outcome(share, noted, watch)
     finally:
         for worker in workers:
@@ -116,14 +119,14 @@ def _received(pipe: Connection) -> Any:
     return message
 
 
-def _until(pipes: Sequence[Connection], goal: int, told: Callable[[int], None]) -> None:
-    """Wait until the counts of all processes add up to `goal`."""
-    counts = dict.fromkeys(pipes, 0)
-    while sum(counts.values()) < goal:
-        for pipe in wait(pipes):
+def _until_all(goals: Mapping[Connection, int], told: Callable[[int], None]) -> None:
+    """Wait until each process has told that it has done as many as its goal."""
+    done = dict.fromkeys(goals, 0)
+    while unfinished := [pipe for pipe in goals if done[pipe] < goals[pipe]]:
+        for pipe in wait(unfinished):
             assert isinstance(pipe, Connection)
-            counts[pipe] = _received(pipe)
-        told(sum(counts.values()))
+            done[pipe] = _received(pipe)
+        told(sum(done.values()))
 
 
 def _noted(pipes: Sequence[Connection], share: Share, told: Told, begun: float) -> list[Noted]:
@@ -140,51 +143,6 @@ def _noted(pipes: Sequence[Connection], share: Share, told: Told, begun: float) 
     return list(noted.values())
 
 
-class _Watch:
-    """Looks at controller and service from time to time; a context manager."""
-
-    def __init__(self, share: Share) -> None:
-        access = share.access
-        self._client = AgentClient(share.agent, tls=access.tls, token=access.token)
-        self._service = Service.listening(share.agent)
-        self._name = share.controller
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._go_on_looking)
-        self.memory: dict[str, int] = {}
-        self.store: list[int] = []
-        self.waiting = 0
-        controller = self._client.get_controller(share.controller)
-        self.rollout = controller.spec.ppo.rollout_size
-        self.versions = [controller.policy_version]
-
-    def __enter__(self) -> _Watch:
-        self._look()  # at what is there before the load
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-        self._client.close()
-
-    def _go_on_looking(self) -> None:
-        while not self._is_over.wait(POLL_SECONDS):
-            self._look()
-        self._look()
-
-    def _look(self) -> None:
-        controller = self._client.get_controller(self._name)
-        self.versions.append(controller.policy_version)
-        self.waiting = max(self.waiting, controller.ready_transitions)
-        if self._service is None:
-            return
-        taken = self._service.taken()
-        for name, size in taken.memory.items():
-            self.memory[name] = max(self.memory.get(name, 0), size)
-        if taken.store is not None:
-            self.store.append(taken.store)
-
-
 T = TypeVar("T")
 
 
@@ -195,25 +153,30 @@ def _sum(counters: Sequence[Counter[T]]) -> dict[T, int]:
     return dict(sorted(total.items(), key=lambda item: str(item[0])))
 
 
-def _outcome(share: Share, noted: Sequence[Noted], watch: _Watch) -> Outcome:
+def _outcome(share: Share, noted: Sequence[Noted], watch: Watch) -> Outcome:
     latencies = np.concatenate([n.latencies for n in noted]) if noted else np.zeros(0)
     if not len(latencies):
         raise AgentError(f"no report was answered in {share.seconds:g} s")
+    lags = watch.lag.seconds
+    seconds = max(share.seconds, *(n.seconds for n in noted))
     p50, p99, p999 = np.quantile(latencies, (0.5, 0.99, 0.999))
     return Outcome(
         controller=share.controller,
         live_runs=share.runs,
-        seconds=share.seconds,
+        seconds=seconds,
         decisions=len(latencies),
-        decisions_per_second=len(latencies) / share.seconds,
+        decisions_per_second=len(latencies) / seconds,
         p50=float(p50),
         p99=float(p99),
         p999=float(p999),
         longest=float(latencies.max()),
         errors=_sum([n.errors for n in noted]),
         memory=watch.memory,
+        cpu=watch.cpu,
         store_growth=watch.store[-1] - watch.store[0] if watch.store else None,
-        updates=watch.versions[-1] - watch.versions[0],
+        updates=watch.updates,
+        update_lag=statistics.median(lags) if lags else None,
+        longest_update_lag=max(lags, default=None),
         waiting=watch.waiting,
         rollout=watch.rollout,
         versions_behind=_sum([n.behind for n in noted]),

@@ -1,0 +1,219 @@
+"""What an agent service carries, and what grows with what: runs, rows, replicas.
+
+The load comes from `trainer_service.load`, in processes of its own, and learning is on; what a
+decision costs in a long run and beside many runs is measured as `bench_agent` does it.
+`make bench-capacity` shows the tables; ROWS=100000 makes a smaller store, to try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from agent_service.connecting import Access
+from agent_service.domain.ports import Durability
+from tests.benchmarks import bench_agent, load
+from tests.benchmarks.filled_store import decide_template, fill
+from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.end_to_end.processes import AgentProcess
+from tests.postgresql import PostgresServer, running_server
+from trainer_service.load.drive import Share
+from trainer_service.load.simulate import Outcome, simulate
+
+ROUNDS = 3
+RATE = 1000.0
+"""Reports a second, as the claims have it."""
+LIVE_RUNS = {100: 5.0, 1_000: 5.0, 10_000: 20.0}
+"""And for how many seconds they report at that rate."""
+ROLLOUT = 2048
+CALLERS = 64
+"""Live runs of a service that answers as many reports as it can."""
+SECONDS = 6.0
+PAIRS = 300
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A service on a store of many rows."""
+
+    agent: AgentProcess
+    rows: int
+    bytes_a_row: float
+    start_seconds: float
+    """From the command to serving: it checks the file's structure first."""
+
+
+def drive(address: str, *, runs: int, rate: float | None, seconds: float) -> Outcome:
+    """Load a service with simulated children under a controller of its own, which learns."""
+    name = f"load-{secrets.token_hex(4)}"
+    asyncio.run(load.create(address, bench_agent.spec(name, ROLLOUT)))
+    share = Share(
+        agent=address,
+        access=Access(),
+        controller=name,
+        hyperparameter=bench_agent.DROPOUT.name,
+        runs=runs,
+        chunks=100,
+        rate=rate,
+        seconds=seconds,
+        prefix=name,
+    )
+    return simulate(share, processes=2, told=lambda _what, _done, _of: None)
+
+
+def live_runs(folder: Path) -> Figures:
+    """Measure reports at a steady rate from few live runs and from many."""
+    figures: Figures = {}
+    for runs, seconds in LIVE_RUNS.items():
+        with AgentProcess(folder / f"runs-{runs}.db") as agent:
+            outcome = drive(agent.address, runs=runs, rate=RATE, seconds=seconds)
+        figures |= {
+            f"memory_{runs}_runs_mb": outcome.memory["server"] / 2**20,
+            f"p50_{runs}_runs_s": outcome.p50,
+            f"p99_{runs}_runs_s": outcome.p99,
+        }
+    return figures | {
+        "p999_10000_runs_s": outcome.p999,
+        "rate_10000_runs_per_s": outcome.decisions_per_second,
+        "learner_memory_mb": outcome.memory["learner"] / 2**20,
+        "errors_10000_runs": float(sum(outcome.errors.values())),
+    }
+
+
+def most(folder: Path) -> Figures:
+    """Measure as many reports as one service answers, and what each costs."""
+    path = folder / "most.db"
+    with AgentProcess(path) as agent:
+        outcome = drive(agent.address, runs=CALLERS, rate=None, seconds=SECONDS)
+    # By the file that is left, since a short load's growth is mostly the write-ahead log's.
+    return {
+        "most_per_s": outcome.decisions_per_second,
+        "server_cpu_s": outcome.cpu["server"] / outcome.decisions,
+        "learner_cpu_s": outcome.cpu["learner"] / outcome.decisions,
+        "store_bytes_a_decision": path.stat().st_size / outcome.decisions,
+    }
+
+
+async def rows(few: AgentProcess, filled: Filled) -> Figures:
+    """Measure a report on a new store and on one of many rows, in turn; and a scrape of each."""
+    (one,) = await load.callers(few.address, "waits", 1)
+    (other,) = await load.callers(filled.agent.address, "waits", 1)
+    for _ in range(20):
+        await one.call()
+        await other.call()
+    new, full = await load.paired_medians(one.call, other.call, times=PAIRS)
+    return {
+        "empty_store_s": new,
+        "filled_store_s": full,
+        "filled_store_memory_mb": bench_agent.resident_megabytes(filled.agent.process.pid),
+        "empty_store_scrape_s": await asyncio.to_thread(scrape_seconds, few),
+        "filled_store_scrape_s": await asyncio.to_thread(scrape_seconds, filled.agent),
+    }
+
+
+def scrape_seconds(agent: AgentProcess) -> float:
+    """Return how long the page of metrics takes."""
+    began = time.perf_counter()
+    with urllib.request.urlopen(agent.metrics) as page:
+        page.read()
+    return time.perf_counter() - began
+
+
+def replicas(database: PostgresServer) -> Figures:
+    """Measure as many reports as one replica on PostgreSQL answers, and as two do."""
+    url = database.new_database()
+    with AgentProcess(url) as one:
+        alone = drive(one.address, runs=CALLERS, rate=None, seconds=SECONDS)
+        with AgentProcess(url) as other:
+            both = f"ipv4:{one.address},{other.address}"
+            together = drive(both, runs=CALLERS, rate=None, seconds=SECONDS)
+    return {
+        "one_replica_per_s": alone.decisions_per_second,
+        "two_replicas_per_s": together.decisions_per_second,
+    }
+
+
+@contextmanager
+def filled_store(folder: Path, count: int, console: Console) -> Iterator[Filled]:
+    """Give a service on a store that was filled with so many decisions."""
+    path = folder / "filled.db"
+    options = ("--durability", Durability.PROCESS.value)
+    with AgentProcess(path, *options) as agent:
+        asyncio.run(load.create(agent.address, bench_agent.WAITS))
+        decide_template(agent, bench_agent.WAITS.name)
+    with Progress(console=console) as bars:
+        task = bars.add_task("rows of the filled store", total=count)
+        made = fill(path, rows=count, told=lambda done: bars.update(task, completed=done))
+    began = time.perf_counter()
+    with AgentProcess(path, *options) as agent:
+        seconds = time.perf_counter() - began
+        yield Filled(agent, made, path.stat().st_size / made, seconds)
+
+
+def measuring(filled: Filled, database: PostgresServer) -> Callable[[Path], Awaitable[Figures]]:
+    """Return what measures everything once, in a folder of its own."""
+
+    async def measure(folder: Path) -> Figures:
+        figures = {
+            "rows": float(filled.rows),
+            "row_bytes": filled.bytes_a_row,
+            "filled_store_start_s": filled.start_seconds,
+        }
+        async with (
+            bench_agent.serving(folder, Durability.PROCESS) as agent,
+            bench_agent.serving(folder, Durability.PROCESS) as lots,
+        ):
+            figures |= await rows(agent, filled)
+            figures |= await bench_agent.long_run(agent.address)
+            figures |= await bench_agent.many_runs(agent, lots)
+        for part in (live_runs, most):
+            figures |= await asyncio.to_thread(part, folder)
+        return figures | await asyncio.to_thread(replicas, database)
+
+    return measure
+
+
+def claims(f: Figures) -> list[Claim]:
+    """Return what is claimed, from the medians of the figures."""
+    of_rows = f["filled_store_s"] / f["empty_store_s"]
+    of_replicas = f["two_replicas_per_s"] / f["one_replica_per_s"]
+    return [
+        Claim("memory at 10,000 live runs", f["memory_10000_runs_mb"], most=300, unit="MiB"),
+        Claim("p99 at 1,000 reports a second", f["p99_10000_runs_s"] * 1e3, most=50, unit="ms"),
+        Claim("reports that failed", f["errors_10000_runs"], most=0),
+        Claim("10,000th chunk to the 100th", f["chunk_10000_s"] / f["chunk_100_s"], most=1.1),
+        Claim("10,000th live run to the 10th", f["run_10000_s"] / f["run_10_s"], most=1.1),
+        Claim(f"store of {f['rows']:,.0f} rows to a new one", of_rows, most=1.1),
+        Claim(f"two replicas to one, {os.cpu_count()} cores", of_replicas, least=1.6),
+    ]
+
+
+def main() -> None:
+    """Fill a store, measure, show the tables, and write the figures."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    with (
+        tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="postgresql-") as servers,
+    ):
+        Path(servers).chmod(0o755)  # the database's own user enters it
+        with (
+            filled_store(Path(folder), count, Console()) as filled,
+            running_server(Path(servers) / "server") as database,
+        ):
+            show_rounds("capacity", measuring(filled, database), claims, rounds=ROUNDS)
+
+
+if __name__ == "__main__":
+    main()
