@@ -60,7 +60,7 @@ bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references
 	@$(BIN)/python -m tests.benchmarks.bench_agent
 
 ROWS ?= 10000000
-bench-capacity: $(INSTALLED) ## what one agent carries, on stores of no row and of ROWS, and two replicas; 4 GB of disk, some 12 minutes
+bench-capacity: $(INSTALLED) ## what one agent carries, on stores of no row and of ROWS; 4 GB of disk, some 12 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_capacity $(ROWS)
 
 bench-client: $(INSTALLED) ## what the client costs a training script, a step and a report; some 2 minutes

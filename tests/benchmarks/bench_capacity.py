@@ -1,4 +1,4 @@
-"""What an agent service carries, and what grows with what: runs, rows, replicas.
+"""What an agent service carries, and what grows with what: runs and rows.
 
 The load comes from `trainer_service.load`, in processes of its own, and learning is on; what a
 decision costs in a long run and beside many runs is measured as `bench_agent` does it.
@@ -8,7 +8,6 @@ decision costs in a long run and beside many runs is measured as `bench_agent` d
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sys
 import tempfile
@@ -28,7 +27,6 @@ from tests.benchmarks import bench_agent, load
 from tests.benchmarks.filled_store import decide_template, fill
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess
-from tests.postgresql import PostgresServer, running_server
 from trainer_service.load.drive import Share
 from trainer_service.load.simulate import Outcome, simulate
 
@@ -131,20 +129,6 @@ def scrape_seconds(agent: AgentProcess) -> float:
     return time.perf_counter() - began
 
 
-def replicas(database: PostgresServer) -> Figures:
-    """Measure as many reports as one replica on PostgreSQL answers, and as two do."""
-    url = database.new_database()
-    with AgentProcess(url) as one:
-        alone = drive(one.address, runs=CALLERS, rate=None, seconds=SECONDS)
-        with AgentProcess(url) as other:
-            both = f"ipv4:{one.address},{other.address}"
-            together = drive(both, runs=CALLERS, rate=None, seconds=SECONDS)
-    return {
-        "one_replica_per_s": alone.decisions_per_second,
-        "two_replicas_per_s": together.decisions_per_second,
-    }
-
-
 @contextmanager
 def filled_store(folder: Path, count: int, console: Console) -> Iterator[Filled]:
     """Give a service on a store that was filled with so many decisions."""
@@ -162,7 +146,7 @@ def filled_store(folder: Path, count: int, console: Console) -> Iterator[Filled]
         yield Filled(agent, made, path.stat().st_size / made, seconds)
 
 
-def measuring(filled: Filled, database: PostgresServer) -> Callable[[Path], Awaitable[Figures]]:
+def measuring(filled: Filled) -> Callable[[Path], Awaitable[Figures]]:
     """Return what measures everything once, in a folder of its own."""
 
     async def measure(folder: Path) -> Figures:
@@ -180,7 +164,7 @@ def measuring(filled: Filled, database: PostgresServer) -> Callable[[Path], Awai
             figures |= await bench_agent.many_runs(agent, lots)
         for part in (live_runs, most):
             figures |= await asyncio.to_thread(part, folder)
-        return figures | await asyncio.to_thread(replicas, database)
+        return figures
 
     return measure
 
@@ -188,7 +172,6 @@ def measuring(filled: Filled, database: PostgresServer) -> Callable[[Path], Awai
 def claims(f: Figures) -> list[Claim]:
     """Return what is claimed, from the medians of the figures."""
     of_rows = f["filled_store_s"] / f["empty_store_s"]
-    of_replicas = f["two_replicas_per_s"] / f["one_replica_per_s"]
     return [
         Claim("memory at 10,000 live runs", f["memory_10000_runs_mb"], most=300, unit="MiB"),
         Claim("p99 at 1,000 reports a second", f["p99_10000_runs_s"] * 1e3, most=50, unit="ms"),
@@ -196,7 +179,6 @@ def claims(f: Figures) -> list[Claim]:
         Claim("10,000th chunk to the 100th", f["chunk_10000_s"] / f["chunk_100_s"], most=1.1),
         Claim("10,000th live run to the 10th", f["run_10000_s"] / f["run_10_s"], most=1.1),
         Claim(f"store of {f['rows']:,.0f} rows to a new one", of_rows, most=1.1),
-        Claim(f"two replicas to one, {os.cpu_count()} cores", of_replicas, least=1.6),
     ]
 
 
@@ -205,14 +187,9 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     with (
         tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
-        tempfile.TemporaryDirectory(prefix="postgresql-") as servers,
+        filled_store(Path(folder), count, Console()) as filled,
     ):
-        Path(servers).chmod(0o755)  # the database's own user enters it
-        with (
-            filled_store(Path(folder), count, Console()) as filled,
-            running_server(Path(servers) / "server") as database,
-        ):
-            show_rounds("capacity", measuring(filled, database), claims, rounds=ROUNDS)
+        show_rounds("capacity", measuring(filled), claims, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ class _TimedStore(SqlStore):
 
     steps: list[float]
 
-    def write(self, work: Callable[[Session], T]) -> Future[T]:
+    def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
         began = time.perf_counter()
-        future = super().write(work)
+        future = super().write(work, run_id=run_id)
         self.steps.append(time.perf_counter() - began)
         return future
 

@@ -79,7 +79,7 @@ async def measure(folder: Path) -> Figures:
 
 
 def claims(medians: Figures) -> list[Claim]:
-    """Issue 8's: two replicas at least 1.6 times one, where cores allow it."""
+    """Two replicas are worth 1.6 of one, where cores allow it."""
     one, two = (medians[f"{n}: reports per_s"] for n in ("PostgreSQL", "two on PostgreSQL"))
     what = f"two replicas' reports to one's, on {os.cpu_count()} cores that all share"
     return [Claim(what, two / one, least=1.6)]
