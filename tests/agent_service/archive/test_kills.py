@@ -10,7 +10,7 @@ from agent_service.store.sql import SqlStore
 from tests.agent_service.archive.killed import prune
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store
 
-KILLS = int(os.environ.get("KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", "12"))
 """Prunes that are killed; `KILLS=100` takes minutes."""
 
 
