@@ -1,0 +1,51 @@
+"""The README's results are those of the kept studies, and these are what their code made."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trainer_service.study.flags import find_flags
+from trainer_service.study.report import write_report
+from trainer_service.study.results import ResultsFolder
+
+ROOT = Path(__file__).parent.parent
+LATER = "was made by another commit than most"
+STUDIES = sorted(path.parent for path in (ROOT / "tests" / "data" / "results").glob("*/study.json"))
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the report of each kept study, as Markdown, made anew from its results."""
+    assert STUDIES
+    texts = []
+    for kept in STUDIES:
+        folder = tmp_path_factory.mktemp("results") / kept.name
+        shutil.copytree(kept, folder)
+        texts.append(write_report(folder).text.read_text())
+    return texts
+
+
+def section(title: str) -> list[str]:
+    """Return the lines of one section of the README."""
+    text = (ROOT / "README.md").read_text()
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0].splitlines()
+
+
+@pytest.mark.parametrize("kept", STUDIES, ids=lambda path: path.name)
+def test_kept_results_are_as_they_were_made(kept: Path) -> None:
+    """Signed, under the spec planned, by one policy a method, and by commits as they stand."""
+    folder = ResultsFolder(kept)
+    flags = find_flags(folder.study(), folder.results())
+
+    # Rows that were added to a study later are of a later commit, and the report says so.
+    assert {word for words in flags.values() for word in words} <= {LATER}
+
+
+def test_the_readme_tells_the_results_of_the_kept_studies(reports: list[str]) -> None:
+    """Each line of its tables is one of a report's."""
+    told = [line for line in section("Results") if line.startswith("| ") and "---" not in line]
+    lines = {line for report in reports for line in report.splitlines()}
+
+    assert len(told) > 20
+    assert [line for line in told if line not in lines] == []
