@@ -20,7 +20,7 @@ test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what
 test-trainer-kills: $(INSTALLED) ## 50 kills of trainer, child processes and agent, and every run must end as one left alone; some 10 minutes
 	@$(BIN)/python -m tests.end_to_end.trainer_kills
 
-test-ray: $(INSTALLED) ## a study of CHILDREN=200 on a cluster of Ray whose nodes are killed, and the same study without; some 15 minutes
+test-ray: $(INSTALLED) ## a study of CHILDREN=200 on a cluster of Ray whose nodes are killed, and the same study without
 	@$(BIN)/python -m tests.end_to_end.ray_study
 
 DATA ?= data
@@ -60,16 +60,16 @@ bench-agent: $(INSTALLED) ## how fast the agent answers, as ratios to references
 	@$(BIN)/python -m tests.benchmarks.bench_agent
 
 ROWS ?= 10000000
-bench-capacity: $(INSTALLED) ## what one agent carries, on stores of no row and of ROWS; 4 GB of disk, some 12 minutes
+bench-capacity: $(INSTALLED) ## what one agent carries, on stores of no row and of ROWS; 4 GB of disk
 	@$(BIN)/python -m tests.benchmarks.bench_capacity $(ROWS)
 
 bench-client: $(INSTALLED) ## what the client costs a training script, a step and a report; some 2 minutes
 	@$(BIN)/python -m tests.benchmarks.bench_client
 
-bench-prune: $(INSTALLED) ## what pruning costs who reports meanwhile, and how small an archive is; some 3 minutes
+bench-prune: $(INSTALLED) ## what pruning costs who reports meanwhile, and how small an archive is
 	@$(BIN)/python -m tests.benchmarks.bench_prune
 
-bench-replicas: $(INSTALLED) ## one agent on SQLite, one and two on PostgreSQL, under the same load; some 5 minutes
+bench-replicas: $(INSTALLED) ## one agent on SQLite, one and two on PostgreSQL, under the same load
 	@$(BIN)/python -m tests.benchmarks.bench_replicas
 
 bench-styles: $(INSTALLED) ## which style of gRPC server answers best; some 90 s

@@ -24,8 +24,8 @@ from agent_service.archive.errors import ArchiveError
 from agent_service.decision_log.parquet import load_pyarrow
 from agent_service.domain.retention import StoredRow
 from agent_service.store.checksums import checksum
+from agent_service.store.retention import TABLES
 from agent_service.store.rows import array_from_bytes, array_to_bytes
-from agent_service.store.schema import controllers, decisions, runs
 
 VERSION = "1"
 VERSION_KEY = b"reinforced-regularization.archive"
@@ -34,7 +34,6 @@ REPORTED = ("applied", "training_score", "validation_score", "given_reward", "re
 GROUP_ROWS = 5_000
 """Rows after which a row group ends with its run: a run is never in two of them."""
 
-_TABLES = ((decisions, "decision_"), (runs, "run_"), (controllers, "controller_"))
 _SAME = {
     "decision_run_key": "run_key",
     "decision_controller_id": "controller_id",
@@ -44,7 +43,7 @@ _SAME = {
 _LEFT_OUT = {*_SAME, "run_archive"}
 _COLUMNS = {
     prefix + column.name: column
-    for table, prefix in _TABLES
+    for table, prefix in TABLES
     for column in table.columns
     if prefix + column.name not in _LEFT_OUT
 }
@@ -188,7 +187,7 @@ def _may_have(file: Any, number: int, wanted: Mapping[str, str]) -> bool:
 
 
 def _check(path: Path, row: StoredRow) -> None:
-    for table, prefix in _TABLES:
+    for table, prefix in TABLES:
         stored = row[f"{prefix}checksum"]
         if stored is not None and checksum(table, row, prefix) != stored:
             raise ArchiveError(

@@ -75,7 +75,7 @@ class RetentionSql(Transaction):
         query = queries.DECISIONS.where(decisions.c.run_key == run.key, decisions.c.chunk > after)
         found = self._rows(query.order_by(decisions.c.chunk).limit(limit))
         for row in found:
-            for table, prefix in _TABLES:
+            for table, prefix in TABLES:
                 check(table, row, prefix)
         return found
 
@@ -150,7 +150,8 @@ class RetentionSql(Transaction):
         self.write(update.values(**after, checksum=controllers.c.checksum + adds))
 
 
-_TABLES = ((decisions, "decision_"), (runs, "run_"), (controllers, "controller_"))
+TABLES = ((decisions, "decision_"), (runs, "run_"), (controllers, "controller_"))
+"""What a stored row is joined of, each with the prefix of its columns' names in it."""
 
 
 def _size() -> sa.ColumnElement[int]:

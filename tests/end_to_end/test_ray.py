@@ -23,7 +23,7 @@ from trainer_service.training.spec import Method
 SECONDS = 400.0
 """How long a condition is waited for: processes of Ray start slowly on a busy machine."""
 LONGEST = 1800
-"""Seconds of a test; some 30 where nothing else runs."""
+"""Seconds of a test; some 40 where nothing else runs."""
 CHUNKS = 120
 """So many that none has ended when the last has begun."""
 RUNS = {
