@@ -33,7 +33,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[RayCluster]:
     """Two nodes with a GPU each, which two processes share."""
     with RayCluster(cpus=2, gpus=1) as cluster:
@@ -42,16 +42,15 @@ def cluster() -> Iterator[RayCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trainer(
-    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess, cluster: RayCluster
+    tmp_path: Path, frozen_agent: AgentProcess, cluster: RayCluster
 ) -> Iterator[TrainerProcess]:
     """A service whose runs train there, and keep a checkpoint at each chunk."""
-    folder = tmp_path_factory.mktemp("trainer")
     options = ("--executor", "ray", "--address", cluster.address, "--gpus-per-process", "0.5")
-    stored = ("--storage", f"local://{folder}/shared", "--checkpoint-seconds", "0")
-    trainer = TrainerProcess(folder, *options, *stored, agent=frozen_agent.address, parallel=3)
-    trainer.log = folder / "log"
+    stored = ("--storage", f"local://{tmp_path}/shared", "--checkpoint-seconds", "0")
+    trainer = TrainerProcess(tmp_path, *options, *stored, agent=frozen_agent.address, parallel=3)
+    trainer.log = tmp_path / "log"
     with trainer:
         yield trainer
 
@@ -99,7 +98,7 @@ def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str]) -> None:
     wait_for(have_more, seconds=SECONDS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def at_home(
     tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
 ) -> dict[str, list[What]]:
@@ -112,11 +111,22 @@ def at_home(
         return {run_id: followed(client, f"home-{run_id}") for run_id in RUNS}
 
 
+# One test, since a cluster takes longer to start than all that happens on it.
 @pytest.mark.timeout(LONGEST)
-def test_a_node_dies_and_the_runs_end_as_at_home(
-    cluster: RayCluster, client: TrainerClient, at_home: dict[str, list[What]]
+def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
+    cluster: RayCluster,
+    trainer: TrainerProcess,
+    client: TrainerClient,
+    at_home: dict[str, list[What]],
 ) -> None:
-    """To the bit, each chunk told once; two runs share the GPU that is left, the third waits."""
+    """To the bit, each chunk told once."""
+    a_node_dies(cluster, client, at_home)
+    the_service_is_killed_and_stopped(cluster, trainer, client, at_home)
+    a_node_lacks_the_data(client)
+
+
+def a_node_dies(cluster: RayCluster, client: TrainerClient, at_home: dict[str, list[What]]) -> None:
+    """Two runs share the GPU that is left, the third waits."""
     submit(client, RUNS)
     wait_for_chunks(client, list(RUNS))
     cluster.kill_node()
@@ -137,16 +147,14 @@ def test_a_node_dies_and_the_runs_end_as_at_home(
     assert "waits for a place on Ray: 1 CPU, 0.5 GPU" in waited
 
 
-@pytest.mark.timeout(LONGEST)
-def test_runs_end_with_the_service_and_go_on_with_it(
+def the_service_is_killed_and_stopped(
     cluster: RayCluster,
     trainer: TrainerProcess,
     client: TrainerClient,
     at_home: dict[str, list[What]],
 ) -> None:
-    """SIGKILL leaves no process training; SIGTERM hands back what trains; the end is the same."""
-    spec = RUNS["d"]
-    client.submit("again", spec)
+    """SIGKILL leaves no process training; SIGTERM hands back what trains."""
+    client.submit("again", RUNS["d"])
     wait_for_chunks(client, ["again"])
     assert cluster.run_processes()
     trainer.kill()
@@ -165,9 +173,8 @@ def test_runs_end_with_the_service_and_go_on_with_it(
     assert outcome(told) == outcome(at_home["d"])
 
 
-@pytest.mark.timeout(LONGEST)
-def test_what_a_node_lacks_fails_the_run_with_its_name(client: TrainerClient) -> None:
-    """Data that is not there; the next run on that node trains."""
+def a_node_lacks_the_data(client: TrainerClient) -> None:
+    """The run fails with the node's name; the next one there trains."""
     client.submit("no-data", run_spec(dataset="npz:missing"))
     (cause,) = causes(followed(client, "no-data"), RunState.FAILED)
     client.submit("after", run_spec(chunks=1))

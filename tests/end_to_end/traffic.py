@@ -23,6 +23,8 @@ from tests.end_to_end.messages import Request, requests
 from tests.end_to_end.processes import ServiceProcess
 
 SENDERS = 4
+BATCH = 25
+"""Requests that are sent together; between them, what is stored must not have changed."""
 FOLLOW_SECONDS = 0.3
 """How long a stream that follows is listened to."""
 NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
@@ -40,7 +42,10 @@ class Target:
         restore()
 
     def send_generated(self, count: int, *, seed: int, state: Callable[[], str]) -> Counter[str]:
-        """Send so many requests; fail where one is our fault, or changed state and was refused."""
+        """Send so many requests; fail where one is our fault, or changed state and was refused.
+
+        They go together BATCH by BATCH, so `count` is to be a multiple of that.
+        """
         codes: Counter[str] = Counter()
         with (
             ThreadPoolExecutor(SENDERS) as pool,
@@ -49,16 +54,14 @@ class Target:
 
             @hypothesis.seed(seed)
             @hypothesis.settings(
-                max_examples=count,
+                max_examples=count // BATCH,
                 database=None,
                 deadline=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            @hypothesis.given(st.lists(requests(self.service), min_size=10, max_size=40))
+            @hypothesis.given(st.lists(requests(self.service), min_size=BATCH, max_size=BATCH))
             def send(batch: list[Request]) -> None:
-                if codes.total() >= count:
-                    return
                 before = state()
                 answers = list(pool.map(lambda request: _code(channel, request), batch))
                 codes.update(code.name for code in answers)
