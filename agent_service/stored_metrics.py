@@ -18,10 +18,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from agent_service.domain.errors import AgentError
-from agent_service.domain.ports import Origin, Session, Store, Usage
+from agent_service.domain.ports import Session, Store, Usage
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
 from agent_service.metrics import Metrics
+from agent_service.tallies import Tallies, Updates
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class StoreCollector(Collector):
         """Read from `store`; controllers that were deleted there go from `observed` too."""
         self._store = store
         self._observed = observed
+        self._tallies = Tallies()
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of controllers not deleted; that it fails, while the store does."""
@@ -50,7 +52,7 @@ class StoreCollector(Collector):
         readable = GaugeMetricFamily(
             "agent_store_readable", "Whether the store could be read for this page: 1 or 0."
         )
-        families = _Families()
+        families = _Families(self._tallies)
         try:
             existing = self._store.read(families.read)
         except AgentError as error:
@@ -59,6 +61,7 @@ class StoreCollector(Collector):
             return [readable]
         # Only of those seen before the reading: what is newer may have been made after it.
         self._observed.forget(seen - existing)
+        self._tallies.keep(existing)
         readable.add_metric((), 1)
         return [readable, *families.all()]
 
@@ -66,7 +69,8 @@ class StoreCollector(Collector):
 class _Families:
     """The metrics of one scrape."""
 
-    def __init__(self) -> None:
+    def __init__(self, tallies: Tallies) -> None:
+        self._tallies = tallies
         self._runs = _gauge("agent_runs", "Runs by state.", "state")
         self._finished = _counter(
             "agent_finished_runs", "Runs that were finished, by how they ended.", "outcome"
@@ -101,14 +105,16 @@ class _Families:
 
     def all(self) -> list[Metric]:
         """Return every family, those without series too."""
-        return list(vars(self).values())
+        return [family for family in vars(self).values() if isinstance(family, Metric)]
 
     def read(self, session: Session) -> set[str]:
         """Add the series of every controller; return their names."""
         controllers = session.list_controllers(after="", limit=_PAGE)
         for controller in controllers:
             self._add_counts(controller, session.usage(controller))
-            self._add_updates(session, controller)
+            recorded = self._tallies.recorded(session, controller)
+            self._transitions.add_metric((controller.spec.name, "recorded"), recorded)
+            self._add_updates(controller.spec.name, self._tallies.updates(session, controller))
         return {controller.spec.name for controller in controllers}
 
     def _add_counts(self, controller: Controller, usage: Usage) -> None:
@@ -118,26 +124,20 @@ class _Families:
         for outcome, count in usage.outcomes.items():
             self._finished.add_metric((name, outcome.value), count)
         self._transitions.add_metric((name, "learned"), usage.learned)
-        self._transitions.add_metric((name, "recorded"), usage.recorded)
         self._version.add_metric((name,), controller.policy_version)
         # A frozen controller's transitions wait until it learns again, and nobody is late.
         if isinstance(settings, PPOSettings) and controller.mode is Mode.LEARNING:
             self._filled.add_metric((name,), usage.ready / settings.rollout_size)
 
-    def _add_updates(self, session: Session, controller: Controller) -> None:
-        name = controller.spec.name
-        versions = session.list_policies(controller, before=None, limit=_PAGE)
-        learned = [v.statistics for v in versions if v.origin is Origin.LEARNED]
-        self._updates.add_metric((name,), len(learned))
+    def _add_updates(self, name: str, updates: Updates) -> None:
+        self._updates.add_metric((name,), updates.count)
         # A controller that learns from final scores takes no time for it, and is never behind.
-        timed = [statistics for statistics in learned if "seconds" in statistics]
-        self._seconds.add_metric((name,), len(timed), sum(s["seconds"] for s in timed))
-        if timed:
-            newest = timed[0]
-            self._staleness.add_metric((name,), newest["staleness"])
+        self._seconds.add_metric((name,), updates.timed, updates.seconds)
+        if updates.timed:
+            self._staleness.add_metric((name,), updates.last["staleness"])
             for statistic in _STATISTICS:
-                if statistic in newest:
-                    self._ppo.add_metric((name, statistic), newest[statistic])
+                if statistic in updates.last:
+                    self._ppo.add_metric((name, statistic), updates.last[statistic])
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

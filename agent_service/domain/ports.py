@@ -170,8 +170,7 @@ class Usage:
     ready: int
     """Transitions that wait for an update."""
     learned: int
-    """With those that are archived, as all counts that only grow."""
-    recorded: int
+    """Transitions that updates took; with those that are archived, as all counts that only grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +211,10 @@ class Session(Retention, Protocol):
 
     def usage(self, controller: Controller) -> Usage:
         """Return the counts of its runs and transitions."""
+        ...
+
+    def count_recorded(self, controller: Controller) -> int:
+        """Return how many of its transitions are kept only, archived ones too; reads each."""
         ...
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:

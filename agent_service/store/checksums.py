@@ -21,13 +21,7 @@ from agent_service.domain.errors import Unavailable
 from agent_service.store.schema import controllers, decisions, policies, runs
 
 _CHANGING = {
-    controllers: {
-        "mode",
-        "policy_version",
-        "deleted_at",
-        "archived_learned",
-        "archived_recorded",
-    },
+    controllers: {"mode", "policy_version", "deleted_at", "archived_recorded"},
     policies: set[str](),
     runs: {"reported_chunks", "outcome", "final_score", "updated_at", "abandoned_at", "archive"},
     decisions: {"use", "learned_in"},

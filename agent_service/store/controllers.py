@@ -77,24 +77,29 @@ class Controllers(Transaction):
         of_controller = runs.c.controller_id == controller.id
         by_state = self._counts(run_state, of_controller & runs.c.archive.is_(None))
         by_outcome = self._counts(runs.c.outcome, of_controller & runs.c.outcome.is_not(None))
-        by_use = self._counts(
-            decisions.c.use, (decisions.c.controller_id == controller.id) & is_settled
-        )
-        archived = self._archived(controller)
+        # Of the log itself only what waits is counted, so this costs the same however long it is.
+        learned = sa.select(sa.func.coalesce(sa.func.sum(policies.c.learned_transitions), 0))
         return Usage(
             runs={state: by_state.get(state.value, 0) for state in RunState},
             outcomes={outcome: by_outcome.get(outcome.value, 0) for outcome in Outcome},
-            ready=by_use.get(Use.READY, 0),
-            learned=by_use.get(Use.LEARNED, 0) + archived[Use.LEARNED],
-            recorded=by_use.get(Use.RECORDED, 0) + archived[Use.RECORDED],
+            ready=self._count_decisions(controller, Use.READY),
+            learned=int(
+                self._execute(learned.where(policies.c.controller_id == controller.id)).scalar_one()
+            ),
         )
 
-    def _archived(self, controller: Controller) -> dict[Use, int]:
-        """Return how many transitions were deleted since they are archived, by use."""
-        columns = (controllers.c.archived_learned, controllers.c.archived_recorded)
-        query = sa.select(*columns).where(controllers.c.id == controller.id)
-        learned, recorded = self._connection.execute(query).one()
-        return {Use.LEARNED: learned or 0, Use.RECORDED: recorded or 0}
+    def count_recorded(self, controller: Controller) -> int:
+        """See the port."""
+        query = sa.select(controllers.c.archived_recorded).where(controllers.c.id == controller.id)
+        archived: int | None = self._execute(query).scalar_one()
+        return self._count_decisions(controller, Use.RECORDED) + (archived or 0)
+
+    def _count_decisions(self, controller: Controller, use: Use) -> int:
+        query = sa.select(sa.func.count()).where(
+            decisions.c.controller_id == controller.id, decisions.c.use == use.value, is_settled
+        )
+        count: int = self._execute(query).scalar_one()
+        return count
 
     def _counts(self, by: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> dict[Any, int]:
         query = sa.select(by, sa.func.count()).where(where).group_by(by)

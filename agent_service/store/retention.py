@@ -18,10 +18,6 @@ from agent_service.store.transaction import Transaction
 _of_run = decisions.c.run_key == runs.c.key
 _CELLS = 8 * 12
 """Bytes of a decision's numbers, beside its arrays and texts."""
-_COUNTED = {
-    Use.LEARNED.value: controllers.c.archived_learned,
-    Use.RECORDED.value: controllers.c.archived_recorded,
-}
 
 
 class RetentionSql(Transaction):
@@ -133,18 +129,18 @@ class RetentionSql(Transaction):
         found = self._rows(query)
         for some in slices([row["position"] for row in found]):
             self.write(sa.delete(decisions).where(decisions.c.position.in_(some)))
-        for controller_id in {row["controller_id"] for row in found}:
-            uses = Counter(r["use"] for r in found if r["controller_id"] == controller_id)
-            self._count_archived(controller_id, uses)
+        recorded = Counter(
+            row["controller_id"] for row in found if row["use"] == Use.RECORDED.value
+        )
+        for controller_id, count in recorded.items():
+            self._count_archived(controller_id, count)
         return Deleted(rows=len(found), last_key=found[-1]["run_key"] if found else after)
 
-    def _count_archived(self, controller_id: int, uses: Mapping[str, int]) -> None:
-        query = sa.select(*_COUNTED.values()).where(controllers.c.id == controller_id)
+    def _count_archived(self, controller_id: int, recorded: int) -> None:
+        # Those that were learned from are counted by their policies.
+        query = sa.select(controllers.c.archived_recorded).where(controllers.c.id == controller_id)
         (before,) = self._rows(query)
-        after = {
-            column.name: (before[column.name] or 0) + uses.get(use, 0)
-            for use, column in _COUNTED.items()
-        }
+        after = {"archived_recorded": (before["archived_recorded"] or 0) + recorded}
         adds = change(controllers, before, after)
         update = sa.update(controllers).where(controllers.c.id == controller_id)
         self.write(update.values(**after, checksum=controllers.c.checksum + adds))

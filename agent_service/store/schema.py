@@ -28,7 +28,6 @@ controllers = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("deleted_at", sa.Double),
     sa.Column("checksum", sa.BigInteger),
-    sa.Column("archived_learned", sa.BigInteger),
     sa.Column("archived_recorded", sa.BigInteger),
 )
 

@@ -1,6 +1,8 @@
 """The metrics page: what its series say, and that it does not grow with what has ended."""
 
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -208,6 +210,24 @@ def test_recorded_transitions_are_complete_ones(
 
     recorded = value(served.registry, "agent_transitions_total", controller="c", use="recorded")
     assert recorded == len(list(client.transitions())) == 3
+
+
+def test_rows_are_counted_seldom_where_that_takes_long(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting takes a second here, by the clock: once in a hundred of them it is done."""
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("agent_service.tallies.time", clock)
+    client.create_controller(spec())
+    shown = []
+    with client.run("c", mode=Mode.FROZEN) as run:
+        for _ in range(202):
+            run.report_chunk(LOSSES, training_score=0, validation_score=0)
+            page = value(served.registry, "agent_transitions_total", controller="c", use="recorded")
+            shown.append(page)
+
+    assert set(shown) == {1, 101, 201}
 
 
 def test_calls_are_counted_by_method_and_code(served: ServedAgent, client: AgentClient) -> None:
