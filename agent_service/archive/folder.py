@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agent_service.archive.errors import ArchiveError
@@ -80,7 +80,7 @@ class Archive:
         Raises:
             ArchiveError: it cannot be written, or is read otherwise than it was written.
         """
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         archive = f"runs-{moment}-{uuid.uuid4().hex[:8]}.parquet"
         self._write(self._folder / f"{archive}{_PENDING}", logs)
         return archive
