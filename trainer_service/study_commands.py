@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ def compare(
         _refuse_given(context, options)
     spec = _study_of_options(options) if study is None else read_study(study)
     part = Part(only=_words(only), seeds=tuple(map(_seed, _words(only_seeds))), minutes=minutes)
+    # Whoever ends this, a batch system or Ctrl-C: what waits or trains is cancelled.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_study(spec, output, agent=agent, trainers=trainers, access=access, part=part)
 
 
