@@ -51,6 +51,8 @@ class Filled:
     bytes_a_row: float
     start_seconds: float
     """From the command to serving: it checks the file's structure first."""
+    first_scrape_seconds: float
+    """Of the first page of metrics, for which rows are counted."""
 
 
 def drive(address: str, *, runs: int, rate: float | None, seconds: float) -> Outcome:
@@ -143,7 +145,8 @@ def filled_store(folder: Path, count: int, console: Console) -> Iterator[Filled]
     began = time.perf_counter()
     with AgentProcess(path, *options) as agent:
         seconds = time.perf_counter() - began
-        yield Filled(agent, made, path.stat().st_size / made, seconds)
+        size = path.stat().st_size / made
+        yield Filled(agent, made, size, seconds, scrape_seconds(agent))
 
 
 def measuring(filled: Filled) -> Callable[[Path], Awaitable[Figures]]:
@@ -154,6 +157,7 @@ def measuring(filled: Filled) -> Callable[[Path], Awaitable[Figures]]:
             "rows": float(filled.rows),
             "row_bytes": filled.bytes_a_row,
             "filled_store_start_s": filled.start_seconds,
+            "filled_store_first_scrape_s": filled.first_scrape_seconds,
         }
         async with (
             bench_agent.serving(folder, Durability.PROCESS) as agent,
