@@ -8,7 +8,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -40,7 +42,7 @@ from agent_service.rpc.guard import Needs
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.rpc.serving_config import ServingConfig
-from agent_service.store.journal import LoopJournal
+from agent_service.store.journal import LoopJournal, ThreadJournal
 from agent_service.store.sql import SqlStore, require_store
 from agent_service.stored_metrics import StoreCollector
 from agent_service.tracing import tracing
@@ -218,8 +220,11 @@ def run_learner(
 ) -> None:
     """Learn for ever, as the main function of the learner's process."""
     # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
-    # priority, since a decision is waited for and an update is not.
+    # priority, since a decision is waited for and an update is not. But while the update is stored,
+    # decisions wait for that, so a thread from before does it: on Linux, threads have their own.
     os.environ["OMP_NUM_THREADS"] = "1"
+    writing = ThreadPoolExecutor(1, thread_name_prefix="writing")
+    writing.submit(os.getpid).result()
     os.nice(10)
     end_with_parent()
     start_logging("learner", log_format)
@@ -231,7 +236,8 @@ def run_learner(
     torch.set_num_threads(1)
     while True:
         try:
-            with SqlStore(store_url, durability=durability) as store:
+            journal = partial(ThreadJournal, writing)
+            with SqlStore(store_url, durability=durability, journal=journal) as store:
                 learn(store, heartbeat)
         except AgentError as error:
             # A full disk, a damaged row: nothing is consumed, and others may still be served.

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
@@ -82,6 +82,23 @@ class DirectJournal:
         with self._lock:
             self._is_closed = True
             self._writer.close()
+
+
+class ThreadJournal:
+    """Each call a transaction, done in one thread, whose priority is then not the callers'."""
+
+    def __init__(self, thread: Executor, writer: Writer) -> None:
+        """Write through `writer` in `thread`, which stays the caller's."""
+        self._thread = thread
+        self._journal = DirectJournal(writer)
+
+    def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
+        """See the protocol."""
+        return self._thread.submit(lambda: self._journal.submit(work, run_id=run_id).result())
+
+    def close(self) -> None:
+        """See the protocol."""
+        self._journal.close()
 
 
 def _run_and_commit(writer: Writer, group: list[Job]) -> None:

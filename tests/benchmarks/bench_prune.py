@@ -151,4 +151,4 @@ def claims(figures: Figures) -> list[Claim]:
 
 
 if __name__ == "__main__":
-    show_rounds("bench-prune", measure, claims, rounds=ROUNDS)
+    show_rounds("prune", measure, claims, rounds=ROUNDS)

@@ -1,5 +1,6 @@
 """The agent service as a process: killed, stopped, many runs at once."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from tests.end_to_end.processes import (
     children,
     command_of,
     is_alive,
+    learners,
     wait_for,
 )
 
@@ -65,6 +67,37 @@ def test_a_killed_service_takes_its_learner_along(tmp_path: Path) -> None:
         left = children(agent.process.pid)
         agent.kill()
         wait_for(lambda: not any(is_alive(pid) for pid in left))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the process's")
+def test_learning_yields_to_serving_but_not_while_it_writes(tmp_path: Path) -> None:
+    """What it does has a lower priority, all but what others wait for."""
+
+    def worked(*, above: int) -> float:
+        """Return the seconds that the learner's threads of such a priority had a core."""
+        (pid,) = learners(agent)
+        tasks = [
+            task
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            if os.getpriority(os.PRIO_PROCESS, int(task.name)) == ours + above
+        ]
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec(algorithm=FAST))
+        # Until the first update, libraries are loaded, and threads of theirs begin.
+        began: list[float] = []
+        ended: list[float] = []
+        for seen, updates in ((began, 1), (ended, 8)):
+            with client.run("c") as run:
+                for chunk in range(1, 1 + updates * 32):
+                    report(run, 0, chunk)
+            wait_for(lambda: client.get_controller("c").ready_transitions == 0)
+            seen += [worked(above=0), worked(above=10)]
+
+    writing, learning = (after - before for after, before in zip(ended, began, strict=True))
+    assert learning > writing > 0.005
 
 
 def test_each_transition_is_learned_from_once(tmp_path: Path) -> None:

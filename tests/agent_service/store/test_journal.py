@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.domain.ports import Durability
 from agent_service.store import journal as journal_module
 from agent_service.store import writer as writer_module
-from agent_service.store.journal import DirectJournal, Journal, LoopJournal
+from agent_service.store.journal import DirectJournal, Journal, LoopJournal, ThreadJournal
 from agent_service.store.session import SqlSession
 from agent_service.store.sqlite import SqliteDatabase
 from agent_service.store.writer import Writer
 
 NUMBERS = sa.table("numbers", sa.column("n"))
+THREAD = ThreadPoolExecutor(1)
 
 Scenario = Callable[["Database"], Awaitable[None]]
 
@@ -98,7 +100,11 @@ def unsynced(writer: Writer) -> Journal:
     return LoopJournal(writer)
 
 
-@pytest.fixture(params=[DirectJournal, LoopJournal, unsynced])
+def in_a_thread(writer: Writer) -> Journal:
+    return ThreadJournal(THREAD, writer)
+
+
+@pytest.fixture(params=[DirectJournal, LoopJournal, unsynced, in_a_thread])
 def of_each(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
     return lambda scenario: play(scenario, tmp_path / "numbers.db", request.param)
 
