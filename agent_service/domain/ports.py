@@ -248,7 +248,7 @@ class Session(Retention, Protocol):
         ...
 
     def has_active_runs(self, *, count: int) -> bool:
-        """Return whether at least so many runs are active; reads none."""
+        """Return whether at least so many runs are active."""
         ...
 
     def add_run(

@@ -41,6 +41,8 @@ class Known:
         self._data_version: int | None = None
         self.next_position: int | None = None
         """The place in the log of the next decision, where it is known."""
+        self.most_active: int | None = None
+        """At least as many as runs are active, where that is known."""
 
     def see(self, data_version: int) -> None:
         """Take the database's count of other processes' commits, at a transaction's begin."""
@@ -49,6 +51,7 @@ class Known:
             if not self._keeps_runs:
                 self._runs.clear()
             self.next_position = None
+            self.most_active = None
             self._data_version = data_version
 
     def forget(self) -> None:
@@ -56,12 +59,18 @@ class Known:
         self._runs.clear()
         self._controllers.clear()
         self.next_position = None
+        self.most_active = None
 
     def forget_some(self, run_ids: Iterable[str]) -> None:
         """Have these runs read again, and all controllers."""
         for run_id in run_ids:
             self._runs.pop(run_id, None)
         self._controllers.clear()
+
+    def count_active(self) -> None:
+        """Take that a run became active; of those that end, the next count tells."""
+        if self.most_active is not None:
+            self.most_active += 1
 
     def controller(self, key: int) -> Controller | None:
         """Return a controller, if it is known."""

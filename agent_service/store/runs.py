@@ -97,9 +97,13 @@ class Runs(Transaction):
 
     def has_active_runs(self, *, count: int) -> bool:
         """See the port."""
-        # The last of so many: where there are few, their index is walked and no row is read.
-        query = sa.select(1).where(is_on_lease).order_by(runs.c.key).offset(count - 1).limit(1)
-        return self._execute(query).first() is not None
+        most = self._known.most_active
+        if most is None or most >= count:
+            # Their index is walked and no row is read, but each start would walk it.
+            found = sa.select(runs.c.key).where(is_on_lease).limit(count).subquery()
+            most = self._execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
+            self._known.most_active = most
+        return most >= count
 
     def add_run(
         self,
@@ -125,6 +129,7 @@ class Runs(Transaction):
             "updated_at": now,
         }
         self.write(sa.insert(runs).values(sealed(runs, row)))
+        self._known.count_active()
         run = self.find_run(start.run_id)
         assert run is not None
         return run
@@ -145,6 +150,7 @@ class Runs(Transaction):
         """See the port."""
         if run.abandoned_at is not None:
             self._update_run(run, abandoned_at=None)
+            self._known.count_active()
         chunks = run.reported_chunks + 1
         adds = change(
             runs,

@@ -1,5 +1,6 @@
 """What the writer keeps in memory: another process's changes are never overlooked."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agent_service.build import make_steering, verify_store
+from agent_service.domain.capacity import Capacity
 from agent_service.domain.catalog import Catalog
-from agent_service.domain.errors import AlreadyExists, FailedPrecondition
+from agent_service.domain.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
     ChunkReport,
@@ -29,6 +31,7 @@ from agent_service.store import known as known_module
 from agent_service.store.sql import SqlStore
 from tests.agent_service.specs import spec
 
+MOST_RUNS = 6
 SMALL = PPOSettings(rollout_size=2, batch_size=2, n_epochs=1, net_arch=(4,))
 
 
@@ -37,7 +40,9 @@ class Process:
 
     def __init__(self, path: Path) -> None:
         self.store = SqlStore(f"sqlite:///{path}")
-        self.steering: Steering = make_steering(self.store, metrics=Metrics(CollectorRegistry()))
+        self.steering: Steering = make_steering(
+            self.store, metrics=Metrics(CollectorRegistry()), capacity=Capacity(runs=MOST_RUNS)
+        )
         self.catalog = Catalog(self.store, policies=SnapshotPolicies())
 
     def start(self, run_id: str = "r") -> Decision:
@@ -54,8 +59,8 @@ class Process:
             )
         ).result()
 
-    def finish(self) -> None:
-        self.steering.finish_run(FinishRun(run_id="r", outcome=Outcome.TERMINATED)).result()
+    def finish(self, run_id: str = "r") -> None:
+        self.steering.finish_run(FinishRun(run_id=run_id, outcome=Outcome.TERMINATED)).result()
 
 
 @pytest.fixture
@@ -157,3 +162,41 @@ def test_more_runs_than_are_kept_go_on(
     for chunk in range(1, 4):
         for name in names:
             assert one.report(chunk, name).chunk == chunk + 1
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_run_too_many_begins_whichever_process_is_asked(
+    two: tuple[Process, Process], seed: int
+) -> None:
+    """Runs begin, end, are abandoned and come back in either; the limit is met to the run."""
+    draws = random.Random(seed)
+    active: set[str] = set()
+    chunks: dict[str, int] = {}
+    refused = 0
+    process, _other = two
+    for number in range(300):
+        if draws.random() < 0.05:  # what a process knows lasts until another one writes
+            process = draws.choice(two)
+        what = draws.choice(["start", "start", "start", "finish", "abandon", "report"])
+        if what == "start" and len(active) < MOST_RUNS:
+            process.start(f"r{number}")
+            active.add(f"r{number}")
+            chunks[f"r{number}"] = 0
+        elif what == "start":
+            refused += 1
+            with pytest.raises(ResourceExhausted):
+                process.start(f"r{number}")
+        elif what == "finish" and active:
+            ended = draws.choice(sorted(active))
+            process.finish(ended)
+            active.remove(ended)
+            del chunks[ended]
+        elif what == "abandon" and draws.random() < 0.3:
+            process.steering.abandon_silent_runs(lease=-1.0).result()
+            active.clear()
+        elif what == "report" and chunks:
+            name = draws.choice(sorted(chunks))
+            chunks[name] += 1
+            process.report(chunks[name], name)
+            active.add(name)
+    assert refused > 5
