@@ -119,69 +119,65 @@ def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
     client: TrainerClient,
     at_home: dict[str, list[What]],
 ) -> None:
-    """To the bit, each chunk told once."""
-    a_node_dies(cluster, client, at_home)
-    the_service_is_killed_and_stopped(cluster, trainer, client, at_home)
-    a_node_lacks_the_data(client)
+    """To the bit, each chunk told once: a node dies, the service is killed, then stopped.
 
-
-def a_node_dies(cluster: RayCluster, client: TrainerClient, at_home: dict[str, list[What]]) -> None:
-    """Two runs share the GPU that is left, the third waits."""
+    A run whose data is on no node fails and says on which; the next one there trains.
+    """
     submit(client, RUNS)
     wait_for_chunks(client, list(RUNS))
-    cluster.kill_node()
-    wait_for(
-        lambda: any("waits for a place" in client.get(run_id).cause for run_id in RUNS),
-        seconds=SECONDS,
-    )
-    cluster.add_node()
-    told = {run_id: followed(client, run_id) for run_id in RUNS}
-    lost = [c for run_id in RUNS for c in causes(told[run_id], RunState.QUEUED) if c]
+    waiting = a_node_dies(cluster, client)
+    wait_for_chunks(client, [waiting])
+    the_service_is_killed_and_stopped(cluster, trainer, client, waiting)
+    client.submit("no-data", run_spec(dataset="npz:missing"))
+    client.submit("after", run_spec(chunks=1))
+    told = {run_id: followed(client, run_id) for run_id in [*RUNS, "no-data", "after"]}
 
     for run_id in RUNS:
         assert outcome(told[run_id]) == outcome(at_home[run_id])
         assert causes(told[run_id], RunState.SUCCEEDED) == [""]
+    again = [cause for run_id in RUNS for cause in causes(told[run_id], RunState.QUEUED)[1:]]
+    lost = [cause for cause in again if "is lost" in cause]
     assert lost
-    assert all("is lost" in cause and "it starts again" in cause for cause in lost)
-    waited = [c for run_id in RUNS for c in causes(told[run_id], RunState.RUNNING) if c]
+    assert all("it starts again" in cause for cause in lost)
+    *_, killed, stopped = causes(told[waiting], RunState.QUEUED)
+    assert "killed" in killed
+    assert "stopped" in stopped
+    assert set(again) <= {*lost, killed, stopped}
+    waited = [cause for cause in causes(told[waiting], RunState.RUNNING) if cause]
     assert "waits for a place on Ray: 1 CPU, 0.5 GPU" in waited
+    (missing,) = causes(told["no-data"], RunState.FAILED)
+    assert "missing" in missing
+    assert f"(on node {platform.node()})" in missing
+    assert causes(told["after"], RunState.SUCCEEDED) == [""]
+
+
+def a_node_dies(cluster: RayCluster, client: TrainerClient) -> str:
+    """Two runs share the GPU that is left; return the one that waits until there is another."""
+
+    def wait_now() -> bool:
+        waiting.extend(run_id for run_id in RUNS if "waits for" in client.get(run_id).cause)
+        return bool(waiting)
+
+    waiting: list[str] = []
+    cluster.kill_node()
+    wait_for(wait_now, seconds=SECONDS)
+    cluster.add_node()
+    return waiting[0]
 
 
 def the_service_is_killed_and_stopped(
-    cluster: RayCluster,
-    trainer: TrainerProcess,
-    client: TrainerClient,
-    at_home: dict[str, list[What]],
+    cluster: RayCluster, trainer: TrainerProcess, client: TrainerClient, training: str
 ) -> None:
     """SIGKILL leaves no process training; SIGTERM hands back what trains."""
-    client.submit("again", RUNS["d"])
-    wait_for_chunks(client, ["again"])
     assert cluster.run_processes()
     trainer.kill()
     wait_for(lambda: not cluster.run_processes(), seconds=SECONDS)
     trainer.start()
-    wait_for_chunks(client, ["again"])
-
+    wait_for_chunks(client, [training])
+    assert cluster.run_processes()
     assert trainer.stop() == 0
     assert not cluster.run_processes()
     trainer.start()
-    told = followed(client, "again")
-
-    _first, killed, stopped = causes(told, RunState.QUEUED)
-    assert "killed" in killed
-    assert "stopped" in stopped
-    assert outcome(told) == outcome(at_home["d"])
-
-
-def a_node_lacks_the_data(client: TrainerClient) -> None:
-    """The run fails with the node's name; the next one there trains."""
-    client.submit("no-data", run_spec(dataset="npz:missing"))
-    (cause,) = causes(followed(client, "no-data"), RunState.FAILED)
-    client.submit("after", run_spec(chunks=1))
-
-    assert "missing" in cause
-    assert f"(on node {platform.node()})" in cause
-    assert causes(followed(client, "after"), RunState.SUCCEEDED) == [""]
 
 
 def test_a_node_that_is_not_as_the_service_is_refused(tmp_path: Path) -> None:
