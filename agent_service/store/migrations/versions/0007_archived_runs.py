@@ -9,6 +9,7 @@ down_revision = "0006"
 
 def upgrade() -> None:
     """Add the columns, and the index that finds the runs of an archive file."""
+    op.add_column("controllers", sa.Column("archived_learned", sa.BigInteger))
     op.add_column("controllers", sa.Column("archived_recorded", sa.BigInteger))
     op.add_column("runs", sa.Column("archive", sa.Text))
     archived = sa.text("archive IS NOT NULL")
