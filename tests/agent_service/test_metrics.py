@@ -146,6 +146,29 @@ def test_what_the_store_knows_is_read_at_each_scrape(
         assert math.isfinite(shown)
 
 
+def test_updates_add_up_from_page_to_page(served: ServedAgent, client: AgentClient) -> None:
+    """A page reads the versions that are new, and tells of all that there are."""
+    small = PPOSettings(rollout_size=4, batch_size=4, n_epochs=1, net_arch=(4,))
+    client.create_controller(spec(algorithm=small))
+    told = []
+    for _ in range(3):
+        with client.run("c") as run:
+            for _ in range(4):
+                run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
+        learn_once(served.store)
+        told.append(
+            (
+                value(served.registry, "agent_policy_updates_total", controller="c"),
+                value(served.registry, "agent_policy_update_seconds_count", controller="c"),
+                value(served.registry, "agent_policy_update_seconds_sum", controller="c"),
+            )
+        )
+    seconds = [v.statistics["seconds"] for v in client.list_policy_versions("c") if v.statistics]
+
+    assert [count for count, _, _ in told] == [timed for _, timed, _ in told] == [1, 2, 3]
+    assert told[-1][2] == pytest.approx(sum(seconds))
+
+
 def test_rewards_add_up_by_sign(served: ServedAgent, client: AgentClient) -> None:
     """Both sums only rise, whatever the rewards, so that Prometheus can take their rates."""
     client.create_controller(spec())

@@ -23,7 +23,7 @@ from trainer_service.training.spec import Method
 SECONDS = 400.0
 """How long a condition is waited for: processes of Ray start slowly on a busy machine."""
 LONGEST = 1800
-"""Seconds of a test; some 40 where nothing else runs."""
+"""Seconds of a test; some 60 where nothing else runs, and 30 until it begins."""
 CHUNKS = 120
 """So many that none has ended when the last has begun."""
 RUNS = {
@@ -111,7 +111,7 @@ def at_home(
         return {run_id: followed(client, f"home-{run_id}") for run_id in RUNS}
 
 
-# One test, since a cluster takes longer to start than all that happens on it.
+# One test: several would start a cluster, and undisturbed runs, in each of the suite's processes.
 @pytest.mark.timeout(LONGEST)
 def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
     cluster: RayCluster,

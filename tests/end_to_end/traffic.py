@@ -24,7 +24,7 @@ from tests.end_to_end.processes import ServiceProcess
 
 SENDERS = 4
 BATCH = 25
-"""Requests that are sent together; between them, what is stored must not have changed."""
+"""Requests that are sent together. Where all are refused, what is stored must be as before."""
 FOLLOW_SECONDS = 0.3
 """How long a stream that follows is listened to."""
 NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
