@@ -6,6 +6,7 @@ import fcntl
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -67,6 +68,7 @@ class RunStore:
             AgentError: it is no store, one of a newer version, or another process has it.
         """
         self._lock = threading.Lock()
+        self._revisions: Counter[str] = Counter()
         with ExitStack() as opened:
             try:
                 opened.enter_context(_held(path))
@@ -161,6 +163,8 @@ class RunStore:
         return True
 
     def _append(self, run_id: str, what: What, now: float) -> None:
+        # In the lock and before the commit: who reads the new number waits for the event, too.
+        self._revisions[run_id] += 1
         self._connection.execute(
             "INSERT INTO events SELECT key, "
             "(SELECT coalesce(max(number), 0) + 1 FROM events WHERE run_key = key), ?, ? "
@@ -199,6 +203,13 @@ class RunStore:
         rows = self._select("SELECT state, count(*) AS count FROM runs GROUP BY state", ())
         counts = {row["state"]: row["count"] for row in rows}
         return {state: counts.get(state.value, 0) for state in RunState}
+
+    def revision(self, run_id: str) -> int:
+        """Return a number that grows with a run's events, without a look into the file.
+
+        Read before the run and its events, it tells a watcher when there is more to read.
+        """
+        return self._revisions[run_id]
 
     def events(self, run_id: str, *, after: int) -> Sequence[Event]:
         """Return a run's events with indices above `after`."""

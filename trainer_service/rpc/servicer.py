@@ -10,7 +10,7 @@ import grpc
 
 from agent_service.rpc.paging import number_token, page_size
 from trainer_service import convert
-from trainer_service.run import RunState, StateChanged
+from trainer_service.run import RunState
 from trainer_service.runs import Runs
 from trainer_service.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
@@ -94,18 +94,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """See the contract."""
         index = request.after_event
         while True:
+            revision = self._store.revision(request.run_id)
             # Before its events: a run that was final by then has no more than these.
             run = await asyncio.to_thread(self._runs.get, request.run_id)
             events = await asyncio.to_thread(self._store.events, request.run_id, after=index)
             for event in events:
                 index = event.index
                 yield pb.WatchRunResponse(event=convert.event_to_message(event))
-                if isinstance(event.what, StateChanged) and event.what.state.is_final:
-                    return
-            if not events:
-                # A watcher that asked for what comes after the last event has seen the end.
-                if run.state.is_final:
-                    return
+            if run.state.is_final:
+                return
+            # A study watches hundreds of runs that wait: they cost no look into the store.
+            while self._store.revision(request.run_id) == revision:
                 await self._pause(FOLLOW_SECONDS)
 
     async def GetWeights(  # noqa: N802

@@ -1,7 +1,8 @@
-"""Watching a run that ends at the worst moment."""
+"""Watching a run that ends at the worst moment, and one that waits for long."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from trainer_service.runs import Runs
 from trainer_service.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 
+NEVER = -1
+
 
 class EndingStore(RunStore):
     """A real store in which the run ends right after the n-th time that somebody looked."""
@@ -23,13 +26,18 @@ class EndingStore(RunStore):
     def __init__(self, path: Path, *, looks: int) -> None:
         super().__init__(path)
         self._left = looks
+        self.reads = 0
         self.add("r", run_spec())
+
+    def end(self) -> None:
+        """End the run."""
+        self.append("r", FINISHED)
+        self.append("r", StateChanged(state=RunState.SUCCEEDED))
 
     def _look(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self.append("r", FINISHED)
-            self.append("r", StateChanged(state=RunState.SUCCEEDED))
+            self.end()
 
     def get(self, run_id: str) -> Run:
         run = self.find(run_id)
@@ -37,29 +45,55 @@ class EndingStore(RunStore):
         self._look()
         return run
 
+    def revision(self, run_id: str) -> int:
+        revision = super().revision(run_id)
+        self._look()
+        return revision
+
     def events(self, run_id: str, *, after: int) -> Sequence[Event]:
         events = super().events(run_id, after=after)
+        self.reads += 1
         self._look()
         return events
 
 
-@pytest.mark.parametrize("looks", range(1, 8))
+async def watch(store: EndingStore, pause: Callable[[float], Awaitable[None]]) -> list[Event]:
+    """Watch the run from its beginning to its end."""
+    # The store stands in for the queue, of which the servicer asks for the run only.
+    servicer = TrainerServicer(cast(Runs, store), store, device=pb.Device(), pause=pause)
+    stream = servicer.WatchRun(pb.WatchRunRequest(run_id="r"), cast(Any, None))
+    return [convert.event_from_message(answer.event) async for answer in stream]
+
+
+@pytest.mark.parametrize("looks", range(1, 12))
 def test_a_watcher_sees_the_end_whenever_it_comes(tmp_path: Path, looks: int) -> None:
     """Between any two looks at state and events the run may end: its result is never missed."""
 
     async def pause(_seconds: float) -> None:
         await asyncio.sleep(0)
 
-    async def watch(store: EndingStore) -> list[Event]:
-        # The store stands in for the queue, of which the servicer asks for the run only.
-        servicer = TrainerServicer(cast(Runs, store), store, device=pb.Device(), pause=pause)
-        context = cast(Any, None)
-        stream = servicer.WatchRun(pb.WatchRunRequest(run_id="r"), context)
-        return [convert.event_from_message(answer.event) async for answer in stream]
-
-    store = EndingStore(tmp_path / "runs.db", looks=looks)
-    events = asyncio.run(watch(store))
-    store.close()
+    with closing(EndingStore(tmp_path / "runs.db", looks=looks)) as store:
+        events = asyncio.run(watch(store, pause))
 
     assert [e.index for e in events] == [1, 2, 3]
     assert [e.what for e in events[1:]] == [FINISHED, StateChanged(state=RunState.SUCCEEDED)]
+
+
+def test_a_watcher_of_a_run_that_waits_reads_nothing(tmp_path: Path) -> None:
+    """A study watches hundreds that wait: each is read once at first, and again at an event."""
+    pauses = 0
+
+    with closing(EndingStore(tmp_path / "runs.db", looks=NEVER)) as store:
+
+        async def pause(_seconds: float) -> None:
+            nonlocal pauses
+            pauses += 1
+            if pauses == 100:
+                assert store.reads == 1
+                store.end()
+
+        events = asyncio.run(watch(store, pause))
+
+        assert store.reads == 2
+
+    assert events[-1].what == StateChanged(state=RunState.SUCCEEDED)
