@@ -27,10 +27,7 @@ from agent_service.learning.sb3 import Segment, Update, UpdateError, update
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
-LONGEST_POLL_SECONDS = 1.0
-"""How often the store is asked for full rollouts: at most, and at least."""
-POLL_SHARE = 0.05
-"""Of a core, what asking may take where the two above allow it: it grows with the controllers."""
+"""How often the store is asked for full rollouts."""
 _EVERY = 1_000_000
 
 
@@ -45,14 +42,8 @@ def learn(store: Store, heartbeat: Heartbeat) -> NoReturn:
     """Update every learning controller whose rollout is full, for ever."""
     while True:
         heartbeat.beat()
-        began = time.thread_time()
         if not learn_once(store):
-            time.sleep(pause(time.thread_time() - began))
-
-
-def pause(took: float) -> float:
-    """Return the seconds to wait until the store is asked again, when asking took so many."""
-    return min(max(took / POLL_SHARE, POLL_SECONDS), LONGEST_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def learn_once(store: Store) -> int:

@@ -3,20 +3,12 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent_service.client import AgentClient
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
-from agent_service.learning.learner import (
-    LONGEST_POLL_SECONDS,
-    POLL_SECONDS,
-    POLL_SHARE,
-    learn_once,
-    pause,
-)
+from agent_service.learning.learner import learn_once
 from agent_service.store.session import SqlSession
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -137,12 +129,3 @@ def test_the_next_actions_are_those_of_the_new_version(
 
     assert learning.action.policy_version == 2
     assert frozen.action.policy_version == 1
-
-
-@given(took=st.floats(0, 10))
-def test_asking_for_rollouts_takes_a_small_share_of_a_core(took: float) -> None:
-    """However many controllers there are, until a version would come more than a second late."""
-    waits = pause(took)
-
-    assert POLL_SECONDS <= waits <= LONGEST_POLL_SECONDS
-    assert took <= POLL_SHARE * waits * (1 + 1e-9) or waits == LONGEST_POLL_SECONDS
