@@ -31,6 +31,7 @@ from agent_service.domain.errors import AgentError, NotFound
 from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
+from agent_service.learning.learner import learn
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import watching_leases
@@ -228,12 +229,6 @@ def run_learner(
     os.nice(10)
     end_with_parent()
     start_logging("learner", log_format)
-    # Imported here, after the settings that torch reads at its import.
-    import torch
-
-    from agent_service.learning.learner import learn
-
-    torch.set_num_threads(1)
     while True:
         try:
             journal = partial(ThreadJournal, writing)

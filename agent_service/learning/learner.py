@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import NoReturn
 
 import numpy as np
@@ -22,7 +21,7 @@ from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.process import Heartbeat
-from agent_service.learning.sb3 import Segment, Update, UpdateError, update
+from agent_service.learning.rollout import Update, UpdateError, segments
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +127,9 @@ def _stale(rollout: _Rollout) -> list[LearnableTransition]:
 
 def _next_version(rollout: _Rollout) -> PolicyVersion:
     """Return the policy version that a rollout makes; raises UpdateError."""
+    # Imported here, since torch takes 3 s and 300 MB, and a service of baselines never learns.
+    from agent_service.learning.sb3 import update
+
     started = time.perf_counter()
     controller, version = rollout.controller, rollout.policy.version + 1
     made = update(
@@ -169,37 +171,3 @@ def _statistics(rollout: _Rollout, made: Update, *, seconds: float) -> Mapping[s
     versions = [t.transition.decision.policy_version for t in rollout.transitions]
     staleness = rollout.policy.version - float(np.mean(versions))
     return made.statistics | {"seconds": seconds, "staleness": staleness}
-
-
-def segments(transitions: Sequence[LearnableTransition]) -> list[Segment]:
-    """Group transitions by run into consecutive ones, runs in the order of their first place."""
-    order: dict[str, int] = {}
-    for t in transitions:
-        order.setdefault(t.transition.decision.run_id, len(order))
-
-    def run_and_gaps(entry: tuple[int, LearnableTransition]) -> tuple[int, int]:
-        # Consecutive chunks keep their distance to the place in the run's list.
-        place, t = entry
-        decision = t.transition.decision
-        return order[decision.run_id], decision.chunk - place
-
-    by_run = sorted(
-        transitions,
-        key=lambda t: (order[t.transition.decision.run_id], t.transition.decision.chunk),
-    )
-    return [
-        _segment([t for _place, t in group])
-        for _key, group in groupby(enumerate(by_run), key=run_and_gaps)
-    ]
-
-
-def _segment(transitions: Sequence[LearnableTransition]) -> Segment:
-    steps = [t.transition for t in transitions]
-    return Segment(
-        observations=np.stack([step.decision.observation for step in steps]),
-        samples=np.array([step.decision.choice.sample for step in steps]),
-        log_probabilities=np.array([step.decision.choice.log_probability for step in steps]),
-        rewards=np.array([step.reward for step in steps]),
-        next_observation=steps[-1].next_observation,
-        terminated=transitions[-1].ends_episode,
-    )

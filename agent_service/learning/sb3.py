@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.observations import observation_size
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import check_arrays
+from agent_service.learning.rollout import Segment, Update, UpdateError
 from agent_service.learning.snapshot import (
     OBSERVATION_LIMIT,
     VARIANCE_FLOOR,
@@ -34,39 +34,6 @@ from agent_service.learning.snapshot import (
 Arrays = dict[str, np.ndarray]
 OUTLIER = 10.0
 """Deviations from the running mean beyond which the running statistics clip what is observed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Segment:
-    """Consecutive transitions of one run: T of them, with h hyperparameters."""
-
-    observations: FloatArray
-    """float64[T, N + c]: S_t, the losses as reported, then the context."""
-    samples: FloatArray
-    """float64[T, h], the actions in the policy's [-1, 1], not clipped."""
-    log_probabilities: FloatArray
-    """float64[T], of the samples under the behaviour that drew them."""
-    rewards: FloatArray
-    """float64[T]."""
-    next_observation: FloatArray
-    """float64[N + c]: what was observed after the last transition."""
-    terminated: bool
-    """Whether the run ended by its own plan there; if not, the value bootstraps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Update:
-    """What one update made."""
-
-    snapshot: PolicySnapshot
-    """The next policy version."""
-    statistics: dict[str, float]
-    """approx_kl, clip_fraction, entropy (nats), explained_variance, policy_loss, value_loss; one
-    that is undefined, as the explained variance of equal returns, is left out."""
-
-
-class UpdateError(Exception):
-    """The update left what no policy can hold; keep the old policy, skip the rollout."""
 
 
 def update(

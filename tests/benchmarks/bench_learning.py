@@ -22,7 +22,8 @@ from agent_service.domain.rewards import Feedback, Reward, Scores
 from agent_service.domain.runs import Controller, Decision, Mode, Run, Use
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning.policy_file import from_bytes, to_bytes
-from agent_service.learning.sb3 import Segment, update
+from agent_service.learning.rollout import Segment
+from agent_service.learning.sb3 import update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from trainer_service.simulation import HIGHEST_RATE, SimulatedChild
 

@@ -20,9 +20,10 @@ from agent_service.domain.ports import Durability, Session
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Mode, StartRun
 from agent_service.learning import sb3
-from agent_service.learning.learner import learn_once, segments
+from agent_service.learning.learner import learn_once
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes
+from agent_service.learning.rollout import segments
 from agent_service.metrics import Metrics
 from agent_service.store.sql import SqlStore
 

@@ -174,6 +174,32 @@ def test_baselines_answer_by_the_same_calls(tmp_path: Path) -> None:
     assert verify_store(agent.url) == 51
 
 
+def test_the_learner_loads_torch_when_there_is_something_to_learn(tmp_path: Path) -> None:
+    """A service of baselines, or one that waits for its first rollout, does not hold it."""
+    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+        client.create_controller(spec(algorithm=FAST))
+        with client.run("c") as run:
+            for chunk in range(1, 32):
+                report(run, 0, chunk)
+            wait_for(lambda: has_opened_its_store(agent))
+            assert not holds_torch(agent)
+            report(run, 0, 32)
+        wait_for(lambda: client.get_controller("c").policy_version == 2)
+
+        assert holds_torch(agent)
+
+
+def has_opened_its_store(agent: AgentProcess) -> bool:
+    """Whether the learner has; from then on it looks for full rollouts."""
+    opened = [fd for pid in learners(agent) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    return any(os.path.realpath(fd).endswith("agent.db") for fd in opened)
+
+
+def holds_torch(agent: AgentProcess) -> bool:
+    (learner,) = learners(agent)
+    return "libtorch" in Path(f"/proc/{learner}/maps").read_text()
+
+
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     """A second server on the port ends with exit code 1 and no traceback."""
     with AgentProcess(tmp_path / "one.db") as agent:

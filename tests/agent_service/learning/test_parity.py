@@ -12,7 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from agent_service.domain.observations import observation_size
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.learning.sb3 import Segment, _optimizer_state, _parameters, update
+from agent_service.learning.rollout import Segment
+from agent_service.learning.sb3 import _optimizer_state, _parameters, update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from trainer_service.simulation import SimulatedChild

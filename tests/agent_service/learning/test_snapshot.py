@@ -20,6 +20,7 @@ from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning import policy_file, sb3
 from agent_service.learning.policy_file import from_bytes, to_bytes
+from agent_service.learning.rollout import Segment
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
@@ -32,7 +33,7 @@ def trained(spec: ControllerSpec) -> PolicySnapshot:
     rng = np.random.default_rng(3)
     snapshot = initial_snapshot(spec)
     for seed in range(2):
-        segment = sb3.Segment(
+        segment = Segment(
             observations=rng.uniform(0, 3, (64, observation_size(spec))),
             samples=rng.standard_normal((64, len(spec.hyperparameters))),
             log_probabilities=np.full(64, -1.5),

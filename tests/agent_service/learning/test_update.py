@@ -7,7 +7,8 @@ import pytest
 
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning.policy_file import from_bytes, to_bytes
-from agent_service.learning.sb3 import OUTLIER, Segment, UpdateError, update
+from agent_service.learning.rollout import Segment, UpdateError
+from agent_service.learning.sb3 import OUTLIER, update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from tests.agent_service.specs import spec
 
