@@ -62,6 +62,7 @@ def learn(client: AgentClient, controller: str, seeds: Iterator[int]) -> None:
     learned then depends on seeds alone, and is the same each time.
     """
     trainings = [Training(client, controller, next(seeds)) for _ in range(RUNS)]
+    waiting = 0
     with client.report_stream() as stream:
         for _ in range(-(-TRANSITIONS // RUNS)):
             advance(stream, trainings)
@@ -69,9 +70,18 @@ def learn(client: AgentClient, controller: str, seeds: Iterator[int]) -> None:
                 if training.child.finished:
                     training.run.finish()
                     trainings[place] = Training(client, controller, next(seeds))
-            wait_for(lambda: client.get_controller(controller).ready_transitions < ROLLOUT)
+            waiting += RUNS
+            # A run's newest transition may get ready by its end only.
+            if waiting + RUNS >= ROLLOUT:
+                waiting = wait_for_learning(client, controller)
     for training in trainings:
         training.run.finish(Outcome.CANCELLED)
+
+
+def wait_for_learning(client: AgentClient, controller: str) -> int:
+    """Wait while a rollout is ready; return how many transitions of the next one are."""
+    wait_for(lambda: client.get_controller(controller).ready_transitions < ROLLOUT)
+    return client.get_controller(controller).ready_transitions
 
 
 def mean_return(client: AgentClient, controller: str, seeds: Iterable[int]) -> float:
