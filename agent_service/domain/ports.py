@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -323,8 +323,8 @@ class Session(Retention, Protocol):
         """Return the whole log by position."""
         ...
 
-    def are_ready(self, controller: Controller, *, count: int) -> bool:
-        """Return whether at least so many transitions wait to be learned from; reads none."""
+    def with_ready(self, *, count: int) -> Set[int]:
+        """Return the ids of controllers that so many transitions or more wait for; reads none."""
         ...
 
     def ready_transitions(

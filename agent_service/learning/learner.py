@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +52,7 @@ def learn_once(store: Store) -> int:
     Several replicas of a service have a learner each: one at a time learns for a controller.
     """
     learned = 0
-    for controller in store.read(_with_full_rollouts):
+    for controller in store.read(with_full_rollouts):
         with store.learning_for(controller) as is_alone:
             if is_alone:
                 learned += _learn_for(store, controller)
@@ -61,30 +62,29 @@ def learn_once(store: Store) -> int:
 def _learn_for(store: Store, controller: Controller) -> bool:
     """Learn from a controller's rollout; return whether there is one."""
     # Read only here: another learner may have learned from it until just now, and it is large.
-    rollout = store.read(partial(_full_rollout, name=controller.spec.name))
+    rollout = store.read(partial(_full_rollout, of=controller))
     if rollout is None:
         return False
     _learn_from(store, rollout)
     return True
 
 
-def _with_full_rollouts(session: Session) -> list[Controller]:
-    controllers = session.list_controllers(after="", limit=_EVERY)
-    return [controller for controller in controllers if _is_full(session, controller)]
-
-
-def _is_full(session: Session, controller: Controller) -> bool:
-    settings = controller.spec.algorithm
-    if not isinstance(settings, PPOSettings) or controller.mode is not Mode.LEARNING:
-        return False
+def with_full_rollouts(session: Session) -> list[Controller]:
+    """Return the controllers that learn and whose rollout is full."""
     # Asked many times a second: what waits is read only when there is enough of it.
-    return session.are_ready(controller, count=settings.rollout_size)
+    by_size: dict[int, list[Controller]] = defaultdict(list)
+    for controller in session.list_controllers(after="", limit=_EVERY):
+        settings = controller.spec.algorithm
+        if isinstance(settings, PPOSettings) and controller.mode is Mode.LEARNING:
+            by_size[settings.rollout_size].append(controller)
+    full = {size: session.with_ready(count=size) for size in by_size}
+    return [c for size, controllers in by_size.items() for c in controllers if c.id in full[size]]
 
 
-def _full_rollout(session: Session, *, name: str) -> _Rollout | None:
+def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
     """Return the oldest ready transitions of a controller, if they fill a rollout."""
-    controller = session.find_controller(name)
-    if controller is None or controller.is_deleted or not _is_full(session, controller):
+    controller = next((c for c in with_full_rollouts(session) if c.id == of.id), None)
+    if controller is None:
         return None
     settings = controller.spec.algorithm
     assert isinstance(settings, PPOSettings)

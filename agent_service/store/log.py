@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from agent_service.domain.runs import Controller, Decision, Run, Transition, Use
 from agent_service.store import queries, rows
 from agent_service.store.checksums import change
 from agent_service.store.rollouts import IS_READY, read_ready, slices
-from agent_service.store.schema import decisions, runs
+from agent_service.store.schema import controllers, decisions, runs
 from agent_service.store.transaction import Transaction
 
 _use_change = cache(lambda was, use: change(decisions, {"use": was.value}, {"use": use.value}))
@@ -82,13 +82,15 @@ class Log(Transaction):
         query = query.order_by(decisions.c.position).limit(limit)
         return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
 
-    def are_ready(self, controller: Controller, *, count: int) -> bool:
+    def with_ready(self, *, count: int) -> Set[int]:
         """See the port."""
-        query = sa.select(decisions.c.position).where(
-            decisions.c.controller_id == controller.id, IS_READY
+        ready = sa.select(decisions.c.position).where(
+            decisions.c.controller_id == controllers.c.id, IS_READY
         )
-        last = query.order_by(decisions.c.position).limit(1).offset(count - 1)
-        return self._execute(last).one_or_none() is not None
+        # One statement for all controllers: each costs ten times what the index does.
+        last = ready.order_by(decisions.c.position).limit(1).offset(count - 1).scalar_subquery()
+        query = sa.select(controllers.c.id).where(controllers.c.deleted_at.is_(None))
+        return set(self._execute(query.where(last.is_not(None))).scalars())
 
     def ready_transitions(
         self, controller: Controller, *, limit: int

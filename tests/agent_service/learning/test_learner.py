@@ -1,14 +1,16 @@
 """The learner on a real store: what it makes of full rollouts, and of what cannot be used."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from agent_service.client import AgentClient
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.specs import PPOSettings
-from agent_service.learning.learner import learn_once
+from agent_service.domain.specs import PPOSettings, RandomSettings
+from agent_service.learning.learner import learn_once, with_full_rollouts
 from agent_service.store.session import SqlSession
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -42,6 +44,34 @@ def test_a_rollout_waits_until_it_is_full(served: ServedAgent, client: AgentClie
     assert client.get_controller("c").policy_version == 2
     assert uses(client) == [pb.USE_LEARNED] * 8
     assert learn_once(served.store) == 0
+
+
+def test_looking_for_rollouts_costs_the_same_for_any_number_of_controllers(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """One statement says of all whose rollouts are of one size; who is full is found among them."""
+    for number in range(20):
+        client.create_controller(spec(f"c{number}", algorithm=SMALL, reward=Reward.GIVEN))
+    larger = replace(SMALL, rollout_size=9)
+    client.create_controller(spec("larger", algorithm=larger, reward=Reward.GIVEN))
+    client.create_controller(spec("random", RandomSettings(), reward=Reward.GIVEN))
+    for name in ("c3", "larger", "random"):
+        train(client, 8, controller=name)
+    train(client, 8, controller="c7")
+    client.set_mode("c7", Mode.FROZEN)
+    statements: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        found = served.store.read(with_full_rollouts)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+    assert [controller.spec.name for controller in found] == ["c3"]
+    assert len([s for s in statements if s.startswith("SELECT")]) == 3
 
 
 def test_a_rollout_that_cannot_be_used_is_skipped_once(
