@@ -147,7 +147,7 @@ class Pruner:
     ) -> Iterator[Sequence[StoredRow]]:
         """Yield the rows of each run, and note the sum of their checksums by key.
 
-        A run that another prune deletes just now is left out.
+        A run that another prune archives just now is left out.
         """
         for run in runs:
             log: list[StoredRow] = []

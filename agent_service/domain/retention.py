@@ -57,7 +57,7 @@ class Retention(Protocol):
         ...
 
     def stored_rows(self, run: OldRun, *, after: int, limit: int) -> Sequence[StoredRow]:
-        """Return a run's decisions, by chunk, above the chunk `after`.
+        """Return a run's decisions, by chunk, above the chunk `after`; of an archived run none.
 
         Raises:
             Unavailable: a row is damaged.

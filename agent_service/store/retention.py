@@ -69,7 +69,9 @@ class RetentionSql(Transaction):
     def stored_rows(self, run: OldRun, *, after: int, limit: int) -> Sequence[StoredRow]:
         """See the port."""
         query = queries.DECISIONS.where(decisions.c.run_key == run.key, decisions.c.chunk > after)
-        found = self._rows(query.order_by(decisions.c.chunk).limit(limit))
+        # A run that another prune marks meanwhile has no more pages, so it is left out.
+        query = query.where(queries.KEPT).order_by(decisions.c.chunk).limit(limit)
+        found = self._rows(query)
         for row in found:
             for table, prefix in TABLES:
                 check(table, row, prefix)

@@ -245,6 +245,28 @@ def test_two_prunes_at_once_are_one_after_the_other(trainings: Trainings, folder
     assert len(contents[0]) == 3
 
 
+def test_runs_that_another_prune_has_marked_are_left_to_it(
+    trainings: Trainings, folder: Path
+) -> None:
+    """It has said where they are, and not deleted them yet: this one archives the others."""
+    for name in ("mine", "others", "last"):
+        trainings.train(name, chunks=2)
+    plan = make_plan(trainings.store, before=1e12)
+    others = next(run for run in plan.going if run.id == "others")
+    rows = trainings.store.read(lambda session: session.stored_rows(others, after=0, limit=9))
+    checksums = sum(row["decision_checksum"] for row in rows)
+    trainings.store.write(
+        lambda session: session.mark_archived(others, archive="elsewhere", checksums=checksums)
+    ).result()
+
+    archive = Archive(folder)
+    with archive.pruning():
+        stayed = Pruner(trainings.store, archive).prune(plan, told=lambda _count: None)
+
+    assert [run.id for run in stayed] == ["others"]
+    assert {run for run, _ in in_archive(folder).values()} == {"mine"}
+
+
 def test_a_replay_of_a_pruned_run_is_created_again(trainings: Trainings, folder: Path) -> None:
     """Its values are in the controller's spec, so the same call has the same answer."""
     trainings.train("old")
