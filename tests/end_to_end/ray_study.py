@@ -49,9 +49,11 @@ def finish(study: subprocess.Popen[str], results: Path, meanwhile: Callable[[int
 
 
 def outcomes(folder: Path) -> dict[str, Result]:
-    """Return results by child, without what differs each time: names of runs, times."""
+    """Return results by child, without what differs each time: names, times, lines' digests."""
     return {
-        f"{r.key}": replace(r, run_id="", ended_at=0.0, finished=replace(r.finished, seconds=0.0))
+        f"{r.key}": replace(
+            r, run_id="", ended_at=0.0, digest="", finished=replace(r.finished, seconds=0.0)
+        )
         for r in ResultsFolder(folder).results()
     }
 
@@ -105,8 +107,10 @@ def study_through_kills(
             study = compare(folder / "at-home", seeds=seeds, agent=agent, trainer=trainer)
             finish(study, folder / "at-home" / "results.jsonl", lambda _finished: None)
             local_seconds = time.monotonic() - started
-    assert outcomes(folder / "on-ray") == outcomes(folder / "at-home")
-    assert len(outcomes(folder / "on-ray")) == children
+    on_ray, at_home = outcomes(folder / "on-ray"), outcomes(folder / "at-home")
+    assert on_ray.keys() == at_home.keys()
+    assert [key for key in on_ray if on_ray[key] != at_home[key]] == []
+    assert len(on_ray) == children
     assert len(killed) == kills
     return {
         "children": children,
@@ -127,7 +131,11 @@ def main() -> None:
     seeds = int(os.environ.get("CHILDREN", "200")) // len(METHODS)
     output = Path("bench-results")
     output.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
+        (output / "ray_study.log").open("w") as log,
+    ):
+        os.dup2(log.fileno(), 2)  # what services say would hide the progress
         figures = study_through_kills(
             Path(folder).absolute(), seeds=seeds, kills=3, progress=progress
         )
