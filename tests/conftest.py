@@ -24,6 +24,12 @@ ON_POSTGRESQL = os.environ.get("TEST_STORE") == "postgresql"
 of_sqlite = pytest.mark.skipif(ON_POSTGRESQL, reason="looks into the SQLite file of the store")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow ones: left for the end, one has one process wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 class ServedAgent:
     """A real agent server on a real store, in this process, without a learner."""
 

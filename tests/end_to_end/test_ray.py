@@ -112,6 +112,7 @@ def at_home(
 
 
 # One test: several would start a cluster, and undisturbed runs, in each of the suite's processes.
+@pytest.mark.slow
 @pytest.mark.timeout(LONGEST)
 def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
     cluster: RayCluster,

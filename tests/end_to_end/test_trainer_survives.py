@@ -104,6 +104,7 @@ def kill_at_start(trainer: TrainerProcess, client: TrainerClient, run_id: str) -
     return client.get(run_id).state == pb.RUN_STATE_FAILED
 
 
+@pytest.mark.slow
 def test_runs_killed_at_random_end_as_those_left_alone(tmp_path: Path) -> None:
     """Weights, scores, chunks and the agent's log, to the bit; two at once as one at a time."""
     figures = kill_through_study(tmp_path, kills=3, chunks=20, seed=18, progress=lambda _text: None)
@@ -112,6 +113,7 @@ def test_runs_killed_at_random_end_as_those_left_alone(tmp_path: Path) -> None:
     assert figures["times_gone_on"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_through_kills_and_a_stop_to_the_same_weights(
     trainer: TrainerProcess, client: TrainerClient
 ) -> None:
