@@ -324,7 +324,7 @@ class Session(Retention, Protocol):
         ...
 
     def with_ready(self, *, count: int) -> Set[int]:
-        """Return the ids of controllers that so many transitions or more wait for; reads none."""
+        """Return the ids of controllers with so many transitions to learn from; reads none."""
         ...
 
     def ready_transitions(
