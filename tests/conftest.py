@@ -26,7 +26,7 @@ of_sqlite = pytest.mark.skipif(ON_POSTGRESQL, reason="looks into the SQLite file
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow ones: left for the end, one has one process wait for the other."""
+    """Begin with the slow ones: one that is left for the end keeps the other process waiting."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

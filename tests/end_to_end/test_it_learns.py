@@ -79,7 +79,7 @@ def learn(client: AgentClient, controller: str, seeds: Iterator[int]) -> None:
 
 
 def wait_for_learning(client: AgentClient, controller: str) -> int:
-    """Wait while a rollout is ready; return how many transitions of the next one are."""
+    """Wait while a rollout is ready; return how many transitions are, of the next one."""
     wait_for(lambda: client.get_controller(controller).ready_transitions < ROLLOUT)
     return client.get_controller(controller).ready_transitions
 
