@@ -191,55 +191,43 @@ def _load(model: PPO, spec: ControllerSpec, arrays: Mapping[str, np.ndarray]) ->
 def _rollout(
     model: PPO, arrays: Mapping[str, np.ndarray], segments: Sequence[Segment]
 ) -> RolloutBuffer:
-    """Return a full buffer of all transitions, segment after segment, advantages included."""
-    parts = [_segment_buffer(model, arrays, segment) for segment in segments]
-    whole = _buffer(model, sum(part.buffer_size for part in parts))
-    for name in (
-        "observations",
-        "actions",
-        "rewards",
-        "values",
-        "log_probs",
-        "advantages",
-        "returns",
-    ):
-        setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
-    whole.full = True
-    return whole
+    """Return a full buffer of all transitions: values by the policy, advantages by GAE.
 
-
-def _segment_buffer(
-    model: PPO, arrays: Mapping[str, np.ndarray], segment: Segment
-) -> RolloutBuffer:
-    """Return a full buffer of one segment: values by the policy, advantages by the buffer (GAE).
-
-    One buffer a segment, because a buffer's columns must be of one length and segments are not.
+    A segment that goes on after its last transition is bootstrapped as stable-baselines3 does a
+    truncated episode: the discounted value of what came next is part of the last reward. So all
+    segments fit one buffer, and where runs are many they are almost as many as transitions.
     """
-    buffer = _buffer(model, len(segment.rewards))
-    raw = np.vstack([segment.observations, segment.next_observation])
-    observations = _seen(arrays, raw)
-    with torch.no_grad():
-        values = model.policy.predict_values(torch.from_numpy(observations)).flatten()
-    # Set whole, where add() would copy row by row: 20 us a transition.
-    buffer.observations[:, 0] = observations[:-1]
-    buffer.actions[:, 0] = segment.samples
-    buffer.rewards[:, 0] = segment.rewards - arrays.get("reward.mean", np.zeros(()))
-    buffer.log_probs[:, 0] = segment.log_probabilities
-    buffer.values[:, 0] = values[:-1].numpy()
-    buffer.compute_returns_and_advantage(values[-1:], np.array([segment.terminated]))
-    return buffer
-
-
-def _buffer(model: PPO, size: int) -> RolloutBuffer:
-    """Return an empty buffer for `size` transitions of one run."""
-    return RolloutBuffer(
-        size,
+    lengths = np.array([len(s.rewards) for s in segments])
+    firsts, lasts = np.cumsum(lengths) - lengths, np.cumsum(lengths) - 1
+    observations = _seen(arrays, np.concatenate([s.observations for s in segments]))
+    following = _seen(arrays, np.stack([s.next_observation for s in segments]))
+    goes_on = ~np.array([s.terminated for s in segments])
+    rewards = np.concatenate([s.rewards for s in segments])
+    buffer = RolloutBuffer(
+        len(rewards),
         model.observation_space,
         model.action_space,
         device="cpu",
         gae_lambda=model.gae_lambda,
         gamma=model.gamma,
     )
+    # Set whole, where add() would copy row by row: 20 us a transition.
+    buffer.observations[:, 0] = observations
+    buffer.actions[:, 0] = np.concatenate([s.samples for s in segments])
+    buffer.log_probs[:, 0] = np.concatenate([s.log_probabilities for s in segments])
+    buffer.values[:, 0] = _values(model, observations)
+    buffer.rewards[:, 0] = rewards - arrays.get("reward.mean", np.zeros(()))
+    buffer.rewards[lasts, 0] += model.gamma * _values(model, following) * goes_on
+    buffer.episode_starts[firsts] = 1.0
+    buffer.compute_returns_and_advantage(torch.zeros(1), dones=np.ones(1))
+    buffer.full = True
+    return buffer
+
+
+def _values(model: PPO, observations: np.ndarray) -> np.ndarray:
+    """Return float32[n], the policy's values of float32[n, N + c]."""
+    with torch.no_grad():
+        return model.policy.predict_values(torch.from_numpy(observations)).flatten().numpy()
 
 
 @contextmanager
