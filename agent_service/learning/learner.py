@@ -6,6 +6,7 @@ what it consumed in one: whatever dies when, both are there or neither.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from collections import defaultdict
@@ -40,6 +41,12 @@ class _Rollout:
 
 def learn(store: Store, heartbeat: Heartbeat) -> NoReturn:
     """Update every learning controller whose rollout is full, for ever."""
+    while not store.read(_learning):
+        heartbeat.beat()
+        time.sleep(POLL_SECONDS)
+    # 3 s and 300 MB, which a service of baselines never needs, and which no first update is to wait
+    # for, in the midst of the reports that filled its rollout.
+    importlib.import_module("agent_service.learning.sb3")
     while True:
         heartbeat.beat()
         if not learn_once(store):
@@ -73,12 +80,20 @@ def with_full_rollouts(session: Session) -> list[Controller]:
     """Return the controllers that learn and whose rollout is full."""
     # Asked many times a second: what waits is read only when there is enough of it.
     by_size: dict[int, list[Controller]] = defaultdict(list)
-    for controller in session.list_controllers(after="", limit=_EVERY):
-        settings = controller.spec.algorithm
-        if isinstance(settings, PPOSettings) and controller.mode is Mode.LEARNING:
-            by_size[settings.rollout_size].append(controller)
+    for controller in _learning(session):
+        assert isinstance(controller.spec.algorithm, PPOSettings)
+        by_size[controller.spec.algorithm.rollout_size].append(controller)
     full = {size: session.with_ready(count=size) for size in by_size}
     return [c for size, controllers in by_size.items() for c in controllers if c.id in full[size]]
+
+
+def _learning(session: Session) -> list[Controller]:
+    """Return the controllers that learn."""
+    return [
+        controller
+        for controller in session.list_controllers(after="", limit=_EVERY)
+        if isinstance(controller.spec.algorithm, PPOSettings) and controller.mode is Mode.LEARNING
+    ]
 
 
 def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
@@ -127,7 +142,7 @@ def _stale(rollout: _Rollout) -> list[LearnableTransition]:
 
 def _next_version(rollout: _Rollout) -> PolicyVersion:
     """Return the policy version that a rollout makes; raises UpdateError."""
-    # Imported here, since torch takes 3 s and 300 MB, and a service of baselines never learns.
+    # Not before something learns; see learn().
     from agent_service.learning.sb3 import update
 
     started = time.perf_counter()

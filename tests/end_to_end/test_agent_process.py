@@ -174,19 +174,19 @@ def test_baselines_answer_by_the_same_calls(tmp_path: Path) -> None:
     assert verify_store(agent.url) == 51
 
 
-def test_the_learner_loads_torch_when_there_is_something_to_learn(tmp_path: Path) -> None:
-    """A service of baselines, or one that waits for its first rollout, does not hold it."""
+def test_the_learner_loads_torch_when_a_controller_learns(tmp_path: Path) -> None:
+    """A service of baselines does not hold it; no first update waits for it."""
     with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec(algorithm=FAST))
-        with client.run("c") as run:
-            for chunk in range(1, 32):
+        client.create_controller(spec("frozen", FAST), Mode.FROZEN)
+        client.create_controller(spec("random", RandomSettings()))
+        wait_for(lambda: has_opened_its_store(agent))
+        with client.run("random") as run:
+            for chunk in range(1, 101):
                 report(run, 0, chunk)
-            wait_for(lambda: has_opened_its_store(agent))
-            assert not holds_torch(agent)
-            report(run, 0, 32)
-        wait_for(lambda: client.get_controller("c").policy_version == 2)
+        assert not holds_torch(agent)
 
-        assert holds_torch(agent)
+        client.create_controller(spec("learning", FAST))
+        wait_for(lambda: holds_torch(agent))
 
 
 def has_opened_its_store(agent: AgentProcess) -> bool:
