@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--rate", type=float, help="Reports a second; as many as it can by default.")
 @click.option("--chunks", default=100, help="Of a run; one that ends makes room for a new one.")
 @click.option("--processes", default=2, help="That load the service.")
+@click.option("--streams", is_flag=True, help="Report over streams, as fleets do; else by calls.")
 @click.option("--rollout-size", default=2048, help="Transitions of one policy update.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def simulate(
@@ -36,6 +37,7 @@ def simulate(
     rate: float | None,
     chunks: int,
     processes: int,
+    streams: bool,
     rollout_size: int,
     as_json: bool,
 ) -> None:
@@ -62,6 +64,7 @@ def simulate(
         chunks=chunks,
         rate=rate,
         seconds=seconds,
+        over_streams=streams,
         prefix=name,
     )
     with _bars() as told:

@@ -68,6 +68,7 @@ def drive(address: str, *, runs: int, rate: float | None, seconds: float) -> Out
         chunks=100,
         rate=rate,
         seconds=seconds,
+        over_streams=False,
         prefix=name,
     )
     return simulate(share, processes=2, told=lambda _what, _done, _of: None)

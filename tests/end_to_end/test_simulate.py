@@ -2,9 +2,11 @@
 
 import json
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent_service.client import AgentClient
 from agent_service.v1 import agent_pb2 as pb
@@ -23,10 +25,25 @@ def simulate(agent: AgentProcess, *options: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_its_figures_are_the_services(agent: AgentProcess) -> None:
+def calls(agent: AgentProcess) -> float:
+    """Return how many reports came by a call of their own."""
+    page = urllib.request.urlopen(agent.metrics).read().decode()
+    return sum(
+        sample.value
+        for metric in text_string_to_metric_families(page)
+        for sample in metric.samples
+        if sample.name == "grpc_server_started_total"
+        and sample.labels["grpc_method"] == "ReportChunk"
+    )
+
+
+@pytest.mark.parametrize(("how", "by_call"), [([], 200), (["--streams"], 0)])
+def test_its_figures_are_the_services(agent: AgentProcess, how: list[str], by_call: int) -> None:
     """As many decisions as the log has reports; every run finished; some policies learned."""
     options = "--runs 20 --seconds 1 --rate 200 --chunks 5 --rollout-size 64 --json"
-    shown = simulate(agent, *options.split())
+    before = calls(agent)
+    shown = simulate(agent, *options.split(), *how)
+    assert calls(agent) - before == by_call
     assert shown.returncode == 0, shown.stderr
     figures = json.loads(shown.stdout)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from agent_service.client import AgentClient, Run
+from agent_service.client import AgentClient, FleetReport, ReportStream, Run, Scores
 from agent_service.connecting import Access
 from agent_service.domain.errors import AgentError
 from trainer_service.simulation import SimulatedChild
@@ -44,6 +44,8 @@ class Share:
     rate: float | None
     """Reports a second; None for as many as it can."""
     seconds: float
+    over_streams: bool
+    """Whether each caller's reports go over one stream, as a fleet's do; else each is a call."""
     prefix: str
     """Of its run ids."""
 
@@ -79,14 +81,22 @@ class _Steered:
             share.controller, run_id=next(self._ids), planned_chunks=share.chunks
         )
 
-    def report(self) -> int:
-        """Train and report a chunk; return the policy version that decided what comes next."""
+    def report(self, stream: ReportStream) -> int:
+        """Train and report a chunk; return the policy version that decided what comes next.
+
+        Raises AgentError where the report was not taken.
+        """
         chunk = self._child.step(self._run.hyperparameters[self._share.hyperparameter])
-        self._run.report_chunk(
-            chunk.losses.tolist(),
-            training_score=chunk.training_score,
-            validation_score=chunk.validation_score,
-        )
+        losses = chunk.losses.tolist()
+        scores = Scores(training=chunk.training_score, validation=chunk.validation_score)
+        if self._share.over_streams:
+            (error,) = stream.report([FleetReport(run=self._run, losses=losses, feedback=scores)])
+            if error is not None:
+                raise error
+        else:
+            self._run.report_chunk(
+                losses, training_score=scores.training, validation_score=scores.validation
+            )
         return self._run.action.policy_version
 
     def renew(self) -> None:
@@ -112,7 +122,7 @@ def drive(share: Share, pipe: Connection) -> None:
         with AgentClient(share.agent, tls=access.tls, token=access.token) as client:
             steered = _started(client, share, pipe)
             pipe.recv()
-            pipe.send(_report(steered, share, pipe))
+            pipe.send(_report(client, steered, share, pipe))
             _for_each_place(lambda place: steered[place].finish(), len(steered), pipe)
     except AgentError as error:
         pipe.send(error)
@@ -157,7 +167,7 @@ def _for_each_place(work: Callable[[int], object], count: int, pipe: Connection)
         raise errors[0]
 
 
-def _report(steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
+def _report(client: AgentClient, steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
     """Report until the time is up, each caller the children that are its own."""
     noted = Noted()
     newest = 0
@@ -165,21 +175,26 @@ def _report(steered: list[_Steered], share: Share, pipe: Connection) -> Noted:
     begun = last_answer = time.perf_counter()
 
     def call(places: range) -> None:
+        turns = zip(itertools.cycle(places), _due(share, begun, places), strict=False)
+        with client.report_stream() as stream:
+            for place, due in turns:
+                report(steered[place], due, stream)
+
+    def report(child: _Steered, due: float, stream: ReportStream) -> None:
         nonlocal newest, last_answer
-        for place, due in zip(itertools.cycle(places), _due(share, begun, places), strict=False):
-            try:
-                version = steered[place].report()
-                answered = time.perf_counter()
-                steered[place].renew()
-            except AgentError as error:
-                with lock:
-                    noted.errors[type(error).__name__] += 1
-                continue
+        try:
+            version = child.report(stream)
+            answered = time.perf_counter()
+            child.renew()
+        except AgentError as error:
             with lock:
-                newest = max(newest, version)
-                last_answer = max(last_answer, answered)
-                noted.latencies.append(answered - due)
-                noted.behind[newest - version] += 1
+                noted.errors[type(error).__name__] += 1
+            return
+        with lock:
+            newest = max(newest, version)
+            last_answer = max(last_answer, answered)
+            noted.latencies.append(answered - due)
+            noted.behind[newest - version] += 1
 
     threads = [
         threading.Thread(target=call, args=(range(n, len(steered), CALLERS),))
