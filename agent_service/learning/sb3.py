@@ -195,8 +195,9 @@ def _rollout(
     """Return a full buffer of all transitions: values by the policy, advantages by GAE.
 
     A segment that goes on after its last transition is bootstrapped as stable-baselines3 does a
-    truncated episode: the discounted value of what came next is part of the last reward. So all
-    segments fit one buffer, and where runs are many they are almost as many as transitions.
+    truncated episode: the discounted value of what came next is part of the last reward. So one
+    buffer holds all segments: where runs are many, almost each transition is one, and a buffer and
+    a forward pass for each took ten times as long.
     """
     lengths = np.array([len(s.rewards) for s in segments])
     firsts, lasts = np.cumsum(lengths) - lengths, np.cumsum(lengths) - 1

@@ -43,8 +43,8 @@ def test_its_figures_are_the_services(agent: AgentProcess, how: list[str], by_ca
     options = "--runs 20 --seconds 1 --rate 200 --chunks 5 --rollout-size 64 --json"
     before = calls(agent)
     shown = simulate(agent, *options.split(), *how)
-    assert calls(agent) - before == by_call
     assert shown.returncode == 0, shown.stderr
+    assert calls(agent) - before == by_call
     figures = json.loads(shown.stdout)
 
     with AgentClient(agent.address) as client:
