@@ -6,13 +6,19 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy test-soak check bench-agent bench-capacity bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-cases test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy test-soak check bench-agent bench-capacity bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
 
 test: $(INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12
+
+CASES ?=
+ONLY ?=
+test-cases: $(INSTALLED) ## the scripts in CASES=DIR by DIR/run.py, each a fault that must not come back; ONLY="client two_servers" picks some
+	@test -f "$(CASES)/run.py" || { echo "CASES=DIR is needed: a folder of cases with a run.py"; exit 2; }
+	@$(BIN)/python "$(CASES)/run.py" "$(CURDIR)" $(ONLY)
 
 test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what must be true afterwards; some 15 minutes
 	@$(BIN)/python -m tests.end_to_end.kills
