@@ -42,11 +42,11 @@ class Scores:
 
     def __post_init__(self) -> None:
         """Check both ranges; raises InvalidArgument naming the score."""
-        if 0 <= self.training <= 1 and 0 <= self.validation <= 1:
-            return
         for name, score in (("training", self.training), ("validation", self.validation)):
             if not 0 <= score <= 1:
                 raise invalid(f"scores.{name}", f"{score} is not in [0, 1]")
+            # A database's columns keep no negative zero; decide from what will be read again.
+            object.__setattr__(self, name, score + 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class GivenReward:
         """Check that it is finite; raises InvalidArgument."""
         if not math.isfinite(self.value):
             raise invalid("reward", f"{self.value} is not finite")
+        object.__setattr__(self, "value", self.value + 0.0)  # as of scores
 
 
 Feedback = Scores | GivenReward

@@ -3,20 +3,24 @@
 import sqlite3
 import subprocess
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import ConstantSettings, PPOSettings
+from agent_service.domain.specs import BayesianSettings, ConstantSettings, PPOSettings
 from agent_service.domain.verification import VerificationError
 from agent_service.learning.learner import learn_once
 from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
+from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.processes import command_of
@@ -59,6 +63,40 @@ def change(path: Path, statement: str) -> None:
 def test_an_honest_log_is_derived_again(log: Path) -> None:
     """All 40 decisions, of every controller, mode and policy version."""
     assert verify_store(f"sqlite:///{log}") == 40
+
+
+EDGES = (-0.0, 5e-324, 1e-310, 0.1, float(np.float32(0.1)), 1.0, 1 - 2**-53)
+"""Numbers that a column may not give back as they came, or that lie at an end of their range."""
+
+
+def test_numbers_at_the_edges_are_decided_from_as_they_are_stored(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """As scores, rewards, applied values, losses, bounds and final scores; seen by the policy."""
+    sees_all = PPOSettings(
+        rollout_size=8, batch_size=4, n_epochs=1, observe_scores=True, observe_action=True
+    )
+    bounded = replace(sees_all, max_change=0.5)
+    signed = Hyperparameter(name="dropout", low=-1.0, high=-0.0)
+    client.create_controller(spec("gap", bounded))
+    client.create_controller(spec("improvement", sees_all, reward=Reward.IMPROVEMENT))
+    client.create_controller(spec("given", bounded, reward=Reward.GIVEN, hyperparameters=(signed,)))
+    client.create_controller(spec("zero", ConstantSettings(values={"dropout": -0.0})))
+    client.create_controller(spec("tpe", BayesianSettings()))
+    for name in ("gap", "improvement", "given", "zero", "tpe"):
+        with client.run(name, run_id=name) as run:
+            for chunk, (edge, other) in enumerate(zip(EDGES, EDGES[::-1], strict=True), 1):
+                report = pb.ReportChunkRequest(run_id=name, chunk_index=chunk)
+                report.losses[:] = [edge, -edge, 1e308 * other, 3.0]
+                report.applied.values["dropout"] = edge
+                if name == "given":
+                    report.reward = 1e308 if edge == 1.0 else -edge
+                else:
+                    report.scores.MergeFrom(pb.Scores(training=edge, validation=other))
+                client._calls.call(client._stub.ReportChunk, report)
+            run.finish(final_score=-0.0)
+
+    assert verify_store(served.url) == 5 * (len(EDGES) + 1)
 
 
 @pytest.mark.parametrize(
