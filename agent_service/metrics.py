@@ -19,7 +19,6 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from agent_service.domain.runs import Decision, Mode, Run
@@ -71,14 +70,15 @@ class _ControllerTallies:
     """Sums of the sizes of rewards, by sign."""
 
 
-class Metrics(Collector):
+class Metrics:
     """Observes decisions; an `Observer`, thread-safe.
 
-    Decisions come by thousands and scrapes by seconds, so series are made when they are scraped.
+    Decisions come by thousands and scrapes by seconds, so series are made when they are scraped:
+    by `StoreCollector`, which first takes out those of controllers that were deleted.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Declare the metrics in `registry`."""
+        """Declare the metrics of runs and commits in `registry`."""
         self._dropped = Counter(
             "agent_run_series_dropped_total",
             "Runs that got no gauges of their own, since too many were active.",
@@ -101,7 +101,6 @@ class Metrics(Collector):
         self._controllers: dict[str, _ControllerTallies] = {}
         self._newest: dict[str, tuple[Run, Decision]] = {}
         """By run, of those that have gauges."""
-        registry.register(self)
 
     def committed(self, seconds: float, size: int) -> None:
         """Observe one group commit."""

@@ -41,13 +41,13 @@ class StoreCollector(Collector):
     """Reads from the store, at each scrape, what is kept there."""
 
     def __init__(self, store: Store, observed: Metrics) -> None:
-        """Read from `store`; controllers that were deleted there go from `observed` too."""
+        """Read from `store`, and show `observed` too, without controllers that were deleted."""
         self._store = store
         self._observed = observed
         self._tallies = Tallies()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics of controllers not deleted; that it fails, while the store does."""
+        """Return the metrics of controllers not deleted; without the store's where it fails."""
         seen = self._observed.names()
         readable = GaugeMetricFamily(
             "agent_store_readable", "Whether the store could be read for this page: 1 or 0."
@@ -58,12 +58,12 @@ class StoreCollector(Collector):
         except AgentError as error:
             log.warning("the page goes without the store's metrics: %s", error)
             readable.add_metric((), 0)
-            return [readable]
+            return [readable, *self._observed.collect()]
         # Only of those seen before the reading: what is newer may have been made after it.
         self._observed.forget(seen - existing)
         self._tallies.keep(existing)
         readable.add_metric((), 1)
-        return [readable, *families.all()]
+        return [readable, *families.all(), *self._observed.collect()]
 
 
 class _Families:

@@ -117,7 +117,8 @@ class Steering:
             NotFound: no such run.
             InvalidArgument: not N losses, or feedback of another kind than the reward needs.
             AlreadyExists: this chunk was reported with other content.
-            FailedPrecondition: another chunk is expected, or the run is finished.
+            FailedPrecondition: another chunk is expected, the run is finished, or it is abandoned
+                and its controller was deleted since.
         """
         return self._store.write(
             lambda session: self._report_chunk(session, report), run_id=report.run_id
@@ -135,7 +136,7 @@ class Steering:
                     f"chunk {report.chunk} of run {run.id!r} was reported with other content"
                 )
             return decision
-        _require_unfinished(run)
+        _require_open(run)
         expected = run.reported_chunks + 1
         if report.chunk != expected:
             raise FailedPrecondition(
@@ -350,9 +351,14 @@ class Steering:
         return self._store.read(work)
 
 
-def _require_unfinished(run: Run) -> None:
+def _require_open(run: Run) -> None:
     if run.state is RunState.FINISHED:
         raise FailedPrecondition(f"run {run.id!r} is finished ({run.outcome}); start another")
+    if run.controller.is_deleted:  # as only those are whose runs were all finished or abandoned
+        raise FailedPrecondition(
+            f"run {run.id!r} was abandoned, and its controller {run.controller.spec.name!r} is "
+            "deleted; start another run under another controller"
+        )
 
 
 def _check_against_spec(report: ChunkReport, spec: ControllerSpec) -> None:

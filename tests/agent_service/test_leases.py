@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient, Mode, Outcome
@@ -103,6 +104,28 @@ def test_the_next_report_revives_an_abandoned_run(served: ServedAgent, client: A
     assert [t.use for t in client.transitions()] == [pb.USE_READY, pb.USE_PENDING]
     assert let_leases_pass(served) == 1
     assert verify_store(served.url) == 3
+
+
+def test_a_run_of_a_deleted_controller_is_not_revived(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """A new report is refused, a repeated one answered; no series of the controller comes back."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
+    let_leases_pass(served)
+    client.delete_controller("c")
+    page = generate_latest(served.registry).decode()
+    again = pb.ReportChunkRequest(
+        run_id="r", chunk_index=1, losses=LOSSES, scores=pb.Scores(training=0.5, validation=0.5)
+    )
+
+    with pytest.raises(FailedPrecondition, match="its controller 'c' is deleted"):
+        run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
+    client._calls.call(client._stub.ReportChunk, again)
+
+    assert state(client, "r") == "ABANDONED"
+    assert 'controller="c"' not in page + generate_latest(served.registry).decode()
 
 
 def test_a_refused_or_repeated_call_revives_nothing(
