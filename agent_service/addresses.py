@@ -1,16 +1,162 @@
-"""Addresses: HOST:PORT."""
+"""Addresses of services: HOST:PORT, [IPv6]:PORT, unix:PATH; replicas by dns: or ipv4: and ipv6:.
+
+Each is read here when it is given, whether to listen on or to call. Knows no transport.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
+import socket
+from dataclasses import dataclass
+
+from agent_service.domain.errors import invalid
+
+AGENT_PORT, TRAINER_PORT = 50051, 50052
+"""Of gRPC, where nothing else is said."""
+
+_RESOLVER = re.compile(r"dns:(?://[^/]*/)?|ipv[46]:")
+_PLACE = re.compile(r"(?:\[(?P<six>.*)\]|(?P<host>[^:\[\]/]*))(?::(?P<port>[^:/]*))?")
+_NAME = re.compile(r"[\w.-]+")
+_DIGITS = re.compile(r"[0-9]{1,5}")
 
 
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches HOST:PORT."""
-    host = address.rpartition(":")[0].strip("[]")
-    if address.startswith("unix:") or host == "localhost":
-        return True
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a service listens, or is called."""
+
+    target: str
+    """As gRPC takes it."""
+    places: tuple[tuple[str, int], ...]
+    """Host and port of each replica that is written out; none for a Unix socket."""
+
+    @property
+    def host(self) -> str:
+        """The first place's host; that of loopback for a Unix socket."""
+        return self.places[0][0] if self.places else "127.0.0.1"
+
+    @property
+    def is_of_replicas(self) -> bool:
+        """Whether it is written as that of several services."""
+        return self.target.startswith("dns:") or len(self.places) > 1
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this machine's own by how it is written; nothing is looked up."""
+        return all(is_loopback(host) for host, _port in self.places)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine reaches it; looks up what its names stand for."""
+        return all(is_loopback(each) for host, _port in self.places for each in _resolved(host))
+
+    def announced(self, port: int, metrics_port: int) -> str:
+        """Return what a service says that listens there, with the ports that were taken for 0."""
+        listening = at(self.host, port) if self.places else self.target
+        return f"{listening}, metrics at http://{at(self.host, metrics_port)}/metrics"
+
+
+def at(host: str, port: int) -> str:
+    """Return HOST:PORT, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_to_listen(text: str, field: str, *, port: int = AGENT_PORT) -> Address:
+    """Read the address of a server; port 0 is any free one.
+
+    Raises:
+        InvalidArgument: naming `field`, and how to write it; `port` is the example's.
+    """
+    text = text.strip()
+    if text.startswith("unix:"):
+        return _socket(text, field)
+    return Address(text, (_place(text, field, port, lowest=0),))
+
+
+def address_to_call(text: str, field: str = "address", *, port: int = AGENT_PORT) -> Address:
+    """Read the address of a service; of replicas dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT.
+
+    Raises:
+        InvalidArgument: naming `field`, and how to write it; `port` is the example's.
+    """
+    text = text.strip()
+    if text.startswith("unix:"):
+        return _socket(text, field)
+    resolver = _RESOLVER.match(text)
+    listed = text[resolver.end() :] if resolver else text
+    if "," in listed and not text.startswith("ipv"):
+        fix = "of replicas write dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT"
+        raise invalid(field, f"{_shown(text)} is no HOST:PORT; {fix}")
+    return Address(text, tuple(_place(one, field, port, lowest=1) for one in listed.split(",")))
+
+
+def _socket(text: str, field: str) -> Address:
+    path = text.removeprefix("unix:")
+    if path.startswith("//") and not path.startswith("///"):
+        raise invalid(field, f"{_shown(text)} names a host; write unix:PATH, or unix:///PATH")
+    if not 0 < len(os.fsencode(path.removeprefix("//"))) < 108:
+        raise invalid(field, f"{_shown(text)}: the path of a socket has 1 to 107 bytes")
+    return Address(text, ())
+
+
+def _place(text: str, field: str, port: int, *, lowest: int) -> tuple[str, int]:
+    """Return the host and port of HOST:PORT, or of [IPv6]:PORT."""
+    found = _PLACE.fullmatch(text)
+    if found is None or not _is_host(found):
+        raise invalid(field, _wrong(text, port))
+    host, given = found["six"] or found["host"], found["port"]
+    if given is None:
+        fix = at("127.0.0.1", int(host)) if host.isdecimal() else at(host, port)
+        raise invalid(field, f"{_shown(text)} is no HOST:PORT; write {fix}")
+    if not _DIGITS.fullmatch(given) or not lowest <= int(given) < 2**16:
+        raise invalid(field, f"the PORT of {_shown(text)} is not from {lowest} to 65535")
+    return host, int(given)
+
+
+def _wrong(text: str, port: int) -> str:
+    """Return how to write a text that is no place at all."""
+    head, _, last = text.rpartition(":")
+    fix = f"e.g. {at('127.0.0.1', port)}, [::1]:{port} or unix:PATH"
+    if "://" in text:
+        scheme, _, rest = text.partition("://")
+        fix = f"it without {_shown(scheme + '://')}, as {rest.partition('/')[0]:.99}"
+    elif _as_ip(head) is not None and _DIGITS.fullmatch(last):
+        fix = f"[{head}]:{last}"
+    elif _as_ip(text) is not None:
+        fix = at(text, port)
+    return f"{_shown(text)} is no HOST:PORT; write {fix}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) < 300 else f"{text[:99]}...")
+
+
+def _is_host(found: re.Match[str]) -> bool:
+    if found["six"] is not None:
+        return isinstance(_as_ip(found["six"]), ipaddress.IPv6Address)
+    return _NAME.fullmatch(found["host"]) is not None
+
+
+def _as_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False  # another name, which may be of any address
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by how it is written; nothing is looked up."""
+    ip = _as_ip(host)
+    if ip is None:
+        return host == "localhost" or host.endswith(".localhost")
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def _resolved(host: str) -> list[str]:
+    """Return the numbers that a host's name stands for; itself where that is not known."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]
+    return [str(address[0]) for *_, address in found]

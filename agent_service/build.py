@@ -122,7 +122,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
             journal=LoopJournal,
         ) as store,
         tracing("agent", config.serving.traces),
-        metrics_page(registry, host=config.host, port=config.metrics_port) as page,
+        metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
         Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
     ):
         registry.register(StoreCollector(store, metrics))

@@ -94,7 +94,9 @@ def _with_password(store: str, file: Path) -> str:
 
 
 @cli.command()
-@click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
+@click.option(
+    "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free."
+)
 @_store_options
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option(
@@ -123,8 +125,7 @@ def serve(*, with_stdin: bool, **options: Any) -> None:
         end_with_stdin()
 
     def announce(port: int, page: int) -> None:
-        host = config.host
-        click.echo(f"agent service at {host}:{port}, metrics at http://{host}:{page}/metrics")
+        click.echo(f"agent service at {config.listening.announced(port, page)}")
 
     run(config, announce)
 

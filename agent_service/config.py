@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agent_service.addresses import AGENT_PORT, Address, address_to_listen
 from agent_service.domain.capacity import Capacity
 from agent_service.domain.ports import Durability
 from agent_service.rpc.serving_config import ServingConfig
@@ -13,8 +14,8 @@ from agent_service.rpc.serving_config import ServingConfig
 class AgentConfig:
     """How one agent service runs."""
 
-    listen: str = "127.0.0.1:50051"
-    """HOST:PORT of gRPC; port 0 takes any free one."""
+    listen: str = f"127.0.0.1:{AGENT_PORT}"
+    """HOST:PORT of gRPC, [IPv6]:PORT or unix:PATH; port 0 takes any free one."""
     store: str = "sqlite:///agent.db"
     """URL of the store."""
     durability: Durability = Durability.POWER
@@ -29,10 +30,10 @@ class AgentConfig:
     """How many controllers and runs it takes on."""
 
     def __post_init__(self) -> None:
-        """Check that `listen` is not open to everybody; raises InvalidArgument."""
-        self.serving.check_listening(self.listen)
+        """Check that `listen` is an address, and not open to all; raises InvalidArgument."""
+        self.serving.check_listening(self.listening, self.metrics_port)
 
     @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0]
+    def listening(self) -> Address:
+        """Where `listen` says."""
+        return address_to_listen(self.listen, "listen", port=AGENT_PORT)

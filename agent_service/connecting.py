@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service.addresses import AGENT_PORT, address_to_call
 from agent_service.config import AgentConfig
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Access:
         """Read the files once; raises InvalidArgument where one is not what it should be."""
         from agent_service.client.channel import open_channel
 
-        open_channel("localhost:1", tls=self.tls, token=self.token).close()
+        open_channel(address_to_call("localhost:1"), tls=self.tls, token=self.token).close()
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def agent_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*, agent: str, access: Access, **options: Any) -> Any:
-        return command(agent=Target(agent, access), **options)
+        address = address_to_call(agent, "agent", port=AGENT_PORT).target
+        return command(agent=Target(address, access), **options)
 
     where = click.option("--agent", default=AgentConfig().listen, help="HOST:PORT of the service.")
     return where(access_options("AGENT_SERVICE")(run))

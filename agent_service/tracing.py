@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+from agent_service.addresses import is_loopback
 from agent_service.domain.errors import AgentError
 
 
@@ -38,7 +40,12 @@ def tracing(service: str, url: str | None) -> Iterator[None]:
             f"traces need `pip install 'reinforced-regularization[tracing]'`: {error}"
         ) from error
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
-    exporter = OTLPSpanExporter(endpoint=url, insecure=url.startswith("http://"))
+    is_here = is_loopback(urlsplit(url).hostname or "")
+    exporter = OTLPSpanExporter(
+        endpoint=url,
+        insecure=url.startswith("http://"),
+        channel_options=(("grpc.enable_http_proxy", 0),) if is_here else None,  # type: ignore[arg-type]
+    )
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     try:

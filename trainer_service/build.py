@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import torch
 from prometheus_client import CollectorRegistry
 
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.rpc.disk import DiskCollector
 from agent_service.rpc.guard import Needs
+from agent_service.rpc.probe import check_health
 from agent_service.rpc.serving import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.tracing import tracing
 from trainer_service.config import ExecutorName, TrainerConfig
@@ -36,7 +37,8 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
         announce: told the ports of gRPC and metrics once it serves.
 
     Raises:
-        AgentError: where the device is not there, or the address or run store cannot be taken.
+        AgentError: where the device is not there, the address or run store cannot be taken, or
+            another service than the agent answers at its address.
     """
     asyncio.run(_serve(config, announce))
 
@@ -44,6 +46,7 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     torch.set_num_threads(config.threads)
     config.agent_access.check()
+    _check_agent(config)
     with closing(RunStore(config.runs)) as store:
         config = config.of_store(store.identity)
         with closing(_executor(config)) as executor:
@@ -54,6 +57,12 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
                 together=config.together,
             )
             await _serve_runs(config, store, executor, shown, announce)
+
+
+def _check_agent(config: TrainerConfig) -> None:
+    """Refuse an address where another service answers; an agent that is away may come yet."""
+    with suppress(Unavailable):
+        check_health(config.agent, "agent service", tls=config.agent_access.tls)
 
 
 async def _serve_runs(
@@ -67,7 +76,7 @@ async def _serve_runs(
     observers = _observers(config, store, registry)
     with (
         tracing("trainer", config.serving.traces),
-        metrics_page(registry, host=config.host, port=config.metrics_port) as page,
+        metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
         closing(Runs(store, config, executor, observers=observers)) as runs,
     ):
         registry.register(StoreCollector(store, config.device))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service.addresses import TRAINER_PORT, address_to_call
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.rpc.serving_options import serving_options, start_service_log
@@ -65,7 +66,9 @@ def cli(debug: bool) -> None:
 )
 @click.option("--address", default="", help="Ray's: ray://HOST:10001, HOST:6379; else found.")
 @click.option("--gpus-per-process", type=float, help="Of Ray's; by default 1 with cuda, else 0.")
-@click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of gRPC; port 0: any free.")
+@click.option(
+    "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free."
+)
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
 @click.option("--parallel", default=_DEFAULTS.parallel, help="Processes at once.")
 @click.option("--together", default=_DEFAULTS.together, help="Like runs stacked in each process.")
@@ -92,8 +95,7 @@ def serve(**options: Any) -> None:
     from trainer_service.build import serve as run
 
     def announce(port: int, page: int) -> None:
-        host = config.host
-        click.echo(f"trainer service at {host}:{port}, metrics at http://{host}:{page}/metrics")
+        click.echo(f"trainer service at {config.listening.announced(port, page)}")
 
     run(config, announce)
 
@@ -109,7 +111,8 @@ def _trainer_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*, trainer: str, access: Access, **options: Any) -> Any:
-        return command(trainer=Target(trainer, access), **options)
+        address = address_to_call(trainer, "trainer", port=TRAINER_PORT).target
+        return command(trainer=Target(address, access), **options)
 
     text = "HOST:PORT of the trainer service."
     return click.option("--trainer", default=_DEFAULTS.listen, help=text)(_access_options(run))

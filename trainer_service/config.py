@@ -6,6 +6,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from agent_service.addresses import (
+    AGENT_PORT,
+    TRAINER_PORT,
+    Address,
+    address_to_call,
+    address_to_listen,
+)
 from agent_service.connecting import Access
 from agent_service.domain.errors import invalid
 from agent_service.rpc.serving_config import ServingConfig
@@ -24,8 +31,8 @@ class ExecutorName(StrEnum):
 class TrainerConfig:
     """How one trainer service runs."""
 
-    agent: str = "127.0.0.1:50051"
-    """HOST:PORT of the agent service."""
+    agent: str = f"127.0.0.1:{AGENT_PORT}"
+    """Address of the agent service, as its client takes it."""
     agent_access: Access = field(default_factory=Access)
     """How runs prove to the agent who they are."""
     device: str = "cpu"
@@ -50,8 +57,8 @@ class TrainerConfig:
     """Ray's cluster: `ray://HOST:10001`, `HOST:6379` or `auto`, which empty is as well."""
     gpus_per_process: float | None = None
     """What a process has of Ray's GPUs; None is one where the device is a GPU, else none."""
-    listen: str = "127.0.0.1:50052"
-    """HOST:PORT of gRPC; port 0 takes any free one."""
+    listen: str = f"127.0.0.1:{TRAINER_PORT}"
+    """HOST:PORT of gRPC, [IPv6]:PORT or unix:PATH; port 0 takes any free one."""
     metrics_port: int = 9465
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
     parallel: int = 1
@@ -96,7 +103,8 @@ class TrainerConfig:
         if not self.stall_seconds > 0:
             raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
         self._check_executor()
-        self.serving.check_listening(self.listen)
+        address_to_call(self.agent, "agent", port=AGENT_PORT)
+        self.serving.check_listening(self.listening, self.metrics_port)
 
     def _check_executor(self) -> None:
         if self.executor is ExecutorName.LOCAL:
@@ -136,6 +144,6 @@ class TrainerConfig:
         return replace(self, storage=f"{self.storage.rstrip('/')}/{identity}")
 
     @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0]
+    def listening(self) -> Address:
+        """Where `listen` says."""
+        return address_to_listen(self.listen, "listen", port=TRAINER_PORT)

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 import grpc
 
+from agent_service.addresses import address_to_call
+from agent_service.client.answering import SERVICES, not_this_service
 from agent_service.client.channel import SecuredChannel, open_channel
-from agent_service.client.handshakes import hint, refusal
+from agent_service.client.handshakes import hint, proxy_hint, refusal
 from agent_service.client.tls import Tls
 from agent_service.domain.errors import AgentError, Busy, Unavailable
 from agent_service.status import (
@@ -66,29 +68,32 @@ class Calls:
         """Open a channel, which connects when it is used.
 
         Args:
-            address: HOST:PORT; of replicas `dns:///HOST:PORT`, whose addresses are called in turn.
+            address: HOST:PORT, [IPv6]:PORT or unix:PATH; of replicas `dns:///HOST:PORT`, whose
+                addresses are called in turn.
             budget_seconds: for how long a call is tried while nobody answers.
             name: of the service, for the error that says so.
             tls: None speaks without TLS.
             token: file of the token that each call carries.
 
         Raises:
-            InvalidArgument: a file is not what it should be.
+            InvalidArgument: the address is none, or a file is not what it should be.
         """
         self._process = os.getpid()
-        self._address = address
+        self._service = SERVICES[name]
+        place = address_to_call(address, port=self._service.port)
+        self._place, self._address = place, place.target
         self._budget = budget_seconds
         self._name = name
         self._is_tls = tls is not None
         self.channel = open_channel(
-            address,
+            place,
             tls=tls,
             token=token,
             options=[
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 # Calls fail at once until the channel itself tries again: by default in 2 minutes.
                 ("grpc.max_reconnect_backoff_ms", 2000),
-                *(IN_TURN if _may_be_several(address) else ()),
+                *(IN_TURN if place.is_of_replicas else ()),
                 *KEEPALIVE,
             ],
         )
@@ -187,7 +192,15 @@ class Calls:
         # Where the service itself answered that it cannot, its words say more than ours.
         if _is_away(error) and not is_of_service(error):
             return self._unreachable(self._budget, details_of(error))
-        return from_rpc_error(error) or AgentError(f"{self._name}: {code_of(error).name}: {error}")
+        if code_of(error) is grpc.StatusCode.UNIMPLEMENTED:
+            return self.not_this_service()
+        return from_rpc_error(error) or AgentError(
+            f"{self._name} at {self._address}: {code_of(error).name}: {details_of(error)}"
+        )
+
+    def not_this_service(self) -> AgentError:
+        """Return the error for an answer that another service than the one asked for gave."""
+        return not_this_service(self.channel, self._address, self._service)
 
     def _may_come_again(self, error: grpc.RpcError) -> bool:
         """Whether a call that failed may succeed later, and is to be sent again."""
@@ -216,12 +229,8 @@ class Calls:
         return Unavailable(
             f"no {self._name} at {self._address} after {seconds:g} s; is it running? "
             f"`{self._name.replace(' ', '-')} serve`{hint(details, is_tls=self._is_tls)}"
+            f"{proxy_hint(self._place)}"
         )
-
-
-def _may_be_several(address: str) -> bool:
-    """Whether an address is written as that of replicas."""
-    return address.startswith("dns:") or "," in address
 
 
 def _is_away(error: grpc.RpcError) -> bool:

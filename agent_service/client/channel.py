@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from agent_service.addresses import is_loopback
+from agent_service.addresses import Address
 from agent_service.client.tls import Tls
 from agent_service.reloading import Reloaded
 from agent_service.tokens import read_tokens
@@ -23,7 +23,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def open_channel(
-    address: str,
+    address: Address,
     *,
     tls: Tls | None = None,
     token: str | PathLike[str] | None = None,
@@ -32,7 +32,7 @@ def open_channel(
     """Open a channel, which connects when it is used.
 
     Args:
-        address: HOST:PORT.
+        address: of the service; none of this machine is called by a proxy of the environment.
         tls: None speaks without TLS.
         token: file of the bearer token that each call carries; None sends none.
         options: of gRPC.
@@ -40,8 +40,10 @@ def open_channel(
     Raises:
         InvalidArgument: a file is not what it should be.
     """
+    if address.is_loopback:
+        options = [*options, ("grpc.enable_http_proxy", 0)]
     if tls is None and token is None:
-        return grpc.insecure_channel(address, options)
+        return grpc.insecure_channel(address.target, options)
     return SecuredChannel(address, tls=tls, token=token, options=options)
 
 
@@ -54,14 +56,14 @@ class SecuredChannel(grpc.Channel):
 
     def __init__(
         self,
-        address: str,
+        address: Address,
         *,
         tls: Tls | None,
         token: str | PathLike[str] | None,
         options: Options,
     ) -> None:
         """See `open_channel`."""
-        self._address = address
+        self._address = address.target
         self._options = options
         self._tls = None if tls is None else Reloaded(tls.paths, tls.credentials)
         self._token = None if token is None else _token(Path(token))
@@ -69,8 +71,8 @@ class SecuredChannel(grpc.Channel):
         self._renewing = threading.Lock()
         self.channel = self._open()
         """The one that calls go by now."""
-        if tls is None and not is_loopback(address):
-            log.warning("the token goes to %s unencrypted; give tls=, or --ca", address)
+        if tls is None and not address.is_loopback:
+            log.warning("the token goes to %s unencrypted; give tls=, or --ca", address.target)
 
     def _open(self) -> grpc.Channel:
         if self._credentials is None:

@@ -5,7 +5,11 @@ Its statuses carry TLS errors as text only, so this is the one place that knows 
 
 from __future__ import annotations
 
+import os
 import re
+from urllib.request import proxy_bypass
+
+from agent_service.addresses import Address
 
 _CAUSES = {
     r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)": (
@@ -35,9 +39,22 @@ def refusal(details: str, *, is_tls: bool) -> str | None:
 
 
 def hint(details: str, *, is_tls: bool) -> str:
-    """Return what may also be the cause where a service ends the connection; or nothing."""
+    """Return what may also be the cause where no connection comes about; or nothing."""
+    if re.search(r"errors resolving|DNS resolution failed", details):
+        return " Its host is not found here: is the name right?"
+    if "Failed parsing HTTP/2" in details:
+        return " What answers there speaks no gRPC: is it the page of metrics?"
     if not re.search(r"Socket closed|reset by peer|Broken pipe", details):
         return ""
     if is_tls:
         return " Or it asks for a client certificate that it trusts: `certificate` and `key`"
     return " Or it speaks TLS: give `ca`"
+
+
+def proxy_hint(address: Address) -> str:
+    """Return which variable of the environment sends calls to a proxy; nothing where none does."""
+    variables = ("grpc_proxy", "https_proxy", "http_proxy")  # as gRPC looks for them
+    found = next((name for name in variables if os.environ.get(name)), None)
+    if found is None or address.is_loopback or proxy_bypass(address.host):
+        return ""
+    return f" Calls go by the proxy of {found}; to go around it, name {address.host} in no_proxy"

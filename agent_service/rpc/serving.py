@@ -21,11 +21,12 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from agent_service.addresses import is_loopback
-from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.addresses import Address, address_to_listen, at
+from agent_service.domain.errors import Unavailable
 from agent_service.rpc.credentials import server_credentials
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.handlers import Handlers
+from agent_service.rpc.listening import ListenError, check_free
 from agent_service.rpc.serving_config import ServingConfig
 from agent_service.tracing import server_interceptors
 
@@ -36,10 +37,6 @@ GRACE_SECONDS = 4.0
 
 PINGS = (("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),)
 """A client may ask so often whether a silent connection lives: by default each 5 minutes."""
-
-
-class ListenError(AgentError):
-    """The address cannot be listened on; the message says which and why."""
 
 
 class Server:
@@ -102,19 +99,21 @@ class Server:
         add_to_server(servicer, self._handlers.of(needs, administration))
 
     async def start(self, address: str) -> int:
-        """Listen on HOST:PORT (port 0 for any free one), and return the port.
+        """Listen on HOST:PORT (port 0 for any free one) or unix:PATH, and return the port.
 
         Raises:
             ListenError: where the address cannot be taken.
         """
+        place = address_to_listen(address, "listen")
+        check_free(place, "--listen")
         try:
             if self._credentials is None:
-                port = self._grpc_server.add_insecure_port(address)
+                port = self._grpc_server.add_insecure_port(place.target)
             else:
-                port = self._grpc_server.add_secure_port(address, self._credentials)
+                port = self._grpc_server.add_secure_port(place.target, self._credentials)
         except RuntimeError as error:
-            raise ListenError(f"cannot listen on {address}: in use, or no such host") from error
-        if self._config.missing and not is_loopback(address):
+            raise ListenError(f"cannot listen on {address} of --listen") from error
+        if self._config.missing and not place.is_private:
             lacks = " and ".join(self._config.missing)
             log.warning("insecure: %s is open to other machines without %s", address, lacks)
         await self._grpc_server.start()
@@ -200,7 +199,12 @@ def process_registry() -> CollectorRegistry:
 
 @contextmanager
 def metrics_page(registry: CollectorRegistry, *, host: str, port: int) -> Iterator[int]:
-    """Show a registry to Prometheus at http://HOST:PORT/metrics; gives the port, any for 0."""
+    """Show a registry to Prometheus at http://HOST:PORT/metrics; gives the port, any for 0.
+
+    Raises:
+        ListenError: where the port cannot be taken.
+    """
+    check_free(Address(at(host, port), ((host, port),)), "--metrics-port")
     page, thread = start_http_server(port, addr=host, registry=registry)
     try:
         yield page.server_port

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_service.addresses import is_loopback
+from agent_service.addresses import Address
 from agent_service.domain.errors import invalid
 from agent_service.logs import LogFormat
 
@@ -62,15 +62,18 @@ class ServingConfig:
         missing = [] if self.tls_certificate else ["--tls-certificate and --tls-key"]
         return missing if self.has_tokens else [*missing, "--run-token or --admin-token"]
 
-    def check_listening(self, address: str) -> None:
-        """Refuse to listen on HOST:PORT for other machines without TLS and tokens.
+    def check_listening(self, address: Address, metrics_port: int) -> None:
+        """Refuse to listen for other machines without TLS and tokens, and on no port at all.
 
         Raises:
-            InvalidArgument: it is not loopback, something is missing, and not `insecure` either.
+            InvalidArgument: others reach it, something is missing, and not `insecure` either; or
+                there is no such port of metrics.
         """
-        if self.missing and not self.insecure and not is_loopback(address):
+        if not 0 <= metrics_port < 2**16:
+            raise invalid("metrics_port", f"{metrics_port} is not from 0 to 65535")
+        if self.missing and not self.insecure and not address.is_private:
             raise invalid(
                 "listen",
-                f"{address} can be reached from other machines: give {' and '.join(self.missing)}, "
-                "or --insecure to let anybody in",
+                f"{address.target} can be reached from other machines: give "
+                f"{' and '.join(self.missing)}, or --insecure to let anybody in",
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from agent_service.addresses import is_loopback
+from agent_service.addresses import address_to_call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,11 @@ class Service:
 
         None where one of its servers is on another machine, or is nobody's that may be looked at.
         """
-        servers = []
-        for one in address.removeprefix("ipv4:").split(","):
-            server = _server(one) if is_loopback(one) else None
-            if server is None:
-                return None
-            servers.append(server)
-        return cls(servers)
+        place = address_to_call(address)
+        if not place.is_loopback:
+            return None
+        servers = [server for _, port in place.places if (server := _server(port)) is not None]
+        return cls(servers) if servers and len(servers) == len(place.places) else None
 
     def taken(self) -> Taken:
         """Return what it takes now; a process that has just ended takes nothing."""
@@ -76,11 +74,8 @@ class Service:
         return sum(sizes) if sizes else None
 
 
-def _server(address: str) -> psutil.Process | None:
-    """Return who listens on this machine's HOST:PORT; None for another kind of address, too."""
-    if not address.rpartition(":")[2].isdigit():
-        return None
-    port = int(address.rpartition(":")[2])
+def _server(port: int) -> psutil.Process | None:
+    """Return who listens on a port of this machine."""
     for process in psutil.process_iter():
         try:
             found = process.net_connections(kind="tcp")
