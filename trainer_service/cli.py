@@ -14,6 +14,7 @@ import click
 from agent_service.addresses import TRAINER_PORT, address_to_call
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
+from agent_service.lifeline import end_on_interrupt
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
@@ -85,6 +86,7 @@ def cli(debug: bool) -> None:
 @serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
+    end_on_interrupt()  # until it serves, and once it has drained
     access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
     config = TrainerConfig(agent_access=Access(**access), **options)
     # Of a cluster's nodes nobody knows here how many cores they have.
@@ -98,6 +100,7 @@ def serve(**options: Any) -> None:
         click.echo(f"trainer service at {config.listening.announced(port, page)}")
 
     run(config, announce)
+    end_on_interrupt()
 
 
 _WATCH_SECONDS = 60.0
