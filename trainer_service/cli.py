@@ -14,6 +14,7 @@ import click
 from agent_service.addresses import TRAINER_PORT, address_to_call
 from agent_service.command import run_command
 from agent_service.connecting import FILE, Access, Target, access_options
+from agent_service.domain.errors import AgentError
 from agent_service.lifeline import end_on_interrupt
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import ExecutorName, TrainerConfig
@@ -212,10 +213,14 @@ def runs(trainer: Target) -> None:
 @_trainer_option
 @click.argument("run_id")
 def watch(trainer: Target, run_id: str) -> None:
-    """Follow a run from its beginning to its end, through restarts of the service."""
+    """Follow a run from its beginning to its end, through restarts of the service.
+
+    Ends with 1 where the run failed or was cancelled.
+    """
     from rich.console import Console
 
-    from trainer_service.study.progress import RunProgress
+    from trainer_service.run import RunState, StateChanged
+    from trainer_service.study.progress import RunProgress, event_line
 
     with (
         _connect(trainer, budget_seconds=_WATCH_SECONDS) as client,
@@ -223,6 +228,9 @@ def watch(trainer: Target, run_id: str) -> None:
     ):
         for event in client.watch(run_id):
             shown.happened(event)
+    match event.what:
+        case StateChanged(state=RunState.FAILED | RunState.CANCELLED):
+            raise AgentError(f"run {run_id}: {event_line(event)}")
 
 
 @cli.command()
