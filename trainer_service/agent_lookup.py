@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 
-from agent_service.client.calls import Calls
+from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError, NotFound, Unavailable, invalid
-from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
 from trainer_service.config import TrainerConfig
 
-ANSWER_SECONDS = 2.0
-"""How long a submission waits for the agent."""
+CONNECT_SECONDS = 1.0
+"""How long a submission waits for a connection to the agent."""
 AWAY_SECONDS = 30.0
 """For how long an agent that was away is not asked again, so that submissions stay quick."""
 
@@ -23,10 +21,9 @@ class AgentLookup:
         """Connect when first asked."""
         access = config.agent_access
         self._address = config.agent
-        self._calls = Calls(
-            config.agent, budget_seconds=0, name="agent service", tls=access.tls, token=access.token
+        self._client = AgentClient(
+            config.agent, budget_seconds=0, tls=access.tls, token=access.token
         )
-        self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
         self._asks_from = 0.0
 
     def check_controller(self, name: str) -> None:
@@ -40,9 +37,9 @@ class AgentLookup:
         """
         if time.monotonic() < self._asks_from:
             return
-        request = pb.GetControllerRequest(name=name)
         try:
-            self._calls.call(self._stub.GetController, request, deadline=ANSWER_SECONDS)
+            self._client.wait_ready(CONNECT_SECONDS)
+            self._client.get_controller(name)
         except NotFound:
             text = f"{name!r} is not at the agent service, {self._address}; create it there first"
             raise invalid("controller", text) from None
@@ -53,4 +50,4 @@ class AgentLookup:
 
     def close(self) -> None:
         """Close the connection."""
-        self._calls.close()
+        self._client.close()

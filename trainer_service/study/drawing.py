@@ -41,7 +41,7 @@ def png(figure: Figure) -> bytes:
     """Return a figure as PNG: texts as they are, `$` too; without date and version."""
     buffer = io.BytesIO()
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # type: ignore[attr-defined]
+        text.set_parse_math(False)
     with rc_context({"text.parse_math": False}):  # for the ticks that are made as it is drawn
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
