@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from agent_service import convert
 from agent_service.client.delivery import Delivery
+from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
@@ -89,6 +90,10 @@ class Run:
     def chunk_full(self) -> bool:
         """Whether N steps were told and `report` is due."""
         return len(self._losses) == self.chunk_size
+
+    def describe(self) -> Description:
+        """Return what the run drives, from which values, and what it leaves alone; print it."""
+        return Description() if self._model is None else self._model.description
 
     def step(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_service.client.run import Run
-from agent_service.client.sites import Site
+from agent_service.client.sites import Drives, Site
 from agent_service.domain.errors import InvalidArgument, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.v1 import agent_pb2 as pb
@@ -85,7 +85,7 @@ class Schedule:
         *,
         model: nn.Module | None = None,
         sites: Mapping[str, Site] | None = None,
-        drives: Mapping[str, str] | None = None,
+        drives: Drives | None = None,
         score: Score | None = None,
     ) -> Run:
         """Return a run that follows this schedule; no agent is needed, and nobody is told.

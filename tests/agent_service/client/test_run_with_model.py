@@ -187,11 +187,28 @@ def test_a_shadow_run_says_what_it_cannot_tell(client: AgentClient) -> None:
     client.create_controller(spec())
     with pytest.raises(InvalidArgument, match="adds nothing"):
         client.run("c", mode=Mode.SHADOW, model=network(), sites={"0": Dropout()})
-    with pytest.raises(InvalidArgument, match="no dropout of its own"):
+    with pytest.raises(InvalidArgument, match="reads no rate for it: the model has no dropout"):
         client.run("c", mode=Mode.SHADOW, model=nn.Linear(2, 2))
     model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))
-    with client.run("c", mode=Mode.SHADOW, model=model) as run:
-        for _ in range(4):
-            run.step(1.0, score=0.5)
-        with pytest.raises(InvalidArgument, match=r"different rates, \[0.1, 0.2\]"):
+    with pytest.raises(InvalidArgument, match=r"one rate for it, and the model has \[0.1, 0.2\]"):
+        client.run("c", mode=Mode.SHADOW, model=model)
+    client.run("c", mode=Mode.SHADOW, model=model, drives={"dropout": "1"}).finish()
+
+
+def test_a_shadow_run_goes_on_where_rates_part_later(
+    client: AgentClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A schedule of the script's own sets them apart: their mean is told, with one warning."""
+    client.create_controller(spec())
+    later = nn.Dropout(0.25)
+    model = nn.Sequential(nn.Dropout(0.25), later)
+    with client.run("c", run_id="r", mode=Mode.SHADOW, model=model) as run:
+        for rate in (0.25, 0.5, 0.5):
+            later.p = rate
+            for _ in range(4):
+                run.step(1.0, score=0.5)
             run.report(0.5)
+
+    told = [t.applied.values["dropout"] for t in client.transitions(run_id="r")]
+    assert told == [0.25, 0.375, 0.375]
+    assert sum("different rates" in message for message in caplog.messages) == 1
