@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agent_service.archive.prune_command import prune_options, prune_store
-from agent_service.command import run_command
+from agent_service.command import echo, run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import FILE, Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
@@ -19,7 +19,6 @@ from agent_service.domain.capacity import Capacity
 from agent_service.domain.errors import invalid
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
-from agent_service.lifeline import end_on_interrupt, end_with_stdin
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from agent_service.v1 import agent_pb2 as pb
 
@@ -117,19 +116,18 @@ def _with_password(store: str, file: Path) -> str:
 @click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
 def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    end_on_interrupt()  # until it serves, and once it has drained
     config = AgentConfig(**options)
     start_service_log("agent", config.serving)
     from agent_service.build import serve as run
+    from agent_service.lifeline import end_with_stdin
 
     if with_stdin:
         end_with_stdin()
 
     def announce(port: int, page: int) -> None:
-        click.echo(f"agent service at {config.listening.announced(port, page)}")
+        echo(f"agent service at {config.listening.announced(port, page)}")
 
     run(config, announce)
-    end_on_interrupt()
 
 
 @cli.command()
@@ -139,7 +137,7 @@ def health(agent: Target) -> None:
     from agent_service.rpc.probe import check_health
 
     check_health(agent.address, "agent service", tls=agent.access.tls)
-    click.echo("serving")
+    echo("serving")
 
 
 @cli.command()
@@ -148,7 +146,7 @@ def controllers(agent: Target) -> None:
     """List controllers."""
     with connect(agent) as client:
         for c in client.list_controllers():
-            click.echo(
+            echo(
                 f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
                 f"\tversion {c.policy_version}\t{c.active_runs} active runs"
                 f"\t{c.learned_transitions} learned\t{c.ready_transitions} ready"
@@ -166,7 +164,7 @@ def runs(agent: Target, controller: str, state: RunState | None, labels: tuple[s
     with connect(agent) as client:
         for r in client.list_runs(controller=controller, state=state, labels=wanted):
             stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
-            click.echo(
+            echo(
                 f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks"
                 f"\t{pb.Mode.Name(r.mode)[5:].lower()}"
             )
@@ -192,7 +190,7 @@ def export_(agent: Target, controller: str, path: Path, policy_version: int) -> 
     """Write a controller's policy to a safetensors file."""
     with connect(agent) as client:
         path.write_bytes(client.export_policy(controller, policy_version))
-    click.echo(f"wrote {path}")
+    echo(f"wrote {path}")
 
 
 @cli.command("import")
@@ -203,7 +201,7 @@ def import_(agent: Target, controller: str, path: Path) -> None:
     """Make a policy file the newest version of a controller."""
     with connect(agent) as client:
         version = client.import_policy(controller, path.read_bytes())
-    click.echo(f"policy version {version}")
+    echo(f"policy version {version}")
 
 
 @cli.command()
@@ -215,7 +213,7 @@ def policies(agent: Target, controller: str) -> None:
         for v in client.list_policy_versions(controller):
             origin = pb.Origin.Name(v.origin)[7:].lower()
             statistics = " ".join(f"{k}={v.statistics[k]:.4g}" for k in sorted(v.statistics))
-            click.echo(
+            echo(
                 f"version {v.version}\t{origin}\t{v.create_time.ToJsonString()}"
                 f"\t{v.learned_transitions} transitions\t{v.size_bytes} bytes\t{statistics}"
             )
@@ -242,16 +240,16 @@ def compare_policies(
     with connect(agent) as client:
         found, states = compare(client, controller, one, other, transitions=transitions)
         versions = {v.version: v.statistics for v in client.list_policy_versions(controller)}
-    click.echo(f"on {states} states\tmean\tlargest\tthere {one}\tthere {other}\twhere")
+    echo(f"on {states} states\tmean\tlargest\tthere {one}\tthere {other}\twhere")
     for d in found:
-        click.echo(
+        echo(
             f"{d.hyperparameter}\t{d.mean:.4g}\t{d.largest:.4g}\t{d.one:.4g}\t{d.other:.4g}"
             f"\trun {d.run_id}, chunk {d.chunk}"
         )
-    click.echo(f"statistic\t{one}\t{other}")
+    echo(f"statistic\t{one}\t{other}")
     for name in sorted({*versions[one], *versions[other]}):
         shown = (f"{v[name]:.4g}" if name in v else "-" for v in (versions[one], versions[other]))
-        click.echo("\t".join((name, *shown)))
+        echo("\t".join((name, *shown)))
 
 
 @cli.command()
@@ -262,7 +260,7 @@ def rollback(agent: Target, controller: str, version: int) -> None:
     """Make an older policy version the newest again, as a new version; learning goes on from it."""
     with connect(agent) as client:
         newest = client.import_policy(controller, client.export_policy(controller, version))
-    click.echo(f"policy version {newest}, as version {version}")
+    echo(f"policy version {newest}, as version {version}")
 
 
 @cli.command()
@@ -276,7 +274,7 @@ def verify(store: str, archive: Path | None) -> None:
     """Derive every decision of the log again; name the first that differs."""
     from agent_service.build import verify_store
 
-    click.echo(f"{verify_store(store, archive)} decisions derived again, all equal")
+    echo(f"{verify_store(store, archive)} decisions derived again, all equal")
 
 
 @cli.command()

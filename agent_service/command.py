@@ -8,6 +8,7 @@ import sys
 import click
 
 from agent_service.domain.errors import AgentError
+from agent_service.text import printable
 
 
 def run_command(cli: click.Group) -> None:
@@ -30,5 +31,10 @@ def run_command(cli: click.Group) -> None:
     except (AgentError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        click.echo(f"{cli.name}: {error}", err=True)
+        click.echo(f"{cli.name}: {printable(str(error))}", err=True)
         sys.exit(1)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines for a person; escape sequences in names of others are written out, not obeyed."""
+    click.echo(printable(text, kept="\t\n"), err=err)

@@ -11,6 +11,8 @@ import logging
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from agent_service.text import printable
+
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
@@ -49,7 +51,10 @@ class _Text(logging.Formatter):
     """One line an event; only the trace of an error takes more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), kept="\t\n")
 
 
 class _Json(logging.Formatter):

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.addresses import TRAINER_PORT, address_to_call
-from agent_service.command import run_command
+from agent_service.command import echo, run_command
 from agent_service.connecting import FILE, Access, Target, access_options
-from agent_service.domain.errors import AgentError
-from agent_service.lifeline import end_on_interrupt
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
@@ -87,7 +85,6 @@ def cli(debug: bool) -> None:
 @serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
-    end_on_interrupt()  # until it serves, and once it has drained
     access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
     config = TrainerConfig(agent_access=Access(**access), **options)
     # Of a cluster's nodes nobody knows here how many cores they have.
@@ -98,10 +95,9 @@ def serve(**options: Any) -> None:
     from trainer_service.build import serve as run
 
     def announce(port: int, page: int) -> None:
-        click.echo(f"trainer service at {config.listening.announced(port, page)}")
+        echo(f"trainer service at {config.listening.announced(port, page)}")
 
     run(config, announce)
-    end_on_interrupt()
 
 
 _WATCH_SECONDS = 60.0
@@ -169,7 +165,7 @@ def submit(
             parent=parent,
         )
         client.submit(run_id, spec)
-    click.echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}")
+    echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}")
 
 
 def _options_of_run(client: TrainerClient, run_id: str) -> dict[str, Any]:
@@ -206,31 +202,23 @@ def runs(trainer: Target) -> None:
             state = pb.RunState.Name(r.state).removeprefix("RUN_STATE_").lower()
             score = f"test F1 {r.result.test_score_best:.3f}" if r.result.device else ""
             end = ", ".join(part for part in (score, r.cause) if part)
-            click.echo(f"{r.run_id}\t{state}\t{r.trained_chunks}/{r.planned_chunks} chunks\t{end}")
+            echo(f"{r.run_id}\t{state}\t{r.trained_chunks}/{r.planned_chunks} chunks\t{end}")
 
 
 @cli.command()
 @_trainer_option
 @click.argument("run_id")
 def watch(trainer: Target, run_id: str) -> None:
-    """Follow a run from its beginning to its end, through restarts of the service.
-
-    Ends with 1 where the run failed or was cancelled.
-    """
-    from rich.console import Console
-
-    from trainer_service.run import RunState, StateChanged
-    from trainer_service.study.progress import RunProgress, event_line
+    """Follow a run from its beginning to its end, through restarts of the service."""
+    from trainer_service.study.progress import RunProgress
+    from trainer_service.terminal import Terminal
 
     with (
         _connect(trainer, budget_seconds=_WATCH_SECONDS) as client,
-        RunProgress(Console(), run_id) as shown,
+        RunProgress(Terminal(), run_id) as shown,
     ):
         for event in client.watch(run_id):
             shown.happened(event)
-    match event.what:
-        case StateChanged(state=RunState.FAILED | RunState.CANCELLED):
-            raise AgentError(f"run {run_id}: {event_line(event)}")
 
 
 @cli.command()
@@ -240,7 +228,7 @@ def cancel(trainer: Target, run_id: str) -> None:
     """End a run that waits or trains."""
     with _connect(trainer) as client:
         client.cancel(run_id)
-    click.echo(f"{run_id} is cancelled, unless it had ended")
+    echo(f"{run_id} is cancelled, unless it had ended")
 
 
 @cli.command()
@@ -258,7 +246,7 @@ def weights(trainer: Target, run_id: str, file: Path, last: bool) -> None:
     manifest = read_manifest(data)
     file.write_bytes(data)
     score = f"validation F1 {manifest.validation_score:.3f}"
-    click.echo(f"{file}: the {manifest.which} weights of {run_id}, {score}, {len(data)} bytes")
+    echo(f"{file}: the {manifest.which} weights of {run_id}, {score}, {len(data)} bytes")
 
 
 @cli.command()
@@ -268,7 +256,7 @@ def discard(trainer: Target, run_id: str) -> None:
     """Remove the checkpoint that a run kept."""
     with _connect(trainer) as client:
         client.discard(run_id)
-    click.echo(f"{run_id} has no checkpoint any more")
+    echo(f"{run_id} has no checkpoint any more")
 
 
 @cli.command()
@@ -278,7 +266,7 @@ def health(trainer: Target) -> None:
     from agent_service.rpc.probe import check_health
 
     check_health(trainer.address, "trainer service", tls=trainer.access.tls)
-    click.echo("serving")
+    echo("serving")
 
 
 for command in (compare, report, merge, simulate, datasets):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent_service.command import echo
 from trainer_service.config import TrainerConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from trainer_service.terminal import Terminal
     from trainer_service.training.datasets.catalog import Entry
     from trainer_service.training.datasets.checks import Findings
     from trainer_service.training.datasets.values import Stored
@@ -36,9 +36,9 @@ def datasets(context: click.Context) -> None:
 
     console = _console()
     for name, entry in CATALOG.items():
-        console.print(f"[bold]{name}[/bold]  {entry.title}")
+        console.print(f"[bold]{name}[/bold]  {entry.title}", markup=True)
         for title in ("terms", "get", "put", "splits"):
-            console.print(f"    {title + ':':8}{getattr(entry, title)}", markup=False)
+            console.print(f"    {title + ':':8}{getattr(entry, title)}")
     console.print("Where a set has no validation split, a share of training is drawn, by class.")
 
 
@@ -52,6 +52,7 @@ def check(name: str, data: Path) -> None:
     """
     from trainer_service.training.datasets.catalog import CATALOG, read_stored
     from trainer_service.training.datasets.checks import find
+    from trainer_service.training.datasets.listing import in_words
     from trainer_service.training.spec import check_dataset
 
     check_dataset(name)
@@ -61,6 +62,8 @@ def check(name: str, data: Path) -> None:
         findings = find(stored)
     _show_counts(console, name, CATALOG[name.partition(":")[0]], stored, findings)
     _show_oddities(console, findings)
+    if stored.left_out:
+        console.print(f"not read: {in_words(stored.left_out)}")
 
 
 @datasets.command()
@@ -71,20 +74,20 @@ def download(name: str, data: Path) -> None:
     from trainer_service.training.datasets.cifar import download_cifar
 
     download_cifar(name, data / name)
-    click.echo(f"{name} is in {data / name}; check it: trainer-service datasets check {name}")
+    echo(f"{name} is in {data / name}; check it: trainer-service datasets check {name}")
 
 
-def _console() -> Console:
-    from rich.console import Console
+def _console() -> Terminal:
+    from trainer_service.terminal import Terminal
 
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if not console.is_terminal:
         console.width = 160  # a file or pipe has no width of its own
     return console
 
 
 def _show_counts(
-    console: Console, name: str, entry: Entry, stored: Stored, findings: Findings
+    console: Terminal, name: str, entry: Entry, stored: Stored, findings: Findings
 ) -> None:
     """Show a row a class and a column a split, with the published count where it differs."""
     from rich.table import Table
@@ -127,7 +130,7 @@ def _verdict(entry: Entry, findings: Findings, is_as_published: bool) -> str:
     return f"the counts are NOT as published ({entry.cited})"
 
 
-def _show_oddities(console: Console, findings: Findings) -> None:
+def _show_oddities(console: Terminal, findings: Findings) -> None:
     lines = [f"{findings.duplicates:,} images are exact duplicates of another one"]
     lines += [f"  {count:,} within {split}" for split, count in findings.duplicates_within.items()]
     lines += [

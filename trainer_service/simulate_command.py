@@ -5,27 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from agent_service.command import echo
 from agent_service.connecting import Target, agent_option
-from agent_service.domain.errors import AgentError, invalid
+from agent_service.domain.errors import invalid
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from agent_service.client import AgentClient
     from trainer_service.load.simulate import Outcome, Told
-
-HYPERPARAMETER = "dropout"
-"""Of the controller: the simulated child's drop rate."""
-CANCELLERS = 16
-"""Threads that end what an interrupted load left."""
 
 
 @click.command()
@@ -51,7 +44,7 @@ def simulate(
 ) -> None:
     """Drive simulated children against an agent service, and print how it did.
 
-    A controller of its own learns from them; at the end their runs are finished, and it is deleted.
+    A controller of its own learns from them; their runs are finished at the end.
     """
     for name, value in (("runs", runs), ("chunks", chunks), ("processes", processes)):
         if value < 1:
@@ -67,7 +60,7 @@ def simulate(
         agent=agent.address,
         access=agent.access,
         controller=name,
-        hyperparameter=HYPERPARAMETER,
+        hyperparameter=_create_controller(agent, name, rollout_size),
         runs=runs,
         chunks=chunks,
         rate=rate,
@@ -75,56 +68,37 @@ def simulate(
         over_streams=streams,
         prefix=name,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is made is removed then, too
-    with _controller(agent, name, rollout_size, chunks), _bars() as told:
+    with _bars() as told:
         outcome = load(share, processes=processes, told=told)
-    click.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if as_json else _table(outcome))
+    echo(json.dumps(dataclasses.asdict(outcome), indent=1) if as_json else _table(outcome))
 
 
-@contextmanager
-def _controller(agent: Target, name: str, rollout_size: int, chunks: int) -> Iterator[None]:
-    """Have a controller that learns from the load; delete it, whatever ends the load."""
+def _create_controller(agent: Target, name: str, rollout_size: int) -> str:
+    """Create the controller that learns from the load; return its hyperparameter's name."""
     from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
     from agent_service.connecting import connect
     from trainer_service.simulation import HIGHEST_RATE
 
+    dropout = Hyperparameter(name="dropout", low=0.0, high=HIGHEST_RATE)
     spec = ControllerSpec(
         name=name,
-        hyperparameters=(Hyperparameter(name=HYPERPARAMETER, low=0.0, high=HIGHEST_RATE),),
+        hyperparameters=(dropout,),
         reward=Reward.VALIDATION,
         algorithm=PPOSettings(rollout_size=rollout_size),
     )
     with connect(agent) as client:
         client.create_controller(spec)
-        try:
-            yield
-        finally:
-            try:
-                _cancel_runs(client, name, chunks)
-                client.delete_controller(name)
-            except AgentError as error:
-                click.echo(f"the controller {name} is left at the agent: {error}", err=True)
-
-
-def _cancel_runs(client: AgentClient, controller: str, chunks: int) -> None:
-    """End the runs that an interrupted load left: a controller with active runs stays."""
-    from agent_service.domain.runs import Outcome, RunState
-
-    def cancel(run_id: str) -> None:
-        client.run(controller, run_id=run_id, planned_chunks=chunks).finish(Outcome.CANCELLED)
-
-    active = [r.run_id for r in client.list_runs(controller=controller, state=RunState.ACTIVE)]
-    with ThreadPoolExecutor(CANCELLERS) as pool:
-        list(pool.map(cancel, active))
+    return dropout.name
 
 
 @contextmanager
 def _bars() -> Iterator[Told]:
     """Give what is told how far a load is, and shows a bar for each thing done, on a terminal."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from trainer_service.terminal import Terminal
+
+    console = Terminal(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service.command import echo
 from agent_service.connecting import Access, access_options
 from trainer_service.config import TrainerConfig
 from trainer_service.training_options import member, training_options, training_spec
@@ -126,4 +127,4 @@ def merge(parts: tuple[Path, ...], output: Path) -> None:
     from trainer_service.study.merging import merge as merge_parts
 
     count = merge_parts(parts, output)
-    click.echo(f"{count} results are in {output}; show them: trainer-service report {output}")
+    echo(f"{count} results are in {output}; show them: trainer-service report {output}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service.command import echo
 from agent_service.decision_log.tables import Kind, Table, text_lines
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
         with folder.pruning():
             pruner = Pruner(store, folder)
             for elsewhere in pruner.finish_killed():
-                click.echo(
+                echo(
                     f"the store still has decisions that were pruned into {elsewhere}, which is "
                     f"not in {archive}: if no prune goes on there, prune into its folder again",
                     err=True,
@@ -89,7 +90,7 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
                 stayed = pruner.prune(plan, told=bar.update)
             plan.leave(stayed)
             _tell(plan, "went")
-            click.echo(f"{_bytes(folder.size - size)} were added to {archive}")
+            echo(f"{_bytes(folder.size - size)} were added to {archive}")
 
 
 def _tell(plan: Plan, what: str) -> None:
@@ -106,9 +107,9 @@ def _tell(plan: Plan, what: str) -> None:
     }
     fields = {"controller": Kind.TEXT} | dict.fromkeys(list(total)[1:], Kind.INTEGER)
     for line in text_lines(Table(records=[*records, total], fields=fields)):
-        click.echo(line)
+        echo(line)
     for reason, count in sorted(plan.staying.items()):
-        click.echo(f"old runs that stay: {count}, {reason}")
+        echo(f"old runs that stay: {count}, {reason}")
 
 
 def _bytes(count: float) -> str:

@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_service.client.run import Run
-from agent_service.client.sites import Drives, Site
+from agent_service.client.sites import Site
 from agent_service.domain.errors import InvalidArgument, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.text import csv_rows, read_text
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Schedule:
     def save(self, path: str | Path) -> None:
         """Write `path`: JSON, or CSV with the columns chunk, steps and one a hyperparameter."""
         path = Path(path)
-        if path.suffix == ".csv":
+        if _is_csv(path):
             import csv  # slow to import, and the client is imported by every script
 
             names = list(self.values[0])
@@ -70,12 +72,15 @@ class Schedule:
     def load(cls, path: str | Path) -> Schedule:
         """Read what `save` wrote; raises InvalidArgument, naming the file and what is wrong."""
         path = Path(path)
-        read = _read_csv if path.suffix == ".csv" else _read_json
+        if _is_csv(path):
+            made = partial(_csv_schedule, [row for _, row in csv_rows(path, ("chunk", "steps"))])
+        else:
+            made = partial(_json_schedule, read_text(path))
         try:
-            return read(path)
+            return made()
         except InvalidArgument as error:
             raise invalid(str(path), f"{error}") from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except _WRONG as error:
             raise invalid(
                 str(path), f"is no schedule that `Schedule.save` wrote: {error!r}"
             ) from error
@@ -85,7 +90,7 @@ class Schedule:
         *,
         model: nn.Module | None = None,
         sites: Mapping[str, Site] | None = None,
-        drives: Drives | None = None,
+        drives: Mapping[str, str] | None = None,
         score: Score | None = None,
     ) -> Run:
         """Return a run that follows this schedule; no agent is needed, and nobody is told.
@@ -135,19 +140,23 @@ class _Following:
         """Nobody is told."""
 
 
-def _read_json(path: Path) -> Schedule:
-    content = json.loads(path.read_text())
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What a file of another form, or of other values, ends in as it is taken apart."""
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _json_schedule(text: str) -> Schedule:
+    content = json.loads(text)
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, this release reads {FORMAT}")
     values = [{str(k): float(v) for k, v in entry.items()} for entry in content["values"]]
     return Schedule(chunk_size=int(content["chunk_size"]), values=tuple(values))
 
 
-def _read_csv(path: Path) -> Schedule:
-    import csv
-
-    with path.open(newline="") as file:
-        rows: Sequence[dict[str, str]] = list(csv.DictReader(file))
+def _csv_schedule(rows: Sequence[dict[str, str]]) -> Schedule:
     if [int(row.pop("chunk")) for row in rows] != list(range(1, len(rows) + 1)):
         raise ValueError("column chunk must count from 1")
     (chunk_size,) = {int(row.pop("steps")) for row in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from agent_service.command import echo
 from agent_service.decision_log.parquet import load_pyarrow, write_parquet
 from agent_service.decision_log.tables import Table, csv_lines, json_lines, text_lines
 
@@ -69,8 +71,10 @@ def check_output(form: Format, output: Path | None) -> None:
 def write_table(table: Table, form: Format, output: Path | None) -> None:
     """Write a table to standard output, each line at once, or (not None) to a file."""
     if output is None:
+        # What a pipe takes on as data stays as it is.
+        show = echo if form is Format.TEXT or sys.stdout.isatty() else click.echo
         for line in _LINES[form](table):
-            click.echo(line)
+            show(line)
         return
     with replaced(output) as part:
         if form is Format.PARQUET:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service.command import echo
 from agent_service.connecting import Target, agent_option
 from agent_service.decision_log.output import Format, check_output, format_options, write_table
 from agent_service.decision_log.reading import archive_option, reading
@@ -211,4 +212,4 @@ def _agreement_line(name: str, agreement: Agreement) -> str:
 def _tell(lines: Iterable[str], form: Format, output: Path | None) -> None:
     """Write what a table comes to: after text, or apart from what another program reads."""
     for line in lines:
-        click.echo(line, err=form is not Format.TEXT or output is not None)
+        echo(line, err=form is not Format.TEXT or output is not None)

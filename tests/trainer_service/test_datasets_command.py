@@ -12,6 +12,7 @@ from agent_service.domain.errors import AgentError
 from tests.trainer_service.training.datasets.layouts import (
     faces,
     write_affectnet,
+    write_classes,
     write_fer2013_npz,
 )
 from trainer_service.cli import cli
@@ -104,6 +105,19 @@ def test_a_set_of_ones_own_has_nothing_to_be_compared_with(tmp_path: Path) -> No
     assert "no published counts" in shown
     assert "5 images are exact duplicates" in shown
     assert "6 images are blank" in shown
+
+
+def test_a_check_tells_what_is_not_read_and_obeys_no_name(tmp_path: Path) -> None:
+    """By suffix; class names and suffixes are shown with their escape sequences written out."""
+    write_classes(tmp_path / "faces", classes=2, images=4)
+    (tmp_path / "faces" / "class0").rename(tmp_path / "faces" / "\x1b[31mb\x1b]0;owned\x07")
+    (tmp_path / "faces" / "class1" / "notes.\x1b[5mtxt").write_text("")
+
+    shown = run("check", "folder:faces", "--data", str(tmp_path))
+
+    assert r"\x1b[31mb\x1b]0;owned\x07 " in shown
+    assert r"not read: 1 .\x1b[5mtxt" in shown
+    assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize(

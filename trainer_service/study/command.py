@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from agent_service.client import AgentClient
@@ -20,6 +19,7 @@ from trainer_service.study.report import write_report
 from trainer_service.study.results import ResultsFolder
 from trainer_service.study.rows import MOMENTS
 from trainer_service.study.spec import StudySpec
+from trainer_service.terminal import Terminal
 
 BUDGET_SECONDS = 30.0
 """For how long a service may be away before the study ends with an error."""
@@ -58,10 +58,10 @@ def run_study(
         agent_client = stack.enter_context(AgentClient(agent, **options))
         clients = [stack.enter_context(TrainerClient(address, **options)) for address in trainers]
         comparison = Comparison(spec, folder, agent=agent_client, trainers=clients, part=part)
-        with StudyProgress(Console(), planned) as progress:
+        with StudyProgress(Terminal(), planned) as progress:
             is_finished = comparison.run(progress)
     if not is_finished:
-        Console().print("the time is up; the same command goes on where this one stopped")
+        Terminal().print("the time is up; the same command goes on where this one stopped")
     if any(result.is_judged for result in folder.results()):
         show_report(output)
 
@@ -74,7 +74,7 @@ def show_report(folder: Path, data: Path | None = None) -> None:
         data: folder of the data sets, for the pictures that show images.
     """
     report = write_report(folder, data)
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
         console.width = 110  # a file or pipe has no width of its own
     table = Table(title="Test macro F1, mean ± deviation over seeds")

@@ -38,11 +38,11 @@ class StudyProgress:
         self._console = console
         self._lock = threading.Lock()
         self._bars = Progress(
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[last]}"),
+            TextColumn("{task.fields[last]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -101,12 +101,12 @@ class RunProgress:
         """Show the run, of which nothing is known yet."""
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("chunks"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
+            TextColumn("{task.fields[last]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.domain.specs import PPOSettings
+from agent_service.text import read_text
 from trainer_service.study.entries import KINDS, Entry
 from trainer_service.study.spec import StudySpec
 from trainer_service.training.spec import TrainingSpec
@@ -41,9 +42,13 @@ def read_study(name: str) -> StudySpec:
     path = Path(name)
     preset = resources.files("trainer_service.study") / "presets" / f"{name}.toml"
     if path.is_file():
-        return parse_study(path.read_text(), name)
+        try:
+            text = read_text(path)
+        except InvalidArgument as error:
+            raise WrongStudy(str(error)) from None
+        return parse_study(text, name)
     if "/" not in name and preset.is_file():
-        return parse_study(preset.read_text(), f"preset {name}")
+        return parse_study(preset.read_text("utf-8"), f"preset {name}")
     raise WrongStudy(f"{name} is no file, and none of the presets {', '.join(presets())}")
 
 
@@ -66,7 +71,7 @@ def parse_study(text: str, name: str) -> StudySpec:
     """
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WrongStudy(f"{name}: {error}") from None
     try:
         return _study(content)
@@ -96,9 +101,9 @@ def _study(content: dict[str, Any]) -> StudySpec:
     return _made(StudySpec, {**content, "training": training, "methods": methods}, ())
 
 
-def _entry(table: Mapping[str, Any], place: Place) -> Entry:
-    kind = table.get("kind")
-    if kind not in KINDS:
+def _entry(table: Any, place: Place) -> Entry:
+    kind = table.get("kind") if isinstance(table, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
         raise _Wrong((*place, "kind"), f"{kind!r} is none of {', '.join(KINDS)}")
     if isinstance(table.get("ppo"), dict):
         table = {**table, "ppo": _made(PPOSettings, table["ppo"], (*place, "ppo"))}
@@ -145,7 +150,7 @@ def _line(text: str, place: Place) -> int:
     found: dict[Place, int] = {(): 1}
     table: Place = ()
     counts: dict[Place, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if head := _TABLE.match(line):
             names: Place = tuple(head[2].split("."))
             # A table below an array of tables belongs to the last one of these.

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from agent_service.lifeline import end_with_parent
-from trainer_service.training.datasets.files import DataError, ImageFiles
+from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.files import ImageFiles
 from trainer_service.training.datasets.memory import Memory, fits, free_bytes
 from trainer_service.training.datasets.values import Images, Pixels, Split
 

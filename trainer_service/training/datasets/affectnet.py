@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from trainer_service.training.datasets.files import DataError, ImageFiles
-from trainer_service.training.datasets.values import TEST, TRAIN, Split, Stored
+from agent_service.text import csv_rows
+from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.files import ImageFiles
+from trainer_service.training.datasets.listing import Listing
+from trainer_service.training.datasets.values import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    Stored,
+    split_named,
+)
 
 CLASSES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
 """By label; 7 is contempt, the eighth expression."""
@@ -33,9 +42,14 @@ def read_affectnet(folder: Path) -> Stored:
         FileNotFoundError: where neither is there.
         DataError: naming what is wrong.
     """
-    if all((folder / name).is_dir() for name in ("train_set", "val_set")):
-        parts = {TRAIN: folder / "train_set", TEST: folder / "val_set"}
-        return Stored({split: _read_set(path) for split, path in parts.items()}, CLASSES)
+    listing = Listing()
+    sets = _sets(folder, listing)
+    if {TRAIN, VALIDATION} <= set(sets):
+        parts = {TRAIN: sets[TRAIN], TEST: sets[VALIDATION]}
+        samples = {split: _read_set(path, listing) for split, path in parts.items()}
+        listing.check_once(path for part in samples.values() for path, _label in part)
+        splits = {split: _split(samples[split], path) for split, path in parts.items()}
+        return Stored(splits, CLASSES, listing.left_out)
     for lists in (folder / name for name in _LISTS):
         if all((lists / name).is_file() for name in ("training.csv", "validation.csv")):
             root = next(folder / name for name in _IMAGES if (folder / name).is_dir())
@@ -69,9 +83,23 @@ def _checked_label(text: str, place: str) -> int:
 # The official layout: images/ID.jpg and annotations/ID_exp.npy
 
 
-def _read_set(folder: Path) -> Split:
-    images = sorted((folder / "images").glob("*.jpg"))
-    return _split([(str(path), _annotated(folder, path.stem)) for path in images], folder)
+def _sets(folder: Path, listing: Listing) -> dict[str, Path]:
+    """Return train_set/ and val_set/, in any case, where they are."""
+    names = listing.folders(folder) if folder.is_dir() else []
+    found = {split: folder / name for name in names if (split := split_named(name))}
+    if TEST in found:
+        raise DataError(f"{found[TEST]} is no part of the release; move it away")
+    return found
+
+
+def _read_set(folder: Path, listing: Listing) -> list[tuple[str, int]]:
+    """Return path and label of each image."""
+    found: dict[str, str] = {}
+    for path in listing.images(folder / "images"):
+        name = Path(path).stem
+        if found.setdefault(name, path) != path:
+            raise DataError(f"{path} and {found[name]} have the same annotation; remove one")
+    return [(path, _annotated(folder, name)) for name, path in found.items()]
 
 
 def _annotated(folder: Path, name: str) -> int:
@@ -91,21 +119,10 @@ def _annotated(folder: Path, name: str) -> int:
 
 def _read_list(path: Path, images: Path) -> Split:
     samples = []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        needed = {"subDirectory_filePath", "expression"}
-        if not needed <= set(rows.fieldnames or ()):
-            raise DataError(
-                f"{path} has the columns {rows.fieldnames}; {sorted(needed)} are needed"
-            )
-        for row in rows:
-            place = f"{path}, line {rows.line_num}"
-            name, text = row["subDirectory_filePath"], row["expression"]
-            if text is None:
-                raise DataError(f"{place} lacks its expression; the list is cut: get it again")
-            label = _checked_label(text, place)
-            image = images / name
-            if label not in DROPPED and not image.is_file():
-                raise DataError(f"{place}: there is no image {image}; unpack the images there")
-            samples.append((str(image), label))
+    for place, row in csv_rows(path, ("subDirectory_filePath", "expression")):
+        label = _checked_label(row["expression"], place)
+        image = images / row["subDirectory_filePath"]
+        if label not in DROPPED and not image.is_file():
+            raise DataError(f"{place}: there is no image {image}; unpack the images there")
+        samples.append((str(image), label))
     return _split(samples, path)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent_service.domain.errors import InvalidArgument
 from trainer_service.training.datasets.affectnet import read_affectnet
 from trainer_service.training.datasets.cifar import read_cifar10, read_cifar100
+from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.digits import read_digits
 from trainer_service.training.datasets.fer2013 import read_fer2013
-from trainer_service.training.datasets.files import DataError
 from trainer_service.training.datasets.folder import read_folder
 from trainer_service.training.datasets.npz import read_npz
 from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Stored
@@ -72,7 +73,8 @@ CATALOG: Mapping[str, Entry] = {
         "Goodfellow et al., arXiv 1307.0414.",
         get="kaggle.com, challenges-in-representation-learning-facial-expression-recognition-"
         "challenge (fer2013.csv, icml_face_data.csv) or msambare/fer2013 (folders)",
-        put="fer2013/: fer2013.npz, fer2013.csv, icml_face_data.csv, or train/ and test/",
+        put="fer2013/: fer2013.npz, fer2013.csv, icml_face_data.csv, or train/ and test/, with or "
+        "without val/",
         splits="Training, PublicTest (validates), PrivateTest (tests); the folders have both "
         "tests in one",
         read=read_fer2013,
@@ -102,7 +104,8 @@ CATALOG: Mapping[str, Entry] = {
         terms="yours",
         get="yours",
         put="NAME/<class>/<image>, or NAME/{train,val,test}/<class>/<image>",
-        splits="those that are there",
+        splits="those that are there, in any case: train or training; val, valid, validation, dev "
+        "or eval; test or testing",
         read=read_folder,
     ),
     "npz": Entry(
@@ -132,6 +135,8 @@ def read_stored(dataset: str, root: Path) -> Stored:
     entry = CATALOG[kind]
     try:
         return entry.read(root / (name or kind))
+    except InvalidArgument as error:  # a text that cannot be read
+        raise DataError(f"{error}; mend the file, or get it again") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{dataset} is not in {root} ({error}). Get it: {entry.get}. Put it below {root}: "

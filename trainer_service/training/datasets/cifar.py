@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer_service.training.datasets.files import DataError
+from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.values import TEST, TRAIN, Stored, make_split
 from trainer_service.training.vision import datasets
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from trainer_service.training.datasets.files import DataError
+from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Split, Stored
 from trainer_service.training.spec import TrainingSpec
 

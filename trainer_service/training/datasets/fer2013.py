@@ -6,15 +6,15 @@ used here.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from trainer_service.training.datasets.files import DataError, ImageFiles
-from trainer_service.training.datasets.folder import read_classes
+from agent_service.text import csv_rows
+from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.files import ImageFiles
+from trainer_service.training.datasets.folder import read_splits, split_folders
+from trainer_service.training.datasets.listing import Listing
 from trainer_service.training.datasets.npz import checked_images, checked_labels, read_arrays
 from trainer_service.training.datasets.values import (
     SPLITS,
@@ -32,11 +32,13 @@ SIZE = 48
 """Pixels each way."""
 USAGES = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 """What the challenge's usages are for: the leaderboard's validates, the final one tests."""
-_COLUMNS = ("emotion", "pixels", "usage")
+_COLUMNS = ("emotion", "pixels", "Usage")
 
 
 def read_fer2013(folder: Path) -> Stored:
-    """Read what is there of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ and test/.
+    """Read what is there of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ with test/.
+
+    Kaggle's folders put both tests together, so none validates where val/ is not added.
 
     Raises:
         FileNotFoundError: where none is.
@@ -47,19 +49,14 @@ def read_fer2013(folder: Path) -> Stored:
     for name in ("fer2013.csv", "icml_face_data.csv"):
         if (folder / name).is_file():
             return Stored(_read_csv(folder / name), CLASSES)
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        splits = {name: _read_faces(folder / name) for name in (TRAIN, TEST)}
-        return Stored(splits, CLASSES)
-    raise FileNotFoundError(
-        f"{folder} has none of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ with test/"
-    )
-
-
-def _read_faces(folder: Path) -> Split:
-    """Read <class>/<image>; Kaggle's folders put both tests together, so none validates."""
-    split = read_classes(folder, CLASSES)
-    assert isinstance(split.images, ImageFiles)
-    return Split(replace(split.images, channels=1, size=(SIZE, SIZE)), split.labels)
+    listing = Listing()
+    folders = split_folders(folder, listing) if folder.is_dir() else {}
+    if not {TRAIN, TEST} <= set(folders):
+        raise FileNotFoundError(
+            f"{folder} has none of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ with test/"
+        )
+    form = ImageFiles(paths=(), channels=1, size=(SIZE, SIZE))
+    return read_splits(folders, CLASSES, listing, form)
 
 
 def _read_npz(path: Path) -> dict[str, Split]:
@@ -80,10 +77,10 @@ def _read_npz(path: Path) -> dict[str, Split]:
 def _read_csv(path: Path) -> dict[str, Split]:
     images: dict[str, list[bytes]] = {name: [] for name in SPLITS}
     labels: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for place, row in _rows(path):
-        split = USAGES.get(row["usage"])
+    for place, row in csv_rows(path, _COLUMNS):
+        split = USAGES.get(row["Usage"].strip())
         if split is None:
-            raise DataError(f"{place}: usage {row['usage']!r} is none of {', '.join(USAGES)}")
+            raise DataError(f"{place}: usage {row['Usage']!r} is none of {', '.join(USAGES)}")
         labels[split].append(_label(place, row["emotion"]))
         images[split].append(_pixels(place, row["pixels"]))
     for usage, split in USAGES.items():
@@ -97,29 +94,6 @@ def _read_csv(path: Path) -> dict[str, Split]:
         )
         for name in SPLITS
     }
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield where each row stands, and its columns by name.
-
-    The two files differ in the order of columns, and in spaces before their names.
-    """
-    with path.open(newline="", encoding="ascii") as file:
-        lines = csv.reader(file)
-        try:
-            names = [name.strip().lower() for name in next(lines, [])]
-            if not set(_COLUMNS) <= set(names):
-                raise DataError(f"{path} has the columns {names}; {list(_COLUMNS)} are needed")
-            for row in lines:
-                place = f"{path}, line {lines.line_num}"
-                if len(row) != len(names):
-                    raise DataError(
-                        f"{place} has {len(row)} columns, not {len(names)}; the file is cut or "
-                        "changed: get it again"
-                    )
-                yield place, dict(zip(names, row, strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}, line {lines.line_num + 1} is no text: {error}") from error
 
 
 def _label(place: str, text: str) -> int:

@@ -7,15 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from agent_service.domain.errors import AgentError
+from trainer_service.training.datasets.decoding import DataError, decoded, form_of
 from trainer_service.training.vision import functional
-
-
-class DataError(AgentError):
-    """A data set is not there or not as it should be; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +52,7 @@ class ImageFiles:
         return replace(self, paths=tuple(self.paths[place] for place in places))
 
     def _read(self, path: str) -> Tensor:
-        pixels = _decoded(path, channels=self.channels)
+        pixels = decoded(path, channels=self.channels)
         image = torch.from_numpy(pixels)[None] if self.channels == 1 else _channels_first(pixels)
         if image.shape[1:] == self.size:
             return image
@@ -74,31 +69,11 @@ def _channels_first(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _decoded(path: str, *, channels: int) -> np.ndarray:
-    """Return uint8[h, w] for one channel, uint8[h, w, 3] for three."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            pixels = np.array(image if channels == 1 else image.convert("RGB"))
-    except Exception as error:
-        # A damaged image raises most of what Pillow and its decoders can; all mean the same.
-        raise DataError(
-            f"{path} is no readable image; remove or replace it ({type(error).__name__})"
-        ) from error
-    if channels == 1 and mode != "L":
-        raise DataError(f"{path} is of mode {mode}, others are grey (L); bring all to one mode")
-    return pixels
-
-
 def open_files(paths: Sequence[str]) -> ImageFiles:
     """Return files whose size and channels are those of the first: one if that is grey, else three.
 
     Raises:
         DataError: where the first cannot be read.
     """
-    try:
-        with Image.open(paths[0]) as image:
-            channels, size = (1 if image.mode == "L" else 3), (image.height, image.width)
-    except OSError as error:
-        raise DataError(f"{paths[0]} is no readable image; remove or replace it") from error
+    channels, size = form_of(paths[0])
     return ImageFiles(paths=tuple(paths), channels=channels, size=size)

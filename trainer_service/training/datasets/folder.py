@@ -2,70 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from trainer_service.training.datasets.files import DataError, open_files
-from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Split, Stored
-from trainer_service.training.vision import datasets
-
-SPLIT_NAMES = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
-"""Names of splits in folders and arrays."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.files import ImageFiles, open_files
+from trainer_service.training.datasets.listing import SUFFIXES, Listing
+from trainer_service.training.datasets.values import TRAIN, Split, Stored, split_named
 
 
 def read_folder(folder: Path) -> Stored:
-    """Read a folder of images by class; without `train` in it, all of them are for training.
+    """Read a folder of images by class; without split folders, all of them are for training.
 
     Raises:
-        DataError: where a class folder is empty, or a split has classes that training lacks.
+        DataError: where splits or classes are not clear, a class has no image to train on, or a
+            split has a class that training lacks.
     """
-    names = _folders(folder)
-    if TRAIN in names:
-        folders = {SPLIT_NAMES[name]: folder / name for name in names if name in SPLIT_NAMES}
-    else:
-        folders = {TRAIN: folder}
-    class_names = tuple(_folders(folders[TRAIN]))
+    listing = Listing()
+    folders = split_folders(folder, listing) or {TRAIN: folder}
+    class_names = tuple(listing.folders(folders[TRAIN]))
     if len(class_names) < 2:
         raise DataError(f"{folders[TRAIN]} has {len(class_names)} class folders; two are needed")
-    splits = {split: read_classes(path, class_names) for split, path in folders.items()}
-    shapes = {split.images.shape[1:] for split in splits.values()}
-    if len(shapes) > 1:
+    if splits := [name for name in class_names if split_named(name)]:
         raise DataError(
-            f"{folder}: the splits have images of different sizes: {sorted(shapes)}; bring "
-            "all to one, or give --image-size"
+            f"{folders[TRAIN]} has {splits[0]}/ where classes are; if it is one, rename it"
         )
-    return Stored(splits, class_names)
+    return read_splits(folders, class_names, listing)
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
-
-
-def read_classes(folder: Path, class_names: Sequence[str]) -> Split:
-    """List FOLDER/<class>/<image>; a class's label is its place in `class_names`.
+def split_folders(folder: Path, listing: Listing) -> dict[str, Path]:
+    """Return the folders that are splits, by split; empty where none has a split's name.
 
     Raises:
-        DataError: where a class is missing, empty or unknown.
+        DataError: two mean the same split, training lacks, or others with images stand beside.
     """
-    found = set(_folders(folder))
-    if unknown := found - set(class_names):
-        raise DataError(f"{folder} has unknown classes {sorted(unknown)}, not of {class_names}")
-    labels = {name: label for label, name in enumerate(class_names)}
-    if missing := set(class_names) - found:
-        raise DataError(f"{folder} has no class folder {sorted(missing)[0]}; one a class is needed")
-    try:
-        samples = datasets.folder.make_dataset(str(folder), labels, extensions=SUFFIXES)
-    except FileNotFoundError as error:
-        empty = next(name for name in class_names if not _has_images(folder / name))
+    found: dict[str, str] = {}
+    others = []
+    for name in listing.folders(folder):
+        split = split_named(name)
+        if split is None:
+            others.append(name)
+        elif found.setdefault(split, name) != name:
+            raise DataError(
+                f"{folder} has {found[split]}/ and {name}/, both for {split}; merge them, or move "
+                "one away"
+            )
+    if found and TRAIN not in found:
+        names = "/, ".join(found.values())
         raise DataError(
-            f"class folder {folder / empty} has no image of {', '.join(SUFFIXES)}"
-        ) from error
-    files = open_files([path for path, _label in samples])
-    return Split(files, torch.tensor([label for _path, label in samples]))
+            f"{folder} has {names}/, named as splits, without train/; add it, or rename classes"
+        )
+    for name in others if found else ():
+        if listing.images(folder / name):
+            raise DataError(
+                f"{folder} has images in {name}/, which is no split, beside those of "
+                f"{found[TRAIN]}/; move it into a split, or away"
+            )
+    return {split: folder / name for split, name in found.items()}
 
 
-def _has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+def read_splits(
+    folders: Mapping[str, Path],
+    class_names: Sequence[str],
+    listing: Listing,
+    form: ImageFiles | None = None,
+) -> Stored:
+    """List FOLDER/<class>/<image> of each split; a class's label is its place in `class_names`.
+
+    Args:
+        folders: by split.
+        class_names: of all splits; validation and test may lack some.
+        listing: of the data set.
+        form: channels and size; those of the first training image if not given.
+
+    Raises:
+        DataError: where a class is unknown, or training or a whole split lacks images.
+    """
+    samples = {split: _samples(path, class_names, listing) for split, path in folders.items()}
+    for label in sorted({*range(len(class_names))} - {*samples[TRAIN].values()}):
+        path = folders[TRAIN] / class_names[label]
+        raise DataError(f"class folder {path} has no image of {', '.join(SUFFIXES)}")
+    listing.check_once(path for paths in samples.values() for path in paths)
+    if form is None:
+        form = open_files([next(iter(samples[TRAIN]))])
+    splits = {
+        split: Split(replace(form, paths=tuple(labels)), torch.tensor([*labels.values()]))
+        for split, labels in samples.items()
+    }
+    return Stored(splits, tuple(class_names), listing.left_out)
+
+
+def _samples(folder: Path, class_names: Sequence[str], listing: Listing) -> dict[str, int]:
+    """Return the label of each image's path."""
+    found = listing.folders(folder)
+    if unknown := sorted(set(found) - set(class_names)):
+        raise DataError(f"{folder} has unknown classes {unknown}, not of {class_names}")
+    labels: dict[str, int] = {}
+    for name in found:
+        labels |= dict.fromkeys(listing.images(folder / name), class_names.index(name))
+    if not labels:
+        raise DataError(f"{folder} has no image in a class folder; remove it, or fill it")
+    return labels

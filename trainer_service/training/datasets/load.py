@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from trainer_service.training.datasets.catalog import read_stored
+from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.draws import (
     draw_classes,
     draw_subset,
@@ -16,7 +17,8 @@ from trainer_service.training.datasets.draws import (
     with_all_splits,
 )
 from trainer_service.training.datasets.duplicates import without_duplicates
-from trainer_service.training.datasets.files import DataError, ImageFiles
+from trainer_service.training.datasets.files import ImageFiles
+from trainer_service.training.datasets.listing import in_words
 from trainer_service.training.datasets.memory import Memory, fits
 from trainer_service.training.datasets.pixels import read_all, with_size
 from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Images, Split
@@ -39,7 +41,10 @@ def load_images(spec: TrainingSpec, root: Path, memory: Memory = Memory.AUTO) ->
     Raises:
         DataError: where the data set is not there, or wrong.
     """
-    stored = draw_classes(read_stored(spec.dataset, root), spec)
+    stored = read_stored(spec.dataset, root)
+    if stored.left_out:
+        log.info("%s: not read: %s", spec.dataset, in_words(stored.left_out))
+    stored = draw_classes(stored, spec)
     splits = with_all_splits(stored.splits, spec)
     if spec.image_size is not None:
         splits = {name: with_size(split, spec.image_size) for name, split in splits.items()}

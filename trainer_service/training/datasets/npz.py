@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer_service.training.datasets.files import DataError
-from trainer_service.training.datasets.folder import SPLIT_NAMES
-from trainer_service.training.datasets.values import TRAIN, Split, Stored, make_split
+from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.values import TRAIN, Split, Stored, make_split, split_named
 
 
 def read_npz(name: Path) -> Stored:
@@ -79,13 +78,13 @@ def _by_split(
 ) -> dict[str, Split]:
     if split is None:
         return {TRAIN: make_split(images, labels)}
-    names = {str(name) for name in split.ravel().tolist()}
-    if split.shape != labels.shape or not names <= set(SPLIT_NAMES) or "train" not in names:
+    meant = {str(name): split_named(str(name)) for name in split.ravel().tolist()}
+    if split.shape != labels.shape or None in meant.values() or TRAIN not in meant.values():
         raise DataError(
             f"{path}: split must name train, validation or test for each image; it has "
-            f"{sorted(names)}"
+            f"{sorted(meant)}"
         )
-    canonical = np.array([SPLIT_NAMES[str(name)] for name in split.tolist()])
+    canonical = np.array([meant[str(name)] for name in split.tolist()])
     return {
         name: make_split(images[canonical == name], labels[canonical == name])
         for name in sorted(set(canonical.tolist()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,18 @@ Pixels = Tensor | ImageFiles
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 """Names of splits, in the order of a training."""
+_WORDS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "devel"), VALIDATION),
+    **dict.fromkeys(("development", "eval", "evaluation"), VALIDATION),
+    **dict.fromkeys(("test", "tests", "testing"), TEST),
+}
+_ENDING = re.compile(r"[\W_]*(set|data|dataset|split|images?)?[\W_]*$")
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that people mean by a name, as `Valid` or `test_set`; None if it is none."""
+    return _WORDS.get(_ENDING.sub("", name.lower(), count=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +74,8 @@ class Stored:
     splits: Mapping[str, Split]
     """By name, of SPLITS."""
     class_names: tuple[str, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Entries of its folder that are not read, by suffix or by what they are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -118,7 +118,7 @@ def test_a_wrong_official_set_is_told_by_file(tmp_path: Path, what: str, message
     [
         ("1/training1.jpg", "1/nowhere.jpg", "training.csv, line 3: there is no image .*nowhere"),
         ("1.0;2.0,1,0.1,-0.2", "1.0;2.0,12,0.1,-0.2", "line 3: expression '12' is none of 0 to 10"),
-        ("1.0;2.0,1,0.1,-0.2", "1.0", "line 3 lacks its expression; the list is cut"),
+        ("1.0;2.0,1,0.1,-0.2", "1.0", "line 3: has 6 columns, not 9; it is cut"),
         ("expression", "emotion", "'subDirectory_filePath'] are needed"),
     ],
 )

@@ -116,7 +116,7 @@ def test_other_columns_are_told(tmp_path: Path) -> None:
         read_stored("fer2013", tmp_path)
 
     path.write_bytes(b"emotion,pixels,Usage\n\xff\xfe\n")
-    with pytest.raises(DataError, match=r"fer2013\.csv, line 1 is no text"):
+    with pytest.raises(DataError, match=r"fer2013\.csv: is not in UTF-8"):
         read_stored("fer2013", tmp_path)
 
 

@@ -1,0 +1,101 @@
+"""Text that people hand over, from any editor; and text of strangers that a terminal shows."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from agent_service.domain.errors import invalid
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks that editors write first; UTF-16's begins as UTF-32's does."""
+
+
+def encoding_of(head: bytes) -> str | None:
+    """Return the encoding that a file's first bytes tell, UTF-8 without a mark; None: no text."""
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    return marked or (None if b"\0" in head else "utf-8")
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open a text in UTF-8, or in what its byte order mark says; all line ends are read as one.
+
+    Raises:
+        InvalidArgument: naming the file, where it is in another encoding; also while it is read.
+    """
+    with path.open("rb") as file:
+        encoding = encoding_of(file.read(4096))
+    if encoding is None:
+        raise invalid(str(path), "has zero bytes: binary, or UTF-16 unmarked; save it as UTF-8")
+    try:
+        with path.open(encoding=encoding) as text:
+            yield text
+    except UnicodeError as error:
+        kind = encoding.upper().removesuffix("-SIG")
+        raise invalid(str(path), f"is not in {kind} ({_where(error)}); save it as UTF-8") from error
+
+
+def _where(error: UnicodeError) -> str:
+    if not isinstance(error, UnicodeDecodeError):
+        return str(error)
+    beside = error.object[max(0, error.start - 20) : error.start].decode("ascii", "replace")
+    return f"a byte {error.object[error.start]:#x} after {beside!r}"
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file; raises InvalidArgument as `open_text` does."""
+    with open_text(path) as file:
+        return file.read()
+
+
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each row of a CSV file stands, and its cells by the column's name.
+
+    Names of columns lose the spaces around them, and those of `columns` may be in any case. Rows
+    without a character are passed over: editors and spreadsheets add them at the end.
+
+    Args:
+        path: of the file.
+        columns: those that must be there.
+
+    Raises:
+        InvalidArgument: naming file and line of what is wrong.
+    """
+    import csv  # slow to import, and the client is imported by every script
+
+    needed = {name.lower(): name for name in columns}
+    with open_text(path) as file:
+        lines = csv.reader(file)
+        try:
+            names = [needed.get(name.strip().lower(), name.strip()) for name in next(lines, [])]
+            if not set(columns) <= set(names):
+                raise invalid(str(path), f"has the columns {names}; {sorted(columns)} are needed")
+            for row in lines:
+                place = f"{path}, line {lines.line_num}"
+                cells = {name: cell for name, cell in zip(names, row, strict=False) if name}
+                if not any(map(str.strip, row)):
+                    continue
+                if any(row[len(names) :]) or not set(columns) <= set(cells):
+                    raise invalid(
+                        place, f"has {len(row)} columns, not {len(names)}; it is cut or changed"
+                    )
+                yield place, cells
+        except csv.Error as error:
+            raise invalid(f"{path}, line {lines.line_num}", f"is no CSV: {error}") from error
+
+
+def printable(text: str, *, kept: str = "\t") -> str:
+    """Return text with what a terminal would act on, and half characters, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)

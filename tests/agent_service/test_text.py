@@ -1,0 +1,108 @@
+"""Text from any editor is read, or told by file and encoding; strangers' text is only shown."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from agent_service.domain.errors import InvalidArgument
+from agent_service.logs import LogFormat, start_logging
+from agent_service.text import csv_rows, printable, read_text
+
+TEXT = "a,b\n1,é\n2,ü\n"
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_marks_and_line_ends_of_editors_are_read(tmp_path: Path, encoding: str, end: str) -> None:
+    """As the same text and the same rows."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(TEXT.replace("\n", end).encode(encoding))
+
+    assert read_text(path) == TEXT
+    assert [row for _, row in csv_rows(path, ("a",))] == [
+        {"a": "1", "b": "é"},
+        {"a": "2", "b": "ü"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TEXT.encode("latin-1"), r"is not in UTF-8 \(a byte 0xe9 after .*; save it as UTF-8"),
+        (TEXT.encode("cp437"), "is not in UTF-8"),
+        (TEXT.encode("utf-16-le"), "has zero bytes: binary, or UTF-16 unmarked"),
+        (b"\xff\xfea\x00,\x00b", "is not in UTF-16"),
+        (b"\xff\xfea\x00\x00\xd8a\x00", "is not in UTF-16"),
+        (b"\xef\xbb\xbfa,b\n\xe9", "is not in UTF-8 "),
+    ],
+)
+def test_other_encodings_are_told_with_the_file(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    """In one line, read whole or row by row."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+
+    for read in (read_text, lambda path: list(csv_rows(path, ("a",)))):
+        with pytest.raises(InvalidArgument, match=rf"a\.csv: {message}") as told:
+            read(path)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a,b\n1,2\n\n\n", "a,b\n\n1,2", "A , b\n1,2\n , \n,\n", '"a","b"\n"1","2"\n', "a,b,\n1,2,\n"],
+)
+def test_blank_rows_quotes_and_spaces_are_no_fault(tmp_path: Path, text: str) -> None:
+    """As spreadsheets write them."""
+    (tmp_path / "a.csv").write_text(text)
+
+    assert [row for _, row in csv_rows(tmp_path / "a.csv", ("a", "b"))] == [{"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"a\.csv: has the columns \[\]"),
+        ("a;b\n1;2\n", r"has the columns \['a;b'\]; \['a', 'b'\] are needed"),
+        ("a,b\n\n1\n", r"line 3: has 1 columns, not 2"),
+        ("a,b\n1,2,3\n", r"line 2: has 3 columns, not 2"),
+        ('a,b\n"' + "1" * 200_000, r"is no CSV"),
+    ],
+)
+def test_a_wrong_row_is_told_by_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    """Lines count as an editor counts them."""
+    (tmp_path / "a.csv").write_text(text)
+
+    with pytest.raises(InvalidArgument, match=message):
+        list(csv_rows(tmp_path / "a.csv", ("a", "b")))
+
+
+def test_escape_sequences_are_written_out() -> None:
+    """As are bells, line feeds, characters that turn the line round, and undecodable file names."""
+    assert printable("\x1b[31mred\x07\n\x9b1m\u202e\udcff") == (
+        r"\x1b[31mred\x07\n\x9b1m\u202e\udcff"
+    )
+    assert printable("größe 日本 \\x1b") == "größe 日本 \\x1b"
+    assert printable("a\tb\n", kept="\n") == "a\\tb\n"
+
+
+def test_the_log_obeys_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in words nor in the trace of an error."""
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        start_logging("agent", LogFormat.TEXT)
+        try:
+            raise ValueError("\x1b[2J")
+        except ValueError:
+            logging.getLogger("agent_service").exception("class \x1b[31m is odd")
+        shown = capsys.readouterr().err
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().handlers[:], logging.getLogger().level = before
+
+    assert r"class \x1b[31m is odd" in shown
+    assert r"ValueError: \x1b[2J" in shown
+    assert "\x1b" not in shown

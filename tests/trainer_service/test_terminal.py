@@ -1,0 +1,31 @@
+"""The console shows what strangers wrote, and obeys none of it."""
+
+import io
+
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+
+from trainer_service.terminal import Terminal
+
+NAME = "[red]a[/x] :smile: \x1b[31m\x1b]0;owned\x07"
+SHOWN = r"[red]a[/x] :smile: \x1b[31m\x1b]0;owned\x07"
+
+
+def test_a_strangers_text_is_shown_as_it_is() -> None:
+    """In a line, in a table and beside a bar, in a terminal with colours; ours are kept."""
+    file = io.StringIO()
+    console = Terminal(file=file, force_terminal=True, width=120, highlight=False)
+    table = Table()
+    table.add_column(NAME)
+    table.add_row(NAME)
+
+    console.print(NAME, table, style="bold")
+    with Progress(TextColumn("{task.description}", markup=False), console=console) as bars:
+        bars.add_task(NAME)
+
+    written = file.getvalue()
+    assert written.count(SHOWN) == 3
+    assert SHOWN[:20] in written.rpartition(SHOWN)[2]
+    assert "\x1b[1m" in written
+    assert "\x1b[31m" not in written
+    assert "\x1b]0;" not in written

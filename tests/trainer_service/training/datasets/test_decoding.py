@@ -1,0 +1,199 @@
+"""Pixels are what a viewer shows; what cannot be shown is an error that names its file."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer_service.training.datasets import DataError
+from trainer_service.training.datasets.decoding import decoded, form_of
+
+RAMP = np.linspace(0, 1, 256).reshape(16, 16)
+SHADES = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+CORNERS = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
+"""Where the first pixel of a file is shown, by EXIF orientation: row and column of the corner."""
+
+
+def written(folder: Path, image: Image.Image, name: str = "image.png", **options: Any) -> str:
+    image.save(folder / name, **options)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_an_image_stands_as_its_exif_says(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """The corner that is white in the file is where the EXIF puts it, in any format."""
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels).convert("RGB")
+    path = written(tmp_path, image, f"image.{suffix}", exif=exif)
+
+    shown = decoded(path, channels=3)
+
+    height, width = (16, 32) if orientation < 5 else (32, 16)
+    assert shown.shape == (height, width, 3)
+    assert form_of(path) == (3, (height, width))
+    row, column = CORNERS[orientation]
+    white = shown[row * (height - 8) :, column * (width - 8) :][:8, :8]
+    assert white.mean() > 200
+    assert shown.sum() == pytest.approx(white.sum(), rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
+    """Viewers show such a photo, too."""
+    image = Image.fromarray(SHADES).convert("RGB")
+    path = written(tmp_path, image, "image.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff", quality=100)
+
+    assert decoded(path, channels=3)[0].mean() < decoded(path, channels=3)[-1].mean()
+
+
+@pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str, byte_order: str) -> None:
+    """Each of 256 levels is kept, in grey and where the set is of colour."""
+    deep = (SHADES.astype(np.uint16) * 257).astype(byte_order)
+    path = written(tmp_path, Image.fromarray(deep), f"image.{suffix}")
+
+    assert form_of(path) == (1, (16, 16))
+    assert np.array_equal(decoded(path, channels=1), SHADES)
+    assert np.array_equal(decoded(path, channels=3)[..., 2], SHADES)
+
+
+def test_floats_from_0_to_1_are_scaled(tmp_path: Path) -> None:
+    """So that all their shades are kept."""
+    path = written(tmp_path, Image.fromarray(RAMP.astype(np.float32)), "image.tif")
+
+    assert np.array_equal(decoded(path, channels=1), SHADES)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (RAMP.astype(np.float32) * 255, "float32 pixels from 0 to 255; convert it"),
+        (RAMP.astype(np.float32) - 0.5, "float32 pixels from -0.5 to 0.5"),
+        (np.full((4, 4), np.nan, np.float32), "float32 pixels from nan to nan"),
+        (SHADES.astype(np.int32), "int32 pixels from 0 to 255; convert it"),
+    ],
+)
+def test_pixels_without_a_known_white_are_refused(
+    tmp_path: Path, pixels: np.ndarray, message: str
+) -> None:
+    """Cut or clipped they would be other images."""
+    path = written(tmp_path, Image.fromarray(pixels), "image.tif")
+
+    with pytest.raises(DataError, match=rf"image\.tif has {message}"):
+        decoded(path, channels=3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_shows_white(tmp_path: Path, mode: str) -> None:
+    """The hidden pixels are black; the others stay as they are, half of them half grey."""
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[2:] = (60, 60, 60, 255)
+    image = Image.fromarray(pixels)
+    if mode == "RGB":
+        path = written(tmp_path, image.convert("RGB"), transparency=(0, 0, 0))
+    elif mode == "P":
+        palette = Image.fromarray((pixels[..., 0] > 0).astype(np.uint8), mode="P")
+        palette.putpalette([0, 0, 0, 60, 60, 60])
+        path = written(tmp_path, palette, transparency=0)
+    else:
+        path = written(tmp_path, image.convert(mode))
+
+    shown = decoded(path, channels=3)
+
+    assert np.unique(shown[:2]).tolist() == [255]
+    assert np.unique(shown[2:]).tolist() == [60]
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path: Path) -> None:
+    """As composing says: half of black on white is grey."""
+    path = written(tmp_path, Image.new("RGBA", (2, 2), (0, 0, 0, 128)))
+
+    assert np.unique(decoded(path, channels=3)).tolist() == [127]
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("1", "i.png"),
+        ("L", "i.png"),
+        ("LA", "i.png"),
+        ("P", "i.gif"),
+        ("RGB", "i.webp"),
+        ("RGBA", "i.png"),
+        ("CMYK", "i.tif"),
+        ("RGB", "i.bmp"),
+    ],
+)
+def test_opaque_images_of_8_bits_are_read_as_pillow_converts_them(
+    tmp_path: Path, mode: str, name: str
+) -> None:
+    """Nothing is scaled or composed, so results of such data sets stay as they were."""
+    image = Image.fromarray(np.stack([SHADES, SHADES.T, SHADES[::-1]], axis=-1)).convert(mode)
+    path = written(tmp_path, image, name)
+
+    with Image.open(path) as file:
+        expected = np.array(file.convert("RGB"))
+    assert np.array_equal(decoded(path, channels=3), expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "RGB", "I;16", "F"])
+def test_a_grey_set_takes_every_grey_mode(tmp_path: Path, mode: str) -> None:
+    """And grey that is written as colour, which loses nothing."""
+    deep: dict[str, Any] = {"I;16": (RAMP * 65535).astype(np.uint16), "F": RAMP.astype(np.float32)}
+    image = Image.fromarray(deep[mode]) if mode in deep else Image.fromarray(SHADES).convert(mode)
+    path = written(tmp_path, image, "image.tif")
+
+    assert decoded(path, channels=1).shape == (16, 16)
+
+
+def test_the_first_frame_of_several_is_read(tmp_path: Path) -> None:
+    """Of an animated GIF."""
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = written(tmp_path, frames[0], "i.gif", save_all=True, append_images=frames[1:])
+
+    assert decoded(path, channels=3)[0, 0].tolist() == [255, 0, 0]
+
+
+def bomb(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds next to nothing."""
+    head = struct.pack(">II5B", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+@pytest.mark.parametrize("read", [form_of, lambda path: decoded(path, channels=1)])
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_decompression_bomb_is_refused_by_name(tmp_path: Path, side: int, read: object) -> None:
+    """Also one of which Pillow only warns; first or later in its folder."""
+    assert callable(read)
+    (tmp_path / "bomb.png").write_bytes(bomb(side, side))
+
+    with pytest.raises(DataError, match=r"bomb\.png has more than 89,478,485 pixels"):
+        read(str(tmp_path / "bomb.png"))
+
+
+@pytest.mark.parametrize("kept", [0, 30, 200])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp", "tif"])
+def test_a_file_that_was_cut_is_refused_by_name(tmp_path: Path, suffix: str, kept: int) -> None:
+    """Wherever: an empty one, in the header, in the pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = Path(written(tmp_path, Image.fromarray(noise), f"image.{suffix}"))
+    path.write_bytes(path.read_bytes()[:kept])
+
+    for read in (form_of, lambda path: decoded(path, channels=3)):
+        with pytest.raises(DataError, match=rf"image\.{suffix} is no readable image"):
+            read(str(path))

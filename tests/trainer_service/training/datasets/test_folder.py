@@ -1,0 +1,346 @@
+"""Image folders: every entry is read, refused, or counted and named; none is read twice."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.trainer_service.training.datasets.layouts import (
+    EXPRESSIONS,
+    faces,
+    write_affectnet,
+    write_classes,
+    write_fer2013_folders,
+)
+from trainer_service.training.datasets import DataError, ImageFiles, load_images
+from trainer_service.training.datasets.catalog import read_stored
+from trainer_service.training.datasets.values import SPLITS, Stored, split_named
+from trainer_service.training.spec import TrainingSpec
+from trainer_service.training.vision import datasets
+
+
+def read(root: Path) -> Stored:
+    return read_stored("folder:faces", root)
+
+
+def sizes(stored: Stored) -> dict[str, int]:
+    return {name: len(split) for name, split in stored.splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "split"),
+    [
+        ("train Train TRAINING train_set training-set trainset train_data train_images", "train"),
+        ("val Valid validation dev eval VAL val_set validation-set dev_set", "validation"),
+        ("test Testing TEST tests test_set test-set testset", "test"),
+        ("trains testament value contest unlabelled happy 3 _ set data", None),
+    ],
+)
+def test_a_splits_name_is_known_in_its_variants(words: str, split: str | None) -> None:
+    """In any case, with `set`, `data` or `images` behind it; and no more than that."""
+    for word in words.split():
+        assert split_named(word) == split, word
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Testing"),
+        ("training", "VALID", "test"),
+        ("train_set", "val-set", "Test_Set"),
+        ("train", "dev", "eval_test".removeprefix("eval_")),
+    ],
+)
+def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Never classes, and none is left out."""
+    for name in names:
+        write_classes(tmp_path / "faces" / name, images=4)
+
+    stored = read(tmp_path)
+
+    assert stored.class_names == ("class0", "class1", "class2")
+    assert sizes(stored) == {str(split_named(name)): 12 for name in names}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train", "val", "valid"), "val/ and valid/, both for validation"),
+        (("Train", "train_set"), "Train/ and train_set/, both for train"),
+        (("test", "class9"), "test/, named as splits, without train/"),
+        (("train", "test", "holdout"), "images in holdout/, which is no split"),
+        (("train/test", "train/b"), "train has test/ where classes are"),
+    ],
+)
+def test_splits_that_are_not_clear_are_refused(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    """With both names, or what stands beside."""
+    for name in folders:
+        write_classes(tmp_path / "faces" / name, images=2)
+
+    with pytest.raises(DataError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "hidden", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "__pycache__", ".git"]
+)
+@pytest.mark.parametrize("place", ["", "train", "train/class0"])
+@pytest.mark.parametrize("images", [0, 2])
+def test_what_tools_leave_is_no_data(tmp_path: Path, hidden: str, place: str, images: int) -> None:
+    """Neither a class, nor a split, nor an image of a class; and it is counted."""
+    for split in ("train", "test"):
+        write_classes(tmp_path / "faces" / split, images=2)
+    folder = tmp_path / "faces" / place / hidden
+    folder.mkdir()
+    for i in range(images):
+        Image.new("RGB", (5, 6)).save(folder / f"{i}.png")
+
+    stored = read(tmp_path)
+
+    assert stored.class_names == ("class0", "class1", "class2")
+    assert sizes(stored) == {"train": 6, "test": 6}
+    assert stored.left_out["hidden or left by tools"] >= 1
+
+
+def test_what_is_not_read_is_counted_by_its_suffix(tmp_path: Path) -> None:
+    """Once each, those of tools apart; images that lie beside the class folders as well."""
+    write_classes(tmp_path / "faces", images=4)
+    for name in (
+        "class0/a.HEIC",
+        "class1/b.heic",
+        "class0/._00.png",
+        "class2/Thumbs.db",
+        "LICENSE",
+    ):
+        (tmp_path / "faces" / name).write_bytes(b"\0")
+    Image.new("RGB", (5, 6)).save(tmp_path / "faces" / "cover.png")
+
+    stored = read(tmp_path)
+
+    assert sizes(stored) == {"train": 12}
+    assert stored.left_out == {
+        ".heic": 2,
+        "hidden or left by tools": 2,
+        "without a suffix": 1,
+        ".png outside a class": 1,
+    }
+
+
+def test_loading_logs_what_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In one line, with the set's name."""
+    write_classes(tmp_path / "faces")
+    (tmp_path / "faces" / "class0" / "a.heic").write_bytes(b"\0")
+
+    with caplog.at_level("INFO"):
+        load_images(TrainingSpec(dataset="folder:faces", chunks=1), tmp_path)
+
+    assert "folder:faces: not read: 1 .heic" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "suffix", [".gif", ".jfif", ".webp", ".bmp", ".tif", ".TIFF", ".jpeg", ".JPG", ".PNG"]
+)
+@pytest.mark.parametrize("layout", ["folder", "fer2013", "affectnet"])
+def test_every_reader_reads_the_usual_suffixes(tmp_path: Path, layout: str, suffix: str) -> None:
+    """In any case; Pillow tells the format by the content."""
+    if layout == "folder":
+        write_classes(tmp_path / "faces", images=4)
+    elif layout == "fer2013":
+        write_fer2013_folders(tmp_path / "fer2013", faces(42))
+    else:
+        write_affectnet(tmp_path / "affectnet", {"train_set": [0] * 4, "val_set": [1]}, size=20)
+    form = Image.registered_extensions()[suffix.lower()]
+    for path in list(tmp_path.rglob("*.[pj][np]g")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(suffix), form)
+        if path.suffix != suffix:
+            path.unlink()
+
+    stored = read_stored("folder:faces" if layout == "folder" else layout, tmp_path)
+
+    assert (
+        sizes(stored)
+        == {
+            "folder": {"train": 12},
+            "fer2013": {"train": 28, "test": 14},
+            "affectnet": {"train": 4, "test": 1},
+        }[layout]
+    )
+    assert all(len(split.images[:2]) for split in stored.splits.values())
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_only_training_needs_every_class(tmp_path: Path, split: str, is_empty: bool) -> None:
+    """Labels are those of training, whatever the others lack; a new class is refused."""
+    write_classes(tmp_path / "faces" / "train", images=4)
+    for name in ("class0", "class2"):
+        (tmp_path / "faces" / split / name).mkdir(parents=True)
+        Image.new("RGB", (5, 6)).save(tmp_path / "faces" / split / name / "0.png")
+    if is_empty:
+        (tmp_path / "faces" / split / "class1").mkdir()
+
+    stored = read(tmp_path)
+
+    assert stored.splits[str(split_named(split))].labels.tolist() == [0, 2]
+    (tmp_path / "faces" / split / "class3").mkdir()
+    with pytest.raises(DataError, match=r"unknown classes \['class3'\]"):
+        read(tmp_path)
+
+
+def test_a_split_without_an_image_is_refused(tmp_path: Path) -> None:
+    """It would be drawn if its folder were not there."""
+    write_classes(tmp_path / "faces" / "train", images=4)
+    (tmp_path / "faces" / "val").mkdir()
+
+    with pytest.raises(DataError, match=r"val has no image in a class folder; remove it"):
+        read(tmp_path)
+
+
+def test_linked_images_and_folders_are_read(tmp_path: Path) -> None:
+    """Clusters keep the images in one place, and each data set links to them."""
+    write_classes(tmp_path / "pool", images=4)
+    for name in ("class0", "class1"):
+        (tmp_path / "faces" / "train" / name).mkdir(parents=True)
+        for i in range(4):
+            os.symlink(
+                tmp_path / "pool" / name / f"{i:02}.png", tmp_path / f"faces/train/{name}/{i}.png"
+            )
+    os.symlink(tmp_path / "pool" / "class2", tmp_path / "faces" / "train" / "class2")
+
+    stored = read(tmp_path)
+
+    assert sizes(stored) == {"train": 12}
+    assert len(stored.splits["train"].images[:]) == 12
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "message"),
+    [
+        ("train/class0/again", ".", "again is a link to a folder above it"),
+        ("train/class0/again", "../..", "again is a link to a folder above it"),
+        ("train/class9", "..", "is a link to a folder above it"),
+        ("train/class9", "class0", "are the same file by a link"),
+        ("train/class0/again", "../class1", "are the same file by a link"),
+        ("train/class0/z.png", "00.png", r"z\.png and .*00\.png are the same file by a link"),
+        ("val", "test", "are the same file by a link"),
+        ("test/class0/z.png", "../../train/class0/00.png", "are the same file by a link"),
+    ],
+)
+def test_links_bring_no_image_in_twice(
+    tmp_path: Path, link: str, target: str, message: str
+) -> None:
+    """Neither within a class, nor under two labels, nor across splits."""
+    for split in ("train", "test"):
+        write_classes(tmp_path / "faces" / split, images=2)
+    os.symlink(target, tmp_path / "faces" / link)
+
+    with pytest.raises(DataError, match=message):
+        read(tmp_path)
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    """Two folders that link to each other."""
+    write_classes(tmp_path / "faces", images=2)
+    os.symlink("../class1", tmp_path / "faces" / "class0" / "x")
+    os.symlink("../class0", tmp_path / "faces" / "class1" / "y")
+
+    with pytest.raises(DataError, match="is a link to a folder above it"):
+        read(tmp_path)
+
+
+def test_a_link_to_nothing_is_told_when_it_is_read(tmp_path: Path) -> None:
+    """An image that a cluster has purged is not left out in silence."""
+    write_classes(tmp_path / "faces")
+    os.symlink("/nowhere/1.png", tmp_path / "faces" / "class1" / "gone.png")
+
+    with pytest.raises(DataError, match=r"gone\.png is no readable image"):
+        load_images(TrainingSpec(dataset="folder:faces", chunks=1), tmp_path)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    """A pipe would be waited on for ever."""
+    write_classes(tmp_path / "faces", images=4)
+    os.mkfifo(tmp_path / "faces" / "class0" / "pipe.png")
+
+    assert sizes(read(tmp_path)) == {"train": 12}
+
+
+def test_images_come_in_the_order_of_earlier_releases(tmp_path: Path) -> None:
+    """Draws go by it, so the splits of a data set stay what they were; nested folders are read."""
+    folder = tmp_path / "faces"
+    for name in ("class1/b", "class1", "class1/a.d/e", "class0", "class1/a"):
+        for image in ("2.png", "10.PNG", "1.png"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (5, 6)).save(folder / name / image)
+    labels = {"class0": 0, "class1": 1}
+
+    split = read(tmp_path).splits["train"]
+
+    earlier = datasets.folder.make_dataset(str(folder), labels, extensions=(".png",))
+    assert isinstance(split.images, ImageFiles)
+    assert [*zip(split.images.paths, split.labels.tolist(), strict=True)] == earlier
+
+
+def test_splits_may_be_of_other_sizes_where_one_is_given(tmp_path: Path) -> None:
+    """Without one, the image that differs is named."""
+    write_classes(tmp_path / "faces" / "train", images=8)
+    (tmp_path / "faces" / "test" / "class0").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "faces" / "test" / "class0" / "0.png")
+    spec = TrainingSpec(dataset="folder:faces", chunks=1, validation_share=0.3)
+
+    with pytest.raises(DataError, match=r"test/class0/0\.png is .*give --image-size"):
+        load_images(spec, tmp_path)
+    images = load_images(
+        TrainingSpec(dataset="folder:faces", chunks=1, validation_share=0.3, image_size=8), tmp_path
+    )
+
+    assert images.test.images.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation"])
+def test_fer2013_may_have_a_validation_folder(tmp_path: Path, name: str) -> None:
+    """It validates, and nothing is drawn for that."""
+    write_fer2013_folders(tmp_path / "fer2013", faces(84))
+    (tmp_path / "fer2013" / "test").rename(tmp_path / "fer2013" / name)
+    write_fer2013_folders(tmp_path / "fer2013", faces(42))
+
+    stored = read_stored("fer2013", tmp_path)
+
+    assert set(stored.splits) == set(SPLITS)
+    assert stored.class_names == EXPRESSIONS
+    assert stored.splits["validation"].images.shape == (28, 1, 48, 48)
+
+
+def test_affectnet_reads_no_annotation_twice(tmp_path: Path) -> None:
+    """Two files of one number would share it; and a third set is not left out unseen."""
+    folder = tmp_path / "affectnet"
+    write_affectnet(folder, {"train_set": [0, 1], "val_set": [2]}, size=8)
+    Image.new("RGB", (8, 8)).save(folder / "train_set" / "images" / "1.png")
+    with pytest.raises(DataError, match=r"1\.png and .*1\.jpg have the same annotation"):
+        read_stored("affectnet", tmp_path)
+
+    (folder / "train_set" / "images" / "1.png").unlink()
+    (folder / "test_set").mkdir()
+    with pytest.raises(DataError, match="test_set is no part of the release"):
+        read_stored("affectnet", tmp_path)
+
+
+def test_arrays_name_their_splits_as_folders_do(tmp_path: Path) -> None:
+    """In any case and variant."""
+    np.savez(
+        tmp_path / "faces.npz",
+        images=np.zeros((6, 4, 4), np.uint8),
+        labels=np.arange(6) % 2,
+        split=np.array(["Training"] * 2 + ["valid"] * 2 + ["TEST"] * 2),
+    )
+
+    stored = read_stored("npz:faces", tmp_path)
+
+    assert sizes(stored) == {"train": 2, "validation": 2, "test": 2}
+    assert all(torch.equal(s.labels, torch.tensor([0, 1])) for s in stored.splits.values())

@@ -1,0 +1,98 @@
+"""An image file's pixels as a viewer shows them: upright, in 8 bits, on a white ground."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from agent_service.domain.errors import AgentError
+
+# Pillow only warns of images up to twice its limit. A filter once, since threads decode: to change
+# the filters around each image is not safe in threads.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+_GREY = ("1", "L", "LA", "La")
+"""Modes of 8 bits or fewer that hold no colour."""
+_DEEP = 65535 // 255
+"""Levels of a 16-bit image for each of an 8-bit one."""
+
+
+class DataError(AgentError):
+    """A data set is not there or not as it should be; the message names the file and the fix."""
+
+
+def form_of(path: str) -> tuple[int, tuple[int, int]]:
+    """Return an image's channels, one if it is grey without alpha, else three, and its size.
+
+    Raises:
+        DataError: naming the file, where it cannot be read.
+    """
+    with _opened(path) as image:
+        is_grey = image.mode in ("L", "F") or image.mode.startswith("I;16")
+        return (1 if is_grey else 3), (image.height, image.width)
+
+
+def decoded(path: str, *, channels: int) -> np.ndarray:
+    """Return uint8[h, w] for one channel, uint8[h, w, 3] for three.
+
+    Raises:
+        DataError: naming the file, where it cannot be read, or has colour and one channel is asked.
+    """
+    with _opened(path) as image:
+        shown = _shown(image, path)
+        if channels == 3:
+            return np.array(shown.convert("RGB"))
+        pixels = np.array(shown)
+        # Some formats have colour only; lossy WebP then moves grey by one level.
+        if shown.mode == "L" or (pixels.max(axis=2) - pixels.min(axis=2)).max() <= 1:
+            return np.array(shown.convert("L"))
+        raise DataError(
+            f"{path} is of mode {image.mode}, others are grey (L); bring all to one mode"
+        )
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Give an image, the first frame of several, turned as its EXIF says."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            with suppress(Exception):  # viewers pass over a damaged EXIF block, too
+                ImageOps.exif_transpose(image, in_place=True)
+            yield image
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down or remove it"
+        ) from error
+    except Exception as error:
+        # A damaged image raises most of what Pillow and its decoders can; all mean the same.
+        raise DataError(
+            f"{path} is no readable image; remove or replace it ({type(error).__name__})"
+        ) from error
+
+
+def _shown(image: Image.Image, path: str) -> Image.Image:
+    """Return an image of mode L, if it is grey, or RGB."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image), path))
+    mode = "L" if image.mode in _GREY else "RGB"
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return image.convert(mode)
+
+
+def _eight_bits(pixels: np.ndarray, path: str) -> np.ndarray:
+    """Scale 16-bit pixels, or floats from 0 to 1; raises DataError for others: none is white."""
+    if pixels.dtype.itemsize == 2:
+        return np.round(pixels / _DEEP).astype(np.uint8)
+    if pixels.dtype.kind == "f" and pixels.min() >= 0.0 and pixels.max() <= 1.0:
+        return np.round(pixels * 255.0).astype(np.uint8)
+    found = f"{pixels.dtype} pixels from {pixels.min():g} to {pixels.max():g}"
+    raise DataError(f"{path} has {found}; convert it to 8 or 16 bits, or to floats from 0 to 1")
