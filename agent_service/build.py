@@ -31,7 +31,7 @@ from agent_service.domain.errors import AgentError, NotFound
 from agent_service.domain.ports import Durability, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
-from agent_service.learning.learner import learn
+from agent_service.learning.learner import Learner
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.leases import watching_leases
@@ -231,11 +231,12 @@ def run_learner(
     os.nice(10)
     end_with_parent()
     start_logging("learner", log_format)
+    learner = Learner()
     while True:
         try:
             journal = partial(ThreadJournal, writing)
             with SqlStore(store_url, durability=durability, journal=journal) as store:
-                learn(store, heartbeat)
+                learner.learn(store, heartbeat)
         except AgentError as error:
             # A full disk, a damaged row: nothing is consumed, and others may still be served.
             log.warning("nothing is learned: %s", error)

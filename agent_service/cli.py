@@ -19,6 +19,7 @@ from agent_service.domain.capacity import Capacity
 from agent_service.domain.errors import invalid
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
+from agent_service.lifeline import end_on_interrupt, end_with_stdin
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from agent_service.v1 import agent_pb2 as pb
 
@@ -116,10 +117,10 @@ def _with_password(store: str, file: Path) -> str:
 @click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
 def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
+    end_on_interrupt()  # until it serves, and once it has drained
     config = AgentConfig(**options)
     start_service_log("agent", config.serving)
     from agent_service.build import serve as run
-    from agent_service.lifeline import end_with_stdin
 
     if with_stdin:
         end_with_stdin()
@@ -128,6 +129,7 @@ def serve(*, with_stdin: bool, **options: Any) -> None:
         echo(f"agent service at {config.listening.announced(port, page)}")
 
     run(config, announce)
+    end_on_interrupt()
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""Scores, computed where the predictions are: nothing is copied off the device.
+"""Macro F1, computed where the predictions are: nothing is copied off the device.
 
 For trainings, ours and others'; knows torch and no service.
 """
@@ -17,21 +17,40 @@ def macro_f1(predictions: Tensor, labels: Tensor, *, classes: int) -> Tensor:
 
     Args:
         predictions: int64[..., B], classes in [0, classes).
-        labels: int64[..., B].
+        labels: int64[..., B]; those outside [0, classes) are ignored, with their predictions.
         classes: number of classes.
 
     Returns:
-        float64[...], one score a batch.
+        float64[...], one score a batch; NaN where all its labels are ignored.
     """
-    shape = (*predictions.shape[:-1], classes)
+    return macro_f1_of(class_counts(predictions, labels, classes=classes))
+
+
+def class_counts(predictions: Tensor, labels: Tensor, *, classes: int) -> Tensor:
+    """Return all that macro F1 needs, per class: float64[2, ..., classes], to be added up.
+
+    The first row has the right predictions, the second labels and predictions together. A whole
+    confusion matrix of a language model's 128,000 words would take 131 GB.
+
+    Args:
+        predictions: as for `macro_f1`.
+        labels: likewise.
+        classes: likewise.
+    """
+    # Whatever is ignored is counted as one more class, which is cut off.
+    labels = labels.clamp(-1, classes) % (classes + 1)
+    predictions = predictions.where(labels < classes, classes)
     hits = (predictions == labels).to(torch.float64)
-
-    def count(places: Tensor, weights: Tensor) -> Tensor:
-        empty = torch.zeros(shape, dtype=torch.float64, device=places.device)
-        return empty.scatter_add_(-1, places, weights)
-
-    true_positives = count(labels, hits)
+    empty = hits.new_zeros((2, *labels.shape[:-1], classes + 1))
+    empty[0].scatter_add_(-1, labels, hits)
     # 2 TP + FP + FN, since TP + FP are the predictions of a class and TP + FN its labels.
-    support = count(labels, torch.ones_like(hits)) + count(predictions, torch.ones_like(hits))
-    f1 = 2.0 * true_positives / support.clamp(min=1.0)
+    either = torch.cat([labels, predictions], dim=-1)
+    empty[1].scatter_add_(-1, either, torch.ones_like(either, dtype=torch.float64))
+    return empty[..., :classes]
+
+
+def macro_f1_of(counts: Tensor) -> Tensor:
+    """Return the macro F1 of what was counted: float64[...] of float64[2, ..., classes]."""
+    hits, support = counts.unbind()
+    f1 = 2.0 * hits / support.clamp(min=1.0)
     return f1.sum(-1) / (support > 0).sum(-1)

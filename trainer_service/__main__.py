@@ -1,15 +1,21 @@
 """The `trainer-service` command, as installed and as `python -m trainer_service`."""
 
+import signal
 import sys
+
+from agent_service.lifeline import end_on_interrupt
 
 
 def main() -> None:
     """Run the command, or say which extra is missing, as in an installation of the client alone."""
+    interrupted = signal.getsignal(signal.SIGINT)
+    end_on_interrupt()
     try:
         from trainer_service.cli import main as run
     except ModuleNotFoundError as missing:
         extra = "pip install 'reinforced-regularization[trainer]'"
         sys.exit(f"trainer-service: {missing.name} is not installed; {extra}")
+    signal.signal(signal.SIGINT, interrupted)
     run()
 
 

@@ -14,6 +14,8 @@ import click
 from agent_service.addresses import TRAINER_PORT, address_to_call
 from agent_service.command import echo, run_command
 from agent_service.connecting import FILE, Access, Target, access_options
+from agent_service.domain.errors import AgentError
+from agent_service.lifeline import end_on_interrupt
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
@@ -85,6 +87,7 @@ def cli(debug: bool) -> None:
 @serving_options
 def serve(**options: Any) -> None:
     """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
+    end_on_interrupt()  # until it serves, and once it has drained
     access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
     config = TrainerConfig(agent_access=Access(**access), **options)
     # Of a cluster's nodes nobody knows here how many cores they have.
@@ -98,6 +101,7 @@ def serve(**options: Any) -> None:
         echo(f"trainer service at {config.listening.announced(port, page)}")
 
     run(config, announce)
+    end_on_interrupt()
 
 
 _WATCH_SECONDS = 60.0
@@ -209,8 +213,12 @@ def runs(trainer: Target) -> None:
 @_trainer_option
 @click.argument("run_id")
 def watch(trainer: Target, run_id: str) -> None:
-    """Follow a run from its beginning to its end, through restarts of the service."""
-    from trainer_service.study.progress import RunProgress
+    """Follow a run from its beginning to its end, through restarts of the service.
+
+    Ends with 1 where the run failed or was cancelled.
+    """
+    from trainer_service.run import RunState, StateChanged
+    from trainer_service.study.progress import RunProgress, event_line
     from trainer_service.terminal import Terminal
 
     with (
@@ -219,6 +227,9 @@ def watch(trainer: Target, run_id: str) -> None:
     ):
         for event in client.watch(run_id):
             shown.happened(event)
+    match event.what:
+        case StateChanged(state=RunState.FAILED | RunState.CANCELLED):
+            raise AgentError(f"run {run_id}: {event_line(event)}")
 
 
 @cli.command()

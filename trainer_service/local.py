@@ -10,6 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 
+from agent_service.lifeline import shielding_from_interrupts
 from trainer_service.config import TrainerConfig
 from trainer_service.link import CANCEL, HAND_BACK, Listener
 from trainer_service.run import Run, RunState, StateChanged, What
@@ -82,7 +83,8 @@ class LocalProcess:
         self._cause = ""
         """Why it did not start."""
         try:
-            self._process.start()
+            with shielding_from_interrupts():  # the fork server, too, which starts with the first
+                self._process.start()
         except (OSError, EOFError) as error:
             self._cause = f"its process cannot start: {type(error).__name__} {error}".rstrip()
         self._is_alive = not self._cause

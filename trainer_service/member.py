@@ -39,7 +39,10 @@ class StackFailed(Exception):
     """Children failed together; each shall start again, alone, to see whose fault it is."""
 
 
-_FINAL = (AgentError, OSError, MemoryError, torch.OutOfMemoryError)
+_FINAL = (
+    *(AgentError, OSError, MemoryError, torch.OutOfMemoryError),
+    *(ValueError, TypeError, NotImplementedError),  # as torch refuses what a child asks of it
+)
 """Errors that another start would meet again; after others the run starts from its checkpoint."""
 
 

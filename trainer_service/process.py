@@ -82,8 +82,6 @@ def train_runs(
         cancels: one mark a run.
     """
     end_with_parent()
-    # Ctrl-C reaches the whole group; what it means is the service's to decide.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     start_logging("trainer", config.serving.log_format, run=f"{runs[0].id}{others}")
     torch.set_num_threads(config.threads)

@@ -15,8 +15,10 @@ from agent_service.domain.errors import (
     ResourceExhausted,
     Unavailable,
     invalid,
+    within,
 )
 from agent_service.domain.runs import RUN_ID
+from trainer_service.agent_lookup import AgentLookup
 from trainer_service.config import TrainerConfig
 from trainer_service.executor import Executor, Process
 from trainer_service.following import follow
@@ -71,6 +73,7 @@ class Runs:
         self._store = store
         self._config = config
         self._observers = observers
+        self._agent = AgentLookup(config)
         self._kept = Kept(store, open_folder(config.checkpoints))
         self._changing = threading.Lock()
         self._executor = executor
@@ -103,7 +106,8 @@ class Runs:
         """Queue a run; the same id with the same spec again answers the one that is there.
 
         Raises:
-            InvalidArgument: the id's form is wrong, or it cannot go on from its parent.
+            InvalidArgument: the id's form is wrong, the agent has no such controller, or the run
+                cannot go on from its parent.
             AlreadyExists: the id has another spec.
             NotFound: there is no parent of this id.
             FailedPrecondition: the parent has no checkpoint.
@@ -112,6 +116,10 @@ class Runs:
         """
         if not RUN_ID.fullmatch(run_id):
             raise invalid("run_id", f"{run_id!r} does not match {RUN_ID.pattern}")
+        # Before the lock, since it is a call; who submits again need not have the controller still.
+        if spec.controller and self._store.find(run_id) is None:
+            with within("spec."):
+                self._agent.check_controller(spec.controller)
         with self._changing:
             if self._is_closed:
                 raise Unavailable("the service drains; submit again when it is back")
@@ -197,6 +205,7 @@ class Runs:
         impatient.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
         impatient.cancel()
+        self._agent.close()
 
     def _kill_all(self) -> None:
         with self._changing:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,18 @@ import click
 
 from agent_service.command import echo
 from agent_service.connecting import Target, agent_option
-from agent_service.domain.errors import invalid
+from agent_service.domain.errors import AgentError, invalid
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from agent_service.client import AgentClient
     from trainer_service.load.simulate import Outcome, Told
+
+HYPERPARAMETER = "dropout"
+"""Of the controller: the simulated child's drop rate."""
+CANCELLERS = 16
+"""Threads that end what an interrupted load left."""
 
 
 @click.command()
@@ -44,7 +52,7 @@ def simulate(
 ) -> None:
     """Drive simulated children against an agent service, and print how it did.
 
-    A controller of its own learns from them; their runs are finished at the end.
+    A controller of its own learns from them; at the end their runs are finished, and it is deleted.
     """
     for name, value in (("runs", runs), ("chunks", chunks), ("processes", processes)):
         if value < 1:
@@ -60,7 +68,7 @@ def simulate(
         agent=agent.address,
         access=agent.access,
         controller=name,
-        hyperparameter=_create_controller(agent, name, rollout_size),
+        hyperparameter=HYPERPARAMETER,
         runs=runs,
         chunks=chunks,
         rate=rate,
@@ -68,27 +76,47 @@ def simulate(
         over_streams=streams,
         prefix=name,
     )
-    with _bars() as told:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is made is removed then, too
+    with _controller(agent, name, rollout_size, chunks), _bars() as told:
         outcome = load(share, processes=processes, told=told)
     echo(json.dumps(dataclasses.asdict(outcome), indent=1) if as_json else _table(outcome))
 
 
-def _create_controller(agent: Target, name: str, rollout_size: int) -> str:
-    """Create the controller that learns from the load; return its hyperparameter's name."""
+@contextmanager
+def _controller(agent: Target, name: str, rollout_size: int, chunks: int) -> Iterator[None]:
+    """Have a controller that learns from the load; delete it, whatever ends the load."""
     from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
     from agent_service.connecting import connect
     from trainer_service.simulation import HIGHEST_RATE
 
-    dropout = Hyperparameter(name="dropout", low=0.0, high=HIGHEST_RATE)
     spec = ControllerSpec(
         name=name,
-        hyperparameters=(dropout,),
+        hyperparameters=(Hyperparameter(name=HYPERPARAMETER, low=0.0, high=HIGHEST_RATE),),
         reward=Reward.VALIDATION,
         algorithm=PPOSettings(rollout_size=rollout_size),
     )
     with connect(agent) as client:
         client.create_controller(spec)
-    return dropout.name
+        try:
+            yield
+        finally:
+            try:
+                _cancel_runs(client, name, chunks)
+                client.delete_controller(name)
+            except AgentError as error:
+                echo(f"the controller {name} is left at the agent: {error}", err=True)
+
+
+def _cancel_runs(client: AgentClient, controller: str, chunks: int) -> None:
+    """End the runs that an interrupted load left: a controller with active runs stays."""
+    from agent_service.domain.runs import Outcome, RunState
+
+    def cancel(run_id: str) -> None:
+        client.run(controller, run_id=run_id, planned_chunks=chunks).finish(Outcome.CANCELLED)
+
+    active = [r.run_id for r in client.list_runs(controller=controller, state=RunState.ACTIVE)]
+    with ThreadPoolExecutor(CANCELLERS) as pool:
+        list(pool.map(cancel, active))
 
 
 @contextmanager

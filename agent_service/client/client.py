@@ -14,7 +14,7 @@ from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
-from agent_service.client.sites import Site
+from agent_service.client.sites import Drives, Site
 from agent_service.client.starting import Start, Starting
 from agent_service.client.tls import Tls
 from agent_service.domain.runs import Mode, RunState
@@ -148,7 +148,7 @@ class AgentClient:
         planned_chunks: int | None = None,
         model: nn.Module | None = None,
         sites: Mapping[str, Site] | None = None,
-        drives: Mapping[str, str] | None = None,
+        drives: Drives | None = None,
         score: Score | None = None,
         when_away: Hold | None = None,
         limits: Limits | None = None,
@@ -173,9 +173,11 @@ class AgentClient:
             model: a PyTorch model, on its device already; needs the extra `torch`.
             sites: regularizers to add, `Dropout()` or `GaussianNoise()`, by the name of the module
                 whose output they act on.
-            drives: which of the model's own modules each hyperparameter drives, by a pattern of
-                module names such as `layer4.*`. All dropout that it has, where there is one
-                hyperparameter and no `sites`.
+            drives: which of the model's own drop rates each hyperparameter drives: `MODULE` or
+                `MODULE:ATTRIBUTE`, or several, each a pattern such as `layer4.*`. Where there is
+                one hyperparameter and no `sites`, all dropout that is known to act. A module
+                without wildcards, or an attribute, also takes what is left alone else: rates of 0,
+                stochastic depth, and rates of modules that are not known.
             score: of a batch's logits and labels, in [0, 1], larger is better; macro F1 of classes
                 by default. "binary-f1", "multilabel-f1" or "r2" (0 where it is below), a metric of
                 torchmetrics, or a function, which is called at each step.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from agent_service import convert
 from agent_service.client.delivery import Delivery
+from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
@@ -17,7 +18,7 @@ from agent_service.v1 import agent_pb2 as pb
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agent_service.client.model.scores import Scoring
+    from agent_service.client.model.scores import Tally
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
 
@@ -63,8 +64,10 @@ class Run:
         self.action: pb.Action
         """What the chunk that trains now runs under: what was decided, within the limits."""
         self._losses: list[SupportsFloat] = []
-        self._scores: list[Any] = []
-        self._has_own_scores = False
+        self._scores: list[SupportsFloat] = []
+        self._tally: Tally | None = None
+        """The score of the chunk by its logits; none yet, or the script gives scores."""
+        self._has_pass = False
         self._is_finished = False
         self._model = model
         self._guard = Guard(limits, hyperparameters)
@@ -88,6 +91,10 @@ class Run:
         """Whether N steps were told and `report` is due."""
         return len(self._losses) == self.chunk_size
 
+    def describe(self) -> Description:
+        """Return what the run drives, from which values, and what it leaves alone; print it."""
+        return Description() if self._model is None else self._model.description
+
     def step(
         self,
         loss: SupportsFloat,
@@ -98,13 +105,13 @@ class Run:
     ) -> None:
         """Tell one training step; all stays where it is until the chunk is reported.
 
-        A step is one of the optimizer. Where it takes several passes, give their mean loss,
-        and the logits and labels of all.
+        A step is one of the optimizer. Where it takes several passes, as with accumulated
+        gradients, tell each by `add_pass`, and then here their mean loss alone.
 
         Args:
             loss: the step's training loss, a number or a scalar tensor.
-            logits: float[b, classes, ...], of the very pass that gave the loss; of a run with a
-                model.
+            logits: float[b, classes, ...] or float[b, ..., classes], of the very pass that gave the
+                loss; of a run with a model.
             labels: int[b, ...].
             score: in place of the two, the step's training score in [0, 1], larger is better.
 
@@ -112,25 +119,40 @@ class Run:
             RuntimeError: where the chunk is full already.
             TypeError: neither logits and labels nor a score, both kinds in one chunk, or logits for
                 a run without a model.
+            InvalidArgument: the score cannot be made of such logits and labels.
         """
-        if self.chunk_full:
-            raise RuntimeError("the chunk is full: call run.report(...) first")
-        if (score is None) == (logits is None or labels is None):
-            raise TypeError("give run.step(loss, logits, labels), or run.step(loss, score=...)")
-        if self._losses and self._has_own_scores != (score is not None):
-            raise TypeError("the steps of one chunk are scored in one way, by logits or by score=")
-        if logits is None or labels is None:
-            assert score is not None
+        self._check_not_full()
+        if score is not None and logits is None:
+            self._check_one_way(self._tally is None)
             self._scores.append(_detached(score))
-        else:
-            self._scores.append(self._scoring_of_model().keep(logits, labels))
-        self._has_own_scores = score is not None
+        elif score is None and logits is not None and labels is not None:
+            self.add_pass(logits, labels)
+        elif not self._has_pass or score is not None or logits is not None:
+            raise TypeError("give run.step(loss, logits, labels), or run.step(loss, score=...)")
+        self._has_pass = False
         self._losses.append(_detached(loss))
 
-    def _scoring_of_model(self) -> Scoring:
+    def add_pass(self, logits: Tensor, labels: Tensor) -> None:
+        """Score one of several passes of a step, which `step(loss)` ends; arguments as there."""
+        self._check_not_full()
+        self._check_one_way(not self._scores)
+        if self._tally is None:
+            self._tally = self._new_tally()
+        self._tally.add(logits, labels)
+        self._has_pass = True
+
+    def _check_not_full(self) -> None:
+        if self.chunk_full:
+            raise RuntimeError("the chunk is full: call run.report(...) first")
+
+    def _check_one_way(self, is_one: bool) -> None:
+        if not is_one:
+            raise TypeError("the steps of one chunk are scored in one way, by logits or by score=")
+
+    def _new_tally(self) -> Tally:
         if self._model is None:
             raise TypeError("logits are scored where agent.run(..., model=model) was given")
-        return self._model.scoring
+        return self._model.scoring()
 
     def report(
         self,
@@ -158,20 +180,30 @@ class Run:
             validation_score=self._validation_score(validation),
             applied=applied,
         )
-        self._losses.clear()
-        self._scores.clear()
+        self._forget_chunk()
         return values
 
+    def _forget_chunk(self) -> None:
+        self._losses.clear()
+        self._scores.clear()
+        self._tally, self._has_pass = None, False
+
     def _training_score(self) -> float:
-        if self._has_own_scores:
+        if self._tally is None:
             return sum(map(float, self._scores)) / len(self._scores)
-        return self._scoring_of_model().mean(self._scores)
+        return self._tally.value()
 
     def _validation_score(self, validation: Any) -> float:
         if isinstance(validation, SupportsFloat):
             return float(validation)
-        scoring = self._scoring_of_model()
-        return scoring.mean([scoring.keep(logits, labels) for logits, labels in validation])
+        tally = self._new_tally()
+        try:
+            for logits, labels in validation:
+                tally.add(logits, labels)
+        finally:
+            # A generator, such as `Validation.of`, gives the model its modes back at its end.
+            getattr(validation, "close", lambda: None)()
+        return tally.value()
 
     def report_chunk(
         self,
@@ -265,6 +297,7 @@ class Run:
 
         Reports of chunks that were told before, if they are the same, are answered as they were.
         """
+        self._forget_chunk()
         self.take(self._first_action)
 
     def finish(

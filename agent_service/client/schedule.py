@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_service.client.run import Run
-from agent_service.client.sites import Site
+from agent_service.client.sites import Drives, Site
 from agent_service.domain.errors import InvalidArgument, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.text import csv_rows, read_text
@@ -90,7 +90,7 @@ class Schedule:
         *,
         model: nn.Module | None = None,
         sites: Mapping[str, Site] | None = None,
-        drives: Mapping[str, str] | None = None,
+        drives: Drives | None = None,
         score: Score | None = None,
     ) -> Run:
         """Return a run that follows this schedule; no agent is needed, and nobody is told.

@@ -1,7 +1,8 @@
-"""What can be added to a model where it has no regularization of its own; needs no torch."""
+"""What can be driven in a model, its own or added to it; needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -22,3 +23,8 @@ class GaussianNoise:
 
 
 Site = Dropout | GaussianNoise
+
+Drives = Mapping[str, str | Sequence[str]]
+"""By hyperparameter, which of a model's own drop rates it drives: `MODULE` or `MODULE:ATTRIBUTE`,
+or several, each a pattern such as `layer4.*`. A module without wildcards, or an attribute, also
+takes what is left alone else: rates of 0, stochastic depth, and modules that are not known."""

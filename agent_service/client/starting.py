@@ -12,7 +12,7 @@ from agent_service.client.calls import Calls
 from agent_service.client.delivery import AgentDelivery, Delivery, Hold
 from agent_service.client.limits import Limits
 from agent_service.client.run import Run
-from agent_service.client.sites import Site
+from agent_service.client.sites import Drives, Site
 from agent_service.domain.errors import Unavailable, invalid
 from agent_service.domain.hyperparameters import check_values
 from agent_service.domain.runs import Mode
@@ -42,7 +42,7 @@ class Start:
     planned_chunks: int | None
     model: nn.Module | None
     sites: Mapping[str, Site] | None
-    drives: Mapping[str, str] | None
+    drives: Drives | None
     score: Score | None
     when_away: Hold | None
     limits: Limits | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent_service.domain.errors import ResourceExhausted, invalid
 from agent_service.domain.ports import Session
+from agent_service.domain.sizes import check_sizes
 from agent_service.domain.specs import MAX_CHUNK_SIZE, MAX_HYPERPARAMETERS, ControllerSpec
 
 
@@ -29,7 +30,13 @@ class Capacity:
                 raise invalid(f"max_{name}", f"{getattr(self, name)} must be at least 1")
 
     def check_new_controller(self, session: Session, spec: ControllerSpec) -> None:
-        """Raise ResourceExhausted where a new controller is one too many, or too large."""
+        """Check that a new controller is not one too many, nor too large.
+
+        Raises:
+            ResourceExhausted: it is over a limit of this service.
+            InvalidArgument: its parts are too large together, whatever the service (`sizes`).
+        """
+        check_sizes(spec)
         count = len(spec.hyperparameters)
         if count > self.hyperparameters:
             raise _exhausted("hyperparameters", self.hyperparameters, f"the spec has {count}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -193,6 +193,14 @@ class Session(Retention, Protocol):
         """Return controllers that are not deleted, by name, after the name `after`."""
         ...
 
+    def newer_controllers(self, *, than: int) -> Iterator[Controller]:
+        """Yield controllers whose ids are above `than`, by id, each read as it is asked for."""
+        ...
+
+    def controllers_by_id(self, ids: Collection[int]) -> Sequence[Controller]:
+        """Return the controllers of these ids, by id, deleted ones too."""
+        ...
+
     def has_controllers(self, *, count: int) -> bool:
         """Return whether at least so many controllers are not deleted."""
         ...
@@ -324,7 +332,10 @@ class Session(Retention, Protocol):
         ...
 
     def with_ready(self, *, count: int) -> Set[int]:
-        """Return the ids of controllers with so many transitions to learn from; reads none."""
+        """Return the ids of controllers with so many transitions to learn from, deleted ones too.
+
+        Reads neither those nor the controllers.
+        """
         ...
 
     def ready_transitions(

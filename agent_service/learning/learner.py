@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -18,6 +17,7 @@ from typing import NoReturn
 import numpy as np
 
 from agent_service.domain.draws import generator
+from agent_service.domain.errors import AgentError
 from agent_service.domain.ports import LearnableTransition, Origin, PolicyVersion, Session, Store
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 """How often the store is asked for full rollouts."""
-_EVERY = 1_000_000
+UPDATE_SECONDS = 60.0
+"""That one update may train: twice what the largest spec takes of a whole core."""
+REST_SECONDS = 10.0
+"""For how long a controller is left alone of which something in the store cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +42,97 @@ class _Rollout:
     transitions: Sequence[LearnableTransition]
 
 
-def learn(store: Store, heartbeat: Heartbeat) -> NoReturn:
-    """Update every learning controller whose rollout is full, for ever."""
-    while not store.read(_learning):
-        heartbeat.beat()
-        time.sleep(POLL_SECONDS)
-    # 3 s and 300 MB, which a service of baselines never needs, and which no first update is to wait
-    # for, in the midst of the reports that filled its rollout.
-    importlib.import_module("agent_service.learning.sb3")
-    while True:
-        heartbeat.beat()
-        if not learn_once(store):
+class Learner:
+    """Updates controllers in turn: whoever's updates took the least time is the next.
+
+    What it has seen of specs it keeps, as they never change, so that those of controllers which
+    never learn are read once and not again.
+    """
+
+    def __init__(self) -> None:
+        """Know no controller yet."""
+        self._last_seen = 0
+        self._sizes: dict[int, int] = {}
+        self._spent: dict[int, float] = {}
+        self._least = 0.0
+        self._rests_until: dict[int, float] = {}
+
+    def learn(self, store: Store, heartbeat: Heartbeat) -> NoReturn:
+        """Update every learning controller whose rollout is full, for ever."""
+        self._last_seen, self._sizes = 0, {}
+        while not store.read(self._has_learning):
+            heartbeat.beat()
             time.sleep(POLL_SECONDS)
+        # 3 s and 300 MB, which a service of baselines never needs, and which no first update is to
+        # wait for, in the midst of the reports that filled its rollout.
+        importlib.import_module("agent_service.learning.sb3")
+        while True:
+            heartbeat.beat()
+            if not self.take_turn(store):
+                time.sleep(POLL_SECONDS)
+
+    def take_turn(self, store: Store) -> bool:
+        """Update the next controller that has a full rollout; return whether there was one."""
+        now = time.monotonic()
+        full = [c for c in store.read(self.with_full_rollouts) if self._is_awake(c, now)]
+        return any(self._learn_alone(store, c) for c in sorted(full, key=self._time_of))
+
+    def once(self, store: Store) -> int:
+        """Update each controller that has a full rollout, once; return how many."""
+        full = store.read(self.with_full_rollouts)
+        return sum(self._learn_alone(store, controller) for controller in full)
+
+    def with_full_rollouts(self, session: Session) -> list[Controller]:
+        """Return the controllers that learn and whose rollout is full."""
+        # Asked many times a second: what waits is read only when there is enough of it.
+        self._look_for_new(session)
+        full: set[int] = set()
+        for size in set(self._sizes.values()):
+            full |= {c for c in session.with_ready(count=size) if self._sizes.get(c) == size}
+        return self._learning(session, full)
+
+    def _has_learning(self, session: Session) -> bool:
+        self._look_for_new(session)
+        return bool(self._learning(session, self._sizes))
+
+    def _look_for_new(self, session: Session) -> None:
+        for controller in session.newer_controllers(than=self._last_seen):
+            self._last_seen = controller.id
+            if isinstance(controller.spec.algorithm, PPOSettings):
+                self._sizes[controller.id] = controller.spec.algorithm.rollout_size
+
+    def _learning(self, session: Session, keys: Collection[int]) -> list[Controller]:
+        """Return those of some controllers that learn now."""
+        found = session.controllers_by_id(keys)
+        return [c for c in found if c.mode is Mode.LEARNING and not c.is_deleted]
+
+    def _learn_alone(self, store: Store, controller: Controller) -> bool:
+        """Learn for a controller unless another process does; return whether something was done.
+
+        Several replicas of a service have a learner each: one at a time learns for a controller.
+        """
+        began, before = time.monotonic(), self._time_of(controller)
+        try:
+            with store.learning_for(controller) as is_alone:
+                return is_alone and _learn_for(store, controller)
+        except AgentError:
+            self._rests_until[controller.id] = time.monotonic() + REST_SECONDS
+            raise
+        finally:
+            self._least = before
+            self._spent[controller.id] = before + time.monotonic() - began
+
+    def _is_awake(self, controller: Controller, now: float) -> bool:
+        return now >= self._rests_until.get(controller.id, now)
+
+    def _time_of(self, controller: Controller) -> float:
+        """Return the seconds spent on a controller; of a newcomer, those of who came last."""
+        return max(self._spent.get(controller.id, 0.0), self._least)
 
 
 def learn_once(store: Store) -> int:
-    """Update each controller that has a full rollout, and no other learner, once; return how many.
-
-    Several replicas of a service have a learner each: one at a time learns for a controller.
-    """
-    learned = 0
-    for controller in store.read(with_full_rollouts):
-        with store.learning_for(controller) as is_alone:
-            if is_alone:
-                learned += _learn_for(store, controller)
-    return learned
+    """Update each controller that has a full rollout, once; return how many."""
+    return Learner().once(store)
 
 
 def _learn_for(store: Store, controller: Controller) -> bool:
@@ -76,33 +145,14 @@ def _learn_for(store: Store, controller: Controller) -> bool:
     return True
 
 
-def with_full_rollouts(session: Session) -> list[Controller]:
-    """Return the controllers that learn and whose rollout is full."""
-    # Asked many times a second: what waits is read only when there is enough of it.
-    by_size: dict[int, list[Controller]] = defaultdict(list)
-    for controller in _learning(session):
-        assert isinstance(controller.spec.algorithm, PPOSettings)
-        by_size[controller.spec.algorithm.rollout_size].append(controller)
-    full = {size: session.with_ready(count=size) for size in by_size}
-    return [c for size, controllers in by_size.items() for c in controllers if c.id in full[size]]
-
-
-def _learning(session: Session) -> list[Controller]:
-    """Return the controllers that learn."""
-    return [
-        controller
-        for controller in session.list_controllers(after="", limit=_EVERY)
-        if isinstance(controller.spec.algorithm, PPOSettings) and controller.mode is Mode.LEARNING
-    ]
-
-
 def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
     """Return the oldest ready transitions of a controller, if they fill a rollout."""
-    controller = next((c for c in with_full_rollouts(session) if c.id == of.id), None)
-    if controller is None:
-        return None
-    settings = controller.spec.algorithm
+    settings = of.spec.algorithm
     assert isinstance(settings, PPOSettings)
+    found = session.controllers_by_id([of.id])
+    controller = next((c for c in found if c.mode is Mode.LEARNING and not c.is_deleted), None)
+    if controller is None or of.id not in session.with_ready(count=settings.rollout_size):
+        return None
     transitions = session.ready_transitions(controller, limit=settings.rollout_size)
     policy = session.find_policy(controller, controller.policy_version)
     assert policy is not None, "a PPO controller has its newest policy"
@@ -119,11 +169,12 @@ def _learn_from(store: Store, rollout: _Rollout) -> None:
         return
     try:
         new = _next_version(rollout)
-    except UpdateError as error:
+    except Exception as error:  # whatever it is, the other controllers are to learn
         # Left waiting, the same transitions would fail again for ever.
         store.write(lambda session: session.mark_recorded(rollout.transitions)).result()
-        text = "controller %s: a rollout is skipped, the policy stays: %s"
-        log.error(text, name, error, extra=of)
+        kind = "" if isinstance(error, UpdateError) else f"{type(error).__name__}: "
+        text = "controller %s: a rollout is skipped, the policy stays: %s%s"
+        log.error(text, name, kind, error, extra=of)
         return
     if store.write(lambda session: _publish(session, rollout, new)).result():
         log.info("controller %s: policy version %d", name, new.version, extra=of)
@@ -141,7 +192,7 @@ def _stale(rollout: _Rollout) -> list[LearnableTransition]:
 
 
 def _next_version(rollout: _Rollout) -> PolicyVersion:
-    """Return the policy version that a rollout makes; raises UpdateError."""
+    """Return the policy version that a rollout makes; raises UpdateError, or what torch does."""
     # Not before something learns; see learn().
     from agent_service.learning.sb3 import update
 
@@ -152,7 +203,12 @@ def _next_version(rollout: _Rollout) -> PolicyVersion:
         controller.spec,
         segments(rollout.transitions),
         seed=_seed(controller, version),
+        seconds=UPDATE_SECONDS,
     )
+    if made.restarted:
+        text = "controller %s: its optimizer is started anew, as an update failed with it: %s"
+        name = controller.spec.name
+        log.warning(text, name, made.restarted, extra={"controller": name})
     return PolicyVersion(
         version=version,
         data=to_bytes(made.snapshot, controller.spec, policy_version=version),

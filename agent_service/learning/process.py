@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
+from agent_service.lifeline import shielding_from_interrupts
+
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
@@ -90,7 +92,8 @@ class Supervisor:
         while not self._stopping.is_set():
             heartbeat = Heartbeat()
             process = spawn.Process(target=self._target, args=(heartbeat, *self._arguments))
-            process.start()
+            with shielding_from_interrupts():
+                process.start()
             self._process = process
             self._wait_for_end(process, heartbeat)
             self._process = None

@@ -39,10 +39,16 @@ class Update:
     statistics: dict[str, float]
     """approx_kl, clip_fraction, entropy (nats), explained_variance, policy_loss, value_loss; one
     that is undefined, as the explained variance of equal returns, is left out."""
+    restarted: str = ""
+    """Why the optimizer and the reward's statistics were started anew; empty where they went on."""
 
 
 class UpdateError(Exception):
     """The update left what no policy can hold; keep the old policy, skip the rollout."""
+
+
+class UpdateTimeout(UpdateError):
+    """The update took longer than one may."""
 
 
 def segments(transitions: Sequence[LearnableTransition]) -> list[Segment]:

@@ -5,8 +5,11 @@ It knows no store, no process and no environment: transitions come in, a new sna
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,10 @@ from stable_baselines3.common.logger import Logger
 
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.observations import observation_size
+from agent_service.domain.sizes import affordable_epochs
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import check_arrays
-from agent_service.learning.rollout import Segment, Update, UpdateError
+from agent_service.learning.rollout import Segment, Update, UpdateError, UpdateTimeout
 from agent_service.learning.snapshot import (
     OBSERVATION_LIMIT,
     VARIANCE_FLOOR,
@@ -38,7 +42,12 @@ OUTLIER = 10.0
 
 
 def update(
-    snapshot: PolicySnapshot, spec: ControllerSpec, segments: Sequence[Segment], *, seed: int
+    snapshot: PolicySnapshot,
+    spec: ControllerSpec,
+    segments: Sequence[Segment],
+    *,
+    seed: int,
+    seconds: float = math.inf,
 ) -> Update:
     """Train the policy once on a rollout; the same inputs give the same bits on one machine.
 
@@ -48,40 +57,84 @@ def update(
     69, 80 and 87% of the way to the optimum after 1,000, 2,000 and 3,000 transitions against 64, 75
     and 84%; from 5,000 on the two are within 2% of each other, in favour of after.
 
+    Where the update fails, it is made once more with the optimizer and the reward's statistics
+    started anew: those of an imported file can be such that every update fails.
+
     Args:
         snapshot: the newest policy version.
-        spec: of its controller.
+        spec: of its controller. Of more passes than a new controller may take, those are taken.
         segments: the rollout, run by run, in this order in the buffer; 2 transitions or more.
         seed: unsigned 64 bits, of the order of the minibatches.
+        seconds: that the training may take.
 
     Raises:
         ValueError: where the rollout has fewer than 2 transitions.
-        UpdateError: where a parameter is not finite afterwards, or too large to be loaded again.
+        UpdateError: where a parameter is not finite afterwards, or too large to be loaded again, or
+            the time is over.
     """
     if sum(len(s.rewards) for s in segments) < 2:
         raise ValueError("a rollout needs at least 2 transitions to normalize advantages")
+    ends = time.monotonic() + seconds
+    try:
+        return _update(snapshot.arrays, spec, segments, seed=seed, ends=ends)
+    except UpdateTimeout:
+        raise
+    except UpdateError as error:
+        anew = _started_anew(snapshot.arrays)
+        made = _update(anew, spec, segments, seed=seed, ends=ends)
+        return replace(made, restarted=str(error))
+
+
+def _started_anew(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Return a policy's arrays with the optimizer's state and the reward's statistics zeroed."""
+    return {
+        name: np.zeros_like(array) if name.startswith(("optimizer.", "reward.")) else array
+        for name, array in arrays.items()
+    }
+
+
+def _update(
+    before: Mapping[str, np.ndarray],
+    spec: ControllerSpec,
+    segments: Sequence[Segment],
+    *,
+    seed: int,
+    ends: float,
+) -> Update:
     # What overflows on the way is found in the end, by its result.
     with np.errstate(over="ignore", invalid="ignore"), _seeded(seed):
-        return _update(snapshot, spec, segments)
+        return _trained(dict(before), spec, segments, ends=ends)
 
 
-def _update(snapshot: PolicySnapshot, spec: ControllerSpec, segments: Sequence[Segment]) -> Update:
-    arrays = dict(snapshot.arrays)
+def _trained(
+    arrays: Arrays, spec: ControllerSpec, segments: Sequence[Segment], *, ends: float
+) -> Update:
     if "reward.mean" in arrays:
         arrays |= _center(arrays, np.concatenate([s.rewards for s in segments]))
     if "observation.mean" in arrays:
         arrays |= _observe(arrays, np.concatenate([s.observations for s in segments]))
     model = _build(spec, arrays)
+    _end_at(model, ends)
     model.rollout_buffer = _rollout(model, arrays, segments)
     try:
         # A last minibatch of one transition is safe: train() does not normalize its advantage.
         model.train()
         arrays |= _parameters(model) | _optimizer_state(model)
         check_arrays(arrays, spec)
-    except (ValueError, InvalidArgument) as error:
+    except (ValueError, RuntimeError, InvalidArgument) as error:
         # torch's distributions raise ValueError where a mean is not finite.
         raise UpdateError(f"after {len(segments)} segments, {error}") from error
     return Update(snapshot=PolicySnapshot(arrays), statistics=_statistics(model))
+
+
+def _end_at(model: PPO, ends: float) -> None:
+    """Have the training raise UpdateTimeout after the first gradient step past a time."""
+
+    def check(*_: object) -> None:
+        if time.monotonic() > ends:
+            raise UpdateTimeout("it took longer than an update may")
+
+    model.policy.optimizer.register_step_post_hook(check)
 
 
 def save_sb3_zip(snapshot: PolicySnapshot, spec: ControllerSpec, path: Path) -> None:
@@ -152,7 +205,7 @@ def _build(spec: ControllerSpec, arrays: Mapping[str, np.ndarray]) -> PPO:
         learning_rate=settings.learning_rate,
         n_steps=settings.rollout_size,
         batch_size=settings.batch_size,
-        n_epochs=settings.n_epochs,
+        n_epochs=min(settings.n_epochs, affordable_epochs(spec)),
         gamma=settings.gamma,
         gae_lambda=settings.gae_lambda,
         clip_range=settings.clip_range,

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 4.0
 """How long calls in flight may go on once the server drains; it is closed within 5 s."""
+ENDING_SECONDS = 1.0
+"""How long what is left of them is waited for."""
 
 PINGS = (("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),)
 """A client may ask so often whether a silent connection lives: by default each 5 minutes."""
@@ -65,6 +67,8 @@ class Server:
         self._credentials = server_credentials(config)
         self._services = services
         self._draining = asyncio.Event()
+        self._others: set[asyncio.Task[Any]] = set()
+        """Tasks of the loop that are none of its calls."""
         self._grpc_server = grpc.aio.server(
             # A second server on a port in use must fail, not share it in silence.
             options=[("grpc.so_reuseport", 0), *PINGS, *_limits(config)],
@@ -116,6 +120,7 @@ class Server:
         if self._config.missing and not place.is_private:
             lacks = " and ".join(self._config.missing)
             log.warning("insecure: %s is open to other machines without %s", address, lacks)
+        self._others = asyncio.all_tasks()
         await self._grpc_server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
@@ -141,6 +146,9 @@ class Server:
         self._draining.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._grpc_server.stop(GRACE_SECONDS)
+        # gRPC's own, of calls that it has cut. Those that the loop's end cancels log a traceback.
+        if ending := asyncio.all_tasks() - self._others:
+            await asyncio.wait(ending, timeout=ENDING_SECONDS)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *self._services):

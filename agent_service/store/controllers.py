@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from agent_service.domain.runs import Controller, Mode, Outcome, RunState, Use
 from agent_service.domain.specs import ControllerSpec
 from agent_service.store import queries, rows
 from agent_service.store.checksums import change, sealed
+from agent_service.store.rollouts import slices
 from agent_service.store.schema import controllers, decisions, is_settled, policies, run_state, runs
 from agent_service.store.transaction import Transaction
 
@@ -35,6 +36,22 @@ class Controllers(Transaction):
             .limit(limit)
         )
         return [rows.controller_from_row(row) for row in self._rows(query)]
+
+    def newer_controllers(self, *, than: int) -> Iterator[Controller]:
+        """See the port."""
+        query = sa.select(controllers.c.id).where(controllers.c.id > than)
+        for key in self._execute(query.order_by(controllers.c.id)).scalars().all():
+            yield from self.controllers_by_id([key])
+
+    def controllers_by_id(self, ids: Collection[int]) -> Sequence[Controller]:
+        """See the port."""
+        return [
+            rows.controller_from_row(row)
+            for some in slices(sorted(ids))
+            for row in self._rows(
+                queries.CONTROLLERS.where(controllers.c.id.in_(some)).order_by(controllers.c.id)
+            )
+        ]
 
     def has_controllers(self, *, count: int) -> bool:
         """See the port."""

@@ -1,5 +1,8 @@
 """Scores and chunks: exact, by property."""
 
+import math
+from random import Random
+
 import numpy as np
 import pytest
 import torch
@@ -40,3 +43,21 @@ def test_each_propagation_has_its_chunk_and_place(k: int, chunk_size: int) -> No
     assert t == k // chunk_size + (1 if k % chunk_size else 0)
     assert 1 <= place <= chunk_size
     assert k == (t - 1) * chunk_size + place
+
+
+@given(st.integers(1, 5), st.lists(st.integers(-3, 7), min_size=1, max_size=30), st.randoms())
+def test_labels_outside_the_classes_are_ignored(
+    classes: int, drawn: list[int], random: Random
+) -> None:
+    """With their predictions: as scikit-learn scores what is left; NaN where nothing is."""
+    labels = torch.tensor(drawn)
+    predictions = torch.tensor([random.randrange(classes) for _ in drawn])
+    counted = (labels >= 0) & (labels < classes)
+
+    score = macro_f1(predictions, labels, classes=classes).item()
+
+    if not counted.any():
+        assert math.isnan(score)
+        return
+    kept = labels[counted], predictions[counted]
+    assert score == pytest.approx(f1_score(*kept, average="macro", zero_division=0))

@@ -1,12 +1,15 @@
 """What any of our servers does beside its own calls: health, reflection, drain."""
 
+import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import grpc
@@ -23,7 +26,7 @@ from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
-from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.end_to_end.processes import AgentProcess, start_in_terminal, wait_for
 
 SERVICE = "agent_service.v1.AgentService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -175,8 +178,10 @@ def test_a_stop_loses_no_answered_report(tmp_path: Path) -> None:
 
 
 def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
-    """Callers that never pause, idle streams and followers: exit code 0, what was answered kept."""
-    with AgentProcess(tmp_path / "agent.db") as agent:
+    """Callers that never pause, idle streams, imports, followers: no answer lost, no traceback."""
+    agent = AgentProcess(tmp_path / "agent.db")
+    agent.log = tmp_path / "log"
+    with agent:
         with AgentClient(agent.address, budget_seconds=0) as client:
             client.create_controller(spec())
             silence = threading.Event()
@@ -185,7 +190,12 @@ def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
                 silence.wait(60)
                 yield from ()
 
-            idle = [client._stub.StreamReports(no_reports()) for _ in range(3)]
+            def half_a_policy() -> Iterator[pb.ImportPolicyRequest]:
+                yield pb.ImportPolicyRequest(controller="c", data=b"half")
+                silence.wait(60)
+
+            idle: list[Any] = [client._stub.StreamReports(no_reports()) for _ in range(3)]
+            idle += [client._stub.ImportPolicy.future(half_a_policy()) for _ in range(3)]
             follow = pb.StreamTransitionsRequest(follow=True)
             following = [client._stub.StreamTransitions(follow, timeout=60) for _ in range(3)]
             runs = [client.run("c", run_id=f"r{number}") for number in range(4)]
@@ -193,19 +203,40 @@ def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
                 answered = [pool.submit(report_until_away, run) for run in runs]
                 wait_for(lambda: all(run.action.chunk_index > 3 for run in runs))
                 wait_for(lambda: is_begun(agent, "StreamReports"))
+                wait_for(lambda: is_begun(agent, "ImportPolicy"))
                 started = time.monotonic()
                 assert agent.stop() == 0
                 assert time.monotonic() - started < 6  # 5, and what a busy machine adds
             silence.set()
-            for stream in idle:
-                stream.cancel()
-            for log in following:
-                log.cancel()
+            for call in (*idle, *following):
+                call.cancel()
+        assert "Traceback" not in agent.log.read_text()
         agent.start()
         with AgentClient(agent.address) as client:
             for run, chunks in zip(runs, answered, strict=True):
                 stored = client.get_run(run.run_id).reported_chunks
                 assert stored in (chunks.result(), chunks.result() + 1)
+
+
+@pytest.mark.parametrize("package", ["agent_service", "trainer_service"])
+def test_interrupted_in_a_terminal_a_service_ends_without_a_traceback(
+    tmp_path: Path, package: str
+) -> None:
+    """Ctrl-C reaches the processes that it starts, too: while it starts, while they do, later."""
+    command = [sys.executable, "-m", package, "serve", "--listen", "127.0.0.1:0"]
+    for pause in (None, 0.0, 0.7, 2.0):
+        service = start_in_terminal([*command, "--metrics-port", "0"], cwd=tmp_path)
+        assert service.stdout is not None
+        if pause is None:
+            time.sleep(0.5)
+        else:
+            assert " service at " in service.stdout.readline()
+            time.sleep(pause)
+        os.killpg(service.pid, signal.SIGINT)
+        _shown, errors = service.communicate(timeout=60)
+
+        assert service.returncode in ((0, -signal.SIGINT) if pause is None else (0,))
+        assert "Traceback" not in errors
 
 
 def report_until_away(run: Run) -> int:

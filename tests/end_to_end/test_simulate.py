@@ -1,16 +1,20 @@
 """The command `simulate`: its figures are those of the service that it loads."""
 
 import json
+import os
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_service.client import AgentClient
+from agent_service.domain.runs import RunState
 from agent_service.v1 import agent_pb2 as pb
-from tests.end_to_end.processes import AgentProcess, command_of, wait_for
+from tests.end_to_end.processes import AgentProcess, command_of, start_in_terminal, wait_for
 from trainer_service.load.service import Service
 
 
@@ -51,6 +55,7 @@ def test_its_figures_are_the_services(agent: AgentProcess, how: list[str], by_ca
         name = figures["controller"]
         runs = list(client.list_runs(controller=name))
         reports = sum(1 for _ in client.transitions(controller=name))
+        assert list(client.list_controllers()) == [], "it deletes what it made"
     assert figures["decisions"] == 200
     assert reports == figures["decisions"]
     assert {run.state for run in runs} == {pb.RUN_STATE_FINISHED}
@@ -88,6 +93,34 @@ def test_as_fast_as_it_can_is_a_table(agent: AgentProcess) -> None:
     names = [line.split("  ")[0] for line in shown.stdout.splitlines()]
     assert names[:3] == ["live runs", "decisions", "decisions a second"]
     assert "errors" in names
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_load_leaves_no_controller(agent: AgentProcess, told: int) -> None:
+    """Its runs are cancelled, so that its controller can be deleted; no traceback."""
+    command = [*command_of("trainer_service"), "simulate", "--agent", agent.address]
+    with (
+        AgentClient(agent.address) as client,
+        start_in_terminal([*command, "--runs", "40", "--seconds", "600"]) as process,
+    ):
+        wait_for(lambda: len(list(client.list_runs(state=RunState.ACTIVE))) == 40)
+        name = next(iter(client.list_controllers())).spec.name
+        os.killpg(process.pid, told)
+        _shown, errors = process.communicate(timeout=60)
+
+        assert (process.returncode, errors.strip()) == (130, "")
+        assert list(client.list_controllers()) == []
+        assert pb.OUTCOME_CANCELLED in {run.outcome for run in client.list_runs(controller=name)}
+
+
+def test_a_load_that_fails_leaves_no_controller(tmp_path: Path) -> None:
+    """Here the service has room for fewer runs: those that were started are cancelled."""
+    with AgentProcess(tmp_path / "agent.db", "--max-runs", "2") as agent:
+        shown = simulate(agent, "--runs", "4", "--seconds", "0.5")
+
+        assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
+        with AgentClient(agent.address) as client:
+            assert list(client.list_controllers()) == []
 
 
 @pytest.mark.parametrize(

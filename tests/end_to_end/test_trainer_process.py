@@ -4,6 +4,7 @@ import math
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -222,11 +223,47 @@ def test_cancelled_runs_end_wherever_they_are(
     assert controllers.get_run("training").outcome == agent_pb2.OUTCOME_CANCELLED
 
 
+def test_a_run_under_a_controller_that_is_not_there_is_refused(
+    client: TrainerClient, controllers: AgentClient
+) -> None:
+    """By field and name, and nothing is queued; a run that is there is answered all the same."""
+    controllers.create_controller(controller_spec("short-lived"))
+    spec = run_spec(Method.RD, controller="short-lived", chunks=1)
+    client.submit("early", spec)
+    end_of(client, "early")
+    controllers.delete_controller("short-lived")
+
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match="'short-lived' is not at the agent") as raised:
+            client.submit("late", spec)
+        assert [v.field for v in raised.value.violations] == ["spec.controller"]
+    with pytest.raises(NotFound):
+        client.get("late")
+    assert client.submit("early", spec).state == pb.RUN_STATE_SUCCEEDED
+
+
+def test_a_run_is_queued_while_the_agent_is_away(tmp_path: Path) -> None:
+    """Whether its controller is there shows once the agent answers."""
+    with (
+        TrainerProcess(tmp_path) as trainer,
+        TrainerClient(trainer.address, budget_seconds=10) as client,
+    ):
+        state = client.submit("waits", run_spec(Method.RD, controller="rd")).state
+        wait_for(lambda: "waits for the agent" in client.get("waits").cause)
+        client.cancel("waits")
+
+    assert state in (pb.RUN_STATE_QUEUED, pb.RUN_STATE_RUNNING)
+
+
 @pytest.mark.parametrize(
     ("name", "spec", "cause"),
     [
         ("no-data", run_spec(dataset="npz:missing"), "missing.npz"),
-        ("no-controller", run_spec(Method.RD, controller="nobody"), "no controller 'nobody'"),
+        (
+            "batch-of-one",
+            run_spec(batch_size=1),
+            "batch_size: a batch has 1 image, and layer4.0.bn1 normalizes over it",
+        ),
     ],
 )
 def test_a_run_that_cannot_train_fails_with_its_cause(
@@ -234,7 +271,7 @@ def test_a_run_that_cannot_train_fails_with_its_cause(
 ) -> None:
     """What is missing is named, and the next run trains."""
     client.submit(name, spec)
-    assert states(end_of(client, name))[-1] is RunState.FAILED
+    assert states(end_of(client, name)) == [RunState.QUEUED, RunState.RUNNING, RunState.FAILED]
     assert cause in client.get(name).cause
 
     client.submit(f"after-{name}", run_spec(chunks=1))
@@ -317,6 +354,25 @@ def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
     assert "succeeded\t2/2 chunks\ttest F1 0." in line
     assert "by-hand" in command("cancel", "by-hand")
     assert command("health") == "serving\n"
+
+
+def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerClient) -> None:
+    """1 for a run that failed or was cancelled, told in a line; scripts go by it."""
+    client.submit("watch-fails", run_spec(dataset="npz:missing"))
+    client.submit("watch-cancelled", run_spec(chunks=ENDLESS))
+    client.cancel("watch-cancelled")
+
+    for run_id, error in (("watch-fails", "missing.npz"), ("watch-cancelled", "cancelled")):
+        shown = subprocess.run(
+            [*command_of("trainer_service"), "watch", run_id, "--trainer", trainer.address],
+            capture_output=True,
+            text=True,
+        )
+
+        assert shown.returncode == 1
+        assert shown.stderr.startswith(f"trainer-service: run {run_id}: ")
+        assert error in shown.stderr
+        assert shown.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def run_spec(
     chunks: int = 3,
     learning_rate: float = 1e-3,
     dataset: str = "digits",
+    batch_size: int = CHILD.batch_size,
     seed: int = 0,
 ) -> RunSpec:
     """Return a run of `CHILD`, or of one like it."""
@@ -35,6 +36,7 @@ def run_spec(
         method=method,
         chunks=chunks,
         learning_rate=learning_rate,
+        batch_size=batch_size,
         seed=seed,
     )
     return RunSpec(training=training, controller=controller, mode=mode)

@@ -7,6 +7,7 @@ report's time counts from when it was due, so that a service that hangs is not m
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
 from collections import Counter
@@ -117,6 +118,7 @@ def drive(share: Share, pipe: Connection) -> None:
     many reports are answered, again and again, then what was noted; at last how many runs are
     finished, again and again. Or an AgentError, and nothing more.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this to decide
     try:
         access = share.access
         with AgentClient(share.agent, tls=access.tls, token=access.token) as client:

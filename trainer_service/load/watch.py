@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 from agent_service.client import AgentClient
+from agent_service.domain.errors import AgentError
 from trainer_service.load.drive import Share
 from trainer_service.load.service import Service
 
@@ -51,7 +53,7 @@ class Watch:
         self._service = Service.listening(share.agent)
         self._name = share.controller
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._go_on_looking)
+        self._thread = threading.Thread(target=self._go_on_looking, daemon=True)
         self.memory: dict[str, int] = {}
         """Largest resident bytes of each process."""
         self.cpu: dict[str, float] = {}
@@ -88,7 +90,8 @@ class Watch:
         while not is_over:
             is_over = self._is_over.wait(max(POLL_SECONDS, 10 * took))
             began = time.perf_counter()
-            self._look_at_controller()
+            with suppress(AgentError):  # it is away, or deleted: nothing is seen of it
+                self._look_at_controller()
             self._look_at_service()
             took = time.perf_counter() - began
 

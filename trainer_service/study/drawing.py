@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+
+@contextmanager
+def _any_backend() -> Iterator[None]:
+    """Hide MPLBACKEND, as of a notebook: importing matplotlib fails where it names no module."""
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
+
+
+with _any_backend():  # figures are saved as PNG, which Agg draws whatever the backend is
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's, which all eyes tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
@@ -20,10 +38,18 @@ COLUMNS = 4
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as PNG, without the date and the version that are usually in there."""
+    """Return a figure as PNG: texts as they are, `$` too; without date and version."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False}):  # for the ticks that are made as it is drawn
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, whose parts make room for one another."""
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def listed(labels: Sequence[str], *, height: float) -> tuple[Figure, Axes]:
@@ -33,7 +59,7 @@ def listed(labels: Sequence[str], *, height: float) -> tuple[Figure, Axes]:
         labels: at least one.
         height: of a line, in inches.
     """
-    figure = Figure(figsize=(9, 1 + height * len(labels)), layout="constrained")
+    figure = new_figure(9, 1 + height * len(labels))
     axes = figure.subplots()
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -53,7 +79,7 @@ def cells(count: int, *, columns: int = COLUMNS, height: float = 2.3) -> tuple[F
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     width = max(3 * columns, 6)
-    figure = Figure(figsize=(width, height * rows + 0.4), layout="constrained")
+    figure = new_figure(width, height * rows + 0.4)
     made = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in made:
         axes.grid(alpha=0.3)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-# Before the package, which imports torchvision and fails beside a torch without CUDA.
+# Before the package: it imports torchvision, which fails beside a torch without CUDA, and
+# matplotlib, which fails under some MPLBACKEND.
 from trainer_service.training import vision  # noqa: F401  # isort: skip
+from trainer_service.study.drawing import new_figure, png  # isort: skip
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from agent_service.domain.errors import invalid
-from trainer_service.study.drawing import png
 from trainer_service.training.child import input_size
 from trainer_service.training.child_file import TrainedChild
 from trainer_service.training.datasets.pixels import read_all
@@ -26,6 +26,9 @@ from trainer_service.training.datasets.values import Split
 from trainer_service.training.models import Model
 from trainer_service.training.passes import Pixels
 from trainer_service.training.sites import stage_ends, watch_pass
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CANDIDATES = 512
 """Training images that are looked at to find what children agree on."""
@@ -128,7 +131,7 @@ def draw_sheet(sheet: Sheet, titles: Mapping[str, str]) -> bytes:
         titles: of the children that are shown, by name.
     """
     rows, columns = len(sheet.labels), len(titles) + 1
-    figure = Figure(figsize=(1.25 * columns + 0.6, 1.25 * rows + 0.4), layout="constrained")
+    figure = new_figure(1.25 * columns + 0.6, 1.25 * rows + 0.4)
     cells = figure.subplots(rows, columns, squeeze=False)
     for row, (line, label) in enumerate(zip(cells, sheet.labels.tolist(), strict=True)):
         for axes in line:

@@ -6,15 +6,18 @@ Each is PNG bytes that depend on the rows it is given and on nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from trainer_service.study.drawing import BLUE, GREY, ORANGE, cells, legend_above, listed, png
 from trainer_service.study.entries import Drawn, Fixed, Scheduled
 from trainer_service.study.rows import MOMENTS, Compared, Row
 from trainer_service.study.series import spent
 from trainer_service.study.statistics import Difference
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = dict(zip(MOMENTS, (BLUE, ORANGE), strict=True))
 

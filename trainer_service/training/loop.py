@@ -49,6 +49,9 @@ class ChildTraining:
             images: its data set.
             device: where it trains.
             children: that train in this process.
+
+        Raises:
+            InvalidArgument: the child does not fit the images, the device, or batches of one.
         """
         self._spec = spec
         self._device = device
@@ -65,6 +68,8 @@ class ChildTraining:
         torch.manual_seed(spec.seed)
         batch = self._batch_size(self._training)
         self._passes = Passes(spec, self.inputs, device, batch=batch)
+        if batch == 1:
+            self._passes.check_single_images()
         self._steps = 0
         self._batches: list[Tensor] = []
         """Places of the epoch's batches that are still to come."""

@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from agent_service.domain.errors import invalid
 from trainer_service.training.child import build_child, input_size
 from trainer_service.training.execution import CapturedStep, compiled, prepare_device
 from trainer_service.training.inputs import Inputs
@@ -146,6 +147,7 @@ class Passes:
         size = input_size(spec)
         shape = (inputs.channels, size or inputs.height, size or inputs.width)
         calls = watch_pass(self.child, shape)
+        self._calls = calls
         self.evaluation_images = _evaluation_images(calls, batch, is_cpu=device.type == "cpu")
         """Images of a pass without gradient: as many as take no more memory than a step."""
         self.regularization = Regularization(
@@ -163,6 +165,18 @@ class Passes:
         self._step = TrainingStep(
             self.forward, self.optimizer, self.regularization.draw, execution=spec.execution
         )
+
+    def check_single_images(self) -> None:
+        """Check that steps of one image can be taken: no batch norm has one value of each channel.
+
+        Raises:
+            InvalidArgument: naming the field `batch_size`.
+        """
+        for call in self._calls:
+            module = self.child.get_submodule(call.name)
+            if isinstance(module, nn.BatchNorm2d) and prod(call.shape[1:]) == 1:
+                text = f"a batch has 1 image, and {call.name} normalizes over it; give at least 2"
+                raise invalid("batch_size", text)
 
     def train(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one training step; return the loss and the predicted classes, on the device.

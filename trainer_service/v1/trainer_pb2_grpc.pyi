@@ -44,8 +44,8 @@ class TrainerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     SubmitRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.SubmitRunRequest, _trainer_pb2.SubmitRunResponse]
     """Queues a run. The same run id with the same spec again answers the run that is there.
-    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
-    is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
+    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
+    is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
     RESOURCE_EXHAUSTED: so many runs wait or train already.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]
@@ -79,8 +79,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.SubmitRunRequest, _trainer_pb2.SubmitRunResponse]  # type: ignore[assignment]
     """Queues a run. The same run id with the same spec again answers the run that is there.
-    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
-    is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
+    ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
+    is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
     RESOURCE_EXHAUSTED: so many runs wait or train already.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]  # type: ignore[assignment]
@@ -117,8 +117,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.SubmitRunResponse, _abc.Awaitable[_trainer_pb2.SubmitRunResponse]]:
         """Queues a run. The same run id with the same spec again answers the run that is there.
-        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, or is not what its parent's
-        is. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
+        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
+        is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
         RESOURCE_EXHAUSTED: so many runs wait or train already.
         """
 

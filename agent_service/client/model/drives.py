@@ -1,122 +1,148 @@
-"""What a hyperparameter drives in a model: a module that is there, an attribute, or an added site.
+"""What a run changes in the modules that it drives; copies of them, and its end, are without it.
 
-Each is taken out again as if it had never been there; none adds a key to the state dictionary.
+None of it adds a key to the state dictionary.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import functools
+from collections import OrderedDict
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from agent_service.client.model.kinds import Rate
 from agent_service.client.model.noise import (
-    MODULES,
+    Compiled,
     Regularize,
     element_dropout,
     gaussian_noise,
-    path_dropout,
 )
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
 
-ATTRIBUTES = (
-    "p",
-    "dropout",
-    "dropout_p",
-    "dropout_prob",
-    "attention_dropout",
-    "attn_dropout",
-    "activation_dropout",
-    "drop_prob",
-)
-"""Names under which modules keep a rate that their forward pass hands to a function."""
-_AUGMENTATIONS = ("torchvision.transforms", "kornia")
-"""Packages whose modules keep the probability of an augmentation as `p`."""
+_TAKES_APART = "__reduce_ex__"
 
 
-class Drive(Protocol):
-    """Something in a model that a value drives."""
+class Takeover:
+    """A module that a run drives.
 
-    def set(self, number: float) -> None:
-        """Take a new value."""
-        ...
+    It stands in the module's namespace as `__reduce_ex__`, by which `copy` and `pickle` take a
+    module apart, and hands them the module as its user made it.
+    """
 
-    def remove(self) -> None:
-        """Leave the model as it was."""
-        ...
-
-
-class ModuleDrive:
-    """A dropout module whose forward pass reads the value, under torch.compile too."""
-
-    def __init__(self, module: Any, attribute: str, regularize: Regularize, value: Value) -> None:
-        """Take over the forward pass of `module`, which keeps its rate in `attribute`.
+    def __init__(self, module: nn.Module) -> None:
+        """Take over `module`; nothing in it changes yet.
 
         Raises:
             InvalidArgument: another run drives it.
         """
-        if isinstance(vars(module).get("forward"), _Forward):
-            raise invalid("model", "another run drives it; finish that one first")
+        if isinstance(vars(module).get(_TAKES_APART), Takeover):
+            raise invalid(
+                "model",
+                "another run drives it; finish that one first: run.finish(), or "
+                "agent_service.client.model.release(model) where its variable is lost",
+            )
         self._module = module
-        self._attribute = attribute
-        self._before = getattr(module, attribute)
-        module.forward = _Forward(module, regularize, value)
+        self._own: dict[str, Any] = {}
+        self._values: dict[str, Value] = {}
+        self._forward: _Forward | None = None
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        vars(module)[_TAKES_APART] = self
+        if hasattr(type(module), "__deepcopy__"):  # it would be called in place of the above
+            vars(module)["__deepcopy__"] = lambda memo: self._as_made().__deepcopy__(memo)
 
-    def set(self, number: float) -> None:
-        """Show the rate, for printing and for those who read it, such as fused attention."""
-        setattr(self._module, self._attribute, number)
+    def drive(self, rate: Rate, value: Value) -> None:
+        """Let a value drive one of the module's rates."""
+        self._own[rate.attribute] = vars(self._module)[rate.attribute]
+        self._values[rate.attribute] = value
+        # A forward pass that the user put on the instance stays, and reads the rate itself.
+        if rate.compiled is not None and "forward" not in vars(self._module):
+            self._forward = _Forward(self._module, rate.compiled, value)
+            vars(self._module)["forward"] = self._forward
 
-    def remove(self) -> None:
-        """See the protocol."""
-        del self._module.forward
-        setattr(self._module, self._attribute, self._before)
+    def add(self, site: Site, value: Value) -> None:
+        """Add a regularizer to the module's output."""
+        regularize = element_dropout if isinstance(site, Dropout) else gaussian_noise
+        self._hooks.append(self._module.register_forward_hook(_Hook(regularize, value)))
+
+    def apply(self) -> None:
+        """Set the rates to their values."""
+        for attribute, value in self._values.items():
+            setattr(self._module, attribute, value.number)
+
+    def undo(self) -> None:
+        """Leave the module as it was; what drives it is cut off, and a second call does nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._forward is not None:
+            self._forward.value = None  # what was wrapped around it since then still calls it
+        vars(self._module).update(self._own)
+        for key in self._ours():
+            del vars(self._module)[key]
+        self._own, self._values = {}, {}
+
+    def _ours(self) -> list[str]:
+        """Return the keys that stand in the module's namespace because of this."""
+        if vars(self._module).get(_TAKES_APART) is not self:
+            return []
+        ours = {_TAKES_APART, "__deepcopy__"} & vars(self._module).keys()
+        if self._forward is not None and vars(self._module).get("forward") is self._forward:
+            ours.add("forward")
+        return sorted(ours)
+
+    def __call__(self, protocol: Any) -> Any:
+        """Take the module apart as it was made; see `object.__reduce_ex__`."""
+        return self._as_made().__reduce_ex__(protocol)
+
+    def _as_made(self) -> Any:
+        """Return a module of the same class, tensors and submodules, without what is ours."""
+        made = object.__new__(type(self._module))
+        namespace = vars(self._module) | self._own
+        for key in self._ours():
+            del namespace[key]
+        ids = {hook.id for hook in self._hooks}
+        hooks = self._module._forward_hooks.items()
+        namespace["_forward_hooks"] = OrderedDict(h for h in hooks if h[0] not in ids)
+        vars(made).update(namespace)
+        return made
+
+
+def release(model: nn.Module) -> None:
+    """Leave a model as its run found it, so that another run may drive it.
+
+    For a run that cannot be finished any more, since its variable is lost. The agent is told
+    nothing, and takes such a run for abandoned when its lease ends.
+    """
+    for module in model.modules():
+        if isinstance(takeover := vars(module).get(_TAKES_APART), Takeover):
+            takeover.undo()
 
 
 class _Forward:
-    """A module's forward pass; an object and no closure, so that the model can be pickled."""
+    """A module's own forward pass; in a compiled graph, one that reads the rate from a tensor.
 
-    def __init__(self, module: nn.Module, regularize: Regularize, value: Value) -> None:
+    Compiled, the module's attribute would be a constant of the graph.
+    """
+
+    def __init__(self, module: nn.Module, compiled: Compiled, value: Value) -> None:
         self._module = module
-        self._regularize = regularize
-        self._value = value
+        self._compiled = compiled
+        self.value: Value | None = value
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._regularize(x, self._value) if self._module.training else x
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.value is None or not torch.compiler.is_compiling():
+            return type(self._module).forward(self._module, *args, **kwargs)
+        x: Tensor = args[0] if args else next(iter(kwargs.values()))
+        if not self._module.training:
+            return x
+        return self._compiled(self._module, x, self.value.tensor(x))
 
-
-class AttributeDrive:
-    """A rate that a module hands to a function; compiled, it is a constant of the graph."""
-
-    def __init__(self, module: nn.Module, attribute: str) -> None:
-        """Set the attribute from now on."""
-        self._module = module
-        self._attribute = attribute
-        self._before = getattr(module, attribute)
-
-    def set(self, number: float) -> None:
-        """See the protocol."""
-        setattr(self._module, self._attribute, number)
-
-    def remove(self) -> None:
-        """See the protocol."""
-        self.set(self._before)
-
-
-class SiteDrive:
-    """A regularizer that was added to a module's output."""
-
-    def __init__(self, module: nn.Module, site: Site, value: Value) -> None:
-        """Hook it to `module`."""
-        regularize = element_dropout if isinstance(site, Dropout) else gaussian_noise
-        self._hook = module.register_forward_hook(_Hook(regularize, value))
-
-    def set(self, number: float) -> None:
-        """The hook reads the value itself."""
-
-    def remove(self) -> None:
-        """See the protocol."""
-        self._hook.remove()
+    def __reduce__(self) -> Any:
+        """Be the module's own forward pass in copies, where the user wrapped something around."""
+        return functools.partial, (type(self._module).forward, self._module)
 
 
 class _Hook:
@@ -130,42 +156,3 @@ class _Hook:
         if isinstance(output, tuple):
             return (self._regularize(output[0], self._value), *output[1:])
         return self._regularize(output, self._value)
-
-
-def has_rate(module: nn.Module) -> bool:
-    """Return whether a module has a rate of its own that can be driven."""
-    is_augmentation = type(module).__module__.startswith(_AUGMENTATIONS)
-    return _attribute(module) is not None and not is_augmentation
-
-
-def rate_of(module: nn.Module) -> float:
-    """Return the rate of a module that has one."""
-    attribute = _attribute(module)
-    assert attribute is not None
-    return float(getattr(module, attribute))
-
-
-def drive_of(module: nn.Module, value: Value) -> Drive:
-    """Return what drives the rate of a module that has one."""
-    attribute = _attribute(module)
-    assert attribute is not None
-    regularize = MODULES.get(type(module)) or _of_path(module)
-    if regularize is None:
-        return AttributeDrive(module, attribute)
-    return ModuleDrive(module, attribute, regularize, value)
-
-
-def _attribute(module: nn.Module) -> str | None:
-    return next((name for name in ATTRIBUTES if _is_rate(module, name)), None)
-
-
-def _of_path(module: nn.Module) -> Regularize | None:
-    """Recognize timm's DropPath and torchvision's StochasticDepth by name: neither is needed."""
-    kind = type(module).__name__
-    is_by_row = kind == "StochasticDepth" and getattr(module, "mode", "") == "row"
-    return path_dropout if kind == "DropPath" or is_by_row else None
-
-
-def _is_rate(module: nn.Module, attribute: str) -> bool:
-    number = vars(module).get(attribute)
-    return isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1

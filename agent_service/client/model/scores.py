@@ -1,34 +1,42 @@
-"""Scores of batches: what is kept of each, without waiting for the device, and their mean."""
+"""Scores of a chunk: batches are added one by one, without waiting for the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable, Sized
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from agent_service.domain.errors import AgentError, invalid
-from agent_service.scores import macro_f1
+from agent_service.domain.errors import invalid
+from agent_service.scores import class_counts, macro_f1, macro_f1_of
 
 Function = Callable[[Tensor, Tensor], Any]
 """Of logits and labels of a batch: a number or scalar tensor in [0, 1], larger is better."""
 Score = str | Function
-"""A name of `NAMED` or "macro-f1", a metric of torchmetrics, or a function."""
+"""A name of `NAMED` or of `metrics.NAMED`, a metric of torchmetrics, or a function."""
+Batch = tuple[Tensor, Tensor]
+
+LIMIT = 8 * 2**20
+"""Bytes of batches that wait to be scored. Beyond, they are scored at once, though that may wait
+for the device: the logits of a language model's batches would not fit."""
 
 
-class Scoring(Protocol):
-    """How batches are scored."""
+class Tally(Protocol):
+    """The score of one chunk, of its training or of its validation."""
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Any:
-        """Return what of a batch is needed for its score."""
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch."""
         ...
 
-    def mean(self, kept: Sequence[Any]) -> float:
-        """Return the mean score of batches."""
+    def value(self) -> float:
+        """Return the score of all batches that were added; waits for the device."""
         ...
+
+
+Scoring = Callable[[], Tally]
+"""Begins the score of a chunk."""
 
 
 @runtime_checkable
@@ -47,85 +55,221 @@ class Metric(Protocol):
 
 
 def scoring_of(score: Score | None) -> Scoring:
-    """Return how batches are scored by what a script gives, macro F1 for None.
+    """Return how chunks are scored by what a script gives, macro F1 of all samples for None.
 
     Raises:
         InvalidArgument: an unknown name, or a metric that is lower for better.
         AgentError: a name that needs torchmetrics, which is not installed.
     """
     if score is None:
-        return MacroF1()
+        return MacroF1
     if isinstance(score, str):  # asked first: with a metric, == makes another metric
-        return MacroF1() if score == "macro-f1" else LateScore(_named(score))
-    return LateScore(_of_metric(score)) if isinstance(score, Metric) else OwnScore(score)
+        return NAMED[score] if score in NAMED else _of_torchmetrics(score)
+    if not isinstance(score, Metric):
+        return partial(FunctionScore, score)
+    if score.higher_is_better is False:
+        raise invalid(
+            "score", f"{type(score).__name__} is lower for better; give one in [0, 1], larger"
+        )
+    return partial(MetricScore, lambda _logits: score.clone())
 
 
-class MacroF1:
-    """Macro F1 of each batch, the default."""
+def _of_torchmetrics(name: str) -> Scoring:
+    from agent_service.client.model import metrics
 
-    def keep(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Return predictions, labels and the number of classes; logits float[b, classes, ...]."""
-        if logits.ndim < 2 or logits.shape[1] < 2:
+    if name not in metrics.NAMED:
+        raise invalid("score", f"{name!r} is none of {[*NAMED, *metrics.NAMED]}")
+    metrics.check_installed(name)
+    return partial(MetricScore, *metrics.NAMED[name])
+
+
+class Waiting:
+    """Batches that are scored together, later.
+
+    Each is kept as a copy: a CUDA graph, or a loader with one buffer, overwrites what it gave.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no batch."""
+        self._batches: list[Batch] = []
+        self._bytes = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Keep a batch, and score those that wait where they are many."""
+        batch = self._kept(logits, labels)
+        self._batches.append(batch)
+        self._bytes += sum(part.nbytes for part in batch)
+        if self._bytes > LIMIT:
+            self._flush()
+
+    def _flush(self) -> None:
+        batches, self._batches, self._bytes = self._batches, [], 0
+        if batches:
+            self._score(batches)
+
+    def _kept(self, logits: Tensor, labels: Tensor) -> Batch:
+        """Return what the score of a batch needs, as copies."""
+        raise NotImplementedError
+
+    def _score(self, batches: list[Batch]) -> None:
+        """Score these."""
+        raise NotImplementedError
+
+
+class MacroF1(Waiting):
+    """Macro F1 of all samples of the chunk, the default: the batch's size does not matter.
+
+    Labels outside [0, classes) are ignored, as the loss must have done: -100, -1, 255.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no batch."""
+        super().__init__()
+        self._classes = 0
+        self._counts: list[Tensor] = []
+
+    def _kept(self, logits: Tensor, labels: Tensor) -> Batch:
+        axis = _axis_of_classes(logits, labels)
+        if self._classes not in (0, logits.shape[axis]):
             raise invalid(
-                "logits", f"{[*logits.shape]} has no classes; of one logit give score='binary-f1'"
+                "logits", f"{[*logits.shape]}: batches before had {self._classes} classes"
             )
-        predictions = logits.argmax(1)
-        if labels.shape != predictions.shape or labels.is_floating_point():
+        self._classes = logits.shape[axis]
+        return logits.argmax(axis), labels.clone()
+
+    def _score(self, batches: list[Batch]) -> None:
+        predictions, labels = map(torch.cat, zip(*map(_flat, batches), strict=True))
+        counts = class_counts(predictions, labels, classes=self._classes)
+        self._counts = [sum(self._counts, counts)]
+
+    def value(self) -> float:
+        """Return the score; raises InvalidArgument where all labels are ignored."""
+        self._flush()
+        _check_some(self._counts)
+        score = float(self._score_of_counts())
+        if score != score:
             raise invalid(
                 "labels",
-                f"{labels.dtype}{[*labels.shape]} are no classes, int{[*predictions.shape]}; "
-                "of several labels give score='multilabel-f1', of numbers score='r2'",
+                f"all of the chunk's are ignored: none is a class in [0, {self._classes})",
             )
-        return predictions, _own(labels), logits.shape[1]
+        return score
 
-    def mean(self, kept: Sequence[tuple[Tensor, Tensor, int]]) -> float:
-        """See the protocol; batches of one size at once, since each by itself costs as much."""
-        by_size: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for predictions, labels, classes in kept:
-            entry = (predictions.flatten(), labels.flatten())
-            by_size.setdefault((labels.numel(), classes), []).append(entry)
-        scores = [
-            macro_f1(*map(torch.stack, zip(*batches, strict=True)), classes=classes)
-            for (_size, classes), batches in by_size.items()
-        ]
-        return float(torch.cat(scores).mean())
+    def _score_of_counts(self) -> Tensor:
+        return macro_f1_of(self._counts[0])
 
 
-class OwnScore:
-    """A function of the script, called at each step; it waits for the device only if it must."""
+class MacroF1OfBatches(MacroF1):
+    """The mean of the batches' macro F1, as in the paper (Eqs. 7-10)."""
+
+    def _score(self, batches: list[Batch]) -> None:
+        self._counts += [macro_f1(*_flat(batch), classes=self._classes) for batch in batches]
+
+    def _score_of_counts(self) -> Tensor:
+        return torch.stack(self._counts).nanmean()
+
+
+class MetricScore(Waiting):
+    """A metric of torchmetrics over the chunk; those wait for the device with each batch."""
+
+    def __init__(
+        self,
+        make: Callable[[Tensor], Any],
+        prepare: Callable[[Tensor, Tensor], Batch] = lambda logits, labels: (logits, labels),
+    ) -> None:
+        """Score by a metric.
+
+        Args:
+            make: makes it, given the first batch's logits.
+            prepare: makes what it is updated with, given a batch's logits and labels.
+        """
+        super().__init__()
+        self._make = make
+        self._prepare = prepare
+        self._metric: Any = None
+
+    def _kept(self, logits: Tensor, labels: Tensor) -> Batch:
+        return logits.detach().clone(), labels.to(logits.device).clone()
+
+    def _score(self, batches: list[Batch]) -> None:
+        for logits, labels in _joined(batches):
+            if self._metric is None:
+                self._metric = self._make(logits).to(logits.device)
+                self._metric.reset()  # the script's own keeps what it has seen
+                self._metric.sync_on_compute = False  # the ranks' scores are averaged later
+            self._metric.update(*self._prepare(logits, labels))
+
+    def value(self) -> float:
+        """Return the score."""
+        self._flush()
+        _check_some([] if self._metric is None else [self._metric])
+        return _number(self._metric.compute())
+
+
+class FunctionScore:
+    """The mean of a script's function of each batch; it waits for the device only if it must."""
 
     def __init__(self, score: Function) -> None:
         """Score each batch by `score`."""
         self._score = score
+        self._scores: list[Any] = []
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Any:
-        """Return the batch's score."""
-        return self._score(logits.detach(), labels)
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Score a batch."""
+        self._scores.append(self._score(logits.detach(), labels))
 
-    def mean(self, kept: Sequence[Any]) -> float:
-        """See the protocol."""
-        return sum(map(_number, kept)) / len(kept)
-
-
-class LateScore:
-    """What waits for the device, as torchmetrics does: called when the chunk is reported."""
-
-    def __init__(self, score: Function) -> None:
-        """Score each batch by `score`."""
-        self._score = score
-
-    def keep(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both, which stay on their device until the chunk is reported."""
-        return _own(logits.detach()), _own(labels)
-
-    def mean(self, kept: Sequence[tuple[Tensor, Tensor]]) -> float:
-        """See the protocol."""
-        return sum(_number(self._score(*batch)) for batch in kept) / len(kept)
+    def value(self) -> float:
+        """Return the mean."""
+        _check_some(self._scores)
+        return sum(map(_number, self._scores)) / len(self._scores)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """Return a copy: a CUDA graph, or a loader with one buffer, overwrites what it gave."""
-    return tensor.clone()
+NAMED: dict[str, Scoring] = {"macro-f1": MacroF1, "macro-f1-of-batches": MacroF1OfBatches}
+
+
+def _axis_of_classes(logits: Tensor, labels: Tensor) -> int:
+    """Return where the classes are: float[b, classes, ...], or [b, ..., classes] as of words.
+
+    The labels' shape decides; they may have a dimension of 1 there. Where both fit, it is the
+    first, as for `torch.nn.functional.cross_entropy`.
+    """
+    for axis in (1, logits.ndim - 1) if logits.ndim > 1 else ():
+        before, after = logits.shape[:axis], logits.shape[axis + 1 :]
+        fits = labels.shape in ((*before, *after), (*before, 1, *after))
+        if fits and logits.shape[axis] > 1 and not labels.is_floating_point():
+            return axis
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise invalid(
+            "logits", f"{[*logits.shape]} has no classes; of one logit give score='binary-f1'"
+        )
+    wanted = [logits.shape[0], *logits.shape[2:]]
+    raise invalid(
+        "labels",
+        f"{labels.dtype}{[*labels.shape]} are no classes, int{wanted}; of several labels give "
+        "score='multilabel-f1', of numbers score='r2'; of mixed labels tell their argmax(1)",
+    )
+
+
+def _flat(batch: Batch) -> Batch:
+    predictions, labels = batch
+    return predictions.flatten(), labels.to(predictions.device, torch.int64).flatten()
+
+
+def _joined(batches: list[Batch]) -> list[Batch]:
+    """Return them as one batch, where their shapes allow it.
+
+    torchmetrics asks each batch whether all its values are probabilities, as those of a few logits
+    may be by chance.
+    """
+    shapes = {(logits.shape[1:], labels.shape[1:]) for logits, labels in batches}
+    if len(shapes) > 1 or batches[0][1].ndim == 0:
+        return batches
+    logits, labels = map(torch.cat, zip(*batches, strict=True))
+    return [(logits, labels)]
+
+
+def _check_some(batches: Sized) -> None:
+    if not batches:
+        raise invalid("validation", "has no batch; give at least one")
 
 
 def _number(score: Any) -> float:
@@ -133,61 +277,5 @@ def _number(score: Any) -> float:
         return float(score)
     except (TypeError, ValueError, RuntimeError) as error:
         raise invalid(
-            "score", f"gave {score!r} for a batch; let it give one number (average='macro')"
+            "score", f"gave {score!r}; let it give one number (average='macro')"
         ) from error
-
-
-def _of_metric(metric: Metric) -> Function:
-    """Return a metric as a function of one batch; the script's own keeps its state."""
-    if metric.higher_is_better is False:
-        raise invalid(
-            "score", f"{type(metric).__name__} is lower for better; give one in [0, 1], larger"
-        )
-    own = metric.clone()
-
-    def score(logits: Tensor, labels: Tensor) -> Any:
-        own.reset()
-        return own.to(logits.device)(logits, labels)
-
-    return score
-
-
-def _binary_f1(logits: Tensor, labels: Tensor) -> Any:
-    from torchmetrics.functional.classification import binary_f1_score
-
-    return binary_f1_score(logits.flatten(), labels.flatten().long())
-
-
-def _multilabel_f1(logits: Tensor, labels: Tensor) -> Any:
-    from torchmetrics.functional.classification import multilabel_f1_score
-
-    return multilabel_f1_score(logits, labels.long(), num_labels=logits.shape[1])
-
-
-def _r2(predictions: Tensor, targets: Tensor) -> Any:
-    from torchmetrics.functional import r2_score
-
-    if predictions.numel() == targets.numel():
-        predictions = predictions.reshape(targets.shape)  # [b, 1] and [b]
-    return r2_score(predictions.float(), targets.float()).clamp(min=0.0)
-
-
-NAMED: dict[str, Function] = {
-    "binary-f1": _binary_f1,
-    "multilabel-f1": _multilabel_f1,
-    "r2": _r2,
-}
-"""F1 of one logit or probability a sample; macro F1 of float[b, labels]; R2 of a regression, where
-what is worse than the mean of the batch's targets counts as 0."""
-
-
-def _named(name: str) -> Function:
-    if name not in NAMED:
-        raise invalid("score", f"{name!r} is none of {['macro-f1', *NAMED]}")
-    if find_spec("torchmetrics") is None:
-        raise AgentError(
-            f"score={name!r} needs torchmetrics: pip install "
-            "'reinforced-regularization[torchmetrics]'"
-        )
-    import_module("torchmetrics.functional")  # takes a second or two: not in the first report
-    return NAMED[name]

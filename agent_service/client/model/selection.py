@@ -1,50 +1,118 @@
-"""Which of a model's own modules each hyperparameter is about."""
+"""Which of a model's own drop rates each hyperparameter drives."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
-from agent_service.client.model.drives import has_rate
+from agent_service.client.description import Found
+from agent_service.client.model.kinds import INERT, Rate, rates_of
+from agent_service.client.sites import Drives
 from agent_service.domain.errors import invalid
 
 _WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
 """Under which FSDP, activation checkpoints and torch.compile keep the module that they wrap."""
 
 
-def select(
-    model: nn.Module, hyperparameters: Iterable[str], drives: Mapping[str, str] | None
-) -> dict[str, list[nn.Module]]:
-    """Return the modules with a rate of their own, by hyperparameter.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rates of a model."""
+
+    driven: Mapping[str, list[Rate]]
+    """By hyperparameter; those that drive none are not in it."""
+    left_alone: tuple[Found, ...]
+
+    @property
+    def found(self) -> Iterator[Found]:
+        """What is driven, each with the value that it has now."""
+        for hyperparameter, rates in self.driven.items():
+            for rate in rates:
+                yield Found(rate.name, rate.attribute, rate.number, hyperparameter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """An entry of `drives`: MODULE or MODULE:ATTRIBUTE."""
+
+    hyperparameter: str
+    text: str
+
+    @property
+    def attribute(self) -> str:
+        """What follows the colon; empty without one."""
+        return self.text.partition(":")[2]
+
+    def takes(self, rate: Rate) -> bool:
+        """Return whether it drives a rate: one that is left alone only by name."""
+        module = self.text.partition(":")[0]
+        if not fnmatchcase(rate.name, module) or rate.reason == INERT:
+            return False
+        if self.attribute:
+            return fnmatchcase(rate.attribute, self.attribute)
+        return not rate.reason or not set(module) & set("*?[")
+
+
+def select(model: nn.Module, hyperparameters: Iterable[str], drives: Drives | None) -> Selection:
+    """Return which rates each hyperparameter drives.
 
     Args:
         model: not wrapped.
         hyperparameters: names of all.
-        drives: patterns of module names by hyperparameter; with None the only one has all.
+        drives: patterns by hyperparameter; with None the only one has all that are known to act.
 
     Raises:
-        InvalidArgument: an unknown hyperparameter, several without `drives`, or a module of two.
+        InvalidArgument: an unknown hyperparameter, several without `drives`, or a rate of two.
     """
-    names = sorted(hyperparameters)
+    patterns = _patterns(sorted(hyperparameters), drives)
+    named = {pattern.attribute for pattern in patterns}
+    driven: dict[str, list[Rate]] = {}
+    left_alone = []
+    for name, module in named_modules(model):
+        for rate in rates_of(name, module, named):
+            takers = sorted({p.hyperparameter for p in patterns if p.takes(rate)})
+            if len(takers) > 1:
+                where = f"{name}:{rate.attribute}"
+                raise invalid(f"drives[{takers[1]}]", f"{where!r} is driven by {takers[0]}")
+            if takers:
+                driven.setdefault(takers[0], []).append(rate)
+            else:
+                reason = rate.reason or "not named by drives="
+                left_alone.append(Found(name, rate.attribute, rate.number, reason=reason))
+    return Selection(driven, tuple(left_alone))
+
+
+def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
     if drives is None:
         if len(names) > 1:
             raise invalid("drives", f"say which modules each of {names} drives")
         drives = dict.fromkeys(names, "*")
-    owners: dict[str, str] = {}
-    selected: dict[str, list[nn.Module]] = {}
-    for hyperparameter, pattern in drives.items():
+    for hyperparameter in drives:
         if hyperparameter not in names:
             raise invalid("drives", f"{hyperparameter!r} is none of {names}")
-        for name, module in named_modules(model):
-            if not (fnmatchcase(name, pattern) and has_rate(module)):
-                continue
-            if (other := owners.setdefault(name, hyperparameter)) != hyperparameter:
-                raise invalid(f"drives[{hyperparameter}]", f"module {name!r} is driven by {other}")
-            selected.setdefault(hyperparameter, []).append(module)
-    return selected
+    return [
+        _Pattern(hyperparameter, text)
+        for hyperparameter, texts in drives.items()
+        for text in ([texts] if isinstance(texts, str) else texts)
+    ]
+
+
+def nothing_driven(hyperparameter: str, left_alone: tuple[Found, ...]) -> str:
+    """Return what to do where a hyperparameter drives nothing."""
+    if not left_alone:
+        return (
+            "the model has no dropout there; add some by sites={'module': Dropout()}, or run "
+            "without model="
+        )
+    told = "; ".join(f"{found} {found.reason}" for found in left_alone[:3])
+    more = f"; and {len(left_alone) - 3} more" if len(left_alone) > 3 else ""
+    return (
+        f"what looks like a drop rate is left alone: {told}{more}. Name what to drive by drives="
+        f"{{{hyperparameter!r}: 'MODULE:ATTRIBUTE'}}, or add some by sites={{'module': Dropout()}}"
+    )
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from agent_service.client.model.drives import rate_of
+from agent_service.client.description import Description
+from agent_service.client.model.kinds import Rate
 from agent_service.client.model.scores import Score, Scoring, scoring_of
-from agent_service.client.model.selection import select, unwrapped
+from agent_service.client.model.selection import nothing_driven, select, unwrapped
+from agent_service.client.sites import Drives
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
+
+log = logging.getLogger("agent_service.client")
 
 
 class ShadowedModel:
@@ -21,41 +26,50 @@ class ShadowedModel:
         model: nn.Module,
         hyperparameters: Sequence[Hyperparameter],
         *,
-        drives: Mapping[str, str] | None = None,
+        drives: Drives | None = None,
         score: Score | None = None,
     ) -> None:
         """Find what each hyperparameter is about, as `SteeredModel` does.
 
         Raises:
-            InvalidArgument: as there.
+            InvalidArgument: as there, or a hyperparameter is about modules of different rates.
         """
         self.scoring: Scoring = scoring_of(score)
         """How the batches of its run are scored."""
-        names = [h.name for h in hyperparameters]
-        self._modules = select(unwrapped(model), names, drives)
-        if missing := sorted(set(names) - set(self._modules)):
-            raise invalid("drives", f"the model has no dropout of its own for {missing}")
+        selection = select(unwrapped(model), [h.name for h in hyperparameters], drives)
+        self._rates: Mapping[str, Sequence[Rate]] = selection.driven
+        for name in sorted({h.name for h in hyperparameters} - self._rates.keys()):
+            hint = nothing_driven(name, selection.left_alone)
+            raise invalid(f"hyperparameters[{name}]", f"a shadow run reads no rate for it: {hint}")
+        for name, rates in self._rates.items():
+            if len(different := {rate.number for rate in rates}) > 1:
+                raise invalid(
+                    f"hyperparameters[{name}]",
+                    f"a shadow run tells one rate for it, and the model has {sorted(different)}; "
+                    f"name modules of one rate by drives={{{name!r}: 'MODULE'}}",
+                )
+        self.description = Description(tuple(selection.found), selection.left_alone, is_shadow=True)
+        self._is_warned = False
+        log.info("%s", self.description.summary())
 
     def own_values(self) -> dict[str, float]:
         """Return the rates that the model trains under now, by hyperparameter.
 
-        Raises:
-            InvalidArgument: modules of one hyperparameter have different rates.
+        Where the script has set those of one hyperparameter apart since the start, their mean.
         """
-        return {name: _common_rate(name, modules) for name, modules in self._modules.items()}
+        return {name: self._mean(name, rates) for name, rates in self._rates.items()}
+
+    def _mean(self, name: str, rates: Sequence[Rate]) -> float:
+        numbers = [rate.number for rate in rates]
+        if len(set(numbers)) == 1:
+            return numbers[0]
+        if not self._is_warned:
+            self._is_warned = True
+            log.warning("the modules of %s have different rates now; their mean is told", name)
+        return sum(numbers) / len(numbers)
 
     def apply(self, values: Mapping[str, float]) -> None:
         """Change nothing."""
 
     def remove(self) -> None:
         """Nothing was put in."""
-
-
-def _common_rate(name: str, modules: Sequence[nn.Module]) -> float:
-    rates = {rate_of(module) for module in modules}
-    if len(rates) > 1:
-        raise invalid(
-            f"applied[{name}]",
-            f"its modules have different rates, {sorted(rates)}; name those of one rate by drives=",
-        )
-    return rates.pop()

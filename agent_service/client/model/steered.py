@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from agent_service.client.model.drives import Drive, SiteDrive, drive_of
+from agent_service.client.description import Description, Found
+from agent_service.client.model.drives import Takeover
 from agent_service.client.model.scores import Score, Scoring, scoring_of
-from agent_service.client.model.selection import named_modules, select, unwrapped
+from agent_service.client.model.selection import named_modules, nothing_driven, select, unwrapped
 from agent_service.client.model.value import Value
-from agent_service.client.sites import Dropout, Site
+from agent_service.client.sites import Drives, Dropout, Site
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
+
+log = logging.getLogger("agent_service.client")
 
 
 class SteeredModel:
@@ -25,7 +29,7 @@ class SteeredModel:
         hyperparameters: Sequence[Hyperparameter],
         *,
         sites: Mapping[str, Site] | None = None,
-        drives: Mapping[str, str] | None = None,
+        drives: Drives | None = None,
         score: Score | None = None,
     ) -> None:
         """Connect each hyperparameter with what it drives.
@@ -35,9 +39,8 @@ class SteeredModel:
             hyperparameters: of the controller.
             sites: regularizers to add, by the name of the module whose output they act on; the
                 model's own are left alone then, unless `drives` names them.
-            drives: which of the model's own modules each hyperparameter drives, by a pattern of
-                module names such as `layer4.*`; all of them, where there is one hyperparameter and
-                no `sites`.
+            drives: which of the model's own drop rates each hyperparameter drives; all that are
+                known to act, where there is one hyperparameter and no `sites`.
             score: of a batch's logits and labels; macro F1 by default.
 
         Raises:
@@ -51,32 +54,40 @@ class SteeredModel:
         devices.add(torch.device("cpu"))
         self._ranges = {h.name: h for h in hyperparameters}
         self._values = {name: Value(name, devices) for name in self._ranges}
-        self._drives: dict[str, list[Drive]] = {name: [] for name in self._ranges}
+        self._taken: dict[nn.Module, Takeover] = {}
+        selection = select(
+            self._model, self._ranges, {} if drives is None and sites is not None else drives
+        )
+        found = list(selection.found)
         try:
-            if sites is None or drives is not None:
-                self._drive_own(drives)
+            for name, rates in selection.driven.items():
+                self._check_range(name, is_rate=True)
+                for rate in rates:
+                    self._takeover(rate.module).drive(rate, self._values[name])
             for name, site in (sites or {}).items():
-                self._add(name, site)
+                found.append(self._add(name, site))
+            self.description = Description(tuple(found), selection.left_alone)
             self._check_all_drive()
         except BaseException:
             self.remove()
             raise
+        log.info("%s", self.description.summary())
 
-    def _drive_own(self, drives: Mapping[str, str] | None) -> None:
-        for name, modules in select(self._model, self._values, drives).items():
-            for module in modules:  # one by one, so that an error undoes those before
-                self._drives[name].append(drive_of(module, self._values[name]))
-            self._check_range(name, is_rate=True)
+    def _takeover(self, module: nn.Module) -> Takeover:
+        if module not in self._taken:
+            self._taken[module] = Takeover(module)
+        return self._taken[module]
 
-    def _add(self, name: str, site: Site) -> None:
+    def _add(self, name: str, site: Site) -> Found:
         modules: dict[str, nn.Module] = {}
         for known, module in named_modules(self._model):
             modules.setdefault(known, module)  # of a wrapper and what it wraps, the wrapper
         if name not in modules:
             raise invalid(f"sites[{name}]", f"is no module of the model; it has {_some(modules)}")
         value = self._value_of(site, field=f"sites[{name}]")
-        self._drives[value.name].append(SiteDrive(modules[name], site, value))
         self._check_range(value.name, is_rate=isinstance(site, Dropout))
+        self._takeover(modules[name]).add(site, value)
+        return Found(name, "", 0.0, value.name)
 
     def _value_of(self, site: Site, *, field: str) -> Value:
         if not site.hyperparameter and len(self._values) == 1:
@@ -92,33 +103,26 @@ class SteeredModel:
             raise invalid(f"hyperparameters[{name}]", f"[{h.low}, {h.high}] must be in {limit}")
 
     def _check_all_drive(self) -> None:
-        for name, drives in self._drives.items():
-            if not drives:
-                raise invalid(
-                    f"hyperparameters[{name}]",
-                    "drives nothing: the model has no dropout there; add some by sites="
-                    "{'module': Dropout()}, or run without model=",
-                )
+        driving = {found.hyperparameter for found in self.description.driven}
+        for name in self._ranges.keys() - driving:
+            hint = nothing_driven(name, self.description.left_alone)
+            raise invalid(f"hyperparameters[{name}]", f"drives nothing: {hint}")
 
     def apply(self, values: Mapping[str, float]) -> None:
         """Have the model train under these values from now on; waits for no device."""
         for name, value in self._values.items():
             value.set(values[name])
-            for drive in self._drives[name]:
-                drive.set(values[name])
+        for takeover in self._taken.values():
+            takeover.apply()
 
     def own_values(self) -> None:
         """The model has none: what a chunk ran under was decided."""
 
     def remove(self) -> None:
         """Leave the model as it was."""
-        for drive in self._each():
-            drive.remove()
-        self._drives = {name: [] for name in self._drives}
-
-    def _each(self) -> Iterator[Drive]:
-        for drives in self._drives.values():
-            yield from reversed(drives)
+        for takeover in self._taken.values():
+            takeover.undo()
+        self._taken = {}
 
 
 def _some(modules: Mapping[str, object]) -> str:

@@ -1,6 +1,6 @@
 """A training script with a model: what is scored, what is applied, and what is left at the end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +27,9 @@ def batches(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield x, torch.randint(CLASSES, (12,), generator=generator)
 
 
-def macro_f1(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def macro_f1(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Return the score of all samples of these batches."""
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     predictions = logits.detach().argmax(1)
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
 
@@ -36,7 +38,7 @@ def test_a_script_of_a_few_lines_trains_under_the_agent(client: AgentClient) -> 
     """Each action is in the model for its chunk; losses and macro F1 are those of the passes."""
     client.create_controller(spec())
     model = network()
-    losses, scores, rates = [], [], []
+    losses, told, rates = [], [], []
     with client.run("c", run_id="r", model=model) as run:
         for x, y in batches(8):
             logits = model(x)
@@ -44,22 +46,22 @@ def test_a_script_of_a_few_lines_trains_under_the_agent(client: AgentClient) -> 
             run.step(loss, logits, y)
             rates.append((model[2].p, run.hyperparameters["dropout"]))
             losses.append(loss.item())
-            scores.append(macro_f1(logits, y))
+            told.append((logits, y))
             if run.chunk_full:
                 model.eval()
                 run.report((model(x), y) for x, y in batches(3))
                 model.train()
         model.eval()
-        validation = [macro_f1(model(x), y) for x, y in batches(3)]
+        validation = macro_f1((model(x), y) for x, y in batches(3))
 
     assert all(applied == decided for applied, decided in rates)
     assert len({applied for applied, _ in rates}) == 2, "an action a chunk"
     assert model[2].p == 0.25, "left as it was"
     first, second = client.transitions(run_id="r")
     assert [*first.next_state, *second.next_state] == pytest.approx(losses, abs=1e-6)
-    assert first.scores.training == pytest.approx(sum(scores[:4]) / 4, abs=1e-6)
-    assert second.scores.training == pytest.approx(sum(scores[4:]) / 4, abs=1e-6)
-    assert second.scores.validation == pytest.approx(sum(validation) / 3, abs=1e-6)
+    assert first.scores.training == pytest.approx(macro_f1(told[:4]), abs=1e-6)
+    assert second.scores.training == pytest.approx(macro_f1(told[4:]), abs=1e-6)
+    assert second.scores.validation == pytest.approx(validation, abs=1e-6)
 
 
 def test_mixed_precision_and_accumulated_gradients_are_told_as_they_are(
@@ -70,29 +72,29 @@ def test_mixed_precision_and_accumulated_gradients_are_told_as_they_are(
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
     drawn = list(batches(8))
-    losses, scores = [], []
+    losses, passes = [], []
     with client.run("c", run_id="r", model=model) as run:
         for both in zip(drawn[::2], drawn[1::2], strict=True):
             optimizer.zero_grad()
-            passes = []
+            told = []
             for x, y in both:
                 with torch.autocast("cpu", torch.bfloat16):
                     logits = model(x)
                     loss = nn.functional.cross_entropy(logits, y)
                 (loss / 2).backward()  # type: ignore[no-untyped-call]
-                passes.append((loss, logits, y))
+                run.add_pass(logits, y)
+                told.append(loss.detach())
+                passes.append((logits, y))
             optimizer.step()
-            loss, logits, labels = (torch.stack(parts) for parts in zip(*passes, strict=True))
             assert logits.dtype == torch.bfloat16
-            run.step(loss.mean(), logits.flatten(0, 1), labels.flatten())
-            losses.append(loss.mean().item())
-            scores.append(macro_f1(logits.flatten(0, 1), labels.flatten()))
-        run.report([(logits[0], labels[0])])
+            run.step(torch.stack(told).mean())
+            losses.append(torch.stack(told).mean().item())
+        run.report([(logits, y)])
         assert run.action.chunk_index == 2
 
-    (told,) = client.transitions(run_id="r")
-    assert list(told.next_state) == pytest.approx(losses)
-    assert told.scores.training == pytest.approx(sum(scores) / 4)
+    (transition,) = client.transitions(run_id="r")
+    assert list(transition.next_state) == pytest.approx(losses)
+    assert transition.scores.training == pytest.approx(macro_f1(passes))
 
 
 def test_a_score_of_ones_own_takes_the_place_of_f1(client: AgentClient) -> None:
@@ -143,7 +145,7 @@ def test_a_model_is_driven_by_one_run_at_a_time(client: AgentClient) -> None:
 
 
 def test_wrong_steps_say_what_is_wrong(client: AgentClient) -> None:
-    """No score, logits without a model, two kinds of score in one chunk."""
+    """No score, logits without a model, two kinds of score in one chunk, a pass of no step."""
     client.create_controller(spec())
     logits, labels = torch.zeros(2, CLASSES), torch.zeros(2, dtype=torch.int64)
     with client.run("c") as run:
@@ -155,6 +157,8 @@ def test_wrong_steps_say_what_is_wrong(client: AgentClient) -> None:
         run.step(1.0, logits, labels)
         with pytest.raises(TypeError, match="in one way"):
             run.step(1.0, score=0.5)
+        with pytest.raises(TypeError, match=r"run.step\(loss, logits, labels\)"):
+            run.step(1.0)
         assert len(run._losses) == 1
 
 
@@ -183,11 +187,28 @@ def test_a_shadow_run_says_what_it_cannot_tell(client: AgentClient) -> None:
     client.create_controller(spec())
     with pytest.raises(InvalidArgument, match="adds nothing"):
         client.run("c", mode=Mode.SHADOW, model=network(), sites={"0": Dropout()})
-    with pytest.raises(InvalidArgument, match="no dropout of its own"):
+    with pytest.raises(InvalidArgument, match="reads no rate for it: the model has no dropout"):
         client.run("c", mode=Mode.SHADOW, model=nn.Linear(2, 2))
     model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))
-    with client.run("c", mode=Mode.SHADOW, model=model) as run:
-        for _ in range(4):
-            run.step(1.0, score=0.5)
-        with pytest.raises(InvalidArgument, match=r"different rates, \[0.1, 0.2\]"):
+    with pytest.raises(InvalidArgument, match=r"one rate for it, and the model has \[0.1, 0.2\]"):
+        client.run("c", mode=Mode.SHADOW, model=model)
+    client.run("c", mode=Mode.SHADOW, model=model, drives={"dropout": "1"}).finish()
+
+
+def test_a_shadow_run_goes_on_where_rates_part_later(
+    client: AgentClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A schedule of the script's own sets them apart: their mean is told, with one warning."""
+    client.create_controller(spec())
+    later = nn.Dropout(0.25)
+    model = nn.Sequential(nn.Dropout(0.25), later)
+    with client.run("c", run_id="r", mode=Mode.SHADOW, model=model) as run:
+        for rate in (0.25, 0.5, 0.5):
+            later.p = rate
+            for _ in range(4):
+                run.step(1.0, score=0.5)
             run.report(0.5)
+
+    told = [t.applied.values["dropout"] for t in client.transitions(run_id="r")]
+    assert told == [0.25, 0.375, 0.375]
+    assert sum("different rates" in message for message in caplog.messages) == 1

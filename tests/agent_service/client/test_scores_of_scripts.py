@@ -1,7 +1,7 @@
 """What a script may score its batches by, and that no score waits for the device in a chunk."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # First, since torchmetrics imports torchvision, which does not load beside every torch.
 import trainer_service.training.vision  # noqa: F401
 from agent_service.client import AgentClient
-from agent_service.client.model.scores import LateScore, scoring_of
+from agent_service.client.model import scores
+from agent_service.client.model.scores import Score, scoring_of
 from agent_service.domain.errors import AgentError, InvalidArgument
 from tests.agent_service.specs import spec
 
@@ -50,9 +51,21 @@ NAMED: dict[str, tuple[Callable[[int], Batch], Callable[[Tensor, Tensor], float]
 }
 
 
+def score_of(batches: Iterable[Batch], score: Score | None = None) -> float:
+    tally = scoring_of(score)()
+    for batch in batches:
+        tally.add(*batch)
+    return tally.value()
+
+
+def as_one(batches: Sequence[Batch]) -> Batch:
+    logits, labels = zip(*batches, strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_a_score_by_name_is_scikit_learns(client: AgentClient, name: str) -> None:
-    """The mean over a chunk's batches, in training and in validation."""
+    """Over all samples of a chunk, in training and in validation."""
     torch.manual_seed(0)
     make, expected = NAMED[name]
     client.create_controller(spec())
@@ -65,20 +78,91 @@ def test_a_score_by_name_is_scikit_learns(client: AgentClient, name: str) -> Non
 
     (told,) = client.transitions(run_id="r")
     for batches, score in ((training, told.scores.training), (validation, told.scores.validation)):
-        assert score == pytest.approx(sum(expected(*b) for b in batches) / len(batches), abs=1e-5)
+        assert score == pytest.approx(expected(*as_one(batches)), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["macro-f1", *NAMED])
+def test_the_batch_size_does_not_change_a_score(name: str) -> None:
+    """The gap of a training batch of 64 and a validation batch of 1,000 is none of the batches."""
+    torch.manual_seed(0)
+    logits, labels = (NAMED[name][0] if name in NAMED else classes)(96)
+
+    scores = {
+        score_of(zip(torch.split(logits, size), torch.split(labels, size), strict=True), name)
+        for size in (4, 32, 96)
+    }
+    assert max(scores) - min(scores) < 1e-6
+
+
+def test_the_mean_over_batches_is_an_option() -> None:
+    """As the paper has it; a batch whose labels are all ignored counts for nothing."""
+    torch.manual_seed(0)
+    batches = [classes(8), classes(5)]
+    ignored = (torch.randn(4, 3), torch.full((4,), -100))
+
+    own = [f1_score(labels, logits.argmax(1), average="macro") for logits, labels in batches]
+    score = score_of([*batches, ignored], "macro-f1-of-batches")
+    assert score == pytest.approx(sum(own) / 2)
+
+
+@pytest.mark.parametrize("name", ["macro-f1", "macro-f1-of-batches"])
+@pytest.mark.parametrize("ignored", [-100, -1, 3, 255])
+def test_ignored_labels_count_for_nothing(name: str, ignored: int) -> None:
+    """No class in [0, 3) is one that the loss has ignored, whatever was predicted there."""
+    torch.manual_seed(0)
+    logits, labels = classes(40)
+    places = torch.arange(40) % 3 == 0
+    masked = labels.masked_fill(places, ignored)
+
+    assert score_of([(logits, masked)], name) == score_of([(logits[~places], labels[~places])])
+    assert score_of([(logits, masked.to(torch.int16))], name) == score_of([(logits, masked)])
+    with pytest.raises(InvalidArgument, match=r"all of the chunk's are ignored: .* \[0, 3\)"):
+        score_of([(logits, torch.full_like(labels, ignored))], name)
+
+
+LAYOUTS: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
+    "classes": ((12, 3), 1, (12,)),
+    "a dimension of one": ((12, 3), 1, (12, 1)),
+    "pixels": ((2, 3, 4, 5), 1, (2, 4, 5)),
+    "pixels of one channel": ((2, 3, 4, 5), 1, (2, 1, 4, 5)),
+    "words": ((4, 6, 3), 2, (4, 6)),
+    "one word": ((4, 1, 3), 2, (4, 1)),
+    "both fit: as cross_entropy": ((4, 3, 3), 1, (4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_labels_shape_tells_where_the_classes_are(name: str) -> None:
+    """The second dimension, as of images, or the last, as of language models."""
+    shape, axis, labelled = LAYOUTS[name]
+    logits, labels = torch.randn(shape), torch.randint(3, labelled)
+
+    expected = f1_score(labels.flatten(), logits.argmax(axis).flatten(), average="macro")
+    assert score_of([(logits, labels)]) == pytest.approx(expected)
 
 
 def test_a_regression_worse_than_the_mean_counts_as_0() -> None:
-    """R2 has no lower bound; a score has."""
+    """R2 has no lower bound; a score has. Large targets cost no precision."""
     targets = torch.tensor([0.0, 1.0, 2.0])
-    scoring = scoring_of("r2")
-    worse, perfect = scoring.keep(9 * targets, targets), scoring.keep(targets, targets)
 
-    assert scoring.mean([worse]) == 0.0
-    assert scoring.mean([worse, perfect]) == 0.5
+    assert score_of([(9 * targets, targets)], "r2") == 0.0
+    assert score_of([(targets + 1e4, targets + 1e4)], "r2") == 1.0
+    assert score_of([(targets + 1e4 + 1, targets + 1e4)], "r2") == 0.0
 
 
-def test_a_metric_of_torchmetrics_scores_each_batch_by_itself() -> None:
+def test_labels_below_zero_are_ignored_by_named_scores() -> None:
+    """Samples of which not all labels are known."""
+    torch.manual_seed(0)
+    logits, labels = multilabel(30)
+    some = labels.clone()
+    some[:10] = -1
+
+    for name in ("multilabel-f1", "binary-f1"):
+        score = score_of([(logits, some)], name)
+        assert score == pytest.approx(score_of([(logits[10:], labels[10:])], name))
+
+
+def test_a_metric_of_torchmetrics_scores_the_chunk() -> None:
     """In place of F1; the script's own metric keeps what it has seen."""
     from torchmetrics.classification import MulticlassAccuracy
 
@@ -86,12 +170,29 @@ def test_a_metric_of_torchmetrics_scores_each_batch_by_itself() -> None:
     metric = MulticlassAccuracy(num_classes=3, average="micro")
     metric.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
     batches = [classes(8), classes(5)]
-    scoring = scoring_of(metric)
-    mean = scoring.mean([scoring.keep(*batch) for batch in batches])
 
-    own = [float((logits.argmax(1) == labels).float().mean()) for logits, labels in batches]
-    assert mean == pytest.approx(sum(own) / 2)
+    logits, labels = as_one(batches)
+    own = float((logits.argmax(1) == labels).float().mean())
+    assert score_of(batches, metric) == pytest.approx(own)
+    assert score_of(batches, metric) == pytest.approx(own), "each chunk by itself"
     assert float(metric.compute()) == 0.5
+
+
+@pytest.mark.parametrize("name", ["multilabel-f1", None])
+def test_few_batches_wait_to_be_scored(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk's logits may be gigabytes; what waits has a limit, and the score is the same."""
+    torch.manual_seed(0)
+    batches = [(multilabel if name else classes)(16) for _ in range(20)]
+    expected = score_of(batches, name)
+    monkeypatch.setattr(scores, "LIMIT", 600)
+    tally: Any = scoring_of(name)()
+    waiting = []
+    for batch in batches:
+        tally.add(*batch)
+        waiting.append(sum(part.nbytes for kept in tally._batches for part in kept))
+
+    assert max(waiting) <= 600
+    assert tally.value() == expected
 
 
 class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -123,19 +224,21 @@ def test_no_score_waits_for_the_device_inside_a_chunk(client: AgentClient, name:
 
 def test_what_is_kept_of_a_batch_is_a_copy() -> None:
     """A CUDA graph, or a loader with one buffer, may overwrite what it gave."""
-    for scoring, make in ((scoring_of(None), classes), (scoring_of("multilabel-f1"), multilabel)):
+    for name, make in ((None, classes), ("multilabel-f1", multilabel)):
         logits, labels = make(6)
-        kept = [scoring.keep(logits, labels)]
-        before = scoring.mean(kept)
+        expected = score_of([(logits, labels)], name)
+        tally = scoring_of(name)()
+        tally.add(logits, labels)
         logits.neg_()
         labels.copy_(labels.flip(0))
-        assert scoring.mean(kept) == before
+        assert tally.value() == expected
 
 
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
         (torch.zeros(4, 3), torch.zeros(4, 3), r"labels: torch.float32\[4, 3\] .*'multilabel-f1'"),
+        (torch.zeros(4, 3), torch.zeros(4, 3), r"argmax\(1\)"),
         (torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64), "are no classes"),
         (torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64), r"int\[4\]"),
         (torch.zeros(4, 1), torch.zeros(4), "logits: .*'binary-f1'"),
@@ -145,22 +248,23 @@ def test_what_is_kept_of_a_batch_is_a_copy() -> None:
 def test_macro_f1_says_what_it_cannot_score(logits: Tensor, labels: Tensor, message: str) -> None:
     """At the step, and what to give instead."""
     with pytest.raises(InvalidArgument, match=message):
-        scoring_of(None).keep(logits, labels)
+        scoring_of(None)().add(logits, labels)
 
 
 def test_a_score_that_is_none_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown name, an error for a score, several numbers, and torchmetrics not installed."""
+    """An unknown name, an error for a score, several numbers, no batch, no torchmetrics."""
     from torchmetrics import MeanSquaredError
     from torchmetrics.classification import MulticlassF1Score
 
-    with pytest.raises(InvalidArgument, match=r"'f2' is none of \['macro-f1', 'binary-f1'"):
+    with pytest.raises(InvalidArgument, match=r"'f2' is none of \['macro-f1', .*'binary-f1'"):
         scoring_of("f2")
     with pytest.raises(InvalidArgument, match="MeanSquaredError is lower for better"):
         scoring_of(MeanSquaredError())
-    scoring = scoring_of(MulticlassF1Score(num_classes=3, average=None))
     with pytest.raises(InvalidArgument, match="let it give one number"):
-        scoring.mean([scoring.keep(*classes(6))])
-    assert isinstance(scoring, LateScore)
+        score_of([classes(6)], MulticlassF1Score(num_classes=3, average=None))
+    for score in (None, "r2", lambda _logits, _labels: 0.5):
+        with pytest.raises(InvalidArgument, match="has no batch"):
+            score_of([], score)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(AgentError, match=r"pip install 'reinforced-regularization\[torchmetrics\]"):
         scoring_of("r2")

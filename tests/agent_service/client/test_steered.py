@@ -22,14 +22,21 @@ NOISE = Hyperparameter(name="noise", low=0.0, high=1.0)
 
 
 class DropPath(nn.Module):
-    """As timm's: its rate is `drop_prob`."""
+    """As timm's."""
 
-    def __init__(self, drop_prob: float) -> None:
+    def __init__(self, drop_prob: float, scale_by_keep: bool = True) -> None:
         super().__init__()
-        self.drop_prob = drop_prob
+        self.drop_prob, self.scale_by_keep = drop_prob, scale_by_keep
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        mask = x.new_empty((len(x), 1)).bernoulli_(keep)
+        return x * (mask / keep if self.scale_by_keep else mask)
+
+
+DropPath.__module__ = "timm.layers.drop"
 
 
 class Functional(nn.Module):
@@ -48,7 +55,7 @@ def network() -> nn.Sequential:
         OrderedDict(
             first=nn.Linear(6, 8),
             drop=nn.Dropout(0.3),
-            block=nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.1, inplace=True)),
+            block=nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Dropout(0.1, inplace=True)),
             head=nn.Linear(8, 3),
         )
     )
@@ -78,7 +85,7 @@ def test_each_kind_of_dropout_follows_the_value(kind: str, is_compiled: bool) ->
     torch.manual_seed(0)
     make, shape = OWN[kind]
     model = nn.Sequential(make())
-    steered = SteeredModel(model, [RATE])
+    steered = SteeredModel(model, [RATE], drives={"dropout": "0"})
     run = torch.compile(model, backend="eager") if is_compiled else model
     x = torch.ones(shape)
     for rate in (0.0, 0.25, 0.75):
@@ -286,7 +293,7 @@ def test_what_wraps_a_part_does_not_change_its_names(
         ({"drives": {"rate": "*"}}, "'rate' is none of"),
         ({"drives": {"dropout": "nowhere.*"}}, "drives nothing"),
         ({"drives": {"dropout": "*"}, "and": RATE}, "drives nothing"),
-        ({"drives": {"dropout": "*", "deep": "block.*"}, "and": RATE}, "is driven by dropout"),
+        ({"drives": {"dropout": "*", "deep": "block.*"}, "and": RATE}, "'block.2:p' is driven by"),
         ({"and": RATE}, "say which modules each"),
         ({"of": NOISE}, "must be in"),
     ],

@@ -1,16 +1,26 @@
 """The learner on a real store: what it makes of full rollouts, and of what cannot be used."""
 
+import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import sqlalchemy as sa
 
 from agent_service.client import AgentClient
+from agent_service.domain.errors import Unavailable
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.specs import PPOSettings, RandomSettings
-from agent_service.learning.learner import learn_once, with_full_rollouts
+from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings
+from agent_service.learning import learner as learner_module
+from agent_service.learning import sb3
+from agent_service.learning.learner import Learner, learn_once
 from agent_service.store.session import SqlSession
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -49,7 +59,7 @@ def test_a_rollout_waits_until_it_is_full(served: ServedAgent, client: AgentClie
 def test_looking_for_rollouts_costs_the_same_for_any_number_of_controllers(
     served: ServedAgent, client: AgentClient
 ) -> None:
-    """One statement says of all whose rollouts are of one size; who is full is found among them."""
+    """One statement says of all whose rollouts are of one size; of the others no spec is read."""
     for number in range(20):
         client.create_controller(spec(f"c{number}", algorithm=SMALL, reward=Reward.GIVEN))
     larger = replace(SMALL, rollout_size=9)
@@ -59,6 +69,8 @@ def test_looking_for_rollouts_costs_the_same_for_any_number_of_controllers(
         train(client, 8, controller=name)
     train(client, 8, controller="c7")
     client.set_mode("c7", Mode.FROZEN)
+    learner = Learner()
+    served.store.read(learner.with_full_rollouts)
     statements: list[str] = []
 
     def note(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -66,12 +78,14 @@ def test_looking_for_rollouts_costs_the_same_for_any_number_of_controllers(
 
     sa.event.listen(sa.Engine, "before_cursor_execute", note)
     try:
-        found = served.store.read(with_full_rollouts)
+        found = served.store.read(learner.with_full_rollouts)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
     assert [controller.spec.name for controller in found] == ["c3"]
-    assert len([s for s in statements if s.startswith("SELECT")]) == 3
+    asked = [s for s in statements if s.startswith(("SELECT", "WITH"))]
+    assert len(asked) == 4, "who is new, one for each size, and those that are full"
+    assert sum("controllers.spec" in statement for statement in asked) == 1
 
 
 def test_a_rollout_that_cannot_be_used_is_skipped_once(
@@ -159,3 +173,129 @@ def test_the_next_actions_are_those_of_the_new_version(
 
     assert learning.action.policy_version == 2
     assert frozen.action.policy_version == 1
+
+
+def with_moments(policy: bytes, value: float) -> bytes:
+    """Return a policy file whose optimizer's first moments are all `value`."""
+    arrays = safetensors.numpy.load(policy)
+    manifest = json.loads(policy[8 : 8 + int.from_bytes(policy[:8], "little")])["__metadata__"]
+    for name in arrays:
+        if name.endswith(".exp_avg"):
+            arrays[name] = np.full_like(arrays[name], value)
+    return safetensors.numpy.save(arrays, manifest)
+
+
+def test_a_file_whose_optimizer_fails_every_update_is_learned_from_anew(
+    served: ServedAgent, client: AgentClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Adam's state starts again at zero, the weights go on, and one line says so."""
+    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    client.import_policy("c", with_moments(client.export_policy("c"), 3e38))
+    train(client, 8)
+
+    assert learn_once(served.store) == 1
+
+    assert client.get_controller("c").policy_version == 3
+    assert uses(client) == [pb.USE_LEARNED] * 8
+    assert [r.levelname for r in caplog.records if "started anew" in r.message] == ["WARNING"]
+    train(client, 8)
+    learn_once(served.store)
+    assert client.get_controller("c").policy_version == 4
+    assert len([r for r in caplog.records if "started anew" in r.message]) == 1
+
+
+def test_whatever_an_update_raises_ends_no_learner(
+    served: ServedAgent,
+    client: AgentClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The rollout is recorded, once, in one line; the version stays; others are learned for."""
+    for name in ("bad", "good"):
+        client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
+        train(client, 8, controller=name)
+
+    def update(snapshot: Any, of: ControllerSpec, *rest: Any, **options: Any) -> Any:
+        if of.name == "bad":
+            raise MemoryError("no room")
+        return actual(snapshot, of, *rest, **options)
+
+    actual = sb3.update
+    monkeypatch.setattr(sb3, "update", update)
+    learner = Learner()
+    while learner.take_turn(served.store):
+        pass
+
+    assert client.get_controller("bad").policy_version == 1
+    assert client.get_controller("good").policy_version == 2
+    assert uses(client, "bad") == [pb.USE_RECORDED] * 8
+    (line,) = [r.message for r in caplog.records if r.levelname == "ERROR"]
+    assert line.endswith("MemoryError: no room")
+
+
+def test_an_update_that_takes_too_long_is_given_up(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rollout is recorded; it is not tried again."""
+    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    train(client, 8)
+    monkeypatch.setattr("agent_service.learning.learner.UPDATE_SECONDS", 0.0)
+
+    learn_once(served.store)
+
+    assert client.get_controller("c").policy_version == 1
+    assert uses(client) == [pb.USE_RECORDED] * 8
+
+
+def test_controllers_learn_in_turn(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose updates take long waits for all that take less, however many are due."""
+    for name in ("a-slow", "b-slow", "quick"):
+        client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
+    train(client, 24, controller="a-slow")
+    train(client, 24, controller="b-slow")
+    train(client, 24, controller="quick")
+    clock = 0.0
+    taken: list[str] = []
+
+    def learn_for(store: SqlStore, controller: Controller) -> bool:
+        nonlocal clock
+        name = controller.spec.name
+        taken.append(name)
+        clock += 1.0 if name == "quick" else 20.0
+        return actual(store, controller)
+
+    actual = learner_module._learn_for
+    monkeypatch.setattr(learner_module, "_learn_for", learn_for)
+    times = SimpleNamespace(monotonic=lambda: clock, perf_counter=lambda: 0.0, time=lambda: 1.0)
+    monkeypatch.setattr(learner_module, "time", times)
+    learner = Learner()
+    while learner.take_turn(served.store):
+        pass
+
+    assert taken[:5] == ["a-slow", "b-slow", "quick", "quick", "quick"]
+    assert sorted(taken[5:]) == ["a-slow", "a-slow", "b-slow", "b-slow"]
+    train(client, 8, controller="quick")
+    train(client, 16, controller="a-slow")
+    assert learner.take_turn(served.store)
+    assert taken[9] == "quick", "who comes back is before those whose updates took longer"
+
+
+def test_what_cannot_be_read_of_one_controller_holds_up_no_other(tmp_path: Path) -> None:
+    """The error is raised once; then the controller rests, and the others are learned for."""
+    path = tmp_path / "agent.db"
+    with ServedAgent(path) as served, AgentClient(served.address) as client:
+        for name in ("a-damaged", "good"):
+            client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
+            train(client, 8, controller=name)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE policies SET data = x'00' WHERE controller_id = 1")
+        learner = Learner()
+
+        with pytest.raises(Unavailable, match="table policies"):
+            learner.take_turn(served.store)
+        assert learner.take_turn(served.store)
+
+        assert client.get_controller("good").policy_version == 2
+        assert not learner.take_turn(served.store)

@@ -40,6 +40,21 @@ def test_one_that_dies_is_started_anew(tmp_path: Path) -> None:
     assert not any(is_alive(pid) for pid in pids(tmp_path))
 
 
+def test_one_is_shielded_from_ctrl_c_from_its_first_moment(tmp_path: Path) -> None:
+    """What a terminal sends to the whole group ends no process, while it starts or later."""
+    with Supervisor(live, str(tmp_path)) as supervisor:
+        wait_for(lambda: supervisor.pid is not None)
+        first = supervisor.pid
+        assert first is not None
+        os.kill(first, signal.SIGINT)
+        wait_for(lambda: pids(tmp_path) != [])
+        os.kill(first, signal.SIGINT)
+        seen = time.monotonic()
+        wait_for(lambda: time.monotonic() - seen > 0.3)
+
+        assert supervisor.pid == first
+
+
 def test_one_that_hangs_is_killed_and_started_anew(tmp_path: Path) -> None:
     """Without a sign of life for its time it is gone, and another one is there."""
     with Supervisor(hang, str(tmp_path), hang_seconds=1.0):

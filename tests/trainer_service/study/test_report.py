@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.image import imread
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from tests.trainer_service.test_store import FINISHED
+from trainer_service.study.drawing import legend_above, listed, png
 from trainer_service.study.report import Report, write_report
 from trainer_service.study.results import Phase, ResultsFolder
 from trainer_service.study.rows import comparisons, make_rows
@@ -159,6 +161,39 @@ def test_a_browser_shows_every_picture_and_table(report: Report, tmp_path: Path)
     assert rows["Why"] == 3
     assert rows["Each run"] == 88
     assert found["wide"] <= 900, "wide tables scroll in themselves"
+
+
+@pytest.mark.parametrize("backend", ["module://no_such_module", "nonsense", "qtagg"])
+def test_a_report_is_drawn_whatever_mplbackend_says(backend: str) -> None:
+    """As in a notebook's shell, whose backend is not installed here; the variable stays."""
+    script = """
+import os
+from trainer_service.study import grad_cam, report
+from trainer_service.study.drawing import listed, png
+assert png(listed(["a"], height=1.0)[0])
+print(os.environ["MPLBACKEND"], end="")
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"MPLBACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (shown.returncode, shown.stdout) == (0, backend), shown.stderr
+
+
+@pytest.mark.parametrize("text", ["$_$", "a $x^$ b", r"$\frac{1}{$", "50% $ and \\$"])
+def test_titles_are_drawn_as_they_are(text: str) -> None:
+    """Dollars are no mathematics, in titles, lines and legends: nothing is parsed."""
+    figure, axes = listed([text, text], height=0.4)
+    axes.plot([0], [0], label=text)
+    axes.set(title=text, xlabel=text)
+    legend_above(axes)
+    plain = png(figure)
+
+    axes.set_title(text.replace("$", ""))
+    assert png(figure) != plain, "the dollars are drawn"
 
 
 def test_a_report_needs_something_judged(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""What a run drives in its model, and what it leaves alone; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SHOWN = 8
+"""Rates that a line names; a deep network has hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A rate of one module."""
+
+    module: str
+    """The module's name in the model; empty for the model itself."""
+    attribute: str
+    """Where the module keeps the rate; empty for a regularizer that `sites` added."""
+    own: float
+    """The value that the user gave it, which it has again at the run's end."""
+    hyperparameter: str = ""
+    """What drives it; empty where it is left alone."""
+    reason: str = ""
+    """Why it is left alone; empty where it is driven."""
+
+    def __str__(self) -> str:
+        """Return it as `drives=` takes it, with its own value."""
+        if not self.attribute:
+            return f"{self.module} (added by sites=)"
+        return f"{self.module}:{self.attribute} ({self.own:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a run drives; printed, it is a list for people."""
+
+    driven: tuple[Found, ...] = ()
+    left_alone: tuple[Found, ...] = ()
+    """What looks like a drop rate and is not driven, each with its reason."""
+    is_shadow: bool = False
+    """Whether what is driven is only read, since a shadow run changes nothing."""
+
+    def __str__(self) -> str:
+        """Return a line for each rate."""
+        if not self.driven:
+            return "no model: the script applies run.hyperparameters itself"
+        lines = []
+        for heading, found in self._by_hyperparameter():
+            lines += [heading, *(f"  {rate}" for rate in found)]
+        if self.left_alone:
+            lines += ["left alone", *(f"  {rate}: {rate.reason}" for rate in self.left_alone)]
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """Return one line for the log."""
+        parts = [f"{heading} {some(found)}" for heading, found in self._by_hyperparameter()]
+        if self.left_alone:
+            parts.append(f"left alone {some(self.left_alone)}")
+        return "; ".join(parts)
+
+    def _by_hyperparameter(self) -> Iterator[tuple[str, tuple[Found, ...]]]:
+        verb = "would drive" if self.is_shadow else "drives"
+        for name in dict.fromkeys(rate.hyperparameter for rate in self.driven):
+            yield f"{name} {verb}", tuple(r for r in self.driven if r.hyperparameter == name)
+
+
+def some(found: tuple[Found, ...]) -> str:
+    """Return the first of them in one line, and how many more there are."""
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(map(str, found[:_SHOWN])) + more
