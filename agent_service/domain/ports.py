@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, Union
 
 from agent_service.domain.retention import Retention
 from agent_service.domain.runs import (
+    Appended,
     Choice,
     Controller,
     Decision,
@@ -319,8 +320,15 @@ class Session(Retention, Protocol):
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
-    ) -> Sequence[tuple[Run, Transition]]:
-        """Return complete transitions by position, of one controller or run or (empty) of all."""
+    ) -> Iterator[tuple[Run, Transition]]:
+        """Yield complete transitions by position, of one controller or run or (empty) of all.
+
+        Each is read as it is asked for, where the database can.
+        """
+        ...
+
+    def appended(self, *, after: int, limit: int) -> Sequence[Appended]:
+        """Return of whose runs the decisions after a position are, by position."""
         ...
 
     def last_position(self) -> int:

@@ -230,6 +230,12 @@ class Transition:
 
         return np.concatenate([self.next_state, self.next_context])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its losses and contexts, which are all that may be large in it."""
+        arrays = (self.decision.state, self.decision.context, self.next_state, self.next_context)
+        return sum(array.nbytes for array in arrays)
+
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
@@ -239,6 +245,17 @@ class LogPage:
     """In order of position."""
     reached: int
     """Read on after this position: who waits for a quiet run does not walk all others' again."""
+    is_last: bool
+    """Whether the log held no more when this was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """That something was appended to the log, and of whose run."""
+
+    position: int
+    controller: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

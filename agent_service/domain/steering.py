@@ -23,6 +23,7 @@ from agent_service.domain.policies import PolicyCache
 from agent_service.domain.ports import Decider, Observer, Policies, Session, Store
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import (
+    Appended,
     Choice,
     ChunkReport,
     Controller,
@@ -41,6 +42,10 @@ from agent_service.domain.starts import is_same_start, pinned_version
 
 ABANDONED_AT_ONCE = 100
 """Runs that one atomic step abandons at the most."""
+PAGE_BYTES = 2**19
+"""Of losses in a page of the log, after which it ends: who reads slowly keeps no more in memory."""
+APPENDED_AT_ONCE = 1000
+"""Places in the log that are looked at at once, for those who follow it."""
 
 
 class Steering:
@@ -330,6 +335,8 @@ class Steering:
     def transitions(self, *, controller: str, run_id: str, after: int, limit: int) -> LogPage:
         """Return the next complete transitions of the log, in order of position.
 
+        They are `limit` at the most, and fewer where their losses take much memory.
+
         Raises:
             InvalidArgument: `after` is below 0.
             NotFound: the named controller or run is not there.
@@ -342,13 +349,26 @@ class Steering:
                 raise NotFound(f"no controller {controller!r}")
             if run_id:
                 found_run(session, run_id)
-            found = session.transitions(
+            log = session.transitions(
                 controller=controller, run_id=run_id, after=after, limit=limit
             )
-            is_full = len(found) == limit
-            return LogPage(found, found[-1][1].position if is_full else session.last_position())
+            found, size = [], 0
+            for run, transition in log:
+                found.append((run, transition))
+                size += transition.nbytes
+                if size >= PAGE_BYTES:
+                    break
+            if len(found) == limit or size >= PAGE_BYTES:
+                return LogPage(found, reached=found[-1][1].position, is_last=False)
+            return LogPage(found, reached=session.last_position(), is_last=True)
 
         return self._store.read(work)
+
+    def appended(self, *, after: int) -> Sequence[Appended]:
+        """Return of whose runs something was appended after a position, the oldest first."""
+        return self._store.read(
+            lambda session: session.appended(after=after, limit=APPENDED_AT_ONCE)
+        )
 
 
 def _require_open(run: Run) -> None:

@@ -14,6 +14,7 @@ from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import ResourceExhausted, invalid
 from agent_service.domain.runs import Mode
 from agent_service.domain.steering import Steering
+from agent_service.rpc.log_stream import LogStreams
 from agent_service.rpc.paging import fitting, number_token, page_size
 from agent_service.rpc.report_stream import ReportStream
 from agent_service.v1 import agent_pb2 as pb
@@ -27,11 +28,6 @@ PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
 IMPORT_SECONDS = 60.0
 """How long the pieces of a policy file may take to arrive."""
-LOG_PAGE = 50
-"""Transitions read at once; a slow reader keeps no more in memory. As fast as 500, and 8 MB where
-chunks have 10,000 losses."""
-FOLLOW_SECONDS = 0.2
-"""How often a follower of the log looks for more."""
 
 
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
@@ -55,7 +51,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """
         self._catalog = catalog
         self._steering = steering
-        self._pause = pause
+        self._log = LogStreams(steering, pause=pause)
         self._draining = draining
 
     # Controllers
@@ -183,23 +179,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.StreamTransitionsRequest, context: Context
     ) -> AsyncIterator[pb.StreamTransitionsResponse]:
         """See the contract."""
-        position = request.after_position
-        while True:
-            page = await asyncio.to_thread(
-                self._steering.transitions,
-                controller=request.controller,
-                run_id=request.run_id,
-                after=position,
-                limit=LOG_PAGE,
-            )
-            for run, transition in page.transitions:
-                message = convert.transition_to_message(run, transition)
-                yield pb.StreamTransitionsResponse(transition=message)
-            position = max(position, page.reached)
-            if len(page.transitions) < LOG_PAGE:
-                if not request.follow:
-                    return
-                await self._pause(FOLLOW_SECONDS)
+        async for response in self._log.answer(request):
+            yield response
 
     # Policies
 

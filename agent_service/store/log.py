@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from agent_service.domain.ports import LearnableTransition
-from agent_service.domain.runs import Controller, Decision, Run, Transition, Use
+from agent_service.domain.runs import Appended, Controller, Decision, Run, Transition, Use
 from agent_service.store import queries, rows
 from agent_service.store.checksums import change
 from agent_service.store.rollouts import IS_READY, read_ready, slices
@@ -58,7 +58,7 @@ class Log(Transaction):
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
-    ) -> Sequence[tuple[Run, Transition]]:
+    ) -> Iterator[tuple[Run, Transition]]:
         """See the port."""
         query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION, queries.KEPT)
         query = query.limit(limit)
@@ -68,7 +68,13 @@ class Log(Transaction):
             query = query.where(runs.c.id == run_id).order_by(queries.FOLLOWING_CHUNK)
         else:
             query = query.order_by(queries.FOLLOWING_POSITION)
-        return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
+        for row in self._each_row(query):
+            yield rows.run_from_row(row), rows.transition_from_row(row)
+
+    def appended(self, *, after: int, limit: int) -> Sequence[Appended]:
+        """See the port."""
+        query = queries.APPENDED.where(decisions.c.position > after).limit(limit)
+        return [Appended(**row) for row in self._rows(query)]
 
     def last_position(self) -> int:
         """See the port."""

@@ -49,6 +49,15 @@ RUNNING = DECISIONS.where(decisions.c.chunk == runs.c.reported_chunks + 1).add_c
     sa.select(sa.func.max(decisions.c.position)).scalar_subquery().label("last_position")
 )
 """Runs with the decision that their child trains under, and the log's last position."""
+APPENDED = (
+    sa.select(
+        decisions.c.position, controllers.c.name.label("controller"), runs.c.id.label("run_id")
+    )
+    .select_from(decisions)
+    .join(runs, runs.c.key == decisions.c.run_key)
+    .join(controllers, controllers.c.id == decisions.c.controller_id)
+    .order_by(decisions.c.position)
+)
 LOGGED = sa.select(*_labelled(decisions, "decision_"), runs.c.id.label("run_id")).join_from(
     decisions, runs, runs.c.key == decisions.c.run_key
 )

@@ -78,6 +78,16 @@ class Transaction:
 
     def _rows(self, query: sa.Executable, names: Mapping[str, Any] | None = None) -> list[rows.Row]:
         """Return what a query finds as plain dictionaries, which are read many times faster."""
+        return list(self._each_row(query, names))
+
+    def _each_row(
+        self, query: sa.Executable, names: Mapping[str, Any] | None = None
+    ) -> Iterator[rows.Row]:
+        """Yield what a query finds; SQLite reads each row as it is asked for."""
         result = self._execute(query, names)
         columns = tuple(result.keys())
-        return [dict(zip(columns, row, strict=True)) for row in result]
+        try:
+            for row in result:
+                yield dict(zip(columns, row, strict=True))
+        finally:
+            result.close()

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -21,11 +24,14 @@ from agent_service.domain.ports import Durability
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Mode, StartRun
 from agent_service.domain.specs import ControllerSpec, RandomSettings
+from agent_service.domain.steering import Steering
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics import Metrics
-from agent_service.rpc.servicer import LOG_PAGE
+from agent_service.rpc.log_stream import LOG_PAGE
 from agent_service.store import queries
 from agent_service.store.sql import SqlStore
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent, of_sqlite
 from tests.end_to_end.processes import AgentProcess, wait_for
@@ -209,3 +215,106 @@ def test_a_reader_of_a_quiet_run_is_not_led_through_the_others_again(
 
     assert [t.decision.chunk for _, t in page.transitions] == [1, 2]
     assert page.reached == last
+
+
+def test_a_page_of_long_chunks_is_short(served: ServedAgent, client: AgentClient) -> None:
+    """It ends once it has enough bytes, and says that there is more."""
+    client.create_controller(spec(chunk_size=10_000, algorithm=RandomSettings()))
+    run = client.run("c", run_id="r")
+    for _ in range(8):
+        run.report_chunk([0.5] * 10_000, training_score=0, validation_score=0.5)
+    steering = make_steering(served.store, metrics=served.metrics)
+
+    page = steering.transitions(controller="", run_id="", after=0, limit=LOG_PAGE)
+    rest = steering.transitions(controller="", run_id="", after=page.reached, limit=LOG_PAGE)
+
+    assert [t.decision.chunk for _, t in page.transitions] == [1, 2, 3, 4]
+    assert not page.is_last
+    assert [t.decision.chunk for _, t in rest.transitions] == [5, 6, 7, 8]
+
+
+def test_who_does_not_read_keeps_little_in_the_server(tmp_path: Path) -> None:
+    """30 streams of 64 MB of losses, each read once and then no more: 2 MiB each at the most."""
+
+    def resident(agent: AgentProcess) -> int:
+        status = Path(f"/proc/{agent.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) // 1024
+
+    fill(tmp_path / "agent.db", spec(algorithm=RandomSettings(), chunk_size=10_000), chunks=400)
+    with AgentProcess(tmp_path / "agent.db") as agent:
+        list(islice(stalled(agent.address, after=0), 1))
+        before = resident(agent)
+        streams = [stalled(agent.address, after=5 * number) for number in range(30)]
+        for stream in streams:
+            next(stream)
+
+        assert resident(agent) - before < 60
+
+
+def stalled(address: str, *, after: int) -> Iterator[pb.StreamTransitionsResponse]:
+    """Return a stream whose connection takes no more than what is asked of it."""
+    options = [("grpc.http2.lookahead_bytes", 1), ("grpc.use_local_subchannel_pool", 1)]
+    stub = agent_pb2_grpc.AgentServiceStub(grpc.insecure_channel(address, options))
+    request = pb.StreamTransitionsRequest(after_position=after, follow=True)
+    stream: Iterator[pb.StreamTransitionsResponse] = stub.StreamTransitions(request)
+    return stream
+
+
+def test_followers_read_what_is_theirs_and_nothing_else(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20 who wait, each for a run of its own, only the one whose run reports reads again."""
+    client.create_controller(spec())
+    for number in range(20):
+        report(client, f"r{number}", 1)
+    reads: list[str] = []
+    actual = Steering.transitions
+
+    def counted(steering: Steering, *, run_id: str, **rest: Any) -> Any:
+        reads.append(run_id)
+        return actual(steering, run_id=run_id, **rest)
+
+    monkeypatch.setattr(Steering, "transitions", counted)
+    streams = [client.follow_transitions(run_id=f"r{number}") for number in range(20)]
+    for stream in streams:
+        next(stream)
+    wait_for(lambda: len(reads) == 20)
+
+    run = client.run("c", run_id="r7")
+    for _ in range(3):
+        run.report_chunk(LOSSES, training_score=0, validation_score=0.5)
+        assert next(streams[7]).run_id == "r7"
+
+    assert set(reads[20:]) == {"r7"}
+
+
+def test_a_follower_is_told_of_what_another_process_commits(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """A replica on the same store, in a process or a machine of its own."""
+    client.create_controller(spec())
+    with ServedAgent(served.url) as replica, AgentClient(replica.address) as other:
+        stream = client.follow_transitions(controller="c")
+        report(other, "r", 3)
+
+        assert [t.chunk_index for t in islice(stream, 3)] == [1, 2, 3]
+
+
+def test_followers_end_where_the_store_fails(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With UNAVAILABLE, so that they come again; nobody waits for what nobody looks for."""
+    client.create_controller(spec())
+    report(client, "r", 1)
+    stub = agent_pb2_grpc.AgentServiceStub(grpc.insecure_channel(served.address))
+    stream = stub.StreamTransitions(pb.StreamTransitionsRequest(follow=True))
+    next(stream)
+
+    def fails(_steering: Steering, *, after: int) -> Any:
+        raise Unavailable("the store is away")
+
+    monkeypatch.setattr(Steering, "appended", fails)
+    with pytest.raises(grpc.RpcError) as raised:
+        next(stream)
+
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
