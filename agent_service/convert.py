@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from agent_service.domain.checks import member
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.ports import Origin, PolicyEntry, Usage
@@ -137,8 +138,10 @@ def mode_from_message(number: int, *, field: str) -> Mode | None:
 
 
 def mode_to_message(mode: Mode | None) -> pb.Mode.ValueType:
-    """Return the number of a mode, unspecified for None."""
-    number: pb.Mode.ValueType = pb.MODE_UNSPECIFIED if mode is None else _NUMBERS[mode]
+    """Return the number of a mode, unspecified for None; raises InvalidArgument for no mode."""
+    if mode is None:
+        return pb.MODE_UNSPECIFIED
+    number: pb.Mode.ValueType = _NUMBERS[member(Mode, mode, "mode")]
     return number
 
 
@@ -435,6 +438,8 @@ def state_from_message(state: int) -> RunState | None:
 
 
 def state_to_message(state: RunState | None) -> pb.RunState.ValueType:
-    """Return the number of a state, unspecified for None."""
-    number: pb.RunState.ValueType = pb.RUN_STATE_UNSPECIFIED if state is None else _NUMBERS[state]
+    """Return the number of a state, unspecified for None; raises InvalidArgument for no state."""
+    if state is None:
+        return pb.RUN_STATE_UNSPECIFIED
+    number: pb.RunState.ValueType = _NUMBERS[member(RunState, state, "state")]
     return number

@@ -29,6 +29,9 @@ from agent_service.domain.errors import (
 RETRY_NANOSECONDS = 100_000_000
 """After which `RetryInfo` lets a call be sent again: one that came while too many were in work, or
 that the service could not serve just then. Another replica may, so it is not long."""
+LONGEST = 1000
+"""Characters of a status's message, and of each field and description in its details, a quarter of
+it where not all are ASCII: clients take 8 KiB of all, and tell more as an error of their own."""
 DOMAIN = "agent_service"
 """`ErrorInfo.domain` of all our errors."""
 
@@ -50,10 +53,12 @@ _ERRORS: dict[int, type[AgentError]] = {
 
 def to_status(error: AgentError) -> status_pb2.Status:
     """Return the status that a call ends with for an error."""
-    status = status_pb2.Status(code=CODES[type(error)], message=str(error))
+    status = status_pb2.Status(code=CODES[type(error)], message=_cut(str(error)))
     if isinstance(error, InvalidArgument):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(v.field), description=_cut(v.description)
+            )
             for v in error.violations
         ]
         _pack(status, error_details_pb2.BadRequest(field_violations=violations))
@@ -109,6 +114,11 @@ def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
     if kind is FailedPrecondition:
         return FailedPrecondition(message, expected_chunk=_expected_chunk(status))
     return None if kind is None else kind(message)
+
+
+def _cut(text: str) -> str:
+    longest = LONGEST if text.isascii() else LONGEST // 4  # others are sent as up to 12 bytes
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _pack(status: status_pb2.Status, detail: Message) -> None:

@@ -12,11 +12,12 @@ def main() -> None:
     end_on_interrupt()
     try:
         from trainer_service.cli import main as run
+
+        signal.signal(signal.SIGINT, interrupted)
+        run()  # which imports more, by what it does
     except ModuleNotFoundError as missing:
         extra = "pip install 'reinforced-regularization[trainer]'"
         sys.exit(f"trainer-service: {missing.name} is not installed; {extra}")
-    signal.signal(signal.SIGINT, interrupted)
-    run()
 
 
 if __name__ == "__main__":

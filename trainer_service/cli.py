@@ -22,7 +22,7 @@ from trainer_service.cores import set_threads
 from trainer_service.datasets_command import datasets
 from trainer_service.simulate_command import simulate
 from trainer_service.study_commands import compare, merge, report
-from trainer_service.training_options import member, options_of, training_options, training_spec
+from trainer_service.training_options import options_of, training_options, training_spec
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
@@ -153,6 +153,7 @@ def submit(
     **options: Any,
 ) -> None:
     """Queue a run."""
+    from agent_service.domain.checks import member
     from agent_service.domain.runs import Mode
     from trainer_service.run import RunSpec
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Self
@@ -32,10 +33,16 @@ class TrainerClient:
         token: str | PathLike[str] | None = None,
     ) -> None:
         """Connect when first used; see `AgentClient` for what the arguments mean."""
+        self._anew = partial(
+            type(self), address, budget_seconds=budget_seconds, tls=tls, token=token
+        )
         self._calls = Calls(
             address, budget_seconds=budget_seconds, name="trainer service", tls=tls, token=token
         )
         self._stub = trainer_pb2_grpc.TrainerServiceStub(self._calls.channel)
+
+    def __reduce__(self) -> tuple[partial[TrainerClient], tuple[()]]:
+        return self._anew, ()
 
     def __enter__(self) -> Self:
         return self

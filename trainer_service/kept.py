@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import FailedPrecondition, NotFound, Unavailable, within
 from trainer_service.keeper import last_checkpoint
 from trainer_service.lineage import check_goes_on
@@ -78,7 +79,7 @@ class Kept:
             return 0
         parent = self._store.find(spec.parent)
         if parent is None:
-            raise NotFound(f"no run {spec.parent!r} to go on from; name one that was kept")
+            raise NotFound(f"no run {quoted(spec.parent)} to go on from; name one that was kept")
         with _reading():
             if (why := self._missing(parent)) is not None:
                 raise FailedPrecondition(f"run {parent.id!r} {why}")

@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from agent_service.domain.checks import check_name, differences, quoted
 from agent_service.domain.errors import (
     AlreadyExists,
     NotFound,
     ResourceExhausted,
     Unavailable,
-    invalid,
     within,
 )
-from agent_service.domain.runs import RUN_ID
+from agent_service.domain.hyperparameters import LONGEST_NAME, NAME
+from agent_service.domain.runs import LONGEST_RUN_ID, RUN_ID
 from trainer_service.agent_lookup import AgentLookup
 from trainer_service.config import TrainerConfig
 from trainer_service.executor import Executor, Process
@@ -114,11 +115,11 @@ class Runs:
             ResourceExhausted: so many runs wait or train already.
             Unavailable: it cannot be stored, or the service drains.
         """
-        if not RUN_ID.fullmatch(run_id):
-            raise invalid("run_id", f"{run_id!r} does not match {RUN_ID.pattern}")
+        check_name(run_id, RUN_ID, longest=LONGEST_RUN_ID, field="run_id")
         # Before the lock, since it is a call; who submits again need not have the controller still.
         if spec.controller and self._store.find(run_id) is None:
             with within("spec."):
+                check_name(spec.controller, NAME, longest=LONGEST_NAME, field="controller")
                 self._agent.check_controller(spec.controller)
         with self._changing:
             if self._is_closed:
@@ -126,7 +127,10 @@ class Runs:
             existing = self._store.find(run_id)
             if existing is not None:
                 if existing.spec != spec:
-                    raise AlreadyExists(f"run {run_id!r} has another spec; choose another id")
+                    other = differences(existing.spec, spec)
+                    raise AlreadyExists(
+                        f"run {run_id!r} has another spec: {other}; choose another id"
+                    )
                 return existing
             self._check_room()
             run = self._store.add(run_id, spec, trained_chunks=self._kept.beginning(spec))
@@ -188,7 +192,7 @@ class Runs:
     def _found(self, run_id: str) -> Run:
         run = self._store.find(run_id)
         if run is None:
-            raise NotFound(f"no run {run_id!r}; submit it first")
+            raise NotFound(f"no run {quoted(run_id)}; submit it first")
         return run
 
     def close(self) -> None:

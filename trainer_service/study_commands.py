@@ -12,7 +12,7 @@ import click
 from agent_service.command import echo
 from agent_service.connecting import Access, access_options
 from trainer_service.config import TrainerConfig
-from trainer_service.training_options import member, training_options, training_spec
+from trainer_service.training_options import training_options, training_spec
 
 if TYPE_CHECKING:
     from trainer_service.study.spec import StudySpec
@@ -78,6 +78,7 @@ def _refuse_given(context: click.Context, names: Iterable[str]) -> None:
 
 
 def _study_of_options(options: dict[str, Any]) -> StudySpec:
+    from agent_service.domain.checks import member
     from agent_service.domain.rewards import Reward
     from agent_service.domain.specs import PPOSettings
     from trainer_service.study.spec import StudySpec, table_1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.domain.errors import invalid
+from agent_service.domain.checks import member
 
 if TYPE_CHECKING:
     from trainer_service.training.spec import TrainingSpec
@@ -61,7 +61,7 @@ def training_spec(options: dict[str, Any]) -> TrainingSpec:
         "sites": spec.Sites,
         "method": spec.Method,
     }
-    checked = {
+    checked: dict[str, Any] = {
         name: member(kinds[name], value, name) if name in kinds else value
         for name, value in options.items()
     }
@@ -72,11 +72,3 @@ def options_of(spec: TrainingSpec) -> dict[str, Any]:
     """Return the options that say what a spec is."""
     options = {field.name: getattr(spec, field.name) for field in fields(spec)}
     return options | {"subset": options.pop("training_size")}
-
-
-def member(kind: Any, text: str, name: str) -> Any:
-    """Return a word as a member of an enum; raises InvalidArgument naming `name`."""
-    try:
-        return kind(text)
-    except ValueError:
-        raise invalid(name, f"{text!r} is none of {', '.join(kind)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,8 @@ from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Drives, Site
 from agent_service.client.starting import Start, Starting
 from agent_service.client.tls import Tls
-from agent_service.domain.runs import Mode, RunState
+from agent_service.domain.checks import by_name, member
+from agent_service.domain.runs import Mode, RunState, check_labels
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -35,7 +37,8 @@ PIECE = 64 * 1024
 class AgentClient:
     """A connection to an agent service; thread-safe, a context manager.
 
-    It belongs to the process that made it: a forked one makes its own.
+    It belongs to the process that made it: a forked one makes its own, and a pickled one, as for
+    a spawned worker, connects anew where it is unpickled.
 
     Errors are those of `agent_service.domain.errors`, never a bare gRPC error.
     """
@@ -51,14 +54,18 @@ class AgentClient:
         """Connect when first used.
 
         Args:
-            address: HOST:PORT of the service.
+            address: HOST:PORT of the service, [IPv6]:PORT or unix:PATH; of replicas
+                dns:///NAME:PORT. A proxy of the environment is not used for this machine.
             budget_seconds: for how long a call is tried while the service is away.
             tls: the certificates to connect with; None speaks without TLS.
             token: file of the token that the service asks for, read again when it changes.
 
         Raises:
-            InvalidArgument: a file is not what it should be.
+            InvalidArgument: the address is none, or a file is not what it should be.
         """
+        self._anew = partial(
+            type(self), address, budget_seconds=budget_seconds, tls=tls, token=token
+        )
         self._calls = Calls(
             address, budget_seconds=budget_seconds, name="agent service", tls=tls, token=token
         )
@@ -84,6 +91,9 @@ class AgentClient:
         client = cls(agent.address)
         client._local = agent
         return client
+
+    def __reduce__(self) -> tuple[partial[AgentClient], tuple[()]]:
+        return self._anew, ()
 
     def close(self) -> None:
         """Close the connection, and end the service that `local` started."""
@@ -137,6 +147,7 @@ class AgentClient:
         """Delete a controller; its log stays."""
         self._calls.call(self._stub.DeleteController, pb.DeleteControllerRequest(name=name))
 
+    @by_name
     def run(
         self,
         controller: str | ControllerSpec,
@@ -189,13 +200,14 @@ class AgentClient:
             Unavailable: the agent is away, and `when_away` says nothing else.
             NotFound: no such controller.
             AlreadyExists: the run id is there with another start.
-            InvalidArgument: a hyperparameter drives nothing, or a name is not in the model; the
-                run was not started then, and the model is as it was.
+            InvalidArgument: a hyperparameter drives nothing, a name is not in the model, or the
+                mode or a label is none; the run was not started then, and the model is as it was.
         """
+        check_labels(labels or {})
         start = Start(
             controller=controller,
             run_id=run_id,
-            mode=mode,
+            mode=None if mode is None else member(Mode, mode, "mode"),
             policy_version=policy_version,
             labels=labels,
             planned_chunks=planned_chunks,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.request import proxy_bypass
 
 from agent_service.addresses import Address
 
@@ -53,6 +52,8 @@ def hint(details: str, *, is_tls: bool) -> str:
 
 def proxy_hint(address: Address) -> str:
     """Return which variable of the environment sends calls to a proxy; nothing where none does."""
+    from urllib.request import proxy_bypass  # slow to import, for an error alone
+
     variables = ("grpc_proxy", "https_proxy", "http_proxy")  # as gRPC looks for them
     found = next((name for name in variables if os.environ.get(name)), None)
     if found is None or address.is_loopback or proxy_bypass(address.host):

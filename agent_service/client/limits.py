@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agent_service.domain.checks import fields_by_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 
 log = logging.getLogger("agent_service.client")
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How far a run follows its agent; raises InvalidArgument where a limit makes no sense."""

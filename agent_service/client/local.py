@@ -27,7 +27,7 @@ class LocalAgent:
         Raises:
             AgentError: it did not start; says why.
         """
-        command = [sys.executable, "-c", "from agent_service.cli import main; main()", "serve"]
+        command = [sys.executable, "-c", "from agent_service.__main__ import main; main()", "serve"]
         command += ["--store", store, "--listen", "127.0.0.1:0", "--metrics-port", "0"]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `close`
         # It ends when its standard input does, so with this process, even a killed one.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 
 from agent_service import convert
 from agent_service.client.delivery import Delivery
 from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
+from agent_service.domain.checks import by_name
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
@@ -205,6 +206,7 @@ class Run:
             getattr(validation, "close", lambda: None)()
         return tally.value()
 
+    @by_name
     def report_chunk(
         self,
         losses: Sequence[float],
@@ -300,6 +302,7 @@ class Run:
         self._forget_chunk()
         self.take(self._first_action)
 
+    @by_name
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None
     ) -> None:
@@ -309,6 +312,13 @@ class Run:
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
         self._delivery.finish(convert.finish_to_message(finish))
         self._is_finished = True
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a run stays with the training that started it, and is not pickled or copied; pass its "
+            "values, run.hyperparameters, or in another process go on with it by "
+            "AgentClient(...).run(..., run_id=...)"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import grpc
 
+from agent_service.domain.checks import fields_by_name
 from agent_service.domain.errors import invalid
 from agent_service.pem import read_authority, read_identity
 
 
+@fields_by_name
 @dataclass(frozen=True, kw_only=True)
 class Tls:
     """Speak TLS; raises InvalidArgument where a certificate comes without its key.

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from agent_service.domain.capacity import DEFAULT, Capacity
+from agent_service.domain.checks import differences, quoted
 from agent_service.domain.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -81,8 +82,8 @@ class Catalog:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
         if existing.spec != spec:
             raise AlreadyExists(
-                f"controller {spec.name!r} has another spec; choose another "
-                "name, or send the spec that is there"
+                f"controller {spec.name!r} has another spec: {differences(existing.spec, spec)}; "
+                "choose another name, or send the spec that is there"
             )
         return existing
 
@@ -119,7 +120,7 @@ class Catalog:
         def work(session: Session) -> None:
             controller = session.find_controller(name)
             if controller is None:
-                raise NotFound(f"no controller {name!r}")
+                raise NotFound(f"no controller {quoted(name)}")
             active = session.usage(controller).runs[RunState.ACTIVE]
             if active:
                 raise FailedPrecondition(

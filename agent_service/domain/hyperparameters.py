@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent_service.domain.checks import check_name, check_number, cut, member, quoted
 from agent_service.domain.errors import invalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """The form of every name that a user chooses for a controller or a hyperparameter."""
+LONGEST_NAME = 63
 
 
 class Scale(StrEnum):
@@ -21,7 +23,7 @@ class Scale(StrEnum):
     LOG = "log"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Hyperparameter:
     """One regularization setting in [low, high], e.g. a drop rate."""
 
@@ -35,14 +37,15 @@ class Hyperparameter:
     """Equal steps of the policy are equal differences (linear) or equal ratios (log)."""
 
     def __post_init__(self) -> None:
-        """Check the name's form and the range.
+        """Check the name's form, the range and the scale.
 
         Raises:
             InvalidArgument: naming the field of this hyperparameter that is wrong.
         """
-        if not NAME.fullmatch(self.name):
-            raise invalid("name", f"{self.name!r} does not match {NAME.pattern}")
+        check_name(self.name, NAME, longest=LONGEST_NAME)
+        object.__setattr__(self, "scale", member(Scale, self.scale, "scale"))
         for field, bound in (("low", self.low), ("high", self.high)):
+            check_number(bound, field)
             if not math.isfinite(bound):
                 raise invalid(field, f"{bound} is not finite")
         if self.low >= self.high:
@@ -92,11 +95,15 @@ def check_values(
         InvalidArgument: naming the entry of `field` that is missing, unknown or out of range.
     """
     known = {h.name: h for h in hyperparameters}
+    if not isinstance(values, Mapping):
+        raise invalid(field, f"{quoted(values)} names none; write {{'{next(iter(known))}': ...}}")
     for name in values:
         if name not in known:
-            raise invalid(f"{field}[{name}]", f"no such hyperparameter; there are {sorted(known)}")
+            key = f"{field}[{cut(str(name))}]"
+            raise invalid(key, f"no such hyperparameter; there are {sorted(known)}")
     for name, h in known.items():
         if name not in values:
             raise invalid(f"{field}[{name}]", "is missing; give a value for each hyperparameter")
+        check_number(values[name], f"{field}[{name}]")
         if not h.low <= values[name] <= h.high:
             raise invalid(f"{field}[{name}]", f"{values[name]} is not in [{h.low}, {h.high}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.domain.ports import PolicyVersion, Session
 from agent_service.domain.runs import Controller, Decision, Run
@@ -11,7 +12,7 @@ def found_controller(session: Session, name: str) -> Controller:
     """Return a controller that is not deleted; raises NotFound."""
     controller = session.find_controller(name)
     if controller is None or controller.is_deleted:
-        raise NotFound(f"no controller {name!r}; create it first")
+        raise NotFound(f"no controller {quoted(name)}; create it first")
     return controller
 
 
@@ -27,7 +28,7 @@ def found_run(session: Session, run_id: str) -> Run:
     """Return a run; raises NotFound, also where it was pruned."""
     run = session.find_run(run_id)
     if run is None:
-        raise NotFound(f"no run {run_id!r}; start it first")
+        raise NotFound(f"no run {quoted(run_id)}; start it first")
     if run.archive is not None:
         raise NotFound(f"run {run_id!r} was pruned: it is in the archive file {run.archive}")
     return run

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from agent_service.domain.checks import check_name, member, quoted
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.specs import ControllerSpec
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """The form of a run id; the caller chooses it."""
+LONGEST_RUN_ID = 128
+LONGEST_LABEL, LONGEST_LABEL_TEXT = 256, 1024
 
 
 class Mode(StrEnum):
@@ -258,6 +261,18 @@ class Appended:
     run_id: str
 
 
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Check how many labels a run has, and how long they are; raises InvalidArgument."""
+    if len(labels) > 64:
+        raise invalid("labels", f"{len(labels)} given; at most 64")
+    for key, text in labels.items():
+        for part, longest in ((key, LONGEST_LABEL), (text, LONGEST_LABEL_TEXT)):
+            if not isinstance(part, str):
+                raise invalid("labels", f"{quoted(part)} is no text; write '{quoted(part)}'")
+            if len(part) > longest:
+                raise invalid("labels", f"{quoted(part)} is too long; at most {longest}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRun:
     """The wish to start a run."""
@@ -274,15 +289,10 @@ class StartRun:
 
     def __post_init__(self) -> None:
         """Check the id's form, the version, the labels and the plan; raises InvalidArgument."""
-        if not RUN_ID.fullmatch(self.run_id):
-            raise invalid("run_id", f"{self.run_id!r} does not match {RUN_ID.pattern}")
+        check_name(self.run_id, RUN_ID, longest=LONGEST_RUN_ID, field="run_id")
         if self.policy_version is not None and self.policy_version < 1:
             raise invalid("policy_version", f"{self.policy_version} must be at least 1")
-        if len(self.labels) > 64:
-            raise invalid("labels", f"{len(self.labels)} given; at most 64")
-        for key, text in self.labels.items():
-            if len(key) > 256 or len(text) > 1024:
-                raise invalid("labels", "a key has at most 256 characters, a value 1024")
+        check_labels(self.labels)
         if self.planned_chunks is not None and self.planned_chunks < 1:
             raise invalid("planned_chunks", f"{self.planned_chunks} must be at least 1")
 
@@ -319,6 +329,7 @@ class FinishRun:
     """The child's own final result, larger is better; a Bayesian controller learns from it."""
 
     def __post_init__(self) -> None:
-        """Check that a score is finite; raises InvalidArgument."""
+        """Check the outcome, and that a score is finite; raises InvalidArgument."""
+        object.__setattr__(self, "outcome", member(Outcome, self.outcome, "outcome"))
         if self.final_score is not None and not math.isfinite(self.final_score):
             raise invalid("final_score", f"{self.final_score} is not finite")

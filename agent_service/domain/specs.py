@@ -10,10 +10,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Integral
 from typing import Literal
 
+from agent_service.domain.checks import check_name, fields_by_name, member, quoted, several
 from agent_service.domain.errors import invalid
-from agent_service.domain.hyperparameters import NAME, Hyperparameter, check_values
+from agent_service.domain.hyperparameters import (
+    LONGEST_NAME,
+    NAME,
+    Hyperparameter,
+    check_values,
+)
 from agent_service.domain.rewards import WORST, Reward
 
 
@@ -26,6 +33,7 @@ class FrozenStart(StrEnum):
     """A uniform draw from the range, as the paper starts every run (Eq. 4)."""
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStart:
     """Another controller's policy to begin with, in place of random weights."""
@@ -37,12 +45,12 @@ class WarmStart:
 
     def __post_init__(self) -> None:
         """Check both; raises InvalidArgument naming the field."""
-        if not NAME.fullmatch(self.controller):
-            raise invalid("controller", f"{self.controller!r} does not match {NAME.pattern}")
+        check_name(self.controller, NAME, longest=LONGEST_NAME, field="controller")
         if self.policy_version < 0:
             raise invalid("policy_version", f"{self.policy_version} must be 0 or above")
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOSettings:
     """Settings of a PPO controller; names and meaning are stable-baselines3's.
@@ -155,6 +163,9 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         """Check every range; raises InvalidArgument naming the setting."""
+        object.__setattr__(self, "net_arch", several(self.net_arch, Integral, "net_arch", "64, 64"))
+        start = member(FrozenStart, self.frozen_start, "frozen_start")
+        object.__setattr__(self, "frozen_start", start)
         for name in ("rollout_size", "batch_size", "n_epochs", "max_staleness"):
             _at_least_one(name, getattr(self, name))
         if self.rollout_size < 2 or self.batch_size < 2:
@@ -180,6 +191,7 @@ class PPOSettings:
             raise invalid("max_change", f"{self.max_change} must be above 0 and at most 2")
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstantSettings:
     """One value for each hyperparameter, for good (Figure 2, Diagram 1)."""
@@ -199,6 +211,7 @@ class Shape(StrEnum):
     """1 - exp(-10 progress): curriculum dropout's (Morerio et al. 2017)."""
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleSettings:
     """Values that follow the run's progress and nothing else (Figure 2, Diagram 2)."""
@@ -216,12 +229,14 @@ class ScheduleSettings:
     """Jumps of a step schedule, evenly placed; unused by the other shapes."""
 
     def __post_init__(self) -> None:
-        """Check the lengths; raises InvalidArgument naming the setting."""
+        """Check the shape and the lengths; raises InvalidArgument naming the setting."""
+        object.__setattr__(self, "shape", member(Shape, self.shape, "shape"))
         if self.chunks < 2:
             raise invalid("chunks", f"{self.chunks} must be at least 2")
         _at_least_one("steps", self.steps)
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomSettings:
     """A fresh uniform draw from the range for each chunk: the floor that learning must beat."""
@@ -229,6 +244,7 @@ class RandomSettings:
     kind: Literal["random"] = "random"
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BayesianSettings:
     """One value a run, proposed by Optuna's TPE from earlier runs' final scores (Figure 4).
@@ -260,6 +276,7 @@ MAX_CANDIDATES = 48
 """Twice Optuna's default; more would let others' reports wait for a proposal."""
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySettings:
     """A finished run's values again, or given ones, chunk by chunk; after their end, the last."""
@@ -269,6 +286,11 @@ class ReplaySettings:
     """The run, of any controller with the same hyperparameters; empty where values are given."""
     values: tuple[Mapping[str, float], ...] = ()
     """What each chunk runs under, by name; a run's are filled in when the controller is created."""
+
+    def __post_init__(self) -> None:
+        """Check the kind of the values; raises InvalidArgument naming them."""
+        values = several(self.values, Mapping, "values", "{'dropout': 0.1}, ...")
+        object.__setattr__(self, "values", values)
 
 
 Algorithm = (
@@ -281,6 +303,7 @@ Algorithm = (
 )
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSpec:
     """Everything that a controller is made from."""
@@ -305,8 +328,13 @@ class ControllerSpec:
 
     def __post_init__(self) -> None:
         """Check the parts against one another; raises InvalidArgument naming the field."""
-        if not NAME.fullmatch(self.name):
-            raise invalid("name", f"{self.name!r} does not match {NAME.pattern}")
+        check_name(self.name, NAME, longest=LONGEST_NAME)
+        object.__setattr__(self, "reward", member(Reward, self.reward, "reward"))
+        example = "Hyperparameter('dropout', 0.0, 0.5)"
+        given = several(self.hyperparameters, Hyperparameter, "hyperparameters", example)
+        object.__setattr__(self, "hyperparameters", given)
+        if not isinstance(self.algorithm, Algorithm):
+            raise invalid("algorithm", f"{quoted(self.algorithm)} is none, as PPOSettings() is")
         if not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise invalid("chunk_size", f"{self.chunk_size} is not in [1, {MAX_CHUNK_SIZE}]")
         if not 1 <= len(self.hyperparameters) <= MAX_HYPERPARAMETERS:

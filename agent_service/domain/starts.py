@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from agent_service.domain.checks import differences
 from agent_service.domain.errors import invalid
 from agent_service.domain.lookups import found_policy
 from agent_service.domain.ports import Session
 from agent_service.domain.runs import Controller, Mode, Run, StartRun
 
 
-def is_same_start(session: Session, run: Run, start: StartRun) -> bool:
-    """Whether a start repeats the one that made `run`: what it asked for, not what it got."""
-    return (
-        run.controller.spec.name == start.controller
-        and session.requested_mode(run) == start.mode
-        and session.requested_version(run) == start.policy_version
-        and dict(run.labels) == dict(start.labels)
-        and run.planned_chunks == start.planned_chunks
+def other_start(session: Session, run: Run, start: StartRun) -> str:
+    """Return what a start asks for otherwise than the one that made `run`; nothing for the same.
+
+    What it asked for counts, not what it got.
+    """
+    there = StartRun(
+        controller=run.controller.spec.name,
+        run_id=run.id,
+        mode=session.requested_mode(run),
+        policy_version=session.requested_version(run),
+        labels=dict(run.labels),
+        planned_chunks=run.planned_chunks,
     )
+    return differences(there, start)
 
 
 def pinned_version(

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from agent_service.domain.capacity import DEFAULT, Capacity
+from agent_service.domain.checks import quoted
 from agent_service.domain.derivation import derive
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
 from agent_service.domain.final_scores import learn_from_end
@@ -38,7 +39,7 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.starts import is_same_start, pinned_version
+from agent_service.domain.starts import other_start, pinned_version
 
 ABANDONED_AT_ONCE = 100
 """Runs that one atomic step abandons at the most."""
@@ -96,9 +97,9 @@ class Steering:
                     f"run {run.id!r} was pruned into the archive file {run.archive}; its id stays "
                     "taken: choose another"
                 )
-            if not is_same_start(session, run, start):
+            if other := other_start(session, run, start):
                 raise AlreadyExists(
-                    f"run {start.run_id!r} is there with another start; choose another id"
+                    f"run {start.run_id!r} is there with another start: {other}; choose another id"
                 )
             return stored_decision(session, run, 1)
         controller = found_controller(session, start.controller)
@@ -346,7 +347,7 @@ class Steering:
 
         def work(session: Session) -> LogPage:
             if controller and session.find_controller(controller) is None:
-                raise NotFound(f"no controller {controller!r}")
+                raise NotFound(f"no controller {quoted(controller)}")
             if run_id:
                 found_run(session, run_id)
             log = session.transitions(
@@ -391,7 +392,8 @@ def _check_against_spec(report: ChunkReport, spec: ControllerSpec) -> None:
         return
     names = {h.name for h in spec.hyperparameters}
     if set(report.applied) != names:
-        raise invalid("applied", f"names {sorted(report.applied)}; give exactly {sorted(names)}")
+        given = quoted(sorted(report.applied))
+        raise invalid("applied", f"names {given}; give exactly {sorted(names)}")
     for name, value in report.applied.items():
         if not np.isfinite(value):
             raise invalid(f"applied.values[{name}]", f"{value} is not finite")

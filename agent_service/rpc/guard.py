@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from agent_service.domain.errors import PermissionDenied, Unauthenticated
+from agent_service.domain.errors import PermissionDenied, Unauthenticated, invalid
 from agent_service.reloading import Reloaded
 from agent_service.rpc.refusals import RefusalLog
 from agent_service.rpc.serving_config import ServingConfig
@@ -33,9 +33,15 @@ class Guard:
     """Looks at the tokens that calls carry."""
 
     def __init__(self, config: ServingConfig) -> None:
-        """Read the tokens; raises InvalidArgument where a file holds none."""
+        """Read the tokens; raises InvalidArgument where a file holds none, or both hold one."""
         self._runs = _digests(config.run_token, "run_token")
         self._admins = _digests(config.admin_token, "admin_token")
+        if self._runs and self._admins and set(self._runs.get()) & set(self._admins.get()):
+            raise invalid(
+                "admin_token",
+                f"{config.admin_token} and {config.run_token} hold the same token, so every run "
+                "could administer; for one token that opens everything give --admin-token alone",
+            )
         self.is_open = not config.has_tokens
         """Whether anybody may call anything."""
         self._refusals = RefusalLog()

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
 
 DEFAULT_PAGE = 100
@@ -41,5 +42,5 @@ def number_token(token: str) -> int | None:
     if not token:
         return None
     if not (token.isascii() and token.isdigit() and len(token) < 19):
-        raise invalid("page_token", f"{token!r} is none of ours; pass next_page_token on")
+        raise invalid("page_token", f"{quoted(token)} is none of ours; pass next_page_token on")
     return int(token)

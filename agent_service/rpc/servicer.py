@@ -11,6 +11,7 @@ import grpc
 
 from agent_service import convert
 from agent_service.domain.catalog import Catalog
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import ResourceExhausted, invalid
 from agent_service.domain.runs import Mode
 from agent_service.domain.steering import Steering
@@ -233,10 +234,10 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 name = piece.controller
                 limit = await asyncio.to_thread(self._catalog.largest_policy, name)
             if piece.controller not in ("", name):
-                raise invalid("controller", f"is {name!r}, then {piece.controller!r}")
+                raise invalid("controller", f"is {quoted(name)}, then {quoted(piece.controller)}")
             data += piece.data
             if len(data) > limit:
-                raise invalid("data", f"has over {limit} bytes, as no policy of {name!r} has")
+                raise invalid("data", f"has over {limit} bytes, as no policy of {quoted(name)} has")
         if not name:
             raise invalid("controller", "is not set; name it in the first piece")
         return name, bytes(data)

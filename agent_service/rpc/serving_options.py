@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -71,7 +72,10 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def start_service_log(service: str, config: ServingConfig) -> None:
-    """Begin to log as a service, before gRPC is imported."""
+    """Begin to log as a service, before gRPC and Prometheus' client are imported."""
+    # Left over from another program it would have metrics written to files of its folder.
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)
     if config.tls_certificate is not None:
         from agent_service.rpc.core_log import log_handshakes
 

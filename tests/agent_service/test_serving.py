@@ -260,3 +260,20 @@ def test_the_metrics_page_is_prometheus_text(tmp_path: Path) -> None:
     assert [s.labels["run"] for s in families["agent_run_action"].samples] == ["r"]
     for name in ("process_start_time_seconds", "grpc_server_handled", "agent_policy_version"):
         assert families[name].samples
+
+
+def test_another_programs_folder_of_metrics_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROMETHEUS_MULTIPROC_DIR may be left over: there, not there, or spelled as it once was."""
+    (tmp_path / "theirs").mkdir()
+    for name, folder in (
+        ("PROMETHEUS_MULTIPROC_DIR", "gone"),
+        ("prometheus_multiproc_dir", "gone"),
+        ("PROMETHEUS_MULTIPROC_DIR", "theirs"),
+    ):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, str(tmp_path / folder))
+            with AgentProcess(tmp_path / "agent.db") as agent, urlopen(agent.metrics) as page:
+                assert b"process_start_time_seconds" in page.read()
+    assert list((tmp_path / "theirs").iterdir()) == []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from trainer_service.training.models import Model as Model
@@ -264,10 +265,10 @@ def check_dataset(dataset: str) -> None:
         return
     if kind not in ("folder", "npz") or not name:
         known = ", ".join(DATASETS)
-        raise invalid("dataset", f"{dataset!r} is none of {known}, folder:NAME, npz:NAME")
+        raise invalid("dataset", f"{quoted(dataset)} is none of {known}, folder:NAME, npz:NAME")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise invalid("dataset", f"{name!r} must stay inside the data folder")
+        raise invalid("dataset", f"{quoted(name)} must stay inside the data folder")
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -1,5 +1,6 @@
 """An agent service of a script's own: the same answers, and nothing left behind."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,16 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "agent.db").write_text("no database, but some text that is long enough " * 9)
     with pytest.raises(AgentError, match=r"agent\.db"):
         AgentClient.local(f"sqlite:///{tmp_path}/agent.db")
+
+
+def test_what_is_missing_is_named_with_the_extra_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the client alone is installed, whatever part of the service is missing."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    for module in ("click", "sqlalchemy"):
+        (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{module}'] = None")
+        with pytest.raises(
+            AgentError, match=rf"{module} is not installed; pip install .*\[agent\]"
+        ):
+            AgentClient.local(f"sqlite:///{tmp_path}/agent.db")

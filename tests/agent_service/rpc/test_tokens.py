@@ -224,3 +224,22 @@ def test_a_file_without_a_token_is_refused_and_never_shown(tmp_path: Path, conte
             make()
         assert str(path) in str(raised.value)
         assert not content.strip() or content.strip() not in str(raised.value)
+
+
+@pytest.mark.parametrize("admins", ["one", "link", "{new}\n{one}"])
+def test_a_token_for_runs_that_is_the_admins_is_refused(tmp_path: Path, admins: str) -> None:
+    """One file for both, a link to it, or a copy among others: every run could administer."""
+    runs, admin = tmp_path / "run.token", tmp_path / "admin.token"
+    runs.write_text("r" * 20)
+    if admins == "one":
+        admin = runs
+    elif admins == "link":
+        admin.symlink_to(runs)
+    else:
+        admin.write_text(admins.format(new="n" * 20, one="r" * 20))
+    config = ServingConfig(run_token=runs, admin_token=admin)
+
+    with pytest.raises(InvalidArgument, match="hold the same token, so every run could") as raised:
+        Guard(config)
+    assert "rrrr" not in str(raised.value)
+    Guard(ServingConfig(admin_token=admin))

@@ -1,0 +1,128 @@
+"""Checks of what people write, and how their words are quoted: short, whatever their length."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
+from typing import Any, ParamSpec, TypeVar
+
+from agent_service.domain.errors import invalid
+
+T = TypeVar("T")
+P = ParamSpec("P")
+E = TypeVar("E", bound=StrEnum)
+
+LONGEST_QUOTE = 128
+"""Characters of a name that a message quotes whole: those of the longest run id."""
+MOST_DIFFERENCES = 5
+"""That a message shows."""
+_SHORT = reprlib.Repr()
+_SHORT.maxother = LONGEST_QUOTE
+
+
+def cut(text: str) -> str:
+    """Return a text, or its beginning and its length where it is long."""
+    if len(text) <= LONGEST_QUOTE:
+        return text
+    return f"{text[:40]}... ({len(text):,} characters)"
+
+
+def quoted(value: object) -> str:
+    """Return a value as a message shows it."""
+    if isinstance(value, StrEnum):
+        return str(value)
+    return repr(cut(value)) if isinstance(value, str) else cut(_SHORT.repr(value))
+
+
+def check_name(name: object, form: re.Pattern[str], *, longest: int, field: str = "name") -> None:
+    """Check a name's length and form; raises InvalidArgument naming `field`."""
+    if isinstance(name, str) and len(name) > longest:
+        raise invalid(field, f"{quoted(name)} is too long; at most {longest}")
+    if not (isinstance(name, str) and form.fullmatch(name)):
+        raise invalid(field, f"{quoted(name)} does not match {form.pattern}")
+
+
+def check_number(value: object, field: str) -> None:
+    """Check that a value is a number; raises InvalidArgument naming `field`."""
+    if not hasattr(value, "__float__"):
+        raise invalid(field, f"{quoted(value)} is no number")
+
+
+def member(kind: type[E], given: Any, field: str) -> E:
+    """Return an enum's member by its name; raises InvalidArgument naming those that there are."""
+    try:
+        return kind(given)
+    except ValueError:
+        raise invalid(field, f"{quoted(given)} is none of {', '.join(kind)}") from None
+
+
+def several(given: Any, kind: Any, field: str, example: str) -> tuple[Any, ...]:
+    """Return one or several values of a kind as a tuple.
+
+    Raises:
+        InvalidArgument: it is something else, or holds it; shows the example.
+    """
+    items = given if isinstance(given, list | tuple) else (given,)
+    for item in items:
+        if not isinstance(item, kind):
+            raise invalid(field, f"{quoted(item)} given; write [{example}]")
+    return tuple(items)
+
+
+def by_name(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function say which arguments have names, where they are given by place."""
+    parameters = inspect.signature(function).parameters.values()
+    places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    called = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def checked(*given: P.args, **named: P.kwargs) -> T:
+        if len(given) > places:
+            raise TypeError(f"{called}: give by name {', '.join(names)}, as {names[0]}=...")
+        return function(*given, **named)
+
+    return checked
+
+
+def fields_by_name(kind: type[T]) -> type[T]:
+    """Make a dataclass say which fields it has, where they are given by place."""
+    kind.__init__ = by_name(kind.__init__)  # type: ignore[method-assign]
+    return kind
+
+
+def differences(there: object, sent: object) -> str:
+    """Return the fields that differ between two values of one kind, each with both contents."""
+    found = list(_differing(there, sent, ""))
+    more = len(found) - MOST_DIFFERENCES
+    return ", ".join(found[:MOST_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _differing(there: Any, sent: Any, path: str) -> Iterator[str]:
+    if there == sent:
+        return
+    parts: list[tuple[str, Any, Any]] = []
+    if is_dataclass(there) and type(there) is type(sent):
+        names = [field.name for field in fields(there)]
+        parts = [(f".{name}", getattr(there, name), getattr(sent, name)) for name in names]
+    elif isinstance(there, tuple) and isinstance(sent, tuple) and len(there) == len(sent):
+        parts = [(f"[{i}]", *pair) for i, pair in enumerate(zip(there, sent, strict=True))]
+    elif isinstance(there, Mapping) and isinstance(sent, Mapping) and there.keys() == sent.keys():
+        parts = [(f"[{key}]", there[key], sent[key]) for key in there]
+    else:
+        yield f"{path.removeprefix('.')} is {_told(there)} there, {_told(sent)} sent"
+    for name, one, other in parts:
+        yield from _differing(one, other, path + name)
+
+
+def _told(value: Any) -> str:
+    """Return a field's content in short: an algorithm by its kind, hyperparameters by name."""
+    if isinstance(value, tuple):
+        return cut(f"[{', '.join(map(_told, value))}]")
+    named = getattr(value, "kind", "") or getattr(value, "name", "")
+    return named if is_dataclass(value) and named else quoted(value)
