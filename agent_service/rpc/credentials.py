@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import grpc
 
@@ -13,10 +14,19 @@ from agent_service.rpc.serving_config import ServingConfig
 log = logging.getLogger(__name__)
 
 
-def server_credentials(config: ServingConfig) -> grpc.ServerCredentials | None:
-    """Return what a server listens with; None without TLS.
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a server listens with, in PEM form."""
 
-    The files are looked at in each handshake, so that what is renewed holds from then on.
+    chain: bytes
+    """Its certificate, with those of who signed it."""
+    key: bytes
+    signers: bytes | None
+    """Who signs the certificates of clients; None asks for none."""
+
+
+def server_identity(config: ServingConfig) -> Reloaded[Identity] | None:
+    """Return what a server listens with, as its files have it; None without TLS.
 
     Raises:
         InvalidArgument: a file is not what it should be.
@@ -25,15 +35,20 @@ def server_credentials(config: ServingConfig) -> grpc.ServerCredentials | None:
     if certificate is None or key is None:
         return None
 
-    def read() -> grpc.ServerCertificateConfiguration:
+    def read() -> Identity:
         chain, private = read_identity(certificate, key, "tls_certificate")
         if (why := weakness(certificate, key)) is not None:
             log.warning("clients will not accept the certificate %s: %s", certificate, why)
         signers = None if clients is None else read_authority(clients, "tls_clients")
-        return grpc.ssl_server_certificate_configuration([(private, chain)], signers)
+        return Identity(chain, private, signers)
 
-    paths = [path for path in (certificate, key, clients) if path is not None]
-    renewed = Reloaded(paths, read)
-    return grpc.dynamic_ssl_server_credentials(
-        renewed.get(), renewed.get, require_client_authentication=clients is not None
+    return Reloaded([path for path in (certificate, key, clients) if path is not None], read)
+
+
+def server_credentials(identity: Identity) -> grpc.ServerCredentials:
+    """Return an identity as gRPC takes it."""
+    return grpc.ssl_server_credentials(
+        [(identity.key, identity.chain)],
+        identity.signers,
+        require_client_auth=identity.signers is not None,
     )

@@ -34,7 +34,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 
 class Handlers:
-    """Takes the handlers of services, as a gRPC server does, and adds them to one, wrapped.
+    """Takes the handlers of services, as a gRPC server does, and adds them to servers, wrapped.
 
     Not a gRPC interceptor: asyncio's are asked for a handler anew in each call, which costs a third
     of what the call itself does. Requests come here as bytes, so that a call is refused before it
@@ -43,16 +43,11 @@ class Handlers:
     """
 
     def __init__(
-        self,
-        server: grpc.aio.Server,
-        registry: CollectorRegistry,
-        config: ServingConfig,
-        limits: Mapping[str, int],
+        self, registry: CollectorRegistry, config: ServingConfig, limits: Mapping[str, int]
     ) -> None:
-        """Add to `server`, and declare the metrics in `registry`.
+        """Declare the metrics in `registry`.
 
         Args:
-            server: not yet started.
             registry: of the metrics.
             config: who may call, and how much.
             limits: what else may raise ResourceExhausted, by name.
@@ -60,13 +55,14 @@ class Handlers:
         Raises:
             InvalidArgument: a file of tokens is not what it should be.
         """
-        self._server = server
+        self._services: dict[str, dict[str, Any]] = {}
+        """Wrapped handlers by method, by service."""
         self._guard = Guard(config)
         self._calls = Room("calls", config.max_calls)
         self._streams = Room("streams", config.max_streams)
         ours = {name: getattr(config, f"max_{name}") for name in _LIMITS}
         self._limits = LimitMetrics(registry, {**ours, **limits})
-        TransportMetrics(registry, failed=self._failed)
+        self._transport = TransportMetrics(registry, failed=self._failed)
         self._started = Counter(
             "grpc_server_started_total", "Calls begun.", _LABELS, registry=registry
         )
@@ -94,17 +90,26 @@ class Handlers:
         """
 
         def added(service: str, handlers: Mapping[str, Any]) -> None:
-            wrapped = {
+            self._services[service] = {
                 name: self._wrapped(
                     service, name, h, Needs.ADMIN_TOKEN if name in administration else needs
                 )
                 for name, h in handlers.items()
             }
-            generic = grpc.method_handlers_generic_handler(service, wrapped)
-            self._server.add_generic_rpc_handlers((generic,))
-            self._server.add_registered_method_handlers(service, wrapped)
 
         return Registrar(added)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Add all to a server that was just made, which is not yet started."""
+        self._transport.server_began()
+        for service, wrapped in self._services.items():
+            generic = grpc.method_handlers_generic_handler(service, wrapped)
+            server.add_generic_rpc_handlers((generic,))
+            server.add_registered_method_handlers(service, wrapped)
+
+    def server_ended(self) -> None:
+        """Count no more what one of the servers told that has ended."""
+        self._transport.server_ended()
 
     def _wrapped(self, service: str, method: str, handler: Any, needs: Needs) -> Any:
         shape = _shape(handler)

@@ -62,25 +62,37 @@ class LimitMetrics(Collector):
 
 
 class TransportMetrics(Collector):
-    """Calls that gRPC's core refused: Python never sees those, so they are counted by difference.
-
-    Made right after the server, by whose number the core knows it.
-    """
+    """Calls that gRPC's core refused; Python sees none of them: they are counted by difference."""
 
     def __init__(self, registry: CollectorRegistry, *, failed: Callable[[], float]) -> None:
         """Declare the metric in `registry`; `failed` returns how many calls failed in methods."""
-        servers = json.loads(cygrpc.channelz_get_servers(0))["server"]
-        self._server = int(servers[-1]["ref"]["serverId"])
+        self._servers: list[int] = []
+        """Numbers of our servers in the core."""
         self._failed = failed
+        self._more = 0.0
+        """What ended servers had counted beyond what failed in methods."""
         self._most = 0.0
         registry.register(self)
 
+    def server_began(self) -> None:
+        """Count what a server refuses that was made just now."""
+        self._servers.append(
+            int(json.loads(cygrpc.channelz_get_servers(0))["server"][-1]["ref"]["serverId"])
+        )
+
+    def server_ended(self) -> None:
+        """Go on from what was counted last, without the servers that the core has no more."""
+        self._servers = [number for number in self._servers if _told(number) is not None]
+        self._more += self._most - self._refused()
+
+    def _refused(self) -> float:
+        told = [_told(number) for number in self._servers]
+        return sum(count for count in told if count is not None) - self._failed() + self._more
+
     def collect(self) -> Iterable[Metric]:
         """Return the count."""
-        answer = json.loads(cygrpc.channelz_get_server(self._server))
-        failed = float(answer["server"]["data"].get("callsFailed", 0))
         # A call that just fails is counted here and there at slightly different moments.
-        self._most = max(self._most, failed - self._failed())
+        self._most = max(self._most, self._refused())
         refused = CounterMetricFamily(
             "grpc_server_transport_refused",
             "Calls that ended before they came to a method: a message or header over its limit, "
@@ -88,3 +100,12 @@ class TransportMetrics(Collector):
         )
         refused.add_metric((), self._most)
         return [refused]
+
+
+def _told(number: int) -> float | None:
+    """Return how many calls failed in one of the core's servers; None where that has ended."""
+    try:
+        answer = json.loads(cygrpc.channelz_get_server(number))
+    except ValueError:
+        return None
+    return float(answer["server"]["data"].get("callsFailed", 0))

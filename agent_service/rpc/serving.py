@@ -23,10 +23,11 @@ from prometheus_client.process_collector import ProcessCollector
 
 from agent_service.addresses import Address, address_to_listen, at
 from agent_service.domain.errors import Unavailable
-from agent_service.rpc.credentials import server_credentials
+from agent_service.rpc.credentials import server_identity
 from agent_service.rpc.guard import Needs
 from agent_service.rpc.handlers import Handlers
-from agent_service.rpc.listening import ListenError, check_free
+from agent_service.rpc.listeners import Listeners
+from agent_service.rpc.listening import check_free
 from agent_service.rpc.serving_config import ServingConfig
 from agent_service.tracing import server_interceptors
 
@@ -64,17 +65,11 @@ class Server:
             InvalidArgument: a certificate, key or token file is not what it should be.
         """
         self._config = config
-        self._credentials = server_credentials(config)
         self._services = services
         self._draining = asyncio.Event()
         self._others: set[asyncio.Task[Any]] = set()
         """Tasks of the loop that are none of its calls."""
-        self._grpc_server = grpc.aio.server(
-            # A second server on a port in use must fail, not share it in silence.
-            options=[("grpc.so_reuseport", 0), *PINGS, *_limits(config)],
-            interceptors=server_interceptors(config.traces),
-        )
-        self._handlers = Handlers(self._grpc_server, registry, config, limits)
+        self._handlers = Handlers(registry, config, limits)
         self._health = health.aio.HealthServicer()
         self.add(health_pb2_grpc.add_HealthServicer_to_server, self._health, needs=Needs.NOTHING)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -83,6 +78,18 @@ class Server:
             reflection.aio.ReflectionServicer(names),
             needs=Needs.RUN_TOKEN,
         )
+        identity = server_identity(config)
+        self._listeners = Listeners(self._make, identity, ended=self._handlers.server_ended)
+
+    def _make(self, shares_port: bool) -> grpc.aio.Server:
+        """Return one of gRPC's servers, not yet started, with all that this one serves."""
+        server = grpc.aio.server(
+            # But for our own, a second server on a port in use must fail, not share it in silence.
+            options=[("grpc.so_reuseport", int(shares_port)), *PINGS, *_limits(self._config)],
+            interceptors=server_interceptors(self._config.traces),
+        )
+        self._handlers.add_to(server)
+        return server
 
     def add(
         self,
@@ -109,19 +116,11 @@ class Server:
             ListenError: where the address cannot be taken.
         """
         place = address_to_listen(address, "listen")
-        check_free(place, "--listen")
-        try:
-            if self._credentials is None:
-                port = self._grpc_server.add_insecure_port(place.target)
-            else:
-                port = self._grpc_server.add_secure_port(place.target, self._credentials)
-        except RuntimeError as error:
-            raise ListenError(f"cannot listen on {address} of --listen") from error
+        self._others = asyncio.all_tasks()
+        port = await self._listeners.start(place)
         if self._config.missing and not place.is_private:
             lacks = " and ".join(self._config.missing)
             log.warning("insecure: %s is open to other machines without %s", address, lacks)
-        self._others = asyncio.all_tasks()
-        await self._grpc_server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
 
@@ -145,7 +144,7 @@ class Server:
         """Refuse new calls, let those in flight end, and stop."""
         self._draining.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._grpc_server.stop(GRACE_SECONDS)
+        await self._listeners.stop(GRACE_SECONDS)
         # gRPC's own, of calls that it has cut. Those that the loop's end cancels log a traceback.
         if ending := asyncio.all_tasks() - self._others:
             await asyncio.wait(ending, timeout=ENDING_SECONDS)

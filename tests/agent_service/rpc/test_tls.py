@@ -1,10 +1,14 @@
 """TLS, with real certificates: who is accepted, and what both sides are told of who is not."""
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 
 import pytest
 
@@ -12,6 +16,7 @@ from agent_service.client import AgentClient, AsyncAgentClient, Tls
 from agent_service.domain.errors import InvalidArgument, Unavailable
 from agent_service.rpc.probe import check_health
 from agent_service.rpc.serving_config import ServingConfig
+from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.certificates import Authority
 from tests.conftest import ServedAgent
@@ -130,23 +135,74 @@ def test_a_server_without_tls_is_told_from_one_that_is_away(
 def test_a_renewed_server_certificate_holds_from_then_on(
     tmp_path: Path, authority: Authority
 ) -> None:
-    """One that expired is replaced under a running server, and new connections succeed.
-
-    While only one of the two files is new, the old pair goes on.
-    """
+    """New connections get it; a stream that is open goes on. Half a pair changes nothing."""
     pair = authority.issue("agent")
-    with served(tmp_path, pair) as agent:
-        new = authority.issue("new")
-        shutil.copy(new[0], pair[0])
+    other = Authority(tmp_path / "other")
+    renewed = other.issue("agent")
+    told: SimpleQueue[int | None] = SimpleQueue()
+    with served(tmp_path, pair) as agent, connected(agent, Tls(ca=authority.ca)) as old:
+        old.create_controller(spec())
+        old.run("c", run_id="r")
+        stream = old._stub.StreamReports(map(report_of, iter(told.get, None)))
+        told.put(1)
+        assert next(stream).code == 0
+        shutil.copy(renewed[0], pair[0])
         with connected(agent, Tls(ca=authority.ca)) as client:
-            assert list(client.list_controllers()) == []
-        other = Authority(tmp_path / "renewed")
-        for mine, renewed in zip(pair, other.issue("agent"), strict=True):
-            shutil.copy(renewed, mine)
+            assert answers(client)
+        shutil.copy(renewed[1], pair[1])
         with connected(agent, Tls(ca=other.ca)) as client:
-            assert list(client.list_controllers()) == []
-        with connected(agent, Tls(ca=authority.ca)) as client, pytest.raises(Unavailable):
-            client.get_run("r")
+            wait_for(lambda: answers(client))
+        wait_for(lambda: not is_trusted(agent, authority))
+        told.put(2)
+        assert next(stream).code == 0
+        told.put(None)
+
+
+def test_renewals_under_connecting_clients_do_not_end_the_server(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """Where the certificate of a port is exchanged meanwhile, gRPC crashes (grpc/grpc#36693)."""
+    certificate, key = authority.issue("agent")
+    options = ("--tls-certificate", str(certificate), "--tls-key", str(key))
+    agent = AgentProcess(tmp_path / "agent.db", *options)
+    agent.log = tmp_path / "log"
+    ends = Event()
+
+    def connect() -> int:
+        """Return how often a client of its own was answered."""
+        count = 0
+        while not ends.is_set():
+            with AgentClient(agent.address, tls=Tls(ca=authority.ca)) as client:
+                count += answers(client)
+        return count
+
+    def has_renewed_thrice() -> bool:
+        for old, new in zip((certificate, key), authority.issue("new"), strict=True):
+            os.replace(new, old)
+        time.sleep(0.05)
+        return (
+            agent.process.poll() is not None
+            or (tmp_path / "log").read_text().count("read anew") >= 3
+        )
+
+    with agent, ThreadPoolExecutor(3) as pool:
+        counts = [pool.submit(connect) for _ in range(3)]
+        wait_for(has_renewed_thrice)
+        ends.set()
+        assert agent.process.poll() is None, "a renewal ended it"
+        assert all(count.result() > 10 for count in counts)
+
+
+def report_of(chunk: int) -> pb.StreamReportsRequest:
+    scores = pb.Scores(training=0.5, validation=0.5)
+    report = pb.ReportChunkRequest(run_id="r", chunk_index=chunk, losses=[1.0] * 4, scores=scores)
+    return pb.StreamReportsRequest(report=report)
+
+
+def is_trusted(agent: ServedAgent, authority: Authority) -> bool:
+    """Whether a new connection is accepted by who trusts an authority."""
+    with connected(agent, Tls(ca=authority.ca)) as client:
+        return answers(client)
 
 
 def test_a_client_takes_up_renewed_files(tmp_path: Path, authority: Authority) -> None:
@@ -167,9 +223,10 @@ def test_a_client_takes_up_renewed_files(tmp_path: Path, authority: Authority) -
 
 def answers(client: AgentClient) -> bool:
     try:
-        return list(client.list_controllers()) == []
+        list(client.list_controllers())
     except Unavailable:
         return False
+    return True
 
 
 def test_asyncio_clients_speak_tls(tmp_path: Path, authority: Authority) -> None:
