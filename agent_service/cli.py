@@ -21,6 +21,7 @@ from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
 from agent_service.lifeline import end_on_interrupt, end_with_stdin
 from agent_service.rpc.serving_options import serving_options, start_service_log
+from agent_service.text import decoded
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
@@ -82,7 +83,7 @@ def _with_password(store: str, file: Path) -> str:
     import sqlalchemy as sa
 
     try:
-        password = file.read_text().strip()
+        password = decoded(file.read_bytes()).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("store_password", f"{file} cannot be read: {error}") from error
     try:

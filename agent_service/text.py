@@ -26,6 +26,11 @@ def encoding_of(head: bytes) -> str | None:
     return marked or (None if b"\0" in head else "utf-8")
 
 
+def decoded(data: bytes) -> str:
+    """Return the text of a small file's bytes; raises UnicodeDecodeError."""
+    return data.decode(encoding_of(data) or "utf-8")
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
     """Open a text in UTF-8, or in what its byte order mark says; all line ends are read as one.

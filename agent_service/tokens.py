@@ -7,10 +7,11 @@ from pathlib import Path
 
 from agent_service.domain.errors import invalid
 from agent_service.pem import read_file
+from agent_service.text import decoded
 
 SHORTEST = 16
 """Characters of a token; `make certificates` writes 43, of 256 random bits."""
-_TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{%d,1024}" % SHORTEST)
+_TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST},1024}}")
 
 
 def read_tokens(path: Path, field: str) -> list[str]:
@@ -19,7 +20,10 @@ def read_tokens(path: Path, field: str) -> list[str]:
     Raises:
         InvalidArgument: naming `field`; never with what the file holds.
     """
-    tokens = read_file(path, field).split()
+    try:
+        tokens = decoded(read_file(path, field)).split()
+    except UnicodeDecodeError:
+        raise invalid(field, f"{path} is in no encoding that is known; save it as UTF-8") from None
     if not tokens:
         raise invalid(field, f"{path} is empty; write a token into it")
     if not all(map(_TOKEN.fullmatch, tokens)):
@@ -27,4 +31,4 @@ def read_tokens(path: Path, field: str) -> list[str]:
             field,
             f"{path} holds no token: each is {SHORTEST} to 1024 letters, digits and ._~+/=-",
         )
-    return [token.decode() for token in tokens]
+    return tokens

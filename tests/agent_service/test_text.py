@@ -8,6 +8,7 @@ import pytest
 from agent_service.domain.errors import InvalidArgument
 from agent_service.logs import LogFormat, start_logging
 from agent_service.text import csv_rows, printable, read_text
+from agent_service.tokens import read_tokens
 
 TEXT = "a,b\n1,é\n2,ü\n"
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -78,6 +79,19 @@ def test_a_wrong_row_is_told_by_file_and_line(tmp_path: Path, text: str, message
 
     with pytest.raises(InvalidArgument, match=message):
         list(csv_rows(tmp_path / "a.csv", ("a", "b")))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_token_that_any_editor_saved_is_read(tmp_path: Path, encoding: str) -> None:
+    """PowerShell writes UTF-16, Notepad a mark; what is in no encoding is not quoted."""
+    path = tmp_path / "token"
+    path.write_bytes("0123456789abcdef\r\n".encode(encoding))
+    assert read_tokens(path, "token") == ["0123456789abcdef"]
+
+    path.write_bytes(b"secret-secret-secret-\xe9")
+    with pytest.raises(InvalidArgument, match="in no encoding that is known") as told:
+        read_tokens(path, "token")
+    assert "secret-" not in str(told.value)
 
 
 def test_escape_sequences_are_written_out() -> None:

@@ -72,6 +72,11 @@ def test_a_schedule_drives_a_model() -> None:
         ("s.csv", "chunk,steps,p\n1,20,0.5\n2,10,0.5\n", "is no schedule"),
         ("s.csv", "chunk,steps,p\n1,20,half\n", "half"),
         ("s.csv", "chunk,p\n1,0.5\n", "steps"),
+        ("s.csv", "chunk,steps,p\n1,20\n", "one hyperparameter"),
+        ("s.csv", "chunk,steps,p\n1,20,0.5,7\n", "line 2: has 4 columns, not 3"),
+        ("s.json", '{"format": 1, "chunk_size": 1, "values": [1]}', "is no schedule"),
+        ("s.json", '{"format": 1, "chunk_size": Infinity, "values": []}', "is no schedule"),
+        ("s.json", "[" * 100_000, "is no schedule"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(
@@ -83,6 +88,30 @@ def test_a_wrong_file_says_what_is_wrong(
     with pytest.raises(InvalidArgument, match=message) as told:
         Schedule.load(path)
     assert name in str(told.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["s.json", "s.csv", "s.CSV"])
+def test_a_schedule_that_an_editor_saved_again_is_read(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    """With a byte order mark, other line ends and blank lines at its end."""
+    path = tmp_path / name
+    schedule = Schedule(chunk_size=2, values=({"dropout": 0.25}, {"dropout": 0.5}))
+    schedule.save(path)
+    text = path.read_text() + "\n\n"
+    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+
+    assert Schedule.load(path) == schedule
+
+
+@pytest.mark.parametrize("name", ["s.json", "s.csv"])
+def test_a_schedule_in_another_encoding_is_told_by_its_file(tmp_path: Path, name: str) -> None:
+    """In one line."""
+    (tmp_path / name).write_bytes("chunk,steps,größe\n".encode("latin-1"))
+
+    with pytest.raises(InvalidArgument, match=rf"{name}: is not in UTF-8 .*save it as UTF-8"):
+        Schedule.load(tmp_path / name)
 
 
 def test_a_run_that_is_not_there_has_no_schedule(client: AgentClient) -> None:

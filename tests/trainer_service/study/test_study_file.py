@@ -94,6 +94,15 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
             r"line 30: methods\[4\].round_chunks: 7 does not divide training.chunks, 40",
         ),
         ('name = "grid"', 'name = "d"', r"methods: name at least one, each once"),
+        (TEXT, "a = " + "[" * 100_000, ""),
+        (TEXT, "a = " + "9" * 5000, ""),
+        (
+            TEXT,
+            'methods = [1]\n[training]\ndataset = "digits"\nchunks = 2',
+            r"line 1: methods\[1\].kind: None is none of",
+        ),
+        ('kind = "grid"', 'kind = ["grid"]', r"line 17: methods\[2\].kind: .* is none of"),
+        ("seeds = 3", "# \u2028\u0085 \nseeds = 0", r"line 3: seeds: 0 is not in"),
         ('name = "grid"', 'name = "Grid"', r"line 16: methods\[2\].name: 'Grid' is not"),
     ],
 )
@@ -104,6 +113,28 @@ def test_what_is_wrong_is_told_by_line_and_field(old: str, new: str, error: str)
         parse_study(TEXT.replace(old, new, 1), "study.toml")
 
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_a_file_of_any_editor_is_the_same_study(tmp_path: Path, encoding: str, end: str) -> None:
+    """With a byte order mark and other line ends."""
+    file = tmp_path / "study.toml"
+    file.write_bytes(("# größe" + TEXT).replace("\n", end).encode(encoding))
+
+    assert read_study(str(file)) == parse_study(TEXT, "study")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"), [("latin-1", "is not in UTF-8"), ("utf-16-le", "has zero bytes")]
+)
+def test_a_file_in_another_encoding_is_told(tmp_path: Path, encoding: str, message: str) -> None:
+    """In one line that names it."""
+    file = tmp_path / "study.toml"
+    file.write_bytes(("# größe" + TEXT).encode(encoding))
+
+    with pytest.raises(WrongStudy, match=rf"study\.toml: {message}.*save it as UTF-8$"):
+        read_study(str(file))
 
 
 def test_an_unknown_name_is_told_with_the_presets() -> None:

@@ -133,6 +133,20 @@ def test_a_wrong_list_is_told_by_its_line(tmp_path: Path, old: str, new: str, me
         load_images(SPEC, tmp_path)
 
 
+def test_a_list_that_an_editor_saved_again_is_read(tmp_path: Path) -> None:
+    """With a byte order mark, and a blank row; in Latin-1 it is told in one line."""
+    folder = tmp_path / "affectnet"
+    write_affectnet_lists(folder, {"training": LABELS, "validation": LABELS[:8]})
+    path = folder / "Manually_Annotated_file_lists" / "training.csv"
+    text = path.read_text()
+    path.write_bytes((text + ",,,,,,,,\n").replace("\n", "\r\n").encode("utf-8-sig"))
+    assert len(read_stored("affectnet", tmp_path).splits["train"]) == 24
+
+    path.write_bytes(text.replace("1/", "é/").encode("latin-1"))
+    with pytest.raises(DataError, match=r"training\.csv: is not in UTF-8 .*save it as UTF-8"):
+        read_stored("affectnet", tmp_path)
+
+
 def test_what_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> None:
     """AffectNet must be asked for, so nobody could fetch it."""
     with pytest.raises(DataError, match=r"affectnet is not in .*Get it: ask its authors"):

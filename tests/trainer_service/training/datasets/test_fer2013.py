@@ -107,6 +107,23 @@ def test_a_file_that_was_cut_is_told(tmp_path: Path, write: object, cut: int) ->
         load_images(TrainingSpec(dataset="fer2013", chunks=1), tmp_path)
 
 
+@pytest.mark.parametrize("write", [write_fer2013_csv, write_icml_csv])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_file_that_an_editor_saved_again_has_the_same_faces(
+    tmp_path: Path, write: object, encoding: str, end: str
+) -> None:
+    """With a byte order mark, other line ends, and blank lines at its end."""
+    assert callable(write)
+    path: Path = write(tmp_path / "fer2013", ROWS)
+    path.write_bytes((path.read_text() + "\n\n").replace("\n", end).encode(encoding))
+
+    stored = read_stored("fer2013", tmp_path)
+
+    assert np.array_equal(pixels(stored.splits["test"])[:, 0].numpy(), FACES[28:])
+    assert [len(split) for split in stored.splits.values()] == [14, 14, 14]
+
+
 def test_other_columns_are_told(tmp_path: Path) -> None:
     """Those of Kaggle's train.csv lack the usage; and bytes that are no text are no CSV."""
     path = tmp_path / "fer2013" / "fer2013.csv"
