@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +12,9 @@ from PIL import Image, ImageOps
 
 from agent_service.domain.errors import AgentError
 
-# Pillow only warns of images up to twice its limit. A filter once, since threads decode: to change
-# the filters around each image is not safe in threads.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# Pillow only warns of images up to twice its limit, which are refused here. The filter is set once:
+# threads decode, and to change it around each image is not safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _GREY = ("1", "L", "LA", "La")
 """Modes of 8 bits or fewer that hold no colour."""
@@ -60,6 +61,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
     """Give an image, the first frame of several, turned as its EXIF says."""
     try:
         with Image.open(path) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
             image.load()
             with suppress(Exception):  # viewers pass over a damaged EXIF block, too
                 ImageOps.exif_transpose(image, in_place=True)
