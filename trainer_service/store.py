@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import IO, Any
 from pydantic import TypeAdapter
 
 from agent_service.domain.errors import AgentError, Unavailable
+from trainer_service.locks import lock
 from trainer_service.run import (
     ChunkTrained,
     Event,
@@ -232,13 +232,11 @@ class RunStore:
 def _held(path: Path) -> IO[bytes]:
     """Return a lock file beside a store, held until it is closed or this process ends."""
     file = path.with_name(f"{path.name}.lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock(file):
         file.close()
         raise AgentError(
             f"the run store {path} is of another trainer service that runs; give each its own"
-        ) from None
+        )
     return file
 
 

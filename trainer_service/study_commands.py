@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -127,5 +128,5 @@ def merge(parts: tuple[Path, ...], output: Path) -> None:
     """Bring parts of one study together that were made in several folders."""
     from trainer_service.study.merging import merge as merge_parts
 
-    count = merge_parts(parts, output)
-    echo(f"{count} results are in {output}; show them: trainer-service report {output}")
+    count, quoted = merge_parts(parts, output), shlex.quote(str(output))
+    echo(f"{count} results are in {output}; show them: trainer-service report {quoted}")

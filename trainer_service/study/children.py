@@ -24,7 +24,8 @@ from trainer_service.study.pbt import PopulationFailed
 from trainer_service.study.plan import Child
 from trainer_service.study.progress import StudyProgress
 from trainer_service.study.provenance import commit, versions
-from trainer_service.study.results import Key, Result, ResultsFolder, make_trace
+from trainer_service.study.results import Key, Result, ResultsFolder
+from trainer_service.study.trace import make_trace
 from trainer_service.v1 import trainer_pb2 as pb
 
 WINDOW = 64

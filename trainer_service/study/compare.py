@@ -99,10 +99,17 @@ class Comparison:
         trainers: Sequence[TrainerClient],
         part: Part = WHOLE,
     ) -> None:
-        """Open the folder; the clients stay the caller's.
+        """Check what is asked for; `open` is to follow. The clients stay the caller's.
+
+        Args:
+            spec: the study.
+            folder: where its results are.
+            agent: decides.
+            trainers: train.
+            part: which part is run.
 
         Raises:
-            AgentError: the folder holds another study, or what is carried over is not there.
+            AgentError: what is carried over is not there.
             InvalidArgument: the part is not of this study.
         """
         part.check(spec)
@@ -115,8 +122,15 @@ class Comparison:
             for entry in part.methods(spec)
             if isinstance(entry, Carried)
         }
-        self._id = folder.open(spec)
         self._controllers = Controllers(agent, folder)
+
+    def open(self) -> None:
+        """Begin the study in its folder, which the caller holds; or go on with it.
+
+        Raises:
+            AgentError: the folder holds another study.
+        """
+        self._id = self._folder.open(self._spec)
 
     def run(self, progress: StudyProgress) -> bool:
         """Run it; what is interrupted is cancelled, and can be continued later.

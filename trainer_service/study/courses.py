@@ -60,8 +60,9 @@ def draw_losses(rows: Sequence[Row]) -> bytes:
 
 def _highest_loss(rows: Sequence[Row]) -> float:
     """Return where the losses' axes end: above most, so that one that blows up hides none."""
-    tops = [max(r.trace.validation_loss) for row in rows for r in row.judged]
-    return 1.05 * float(np.quantile(tops, 0.9))
+    losses = [np.array(r.trace.validation_loss) for row in rows for r in row.judged]
+    tops = [finite.max() for each in losses if len(finite := each[np.isfinite(each)])]
+    return 1.05 * float(np.quantile(tops, 0.9)) if tops else 1.0
 
 
 def draw_values(rows: Sequence[Row]) -> bytes:

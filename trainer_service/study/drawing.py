@@ -94,12 +94,12 @@ def cells(count: int, *, columns: int = COLUMNS, height: float = 2.3) -> tuple[F
 def draw_band(
     axes: Axes, curves: Sequence[Sequence[float]], colour: str, label: str, *, step: int = 1
 ) -> None:
-    """Draw the mean of curves, and their range; one that ends early counts as far as it goes."""
+    """Draw the mean of curves, and their range; one counts as far as it goes and is finite."""
     length = max(len(curve) for curve in curves)
     values = np.full((len(curves), length), np.nan)
     for row, curve in zip(values, curves, strict=True):
         row[: len(curve)] = curve
+    finite = np.ma.masked_invalid(values)
     steps = np.arange(1, length + 1) * step
-    axes.plot(steps, np.nanmean(values, axis=0), color=colour, label=label)
-    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
+    axes.plot(steps, finite.mean(axis=0), color=colour, label=label)
+    axes.fill_between(steps, finite.min(axis=0), finite.max(axis=0), color=colour, alpha=0.2, lw=0)

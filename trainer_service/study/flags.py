@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trainer_service.study.audit import departs
+from trainer_service.study.provenance import COMMIT
 from trainer_service.study.results import Key, Phase, Result, Study
 
 
@@ -26,6 +27,8 @@ def find_flags(study: Study, results: Sequence[Result]) -> dict[Key, list[str]]:
             words.append("was trained under another spec than the study plans")
         if not result.commit:
             words.append("was made by code without a commit")
+        elif not COMMIT.fullmatch(result.commit):
+            words.append("was made by what is no commit")
         elif result.commit.endswith("+changes"):
             words.append("was made by code with changes that are in no commit")
         if result.commit != commit:

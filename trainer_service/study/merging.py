@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from agent_service.domain.errors import AgentError
 from trainer_service.run import RunSpec
-from trainer_service.study.results import Key, Phase, Result, ResultsFolder, Study
+from trainer_service.study.results import Key, Phase, Result, ResultsFolder, Study, earlier
 from trainer_service.study.spec import names_of
 from trainer_service.training.child_file import read_manifest
 
@@ -24,11 +25,17 @@ def merge(parts: Sequence[Path], output: Path) -> int:
 
     Raises:
         AgentError: they are of different studies, or have a child that was trained under different
-            things, or a method that learned twice. Nothing is written then.
+            things, or a method that learned twice; or another process is at work in the output.
+            Nothing is written then.
     """
-    folders = [ResultsFolder(path) for path in parts]
     target = ResultsFolder(output)
-    if (output / "study.json").exists():
+    with target.held() if output.exists() else nullcontext():
+        return _merge(parts, target)
+
+
+def _merge(parts: Sequence[Path], target: ResultsFolder) -> int:
+    folders = [ResultsFolder(path) for path in parts]
+    if target.has_study:
         folders.append(target)
     studies = [folder.study() for folder in folders]
     for folder, study in zip(folders, studies, strict=True):
@@ -36,11 +43,12 @@ def merge(parts: Sequence[Path], output: Path) -> int:
             raise AgentError(f"{folder.path} is another study than {folders[0].path}")
     results = _united(folders)
     _check_learned_once(results.values())
-    policies = _policies(folders, names_of(studies[0].spec))
+    methods = names_of(studies[0].spec)
+    policies, weights = _policies(folders, methods), _weights(folders, results, methods)
     target.write_study(Study(id=min(study.id for study in studies), spec=studies[0].spec))
     for method, data in policies.items():
         target.add_policy(method, data)
-    for method, data in _weights(folders, results).items():
+    for method, data in weights.items():
         target.add_weights(method, data)
     target.replace_results([results[key] for key in sorted(results)])
     return len(results)
@@ -63,7 +71,7 @@ def _united(folders: Sequence[ResultsFolder]) -> dict[Key, Result]:
                     f"{folder.path} has {key.method}, {key.phase} {key.index} trained under other "
                     "things than a part before; leave one of the two out"
                 )
-            united[key] = min(other, result, key=lambda r: (r.ended_at, r.run_id))
+            united[key] = earlier(other, result)
     return united
 
 
@@ -77,9 +85,12 @@ def _conditions(result: Result) -> tuple[RunSpec, str]:
     return spec, result.policy
 
 
-def _weights(folders: Sequence[ResultsFolder], results: Mapping[Key, Result]) -> dict[str, bytes]:
+def _weights(
+    folders: Sequence[ResultsFolder], results: Mapping[Key, Result], methods: Sequence[str]
+) -> dict[str, bytes]:
     """Return the weights of those children of seed 0 whose results are taken."""
-    runs = {key.method: r.run_id for key, r in results.items() if r.is_judged and key.index == 0}
+    first = {key.method: r.run_id for key, r in results.items() if r.is_judged and key.index == 0}
+    runs = {method: first[method] for method in methods if method in first}
     return {
         method: data
         for folder in folders

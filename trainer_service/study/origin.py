@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from trainer_service.study.page import Section, Table
+from trainer_service.study.provenance import COMMIT
 from trainer_service.study.results import Key, Phase, Result, Study, spec_as_json
 from trainer_service.study.rows import Row
 from trainer_service.study.spec import StudySpec
@@ -116,9 +117,10 @@ def _maker(result: Result) -> tuple[str, str, str]:
 
 
 def _commands(results: Sequence[Result]) -> str:
-    commits = Counter(result.commit for result in results)
-    commit = min(commits, key=lambda commit: (-commits[commit], commit)).removesuffix("+changes")
-    checkout = [f"git checkout {commit}"] if commit else []
+    commits = Counter(result.commit for result in results if COMMIT.fullmatch(result.commit))
+    ordered = sorted(commits, key=lambda commit: (-commits[commit], commit))
+    # Who reads this runs it: a commit is hexadecimal, or it is not told.
+    checkout = [f"git checkout {commit.removesuffix('+changes')}" for commit in ordered[:1]]
     return "\n".join([*checkout, f"trainer-service compare {FILE_NAME} --output again"])
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from trainer_service.study.plain import plain
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -70,19 +72,27 @@ def markdown(title: str, sections: Sequence[Section], *, pictures: str) -> str:
         sections: its parts.
         pictures: the folder of the pictures' files, as it is written in links.
     """
-    parts = [f"# {title}"]
+    parts = [f"# {_escaped(title)}"]
     for section in sections:
-        parts.append(f"## {section.title}")
-        parts.extend(section.text)
+        parts.append(f"## {_escaped(section.title)}")
+        parts.extend(map(_escaped, section.text))
         for table in section.tables:
             parts.append(_table(table))
         if section.code:
             parts.append(f"```\n{section.code}\n```")
-        parts.extend(f"![{p.caption}]({pictures}/{p.name}.png)" for p in section.pictures)
+        parts.extend(f"![{_escaped(p.caption)}]({pictures}/{p.name}.png)" for p in section.pictures)
     return "\n\n".join(parts) + "\n"
 
 
 def _table(table: Table) -> str:
     rows = [table.headings, ("---",) * len(table.headings), *table.cells]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([*([f"{table.caption}\n"] if table.caption else []), *lines])
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    return "\n".join([*([f"{_escaped(table.caption)}\n"] if table.caption else []), *lines])
+
+
+def _escaped(text: str) -> str:
+    """Return text in a line of Markdown that shows it as it is: no HTML, link, code or formula."""
+    return _MARKS.sub(r"\\\g<0>", plain(text))
+
+
+_MARKS = re.compile(r"[\\`*_\[\]<>|$~&]")

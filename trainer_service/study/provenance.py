@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -10,6 +11,9 @@ from pathlib import Path
 
 PACKAGES = ("reinforced-regularization", "torch", "torchvision", "stable-baselines3", "numpy")
 """Packages that decide a result."""
+
+COMMIT = re.compile(r"[0-9a-f]{7,64}(\+changes)?")
+"""The form of what `commit` returns of a checkout."""
 
 
 @cache

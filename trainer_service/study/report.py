@@ -17,9 +17,11 @@ from trainer_service.study.evidence import (
 )
 from trainer_service.study.flags import find_flags
 from trainer_service.study.in_short import in_short
+from trainer_service.study.inside import write_inside
 from trainer_service.study.looking import where_children_look
 from trainer_service.study.origin import find_missing, flags, origin, times
 from trainer_service.study.page import Section, html_page, markdown
+from trainer_service.study.plain import shortened
 from trainer_service.study.results import ResultsFolder
 from trainer_service.study.rows import Row, make_rows
 from trainer_service.study.study_toml import FILE_NAME, as_toml
@@ -46,7 +48,7 @@ def write_report(path: Path, data: Path | None = None) -> Report:
         data: folder of the data sets, for Grad-CAM, which weights of children are needed for, too.
 
     Raises:
-        AgentError: where there is no study, or nothing of it is judged.
+        AgentError: where there is no study, nothing of it is judged, or a file is a link.
     """
     folder = ResultsFolder(path)
     study, results = folder.study(), folder.results()
@@ -68,17 +70,16 @@ def write_report(path: Path, data: Path | None = None) -> Report:
         times(study.spec, rows, results),
     ]
     title = study.spec.title or study.spec.training.dataset
-    (path / FILE_NAME).write_text(as_toml(study.spec), encoding="utf-8")
-    return Report(rows=tuple(rows), **_written(path, f"Study: {title}", sections))
+    written = _written(path, f"Study: {shortened(title)}", sections)
+    write_inside(path, FILE_NAME, as_toml(study.spec).encode())
+    return Report(rows=tuple(rows), **written)
 
 
 def _written(path: Path, title: str, sections: Sequence[Section]) -> dict[str, Path]:
-    pictures = path / "pictures"
-    pictures.mkdir(exist_ok=True)
     for section in sections:
         for picture in section.pictures:
-            (pictures / f"{picture.name}.png").write_bytes(picture.png)
-    page, text = path / "report.html", path / "report.md"
-    page.write_text(html_page(title, sections), encoding="utf-8")
-    text.write_text(markdown(title, sections, pictures="pictures"), encoding="utf-8")
-    return {"page": page, "text": text}
+            write_inside(path, f"pictures/{picture.name}.png", picture.png)
+    page, text = html_page(title, sections), markdown(title, sections, pictures="pictures")
+    write_inside(path, "report.html", page.encode())
+    write_inside(path, "report.md", text.encode())
+    return {"page": path / "report.html", "text": path / "report.md"}

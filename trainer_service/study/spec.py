@@ -27,6 +27,8 @@ from trainer_service.training.spec import Method, TrainingSpec
 
 TUNING_SEEDS = 1000
 """Seeds of children that are searched or learned on start here."""
+MAX_METHODS = 200
+"""More are no picture, and take hours to compare."""
 SIGNIFICANCE = 0.05
 """Of the family of all tests together."""
 
@@ -55,6 +57,8 @@ class StudySpec:
         names = names_of(self)
         if not names or len(set(names)) < len(names):
             raise invalid("methods", "name at least one, each once")
+        if len(names) > MAX_METHODS:
+            raise invalid("methods", f"{len(names)} are too many; compare at most {MAX_METHODS}")
         if not 1 <= self.seeds <= TUNING_SEEDS:
             raise invalid("seeds", f"{self.seeds} is not in [1, {TUNING_SEEDS}]")
         if not 1 <= self.budget <= TUNING_SEEDS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import tomlkit
 from pydantic import TypeAdapter
 
@@ -19,4 +21,17 @@ def as_toml(spec: StudySpec) -> str:
     content = _SPEC.dump_python(spec, mode="json", exclude_none=True)
     for name in PER_METHOD:
         content["training"].pop(name, None)
-    return tomlkit.dumps(content)
+    return inert(tomlkit.dumps(content))
+
+
+def inert(text: str) -> str:
+    """Return TOML or JSON that reads the same and holds no HTML, link or fence for Markdown."""
+    return _STRING.sub(lambda string: _MARK.sub(_as_escape, string[0]), text)
+
+
+def _as_escape(mark: re.Match[str]) -> str:
+    return f"\\u{ord(mark[0]):04x}"
+
+
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_MARK = re.compile(r"[<>\[\]`]")

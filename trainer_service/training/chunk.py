@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import ConfigDict
+
 
 def chunk_of(k: int, *, chunk_size: int) -> int:
     """Return the chunk t, from 1, that holds the k-th propagation, from 1: ceil(k / N) (Eq. 2)."""
@@ -19,6 +21,9 @@ def place_of(k: int, *, chunk_size: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """What the training and validation of one chunk brought."""
+
+    # Its validation loss may be infinite, or none: JSON's own null would not be read again.
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
     index: int
     """t, from 1."""

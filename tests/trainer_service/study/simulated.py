@@ -29,8 +29,9 @@ from trainer_service.study.plan import (
     judged_steered,
     tuning,
 )
-from trainer_service.study.results import Result, ResultsFolder, Trace
+from trainer_service.study.results import Result, ResultsFolder
 from trainer_service.study.spec import StudySpec
+from trainer_service.study.trace import Trace
 from trainer_service.training.spec import Method, TrainingSpec
 
 TRAINING = TrainingSpec(chunks=20)

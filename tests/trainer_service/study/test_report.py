@@ -22,6 +22,7 @@ from trainer_service.study.results import Phase, ResultsFolder
 from trainer_service.study.rows import comparisons, make_rows
 from trainer_service.study.study_file import parse_study, presets, read_study
 from trainer_service.study.study_toml import as_toml
+from trainer_service.study.trace import Trace
 
 PICTURES = (
     *("scores", "against-grid", "against-d", "budget", "next", "why-rd"),
@@ -214,8 +215,9 @@ def test_an_unfinished_study_is_reported_with_what_is_missing(
     part.open(STUDY)
     kept = [r for r in folder.results() if r.key.method in ("vanilla", "d", "rd") and r.is_judged]
     for result in kept[:-1]:
-        empty = replace(result.trace, training_loss=(), validation_loss=(), validation_score=())
-        empty = replace(empty, training_score=(), values={}, policy_version=())
+        empty = Trace(
+            training_loss=(), validation_loss=(), training_score=(), validation_score=(), values={}
+        )
         is_lost = (result.key.method, result.key.index) == ("d", 1)
         part.add(replace(result, trace=empty, digest="") if is_lost else result)
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,68 @@ def test_a_line_that_was_cut_is_left_out_and_mended(whole: ResultsFolder, tmp_pa
     lines.write_bytes(lines.read_bytes()[:20])
     assert folder.add(third) == third
     assert folder.results() == [third]
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n\n", b"\r\r\n"])
+def test_lines_end_as_an_editor_ends_them(whole: ResultsFolder, tmp_path: Path, end: bytes) -> None:
+    """Neither a checkout nor mixed ends make a line edited; a change of its content does."""
+    folder = copy(whole, tmp_path / "ends", keep=slice(4))
+    results, lines = folder.results(), folder.path / "results.jsonl"
+    first, rest = lines.read_bytes().split(b"\n", 1)
+    lines.write_bytes(b"\xef\xbb\xbf" + first + b"\n" + rest.replace(b"\n", end))
+
+    assert folder.results() == results
+    assert find_flags(folder.study(), folder.results()) == {}
+    merge([folder.path], tmp_path / "merged")
+    ordered = sorted(results, key=lambda r: r.key)
+    merged = (tmp_path / "merged" / "results.jsonl").read_bytes()
+    assert merged == b"".join(r.line + b"\n" for r in ordered)
+
+    lines.write_bytes(lines.read_bytes().replace(b'"diverged":false', b'"diverged":true '))
+    assert [r.is_intact for r in folder.results()] == [False] * 4
+    added = folder.add(whole.results()[5])
+    assert folder.results()[-1] == added
+
+
+def test_a_whole_line_without_its_end_counts(whole: ResultsFolder, tmp_path: Path) -> None:
+    """Some editors take the last one away; the next result stands on a line of its own."""
+    folder = copy(whole, tmp_path / "endless", keep=slice(2))
+    lines = folder.path / "results.jsonl"
+    lines.write_bytes(lines.read_bytes().rstrip(b"\n"))
+
+    assert folder.results() == whole.results()[:2]
+    folder.add(whole.results()[2])
+    assert folder.results() == whole.results()[:3]
+
+
+def test_a_child_counts_once(whole: ResultsFolder, tmp_path: Path) -> None:
+    """Where it stands twice, as two commands at once could write, the first that ended counts."""
+    folder = copy(whole, tmp_path / "twice", keep=slice(3))
+    results = folder.results()
+    for ended_at in (results[1].ended_at - 1, results[1].ended_at + 1):
+        folder.add(replace(results[1], run_id=f"again-{ended_at}", ended_at=ended_at, digest=""))
+
+    again = folder.results()
+
+    assert [r.key for r in again] == [r.key for r in results]
+    assert again[1].run_id == f"again-{results[1].ended_at - 1}"
+
+
+def test_a_validation_loss_that_is_not_finite_is_read_again(
+    whole: ResultsFolder, tmp_path: Path
+) -> None:
+    """A child may blow up between its last step and its validation; its report is drawn."""
+    folder = ResultsFolder(tmp_path / "blown-up")
+    folder.open(STUDY)
+    for result in whole.results():
+        if result.is_judged and result.key.method in ("vanilla", "d"):
+            losses = (*result.trace.validation_loss[:-2], math.inf, math.nan)
+            trace = replace(result.trace, validation_loss=losses)
+            folder.add(replace(result, trace=trace, digest=""))
+
+    assert folder.results()[0].trace.validation_loss[-2] == math.inf
+    assert math.isnan(folder.results()[0].trace.validation_loss[-1])
+    assert write_report(folder.path).page.exists()
 
 
 def test_a_line_that_is_no_result_is_told_by_its_number(

@@ -1,0 +1,335 @@
+"""A results folder that comes from a stranger: its links, names, titles and commits."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_service.domain.errors import AgentError, InvalidArgument
+from tests.trainer_service.study.simulated import STUDY, simulated_folder
+from trainer_service.study import command
+from trainer_service.study.entries import Fixed
+from trainer_service.study.flags import find_flags
+from trainer_service.study.inside import write_inside
+from trainer_service.study.merging import merge
+from trainer_service.study.page import Section, Table, markdown
+from trainer_service.study.report import write_report
+from trainer_service.study.results import Key, ResultsFolder
+from trainer_service.study.spec import StudySpec
+from trainer_service.study.study_file import read_study
+from trainer_service.training.spec import Method
+
+HTML = (
+    "<script>alert(1)</script>\n\n# injected\n\n[l](javascript:alert(1)) | `c` \x1b[31m $_$ [/red]"
+)
+SMALL = replace(
+    STUDY,
+    seeds=2,
+    methods=(
+        Fixed(name="vanilla", method=Method.VANILLA),
+        Fixed(name="d", title=HTML, method=Method.D),
+    ),
+    references=("d",),
+    title=HTML,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ResultsFolder:
+    return simulated_folder(tmp_path / "theirs", SMALL)
+
+
+def changed(folder: ResultsFolder, **changes: object) -> None:
+    """Have results with other fields, signed as their author would."""
+    results = [replace(r, digest="", **changes) for r in folder.results()]  # type: ignore[arg-type]
+    (folder.path / "results.jsonl").unlink()
+    for result in results:
+        folder.add(result)
+
+
+def edited(folder: ResultsFolder, name: str, change: Callable[[Any], None]) -> None:
+    """Change the first line of a file as JSON."""
+    path = folder.path / name
+    first, *others = path.read_text().split("\n") if name.endswith("l") else [path.read_text()]
+    content = json.loads(first)
+    change(content)
+    path.write_text("\n".join([json.dumps(content), *others]))
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.toml"])
+def test_a_report_replaces_a_link_and_not_what_it_names(
+    folder: ResultsFolder, tmp_path: Path, name: str
+) -> None:
+    """Also one that leads nowhere, yet."""
+    own = tmp_path / "own"
+    own.write_text("precious")
+    (folder.path / name).symlink_to(own if name != "report.md" else tmp_path / "new")
+
+    write_report(folder.path)
+
+    assert own.read_text() == "precious"
+    assert not (tmp_path / "new").exists()
+    assert (folder.path / name).is_file()
+    assert not (folder.path / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["study.json", "results.jsonl"])
+def test_what_is_read_is_no_link(folder: ResultsFolder, tmp_path: Path, name: str) -> None:
+    """Nor a pipe, which would be waited for; told by its path, and nothing is written."""
+    moved = (folder.path / name).rename(tmp_path / "elsewhere")
+    (folder.path / name).symlink_to(moved)
+    before = sorted(folder.path.iterdir())
+
+    for _ in range(2):
+        with pytest.raises(AgentError, match=rf"{name} is (a link|no file)"):
+            write_report(folder.path)
+        assert sorted(folder.path.iterdir()) == before
+        (folder.path / name).unlink()
+        os.mkfifo(folder.path / name)
+
+
+@pytest.mark.parametrize("linked", ["policies", "policies/d.policy", "weights/d.safetensors"])
+def test_a_merge_copies_nothing_that_a_link_names(
+    folder: ResultsFolder, tmp_path: Path, linked: str
+) -> None:
+    """A file or its folder; nothing is written then."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "d.policy").write_text("SECRET")
+    target = tmp_path / "own" if linked == "policies" else tmp_path / "own" / "d.policy"
+    (folder.path / linked).parent.mkdir(exist_ok=True)
+    (folder.path / linked).symlink_to(target)
+
+    with pytest.raises(AgentError, match=rf"{linked} is a link"):
+        merge([folder.path], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize("linked", ["pictures", "policies", "weights"])
+def test_nothing_is_written_into_a_linked_folder(
+    folder: ResultsFolder, tmp_path: Path, linked: str
+) -> None:
+    """Told by its path."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (folder.path / linked).symlink_to(own)
+
+    with pytest.raises(AgentError, match=rf"{linked} is a link"):
+        write_report(folder.path) if linked == "pictures" else merge([folder.path], folder.path)
+    with pytest.raises(AgentError, match="is a link"):
+        write_inside(folder.path, f"{linked}/new", b"")
+    assert list(own.iterdir()) == []
+
+
+def test_results_are_added_to_no_link(folder: ResultsFolder, tmp_path: Path) -> None:
+    """As where a study goes on in a stranger's folder."""
+    result = folder.results()[0]
+    (folder.path / "results.jsonl").rename(tmp_path / "own")
+    (folder.path / "results.jsonl").symlink_to(tmp_path / "own")
+    before = (tmp_path / "own").read_bytes()
+
+    with pytest.raises(AgentError, match="is a link"):
+        folder.add(result)
+    assert (tmp_path / "own").read_bytes() == before
+
+
+def test_a_folder_that_is_given_by_a_link_is_that_folder(
+    folder: ResultsFolder, tmp_path: Path
+) -> None:
+    """Its own path is the reader's."""
+    (tmp_path / "latest").symlink_to(folder.path)
+
+    assert write_report(tmp_path / "latest").page.exists()
+
+
+@pytest.mark.parametrize("name", ["../d", "/tmp/d", "d/e", "..", "", "D", "x" * 41])
+def test_a_results_method_names_no_other_file(folder: ResultsFolder, name: str) -> None:
+    """Policies and weights are named after methods: other names are no results."""
+    with pytest.raises(InvalidArgument, match=r"key\.method"):
+        Key(method=name, phase=folder.results()[0].key.phase, index=0)
+
+    edited(folder, "results.jsonl", lambda line: line["key"].update(method=name))
+    with pytest.raises(AgentError, match=r"results\.jsonl, line 1: key\.method: "):
+        folder.results()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error"),
+    [
+        (
+            "results.jsonl",
+            lambda r: r["trace"]["training_loss"].pop(),
+            "line 1: trace: has columns",
+        ),
+        ("results.jsonl", lambda r: r.update(run_id="a\x1b[31m"), r"line 1: run_id: 'a\\x1b"),
+        (
+            "results.jsonl",
+            lambda r: r["finished"]["scores"].update(test_score_last=float("nan")),
+            r"line 1: finished\.scores\.test_score_last: nan is not in",
+        ),
+        ("results.jsonl", lambda r: r.update(spec=3), "line 1: spec: "),
+        ("results.jsonl", lambda r: r["trace"]["values"].update({"\x1b": 1}), "line 1: trace"),
+        ("study.json", lambda s: s["spec"].update(seeds=0), r"study\.json is no study.*seeds: 0"),
+        ("study.json", lambda s: s["spec"]["methods"][0].update(name="../x"), "study.json"),
+    ],
+)
+def test_what_is_wrong_is_told_by_file_and_line(
+    folder: ResultsFolder, name: str, change: Callable[[Any], None], error: str
+) -> None:
+    """In one line that a terminal prints as it is."""
+    edited(folder, name, change)
+
+    with pytest.raises(AgentError, match=error) as raised:
+        write_report(folder.path)
+    assert str(raised.value).isprintable()
+    assert name in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 100_000, b'{"key": ' + b"9" * 5000 + b"}", b"\xff\xfe{", b'"\xf0"', b"{" * 10_000],
+)
+def test_a_line_that_no_editor_wrote_is_told_shortly(folder: ResultsFolder, text: bytes) -> None:
+    """Deep, huge, or of another encoding."""
+    (folder.path / "results.jsonl").write_bytes(text + b"\n")
+
+    with pytest.raises(AgentError, match=r"results\.jsonl, line 1: .*JSON") as raised:
+        write_report(folder.path)
+    assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize("commit", ["HEAD; touch pwned #", "--help", "A" * 40, "c" * 40 + "\nx"])
+def test_only_a_commit_is_told_to_be_checked_out(folder: ResultsFolder, commit: str) -> None:
+    """Readers run what a report says; another is flagged."""
+    changed(folder, commit=commit)
+
+    text = write_report(folder.path).text.read_text()
+
+    blocks = re.findall(r"```\n(.*?)```", text, re.S)
+    assert blocks[0] == "trainer-service compare report.toml --output again\n"
+    flags = find_flags(folder.study(), folder.results())
+    assert all("was made by what is no commit" in words for words in flags.values())
+
+
+def test_titles_stay_text_in_every_form(folder: ResultsFolder) -> None:
+    """No tag, heading, link, code or escape sequence; the study that is told is the same."""
+    changed(
+        folder,
+        versions={HTML: HTML},
+        finished=replace(folder.results()[0].finished, device=HTML),
+    )
+    report = write_report(folder.path)
+    text, page = report.text.read_text(), report.page.read_text()
+
+    for written in (text, page):
+        assert "\x1b" not in written.split("The study")[0]
+        assert not re.search(r"(?<!\\)<script>", written)
+    assert "\n# injected" not in text
+    assert not re.search(r"(?<!\\)\]\(javascript", text)
+    assert r"\<script\>alert(1)\</script\> # injected \[l\](javascript:alert(1)) \| \`c\`" in text
+    assert read_study(str(folder.path / "report.toml")) == SMALL
+
+
+def test_markdown_escapes_what_it_is_given() -> None:
+    """Each cell, heading, caption and paragraph."""
+    section = Section(
+        title="a_b", text=("*x*",), tables=(Table(headings=("$",), cells=(("&lt;",),)),)
+    )
+
+    text = markdown("T\n`", [section], pictures="pictures")
+
+    for escaped in (r"# T \`", r"## a\_b", r"\*x\*", r"| \$ |", r"| \&lt; |"):
+        assert f"{escaped}\n" in text
+
+
+def test_a_terminal_shows_titles_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich's own markup in a title would end the table with a traceback."""
+    titled = Fixed(name="d", title="[/red] [b]\x1b[31m", method=Method.D)
+    folder = simulated_folder(tmp_path, replace(SMALL, methods=(titled,)))
+
+    command.show_report(folder.path)
+
+    shown = capsys.readouterr().out
+    assert "[/red] [b] [31m" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_folder_is_held_by_one(folder: ResultsFolder, tmp_path: Path) -> None:
+    """Another compare or merge is refused in a line, and nothing changes; a report is written."""
+    lines = (folder.path / "results.jsonl").read_bytes()
+    with folder.held():
+        for refused in (
+            lambda: ResultsFolder(folder.path).held().__enter__(),
+            lambda: merge([folder.path], folder.path),
+        ):
+            with pytest.raises(AgentError, match="another compare or merge is at work in"):
+                refused()
+        merge([folder.path], tmp_path / "all")
+        write_report(folder.path)
+
+    assert (folder.path / "results.jsonl").read_bytes() == lines
+    with folder.held():
+        pass
+
+
+def test_who_is_killed_holds_nothing(tmp_path: Path) -> None:
+    """No file needs to be removed by hand."""
+    script = """
+import sys, time
+from pathlib import Path
+from trainer_service.study.results import ResultsFolder
+with ResultsFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(AgentError, match="at work"), ResultsFolder(tmp_path).held():
+            pass
+        process.kill()
+
+    with ResultsFolder(tmp_path).held():
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A study goes on there, since it may be alone."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+    with ResultsFolder(tmp_path).held():
+        assert "let no other compare work there" in caplog.text
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """It could make a file anywhere."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "study.lock").symlink_to(tmp_path / "new")
+
+    with pytest.raises(AgentError, match="is a link"), ResultsFolder(tmp_path / "theirs").held():
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_study_has_a_bounded_number_of_methods() -> None:
+    """A picture of them all has to be drawn."""
+    methods = tuple(Fixed(name=f"m{n}", method=Method.VANILLA) for n in range(201))
+
+    with pytest.raises(InvalidArgument, match="methods: 201 are too many"):
+        StudySpec(training=STUDY.training, methods=methods)
