@@ -3,9 +3,11 @@
 import logging
 from pathlib import Path
 
+import click
 import pytest
 
-from agent_service.domain.errors import InvalidArgument
+from agent_service.command import echo, run_command
+from agent_service.domain.errors import InvalidArgument, NotFound
 from agent_service.logs import LogFormat, start_logging
 from agent_service.text import csv_rows, printable, read_text
 from agent_service.tokens import read_tokens
@@ -101,6 +103,25 @@ def test_escape_sequences_are_written_out() -> None:
     )
     assert printable("größe 日本 \\x1b") == "größe 日本 \\x1b"
     assert printable("a\tb\n", kept="\n") == "a\\tb\n"
+
+
+def test_a_command_prints_no_escape_sequence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in a line of its table nor in the one that it fails with."""
+
+    @click.group(invoke_without_command=True)
+    def cli() -> None:
+        echo("run\t\x1b[31mred")
+        raise NotFound("no class \x1b]0;owned\x07\nin sight")
+
+    monkeypatch.setattr("sys.argv", ["cli"])
+    with pytest.raises(SystemExit):
+        run_command(cli)
+
+    shown = capsys.readouterr()
+    assert shown.out == "run\t\\x1b[31mred\n"
+    assert shown.err == "cli: no class \\x1b]0;owned\\x07\\nin sight\n"
 
 
 def test_the_log_obeys_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def _annotated(folder: Path, name: str) -> int:
         raise DataError(f"{path} is missing: image {name} has no expression; unpack the set again")
     try:
         label = np.load(path, allow_pickle=False).item()
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # as for images: what is damaged raises most of what NumPy can
         raise DataError(f"{path} is no readable array of one label: {error}") from error
     return _checked_label(str(label), str(path))
 

@@ -94,7 +94,7 @@ def _shown(image: Image.Image, path: str) -> Image.Image:
 def _eight_bits(pixels: np.ndarray, path: str) -> np.ndarray:
     """Scale 16-bit pixels, or floats from 0 to 1; raises DataError for others: none is white."""
     if pixels.dtype.itemsize == 2:
-        return np.round(pixels / _DEEP).astype(np.uint8)
+        return ((pixels.astype(np.uint32) + _DEEP // 2) // _DEEP).astype(np.uint8)
     if pixels.dtype.kind == "f" and pixels.min() >= 0.0 and pixels.max() <= 1.0:
         return np.round(pixels * 255.0).astype(np.uint8)
     found = f"{pixels.dtype} pixels from {pixels.min():g} to {pixels.max():g}"

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.memory import free_bytes
 from trainer_service.training.datasets.values import TRAIN, Split, Stored, make_split, split_named
 
 
@@ -42,8 +44,13 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         # np.load alone would also take a file of a single array, or a pickle.
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as file:
+            size = sum(member.file_size for member in members.infolist())
+            if size > free_bytes(torch.device("cpu")):
+                raise DataError(f"{path} unpacks to {size // 2**20:,} MB, which are not free")
             arrays = {name: file[name] for name in file.files}
+    except DataError:
+        raise
     except Exception as error:
         # A damaged zip raises most of what NumPy, zipfile and zlib can raise; all mean the same.
         raise DataError(f"{path} is no readable .npz file: {error}") from error

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.trainer_service.training.datasets.layouts import write_classes
-from trainer_service.training.datasets import DataError, Split, load_images
+from trainer_service.training.datasets import DataError, Split, load_images, npz
 from trainer_service.training.datasets.pixels import pixel_statistics
 from trainer_service.training.spec import TrainingSpec
 
@@ -184,6 +184,18 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(tmp_path: Path, cut: int, f
             read = load_images(NPZ, tmp_path)
             assert torch.equal(pixels(read.training), pixels(right.training))
             assert torch.equal(read.training.labels, right.training.labels)
+
+
+def test_arrays_that_unpack_to_more_than_there_is_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before they take the memory: zeros pack to a thousandth."""
+    images = np.zeros((60, 512, 512), np.uint8)
+    np.savez_compressed(tmp_path / "faces.npz", images=images, labels=np.arange(60) % 3)
+    monkeypatch.setattr(npz, "free_bytes", lambda _device: images.nbytes - 1)
+
+    with pytest.raises(DataError, match=r"faces\.npz unpacks to 15 MB, which are not free"):
+        load_images(NPZ, tmp_path)
 
 
 def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
