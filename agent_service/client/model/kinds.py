@@ -19,7 +19,7 @@ from agent_service.client.model.noise import Compiled
 
 COURSE = "stochastic depth keeps its own course"
 INERT = "acts between layers, and there is one"
-UNKNOWN = "of no module that is known"
+UNKNOWN = "not known to act as a drop rate"
 ZERO = "is 0 by the model's design"
 
 
@@ -70,6 +70,7 @@ KINDS = {
     f"{_TORCH}dropout.Dropout3d": Kind("p", noise.channels(3)),
     f"{_TORCH}dropout.AlphaDropout": Kind("p", noise.alpha),
     f"{_TORCH}dropout.FeatureAlphaDropout": Kind("p", noise.feature_alpha),
+    f"{_TORCH}dropout._DropoutNd": Kind("p"),
     f"{_TORCH}activation.MultiheadAttention": Kind("dropout"),
     f"{_TORCH}rnn.RNNBase": Kind("dropout", reason=_one_layer),
     "torchvision.ops.drop_block.DropBlock2d": Kind("p"),

@@ -102,17 +102,16 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
 
 def nothing_driven(hyperparameter: str, left_alone: tuple[Found, ...]) -> str:
     """Return what to do where a hyperparameter drives nothing."""
+    add = "add some by sites={'module': Dropout()}"
     if not left_alone:
-        return (
-            "the model has no dropout there; add some by sites={'module': Dropout()}, or run "
-            "without model="
-        )
+        return f"the model has no dropout there; {add}, or run without model="
     told = "; ".join(f"{found} {found.reason}" for found in left_alone[:3])
     more = f"; and {len(left_alone) - 3} more" if len(left_alone) > 3 else ""
-    return (
-        f"what looks like a drop rate is left alone: {told}{more}. Name what to drive by drives="
-        f"{{{hyperparameter!r}: 'MODULE:ATTRIBUTE'}}, or add some by sites={{'module': Dropout()}}"
+    names = [f"{found.module}:{found.attribute}" for found in left_alone if found.reason != INERT]
+    name = (
+        f"name what to drive, as drives={{{hyperparameter!r}: {names[0]!r}}}, or " if names else ""
     )
+    return f"what looks like a drop rate is left alone: {told}{more}; {name}{add}"
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
