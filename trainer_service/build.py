@@ -18,6 +18,7 @@ from agent_service.tracing import tracing
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.event_files import EventFiles
 from trainer_service.executor import Executor
+from trainer_service.leftovers import temporary_folder
 from trainer_service.local import LocalExecutor
 from trainer_service.metrics import Metrics, StoreCollector
 from trainer_service.rpc.servicer import TrainerServicer
@@ -47,7 +48,7 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     torch.set_num_threads(config.threads)
     config.agent_access.check()
     _check_agent(config)
-    with closing(RunStore(config.runs)) as store:
+    with temporary_folder(), closing(RunStore(config.runs)) as store:
         config = config.of_store(store.identity)
         with closing(_executor(config)) as executor:
             shown = pb.Device(

@@ -14,7 +14,7 @@ from trainer_service.keeper import last_checkpoint
 from trainer_service.lineage import check_goes_on
 from trainer_service.run import Run, RunSpec, RunState
 from trainer_service.store import RunStore
-from trainer_service.training.checkpoint import has_checkpoints, leave_newest
+from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
 from trainer_service.training.child_file import child_file
 from trainer_service.training.final import Which
 from trainer_service.training.folder import Folder
@@ -39,11 +39,16 @@ class Kept:
         """A checkpoint in memory is four times its child: one at a time."""
 
     def sweep(self) -> None:
-        """Remove what a kill left between a run's end and its removal, or another store."""
+        """Remove what a kill left: unfinished checkpoints, and those of runs that keep none.
+
+        Only before processes are started, by who has the run store: then nobody writes here.
+        """
         for name in self._folder.folders():
             run = self._store.find(name)
             if run is None or (run.state.is_final and not run.is_kept):
                 self._folder.folder(name).remove_all()
+            else:
+                remove_unfinished(self._folder.folder(name))
 
     def settle(self, run: Run) -> None:
         """Leave of a run that has just ended what it should leave."""

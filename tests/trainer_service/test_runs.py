@@ -17,7 +17,7 @@ from trainer_service.store import RunStore
 
 
 def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None:
-    """Those that a kill left, or a store that is gone; what one kept stays."""
+    """Those that a kill left, unfinished ones too, or a store that is gone; what one kept stays."""
     config = TrainerConfig(runs=tmp_path / "trainer.db")
     checkpoints = tmp_path / "trainer.db.checkpoints"
     store = RunStore(config.runs)
@@ -27,12 +27,13 @@ def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None
     for name in ("ended", "kept", "unknown"):
         (checkpoints / name).mkdir(parents=True)
         (checkpoints / name / "000000001.checkpoint").write_text("")
+        (checkpoints / name / "000000002.checkpoint.4711").write_text("unfinished")
 
     runs = Runs(store, config, LocalExecutor(config), observers=[])
-    left = [path.name for path in checkpoints.iterdir()]
+    left = [str(path.relative_to(checkpoints)) for path in checkpoints.rglob("*")]
     runs.close()
 
-    assert left == ["kept"]
+    assert sorted(left) == ["kept", "kept/000000001.checkpoint"]
     with pytest.raises(Unavailable, match="drains"):
         runs.submit("late", run_spec())
     store.close()

@@ -32,6 +32,8 @@ _HEADER = struct.Struct("<16sI32s")
 _MARK = b"child-checkpoint"
 _SUFFIX = ".checkpoint"
 _NAME = re.compile(rf"[0-9]{{9}}{re.escape(_SUFFIX)}")
+_UNFINISHED = re.compile(rf"{_NAME.pattern}\.[0-9]+")
+"""As a folder of this machine names what is not written yet, by the process."""
 
 
 SHARE = 0.01
@@ -151,6 +153,13 @@ class Checkpoints:
 def has_checkpoints(folder: Folder) -> bool:
     """Whether there is any checkpoint of a run; raises OSError where that cannot be told."""
     return bool(_names(folder))
+
+
+def remove_unfinished(folder: Folder) -> None:
+    """Remove what killed processes left of checkpoints; none may be at work on this run."""
+    for name in folder.files():
+        if _UNFINISHED.fullmatch(name):
+            folder.remove(name)
 
 
 def leave_newest(folder: Folder) -> None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
@@ -179,7 +180,7 @@ class RemoteFolder:
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Write a file."""
-        with tempfile.NamedTemporaryFile() as file:
+        with tempfile.NamedTemporaryFile(dir=get_temp_dir()) as file:
             write(cast(BinaryIO, file))
             file.flush()
             with self._errors():
@@ -188,7 +189,7 @@ class RemoteFolder:
 
     def read(self, name: str) -> BufferedReader:
         """Bring a file here, and open it."""
-        with tempfile.NamedTemporaryFile() as file:
+        with tempfile.NamedTemporaryFile(dir=get_temp_dir()) as file:
             with self._errors():
                 self._system.get_file(f"{self._path}/{name}", file.name)
             # Open it stays, though its name goes.

@@ -1,0 +1,85 @@
+"""Temporary folders that killed trainer services leave."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SERVICE = """
+from multiprocessing.util import get_temp_dir
+from trainer_service.leftovers import temporary_folder
+with temporary_folder():
+    print(get_temp_dir(), flush=True)
+    input()
+"""
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Give a process that holds its temporary folder in a folder, and that."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVICE],
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+
+
+def test_only_folders_of_killed_services_are_removed(tmp_path: Path) -> None:
+    """Those of living ones stay, of other programs and users too, and what links name."""
+    others = tmp_path / "pymp-others"
+    others.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "trainer-service.lock").touch()
+    (tmp_path / "pymp-link").symlink_to(tmp_path / "elsewhere")
+    with service(tmp_path) as (killed, left), service(tmp_path) as (_living, lives):
+        (left / "listener").touch()
+        killed.kill()
+        killed.wait()
+        assert left.exists()
+
+        with service(tmp_path) as (ending, own):
+            folders = {path for path in tmp_path.glob("pymp-*")}
+            assert folders == {others, tmp_path / "pymp-link", lives, own}
+            ending.communicate("\n")
+        assert not own.exists()
+
+    assert (tmp_path / "elsewhere" / "trainer-service.lock").exists()
+
+
+def test_folders_of_other_users_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may remove them."""
+    from trainer_service import leftovers
+
+    with service(tmp_path) as (killed, left):
+        killed.kill()
+
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "getuid", lambda: left.stat().st_uid + 1)
+        assert not leftovers._was_left(left)
+    assert leftovers._was_left(left)
+
+
+def _temporary() -> str:
+    from multiprocessing.util import get_temp_dir
+
+    return get_temp_dir()
+
+
+def test_processes_of_runs_have_the_services_folder() -> None:
+    """So nothing of theirs is left elsewhere, when they are killed with it."""
+    own = _temporary()
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
+        assert pool.apply(_temporary) == own
+    assert Path(own).parent == Path(tempfile.gettempdir())
