@@ -61,11 +61,14 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.CreateControllerRequest, context: Context
     ) -> pb.CreateControllerResponse:
         """See the contract."""
-        spec = convert.spec_from_message(request.spec)
         mode = convert.mode_from_message(request.mode, field="mode") or Mode.LEARNING
-        await asyncio.wrap_future(self._catalog.create_controller(spec, mode))
-        _tell("is there", controller=spec.name)
-        return pb.CreateControllerResponse(controller=await self._controller(spec.name))
+        # Specs and policies may be large, so they are read and made beside the event loop.
+        new = await asyncio.to_thread(
+            lambda: self._catalog.prepared(convert.spec_from_message(request.spec))
+        )
+        await asyncio.wrap_future(self._catalog.create_controller(new, mode))
+        _tell("is there", controller=new.spec.name)
+        return pb.CreateControllerResponse(controller=await self._controller(new.spec.name))
 
     async def GetController(  # noqa: N802
         self, request: pb.GetControllerRequest, context: Context
@@ -74,8 +77,9 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         return pb.GetControllerResponse(controller=await self._controller(request.name))
 
     async def _controller(self, name: str) -> pb.Controller:
-        found = await asyncio.to_thread(self._catalog.get_controller, name)
-        return convert.controller_to_message(*found)
+        return await asyncio.to_thread(
+            lambda: convert.controller_to_message(*self._catalog.get_controller(name))
+        )
 
     async def ListControllers(  # noqa: N802
         self, request: pb.ListControllersRequest, context: Context
@@ -115,6 +119,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.StartRunResponse:
         """See the contract."""
         start = convert.start_from_message(request)
+        if self._steering.is_slow_to_start(start.controller):
+            await asyncio.to_thread(self._steering.foresee, start)
         decision = await asyncio.wrap_future(self._steering.start_run(start))
         _tell("is started", run=start.run_id, controller=start.controller)
         return pb.StartRunResponse(action=convert.action_to_message(decision))
@@ -222,6 +228,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 name, data = await self._collect(request_iterator)
         except TimeoutError:
             raise ResourceExhausted(f"the file did not arrive in {IMPORT_SECONDS:g} s") from None
+        await asyncio.to_thread(self._catalog.check_policy, name, data)
         version = await asyncio.wrap_future(self._catalog.import_policy(name, data))
         _tell(f"has policy version {version}, from a file", controller=name)
         return pb.ImportPolicyResponse(policy_version=version)
