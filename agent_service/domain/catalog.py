@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,7 @@ from agent_service.domain.ports import (
     PolicyVersion,
     Session,
     Store,
+    T,
     Usage,
 )
 from agent_service.domain.runs import Controller, Mode, RunState
@@ -125,12 +126,17 @@ class Catalog:
 
         return self._store.read(work)
 
-    def list_controllers(self, *, after: str, limit: int) -> Sequence[tuple[Controller, Usage]]:
-        """Return a page of controllers by name, after the name `after`."""
+    def list_controllers(
+        self, *, after: str, limit: int, page: Callable[[Iterator[tuple[Controller, Usage]]], T]
+    ) -> T:
+        """Return what `page` makes of controllers by name, after the name `after`.
+
+        Each is read as it is taken: specs may be large.
+        """
         return self._store.read(
-            lambda session: [
+            lambda session: page(
                 (c, session.usage(c)) for c in session.list_controllers(after=after, limit=limit)
-            ]
+            )
         )
 
     def set_mode(self, name: str, mode: Mode) -> Future[Controller]:

@@ -8,7 +8,7 @@ neither ever changes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -21,7 +21,7 @@ from agent_service.domain.final_scores import learn_from_end
 from agent_service.domain.lookups import found_controller, found_run, stored_decision
 from agent_service.domain.observations import check_plan, context_size
 from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Decider, Observer, Policies, Session, Situation, Store
+from agent_service.domain.ports import Decider, Observer, Policies, Session, Situation, Store, T
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import (
     Appended,
@@ -355,18 +355,24 @@ class Steering:
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[tuple[Run, Decision]]:
-        """Return a page of runs, newest first, each with its newest decision."""
+        page: Callable[[Iterator[tuple[Run, Decision]]], T],
+    ) -> T:
+        """Return what `page` makes of runs, newest first, each with its newest decision.
 
-        def work(session: Session) -> Sequence[tuple[Run, Decision]]:
-            page = session.list_runs(
+        Each is read as it is taken: labels may be large.
+        """
+
+        def work(session: Session) -> T:
+            found = session.list_runs(
                 controller=controller,
                 state=state,
                 labels=labels,
                 before=before,
                 limit=limit,
             )
-            return [(run, stored_decision(session, run, run.reported_chunks + 1)) for run in page]
+            return page(
+                (run, stored_decision(session, run, run.reported_chunks + 1)) for run in found
+            )
 
         return self._store.read(work)
 

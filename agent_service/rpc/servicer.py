@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import starmap
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from agent_service import convert
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import ResourceExhausted, invalid
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.steering import Steering
 from agent_service.rpc.log_stream import LogStreams
 from agent_service.rpc.paging import fitting, number_token, page_size
@@ -86,11 +87,13 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.ListControllersResponse:
         """See the contract."""
         limit = page_size(request.page_size)
-        page = await asyncio.to_thread(
-            self._catalog.list_controllers, after=request.page_token, limit=limit + 1
+        controllers, has_more = await asyncio.to_thread(
+            self._catalog.list_controllers,
+            after=request.page_token,
+            limit=limit + 1,
+            page=lambda found: fitting(starmap(convert.controller_to_message, found), limit),
         )
-        controllers = fitting([convert.controller_to_message(*entry) for entry in page[:limit]])
-        token = controllers[-1].spec.name if len(page) > len(controllers) else ""
+        token = controllers[-1].spec.name if has_more else ""
         return pb.ListControllersResponse(controllers=controllers, next_page_token=token)
 
     async def UpdateController(  # noqa: N802
@@ -165,20 +168,24 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.ListRunsResponse:
         """See the contract."""
         limit = page_size(request.page_size)
-        page = await asyncio.to_thread(
+        before = number_token(request.page_token)
+        keys: list[int] = []
+
+        def message(run: Run, decision: Decision) -> pb.Run:
+            keys.append(run.key)
+            return convert.run_to_message(run, decision)
+
+        runs, has_more = await asyncio.to_thread(
             self._steering.list_runs,
             controller=request.controller,
             state=convert.state_from_message(request.state),
             labels=dict(request.labels),
-            before=number_token(request.page_token),
+            before=before,
             limit=limit + 1,
+            page=lambda found: fitting(starmap(message, found), limit),
         )
-        runs = fitting([convert.run_to_message(*entry) for entry in page[:limit]])
-        last, _decision = page[len(runs) - 1] if runs else (None, None)
-        return pb.ListRunsResponse(
-            runs=runs,
-            next_page_token=str(last.key) if last and len(page) > len(runs) else "",
-        )
+        token = str(keys[len(runs) - 1]) if has_more else ""
+        return pb.ListRunsResponse(runs=runs, next_page_token=token)
 
     # The log
 
