@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
 from agent_service.client.client import AgentClient
 from agent_service.client.model.follower import Follower, Pass
 from agent_service.client.model.validation import Validation, predict_pair
+from agent_service.domain.runs import Outcome
 from agent_service.domain.specs import ControllerSpec
 
 __all__ = ["ReinforcedRegularization", "Validation", "predict_pair"]
@@ -29,7 +31,7 @@ class ReinforcedRegularization:
         model: nn.Module,
         validation: Validation,
         *,
-        output_transform: Callable[[Any], Pass] = lambda output: output,
+        output_transform: Callable[[Any], Pass | None] = lambda output: output,
         **options: Any,
     ) -> None:
         """Steer a model by a controller; see `Follower` for the other arguments.
@@ -48,17 +50,35 @@ class ReinforcedRegularization:
         self._output_transform = output_transform
 
     def attach(self, engine: Engine) -> None:
-        """Follow an engine that trains; its process function takes one optimizer step."""
+        """Follow an engine that trains; its process function takes one optimizer step.
+
+        It may return None where it took none.
+        """
         engine.add_event_handler(Events.STARTED, lambda: self._follower.begin(self._model))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, lambda: self._follower.end())
+        engine.add_event_handler(Events.TERMINATE, self._terminate)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _step(self, engine: Engine) -> None:
         told = self._output_transform(engine.state.output)
-        self._follower.step(told[0], [told])
+        if told is None:
+            return
+        if not isinstance(told, tuple | list) or len(told) != 3:
+            raise TypeError(
+                "return loss, logits and labels from the engine's process function, or give "
+                "output_transform=, which makes them of what it returns"
+            )
+        loss, logits, labels = told
+        self._follower.add_pass(logits, labels)
+        self._follower.step([torch.as_tensor(loss).detach()])
 
-    def _fail(self, error: BaseException) -> None:
+    def _terminate(self, engine: Engine) -> None:
+        if engine.should_terminate == "skip_completed":  # else COMPLETED follows
+            self._follower.end(Outcome.TRUNCATED)
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
         self._follower.fail(error)
-        # A handler of this event takes the exception over.
-        raise error
+        # A handler of this event takes the exception over: the script's decide, if it has any.
+        if len(engine._event_handlers[Events.EXCEPTION_RAISED]) == 1:
+            raise error

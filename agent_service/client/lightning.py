@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from agent_service import torchvision_operators  # noqa: F401
+
+# isort: split
+
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from agent_service.client.client import AgentClient
-from agent_service.client.model.follower import Follower, Pass
+from agent_service.client.model.follower import Follower
 from agent_service.client.model.validation import Validation, predict_pair
 from agent_service.domain.specs import ControllerSpec
 
@@ -22,8 +26,10 @@ __all__ = ["ReinforcedRegularization", "Validation", "predict_pair"]
 class ReinforcedRegularization(Callback):
     """One run of the agent for each `fit`.
 
-    `training_step` returns a dictionary with `loss`, `logits` and `labels`. With accumulated
-    gradients a step is all batches of one optimizer step.
+    `training_step` returns a dictionary with `loss`, `logits` and `labels`, or None to skip a
+    batch. A step is all batches since the optimizer stepped last: with accumulated gradients
+    several, and with manual optimization those until any of the optimizers has stepped, whose
+    loss is the one that is returned.
     """
 
     def __init__(
@@ -36,10 +42,11 @@ class ReinforcedRegularization(Callback):
         """Steer by a controller; see `Follower` for the arguments."""
         self._follower = Follower(agent, controller, validation, options)
         self._steps = 0
-        self._passes: list[Pass] = []
+        self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run."""
+        self._losses.clear()
         self._follower.begin(pl_module)
         self._steps = trainer.global_step
 
@@ -52,14 +59,23 @@ class ReinforcedRegularization(Callback):
         batch_idx: int,
     ) -> None:
         """Tell a step once the optimizer has taken it."""
-        self._passes.append(_parts(outputs))
+        if not _is_skipped(pl_module, outputs):
+            self._add(outputs, trainer.accumulate_grad_batches)
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
-        # Lightning has divided each loss by the number of passes.
-        loss = torch.stack([loss for loss, _logits, _labels in self._passes]).sum()
-        self._follower.step(loss, self._passes)
-        self._passes.clear()
+        losses, self._losses = self._losses, []
+        if losses:
+            self._follower.step(losses)
+
+    def _add(self, outputs: Any, divisor: int) -> None:
+        if not isinstance(outputs, Mapping) or not {"loss", "logits", "labels"} <= set(outputs):
+            raise TypeError(
+                "return {'loss': loss, 'logits': logits, 'labels': labels} from training_step"
+            )
+        # Lightning has divided it, as many passes as a step takes, though the last may take fewer.
+        self._losses.append(outputs["loss"].detach() * divisor)
+        self._follower.add_pass(outputs["logits"], outputs["labels"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the run."""
@@ -72,9 +88,7 @@ class ReinforcedRegularization(Callback):
         self._follower.fail(exception)
 
 
-def _parts(outputs: Any) -> Pass:
-    if not isinstance(outputs, Mapping) or not {"loss", "logits", "labels"} <= set(outputs):
-        raise TypeError(
-            "return {'loss': loss, 'logits': logits, 'labels': labels} from training_step"
-        )
-    return outputs["loss"].detach(), outputs["logits"].detach(), outputs["labels"]
+def _is_skipped(module: LightningModule, outputs: Any) -> bool:
+    """Return whether training_step gave None, by which only automatic optimization skips."""
+    is_none = outputs is None or (isinstance(outputs, Mapping) and outputs.get("loss") is None)
+    return is_none and module.automatic_optimization

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -25,20 +25,16 @@ def page_size(asked: int) -> int:
     return asked or DEFAULT_PAGE
 
 
-def fitting(entries: Iterable[M], limit: int) -> tuple[list[M], bool]:
-    """Return the first of `entries` that fit in a page, and whether there are more.
-
-    They are `limit` at the most, and fewer where they are large, but one at least. No more are
-    taken than the one that is too much.
-    """
+def fitting(entries: Sequence[M]) -> list[M]:
+    """Return the first of `entries` that fit in a page by their bytes; always one."""
     shown: list[M] = []
     size = 0
     for entry in entries:
         size += entry.ByteSize()
-        if len(shown) == limit or (shown and size > PAGE_BYTES):
-            return shown, True
+        if shown and size > PAGE_BYTES:
+            break
         shown.append(entry)
-    return shown, False
+    return shown
 
 
 def number_token(token: str) -> int | None:

@@ -1,22 +1,10 @@
-"""torchvision, as all of our code imports it.
-
-Beside a CPU build of torch, torchvision's compiled operators do not load and its import fails,
-since it registers shape functions for operators that are not there. Declaring their schemas is
-enough for models, transforms and data sets; only box operators, which nobody needs here, stay out.
-"""
+"""torchvision, as all of our code imports it."""
 
 from __future__ import annotations
 
-import torch
+from agent_service import torchvision_operators  # noqa: F401
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # Kept for as long as the process lives: the declarations go with the library object.
-    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for _name in ("nms", "qnms"):
-        _schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        _library.define(_schema)  # type: ignore[no-untyped-call]
+# isort: split
 
 from torchvision import datasets, models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet

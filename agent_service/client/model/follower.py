@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from agent_service.client.client import AgentClient
+from agent_service.client.model.scores import scoring_of
 from agent_service.client.model.validation import Validation
 from agent_service.client.run import Run
 from agent_service.domain.runs import Outcome
@@ -16,6 +18,8 @@ from agent_service.domain.specs import ControllerSpec
 
 Pass = tuple[Tensor, Tensor, Tensor]
 """What one forward pass gave: its loss, logits and labels."""
+Align = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Makes logits and the labels that they are about of a model's logits and labels."""
 
 
 class Follower:
@@ -40,25 +44,45 @@ class Follower:
         self._controller = controller
         self._validation = validation
         self._options = options
+        self._model: nn.Module
+        self._align: Align
         self._run: Run | None = None
 
-    def begin(self, model: nn.Module) -> None:
-        """Start a run as a training begins."""
-        self._model = model
+    def begin(
+        self, model: nn.Module, *, align: Align = lambda logits, labels: (logits, labels)
+    ) -> None:
+        """Start a run as a training begins.
+
+        One before that was left in the middle, by an exception that no callback is told of, is
+        ended; or begun again where it has reported nothing.
+
+        Raises:
+            TypeError: what validates does not fit; before anything is trained.
+        """
+        if self._run is not None and self._model is model and self._run.action.chunk_index == 1:
+            self._run.start_again()
+            return
+        self.end(Outcome.TRUNCATED)
+        self._model, self._align = model, align
+        scoring_of(self._options.get("score"))().add(*align(*self._validation.first(model)))
         self._run = self._agent.run(self._controller, model=model, **self._options)
 
-    def step(self, loss: Tensor, passes: Sequence[Pass]) -> None:
-        """Tell one optimizer step, and report a full chunk.
-
-        Args:
-            loss: of the step.
-            passes: all that it took, with accumulated gradients several.
-        """
+    def add_pass(self, logits: Tensor, labels: Tensor) -> None:
+        """Score a forward pass; a step takes one or, with accumulated gradients, several."""
         assert self._run is not None, "the training has begun"
-        _losses, logits, labels = zip(*passes, strict=True)
-        self._run.step(loss, torch.cat(logits), torch.cat(labels))
+        self._run.add_pass(*self._align(logits, labels))
+
+    def step(self, losses: list[Tensor]) -> None:
+        """Tell one optimizer step, whose passes had these losses, and report a full chunk."""
+        assert self._run is not None, "the training has begun"
+        self._run.step(torch.stack(losses).mean())
         if self._run.chunk_full:
-            self._run.report(self._validation.of(self._model))
+            self._run.report(self._validated())
+
+    def _validated(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with closing(self._validation.of(self._model)) as batches:
+            for batch in batches:
+                yield self._align(*batch)
 
     def end(self, outcome: Outcome = Outcome.TERMINATED) -> None:
         """Finish the run, if there is one."""

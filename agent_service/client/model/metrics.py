@@ -27,6 +27,7 @@ def check_installed(name: str) -> None:
             f"score={name!r} needs torchmetrics: pip install "
             "'reinforced-regularization[torchmetrics]'"
         )
+    import_module("agent_service.torchvision_operators")
     import_module("torchmetrics")
 
 

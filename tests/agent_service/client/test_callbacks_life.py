@@ -1,0 +1,497 @@
+"""How the trainings of libraries begin, break off, go on and end, and what is told of them."""
+
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from agent_service import torchvision_operators  # noqa: F401  # first: libraries import torchvision
+from agent_service.client import AgentClient
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.client.test_integrations import CLASSES, data, network
+from tests.agent_service.specs import spec
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+RATE = 0.25
+
+
+@pytest.fixture(autouse=True)
+def _quiet(client: AgentClient) -> None:
+    client.create_controller(spec())
+    for name in ("lightning.pytorch", "lightning.fabric", "ignite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def losses_told(client: AgentClient) -> list[float]:
+    return [loss for t in client.transitions(run_id="r") for loss in t.next_state]
+
+
+def outcomes(client: AgentClient) -> list[int]:
+    """Return how all runs ended, the oldest first; 0 of one that goes on."""
+    return [int(run.outcome) for run in client.list_runs()][::-1]
+
+
+def rate_of(model: nn.Module) -> float:
+    return next(float(m.p) for m in model.modules() if isinstance(m, nn.Dropout))
+
+
+@pytest.mark.parametrize("name", ["lightning", "transformers", "ignite"])
+def test_a_callback_is_the_first_import(name: str) -> None:
+    """Beside a torch without torchvision's compiled operators, as `make demo` installs it."""
+    code = f"from agent_service.client.{name} import ReinforcedRegularization"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+# Hugging Face's Trainer
+
+
+def items(length: int = 6, labels: Callable[[Tensor, int], Tensor] | None = None) -> list[Any]:
+    torch.manual_seed(0)
+    words = [torch.randint(1, 20, (length,)) for _ in range(40)]
+    own = labels or (lambda _words, i: torch.tensor(i % CLASSES))
+    return [{"input_ids": w, "labels": own(w, i)} for i, w in enumerate(words)]
+
+
+def small(kind: str) -> Any:
+    """Return a small model: ViT and GPT-2 divide by `num_items_in_batch`, BERT does not."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if kind == "gpt2":
+        return hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+        )
+    if kind == "vit":
+        image = hf.ViTConfig(image_size=16, patch_size=8, intermediate_size=16, **sizes)
+        image.num_labels, image.hidden_dropout_prob = CLASSES, 0.1
+        return hf.ViTForImageClassification(image)
+    words = hf.BertConfig(vocab_size=20, intermediate_size=16, **sizes)
+    words.num_labels = 1 if kind == "regression" else CLASSES
+    is_tagger = kind == "tagger"
+    return (hf.BertForTokenClassification if is_tagger else hf.BertForSequenceClassification)(words)
+
+
+def trainer_of(
+    client: AgentClient,
+    model: Any,
+    dataset: list[Any],
+    folder: Path,
+    *,
+    run_id: str | None = "r",
+    callbacks: tuple[Any, ...] = (),
+    collate: Any = None,
+    score: Any = None,
+    compute_loss_func: Any = None,
+    **changes: Any,
+) -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    from agent_service.client.transformers import ReinforcedRegularization, Validation
+
+    quiet: dict[str, Any] = {
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "use_cpu": True,
+    }
+    arguments = {"max_steps": 8, "per_device_train_batch_size": 2, "save_strategy": "no"}
+    loader: Any = DataLoader(dataset, 4, collate_fn=collate)  # type: ignore[arg-type]
+    own = ReinforcedRegularization(
+        client, "c", Validation(loader, batches=2), run_id=run_id, score=score
+    )
+    return Trainer(
+        model,
+        TrainingArguments(str(folder), **(quiet | arguments | changes)),
+        data_collator=collate,
+        train_dataset=dataset,
+        callbacks=[own, *callbacks],
+        compute_loss_func=compute_loss_func,
+    )
+
+
+def passes_of(model: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return a list that gets the logits and labels of the training's passes."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
+        if model.training and kwargs.get("labels") is not None:
+            kept.append((output.logits.detach(), kwargs["labels"]))
+
+    model.register_forward_hook(keep, with_kwargs=True)
+    return kept
+
+
+def images() -> list[Any]:
+    torch.manual_seed(0)
+    return [
+        {"pixel_values": torch.randn(3, 16, 16), "labels": torch.tensor(i % CLASSES)}
+        for i in range(40)
+    ]
+
+
+def padded(batch: list[Any]) -> dict[str, Tensor]:
+    kinds = {"input_ids": 0, "labels": -100}
+    return {
+        name: nn.utils.rnn.pad_sequence([item[name] for item in batch], True, pad)
+        for name, pad in kinds.items()
+    }
+
+
+def ragged() -> list[Any]:
+    """Return sentences of 4 to 8 words, of which the first is not labelled."""
+    made = [items(4 + i % 5, lambda words, i: words % CLASSES)[i] for i in range(40)]
+    for item in made:
+        item["labels"][0] = -100
+    return made
+
+
+def next_words(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+
+
+MODELS: dict[str, tuple[Callable[[], list[Any]], Any, Callable[..., Any]]] = {
+    "vit": (images, None, lambda logits, labels: (logits, labels)),
+    "gpt2": (lambda: items(labels=lambda w, _i: w.clone()), None, next_words),
+    "tagger": (ragged, padded, lambda logits, labels: (logits.flatten(0, 1), labels.flatten())),
+}
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_losses_and_the_score_are_those_of_the_training(
+    client: AgentClient, tmp_path: Path, kind: str, passes: int
+) -> None:
+    """20 batches an epoch, 3 a step, the last step 2; whatever the model divides its loss by."""
+    make, collate, aligned = MODELS[kind]
+    model, dataset = small(kind), make()
+    kept = passes_of(model)
+    trainer_of(
+        client, model, dataset, tmp_path, collate=collate, gradient_accumulation_steps=passes
+    ).train()
+
+    told = [aligned(*each) for each in kept]
+    losses = [float(functional.cross_entropy(*each)) for each in told]
+    bounds = [*range(0, 20, passes), 20, 20 + passes] if passes > 1 else range(9)
+    steps = [losses[a:b] for a, b in pairwise(bounds)]
+    assert losses_told(client) == pytest.approx([sum(s) / len(s) for s in steps], rel=1e-5)
+    first = next(iter(client.transitions(run_id="r")))
+    logits, labels = (torch.cat(parts) for parts in zip(*told[: 4 * passes], strict=True))
+    counted = labels != -100
+    expected = f1_score(labels[counted], logits.argmax(1)[counted], average="macro")
+    assert first.scores.training == pytest.approx(expected)
+    assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
+
+
+def test_a_regression_is_told_as_it_is(client: AgentClient, tmp_path: Path) -> None:
+    """Its mean squared error is divided by nothing, though the model accepts the number."""
+    dataset = items(labels=lambda _words, i: torch.tensor(float(i % 3)))
+    model = small("regression")
+    kept = passes_of(model)
+    trainer_of(client, model, dataset, tmp_path, score="r2", gradient_accumulation_steps=2).train()
+
+    losses = [float(functional.mse_loss(logits.squeeze(), labels)) for logits, labels in kept]
+    means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)]
+    assert losses_told(client) == pytest.approx(means, rel=1e-5)
+
+
+def of_outputs(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    return functional.cross_entropy(outputs.logits, labels)
+
+
+@pytest.mark.parametrize("setting", ["label_smoothing_factor", "compute_loss_func"])
+def test_a_loss_that_the_model_does_not_make_is_told_before_the_training(
+    client: AgentClient, tmp_path: Path, setting: str
+) -> None:
+    """The Trainer keeps the labels from the model then; nothing is trained, the model is free."""
+    model = small("bert")
+    before = [p.clone() for p in model.parameters()]
+    options: dict[str, Any] = {setting: 0.1 if setting == "label_smoothing_factor" else of_outputs}
+    trainer = trainer_of(client, model, items(), tmp_path, **options)
+    with pytest.raises(TypeError, match=setting):
+        trainer.train()
+
+    assert all(map(torch.equal, before, model.parameters()))
+    assert rate_of(model) == 0.1
+
+
+def test_a_training_that_was_interrupted_begins_again(client: AgentClient, tmp_path: Path) -> None:
+    """No callback is told of an exception in `train`: the next one ends the run that was left."""
+    from transformers import TrainerCallback
+
+    class Once(TrainerCallback):
+        is_done = False
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5 and not self.is_done:
+                self.is_done = True
+                raise KeyboardInterrupt
+
+    model = small("bert")
+    trainer = trainer_of(client, model, items(), tmp_path, run_id=None, callbacks=(Once(),))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+
+    assert outcomes(client) == [pb.OUTCOME_TRUNCATED, pb.OUTCOME_TERMINATED]
+    assert [run.reported_chunks for run in client.list_runs()][::-1] == [1, 2]
+    assert rate_of(model) == 0.1
+
+
+def test_a_smaller_batch_is_found_along_one_run(client: AgentClient, tmp_path: Path) -> None:
+    """auto_find_batch_size begins again; what was told of the chunk before is forgotten."""
+    model = small("bert")
+    sizes = []
+
+    class Large(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: Any = None, labels: Any = None, **rest: Any) -> Any:
+            sizes.append(len(input_ids))
+            if len(input_ids) == 8 and sizes.count(8) == 3:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().forward(input_ids=input_ids, labels=labels, **rest)
+
+    model.__class__ = Large
+    trainer_of(
+        client,
+        model,
+        items(),
+        tmp_path,
+        auto_find_batch_size=True,
+        per_device_train_batch_size=8,
+    ).train()
+
+    assert sizes.count(8) == 3
+    assert outcomes(client) == [pb.OUTCOME_TERMINATED]
+    assert client.get_run("r").reported_chunks == 2
+    assert rate_of(model) == 0.1
+
+
+# Lightning
+
+
+def fit(
+    client: AgentClient,
+    folder: Path,
+    module: Any,
+    *,
+    count: int = 80,
+    ckpt_path: Any = None,
+    callbacks: tuple[Any, ...] = (),
+    run_id: str | None = "r",
+    **changes: Any,
+) -> Any:
+    from lightning.pytorch import Trainer
+
+    from agent_service.client.lightning import ReinforcedRegularization, Validation
+
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    base: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "enable_checkpointing": False}
+    own = ReinforcedRegularization(
+        client, "c", Validation(DataLoader(data(40), 8), batches=2), run_id=run_id
+    )
+    trainer = Trainer(
+        callbacks=[own, *callbacks],
+        default_root_dir=str(folder),
+        **(quiet | base | changes),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(
+            module,
+            DataLoader(data(count), 8),
+            ckpt_path=ckpt_path,
+            weights_only=None if ckpt_path is None else False,
+        )
+
+
+@pytest.fixture
+def modules() -> Any:
+    from lightning.pytorch import LightningModule
+
+    class Module(LightningModule):
+        """A network that keeps the losses of its passes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+            self.losses: list[float] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x.to(self.dtype))
+            return logits
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            x, labels = batch
+            logits = self(x)
+            loss = functional.cross_entropy(logits, labels)
+            self.losses.append(loss.item())
+            return {"loss": loss, "logits": logits, "labels": labels}
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    return Module
+
+
+def test_a_last_step_of_fewer_passes_has_their_mean(
+    client: AgentClient, tmp_path: Path, modules: Any
+) -> None:
+    """Ten batches, four a step: Lightning divides the last two by four as well."""
+    module = modules()
+    fit(client, tmp_path, module, accumulate_grad_batches=4, max_epochs=4)
+
+    means = []
+    for epoch in range(4):
+        passes = module.losses[10 * epoch : 10 * epoch + 10]
+        means += [sum(p) / len(p) for p in (passes[:4], passes[4:8], passes[8:])]
+    assert losses_told(client) == pytest.approx(means, rel=1e-5)
+
+
+def test_a_skipped_batch_is_not_told(client: AgentClient, tmp_path: Path, modules: Any) -> None:
+    """training_step returns None: alone, and among accumulated passes."""
+
+    class Skips(modules):  # type: ignore[misc]
+        def training_step(self, batch: Any, index: int) -> Any:
+            return None if index in (2, 6, 7) else super().training_step(batch, index)
+
+    module = Skips()
+    fit(client, tmp_path, module, accumulate_grad_batches=2, max_epochs=2)
+
+    a, b, c, d, e, f, g = module.losses[:7]
+    assert losses_told(client)[:4] == pytest.approx([(a + b) / 2, c, (d + e) / 2, (f + g) / 2])
+
+
+def test_manual_optimization_of_two_optimizers_is_a_step_a_batch(
+    client: AgentClient, tmp_path: Path, modules: Any
+) -> None:
+    """As of a GAN: the loss that is returned, not divided; to return nothing is no skipping."""
+
+    class Two(modules):  # type: ignore[misc]
+        automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            halves = self.net[0], self.net[3]
+            return [torch.optim.SGD(half.parameters(), lr=0.01) for half in halves]
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            told = super().training_step(batch, index)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(told["loss"])
+            for optimizer in self.optimizers():
+                optimizer.step()
+            return told
+
+    class Silent(Two):
+        def training_step(self, batch: Any, index: int) -> Any:
+            super().training_step(batch, index)
+
+    module = Two()
+    fit(client, tmp_path, module)
+    assert losses_told(client) == pytest.approx(module.losses[:8])
+    with pytest.raises(TypeError, match="from training_step"):
+        fit(client, tmp_path, Silent(), run_id=None)
+
+
+def test_a_module_in_bfloat16_is_validated(
+    client: AgentClient, tmp_path: Path, modules: Any
+) -> None:
+    """Its inputs are turned into its precision."""
+
+    class Strict(modules):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            return logits
+
+    fit(client, tmp_path, Strict(), precision="bf16-true")
+
+    assert client.get_run("r").reported_chunks == 2
+
+
+# Ignite
+
+
+def engine_of(client: AgentClient, model: nn.Module, step: Any = None, **options: Any) -> Any:
+    from ignite.engine import Engine
+
+    from agent_service.client.ignite import ReinforcedRegularization, Validation
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def train(_engine: Any, batch: Any) -> Any:
+        x, labels = batch
+        logits = model(x)
+        loss = functional.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss, logits, labels
+
+    made = Engine(step or train)
+    validation = Validation(DataLoader(data(40), 8), batches=2)
+    ReinforcedRegularization(client, "c", model, validation, **options).attach(made)
+    return made
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_engine_that_is_terminated_ends_its_run(client: AgentClient, skip: bool) -> None:
+    """Also where it skips its completion; the next engine trains the model."""
+    from ignite.engine import Events
+
+    model = network()
+    first = engine_of(client, model)
+    first.add_event_handler(
+        Events.ITERATION_COMPLETED(once=6), lambda: first.terminate(skip_completed=skip)
+    )
+    first.run(DataLoader(data(80), 8), max_epochs=1)
+    assert rate_of(model) == RATE
+    engine_of(client, model).run(DataLoader(data(80), 8), max_epochs=1)
+
+    ended = pb.OUTCOME_TRUNCATED if skip else pb.OUTCOME_TERMINATED
+    assert outcomes(client) == [ended, pb.OUTCOME_TERMINATED]
+
+
+def test_the_scripts_own_handler_of_exceptions_decides(client: AgentClient) -> None:
+    """It is called as without the callback, and the exception goes no further."""
+    from ignite.engine import Events
+
+    model, seen = network(), []
+    engine = engine_of(client, model, lambda _engine, _batch: 1 / 0)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: seen.append(error))
+    engine.run(DataLoader(data(80), 8), max_epochs=1)
+
+    assert [type(error) for error in seen] == [ZeroDivisionError]
+    assert outcomes(client) == [pb.OUTCOME_TRUNCATED]
+    assert rate_of(model) == RATE
+
+
+def test_an_engine_tells_what_its_function_returns(client: AgentClient) -> None:
+    """None of a batch that takes no step; anything but three is told what to give."""
+    model = network()
+    logits, labels = torch.randn(8, CLASSES), torch.randint(CLASSES, (8,))
+    told = iter([None, *[(float(i), logits, labels) for i in range(8)]])
+    engine_of(client, model, lambda _engine, _batch: next(told), run_id="r").run(
+        range(9), max_epochs=1
+    )
+    assert losses_told(client) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    with pytest.raises(TypeError, match="output_transform="):
+        engine_of(client, model, lambda _engine, _batch: 0.5).run([1], max_epochs=1)
