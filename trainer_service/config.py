@@ -103,7 +103,8 @@ class TrainerConfig:
         if not self.stall_seconds > 0:
             raise invalid("stall_seconds", f"{self.stall_seconds} must be above 0")
         self._check_executor()
-        address_to_call(self.agent, "agent", port=AGENT_PORT)
+        if address_to_call(self.agent, "agent", port=AGENT_PORT).target == self.listening.target:
+            raise invalid("agent", f"{self.agent} is where this service listens itself")
         self.serving.check_listening(self.listening, self.metrics_port)
 
     def _check_executor(self) -> None:

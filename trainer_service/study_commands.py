@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service.addresses import AGENT_PORT, TRAINER_PORT, address_to_call
 from agent_service.command import echo
 from agent_service.connecting import Access, access_options
 from trainer_service.config import TrainerConfig
@@ -60,6 +61,8 @@ def compare(
     from trainer_service.study.compare import Part
     from trainer_service.study.study_file import read_study
 
+    agent = address_to_call(agent, "agent", port=AGENT_PORT).target
+    trainers = tuple(address_to_call(t, "trainer", port=TRAINER_PORT).target for t in trainers)
     if study is not None:
         _refuse_given(context, options)
     spec = _study_of_options(options) if study is None else read_study(study)

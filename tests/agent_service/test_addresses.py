@@ -137,6 +137,8 @@ def test_the_trainers_agent_is_an_address() -> None:
     """It is read as the trainer starts, not by the first run."""
     with pytest.raises(InvalidArgument, match=r"agent: .*write 10\.0\.0\.1:50051"):
         TrainerConfig(agent="10.0.0.1")
+    with pytest.raises(InvalidArgument, match=r"agent: .* is where this service listens itself"):
+        TrainerConfig(agent="127.0.0.1:50052")
 
 
 def test_a_taken_port_is_told_with_its_option() -> None:
