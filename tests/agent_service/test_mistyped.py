@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from torch import nn
 
 from agent_service.client import (
     AgentClient,
@@ -135,8 +136,10 @@ def test_runs_are_asked_for_by_name(client: AgentClient) -> None:
         list(client.list_runs(state="open"))  # type: ignore[arg-type]
 
     assert [r.run_id for r in client.list_runs()] == ["r"]
-    shadow = client.run("c", run_id="s", mode="shadow")  # type: ignore[arg-type]
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3))
+    shadow = client.run("c", run_id="s", mode="shadow", model=model)  # type: ignore[arg-type]
     assert client.get_run(shadow.run_id).mode == 3
+    assert "shadow" in type(shadow._model).__module__, "its name is the mode, for the model too"
     assert client.set_mode("c", Mode.FROZEN).mode == 2
 
 
