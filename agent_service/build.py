@@ -28,7 +28,7 @@ from agent_service.domain.capacity import Capacity
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.comparison import Difference, PastRun, differences
 from agent_service.domain.errors import AgentError, NotFound
-from agent_service.domain.ports import Durability, Store
+from agent_service.domain.ports import Durability, Session, Store
 from agent_service.domain.steering import Steering
 from agent_service.domain.verification import VerificationError, verify
 from agent_service.learning.learner import Learner
@@ -144,8 +144,12 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
 
 def _prepare_deciders(store: Store) -> None:
     """Make what stored controllers decide by, so that it begins to import what it will need."""
-    for controller in store.read(lambda s: s.list_controllers(after="", limit=_EVERY)):
-        make_decider(controller.spec)
+
+    def work(session: Session) -> None:
+        for controller in session.list_controllers(after="", limit=_EVERY):
+            make_decider(controller.spec)
+
+    store.read(work)
 
 
 def verify_store(url: str, folder: Path | None = None) -> int:

@@ -109,13 +109,14 @@ class _Families:
 
     def read(self, session: Session) -> set[str]:
         """Add the series of every controller; return their names."""
-        controllers = session.list_controllers(after="", limit=_PAGE)
-        for controller in controllers:
+        names = set()
+        for controller in session.list_controllers(after="", limit=_PAGE):
+            names.add(controller.spec.name)
             self._add_counts(controller, session.usage(controller))
             recorded = self._tallies.recorded(session, controller)
             self._transitions.add_metric((controller.spec.name, "recorded"), recorded)
             self._add_updates(controller.spec.name, self._tallies.updates(session, controller))
-        return {controller.spec.name for controller in controllers}
+        return names
 
     def _add_counts(self, controller: Controller, usage: Usage) -> None:
         name, settings = controller.spec.name, controller.spec.algorithm

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agent_service.domain.capacity import DEFAULT, Capacity
 from agent_service.domain.checks import differences, quoted
@@ -24,11 +24,22 @@ from agent_service.domain.ports import (
     PolicyVersion,
     Session,
     Store,
+    T,
     Usage,
 )
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
 from agent_service.domain.warm_start import adopted_policy, with_version
+
+
+@dataclass(frozen=True, slots=True)
+class NewController:
+    """All that a creation looks up and makes, ready to be stored."""
+
+    spec: ControllerSpec
+    """With the values that it replays, and the version that it begins with."""
+    policy: bytes | None
+    """Version 1; None without one, or where the controller is there."""
 
 
 class Catalog:
@@ -52,32 +63,51 @@ class Catalog:
         self._policies = policies
         self._clock = clock
 
-    def create_controller(self, spec: ControllerSpec, mode: Mode) -> Future[Controller]:
+    def prepared(self, spec: ControllerSpec) -> NewController:
+        """Return what `create_controller` takes: it may be long in the making; raises as that."""
+        return self._store.read(lambda session: self._prepared(session, spec))
+
+    def create_controller(
+        self, spec: ControllerSpec | NewController, mode: Mode
+    ) -> Future[Controller]:
         """Create a controller; the same spec again answers the one that is there.
 
         Raises:
             AlreadyExists: the name has another spec, or belonged to a deleted controller.
-            InvalidArgument: the mode is of runs only, a replayed value is out of range, or the
-                policy to begin with is of another shape or meaning.
+            InvalidArgument: the mode is of runs only, a replayed value is out of range, the policy
+                to begin with is of another shape or meaning, or the whole is too large.
             NotFound: the run to replay, or the policy to begin with, is not there.
             FailedPrecondition: the run to replay goes on, or reported nothing; the controller to
                 begin with has no policy.
             ResourceExhausted: it is one too many, or larger than the service takes.
         """
         _check_mode(mode)
-        return self._store.write(lambda session: self._create_controller(session, spec, mode))
 
-    def _create_controller(self, session: Session, spec: ControllerSpec, mode: Mode) -> Controller:
+        def work(session: Session) -> Controller:
+            new = spec if isinstance(spec, NewController) else self._prepared(session, spec)
+            return self._create_controller(session, new, mode)
+
+        return self._store.write(work)
+
+    def _prepared(self, session: Session, spec: ControllerSpec) -> NewController:
         existing = session.find_controller(spec.name)
         spec = _with_replayed_values(session, spec, existing)
         spec = with_version(session, spec, existing)
+        if existing is not None:
+            return NewController(spec, None)
+        self._capacity.check_new_controller(session, spec)
+        data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
+        return NewController(spec, data)
+
+    def _create_controller(self, session: Session, new: NewController, mode: Mode) -> Controller:
+        spec, existing = new.spec, session.find_controller(new.spec.name)
         if existing is None:
             self._capacity.check_new_controller(session, spec)
             controller = session.add_controller(spec, mode=mode, now=self._clock())
-            data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
-            if data is not None:
-                self._add_policy(session, controller, data, Origin.INITIAL)
-            return found_controller(session, spec.name)
+            if new.policy is None:
+                return controller
+            version = self._add_policy(session, controller, new.policy, Origin.INITIAL)
+            return replace(controller, policy_version=version)
         if existing.is_deleted:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
         if existing.spec != spec:
@@ -96,12 +126,17 @@ class Catalog:
 
         return self._store.read(work)
 
-    def list_controllers(self, *, after: str, limit: int) -> Sequence[tuple[Controller, Usage]]:
-        """Return a page of controllers by name, after the name `after`."""
+    def list_controllers(
+        self, *, after: str, limit: int, page: Callable[[Iterator[tuple[Controller, Usage]]], T]
+    ) -> T:
+        """Return what `page` makes of controllers by name, after the name `after`.
+
+        Each is read as it is taken: specs may be large.
+        """
         return self._store.read(
-            lambda session: [
+            lambda session: page(
                 (c, session.usage(c)) for c in session.list_controllers(after=after, limit=limit)
-            ]
+            )
         )
 
     def set_mode(self, name: str, mode: Mode) -> Future[Controller]:
@@ -176,8 +211,8 @@ class Catalog:
 
         return self._store.read(work)
 
-    def import_policy(self, name: str, data: bytes) -> Future[int]:
-        """Make a policy file the newest version; answer the newest, where it is that file already.
+    def check_policy(self, name: str, data: bytes) -> None:
+        """Check a policy file, which may take long.
 
         Raises:
             NotFound: no such controller.
@@ -185,10 +220,28 @@ class Catalog:
             InvalidArgument: the file is no policy of the controller's shape.
         """
 
+        def work(session: Session) -> ControllerSpec:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return controller.spec
+
+        self._policies.load(data, self._store.read(work))
+
+    def import_policy(self, name: str, data: bytes) -> Future[int]:
+        """Make a policy file the newest version; answer the newest, where it is that file already.
+
+        Args:
+            name: of a controller.
+            data: what `check_policy` found right for it; a controller's spec never changes.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
         def work(session: Session) -> int:
             controller = found_controller(session, name)
             _require_policy(controller)
-            self._policies.load(data, controller.spec)
             newest = session.find_policy(controller, controller.policy_version)
             if newest is not None and newest.data == data:
                 return newest.version

@@ -190,8 +190,11 @@ class Session(Retention, Protocol):
         """Return the controller of this name, deleted ones too."""
         ...
 
-    def list_controllers(self, *, after: str, limit: int) -> Sequence[Controller]:
-        """Return controllers that are not deleted, by name, after the name `after`."""
+    def list_controllers(self, *, after: str, limit: int) -> Iterator[Controller]:
+        """Yield controllers that are not deleted, by name, after the name `after`.
+
+        Each is read as it is asked for.
+        """
         ...
 
     def newer_controllers(self, *, than: int) -> Iterator[Controller]:
@@ -252,8 +255,8 @@ class Session(Retention, Protocol):
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[Run]:
-        """Return runs, newest first, with keys below `before`."""
+    ) -> Iterator[Run]:
+        """Yield runs, newest first, with keys below `before`."""
         ...
 
     def has_active_runs(self, *, count: int) -> bool:

@@ -8,7 +8,7 @@ neither ever changes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -21,7 +21,7 @@ from agent_service.domain.final_scores import learn_from_end
 from agent_service.domain.lookups import found_controller, found_run, stored_decision
 from agent_service.domain.observations import check_plan, context_size
 from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Decider, Observer, Policies, Session, Store
+from agent_service.domain.ports import Decider, Observer, Policies, Session, Situation, Store, T
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import (
     Appended,
@@ -70,6 +70,7 @@ class Steering:
         self._store = store
         self._make_decider = make_decider
         self._deciders: dict[int, Decider] = {}
+        self._slow: dict[str, bool] = {}
         self._policies = PolicyCache(policies)
         self._observer = observer
         self._capacity = capacity
@@ -88,6 +89,42 @@ class Steering:
             ResourceExhausted: so many runs are active already.
         """
         return self._store.write(lambda session: self._start_run(session, start))
+
+    def is_slow_to_start(self, controller: str) -> bool:
+        """Whether A_0 of a controller's runs may take long, or that is not known yet."""
+        return self._slow.get(controller, True)
+
+    def foresee(self, start: StartRun) -> None:
+        """Have a proposal made for a run before it starts, so that the atomic step finds it ready.
+
+        A call that is wrong is left for `start_run` to refuse.
+        """
+
+        def work(session: Session) -> tuple[Controller, bytes] | None:
+            controller = session.find_controller(start.controller)
+            if controller is None:
+                return None
+            self._slow[start.controller] = controller.spec.learns_from_scores
+            modes = start.mode or controller.mode, controller.mode
+            if not self._slow[start.controller] or set(modes) != {Mode.LEARNING}:
+                return None
+            policy = session.find_policy(controller, controller.policy_version)
+            return None if policy is None else (controller, policy.data)
+
+        if (found := self._store.read(work)) is None:
+            return
+        controller, data = found
+        self._decider(controller).decide(
+            Situation(
+                run_id=start.run_id,
+                chunk=1,
+                state=np.zeros(controller.spec.chunk_size),
+                context=np.zeros(0),
+                mode=Mode.LEARNING,
+                previous=None,
+                policy=self._policies.forms.load(data, controller.spec),
+            )
+        )
 
     def _start_run(self, session: Session, start: StartRun) -> Decision:
         run = session.find_run(start.run_id)
@@ -318,18 +355,24 @@ class Steering:
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[tuple[Run, Decision]]:
-        """Return a page of runs, newest first, each with its newest decision."""
+        page: Callable[[Iterator[tuple[Run, Decision]]], T],
+    ) -> T:
+        """Return what `page` makes of runs, newest first, each with its newest decision.
 
-        def work(session: Session) -> Sequence[tuple[Run, Decision]]:
-            page = session.list_runs(
+        Each is read as it is taken: labels may be large.
+        """
+
+        def work(session: Session) -> T:
+            found = session.list_runs(
                 controller=controller,
                 state=state,
                 labels=labels,
                 before=before,
                 limit=limit,
             )
-            return [(run, stored_decision(session, run, run.reported_chunks + 1)) for run in page]
+            return page(
+                (run, stored_decision(session, run, run.reported_chunks + 1)) for run in found
+            )
 
         return self._store.read(work)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -25,16 +25,20 @@ def page_size(asked: int) -> int:
     return asked or DEFAULT_PAGE
 
 
-def fitting(entries: Sequence[M]) -> list[M]:
-    """Return the first of `entries` that fit in a page by their bytes; always one."""
+def fitting(entries: Iterable[M], limit: int) -> tuple[list[M], bool]:
+    """Return the first of `entries` that fit in a page, and whether there are more.
+
+    They are `limit` at the most, and fewer where they are large, but one at least. No more are
+    taken than the one that is too much.
+    """
     shown: list[M] = []
     size = 0
     for entry in entries:
         size += entry.ByteSize()
-        if shown and size > PAGE_BYTES:
-            break
+        if len(shown) == limit or (shown and size > PAGE_BYTES):
+            return shown, True
         shown.append(entry)
-    return shown
+    return shown, False
 
 
 def number_token(token: str) -> int | None:

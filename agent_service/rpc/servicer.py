@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import starmap
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from agent_service import convert
 from agent_service.domain.catalog import Catalog
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import ResourceExhausted, invalid
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.steering import Steering
 from agent_service.rpc.log_stream import LogStreams
 from agent_service.rpc.paging import fitting, number_token, page_size
@@ -61,11 +62,14 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.CreateControllerRequest, context: Context
     ) -> pb.CreateControllerResponse:
         """See the contract."""
-        spec = convert.spec_from_message(request.spec)
         mode = convert.mode_from_message(request.mode, field="mode") or Mode.LEARNING
-        await asyncio.wrap_future(self._catalog.create_controller(spec, mode))
-        _tell("is there", controller=spec.name)
-        return pb.CreateControllerResponse(controller=await self._controller(spec.name))
+        # Specs and policies may be large, so they are read and made beside the event loop.
+        new = await asyncio.to_thread(
+            lambda: self._catalog.prepared(convert.spec_from_message(request.spec))
+        )
+        await asyncio.wrap_future(self._catalog.create_controller(new, mode))
+        _tell("is there", controller=new.spec.name)
+        return pb.CreateControllerResponse(controller=await self._controller(new.spec.name))
 
     async def GetController(  # noqa: N802
         self, request: pb.GetControllerRequest, context: Context
@@ -74,19 +78,22 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         return pb.GetControllerResponse(controller=await self._controller(request.name))
 
     async def _controller(self, name: str) -> pb.Controller:
-        found = await asyncio.to_thread(self._catalog.get_controller, name)
-        return convert.controller_to_message(*found)
+        return await asyncio.to_thread(
+            lambda: convert.controller_to_message(*self._catalog.get_controller(name))
+        )
 
     async def ListControllers(  # noqa: N802
         self, request: pb.ListControllersRequest, context: Context
     ) -> pb.ListControllersResponse:
         """See the contract."""
         limit = page_size(request.page_size)
-        page = await asyncio.to_thread(
-            self._catalog.list_controllers, after=request.page_token, limit=limit + 1
+        controllers, has_more = await asyncio.to_thread(
+            self._catalog.list_controllers,
+            after=request.page_token,
+            limit=limit + 1,
+            page=lambda found: fitting(starmap(convert.controller_to_message, found), limit),
         )
-        controllers = fitting([convert.controller_to_message(*entry) for entry in page[:limit]])
-        token = controllers[-1].spec.name if len(page) > len(controllers) else ""
+        token = controllers[-1].spec.name if has_more else ""
         return pb.ListControllersResponse(controllers=controllers, next_page_token=token)
 
     async def UpdateController(  # noqa: N802
@@ -115,6 +122,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.StartRunResponse:
         """See the contract."""
         start = convert.start_from_message(request)
+        if self._steering.is_slow_to_start(start.controller):
+            await asyncio.to_thread(self._steering.foresee, start)
         decision = await asyncio.wrap_future(self._steering.start_run(start))
         _tell("is started", run=start.run_id, controller=start.controller)
         return pb.StartRunResponse(action=convert.action_to_message(decision))
@@ -159,20 +168,24 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.ListRunsResponse:
         """See the contract."""
         limit = page_size(request.page_size)
-        page = await asyncio.to_thread(
+        before = number_token(request.page_token)
+        keys: list[int] = []
+
+        def message(run: Run, decision: Decision) -> pb.Run:
+            keys.append(run.key)
+            return convert.run_to_message(run, decision)
+
+        runs, has_more = await asyncio.to_thread(
             self._steering.list_runs,
             controller=request.controller,
             state=convert.state_from_message(request.state),
             labels=dict(request.labels),
-            before=number_token(request.page_token),
+            before=before,
             limit=limit + 1,
+            page=lambda found: fitting(starmap(message, found), limit),
         )
-        runs = fitting([convert.run_to_message(*entry) for entry in page[:limit]])
-        last, _decision = page[len(runs) - 1] if runs else (None, None)
-        return pb.ListRunsResponse(
-            runs=runs,
-            next_page_token=str(last.key) if last and len(page) > len(runs) else "",
-        )
+        token = str(keys[len(runs) - 1]) if has_more else ""
+        return pb.ListRunsResponse(runs=runs, next_page_token=token)
 
     # The log
 
@@ -222,6 +235,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 name, data = await self._collect(request_iterator)
         except TimeoutError:
             raise ResourceExhausted(f"the file did not arrive in {IMPORT_SECONDS:g} s") from None
+        await asyncio.to_thread(self._catalog.check_policy, name, data)
         version = await asyncio.wrap_future(self._catalog.import_policy(name, data))
         _tell(f"has policy version {version}, from a file", controller=name)
         return pb.ImportPolicyResponse(policy_version=version)

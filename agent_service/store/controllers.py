@@ -26,22 +26,21 @@ class Controllers(Transaction):
         row = self._row(query)
         return None if row is None else rows.controller_from_row(row)
 
-    def list_controllers(self, *, after: str, limit: int) -> Sequence[Controller]:
+    def list_controllers(self, *, after: str, limit: int) -> Iterator[Controller]:
         """See the port."""
-        query = (
-            queries.CONTROLLERS.where(
-                controllers.c.deleted_at.is_(None), controllers.c.name > after
-            )
-            .order_by(controllers.c.name)
-            .limit(limit)
+        query = sa.select(controllers.c.id).where(
+            controllers.c.deleted_at.is_(None), controllers.c.name > after
         )
-        return [rows.controller_from_row(row) for row in self._rows(query)]
+        return self._one_by_one(query.order_by(controllers.c.name).limit(limit))
+
+    def _one_by_one(self, ids: sa.Select[tuple[int]]) -> Iterator[Controller]:
+        for key in self._execute(ids).scalars().all():
+            yield from self.controllers_by_id([key])
 
     def newer_controllers(self, *, than: int) -> Iterator[Controller]:
         """See the port."""
         query = sa.select(controllers.c.id).where(controllers.c.id > than)
-        for key in self._execute(query.order_by(controllers.c.id)).scalars().all():
-            yield from self.controllers_by_id([key])
+        return self._one_by_one(query.order_by(controllers.c.id))
 
     def controllers_by_id(self, ids: Collection[int]) -> Sequence[Controller]:
         """See the port."""

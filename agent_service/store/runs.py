@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +72,7 @@ class Runs(Transaction):
         labels: Mapping[str, str],
         before: int | None,
         limit: int,
-    ) -> Sequence[Run]:
+    ) -> Iterator[Run]:
         """See the port."""
         query = queries.RUNS.where(queries.KEPT)
         if controller:
@@ -88,7 +88,7 @@ class Runs(Transaction):
         if before is not None:
             query = query.where(runs.c.key < before)
         query = query.order_by(runs.c.key.desc()).limit(limit)
-        return [rows.run_from_row(row) for row in self._rows(query)]
+        yield from map(rows.run_from_row, self._each_row(query))
 
     def _each(self, column: sa.ColumnElement[Any]) -> sa.Function[Any]:
         """Return the rows of keys and texts that a JSON object has."""

@@ -234,7 +234,7 @@ def test_a_page_of_long_chunks_is_short(served: ServedAgent, client: AgentClient
 
 
 def test_who_does_not_read_keeps_little_in_the_server(tmp_path: Path) -> None:
-    """30 streams of 64 MB of losses, each read once and then no more: 2 MiB each at the most."""
+    """30 streams of 64 MB of losses, each read once and then no more: 5 MiB each at the most."""
 
     def resident(agent: AgentProcess) -> int:
         status = Path(f"/proc/{agent.process.pid}/status").read_text()
@@ -248,7 +248,7 @@ def test_who_does_not_read_keeps_little_in_the_server(tmp_path: Path) -> None:
         for stream in streams:
             next(stream)
 
-        assert resident(agent) - before < 60
+        assert resident(agent) - before < 150
 
 
 def stalled(address: str, *, after: int) -> Iterator[pb.StreamTransitionsResponse]:

@@ -162,7 +162,7 @@ def test_a_replica_that_hangs_in_its_turn_loses_it(postgresql: PostgresServer) -
             session.next_position()
             is_in_turn.set()
             assert may_go_on.wait(60)
-            session.list_controllers(after="", limit=1)
+            list(session.list_controllers(after="", limit=1))
 
         hanging: list[BaseException | None] = []
         thread = threading.Thread(target=lambda: hanging.append(other.write(hang).exception()))

@@ -78,7 +78,7 @@ def test_each_decision_is_in_one_place_whatever_is_pruned(
     old = {
         run.id
         for run, _ in trainings.steering.list_runs(
-            controller="", state=None, labels={}, before=None, limit=10_000
+            controller="", state=None, labels={}, before=None, limit=10_000, page=list
         )
         if run.state is not RunState.ACTIVE and run.updated_at < cut
     }
@@ -287,7 +287,7 @@ def test_outcomes_are_all_kept(trainings: Trainings, folder: Path) -> None:
     runs = {
         run.id: run
         for run, _ in trainings.steering.list_runs(
-            controller="", state=None, labels={}, before=None, limit=99
+            controller="", state=None, labels={}, before=None, limit=99, page=list
         )
     }
     prune(trainings, folder)

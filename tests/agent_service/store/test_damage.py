@@ -92,7 +92,7 @@ def read_all(session: Session) -> None:
         for version in range(1, controller.policy_version + 1):
             assert session.find_policy(controller, version) is not None
         session.ready_transitions(controller, limit=1000)
-    session.list_runs(controller="", state=None, labels={}, before=None, limit=1000)
+    list(session.list_runs(controller="", state=None, labels={}, before=None, limit=1000))
     list(session.transitions(controller="", run_id="", after=0, limit=1000))
     session.decisions(after=0, limit=1000)
 

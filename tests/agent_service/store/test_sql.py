@@ -147,8 +147,8 @@ def test_two_processes_share_a_store(store_url: str) -> None:
 
         for store in (one, other):
             found = store.read(
-                lambda session: session.list_runs(
-                    controller="", state=None, labels={}, before=None, limit=100
+                lambda session: list(
+                    session.list_runs(controller="", state=None, labels={}, before=None, limit=100)
                 )
             )
             assert [run.id for run in found] == [f"r{n}" for n in reversed(range(20))]
