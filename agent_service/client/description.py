@@ -1,4 +1,4 @@
-"""What a run drives in its model, and what it leaves alone; needs no torch."""
+"""The answer of `Run.describe`: the rates that a run drives or leaves alone; needs no torch."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a run drives; printed, it is a list for people."""
+    """The rates of a run's model; printed, a list for people."""
 
     driven: tuple[Found, ...] = ()
     left_alone: tuple[Found, ...] = ()
-    """What looks like a drop rate and is not driven, each with its reason."""
+    """Those that look like a drop rate and are not driven, each with its reason."""
     is_shadow: bool = False
     """Whether what is driven is only read, since a shadow run changes nothing."""
 

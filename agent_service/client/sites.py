@@ -1,4 +1,4 @@
-"""What can be driven in a model, its own or added to it; needs no torch."""
+"""Names for the parts of a model that can be driven, its own or added; needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run changes in the modules that it drives; copies of them, and its end, are without it.
+"""Changes that a run makes in the modules that it drives, and how they stay out of copies.
 
 None of it adds a key to the state dictionary.
 """

@@ -1,4 +1,4 @@
-"""Regularizers by a value that changes: what an added site does, and driven modules when compiled.
+"""Regularizers by a value that changes: of added sites, and of driven modules when compiled.
 
 Outside of compiled graphs the rate is a Python float, and torch's own kernels are used.
 """
@@ -18,9 +18,9 @@ _SELU = -1.7580993408473766
 """Where SELU saturates for large negative inputs: what alpha dropout puts in place of a unit."""
 
 Regularize = Callable[[Tensor, Value], Tensor]
-"""What an added site does."""
+"""An added site, on a module's output."""
 Compiled = Callable[[Any, Tensor, Tensor], Tensor]
-"""What a module's forward pass does in a compiled graph: of the module, x, and its rate as
+"""A module's forward pass in training in a compiled graph: of the module, x, and its rate as
 float32[]."""
 
 

@@ -28,7 +28,7 @@ class Selection:
 
     @property
     def found(self) -> Iterator[Found]:
-        """What is driven, each with the value that it has now."""
+        """Those that are driven, each with the value that it has now."""
         for hyperparameter, rates in self.driven.items():
             for rate in rates:
                 yield Found(rate.name, rate.attribute, rate.number, hyperparameter)
@@ -43,7 +43,7 @@ class _Pattern:
 
     @property
     def attribute(self) -> str:
-        """What follows the colon; empty without one."""
+        """The part after the colon; empty without one."""
         return self.text.partition(":")[2]
 
     def takes(self, rate: Rate) -> bool:
@@ -90,6 +90,10 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
         if len(names) > 1:
             raise invalid("drives", f"say which modules each of {names} drives")
         drives = dict.fromkeys(names, "*")
+    if not isinstance(drives, Mapping):
+        raise invalid(
+            "drives", f"takes patterns by hyperparameter, as {{{names[0]!r}: {drives!r}}}"
+        )
     for hyperparameter in drives:
         if hyperparameter not in names:
             raise invalid("drives", f"{hyperparameter!r} is none of {names}")

@@ -291,6 +291,7 @@ def test_what_wraps_a_part_does_not_change_its_names(
         ({"sites": {"haed": Dropout()}}, "no module of the model; it has first, drop"),
         ({"sites": {"head": Dropout("rate")}}, "'rate' is none of"),
         ({"drives": {"rate": "*"}}, "'rate' is none of"),
+        ({"drives": "block.*"}, r"patterns by hyperparameter, as \{'dropout': 'block.\*'\}"),
         ({"drives": {"dropout": "nowhere.*"}}, "drives nothing"),
         ({"drives": {"dropout": "*"}, "and": RATE}, "drives nothing"),
         ({"drives": {"dropout": "*", "deep": "block.*"}, "and": RATE}, "'block.2:p' is driven by"),
