@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent_service.domain.caches import SizedCache
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import AnyPolicy, Policies, PolicyVersion
 from agent_service.domain.runs import Controller
 
 KEPT = 256
 """Policy versions in memory at the most; others are read again when they are needed."""
+KEPT_BYTES = 64 * 2**20
+"""Of their files; in memory a version takes 1.7 times as much."""
 
 
 @dataclass(slots=True)
@@ -43,29 +46,27 @@ class PolicyCache:
         """Start empty."""
         self.forms = policies
         """How they are read and written."""
-        self._kept: dict[tuple[int, int], _Entry] = {}
+        self._kept: SizedCache[tuple[int, int], _Entry] = SizedCache(entries=KEPT, size=KEPT_BYTES)
 
     def get(self, session: PolicyReads, controller: Controller, version: int) -> AnyPolicy | None:
         """Return a stored policy version; None for version 0, that of algorithms without one."""
         if version == 0:
             return None
         key = (controller.id, version)
-        # The key moves to the end, so that the first is the one unused for longest.
-        entry = self._kept.pop(key, None)
+        entry = self._kept.get(key)
         if entry is None or entry.data is not None:
-            entry = self._read(session, controller, version, entry)
-        self._kept[key] = entry
-        if len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
+            entry, size = self._read(session, controller, version, entry)
+            self._kept.put(key, entry, size)
         return entry.policy
 
     def _read(
         self, session: PolicyReads, controller: Controller, version: int, seen: _Entry | None
-    ) -> _Entry:
-        """Read a version, which this very transaction may have made, and may take back.
+    ) -> tuple[_Entry, int]:
+        """Return a version as it is stored, and the bytes of its file.
 
-        Another one can come to have its number then, so it is not taken as seen before its
-        transaction is durable, save where the data is the same.
+        This very transaction may have made it, and may take it back; another one can come to have
+        its number then. So it is not taken as seen before its transaction is durable, save where
+        the data is the same.
         """
         stored = session.find_policy(controller, version)
         if stored is None:
@@ -81,4 +82,4 @@ class PolicyCache:
             entry.data = None
 
         session.after_commit(settle)
-        return entry
+        return entry, len(stored.data)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from agent_service.domain.caches import SizedCache
 from agent_service.domain.runs import Controller, Decision, Run
 
 RUNS_KEPT = 16_384
-"""Runs in memory at the most, some 2 kB each; others are read again when they report."""
+"""Runs in memory at the most; others are read again when they report."""
+RUNS_BYTES = 64 * 2**20
+"""Of those together: some 2 kB each, their labels, and the losses of their last chunk."""
 
 
 class Overtaken(Exception):
@@ -25,6 +28,12 @@ class _Entry:
     newest: Decision | None
     """The decision that the run's child trains under, where it is known."""
 
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        labels = sum(len(key) + len(text) for key, text in self.run.labels.items())
+        return 2048 + labels + (0 if self.newest is None else self.newest.state.nbytes)
+
 
 class Known:
     """Runs by id, with their newest decision, and controllers by key. One thread uses it."""
@@ -36,7 +45,7 @@ class Known:
             keeps_runs: whether runs are kept when another process has committed.
         """
         self._keeps_runs = keeps_runs
-        self._runs: dict[str, _Entry] = {}
+        self._runs: SizedCache[str, _Entry] = SizedCache(entries=RUNS_KEPT, size=RUNS_BYTES)
         self._controllers: dict[int, Controller] = {}
         self._data_version: int | None = None
         self.next_position: int | None = None
@@ -64,7 +73,7 @@ class Known:
     def forget_some(self, run_ids: Iterable[str]) -> None:
         """Have these runs read again, and all controllers."""
         for run_id in run_ids:
-            self._runs.pop(run_id, None)
+            self._runs.drop(run_id)
         self._controllers.clear()
 
     def count_active(self) -> None:
@@ -96,24 +105,25 @@ class Known:
 
     def learn_run(self, run: Run) -> None:
         """Keep a run as it stands."""
-        entry = self._runs.pop(run.id, None)
-        self._runs[run.id] = _Entry(run, None if entry is None else entry.newest)
-        if len(self._runs) > RUNS_KEPT:
-            # The first is the one that reported longest ago.
-            del self._runs[next(iter(self._runs))]
+        known = self._runs.get(run.id)
+        entry = _Entry(run, None if known is None else known.newest)
+        self._runs.put(run.id, entry, entry.size)
 
     def learn_newest(self, run: Run, decision: Decision) -> None:
         """Keep the newest decision of a run, if the run is known."""
         if (entry := self._runs.get(run.id)) is not None:
-            entry.newest = decision
+            is_first, entry.newest = entry.newest is None, decision
+            if is_first:  # later ones are as large
+                self._runs.put(run.id, entry, entry.size)
 
     def forget_run(self, run: Run) -> None:
         """Have a run read again, since it was changed."""
-        self._runs.pop(run.id, None)
+        self._runs.drop(run.id)
 
     def with_controller(self, run: Run, controller: Controller) -> Run:
         """Return a known run under its controller as that stands now."""
         if run.controller is not controller:
             run = replace(run, controller=controller)
-            self._runs[run.id].run = run
+            if (entry := self._runs.get(run.id)) is not None:
+                entry.run = run
         return run

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from agent_service.domain.caches import SizedCache
 from agent_service.domain.ports import Origin, PolicyEntry, PolicyVersion
 from agent_service.domain.rewards import Feedback, GivenReward, Scores
 from agent_service.domain.runs import (
@@ -45,8 +45,15 @@ def spec_from_text(text: str) -> ControllerSpec:
     return _SPEC.validate_json(text)
 
 
-# Specs never change, and every call reads one.
-_cached_spec = lru_cache(1024)(spec_from_text)
+# Specs never change, and every call reads one. Read, a long one takes 8 times its text.
+_SPECS: SizedCache[str, ControllerSpec] = SizedCache(entries=1024, size=8 * 2**20)
+
+
+def _cached_spec(text: str) -> ControllerSpec:
+    if (spec := _SPECS.get(text)) is None:
+        spec = spec_from_text(text)
+        _SPECS.put(text, spec, len(text))
+    return spec
 
 
 def array_to_bytes(array: np.ndarray) -> bytes:

@@ -2,11 +2,13 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agent_service.domain import policies
 from agent_service.domain.errors import NotFound
 from agent_service.domain.policies import PolicyCache
 from agent_service.domain.ports import Origin, PolicyVersion, Session
@@ -67,3 +69,33 @@ def test_a_durable_version_is_read_once(tmp_path: Path) -> None:
         second = store.write(get).result()
 
     assert first is second
+
+
+def test_versions_are_kept_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two are too large together, the one used last is there and the other is read again."""
+    monkeypatch.setattr(policies, "KEPT_BYTES", 10)
+    cache = PolicyCache(SnapshotPolicies())
+
+    def get(session: Session) -> list[object]:
+        for name in "ab":
+            of = replace(SPEC, name=name)
+            controller = session.find_controller(name)
+            if controller is None:
+                controller = session.add_controller(of, mode=Mode.LEARNING, now=1.0)
+                data = SnapshotPolicies().dump(no_trials(1), of)
+                initial = PolicyVersion(
+                    version=1, data=data, origin=Origin.INITIAL, statistics={}, created_at=1.0
+                )
+                session.add_policy(controller, initial)
+        a, b = (session.find_controller(name) for name in "ab")
+        assert a is not None
+        assert b is not None
+        return [cache.get(session, of, 1) for of in (a, a, b, b, a)]
+
+    with SqlStore(f"sqlite:///{tmp_path}/agent.db") as store:
+        store.write(get).result()
+        first, second, third, fourth, last = store.write(get).result()
+
+    assert second is first
+    assert fourth is third
+    assert last is not first

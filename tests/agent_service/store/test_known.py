@@ -150,12 +150,14 @@ def test_a_controller_that_another_process_froze_learns_no_more(
         one.steering.start_run(wish).result()
 
 
+@pytest.mark.parametrize("bound", [{"RUNS_KEPT": 2}, {"RUNS_BYTES": 5000}])
 def test_more_runs_than_are_kept_go_on(
-    two: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+    bound: dict[str, int], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With room for two runs, five take turns and lose nothing."""
-    monkeypatch.setattr(known_module, "RUNS_KEPT", 2)
-    one, _ = two
+    """With room for two runs, by number or by bytes, five take turns and lose nothing."""
+    for name, most in bound.items():
+        monkeypatch.setattr(known_module, name, most)
+    one, _ = request.getfixturevalue("two")
     names = [f"r{number}" for number in range(5)]
     for name in names:
         one.start(name)
