@@ -68,7 +68,7 @@ def address_to_listen(text: str, field: str, *, port: int = AGENT_PORT) -> Addre
     Raises:
         InvalidArgument: naming `field`, and how to write it; `port` is the example's.
     """
-    text = text.strip()
+    text = str(text or "").strip()  # a script may give a port alone, or nothing
     if text.startswith("unix:"):
         return _socket(text, field)
     return Address(text, (_place(text, field, port, lowest=0),))
@@ -80,7 +80,7 @@ def address_to_call(text: str, field: str = "address", *, port: int = AGENT_PORT
     Raises:
         InvalidArgument: naming `field`, and how to write it; `port` is the example's.
     """
-    text = text.strip()
+    text = str(text or "").strip()  # a script may give a port alone, or nothing
     if text.startswith("unix:"):
         return _socket(text, field)
     resolver = _RESOLVER.match(text)

@@ -17,6 +17,9 @@ from agent_service.connecting import Access
 from agent_service.domain.errors import invalid
 from agent_service.rpc.serving_config import ServingConfig
 
+RAY_PORT = 10001
+"""Of Ray's clients, where nothing else is said."""
+
 
 class ExecutorName(StrEnum):
     """Where processes of runs are started."""
@@ -114,6 +117,8 @@ class TrainerConfig:
             if self.gpus_per_process is not None:
                 raise invalid("gpus_per_process", "is of Ray; give --executor ray with it")
             return
+        if ":" in self.address:
+            address_to_call(self.address.removeprefix("ray://"), "address", port=RAY_PORT)
         if self.device not in ("cpu", "cuda", "cuda:0"):
             text = f"{self.device!r} must be cpu or cuda: on Ray a process sees its own GPU only"
             raise invalid("device", text)

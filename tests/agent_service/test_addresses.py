@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from agent_service.addresses import address_to_call, address_to_listen
+from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import InvalidArgument
 from agent_service.rpc.listening import ListenError, check_free
 from agent_service.rpc.serving import metrics_page, process_registry
-from trainer_service.config import TrainerConfig
+from trainer_service.config import ExecutorName, TrainerConfig
 
 REPLICAS = ["dns:///agent:50051", "dns:agent:50051", "ipv4:10.0.0.1:5,10.0.0.2:5", "ipv6:[::1]:5"]
 
@@ -139,6 +140,21 @@ def test_the_trainers_agent_is_an_address() -> None:
         TrainerConfig(agent="10.0.0.1")
     with pytest.raises(InvalidArgument, match=r"agent: .* is where this service listens itself"):
         TrainerConfig(agent="127.0.0.1:50052")
+
+
+def test_a_clusters_address_is_read_likewise() -> None:
+    """Not by Ray, which finds out after minutes."""
+    for address in ("ray://head:port", "head:99999"):
+        with pytest.raises(InvalidArgument, match=r"address: the PORT of 'head:"):
+            TrainerConfig(executor=ExecutorName.RAY, address=address)
+    TrainerConfig(executor=ExecutorName.RAY, address="auto")
+
+
+@pytest.mark.parametrize(("given", "fix"), [(50060, r"127\.0\.0\.1:50060"), (None, "e.g. 127")])
+def test_what_is_no_text_is_no_address(given: Any, fix: str) -> None:
+    """As a script may give a port, or a variable that is not set."""
+    with pytest.raises(InvalidArgument, match=rf"is no HOST:PORT; write {fix}"):
+        AgentClient(given)
 
 
 def test_a_taken_port_is_told_with_its_option() -> None:
