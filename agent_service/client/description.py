@@ -44,7 +44,7 @@ class Description:
     def __str__(self) -> str:
         """Return a line for each rate."""
         if not self.driven:
-            return "no model: the script applies run.hyperparameters itself"
+            return "no model is driven"
         lines = []
         for heading, found in self._by_hyperparameter():
             lines += [heading, *(f"  {rate}" for rate in found)]
