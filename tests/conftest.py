@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agent_service.build import make_server, make_steering
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, delivery
 from agent_service.domain.capacity import DEFAULT as DEFAULT_CAPACITY
 from agent_service.domain.capacity import Capacity
 from agent_service.metrics import Metrics
@@ -78,6 +78,13 @@ class ServedAgent:
         self.store.close()
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take no agent for absent that a busy machine keeps waiting."""
+    for seconds in ("PATIENCE", "TRY", "CATCH_UP", "END"):
+        monkeypatch.setattr(delivery, f"{seconds}_SECONDS", 20.0)
 
 
 @pytest.fixture(scope="session")

@@ -170,6 +170,8 @@ def make_steering(
             mode=spec.mode,
             labels=labels,
             planned_chunks=len(chunks),
+            when_away=None,  # the patience above is this service's own
+            is_repeated=True,
         ),
         patience,
         first=chunks.start,

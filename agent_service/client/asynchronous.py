@@ -196,6 +196,10 @@ class AsyncRun:
             chunk=chunk,
         )
 
+    def drop_chunk(self) -> None:
+        """See `Run.drop_chunk`."""
+        self._run.drop_chunk()
+
     def start_again(self) -> None:
         """See `Run.start_again`."""
         self._run.start_again()

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 CALL_SECONDS = 30.0
 """Deadline of one attempt."""
+LEAST_SECONDS = 0.1
+"""The same where little time is left for it."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between attempts: doubled each time, with jitter, up to the longest."""
 KEEPALIVE = (
@@ -84,6 +86,7 @@ class Calls:
         self._place, self._address = place, place.target
         self._budget = budget_seconds
         self._name = name
+        self._is_closed = False
         self._is_tls = tls is not None
         self.channel = open_channel(
             place,
@@ -103,7 +106,7 @@ class Calls:
         method: Callable[..., T],
         request: Any,
         *,
-        budget: float | None = None,
+        within: float | None = None,
         deadline: float = CALL_SECONDS,
     ) -> T:
         """Call a unary method, again and again inside the budget while nobody answers.
@@ -111,24 +114,29 @@ class Calls:
         Args:
             method: of a stub.
             request: its message.
-            budget: in seconds, where it is not the channel's own.
+            within: seconds that all attempts may take together, also where the budget is longer.
             deadline: of one attempt, in seconds.
 
         Raises:
             AgentError: what the service answered, or Unavailable when the budget is spent; or this
                 is a forked process.
         """
-        self._check_process()
-        gives_up = time.monotonic() + (self._budget if budget is None else budget)
+        self._check_open()
+        self.check_process()
+        began = time.monotonic()
+        seconds = self._budget if within is None else min(self._budget, within)
+        gives_up = began + seconds
         pause = FIRST_PAUSE
         while True:
+            if within is not None:
+                deadline = max(began + within - time.monotonic(), LEAST_SECONDS)
             try:
                 return method(request, timeout=deadline)
             except grpc.RpcError as error:
                 remaining = gives_up - time.monotonic()
                 asked = retry_seconds(error)
                 if not self._may_come_again(error) or remaining <= asked:
-                    raise self._translated(error) from error
+                    raise self._translated(error, seconds) from error
             # Those who were asked to wait equally long do not come back all at once.
             time.sleep(min(asked + pause * random.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -145,12 +153,12 @@ class Calls:
 
         Who stops reading and closes the iterator ends the call on the server too.
         """
-        self._check_process()
+        self.check_process()
         try:
             yield from responses
         except grpc.RpcError as error:
             self._renew()
-            raise self._translated(error) from error
+            raise self._translated(error, self._budget) from error
         finally:
             assert isinstance(responses, grpc.RpcContext), "every streaming call is one"
             responses.cancel()
@@ -176,8 +184,12 @@ class Calls:
             else:
                 return
 
-    def _check_process(self) -> None:
-        """Refuse to work in a forked process, where gRPC's threads are not: a call would hang."""
+    def check_process(self) -> None:
+        """Refuse to work in a forked process, where gRPC's threads are not: a call would hang.
+
+        Raises:
+            AgentError: this is one.
+        """
         if os.getpid() != self._process:
             raise AgentError(
                 f"this client of the {self._name} belongs to the process that made it; a forked "
@@ -186,12 +198,18 @@ class Calls:
 
     def close(self) -> None:
         """Close the channel."""
+        self._is_closed = True
         self.channel.close()
 
-    def _translated(self, error: grpc.RpcError) -> AgentError:
+    def _check_open(self) -> None:
+        # gRPC's own error is a ValueError, which would end a training that holds.
+        if self._is_closed:
+            raise Unavailable(f"this client of the {self._name} is closed; make another")
+
+    def _translated(self, error: grpc.RpcError, seconds: float) -> AgentError:
         # Where the service itself answered that it cannot, its words say more than ours.
         if _is_away(error) and not is_of_service(error):
-            return self._unreachable(self._budget, details_of(error))
+            return self._unreachable(seconds, details_of(error))
         if code_of(error) is grpc.StatusCode.UNIMPLEMENTED:
             return self.not_this_service()
         return from_rpc_error(error) or AgentError(

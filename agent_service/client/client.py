@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import Hold
+from agent_service.client.delivery import Hold, Presence
 from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent_service.client.local import LocalAgent
     from agent_service.client.model.scores import Score
 
+HOLD = Hold()
 PIECE = 64 * 1024
 """Bytes of a policy file in one message."""
 
@@ -56,7 +57,8 @@ class AgentClient:
         Args:
             address: HOST:PORT of the service, [IPv6]:PORT or unix:PATH; of replicas
                 dns:///NAME:PORT. A proxy of the environment is not used for this machine.
-            budget_seconds: for how long a call is tried while the service is away.
+            budget_seconds: for how long a call is tried while the service is away; those of a run
+                that holds are given up sooner, so that they keep no training waiting.
             tls: the certificates to connect with; None speaks without TLS.
             token: file of the token that the service asks for, read again when it changes.
 
@@ -70,6 +72,7 @@ class AgentClient:
             address, budget_seconds=budget_seconds, name="agent service", tls=tls, token=token
         )
         self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
+        self._presence = Presence()
         self._local: LocalAgent | None = None
 
     @classmethod
@@ -110,7 +113,11 @@ class AgentClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except BaseException:
+            if error is None:  # else the script ends with its own
+                raise
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until the service can be reached; raises Unavailable after `timeout` seconds."""
@@ -161,8 +168,9 @@ class AgentClient:
         sites: Mapping[str, Site] | None = None,
         drives: Drives | None = None,
         score: Score | None = None,
-        when_away: Hold | None = None,
+        when_away: Hold | None = HOLD,
         limits: Limits | None = None,
+        is_repeated: bool = False,
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
 
@@ -192,14 +200,19 @@ class AgentClient:
             score: of a batch's logits and labels, in [0, 1], larger is better; macro F1 of classes
                 by default. "binary-f1", "multilabel-f1" or "r2" (0 where it is below), a metric of
                 torchmetrics, or a function, which is called at each step.
-            when_away: what to do while the agent cannot be reached, once the client's budget is
-                spent; None raises.
+            when_away: what to do while the agent cannot be reached: the training goes on under its
+                last values, within 2 seconds. With a model it may also begin so, under the model's
+                own rates; its run begins once the agent answers. None has every call raise
+                Unavailable once the client's budget is spent.
             limits: how far the run follows the agent; None for all the way.
+            is_repeated: whether the run may have finished: a training that goes on from an older
+                checkpoint reports its last chunks again, and is answered as it was.
 
         Raises:
-            Unavailable: the agent is away, and `when_away` says nothing else.
+            Unavailable: the agent is away, and there are neither a model nor values to begin with.
             NotFound: no such controller.
             AlreadyExists: the run id is there with another start.
+            FailedPrecondition: the run has finished.
             InvalidArgument: a hyperparameter drives nothing, a name is not in the model, or the
                 mode or a label is none; the run was not started then, and the model is as it was.
         """
@@ -217,8 +230,9 @@ class AgentClient:
             score=score,
             when_away=when_away,
             limits=limits,
+            is_repeated=is_repeated,
         )
-        return Starting(self._calls, self._stub).begin(start)
+        return Starting(self._calls, self._stub, self._presence).begin(start)
 
     def schedule(self, run_id: str) -> Schedule:
         """Return what the chunks of a run truly ran under, to be taken home.
@@ -239,7 +253,7 @@ class AgentClient:
 
     def report_stream(self) -> ReportStream:
         """Return a way to report chunks of many runs at once; use it as a context manager."""
-        return ReportStream(self._stub)
+        return ReportStream(self._stub, self._presence)
 
     def get_run(self, run_id: str) -> pb.Run:
         """Return a run as it stands."""

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakSet
 
-from agent_service.client.calls import CALL_SECONDS, Calls
-from agent_service.domain.errors import AgentError, ResourceExhausted, Unavailable
+from agent_service.client.calls import Calls
+from agent_service.domain.errors import (
+    AgentError,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 
 log = logging.getLogger("agent_service.client")
 
-TRY_SECONDS = 2.0
-"""Deadline of a call that only looks whether the agent is back."""
-SHORTEST_WAIT, LONGEST_WAIT = 1.0, 30.0
-"""Seconds between such calls: doubled each time, so that an agent that hangs costs little."""
+PATIENCE_SECONDS = 2.0
+"""For how long a call of a run that holds is tried before the agent counts as away."""
+TRY_SECONDS = 0.5
+"""The same of a call that looks whether the agent is back."""
+SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds between such calls, doubled each time: an agent that accepts connections and never
+answers costs a training less than a hundredth of its time."""
+CATCH_UP_SECONDS = 0.5
+"""For how long one report of each run of a client, together, delivers what they held."""
+END_SECONDS = 3.0
+"""What the ends of all runs of a client may wait for an agent that is away, together."""
+_REFUSED = (NotFound, AlreadyExists, FailedPrecondition)
+"""The run was deleted, finished by somebody else, or told otherwise: no later call can mend it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,121 +48,281 @@ class Hold:
     """
 
     values: Mapping[str, float] | None = None
-    """What to train under where the agent is away from the beginning, for a run that is given its
-    controller's spec; with None that raises."""
+    """Values to begin under where the agent is away from the start, for a run that is given its
+    controller's spec. With None a run with a model begins when the agent is back, and one without
+    a model raises."""
     limit: int = 100_000
-    """Reports that are kept at the most, some 400 bytes each; the next one raises."""
+    """Calls that are kept at the most, some 400 bytes each; the next one ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The answer to a report where the agent takes no more of the run; the log says why."""
 
 
 Request = (
-    pb.CreateControllerRequest | pb.StartRunRequest | pb.ReportChunkRequest | pb.FinishRunRequest
+    pb.GetControllerRequest
+    | pb.GetRunRequest
+    | pb.CreateControllerRequest
+    | pb.StartRunRequest
+    | pb.ReportChunkRequest
+    | pb.FinishRunRequest
 )
 
 
 class Delivery(Protocol):
     """Where a run's calls go."""
 
-    def send(self, request: pb.ReportChunkRequest) -> pb.ReportChunkResponse | None:
-        """Send a report; return the answer, None where the report is held."""
+    is_shared: bool
+    """Whether several processes train together, and call this together."""
+
+    def joined(self, numbers: Sequence[float]) -> Sequence[float]:
+        """Return the mean of each number over all processes of the training."""
         ...
 
-    def finish(self, request: pb.FinishRunRequest) -> None:
-        """Send the run's end."""
+    def send(
+        self, request: pb.ReportChunkRequest | pb.FinishRunRequest
+    ) -> pb.ReportChunkResponse | Lost | None:
+        """Send a call in the middle of a training; return the answer, None where it is held."""
         ...
+
+    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
+        """Send the run's end after all that waits; processes need not call this together.
+
+        Args:
+            request: the end.
+            is_best_effort: whether even a run that does not hold raises nothing.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Deliver what still waits after a run's end."""
+        ...
+
+
+class Presence:
+    """Whether the agent answers, as all runs of one client know it. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Take it to be there."""
+        self._lock = threading.Lock()
+        self._holding: WeakSet[AgentDelivery] = WeakSet()
+        self._why: AgentError | None = None
+        self._came()
+
+    def _came(self) -> None:
+        self.is_away = False
+        self._next_try = 0.0
+        self._wait = SHORTEST_WAIT
+        self.end_seconds = END_SECONDS
+        """What is left of the time that ends may wait in this outage."""
+
+    def answered(self) -> None:
+        """Take it to be there from now on."""
+        if self.is_away:
+            with self._lock:
+                self._came()
+
+    def failed(self, error: AgentError) -> None:
+        """Take it to be away, as a call that was tried says."""
+        with self._lock:
+            self._wait = min(2 * self._wait, LONGEST_WAIT) if self.is_away else SHORTEST_WAIT
+            self._next_try = time.monotonic() + self._wait
+            self._why = error
+            self.is_away = True
+
+    def may_try(self) -> bool:
+        """Whether it is there, or it is time to look: one of several runs is told so."""
+        if not self.is_away:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            is_due = now >= self._next_try
+            if is_due:
+                self._next_try = now + self._wait
+            return is_due
+
+    def share(self) -> float:
+        """Return for how many seconds one report of a run may deliver what the run held."""
+        return CATCH_UP_SECONDS / max(len(self._holding), 1)
+
+    def hold(self, delivery: AgentDelivery) -> None:
+        """Warn when the first run begins to hold."""
+        with self._lock:
+            if not self._holding:
+                log.warning("%s; the training goes on meanwhile", self._why)
+            self._holding.add(delivery)
+
+    def release(self, delivery: AgentDelivery, *, is_delivered: bool) -> None:
+        """Say when the last run that held has delivered."""
+        with self._lock:
+            if delivery not in self._holding:
+                return
+            self._holding.discard(delivery)
+            if is_delivered and not self._holding:
+                log.warning("the agent is back; what was held is delivered")
 
 
 class AgentDelivery:
     """A run's calls to the agent, in order. Not thread-safe."""
 
+    is_shared = False
+
     def __init__(
-        self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub, hold: Hold | None
+        self,
+        calls: Calls,
+        stub: agent_pb2_grpc.AgentServiceStub,
+        hold: Hold | None,
+        presence: Presence,
     ) -> None:
         """Call by `calls`; with `hold` None every call is answered or raises."""
         self._calls = calls
         self._methods = {
+            pb.GetControllerRequest: stub.GetController,
+            pb.GetRunRequest: stub.GetRun,
             pb.CreateControllerRequest: stub.CreateController,
             pb.StartRunRequest: stub.StartRun,
             pb.ReportChunkRequest: stub.ReportChunk,
             pb.FinishRunRequest: stub.FinishRun,
         }
+        self.run_id = ""
+        """Of the run, for the log."""
         self._hold = hold
+        self._presence = presence
         self._waiting: deque[tuple[type[Request], bytes]] = deque()
         """As they are sent: a message takes six times as much memory."""
-        self._is_away = False
-        self._next_try = 0.0
-        self._wait = SHORTEST_WAIT
+
+    def joined(self, numbers: Sequence[float]) -> Sequence[float]:
+        """See the protocol; one process trains."""
+        return numbers
+
+    def ask(self, request: Request) -> Any:
+        """Return the answer to a call that is not held; raises AgentError."""
+        if self._hold is None:
+            return self._call(request)
+        try:
+            within = TRY_SECONDS if self._presence.is_away else PATIENCE_SECONDS
+            answer = self._call(request, within=within)
+        except (InvalidArgument, *_REFUSED):
+            self._presence.answered()
+            raise
+        except AgentError as error:
+            self._presence.failed(error)
+            raise
+        self._presence.answered()
+        return answer
 
     def send(self, request: Request) -> Any:
-        """Send a call after all that wait; return its response, None where it waits now, too.
+        """Send a call after all that wait; return its answer, None where it waits now, too.
 
         Raises:
-            ResourceExhausted: as many wait as may.
-            AgentError: what the agent answered; that call waits no longer.
+            InvalidArgument: the request is wrong; it does not wait.
+            AgentError: what was answered to another call than a report; or to any, where the run
+                does not hold.
         """
         if self._hold is None:
             return self._call(request)
+        self._calls.check_process()
+        is_of_run = isinstance(request, pb.ReportChunkRequest | pb.FinishRunRequest)
+        try:
+            if self._catch_up():
+                return self.ask(request)
+        except InvalidArgument as error:
+            if not self._waiting:
+                raise
+            return self._lose(error)
+        except _REFUSED as error:
+            if not is_of_run and not self._waiting:
+                raise
+            return self._lose(error)
+        except AgentError:
+            pass  # away
+        return self._keep(request)
+
+    def _catch_up(self) -> bool:
+        """Deliver a share of what waits; return whether none does, and a call may be tried."""
+        if not self._presence.may_try():
+            return False
+        gives_up = time.monotonic() + self._presence.share()
+        delivered = 0
+        while self._waiting:
+            # At least two for the one that comes, so that it gets less.
+            if delivered > 1 and time.monotonic() > gives_up:
+                return False
+            self._deliver_first()
+            delivered += 1
+        self._presence.release(self, is_delivered=True)
+        return True
+
+    def _deliver_first(self) -> None:
+        kind, data = self._waiting[0]
+        self.ask(kind.FromString(data))
+        self._waiting.popleft()
+
+    def _keep(self, request: Request) -> Lost | None:
+        assert self._hold is not None
         if len(self._waiting) >= self._hold.limit:
-            raise ResourceExhausted(
-                f"{self._hold.limit} reports wait for the agent, which is still away"
+            end = pb.FinishRunRequest(run_id=self.run_id, outcome=pb.OUTCOME_TRUNCATED)
+            self._waiting.append((type(end), end.SerializeToString()))
+            log.warning(
+                "run %s ends: %d of its calls wait for the agent, which is still away, and no more "
+                "are held; the training goes on without the agent",
+                self.run_id,
+                self._hold.limit,
             )
+            return Lost()
         self._waiting.append((type(request), request.SerializeToString()))
-        if self._is_away and time.monotonic() < self._next_try:
-            return None
-        return self._deliver(budget=0.0 if self._is_away else None)
+        self._presence.hold(self)
+        return None
 
-    def finish(self, request: pb.FinishRunRequest) -> None:
-        """Send the run's end after all that wait, with the patience of a first call.
+    def _lose(self, error: AgentError) -> Lost:
+        self._waiting.clear()
+        self._presence.release(self, is_delivered=False)
+        log.warning("run %s ends: %s; the training goes on without the agent", self.run_id, error)
+        return Lost()
 
-        Where the agent is still away, a run that holds says so in the log and goes on: what the
-        script does next, such as saving its model, must not be lost.
+    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
+        """See the protocol; a run that holds raises nothing, and waits for a few seconds at most.
+
+        What the script does next, such as saving its model, must not be lost.
 
         Raises:
-            AgentError: what the agent answered; Unavailable where the run does not hold.
+            AgentError: what the agent answered, where the run does not hold.
         """
-        if self._hold is None:
+        if self._hold is None and not is_best_effort:
             self._call(request)
             return
         self._waiting.append((type(request), request.SerializeToString()))
-        if self._deliver(budget=None) is None:
-            log.error(
-                "run %s: %d calls were held and not delivered; the agent takes it for abandoned "
-                "when its lease ends",
-                request.run_id,
-                len(self._waiting),
-            )
+        self.flush()
 
-    def _deliver(self, *, budget: float | None) -> Any:
-        """Send what waits, in order; return the last response, None where the agent is away."""
-        response = None
+    def flush(self) -> None:
+        """See the protocol; what could not be delivered is said, and dropped."""
+        gives_up = time.monotonic() + self._presence.end_seconds
+        why: object = "there is too much of it"
         while self._waiting:
             kind, data = self._waiting[0]
             try:
-                response = self._call(kind.FromString(data), budget=budget)
-            except Unavailable as error:
-                self._go_away(error)
-                return None
-            except AgentError:
-                self._waiting.popleft()
-                raise
+                self._call(kind.FromString(data), within=gives_up - time.monotonic())
+            except AgentError as error:
+                why = error
+                break
+            self._presence.answered()
             self._waiting.popleft()
-            budget = None
-        self._come_back()
-        return response
+            if time.monotonic() > gives_up:
+                break
+        undelivered = len(self._waiting)
+        if undelivered:
+            self._presence.end_seconds = max(gives_up - time.monotonic(), 0.0)
+            self._waiting.clear()
+            log.warning(
+                "run %s: its last %d calls were not delivered: %s; the agent takes it for "
+                "abandoned when its lease ends",
+                self.run_id,
+                undelivered,
+                why,
+            )
+        self._presence.release(self, is_delivered=not undelivered)
 
-    def _call(self, request: Request, *, budget: float | None = None) -> Any:
-        deadline = CALL_SECONDS if budget is None else TRY_SECONDS
+    def _call(self, request: Request, *, within: float | None = None) -> Any:
         method: Any = self._methods[type(request)]
-        return self._calls.call(method, request, budget=budget, deadline=deadline)
-
-    def _go_away(self, error: Unavailable) -> None:
-        if self._is_away:
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
-        else:
-            self._is_away, self._wait = True, SHORTEST_WAIT
-            log.warning("%s; the training goes on under its last values", error)
-        self._next_try = time.monotonic() + self._wait
-
-    def _come_back(self) -> None:
-        if self._is_away:
-            self._is_away = False
-            log.warning("the agent is back; what was held is delivered")
+        return self._calls.call(method, request, within=within)

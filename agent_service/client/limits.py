@@ -66,6 +66,10 @@ class Guard:
         """How often a `change` was cut, a `spike` sent back, a loss `not finite`, a value out of
         `range`."""
 
+    def ends(self, losses: Sequence[float]) -> bool:
+        """Whether these losses end the run: one is not finite, and no `spike` is set."""
+        return self._limits.spike is None and not all(map(math.isfinite, losses))
+
     def judge(self, losses: Sequence[float]) -> list[float]:
         """Take a chunk's losses; return them as they can be told.
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import grpc
 
+from agent_service.client.delivery import Presence
 from agent_service.client.run import Run
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.rewards import GivenReward, Scores
@@ -35,29 +36,35 @@ class ReportStream:
     thread-safe.
     """
 
-    def __init__(self, stub: agent_pb2_grpc.AgentServiceStub) -> None:
+    def __init__(self, stub: agent_pb2_grpc.AgentServiceStub, presence: Presence) -> None:
         """Open the stream with the first report."""
         self._stub = stub
+        self._presence = presence
         self._requests: queue.SimpleQueue[pb.StreamReportsRequest | None] = queue.SimpleQueue()
         self._stream: Any = None
 
     def report(self, reports: Sequence[FleetReport]) -> list[AgentError | None]:
         """Report one chunk of each of several different runs, and move each on to its next action.
 
+        A loss that is not finite ends its run as diverged, as `Run.report` does.
+
         Returns:
-            For each report, in order: None where it was taken, else what was wrong with it; that
-            run stays where it was, and its chunk may be reported again.
+            For each report, in order: None where it was taken or is held, else what was wrong with
+            it; that run stays where it was, and its chunk may be reported again.
 
         Raises:
-            InvalidArgument: a loss or score is out of range; nothing was sent.
+            InvalidArgument: a score is out of range; nothing was sent.
         """
-        requests = [r.run.request(r.losses, r.feedback) for r in reports]
-        answers = self._send(requests)
+        requests = [report.run.request(report.losses, report.feedback) for report in reports]
+        answers = iter(self._send([request for request in requests if request is not None]))
         errors: list[AgentError | None] = []
         away: Unavailable | None = None
-        for report, request, answer in zip(reports, requests, answers, strict=True):
+        for report, request in zip(reports, requests, strict=True):
+            if request is None:
+                errors.append(None)
+                continue
             # Once nobody answers, the others are not tried one by one.
-            error = away or _settle(report.run, request, answer)
+            error = away or _settle(report.run, request, next(answers))
             away = error if isinstance(error, Unavailable) else None
             errors.append(error)
         return errors
@@ -66,6 +73,8 @@ class ReportStream:
         self, requests: Sequence[pb.ReportChunkRequest]
     ) -> list[pb.StreamReportsResponse | None]:
         """Send all, and return their answers in order; None for what the stream did not answer."""
+        if self._presence.is_away:
+            return [None] * len(requests)
         if self._stream is None:
             self._stream = self._stub.StreamReports(self._outgoing())
         for request in requests:

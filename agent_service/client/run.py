@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 
 from agent_service import convert
-from agent_service.client.delivery import Delivery
+from agent_service.client.delivery import Delivery, Lost
 from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
 from agent_service.domain.checks import by_name
+from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
@@ -22,13 +26,16 @@ if TYPE_CHECKING:
     from agent_service.client.model.scores import Tally
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
+log = logging.getLogger("agent_service.client")
 
 
 class Run:
     """One training under a controller; made by `AgentClient.run`.
 
     Leaving it as a context manager finishes it: terminated at its end, cancelled on Ctrl-C,
-    truncated by any other exception. Not thread-safe: it belongs to one training loop.
+    truncated by any other exception. A loss that is not finite ends it as diverged; then, as after
+    every end, its model is as it was, and more steps and reports change nothing.
+    Not thread-safe: it belongs to one training loop.
     """
 
     def __init__(
@@ -49,7 +56,7 @@ class Run:
         Args:
             delivery: of its calls.
             run_id: the run's.
-            chunk_size: N.
+            chunk_size: N; 0 where it has not begun.
             action: for its next chunk; a model has it from now on.
             is_held: whether nobody decided that action, since the agent is away.
             model: what to apply actions to.
@@ -69,13 +76,17 @@ class Run:
         self._tally: Tally | None = None
         """The score of the chunk by its logits; none yet, or the script gives scores."""
         self._has_pass = False
-        self._is_finished = False
+        self.is_finished = False
+        """Whether the run has ended, by whatever: no more of the training is told or steered."""
         self._model = model
         self._guard = Guard(limits, hyperparameters)
         self._is_own: bool
         """Whether what runs is not what was decided."""
         self.take(action)
         self._is_own = self._is_own or is_held
+        if model is not None:
+            # A run that is lost, as when a notebook's cell raises, leaves its model as it was.
+            weakref.finalize(self, model.remove).atexit = False
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -90,7 +101,12 @@ class Run:
     @property
     def chunk_full(self) -> bool:
         """Whether N steps were told and `report` is due."""
-        return len(self._losses) == self.chunk_size
+        return 0 < self.chunk_size == len(self._losses)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nothing is told: the run has ended, or not begun."""
+        return self.is_finished or not self.chunk_size
 
     def describe(self) -> Description:
         """Return what the run drives, from which values, and what it leaves alone; print it."""
@@ -122,6 +138,8 @@ class Run:
                 a run without a model.
             InvalidArgument: the score cannot be made of such logits and labels.
         """
+        if self._is_idle:
+            return
         self._check_not_full()
         if score is not None and logits is None:
             self._check_one_way(self._tally is None)
@@ -135,6 +153,8 @@ class Run:
 
     def add_pass(self, logits: Tensor, labels: Tensor) -> None:
         """Score one of several passes of a step, which `step(loss)` ends; arguments as there."""
+        if self._is_idle:
+            return
         self._check_not_full()
         self._check_one_way(not self._scores)
         if self._tally is None:
@@ -163,6 +183,8 @@ class Run:
     ) -> dict[str, float]:
         """Report the full chunk and return the values for the next one, which a model then has.
 
+        A score that is not finite drops the chunk.
+
         Args:
             validation: mean score of the chunk's validation batches, in [0, 1]; or, of a run with a
                 model, these batches' logits and labels.
@@ -171,20 +193,27 @@ class Run:
 
         Raises:
             RuntimeError: where the chunk is not full yet.
-            AgentError: what the service answered; the chunk is kept, to be reported again.
+            InvalidArgument: a score out of range, or wrong names; the chunk is kept, to be reported
+                again, or dropped by `drop_chunk`.
+            AgentError: what the service answered a run with `when_away=None`; likewise.
         """
+        if self._is_idle:
+            return self.hyperparameters
         if not self.chunk_full:
             raise RuntimeError(f"the chunk has {len(self._losses)} of {self.chunk_size} steps")
-        values = self.report_chunk(
+        values = self._report(
             [float(loss) for loss in self._losses],
-            training_score=self._training_score(),
-            validation_score=self._validation_score(validation),
+            lambda: (self._training_score(), self._validation_score(validation)),
             applied=applied,
         )
-        self._forget_chunk()
+        self.drop_chunk()
         return values
 
-    def _forget_chunk(self) -> None:
+    def drop_chunk(self) -> None:
+        """Forget the steps that were told since the last report.
+
+        The next N steps make the chunk, under the same values.
+        """
         self._losses.clear()
         self._scores.clear()
         self._tally, self._has_pass = None, False
@@ -226,46 +255,93 @@ class Run:
             chunk: its index, from 1; the next one's by default. A training that goes on from a
                 checkpoint reports its last chunk again, and is answered as it was then.
         """
-        scores = Scores(training=training_score, validation=validation_score)
-        return self._send(losses, scores, applied, chunk)
+        return self._report(
+            losses, lambda: (training_score, validation_score), applied=applied, chunk=chunk
+        )
 
     def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
         """Report a chunk with a ready reward, for controllers whose reward is `given`."""
-        return self._send(losses, GivenReward(reward), None)
+        return self._report(losses, lambda: (reward,))
 
-    def _send(
+    def _report(
         self,
         losses: Sequence[float],
-        feedback: Scores | GivenReward,
-        applied: Mapping[str, float] | None,
-        chunk: int | None = None,
-    ) -> dict[str, float]:
-        self.send(self.request(losses, feedback, applied=applied, chunk=chunk))
-        return self.hyperparameters
-
-    def request(
-        self,
-        losses: Sequence[float],
-        feedback: Scores | GivenReward,
+        feedback: Callable[[], Sequence[float]],
         *,
         applied: Mapping[str, float] | None = None,
         chunk: int | None = None,
-    ) -> pb.ReportChunkRequest:
-        """Return the report of the current chunk, or of another, to be sent.
+    ) -> dict[str, float]:
+        """Report a chunk; `feedback` makes its two scores or its reward, once the losses are well.
+
+        Where several processes train, all of them decide from the same means.
+        """
+        if not self._is_idle:
+            losses = self._delivery.joined(losses)
+            if not self._diverges(losses):
+                told = self._delivery.joined(feedback())
+                request = self._request(losses, told, applied=applied, chunk=chunk)
+                if request is not None:
+                    self.send(request)
+        return self.hyperparameters
+
+    def _diverges(self, losses: Sequence[float]) -> bool:
+        """Whether a loss that is not finite ends the run; then it has ended."""
+        if not self._guard.ends(losses):
+            return False
+        self._stop()
+        log.warning(
+            "run %s: a loss is not finite; it ends as diverged, and the training goes on without "
+            "the agent",
+            self.run_id,
+        )
+        self._delivery.send(self._end(Outcome.DIVERGED, None))
+        return True
+
+    def request(
+        self, losses: Sequence[float], feedback: Scores | GivenReward
+    ) -> pb.ReportChunkRequest | None:
+        """Return the report of the current chunk, to be sent; None where none is to be sent.
+
+        That is of a run that has ended, or has not begun, and where a loss or score is not finite.
 
         Raises:
-            InvalidArgument: a loss, score or index is out of range.
+            InvalidArgument: a loss or score is out of range.
         """
+        if self._is_idle or self._diverges(losses):
+            return None
+        if isinstance(feedback, GivenReward):
+            return self._request(losses, (feedback.value,))
+        return self._request(losses, (feedback.training, feedback.validation))
+
+    def _request(
+        self,
+        losses: Sequence[float],
+        told: Sequence[float],
+        *,
+        applied: Mapping[str, float] | None = None,
+        chunk: int | None = None,
+    ) -> pb.ReportChunkRequest | None:
         import numpy as np  # takes as long as gRPC: not when a script starts
 
-        if applied is None:
-            applied = self._own_values()
+        if len(losses) != self.chunk_size:
+            raise invalid(
+                "losses", f"{len(losses)} given; the controller has chunks of {self.chunk_size}"
+            )
+        if not all(map(math.isfinite, told)):
+            log.warning(
+                "run %s: a score is not finite; the chunk is not reported, and the next one runs "
+                "under the same values",
+                self.run_id,
+            )
+            return None
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index if chunk is None else chunk,
             losses=np.array(self._guard.judge(losses), dtype=np.float64),
-            feedback=feedback,
-            applied=applied,
+            feedback=GivenReward(*told)
+            if len(told) == 1
+            else Scores(training=told[0], validation=told[1]),
+            applied=self._own_values() if applied is None else applied,
         )
         return convert.report_to_message(report)
 
@@ -276,13 +352,20 @@ class Run:
 
     def send(self, request: pb.ReportChunkRequest) -> None:
         """Send a report by a call of its own, and take the next action; or hold this one."""
-        response = self._delivery.send(request)
-        if response is not None:
-            self.take(response.action)
-            return
-        held = pb.Action(values=self.action.values, chunk_index=request.chunk_index + 1)
-        self.take(held)
-        self._is_own = True
+        answer = self._delivery.send(request)
+        if isinstance(answer, Lost):
+            self._stop()
+        elif answer is not None:
+            self.take(answer.action)
+        else:
+            self.take(pb.Action(values=self.action.values, chunk_index=request.chunk_index + 1))
+            self._is_own = True
+
+    def _stop(self) -> None:
+        """Steer no more, and leave the model as it was."""
+        self.is_finished = True
+        if self._model is not None:
+            self._model.remove()
 
     def take(self, action: pb.Action) -> None:
         """Go on under the next action, as far as the limits allow."""
@@ -299,19 +382,57 @@ class Run:
 
         Reports of chunks that were told before, if they are the same, are answered as they were.
         """
-        self._forget_chunk()
+        self.drop_chunk()
         self.take(self._first_action)
 
     @by_name
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None
     ) -> None:
-        """End the run, and leave its model as it was; the context manager does it, too."""
-        if self._model is not None:
-            self._model.remove()  # whatever becomes of the call
+        """End the run, and leave its model as it was; the context manager does it, too.
+
+        Where the agent is away this takes a few seconds at most, and what was held and cannot be
+        delivered is said in the log. An end that was not told may be told again.
+
+        Args:
+            outcome: how the training ended; diverged where a loss that was told since the last
+                report is not finite.
+            final_score: the child's own final result, larger is better; left out where it is not
+                finite.
+
+        Raises:
+            AgentError: what the service answered a run with `when_away=None`.
+        """
+        self._finish(outcome, final_score, is_best_effort=False)
+
+    def _finish(self, outcome: Outcome, final_score: float | None, *, is_best_effort: bool) -> None:
+        if self._is_idle:
+            self._delivery.flush()
+            return
+        self._stop()
+        is_diverged = self._has_diverged(is_best_effort=is_best_effort)
+        end = self._end(Outcome.DIVERGED if is_diverged else outcome, final_score)
+        try:
+            self._delivery.finish(end, is_best_effort=is_best_effort)
+        except AgentError:
+            self.is_finished = False
+            raise
+
+    def _has_diverged(self, *, is_best_effort: bool) -> bool:
+        """Whether a step that was told since the last report has a loss that is not finite."""
+        if is_best_effort and self._delivery.is_shared:
+            return False  # a device that waits for a process that failed would never answer
+        try:
+            return self._guard.ends([float(loss) for loss in self._losses])
+        except Exception:  # of the device, whose own error the script has seen
+            return False
+
+    def _end(self, outcome: Outcome, final_score: float | None) -> pb.FinishRunRequest:
+        if final_score is not None and not math.isfinite(final_score):
+            log.warning("run %s: its final score is not finite, and is left out", self.run_id)
+            final_score = None
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
-        self._delivery.finish(convert.finish_to_message(finish))
-        self._is_finished = True
+        return convert.finish_to_message(finish)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -329,13 +450,17 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._is_finished:
-            return
         if kind is None:
-            self.finish(Outcome.TERMINATED)
-        else:
-            is_user = issubclass(kind, KeyboardInterrupt)
-            self.finish(Outcome.CANCELLED if is_user else Outcome.TRUNCATED)
+            self.finish()
+            return
+        is_user = issubclass(kind, KeyboardInterrupt)
+        try:
+            self._finish(
+                Outcome.CANCELLED if is_user else Outcome.TRUNCATED, None, is_best_effort=True
+            )
+        except BaseException as failed:
+            # The script ends with its own exception: nothing takes its place, not even Ctrl-C.
+            log.warning("run %s: its end was not told: %r", self.run_id, failed)
 
 
 def _detached(number: SupportsFloat) -> Any:

@@ -130,14 +130,24 @@ class Schedule:
 class _Following:
     """A delivery of reports that needs no agent: the answer is the schedule's next entry."""
 
+    is_shared = False
+
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
-    def send(self, request: Any) -> pb.ReportChunkResponse:
+    def joined(self, numbers: Sequence[float]) -> Sequence[float]:
+        return numbers
+
+    def send(self, request: Any) -> pb.ReportChunkResponse | None:
+        if isinstance(request, pb.FinishRunRequest):
+            return None
         return pb.ReportChunkResponse(action=self._schedule._action(request.chunk_index + 1))
 
-    def finish(self, request: pb.FinishRunRequest) -> None:
+    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
         """Nobody is told."""
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 _WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)

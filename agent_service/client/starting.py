@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import AgentDelivery, Delivery, Hold
+from agent_service.client.delivery import AgentDelivery, Delivery, Hold, Lost, Presence
+from agent_service.client.late import LateRun
 from agent_service.client.limits import Limits
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
-from agent_service.domain.errors import Unavailable, invalid
+from agent_service.domain.errors import Busy, FailedPrecondition, Unavailable, invalid
 from agent_service.domain.hyperparameters import check_values
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from agent_service.client.model.scores import Score
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
+
+log = logging.getLogger("agent_service.client")
 
 # torch is imported inside the functions for models alone, so that who gives none needs none.
 
@@ -46,82 +50,138 @@ class Start:
     score: Score | None
     when_away: Hold | None
     limits: Limits | None
+    is_repeated: bool
 
 
 class Starting:
     """Begins runs over one channel."""
 
-    def __init__(self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub) -> None:
+    def __init__(
+        self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub, presence: Presence
+    ) -> None:
         """Call by `calls`."""
         self._calls = calls
         self._stub = stub
+        self._presence = presence
 
     def begin(self, start: Start) -> Run:
         """Start a run, or go on with it; raises as `AgentClient.run` says."""
-        own = AgentDelivery(self._calls, self._stub, start.when_away)
+        own = AgentDelivery(self._calls, self._stub, start.when_away, self._presence)
         delivery, once = (own, _here) if start.model is None else _among_ranks(own)
-        spec = once(lambda: self._spec(start, own))
-        request = once(lambda: _request(start, spec))
+        run_id = start.run_id or once(lambda: f"run-{uuid.uuid4().hex[:12]}")
+        own.run_id = run_id
+        beginning = _Beginning(start, run_id, own, delivery, once)
+        try:
+            return Run(**beginning.arguments())
+        except (Unavailable, Busy) as error:
+            if start.when_away is None:
+                raise
+            if start.model is None:
+                raise Unavailable(
+                    f"{error}; or, to train without it until it is there, give the controller's "
+                    "spec and when_away=Hold(values={...})"
+                ) from error
+            log.warning(
+                "%s; the training begins under the model's own rates, and its run %s once the "
+                "agent answers",
+                error,
+                run_id,
+            )
+        return LateRun(
+            delivery, run_id=run_id, begin=lambda: beginning.late_arguments(self._presence)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What a run begins with; every process of a training does each step of it."""
+
+    _start: Start
+    _run_id: str
+    _own: AgentDelivery
+    """Of the process that talks to the agent."""
+    _delivery: Delivery
+    _once: Callable[[Callable[[], Any]], Any]
+    """Makes a value in that process, for all."""
+
+    def late_arguments(self, presence: Presence) -> Mapping[str, Any] | None:
+        """Return the arguments of a run that could not begin before; None while it cannot yet."""
+        if not self._once(presence.may_try):
+            return None
+        try:
+            return self.arguments()
+        except (Unavailable, Busy):
+            return None
+
+    def arguments(self) -> Mapping[str, Any]:
+        """Return the arguments of the run, whose model has the first action's values then."""
+        start, once = self._start, self._once
+        values = None if start.when_away is None else start.when_away.values
+        is_held = values is not None and isinstance(start.controller, ControllerSpec)
+        ask = self._own.send if is_held else self._own.ask
+        spec = once(lambda: self._spec(ask))
         model = None if start.model is None else _connected(start.model, start, spec)
         try:
-            response = delivery.send(request)
-            if response is None:
-                action = _held_action(start.when_away, spec)
-            elif start.run_id is None:
-                action = response.action
-            else:
-                action = once(lambda: self._newest_action(request.run_id))
+            first = once(lambda: _answered(ask(_request(start, spec, self._run_id))))
+            newest = first
+            if first is not None and start.run_id is not None:
+                newest = once(self._newest_action)
         except BaseException:
             if model is not None:
                 model.remove()
             raise
-        return Run(
-            delivery,
-            run_id=request.run_id,
-            chunk_size=spec.chunk_size,
-            action=action,
-            is_held=response is None,
-            model=model,
-            limits=start.limits,
-            hyperparameters=spec.hyperparameters,
-            first_action=None if response is None else response.action,
-        )
+        return {
+            "delivery": self._delivery,
+            "run_id": self._run_id,
+            "chunk_size": spec.chunk_size,
+            "action": pb.Action(values=values, chunk_index=1) if newest is None else newest,
+            "is_held": first is None,
+            "model": model,
+            "limits": start.limits,
+            "hyperparameters": spec.hyperparameters,
+            "first_action": first,
+        }
 
-    def _spec(self, start: Start, delivery: AgentDelivery) -> ControllerSpec:
+    def _spec(self, ask: Callable[[Any], Any]) -> ControllerSpec:
         """Return the spec of a controller that is there, or will be before its run is."""
-        if isinstance(start.controller, str):
-            by_name = pb.GetControllerRequest(name=start.controller)
-            found = self._calls.call(self._stub.GetController, by_name).controller
+        controller = self._start.controller
+        if isinstance(controller, str):
+            found = ask(pb.GetControllerRequest(name=controller)).controller
             return convert.spec_from_message(found.spec)
-        creation = pb.CreateControllerRequest(spec=convert.spec_to_message(start.controller))
-        if delivery.send(creation) is None:
-            _held_action(start.when_away, start.controller)
-        return start.controller
+        if self._start.when_away is not None and self._start.when_away.values is not None:
+            values = self._start.when_away.values
+            check_values(controller.hyperparameters, values, field="when_away.values")
+        _answered(ask(pb.CreateControllerRequest(spec=convert.spec_to_message(controller))))
+        return controller
 
-    def _newest_action(self, run_id: str) -> pb.Action:
-        return self._calls.call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id)).run.action
+    def _newest_action(self) -> pb.Action:
+        """Return what a run that is there goes on under; raises FailedPrecondition of an end."""
+        run = self._own.ask(pb.GetRunRequest(run_id=self._run_id)).run
+        if run.state == pb.RUN_STATE_FINISHED and not self._start.is_repeated:
+            raise FailedPrecondition(
+                f"run {self._run_id!r} is finished ({convert.OUTCOMES[run.outcome]}) and takes no "
+                "more chunks; give another run_id, or none"
+            )
+        action: pb.Action = run.action
+        return action
 
 
-def _request(start: Start, spec: ControllerSpec) -> pb.StartRunRequest:
+def _answered(response: Any) -> pb.Action | None:
+    """Return a new run's first action; None where the call is held."""
+    if isinstance(response, Lost):
+        raise FailedPrecondition("the run cannot begin: what was held for it is refused")
+    return getattr(response, "action", None)
+
+
+def _request(start: Start, spec: ControllerSpec, run_id: str) -> pb.StartRunRequest:
     return pb.StartRunRequest(
         controller=spec.name,
-        run_id=start.run_id or f"run-{uuid.uuid4().hex[:12]}",
+        run_id=run_id,
         mode=convert.mode_to_message(start.mode),
         policy_version=start.policy_version,
         labels=start.labels,
         planned_chunks=start.planned_chunks or 0,
     )
-
-
-def _held_action(hold: Hold | None, spec: ControllerSpec) -> pb.Action:
-    """Return what a run begins under while the agent is away; raises Unavailable without values."""
-    if hold is None or hold.values is None:
-        raise Unavailable(
-            "the agent is away, and Hold(values=...) says nothing to begin with; is it running? "
-            "`agent-service serve`"
-        )
-    check_values(spec.hyperparameters, hold.values, field="when_away.values")
-    return pb.Action(values=hold.values, chunk_index=1)
 
 
 def _connected(

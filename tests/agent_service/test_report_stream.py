@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent_service.client import AgentClient, FleetReport, Run, Scores
+from agent_service.client import AgentClient, FleetReport, Hold, Run, Scores
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
+from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
 
@@ -21,9 +22,10 @@ def reports(runs: list[Run], *, validation: float = 0.5) -> list[FleetReport]:
     return [FleetReport(run=run, losses=LOSSES, feedback=scores) for run in runs]
 
 
-def fleet(client: AgentClient, size: int) -> list[Run]:
+def fleet(client: AgentClient, size: int, *, when_away: Hold | None = None) -> list[Run]:
     client.create_controller(spec())
-    return [client.run("c", run_id=f"r{number}") for number in range(size)]
+    ids = [f"r{number}" for number in range(size)]
+    return [client.run("c", run_id=run_id, when_away=when_away) for run_id in ids]
 
 
 def test_a_fleet_gets_the_actions_that_calls_get(client: AgentClient) -> None:
@@ -54,11 +56,24 @@ def test_a_value_out_of_range_sends_nothing(client: AgentClient) -> None:
     """Named by its field; no run has moved."""
     runs = fleet(client, 2)
     right, wrong = reports(runs)
-    wrong = replace(wrong, losses=[float("nan")] * 4)
-    with client.report_stream() as stream, pytest.raises(InvalidArgument, match="losses"):
+    wrong = replace(wrong, feedback=Scores(training=0.5, validation=0.5), losses=[1.0] * 3)
+    with client.report_stream() as stream, pytest.raises(InvalidArgument, match="losses: 3 given"):
         stream.report([right, wrong])
 
     assert client.get_run("r0").reported_chunks == 0
+
+
+def test_a_loss_that_is_not_finite_ends_its_run_alone(client: AgentClient) -> None:
+    """As diverged; the others move on, then and later."""
+    runs = fleet(client, 2)
+    with client.report_stream() as stream:
+        right, wrong = reports(runs)
+        wrong = replace(wrong, losses=[1.0, float("nan"), 1.0, 1.0])
+        assert stream.report([wrong, right]) == [None, None]
+        assert stream.report(reports(runs)) == [None, None]
+
+    assert client.get_run("r1").outcome == pb.OUTCOME_DIVERGED
+    assert [client.get_run(run.run_id).reported_chunks for run in runs] == [2, 0]
 
 
 class _Interrupted:
@@ -120,6 +135,26 @@ def test_nobody_there_is_said_once_for_all(tmp_path: Path) -> None:
         assert len({id(error) for error in errors}) == 1
         agent.start()
         wait_for(lambda: stream.report(reports(runs)) == [None] * 5)
+
+
+def test_a_fleet_that_holds_trains_on_while_the_agent_is_killed(tmp_path: Path) -> None:
+    """No error; once it is back all runs' chunks are in the log, those of the outage too."""
+    with (
+        AgentProcess(tmp_path / "agent.db") as agent,
+        AgentClient(agent.address, budget_seconds=0.2) as client,
+    ):
+        runs = fleet(client, 5, when_away=Hold())
+        with client.report_stream() as stream:
+            stream.report(reports(runs))
+            agent.kill()
+            for _ in range(3):
+                assert stream.report(reports(runs)) == [None] * 5
+            agent.start()
+            client.wait_ready(20)
+        for run in runs:
+            run.finish()
+
+        assert [client.get_run(run.run_id).reported_chunks for run in runs] == [4] * 5
 
 
 def test_an_open_stream_does_not_keep_the_interpreter(tmp_path: Path) -> None:

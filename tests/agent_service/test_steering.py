@@ -106,8 +106,9 @@ def test_a_finished_run_takes_no_more_chunks(client: AgentClient) -> None:
 
     with pytest.raises(FailedPrecondition, match="finished"):
         client._calls.call(client._stub.ReportChunk, report("r", 2))
+    other = pb.FinishRunRequest(run_id="r", outcome=pb.OUTCOME_DIVERGED)
     with pytest.raises(FailedPrecondition, match="terminated"):
-        run.finish(Outcome.DIVERGED)
+        client._calls.call(client._stub.FinishRun, other)
     assert client._calls.call(client._stub.ReportChunk, report("r", 1)) == answer
 
 

@@ -79,7 +79,10 @@ class _Steered:
         share = self._share
         self._child = SimulatedChild(chunks=share.chunks, chunk_size=20, seed=self._seed)
         self._run: Run = self._client.run(
-            share.controller, run_id=next(self._ids), planned_chunks=share.chunks
+            share.controller,
+            run_id=next(self._ids),
+            planned_chunks=share.chunks,
+            when_away=None,  # what is held would not be measured
         )
 
     def report(self, stream: ReportStream) -> int:

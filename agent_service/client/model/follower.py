@@ -59,8 +59,10 @@ class Follower:
         Raises:
             TypeError: what validates does not fit; before anything is trained.
         """
-        if self._run is not None and self._model is model and self._run.action.chunk_index == 1:
-            self._run.start_again()
+        run = self._run
+        is_open = run is not None and not run.is_finished and self._model is model
+        if run is not None and is_open and run.action.chunk_index == 1:
+            run.start_again()
             return
         self.end(Outcome.TRUNCATED)
         self._model, self._align = model, align
@@ -92,5 +94,6 @@ class Follower:
 
     def fail(self, error: BaseException) -> None:
         """Finish the run: cancelled on Ctrl-C, else truncated."""
-        is_user = isinstance(error, KeyboardInterrupt)
-        self.end(Outcome.CANCELLED if is_user else Outcome.TRUNCATED)
+        run, self._run = self._run, None
+        if run is not None:
+            run.__exit__(type(error), error, error.__traceback__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -40,29 +40,36 @@ def of_rank_0(make: Callable[[], T]) -> T:
 
 
 class SharedDelivery:
-    """Sends the mean of all ranks' reports, once, and gives the answer to each of them."""
+    """Reports the mean of all ranks, once, and gives the answer to each of them.
+
+    Ranks meet where a chunk is reported, and nowhere else: a run may end on one of them alone, by
+    an exception or by its own last step, and no other waits for it.
+    """
+
+    is_shared = True
 
     def __init__(self, delivery: Delivery) -> None:
         """Send by `delivery` on rank 0."""
         self._delivery = delivery
+        self._is_first = distributed.get_rank() == 0
+
+    def joined(self, numbers: Sequence[float]) -> Sequence[float]:
+        """See the protocol; every rank calls this with its own numbers of the same chunk."""
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        mean = torch.tensor(numbers, dtype=torch.float64, device=device)
+        distributed.all_reduce(mean)
+        return (mean / distributed.get_world_size()).tolist()
 
     def send(self, request: Any) -> Any:
-        """See the protocol; every rank calls this with its own report of the same chunk."""
-        if isinstance(request, pb.ReportChunkRequest):
-            _average(request)
+        """See the protocol; every rank calls this."""
         return of_rank_0(lambda: self._delivery.send(request))
 
-    def finish(self, request: pb.FinishRunRequest) -> None:
+    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
         """See the protocol."""
-        of_rank_0(lambda: self._delivery.finish(request))
+        if self._is_first:
+            self._delivery.finish(request, is_best_effort=is_best_effort)
 
-
-def _average(request: pb.ReportChunkRequest) -> None:
-    """Put the mean over ranks in place of a report's own losses and scores."""
-    own = [*request.losses, request.scores.training, request.scores.validation]
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    numbers = torch.tensor(own, dtype=torch.float64, device=device)
-    distributed.all_reduce(numbers)
-    *losses, training, validation = (numbers / distributed.get_world_size()).tolist()
-    request.losses[:] = losses
-    request.scores.training, request.scores.validation = training, validation
+    def flush(self) -> None:
+        """See the protocol."""
+        if self._is_first:
+            self._delivery.flush()

@@ -86,7 +86,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.01)
     monkeypatch.setattr(delivery_module, "LONGEST_WAIT", 0.05)
     monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.2)
-    monkeypatch.setattr(delivery_module, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 0.5)
 
 
 def test_a_training_goes_through_outages_at_random_moments(

@@ -14,7 +14,7 @@ from agent_service.client import AgentClient
 from agent_service.decision_log.evaluation import read_evaluation
 from agent_service.domain.errors import AgentError, FailedPrecondition, InvalidArgument, NotFound
 from agent_service.domain.estimates import EstimateRefused
-from agent_service.domain.rewards import GivenReward, Reward
+from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import (
     Algorithm,
@@ -174,7 +174,7 @@ def test_runs_that_cannot_be_weighed_are_left_out(served: ServedAgent) -> None:
         client.run("mixed", run_id="unfinished")
         client.run("mixed", run_id="empty").finish()
         own = client.run("mixed", run_id="own")
-        own._send([1.0] * 4, GivenReward(0.5), {"dropout": 0.1})
+        own._report([1.0] * 4, lambda: (0.5,), applied={"dropout": 0.1})
         own.finish()
         for number in range(3):
             cut = client.run("mixed", run_id=f"cut-{number}")

@@ -98,8 +98,11 @@ def test_calls_in_work_are_limited(
         writer.execute("BEGIN IMMEDIATE")  # so that a start of a run waits
         first = client._stub.StartRun.future(pb.StartRunRequest(controller="c", run_id="r"))
         wait_for(lambda: is_in_work(served, "StartRun"))
-        with pytest.raises(Busy, match=r"1 calls at once are the limit \(--max-calls\)"):
-            client._calls.call(client._stub.GetRun, pb.GetRunRequest(run_id="r"), budget=0)
+        with (
+            AgentClient(served.address, budget_seconds=0) as hasty,
+            pytest.raises(Busy, match=r"1 calls at once are the limit \(--max-calls\)"),
+        ):
+            hasty.get_run("r")
         check_health(served.address, "agent service")
         patient = ThreadPoolExecutor(1).submit(client.get_controller, "c")
         wait_for(lambda: (refusals(served, "calls") or 0) >= 2)

@@ -1,0 +1,70 @@
+"""A run whose agent is away as its training begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent_service.client.delivery import Delivery
+from agent_service.client.run import Run
+from agent_service.domain.errors import AgentError
+from agent_service.v1 import agent_pb2 as pb
+
+log = logging.getLogger("agent_service.client")
+
+LOOK_STEPS = 20
+"""Training steps between two looks whether the agent is back."""
+
+
+class LateRun(Run):
+    """Steers nothing, and takes steps without keeping them, until the agent is back.
+
+    Then it begins: chunk 1 is the N steps that follow. Before, the model trains under its own
+    rates, and `chunk_full` is never true.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        run_id: str,
+        begin: Callable[[], Mapping[str, Any] | None],
+    ) -> None:
+        """Wait for the agent.
+
+        Args:
+            delivery: of the run's calls.
+            run_id: the run's.
+            begin: returns the arguments of the run that has begun; None while the agent is away.
+                Of several processes each calls it after the same steps.
+        """
+        super().__init__(delivery, run_id=run_id, chunk_size=0, action=pb.Action())
+        self._begin = begin
+        self._steps = 0
+
+    def step(self, *told: Any, **score: Any) -> None:
+        """See `Run`."""
+        if self._is_idle:
+            self._steps += 1
+            if not self.is_finished and self._steps % LOOK_STEPS == 0:
+                self._look()
+        else:
+            super().step(*told, **score)
+
+    def _look(self) -> None:
+        try:
+            begun = self._begin()
+        except AgentError as error:
+            log.warning("run %s does not begin, and the training goes on: %s", self.run_id, error)
+            self.is_finished = True
+            return
+        if begun is not None:
+            super().__init__(**begun)
+            log.warning("the agent is back; run %s begins", self.run_id)
+
+    def _finish(self, *end: Any, **how: Any) -> None:
+        if self._is_idle and not self.is_finished:
+            log.warning("run %s never began: the agent was away", self.run_id)
+            self.is_finished = True
+        super()._finish(*end, **how)
