@@ -28,6 +28,7 @@ from trainer_service.training.spec import (
     Method,
     Model,
     Precision,
+    Score,
     Sites,
     Start,
     Stem,
@@ -143,6 +144,7 @@ def _training_from_message(message: pb.RunSpec) -> TrainingSpec:
             MemoryFormat, message.memory_format, field="memory_format", default=MemoryFormat.AUTO
         ),
         execution=_named(Execution, message.execution, field="execution", default=Execution.EAGER),
+        score=_named(Score, message.score, field="score", default=Score.OF_BATCHES),
         seed=message.seed,
     )
 
@@ -181,6 +183,7 @@ def spec_to_message(spec: RunSpec) -> pb.RunSpec:
         precision=training.precision.value,
         memory_format=training.memory_format.value,
         execution=training.execution.value,
+        score=training.score.value,
         seed=training.seed,
     )
     if spec.mode is not None:

@@ -40,6 +40,9 @@ def training_options(command: Any) -> Any:
             click.option("--precision", default="fp32", help="fp32, tf32 (CUDA only) or bf16."),
             click.option("--memory-format", default="auto", help="Or contiguous, channels_last."),
             click.option("--execution", default="eager", help="Or compiled, graphs (CUDA only)."),
+            click.option(
+                "--score", default="macro-f1-of-batches", help="Or macro-f1, of a chunk's samples."
+            ),
         )
     ):
         command = option(command)
@@ -58,6 +61,7 @@ def training_spec(options: dict[str, Any]) -> TrainingSpec:
         "precision": spec.Precision,
         "memory_format": spec.MemoryFormat,
         "execution": spec.Execution,
+        "score": spec.Score,
         "sites": spec.Sites,
         "method": spec.Method,
     }

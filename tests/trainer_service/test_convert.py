@@ -27,6 +27,7 @@ from trainer_service.training.spec import (
     Method,
     Model,
     Precision,
+    Score,
     Sites,
     Start,
     Stem,
@@ -74,6 +75,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
         validation_batches=draw(COUNTS),
         precision=draw(st.sampled_from(Precision)),
         memory_format=draw(st.sampled_from(MemoryFormat)),
+        score=draw(st.sampled_from(Score)),
         execution=draw(st.sampled_from(Execution)),
         seed=draw(SEEDS),
     )
@@ -161,6 +163,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"learning_rate": math.inf}, "learning_rate"),
     ({"precision": "fp8"}, "precision"),
     ({"memory_format": "rows"}, "memory_format"),
+    ({"score": "accuracy"}, "score"),
     ({"execution": "fast"}, "execution"),
     ({"seed": 2**63}, "seed"),
     ({"child": pb.Child(model="vgg")}, "child.model"),

@@ -23,7 +23,7 @@ from trainer_service.training.feed import Feed, choose_feed
 from trainer_service.training.final import FinalScores
 from trainer_service.training.inputs import inputs_of
 from trainer_service.training.passes import Passes
-from trainer_service.training.spec import Augment, TrainingSpec
+from trainer_service.training.spec import Augment, Score, TrainingSpec
 
 
 class Diverged(Exception):
@@ -200,12 +200,12 @@ class ChildTraining:
             if not math.isfinite(loss):
                 raise Diverged(f"the loss of chunk {index}, step {place} is {loss}")
         predictions, labels = torch.stack(self._predictions), torch.stack(self._labels)
-        scores = macro_f1(predictions, labels, classes=self._classes)
+        training_score = self._score(predictions, labels)
         validation_loss, validation_score = self._validate_batches()
         return Chunk(
             index=index,
             losses=tuple(loss_list),
-            training_score=float(scores.mean()),
+            training_score=training_score,
             validation_score=validation_score,
             validation_loss=validation_loss,
             values=self._passes.regularization.values(),
@@ -253,8 +253,13 @@ class ChildTraining:
         logits = self._evaluate(self._validation, drawn)[inverse]
         labels = self._validation.labels[places]
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        score = macro_f1(logits.argmax(-1), labels, classes=self._classes).mean()
-        return float(loss), float(score)
+        return float(loss), self._score(logits.argmax(-1), labels)
+
+    def _score(self, predictions: Tensor, labels: Tensor) -> float:
+        """Return the score of a chunk's batches, int64[batches, B]."""
+        if self._spec.score is Score.OF_SAMPLES:
+            predictions, labels = predictions.flatten(), labels.flatten()
+        return float(macro_f1(predictions, labels, classes=self._classes).mean())
 
     def _end_epoch(self) -> None:
         """Score the whole validation split, and keep the weights if they are the best so far."""

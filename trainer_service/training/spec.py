@@ -107,6 +107,15 @@ class Augment(StrEnum):
     """A random crop after padding by an eighth, mirrored or not."""
 
 
+class Score(StrEnum):
+    """What the batches of a chunk are scored by; names as the client's."""
+
+    OF_BATCHES = "macro-f1-of-batches"
+    """The mean of the batches' macro F1 (Eqs. 7-10)."""
+    OF_SAMPLES = "macro-f1"
+    """Macro F1 of all their samples together: it does not depend on the batch's size."""
+
+
 DATASETS = ("digits", "cifar10", "cifar100", "fer2013", "affectnet")
 """Data sets with a name of their own; the catalog says what they are."""
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -171,6 +180,7 @@ class TrainingSpec:
     precision: Precision = Precision.FP32
     memory_format: MemoryFormat = MemoryFormat.AUTO
     execution: Execution = Execution.EAGER
+    score: Score = Score.OF_BATCHES
     seed: int = 0
     """Seed of initial weights, batch order and noise."""
 

@@ -317,6 +317,7 @@ class RunSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     MEMORY_FORMAT_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     method: Global___Method.ValueType
@@ -350,6 +351,10 @@ class RunSpec(_message.Message):
     execution: _builtins.str
     """How training steps are launched: `eager`, `compiled` (torch.compile) or `graphs` (CUDA graphs,
     CUDA only); empty is `eager`.
+    """
+    score: _builtins.str
+    """What a chunk's batches are scored by: `macro-f1-of-batches`, the mean of their macro F1 (the paper's), or
+    `macro-f1`, of all their samples together, as clients of other trainings are scored by; empty is the first.
     """
     keep: _builtins.bool
     """Whether its last checkpoint stays when it has succeeded, until DiscardCheckpoint: for GetWeights, and for
@@ -396,12 +401,13 @@ class RunSpec(_message.Message):
         seed: _builtins.int = ...,
         memory_format: _builtins.str = ...,
         execution: _builtins.str = ...,
+        score: _builtins.str = ...,
         keep: _builtins.bool = ...,
         parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "chunks", b"chunks", "data", b"data", "epochs", b"epochs", "length", b"length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "parent", b"parent", "precision", b"precision", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "parent", b"parent", "precision", b"precision", "score", b"score", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "chunks"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015

@@ -16,6 +16,7 @@ from trainer_service.training.spec import (
     Method,
     Model,
     Precision,
+    Score,
     Start,
     Stem,
     hyperparameters,
@@ -74,6 +75,27 @@ def test_methods_are_paired_by_seed() -> None:
 
     assert len(weights) == len(batches) == 1
     assert other.next_batch()[0].numpy().tobytes() not in batches
+
+
+def test_all_samples_of_a_chunk_may_be_scored_together() -> None:
+    """The client's default, in place of the mean over batches; nothing else changes."""
+    child, paper = training(score=Score.OF_SAMPLES), training()
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(SPEC.seed + 1))
+    passes: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> None:
+        if module.training:
+            passes.append(logits.argmax(-1))
+
+    child._passes.child.register_forward_hook(keep)
+    chunk, same = child.train_chunk({}), paper.train_chunk({})
+
+    predictions, labels = torch.cat(passes), IMAGES.training.labels[order]
+    expected = f1_score(labels, predictions, average="macro", zero_division=0)
+    assert chunk.training_score == pytest.approx(expected)
+    assert chunk.losses == same.losses
+    assert chunk.training_score != same.training_score
+    assert chunk.validation_score != same.validation_score
 
 
 def test_another_seed_is_another_training() -> None:
