@@ -47,13 +47,12 @@ def test_an_image_stands_as_its_exif_says(tmp_path: Path, suffix: str, orientati
     assert shown.sum() == pytest.approx(white.sum(), rel=0.2)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
     """Viewers show such a photo, too."""
     image = Image.fromarray(SHADES).convert("RGB")
-    path = written(tmp_path, image, "image.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff", quality=100)
+    path = written(tmp_path, image, exif=b"Exif\0\0garbage garbage")
 
-    assert decoded(path, channels=3)[0].mean() < decoded(path, channels=3)[-1].mean()
+    assert np.array_equal(decoded(path, channels=3)[..., 0], SHADES)
 
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
