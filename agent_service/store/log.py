@@ -12,8 +12,8 @@ from agent_service.domain.ports import LearnableTransition
 from agent_service.domain.runs import Appended, Controller, Decision, Run, Transition, Use
 from agent_service.store import queries, rows
 from agent_service.store.checksums import change
-from agent_service.store.rollouts import IS_READY, read_ready, slices
-from agent_service.store.schema import decisions, is_settled, runs
+from agent_service.store.rollouts import WITH_READY, read_ready, slices
+from agent_service.store.schema import decisions, runs
 from agent_service.store.transaction import Transaction
 
 _use_change = cache(lambda was, use: change(decisions, {"use": was.value}, {"use": use.value}))
@@ -90,18 +90,7 @@ class Log(Transaction):
 
     def with_ready(self, *, count: int) -> Set[int]:
         """See the port."""
-        # One statement for all controllers: each costs ten times what the index does. It goes from
-        # one to the next in the index alone: behind a long spec, the columns of a controller's row
-        # are far to reach.
-        key = decisions.c.controller_id
-        first = sa.select(sa.func.min(key).label("id")).where(is_settled).cte(recursive=True)
-        following = sa.select(sa.func.min(key)).where(is_settled, key > first.c.id)
-        found = first.union_all(
-            sa.select(following.scalar_subquery()).where(first.c.id.is_not(None))
-        )
-        ready = sa.select(decisions.c.position).where(key == found.c.id, IS_READY)
-        last = ready.order_by(decisions.c.position).limit(1).offset(count - 1).scalar_subquery()
-        return set(self._execute(sa.select(found.c.id).where(last.is_not(None))).scalars())
+        return set(self._execute(WITH_READY, {"before": count - 1}).scalars())
 
     def ready_transitions(
         self, controller: Controller, *, limit: int
