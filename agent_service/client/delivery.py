@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from agent_service.client.calls import Calls
+from agent_service.domain.checks import fields_by_name
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
@@ -39,6 +40,7 @@ _REFUSED = (NotFound, AlreadyExists, FailedPrecondition)
 """The run was deleted, finished by somebody else, or told otherwise: no later call can mend it."""
 
 
+@fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
     """While the agent is away, the training goes on under the last action.

@@ -10,6 +10,7 @@ from agent_service.client import (
     BayesianSettings,
     ConstantSettings,
     ControllerSpec,
+    Hold,
     Hyperparameter,
     Limits,
     Mode,
@@ -99,6 +100,7 @@ def test_names_and_lists_are_what_they_stand_for() -> None:
         (ReplaySettings, ("r",), ("ReplaySettings", "run_id", "values")),
         (WarmStart, ("c",), ("WarmStart", "controller")),
         (Limits, (0.1,), ("Limits", "max_change")),
+        (Hold, ({"dropout": 0.1},), ("Hold", "values")),
         (Tls, ("ca.pem",), ("Tls", "ca")),
     ],
 )
