@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,9 @@ from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+
+ANSWER_SECONDS = 10.0
+"""For how long all answers to one call's reports are waited for, before the stream is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,9 @@ class ReportStream:
         for request in requests:
             self._requests.put(pb.StreamReportsRequest(report=request))
         answers: list[pb.StreamReportsResponse | None] = []
+        # A stream has no deadline of its own, and an agent that hangs would keep a fleet waiting.
+        watchdog = threading.Timer(ANSWER_SECONDS, self._stream.cancel)
+        watchdog.start()
         try:
             for _ in requests:
                 answers.append(next(self._stream))
@@ -89,6 +96,8 @@ class ReportStream:
             # On Ctrl-C: what is not read yet must not be taken for the next reports' answers.
             self.close()
             raise
+        finally:
+            watchdog.cancel()
         return answers + [None] * (len(requests) - len(answers))
 
     def _outgoing(self) -> Iterator[pb.StreamReportsRequest]:

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from agent_service.client import AgentClient, FleetReport, Hold, Run, Scores
+from agent_service.client import (
+    AgentClient,
+    FleetReport,
+    Hold,
+    Run,
+    Scores,
+    delivery,
+    report_stream,
+)
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
 
@@ -157,12 +166,39 @@ def test_a_fleet_that_holds_trains_on_while_the_agent_is_killed(tmp_path: Path) 
         assert [client.get_run(run.run_id).reported_chunks for run in runs] == [4] * 5
 
 
+@pytest.mark.timeout(30)
+def test_a_fleet_does_not_wait_for_an_agent_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for the stream's answers, nor with the next reports; all is delivered at last."""
+    with (
+        AgentProcess(tmp_path / "agent.db") as agent,
+        Network(agent.address) as network,
+        AgentClient(network.address) as client,
+    ):
+        runs = fleet(client, 5, when_away=Hold())
+        with client.report_stream() as stream:
+            stream.report(reports(runs))
+            network.cut()
+            with monkeypatch.context() as hasty:
+                hasty.setattr(report_stream, "ANSWER_SECONDS", 0.5)
+                hasty.setattr(delivery, "PATIENCE_SECONDS", 0.5)
+                for _ in range(3):
+                    assert stream.report(reports(runs)) == [None] * 5
+            network.mend()
+        for run in runs:
+            run.finish()
+
+        assert [client.get_run(run.run_id).reported_chunks for run in runs] == [4] * 5
+
+
 def test_an_open_stream_does_not_keep_the_interpreter(tmp_path: Path) -> None:
     """A script that forgot to leave the context ends all the same."""
     with AgentProcess(tmp_path / "agent.db") as agent:
         with AgentClient(agent.address) as client:
             fleet(client, 1)
         code = f"""
+from agent_service.client import delivery, report_stream
 from agent_service.client import AgentClient, FleetReport, Scores
 client = AgentClient({agent.address!r})
 stream = client.report_stream()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from agent_service.client import AgentClient
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent
+from tests.end_to_end.processes import wait_for
 
 WAYS = ("ddp", "fully_shard", "fsdp")
 SCRIPT = """
@@ -125,3 +127,57 @@ def test_two_ranks_are_one_run(told: Told, way: str) -> None:
 def test_an_error_is_raised_on_both_ranks(told: Told) -> None:
     """A controller that is not there: rank 1, which asked nobody, is told too."""
     assert [rank["error"] for rank in told.ranks] == ["NotFound", "NotFound"]
+
+
+ENDING = """
+import sys
+from torch import distributed, nn
+from agent_service.client import AgentClient
+
+rank = int(sys.argv[1])
+distributed.init_process_group(
+    "gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2
+)
+with AgentClient(sys.argv[2]) as agent, agent.run("c", run_id="r", model=nn.Dropout(0.1)) as run:
+    for step in range(6 if rank == 0 else 4):
+        run.step(float("nan") if sys.argv[4] == "diverges" and rank else 1.0, score=0.5)
+        if run.chunk_full:
+            run.report(0.5)
+    if sys.argv[4] == "raises" and rank == 1:
+        raise ValueError("boom")
+assert not sys.argv[4] == "diverges" or run.is_finished
+distributed.barrier()  # as in the other script
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "codes", "outcome"),
+    [
+        ("ends", [0, 0], pb.OUTCOME_TERMINATED),
+        ("diverges", [0, 0], pb.OUTCOME_DIVERGED),
+        ("raises", [None, 1], pb.OUTCOME_TERMINATED),
+    ],
+)
+def test_ranks_end_each_for_itself(
+    served: ServedAgent,
+    client: AgentClient,
+    tmp_path: Path,
+    how: str,
+    codes: list[int | None],
+    outcome: int,
+) -> None:
+    """After different steps, by an exception of one, or all by the mean of their losses."""
+    client.create_controller(spec())
+    command = [served.address, str(tmp_path / "store"), how]
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", ENDING, str(rank), *command]) for rank in (0, 1)
+    ]
+    try:
+        for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
+            if code is not None:
+                assert rank.wait(90) == code
+        wait_for(lambda: client.get_run("r").outcome == outcome, seconds=90)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()

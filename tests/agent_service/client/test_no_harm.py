@@ -1,0 +1,322 @@
+"""Whatever happens to the agent, to a loss or to a run: the training is none the worse for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from agent_service.client import AgentClient, Hold, Limits, Outcome, Run
+from agent_service.client import delivery as delivery_module
+from agent_service.client.model import release
+from agent_service.domain.errors import (
+    AgentError,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.specs import spec
+from tests.end_to_end.processes import AgentProcess
+
+NOBODY = "127.0.0.1:9"
+HELD = Hold(values={"dropout": 0.25})
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.25), nn.Linear(8, 3))
+
+
+def rate(model: nn.Sequential) -> Any:
+    return model[1].p
+
+
+def steps(run: Run, *losses: float) -> None:
+    for loss in losses:
+        run.step(loss, score=0.5)
+
+
+def chunk(run: Run) -> None:
+    steps(run, 2.0, 1.5, 1.0, 0.5)
+    run.report(0.5)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_not_the_training(
+    client: AgentClient, loss: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As diverged, with the worst reward; the model has its own rate, and more steps are fine."""
+    client.create_controller(spec())
+    model = network()
+    with client.run("c", run_id="r", model=model) as run:
+        chunk(run)
+        steps(run, 1.0, loss, 1.0, 1.0)
+        run.report(0.5)
+        assert run.is_finished
+        assert rate(model) == 0.25
+        for _ in range(2):
+            chunk(run)
+            assert not run.chunk_full
+
+    assert client.get_run("r").outcome == pb.OUTCOME_DIVERGED
+    assert [t.reward for t in client.transitions(run_id="r")] == [0.0, -1.0]
+    assert [r.levelname for r in caplog.records if "not finite" in r.message] == ["WARNING"]
+
+
+def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) -> None:
+    """By a break or by an exception of its own, in the middle of a chunk."""
+    client.create_controller(spec())
+    with client.run("c", run_id="break") as run:
+        steps(run, 1.0, math.nan)
+
+    def checked() -> None:
+        with client.run("c", run_id="raise") as run:
+            steps(run, math.inf)
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        checked()
+    with client.run("c", run_id="limited", limits=Limits(spike=3)) as run:
+        steps(run, math.nan)
+
+    assert client.get_run("break").outcome == pb.OUTCOME_DIVERGED
+    assert client.get_run("raise").outcome == pb.OUTCOME_DIVERGED
+    assert client.get_run("limited").outcome == pb.OUTCOME_TERMINATED
+
+
+def test_a_chunk_that_cannot_be_reported_is_dropped(client: AgentClient) -> None:
+    """One whose score is not finite, and one that the script drops; the next is the same chunk."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        chunk(run)
+        before = run.action
+        steps(run, 1.0, 1.0, 1.0, 1.0)
+        run.report(math.nan)
+        steps(run, 1.0, 1.0, 1.0, 1.0)
+        with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+            run.report(50.0)
+        run.drop_chunk()
+        assert run.action == before
+        chunk(run)
+        run.finish(final_score=math.nan)
+
+    log = list(client.transitions(run_id="r"))
+    assert [list(t.next_state) for t in log] == [[2.0, 1.5, 1.0, 0.5]] * 2
+    assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
+
+
+@pytest.mark.parametrize("when_away", [None, HELD])
+def test_the_scripts_own_exception_is_what_it_ends_with(when_away: Hold | None) -> None:
+    """Where the agent went away: nothing replaces it, and nothing is chained to it."""
+    with AgentClient(NOBODY, budget_seconds=0.1) as client:
+        run = client.run(spec(), when_away=HELD)
+        run._delivery._hold = when_away  # type: ignore[attr-defined]
+        with pytest.raises(ZeroDivisionError) as raised, run:
+            raise ZeroDivisionError
+
+    assert raised.value.__context__ is None
+
+
+class Interrupted:
+    """A delivery of which Ctrl-C is pressed as it tells the end."""
+
+    is_shared = False
+    ends = 0
+
+    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
+        self.ends += 1
+        raise KeyboardInterrupt
+
+    def flush(self) -> None: ...
+
+
+def test_ctrl_c_ends_an_end_at_once() -> None:
+    """It is the script's exception where there is none; no end is tried a second time."""
+    first = pb.Action(values={"dropout": 0.25}, chunk_index=1)
+    for own, expected in ((None, KeyboardInterrupt), (ValueError, ValueError)):
+        delivery: Any = Interrupted()
+        run = Run(delivery, run_id="r", chunk_size=4, action=first)
+        with pytest.raises(expected):
+            end(run, own)
+        assert delivery.ends == 1
+
+
+def end(run: Run, own: type[Exception] | None) -> None:
+    with run:
+        if own is not None:
+            raise own
+        run.finish()
+
+
+@pytest.mark.parametrize("kind", [NotFound, AlreadyExists, FailedPrecondition])
+def test_a_run_that_the_agent_refuses_ends_without_an_error(
+    client: AgentClient,
+    kind: type[AgentError],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deleted, told otherwise, or finished by somebody else: one warning, and the own rate."""
+    client.create_controller(spec())
+    model = network()
+    with client.run("c", model=model) as run:
+        chunk(run)
+        monkeypatch.setattr(run._delivery, "_call", raising(kind("it is gone")))
+        for _ in range(3):
+            chunk(run)
+        assert run.is_finished
+        assert rate(model) == 0.25
+
+    assert caplog.text.count("it is gone") == 1
+
+
+def raising(error: AgentError) -> Any:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "kind", [Unavailable, Unauthenticated, PermissionDenied, ResourceExhausted, AgentError]
+)
+def test_what_may_come_right_is_held(
+    client: AgentClient,
+    kind: type[AgentError],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A token that is renewed, a disk that is full: one warning, and all is delivered later."""
+    monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        chunk(run)
+        with monkeypatch.context() as broken:
+            broken.setattr(run._delivery, "_call", raising(kind("not now")))
+            for _ in range(3):
+                chunk(run)
+        chunk(run)
+
+    assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4, 5]
+    assert caplog.text.count("not now") == 1
+
+
+def test_an_agent_that_never_answers_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten hours of it, a report a second: less than a hundredth of the time is spent on looking."""
+    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
+    now, spent = 0.0, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    hours = 36_000
+
+    def call(_request: object, *, within: float) -> None:
+        nonlocal now, spent
+        now, spent = now + within, spent + within
+        raise Unavailable("silence")
+
+    with AgentClient(NOBODY, budget_seconds=0) as client:
+        run = client.run(spec(), when_away=HELD)
+        with monkeypatch.context() as silent:
+            silent.setattr(run._delivery, "_call", call)
+            for _ in range(hours):
+                now += 1.0
+                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+
+    assert 100 * 0.5 < spent < hours / 100
+
+
+def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> None:
+    """Under its own rates; its run begins once the agent answers, and drives it from then on."""
+    with AgentProcess(tmp_path / "agent.db") as process:
+        with AgentClient(process.address) as client:
+            client.create_controller(spec())
+        process.stop()
+        model = network()
+        with AgentClient(process.address, budget_seconds=0.1) as client:
+            with client.run("c", run_id="r", model=model) as run:
+                for _ in range(60):
+                    run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+                    assert not run.chunk_full
+                    assert run.report(0.5) == {}
+                assert rate(model) == 0.25
+                process.start()
+                client.wait_ready(20)
+                while not run.chunk_full:
+                    run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+                assert rate(model) == run.hyperparameters["dropout"]
+                run.report(0.5)
+
+            assert rate(model) == 0.25
+            assert client.get_run("r").reported_chunks == 1
+            assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
+
+
+def test_a_run_that_never_begins_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Twice: as it cannot begin, and at its end."""
+    caplog.set_level(logging.WARNING, "agent_service.client")
+    with (
+        AgentClient(NOBODY, budget_seconds=0.1) as client,
+        client.run("c", run_id="r", model=network()) as run,
+    ):
+        steps(run, *[1.0] * 60)
+
+    assert ["begins" in r.message for r in caplog.records] == [True, False]
+    assert "run r never began" in caplog.text
+
+
+def test_a_run_id_that_has_finished_is_refused_at_its_start(client: AgentClient) -> None:
+    """With its outcome, and the model as it was; a training that repeats its chunks may say so."""
+    client.create_controller(spec())
+    model = network()
+    with client.run("c", run_id="r", model=model) as run:
+        chunk(run)
+    with pytest.raises(FailedPrecondition, match=r"'r' is finished \(terminated\).*another run_id"):
+        client.run("c", run_id="r", model=model)
+    assert rate(model) == 0.25
+
+    again = client.run("c", run_id="r", is_repeated=True)
+    again.start_again()
+    chunk(again)
+    assert again.action.chunk_index == 2
+    again.finish(Outcome.TERMINATED)
+
+
+def test_a_model_whose_run_is_lost_is_free(client: AgentClient) -> None:
+    """By `release`, which the error names; or as soon as nothing refers to the run."""
+    client.create_controller(spec())
+    model = network()
+    kept = client.run("c", model=model)
+    with pytest.raises(InvalidArgument, match=r"release\(model\)"):
+        client.run("c", model=model)
+    release(model)
+    assert rate(model) == 0.25
+
+    lost = client.run("c", model=model)
+    kept.finish()
+    assert rate(model) == lost.hyperparameters["dropout"]
+    del lost
+    assert rate(model) == 0.25
+    with client.run("c", model=model) as run:
+        assert rate(model) == run.hyperparameters["dropout"]
+
+
+def test_a_client_that_was_closed_first_costs_no_training(
+    client: AgentClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on, and says at its end what was not told."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        client.close()
+        chunk(run)
+
+    assert "is closed" in caplog.text
