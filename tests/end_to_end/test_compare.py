@@ -142,6 +142,30 @@ def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_pat
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
+def test_a_second_study_in_a_folder_at_work_is_refused(services: Services, tmp_path: Path) -> None:
+    """At once and in a line; the first's runs are not cancelled."""
+    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "100000")
+    merged = [*command_of("trainer_service"), "merge", str(tmp_path), "--output", str(tmp_path)]
+    with (
+        TrainerClient(services.trainer.address) as trainer,
+        start_in_terminal(command) as process,
+    ):
+        wait_for(lambda: trainer.device().running == 2)
+
+        for refused in (command, merged):
+            shown = subprocess.run(refused, capture_output=True, text=True)
+
+            assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
+            assert f"at work in {tmp_path}" in shown.stderr
+        assert trainer.device().running == 2
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+
+    assert process.returncode == 130
+
+
 def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_path: Path) -> None:
     """What is missing is named; the services are left without runs."""
     failed = subprocess.run(
