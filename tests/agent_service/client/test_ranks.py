@@ -130,7 +130,7 @@ def test_an_error_is_raised_on_both_ranks(told: Told) -> None:
 
 
 ENDING = """
-import sys
+import os, sys, time
 from torch import distributed, nn
 from agent_service.client import AgentClient
 
@@ -145,6 +145,8 @@ with AgentClient(sys.argv[2]) as agent, agent.run("c", run_id="r", model=nn.Drop
             run.report(0.5)
     if sys.argv[4] == "raises" and rank == 1:
         raise ValueError("boom")
+    while sys.argv[4] == "raises" and not os.path.exists(sys.argv[3] + ".go"):
+        time.sleep(0.05)  # elsewhere, as in a collective of its own, until the other has ended
 assert not sys.argv[4] == "diverges" or run.is_finished
 distributed.barrier()  # as in the other script
 """
@@ -176,6 +178,7 @@ def test_ranks_end_each_for_itself(
         for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
             if code is not None:
                 assert rank.wait(90) == code
+        (tmp_path / "store.go").touch()
         wait_for(lambda: client.get_run("r").outcome == outcome, seconds=90)
     finally:
         for rank in ranks:
