@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar
 
 from agent_service.client.client import AgentClient
+from agent_service.client.description import Description
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.tls import Tls
@@ -195,6 +196,14 @@ class AsyncRun:
             applied=applied,
             chunk=chunk,
         )
+
+    def add_pass(self, logits: Tensor, labels: Tensor) -> None:
+        """See `Run.add_pass`."""
+        self._run.add_pass(logits, labels)
+
+    def describe(self) -> Description:
+        """See `Run.describe`."""
+        return self._run.describe()
 
     def drop_chunk(self) -> None:
         """See `Run.drop_chunk`."""
