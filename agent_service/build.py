@@ -125,6 +125,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
         Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
     ):
+        store.join()
         registry.register(StoreCollector(store, metrics))
         if store.folder is not None:
             registry.register(DiskCollector("agent", store.folder))
@@ -238,11 +239,24 @@ def run_learner(
     learner = Learner()
     while True:
         try:
+            require_store(store_url)
             journal = partial(ThreadJournal, writing)
             with SqlStore(store_url, durability=durability, journal=journal) as store:
-                learner.learn(store, heartbeat)
+                _learn(store, learner, heartbeat)
         except AgentError as error:
-            # A full disk, a damaged row: nothing is consumed, and others may still be served.
             log.warning("nothing is learned: %s", error)
+        heartbeat.beat()
+        time.sleep(LEARNER_RETRY_SECONDS)
+
+
+def _learn(store: SqlStore, learner: Learner, heartbeat: Heartbeat) -> None:
+    """Learn until the store fails, and is to be opened anew."""
+    try:
+        learner.learn(store, heartbeat)
+    except AgentError as error:
+        # A full disk, a damaged row: nothing is consumed, and others may still be served.
+        log.warning("nothing is learned: %s", error)
+    # Opened anew meanwhile, it would be another one, or an empty one.
+    while not store.is_in_place():
         heartbeat.beat()
         time.sleep(LEARNER_RETRY_SECONDS)

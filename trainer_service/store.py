@@ -14,6 +14,7 @@ from typing import IO, Any
 from pydantic import TypeAdapter
 
 from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.store_files import StoreFiles
 from trainer_service.locks import lock
 from trainer_service.run import (
     ChunkTrained,
@@ -77,6 +78,7 @@ class RunStore:
                 self._connection.row_factory = sqlite3.Row
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._migrate(path)
+                self._files = opened.enter_context(closing(StoreFiles(path)))
             except (sqlite3.Error, OSError) as error:
                 raise AgentError(f"cannot open the run store {path}: {error}") from error
             self._opened = opened.pop_all()
@@ -110,6 +112,7 @@ class RunStore:
             try:
                 with self._connection:
                     yield
+                    self._files.check()
             except sqlite3.OperationalError as error:
                 raise Unavailable(f"the run store cannot be written: {error}") from error
 

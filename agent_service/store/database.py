@@ -44,6 +44,22 @@ class Database(Protocol):
         """Check that tables and indexes are whole; raises StoreError."""
         ...
 
+    def hold(self) -> None:
+        """Hold on to its files, which are up to date, so that `check_place` sees what is done."""
+        ...
+
+    def check_place(self) -> None:
+        """Check that the files held are still in their place; raises Unavailable."""
+        ...
+
+    def join(self) -> bool:
+        """Take part in serving it until `close`; return whether others do, where that is rare."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what `hold` and `join` took."""
+        ...
+
     def reading(self) -> sa.Engine:
         """Return an engine whose transactions see one state of the whole."""
         ...

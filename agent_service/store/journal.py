@@ -265,7 +265,8 @@ class LoopJournal:
         self._step = None
         if isinstance(error, Exception):
             # Of a checkpoint, nobody waits; it comes again, and a commit tells of a broken disk.
-            log.warning("the store: %s", error)
+            if not isinstance(error, Unavailable):  # whose callers, and log, were told
+                log.warning("the store: %s", error)
             fail(self._group, error)
         elif self._group:
             self._writer.settle()

@@ -98,6 +98,19 @@ class PostgresqlDatabase:
     def prepare(self) -> None:
         """See the protocol: nothing here is a file of ours."""
 
+    def hold(self) -> None:
+        """See the protocol: the files are the server's."""
+
+    def check_place(self) -> None:
+        """See the protocol."""
+
+    def join(self) -> bool:
+        """See the protocol: replicas are what it is for."""
+        return False
+
+    def close(self) -> None:
+        """See the protocol."""
+
     def check(self, connection: sa.Connection) -> None:
         """See the protocol: a server sees to its own pages."""
 

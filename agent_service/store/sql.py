@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Self, TypeVar
 
 import sqlalchemy as sa
 
+from agent_service.domain.errors import Unavailable
 from agent_service.domain.ports import Durability, Session
 from agent_service.domain.runs import Controller
 from agent_service.store.database import Database, StoreError
@@ -22,6 +24,8 @@ from agent_service.store.postgresql import PostgresqlDatabase
 from agent_service.store.session import SqlSession
 from agent_service.store.sqlite import SqliteDatabase
 from agent_service.store.writer import Writer
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -59,6 +63,7 @@ class SqlStore:
             with self._reading.begin() as connection:
                 self._database.check(connection)
             self._bring_up_to_date()
+            self._database.hold()
         except (sa.exc.DatabaseError, UnicodeDecodeError) as error:
             self._reading.dispose()
             raise StoreError(f"store {shown}: {explained(error)}") from error
@@ -82,6 +87,22 @@ class SqlStore:
     def folder(self) -> Path | None:
         """Where the database lies, as an absolute path; None where that is a server's matter."""
         return self._database.folder
+
+    def join(self) -> None:
+        """Serve it until it is closed; the log says where another service does, too."""
+        if self._database.join():
+            log.warning(
+                "another agent service serves %s, too: each answers for all runs of it",
+                self._database.url,
+            )
+
+    def is_in_place(self) -> bool:
+        """Whether its files are where they were opened; if not, the log says what to do."""
+        try:
+            self._database.check_place()
+        except Unavailable:
+            return False
+        return True
 
     def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
         """See the port."""
@@ -115,6 +136,7 @@ class SqlStore:
         self._journal.close()
         self._reading.dispose()
         self._writing.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self

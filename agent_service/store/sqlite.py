@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import sqlalchemy as sa
 
 from agent_service.domain.ports import Durability
 from agent_service.store.database import Locked, StoreError
-from agent_service.store.failures import is_locked
+from agent_service.store.failures import explained, is_locked
+from agent_service.store_files import StoreFiles
 
 LOCK_SECONDS = 10.0
 """For how long a reader or a migration waits for another process's lock."""
@@ -45,6 +47,8 @@ class SqliteDatabase:
         self.url = url
         self._durability = durability
         self._path = Path(url.database or "")
+        self._held = ExitStack()
+        self._files: StoreFiles | None = None
 
     @property
     def folder(self) -> Path:
@@ -73,9 +77,11 @@ class SqliteDatabase:
                 raise StoreError(f"store {self.url}: {needed} may not be read and written")
         # SQLite would delete the log. A store that is being made never looks so: the first page of
         # the database is written before the log.
-        if log.is_file() and log.stat().st_size and path.is_file() and not path.stat().st_size:
+        is_empty = not path.is_file() or not path.stat().st_size
+        if is_empty and log.is_file() and log.stat().st_size:
             raise StoreError(
-                f"store {self.url}: {path} is empty, {log} is not; restore a copy of both"
+                f"store {self.url}: {path} is {'empty' if path.is_file() else 'missing'}, {log} is "
+                "not; restore a copy of both"
             )
 
     def check(self, connection: sa.Connection) -> None:
@@ -86,6 +92,34 @@ class SqliteDatabase:
         found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
         if found != "ok":
             raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
+
+    def hold(self) -> None:
+        """See the protocol."""
+        try:
+            self._files = self._held.enter_context(closing(StoreFiles(self._path)))
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(explained(error)) from error
+
+    def check_place(self) -> None:
+        """See the protocol."""
+        if self._files is not None:
+            self._files.check()
+
+    def join(self) -> bool:
+        """See the protocol: by a lock on a file beside the store, which ends with the process."""
+        file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        self._held.callback(os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return False
+
+    def close(self) -> None:
+        """See the protocol."""
+        self._held.close()
 
     def reading(self) -> sa.Engine:
         """See the protocol."""
@@ -105,6 +139,10 @@ class SqliteDatabase:
             self.url, connect_args={"timeout": lock_seconds}, json_deserializer=_json_or_text
         )
 
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(*_: object) -> None:
+            self.check_place()  # SQLite would make a file that is away, an empty one
+
         @sa.event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
             connection.isolation_level = None
@@ -121,6 +159,7 @@ class SqliteDatabase:
 
             @sa.event.listens_for(engine, "begin")
             def start(connection: sa.Connection) -> None:
+                self.check_place()
                 connection.exec_driver_sql(begin)
 
         return engine
@@ -138,7 +177,7 @@ class SqliteDatabase:
         return version
 
     def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
-        """See the protocol: a file is served by one process as a rule, whose learner is alone."""
+        """See the protocol: of two learners on a file that learn from the same, one is kept."""
         return nullcontext(True)
 
     def checkpoint(self, driver: sqlite3.Connection) -> None:

@@ -135,10 +135,11 @@ class Writer:
         return SqlSession(self._connection, self._known)
 
     def commit(self) -> None:
-        """Make what `run` did durable; where the storage fails, nothing is kept."""
+        """Make what `run` did durable; where the storage fails, nothing of it is acknowledged."""
         began = time.perf_counter()
         try:
             self._driver.execute("COMMIT")
+            self._database.check_place()
         except BaseException:
             self._roll_back()
             raise

@@ -201,6 +201,21 @@ def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_store_that_is_taken_away_stores_nothing_elsewhere(tmp_path: Path) -> None:
+    """Unavailable, with what to do, until the file is put back."""
+    store = RunStore(tmp_path / "runs.db")
+    store.add("r", run_spec())
+    failed = StateChanged(state=RunState.FAILED, cause="")
+    (tmp_path / "runs.db").rename(tmp_path / "moved.db")
+
+    with pytest.raises(Unavailable, match="put that very file back"):
+        store.append("r", failed)
+    assert not (tmp_path / "runs.db").exists()
+    (tmp_path / "moved.db").rename(tmp_path / "runs.db")
+    assert store.append("r", failed), "it was not stored before"
+    store.close()
+
+
 def test_what_is_no_run_store_is_refused(tmp_path: Path) -> None:
     """A file of another kind, and a folder that is not there, in one line each."""
     (tmp_path / "text").write_text("not a database, but longer than SQLite's header " * 10)
