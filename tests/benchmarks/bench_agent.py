@@ -59,7 +59,7 @@ def spec(name: str, rollout_size: int) -> ControllerSpec:
     )
 
 
-WAITS, LEARNS = spec("waits", 1_000_000), spec("learns", 64)
+WAITS, LEARNS = spec("waits", 50_000), spec("learns", 64)
 
 
 @asynccontextmanager
