@@ -111,7 +111,7 @@ def test_a_run_of_a_deleted_controller_is_not_revived(
 ) -> None:
     """A new report is refused, a repeated one answered; no series of the controller comes back."""
     client.create_controller(spec())
-    run = client.run("c", run_id="r")
+    run = client.run("c", run_id="r", when_away=None)
     run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
     let_leases_pass(served)
     client.delete_controller("c")

@@ -153,7 +153,7 @@ def test_a_stop_loses_no_answered_report(tmp_path: Path) -> None:
     with AgentProcess(tmp_path / "agent.db") as agent:
         with AgentClient(agent.address, budget_seconds=0.01) as client:
             client.create_controller(spec())
-            run = client.run("c", run_id="r")
+            run = client.run("c", run_id="r", when_away=None)
             answered = 0
             reporting = threading.Event()
 
@@ -198,7 +198,7 @@ def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
             idle += [client._stub.ImportPolicy.future(half_a_policy()) for _ in range(3)]
             follow = pb.StreamTransitionsRequest(follow=True)
             following = [client._stub.StreamTransitions(follow, timeout=60) for _ in range(3)]
-            runs = [client.run("c", run_id=f"r{number}") for number in range(4)]
+            runs = [client.run("c", run_id=f"r{number}", when_away=None) for number in range(4)]
             with ThreadPoolExecutor(4) as pool:
                 answered = [pool.submit(report_until_away, run) for run in runs]
                 wait_for(lambda: all(run.action.chunk_index > 3 for run in runs))
