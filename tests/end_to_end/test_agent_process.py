@@ -130,7 +130,7 @@ def test_interleaved_runs_never_leak_into_one_another(tmp_path: Path) -> None:
 
     def steer_all(path: Path, workers: int) -> list[list[dict[str, float]]]:
         with AgentProcess(path) as agent, AgentClient(agent.address) as client:
-            slow = PPOSettings(rollout_size=100_000)
+            slow = PPOSettings(rollout_size=50_000)
             for name, seed in (("a", 1), ("b", 2)):
                 client.create_controller(spec(name, slow, seed=seed))
             with ThreadPoolExecutor(workers) as pool:

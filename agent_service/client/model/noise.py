@@ -38,8 +38,13 @@ def gaussian_noise(x: Tensor, deviation: Value) -> Tensor:
 
 
 def elements(module: Any, x: Tensor, rate: Tensor) -> Tensor:
-    """Drop each element, as nn.Dropout does."""
-    return _in_place(module, x, _masked(x, rate, x.shape))
+    """Drop each element, with the masks that a compiled nn.Dropout draws.
+
+    The formula is that of torch's own decomposition of `native_dropout`: at the same rate a
+    training ends with the same weights, steered or not.
+    """
+    stays = torch.rand_like(x) > rate
+    return _in_place(module, x, stays * x * (1.0 / (1.0 - rate)))
 
 
 def channels(dimensions: int) -> Compiled:

@@ -29,9 +29,9 @@ from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 
 RUNS = 250
-NARROW = PPOSettings(log_std_init=-1.4, rollout_size=100_000)
-STEADY = PPOSettings(log_std_init=-2.2, rollout_size=100_000)
-WIDE = PPOSettings(log_std_init=-0.5, rollout_size=100_000)
+NARROW = PPOSettings(log_std_init=-1.4, rollout_size=50_000)
+STEADY = PPOSettings(log_std_init=-2.2, rollout_size=50_000)
+WIDE = PPOSettings(log_std_init=-0.5, rollout_size=50_000)
 
 
 def given(name: str, algorithm: Algorithm) -> ControllerSpec:

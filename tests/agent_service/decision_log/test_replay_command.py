@@ -21,9 +21,9 @@ from tests.agent_service.decision_log.populations import CHUNKS, create, opinion
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 
-STEPS = PPOSettings(rollout_size=100_000, observe_action=True, observe_scores=True, max_change=0.25)
+STEPS = PPOSettings(rollout_size=50_000, observe_action=True, observe_scores=True, max_change=0.25)
 """Decides by more than the losses, and by changes of what ran before."""
-SPEC = spec("c", PPOSettings(rollout_size=100_000), reward=Reward.GIVEN)
+SPEC = spec("c", PPOSettings(rollout_size=50_000), reward=Reward.GIVEN)
 
 
 @pytest.fixture(scope="module")

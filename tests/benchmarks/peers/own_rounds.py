@@ -17,7 +17,7 @@ def load(address: str, callers: int, seconds: float) -> None:
         name="rounds",
         hyperparameters=(Hyperparameter(name="dropout", low=0.0, high=0.9),),
         reward=Reward.VALIDATION,
-        algorithm=PPOSettings(rollout_size=1_000_000),
+        algorithm=PPOSettings(rollout_size=50_000),
     )
     with AgentClient(address) as client:
         client.create_controller(spec)
