@@ -65,7 +65,7 @@ def test_a_service_outlives_a_disk_that_takes_no_more(tmp_path: Path, kind: str)
     with small_disk(folder) as is_mounted, agent:
         client = AgentClient(agent.address, budget_seconds=0)
         client.create_controller(spec(algorithm=FAST))
-        run = client.run("c", run_id="r")
+        run = client.run("c", run_id="r", when_away=None)
         wait_for(lambda: bool(learners(agent)))
         (learner,) = learners(agent)
         os.kill(learner, signal.SIGSTOP)
@@ -115,7 +115,7 @@ def test_a_store_that_becomes_read_only_is_told_and_gone_on_with(tmp_path: Path)
         AgentClient(agent.address, budget_seconds=0) as client,
     ):
         client.create_controller(spec(algorithm=FAST))
-        run = client.run("c", run_id="r")
+        run = client.run("c", run_id="r", when_away=None)
         report(run)
         with read_only(agent, path):
             assert "see to its disk" in str(report_until_refused(run))
@@ -196,7 +196,7 @@ def test_a_store_that_another_process_holds_is_waited_for_and_told(
     path = tmp_path / "agent.db"
     with ServedAgent(path) as served, AgentClient(served.address, budget_seconds=0) as client:
         client.create_controller(spec())
-        run = client.run("c", run_id="r")
+        run = client.run("c", run_id="r", when_away=None)
         with held(path):
             with pytest.raises(Unavailable, match="another process holds it"):
                 report(run)
