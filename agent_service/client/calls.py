@@ -47,6 +47,8 @@ answer: one whose other end lost its power, or was forgotten on the way, says no
 IN_TURN = (("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),)
 """Of replicas each is called in turn. Not of a single service: while that is away, calls that are
 not sent again would fail at once, where they otherwise wait for a connection."""
+_JITTER = random.Random()
+"""Not the module's own generator: a retry must not change what a training draws from it."""
 _RETRIED = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -138,7 +140,7 @@ class Calls:
                 if not self._may_come_again(error) or remaining <= asked:
                     raise self._translated(error, seconds) from error
             # Those who were asked to wait equally long do not come back all at once.
-            time.sleep(min(asked + pause * random.uniform(0.5, 1.0), remaining))
+            time.sleep(min(asked + pause * _JITTER.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def wait_ready(self, timeout: float) -> None:
@@ -179,7 +181,7 @@ class Calls:
                     pause = FIRST_PAUSE
                     yield response
             except Unavailable:
-                time.sleep(pause * random.uniform(0.5, 1.0))
+                time.sleep(pause * _JITTER.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 return

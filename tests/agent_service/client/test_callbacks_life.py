@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from agent_service import torchvision_operators  # noqa: F401  # first: libraries import torchvision
 from agent_service.client import AgentClient
+from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.test_integrations import CLASSES, data, network
 from tests.agent_service.specs import spec
@@ -425,6 +426,31 @@ def test_a_module_in_bfloat16_is_validated(
     fit(client, tmp_path, Strict(), precision="bf16-true")
 
     assert client.get_run("r").reported_chunks == 2
+
+
+def test_a_fit_that_an_exception_ended_is_not_trained_on_unseen(
+    client: AgentClient, tmp_path: Path, modules: Any
+) -> None:
+    """Its run is truncated; going on from the checkpoint as the same run is refused at once."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class Breaks(modules):  # type: ignore[misc]
+        def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+            if index == 5:
+                raise RuntimeError("preempted")
+
+    kept = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_last=True)
+    module, again = Breaks(), modules()
+    with pytest.raises(RuntimeError, match="preempted"):
+        fit(client, tmp_path, module, callbacks=(kept,), enable_checkpointing=True)
+    path = tmp_path / "last.ckpt"
+    assert rate_of(module) == RATE
+    with pytest.raises(AgentError, match="is finished"):
+        fit(client, tmp_path, again, ckpt_path=path, max_epochs=2)
+    assert again.losses == []
+    fit(client, tmp_path, again, ckpt_path=path, max_epochs=2, run_id="r-2")
+
+    assert outcomes(client) == [pb.OUTCOME_TRUNCATED, pb.OUTCOME_TERMINATED]
 
 
 # Ignite

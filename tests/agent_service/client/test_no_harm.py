@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -233,6 +235,24 @@ def test_an_agent_that_never_answers_costs_little(monkeypatch: pytest.MonkeyPatc
                 run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
 
     assert 100 * 0.5 < spent < hours / 100
+
+
+def test_an_absent_agent_draws_nothing_of_the_trainings_random_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Retries pause for random times, from a generator of the client's own."""
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(delivery_module, "END_SECONDS", 0.3)
+
+    def states() -> list[str]:
+        drawn = np.random.get_state(legacy=False)["state"]["key"]
+        return [str(random.getstate()), str(drawn.tolist()), str(torch.get_rng_state().tolist())]
+
+    before = states()
+    with AgentClient(NOBODY) as client, client.run(spec(), when_away=HELD) as run:
+        chunk(run)
+
+    assert states() == before
 
 
 def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> None:
