@@ -17,12 +17,7 @@ import trainer_service.training.vision  # noqa: F401
 from agent_service.client import (
     AgentClient,
     ControllerSpec,
-    Dropout,
-    FleetReport,
-    GaussianNoise,
     Hyperparameter,
-    Schedule,
-    Scores,
 )
 from agent_service.v1 import agent_pb2 as pb
 from tests.conftest import ServedAgent
@@ -64,11 +59,6 @@ def names(client: AgentClient) -> dict[str, Any]:
         "loader": batches,
         "criterion": nn.functional.cross_entropy,
         "validation_loader": batches[:2],
-        "Dropout": Dropout,
-        "GaussianNoise": GaussianNoise,
-        "Schedule": Schedule,
-        "FleetReport": FleetReport,
-        "Scores": Scores,
     }
 
 
