@@ -16,6 +16,7 @@ from trainer_service.study.drawing import (
     SITES,
     cells,
     draw_band,
+    masked,
     png,
 )
 from trainer_service.study.rows import Row
@@ -43,14 +44,13 @@ def draw_losses(rows: Sequence[Row]) -> bytes:
         rows: that `with_chunks` returns, at least one.
     """
     figure, made = cells(len(rows))
-    limit = _highest_loss(rows)
-    for axes, row in zip(made, rows, strict=True):
+    for axes, row, limit in zip(made, rows, _loss_limits(rows), strict=True):
         size = row.judged[0].spec.training.chunk_size
         for curves, colour, label in (
             ([r.trace.training_loss for r in row.judged], BLUE, "training"),
             ([r.trace.validation_loss for r in row.judged], ORANGE, "validation"),
         ):
-            draw_band(axes, curves, colour, label, step=size)
+            draw_band(axes, curves, colour, label, step=size, middle=np.ma.median)
         axes.set(title=row.entry.label, ylim=(0, limit))
         axes.set_xlabel("training step", fontsize="small")
     made[0].set_ylabel("loss", fontsize="small")
@@ -58,11 +58,28 @@ def draw_losses(rows: Sequence[Row]) -> bytes:
     return png(figure)
 
 
-def _highest_loss(rows: Sequence[Row]) -> float:
-    """Return where the losses' axes end: above most, so that one that blows up hides none."""
-    losses = [np.array(r.trace.validation_loss) for row in rows for r in row.judged]
-    tops = [finite.max() for each in losses if len(finite := each[np.isfinite(each)])]
-    return 1.05 * float(np.quantile(tops, 0.9)) if tops else 1.0
+FAR = 3
+"""A method whose losses are this many times as high as most methods' has axes of its own."""
+
+
+def _loss_limits(rows: Sequence[Row]) -> list[float]:
+    """Return where each method's axis of losses ends: one end for all but those far above."""
+    highs = [
+        max(
+            _high([r.trace.training_loss for r in row.judged]),
+            _high([r.trace.validation_loss for r in row.judged]),
+        )
+        for row in rows
+    ]
+    usual = float(np.quantile(highs, 0.5, method="lower"))
+    shared = max(high for high in highs if high <= FAR * usual)
+    return [1.05 * max(high, shared) or 1.0 for high in highs]
+
+
+def _high(curves: Sequence[Sequence[float]]) -> float:
+    """Return up to where curves go, but for fewer than half of them; their median is below."""
+    tops = masked(curves).max(axis=1).compressed()
+    return float(np.median(tops)) if len(tops) else 0.0
 
 
 def draw_values(rows: Sequence[Row]) -> bytes:

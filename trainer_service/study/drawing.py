@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -91,15 +91,25 @@ def cells(count: int, *, columns: int = COLUMNS, height: float = 2.3) -> tuple[F
     return figure, made[:count]
 
 
-def draw_band(
-    axes: Axes, curves: Sequence[Sequence[float]], colour: str, label: str, *, step: int = 1
-) -> None:
-    """Draw the mean of curves, and their range; one counts as far as it goes and is finite."""
-    length = max(len(curve) for curve in curves)
-    values = np.full((len(curves), length), np.nan)
+def masked(curves: Sequence[Sequence[float]]) -> np.ma.MaskedArray:
+    """Return curves as float[curve, place], masked where one has ended or is not finite."""
+    values = np.full((len(curves), max(map(len, curves))), np.nan)
     for row, curve in zip(values, curves, strict=True):
         row[: len(curve)] = curve
-    finite = np.ma.masked_invalid(values)
-    steps = np.arange(1, length + 1) * step
-    axes.plot(steps, finite.mean(axis=0), color=colour, label=label)
+    return np.ma.masked_invalid(values)
+
+
+def draw_band(
+    axes: Axes,
+    curves: Sequence[Sequence[float]],
+    colour: str,
+    label: str,
+    *,
+    step: int = 1,
+    middle: Callable[..., np.ma.MaskedArray] = np.ma.mean,
+) -> None:
+    """Draw the middle of curves, and their range; one counts as far as it goes and is finite."""
+    finite = masked(curves)
+    steps = np.arange(1, finite.shape[1] + 1) * step
+    axes.plot(steps, middle(finite, axis=0), color=colour, label=label)
     axes.fill_between(steps, finite.min(axis=0), finite.max(axis=0), color=colour, alpha=0.2, lw=0)

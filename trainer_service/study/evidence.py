@@ -102,14 +102,16 @@ _SCORES = "Test macro F1 of each seed, and the mean, at the best validation epoc
 def _protocol(spec: StudySpec) -> str:
     training = spec.training
     size = training.training_size or "all"
+    wrong = f", {training.label_noise:.0%} of them with a wrong label"
+    noise = wrong if training.label_noise else ""
     length = f"{training.chunks} chunks" if training.chunks else f"{training.epochs} epochs"
     return (
-        f"{size} training images of {training.dataset}, {training.label_noise:.0%} of them with a "
-        f"wrong label; {training.model} with {training.width:g} of its channels, from "
-        f"{training.start}; {length} of {training.chunk_size} steps of {training.batch_size} "
-        f"images. Each method is judged on {spec.seeds} fresh children; searches and controllers "
-        f"have trained {spec.budget} others before, if not said otherwise. All choices use "
-        "validation scores only. The test set is read at the end of each training."
+        f"{size} training images of {training.dataset}{noise}; {training.model} with "
+        f"{training.width:g} of its channels, from {training.start}; {length} of "
+        f"{training.chunk_size} steps of {training.batch_size} images. Each method is judged on "
+        f"{spec.seeds} fresh children; searches and controllers have trained {spec.budget} others "
+        "before, if not said otherwise. All choices use validation scores only. "
+        "The test set is read at the end of each training."
     )
 
 
@@ -253,8 +255,8 @@ def course(rows: Sequence[Row]) -> list[Section]:
     losses = Picture(
         name="losses",
         png=courses.draw_losses(shown) if shown else b"",
-        caption="Training and validation loss of each method, mean and range of seeds (the "
-        "paper's Figure 9).",
+        caption="Training and validation loss of each method, median and range of seeds (the "
+        "paper's Figure 9). Axes end alike, but where a method's losses are far above the others'.",
     )
     values = Picture(
         name="values",

@@ -38,7 +38,7 @@ def in_short(spec: StudySpec, rows: Sequence[Row], *, flagged: int, missing: str
 
 
 def _verdicts(rows: Sequence[Row], reference: str, moment: str) -> str:
-    """Return who does better by name, and the others by their number."""
+    """Return who does better by name, and how many are level or worse, where any are."""
     by_verdict: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
     for row in rows:
         for compared in row.beside(reference):
@@ -47,6 +47,7 @@ def _verdicts(rows: Sequence[Row], reference: str, moment: str) -> str:
     if not any(by_verdict.values()):
         return ""
     better = (Verdict.AHEAD, Verdict.SEEMS_AHEAD)
-    named = [f"{verdict}: {', '.join(by_verdict[verdict]) or 'none'}" for verdict in better]
-    counted = [f"{v}: {len(names)}" for v, names in by_verdict.items() if v not in better]
-    return "; ".join((*named, *counted))
+    found = {verdict: names for verdict, names in by_verdict.items() if names}
+    named = [f"{v}: {', '.join(names)}" for v, names in found.items() if v in better]
+    counted = [f"{v}: {len(names)}" for v, names in found.items() if v not in better]
+    return "; ".join((*(named or ["none is ahead"]), *counted))

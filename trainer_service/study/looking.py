@@ -23,7 +23,7 @@ COLUMNS = 9
 
 
 def where_children_look(
-    spec: StudySpec, rows: Sequence[Row], folder: ResultsFolder, data: Path | None
+    spec: StudySpec, rows: Sequence[Row], folder: ResultsFolder, data: Path
 ) -> Section:
     """Return Grad-CAM sheets of the judged children of seed 0 (the paper's Figure 10).
 
@@ -37,8 +37,6 @@ def where_children_look(
     files = {name: file for name, file in kept.items() if file is not None}
     if not files:
         return _without("There are no weights of children of seed 0 in weights/, yet.")
-    if data is None:
-        return _without("Say where the images are: `trainer-service report DIR --data FOLDER`.")
     if find_spec("pytorch_grad_cam") is None:
         return _without("Grad-CAM is not installed: `pip install '.[report]'`.")
     try:

@@ -64,7 +64,7 @@ def write_report(path: Path, data: Path | None = None) -> Report:
         *why(rows),
         *course(rows),
         *policies(rows),
-        where_children_look(study.spec, rows, folder, data),
+        *([] if data is None else [where_children_look(study.spec, rows, folder, data)]),
         flags(flagged, missing, count=len(results)),
         *origin(study, results, flagged),
         times(study.spec, rows, results),

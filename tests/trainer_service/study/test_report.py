@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from matplotlib.image import imread
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from tests.trainer_service.test_store import FINISHED
-from trainer_service.study.drawing import legend_above, listed, png
+from trainer_service.study.courses import _loss_limits, draw_losses
+from trainer_service.study.drawing import BLUE, ORANGE, legend_above, listed, png
 from trainer_service.study.report import Report, write_report
 from trainer_service.study.results import Phase, ResultsFolder
-from trainer_service.study.rows import comparisons, make_rows
+from trainer_service.study.rows import Row, comparisons, make_rows
 from trainer_service.study.study_file import parse_study, presets, read_study
 from trainer_service.study.study_toml import as_toml
 from trainer_service.study.trace import Trace
@@ -76,6 +78,70 @@ def test_the_page_begins_with_what_is_known(report: Report) -> None:
         for reference in ("Best constant", "D"):
             assert re.search(rf"Against {reference}, {moment}: ahead: .*RD.*; behind: \d+\.", short)
     assert "see Flags" not in short
+    assert not re.search(r"none|: 0\b", short), "what nobody is goes unsaid"
+    assert "wrong label" not in report.text.read_text(), "no label of this study is wrong"
+
+
+def test_it_says_where_nobody_is_ahead(folder: ResultsFolder, tmp_path: Path) -> None:
+    """And counts no one who is not there."""
+    part = ResultsFolder(tmp_path)
+    part.open(STUDY)
+    for result in folder.results():
+        if result.is_judged and result.key.method in ("vanilla", "d"):
+            part.add(result)
+
+    short = write_report(tmp_path).text.read_text().split("## ")[1]
+
+    assert re.search(r"Against D, best epoch: none is ahead; [a-z ]+: 1\.", short)
+
+
+def drawn(rows: Sequence[Row], colour: str, tmp_path: Path) -> list[int]:
+    """Return by column how many of the losses' pixels have a line's colour, a column a method."""
+    (tmp_path / "losses.png").write_bytes(draw_losses(rows))
+    pixels = imread(tmp_path / "losses.png")[..., :3]
+    wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    columns = np.array_split(np.abs(pixels - wanted).max(axis=2) < 0.01, len(rows), axis=1)
+    return [int(column.any(axis=0).sum()) for column in columns]
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.5, 30.0])
+def test_both_losses_of_each_method_are_seen(
+    folder: ResultsFolder, tmp_path: Path, factor: float
+) -> None:
+    """Where training losses are above validation losses, and where a method's children diverge."""
+    rows = [row for row in make_rows(STUDY, folder.results()) if row.entry.name in ("d", "rd")]
+    rows = [with_losses(rows[0], training=2.5), with_losses(rows[1], training=2.5 * factor)]
+
+    for colour in (BLUE, ORANGE):
+        widths = drawn(rows, colour, tmp_path)
+        assert min(widths) > 150, f"{colour} is drawn over the whole length of each: {widths}"
+
+
+def test_one_child_that_diverges_hides_no_others(folder: ResultsFolder, tmp_path: Path) -> None:
+    """The losses of all others are drawn as high as without it."""
+    rows = [row for row in make_rows(STUDY, folder.results()) if row.entry.name in ("d", "rd")]
+    (lost, *others) = rows[0].judged
+    diverged = with_losses(replace(rows[0], judged=(lost,)), training=1e4).judged
+
+    limits = _loss_limits([replace(rows[0], judged=(*diverged, *others)), rows[1]])
+    assert limits == pytest.approx(_loss_limits(rows), rel=0.05)
+
+
+def with_losses(row: Row, *, training: float) -> Row:
+    """Return a method whose training losses are those times a factor."""
+    return replace(
+        row,
+        judged=tuple(
+            replace(
+                result,
+                trace=replace(
+                    result.trace,
+                    training_loss=tuple(training * loss for loss in result.trace.training_loss),
+                ),
+            )
+            for result in row.judged
+        ),
+    )
 
 
 def test_a_report_says_how_it_is_made_again(folder: ResultsFolder, report: Report) -> None:
