@@ -5,7 +5,8 @@ Trainer(..., callbacks=[ReinforcedRegularization(agent, "glue-dropout", Validati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from agent_service import torchvision_operators  # noqa: F401
@@ -90,7 +91,7 @@ class ReinforcedRegularization(TrainerCallback):
         self._losses, self._shares, self._is_divided, self._has_seen = [], [], None, False
         self._shift = _shifted if _is_of_next_words(model) else _as_is
         self._follower.begin(model, align=_as_is if self._has_own_score else self._shift)
-        self._hook = model.register_forward_hook(self._keep, with_kwargs=True)
+        self._hook = model.register_forward_hook(_Listener(self._keep), with_kwargs=True)
 
     def _keep(self, model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
         loss, logits = getattr(output, "loss", None), getattr(output, "logits", None)
@@ -142,6 +143,19 @@ class ReinforcedRegularization(TrainerCallback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+
+class _Listener:
+    """Hears a model's passes; in copies of the model it is a function that does nothing."""
+
+    def __init__(self, hear: Callable[..., None]) -> None:
+        self._hear = hear
+
+    def __call__(self, *told: Any) -> None:
+        self._hear(*told)
+
+    def __reduce__(self) -> Any:
+        return getattr, (nullcontext(), "__exit__")
 
 
 def _unseen(setting: str) -> TypeError:

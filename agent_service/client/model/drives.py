@@ -5,6 +5,7 @@ None of it adds a key to the state dictionary.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import OrderedDict
 from typing import Any
@@ -24,6 +25,7 @@ from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
 
 _TAKES_APART = "__reduce_ex__"
+_COPIES = "__deepcopy__"
 
 
 class Takeover:
@@ -51,8 +53,8 @@ class Takeover:
         self._forward: _Forward | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         vars(module)[_TAKES_APART] = self
-        if hasattr(type(module), "__deepcopy__"):  # it would be called in place of the above
-            vars(module)["__deepcopy__"] = lambda memo: self._as_made().__deepcopy__(memo)
+        # A class may have one, or get one in the run, as by parametrizations; it would come first.
+        vars(module).setdefault(_COPIES, self._deep_copy)
 
     def drive(self, rate: Rate, value: Value) -> None:
         """Let a value drive one of the module's rates."""
@@ -88,7 +90,9 @@ class Takeover:
         """Return the keys that stand in the module's namespace because of this."""
         if vars(self._module).get(_TAKES_APART) is not self:
             return []
-        ours = {_TAKES_APART, "__deepcopy__"} & vars(self._module).keys()
+        ours = {_TAKES_APART}
+        if vars(self._module).get(_COPIES) == self._deep_copy:
+            ours.add(_COPIES)
         if self._forward is not None and vars(self._module).get("forward") is self._forward:
             ours.add("forward")
         return sorted(ours)
@@ -96,6 +100,16 @@ class Takeover:
     def __call__(self, protocol: Any) -> Any:
         """Take the module apart as it was made; see `object.__reduce_ex__`."""
         return self._as_made().__reduce_ex__(protocol)
+
+    def _deep_copy(self, memo: dict[int, Any]) -> Any:
+        """Copy the module as it was made; see `object.__deepcopy__`.
+
+        The memo, which knows objects by their address, keeps what is copied: until the copy ends
+        no other object has its address, and a module that refers to itself finds its one copy.
+        """
+        if id(self) not in memo:
+            memo[id(self)] = self._as_made()
+        return copy.deepcopy(memo[id(self)], memo)
 
     def _as_made(self) -> Any:
         """Return a module of the same class, tensors and submodules, without what is ours."""

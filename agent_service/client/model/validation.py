@@ -102,11 +102,19 @@ class Validation:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and then each of its modules back into the mode that it had."""
+    """Put a model into eval mode, and then each of its modules back into the mode that it had.
+
+    Back by its own `train`, which may do more than set the flag, as those of LoRA layers that merge
+    their weights to evaluate.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
+        model.train(modes[0][1])
+        for module, is_training in modes:
+            if module.training != is_training:
+                module.train(is_training)
         for module, is_training in modes:
             module.training = is_training

@@ -1,6 +1,8 @@
 """How the trainings of libraries begin, break off, go on and end, and what is told of them."""
 
+import copy
 import logging
+import pickle
 import subprocess
 import sys
 import warnings
@@ -252,6 +254,24 @@ def test_a_training_that_was_interrupted_begins_again(client: AgentClient, tmp_p
     assert outcomes(client) == [pb.OUTCOME_TRUNCATED, pb.OUTCOME_TERMINATED]
     assert [run.reported_chunks for run in client.list_runs()][::-1] == [1, 2]
     assert rate_of(model) == 0.1
+
+
+def test_a_model_can_be_copied_and_saved_in_the_training(
+    client: AgentClient, tmp_path: Path
+) -> None:
+    """Nothing of the callback goes along; the copy's passes are not told."""
+    from transformers import TrainerCallback
+
+    class Ema(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            written = pickle.dumps(kwargs["model"])
+            assert b"agent_service" not in written
+            for made in (copy.deepcopy(kwargs["model"]), pickle.loads(written)):
+                made(**{name: tensor[None] for name, tensor in items()[0].items()})
+
+    trainer_of(client, small("bert"), items(), tmp_path, callbacks=(Ema(),)).train()
+
+    assert client.get_run("r").reported_chunks == 2
 
 
 def test_a_smaller_batch_is_found_along_one_run(client: AgentClient, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from agent_service.client import Dropout, Hyperparameter
@@ -99,6 +100,34 @@ def test_a_copy_of_a_steered_model_is_as_its_user_made_it(way: str) -> None:
     assert model[1].p == model[2].dropout == model[3].dropout == 0.75
     steered.remove()
     assert [model[1].p, model[2].dropout, model[3].dropout] == [0.25, 0.125, 0.5]
+
+
+@pytest.mark.parametrize("when", ["before", "in the run", "no more"])
+def test_a_copy_of_parametrized_modules_has_each_with_its_weights(when: str) -> None:
+    """Whenever they were parametrized, and where one of them is in the model twice."""
+    first, second = (nn.LSTM(4, 4, num_layers=2, dropout=0.5) for _ in range(2))
+    model = nn.ModuleDict({"first": first, "second": second, "again": first})
+
+    def change(how: Callable[[nn.Module, str], Any]) -> None:
+        for module in (first, second):
+            how(module, "weight_hh_l0")
+
+    if when != "in the run":
+        change(parametrizations.weight_norm)
+    steered = SteeredModel(model, [RATE])
+    steered.apply({"dropout": 0.75})
+    if when == "in the run":
+        change(parametrizations.weight_norm)
+    elif when == "no more":
+        change(parametrize.remove_parametrizations)
+    made = copy.deepcopy(model)
+    steered.remove()
+
+    assert made["first"] is made["again"] is not made["second"]
+    assert made["first"].dropout == made["second"].dropout == 0.5
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, made.state_dict()[name])
+    assert {"__deepcopy__", "__reduce_ex__"}.isdisjoint(vars(made["first"]) | vars(first))
 
 
 def test_a_copy_drops_by_its_own_rate() -> None:

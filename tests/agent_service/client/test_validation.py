@@ -107,6 +107,29 @@ def test_a_shuffled_validation_is_drawn_anew_each_time() -> None:
     assert not torch.equal(first, second)
 
 
+class Merging(nn.Linear):
+    """Adds its low ranks to its weights to evaluate, and takes them off to train, as LoRA does."""
+
+    def train(self, mode: bool = True) -> "Merging":
+        if self.training != mode:
+            with torch.no_grad():
+                self.weight += -1.0 if mode else 1.0
+        super().train(mode)
+        return self
+
+
+def test_layers_that_change_to_evaluate_are_changed_back() -> None:
+    """Those that train, in a model one part of which the script keeps in eval mode."""
+    model = nn.Sequential(Merging(4, 2), nn.Sequential(Merging(2, 2), nn.Dropout(RATE)))
+    model[1].eval()
+    model[1][1].train()
+    weights = [model[0].weight.clone(), model[1][0].weight.clone()]
+    list(Validation([(X, Y)], batches=2).of(model))
+
+    assert [module.training for module in model.modules()] == [True, True, False, False, True]
+    assert all(map(torch.allclose, weights, (model[0].weight, model[1][0].weight)))
+
+
 def test_a_score_that_fails_leaves_the_model_and_gradients_as_they_were(
     client: AgentClient,
 ) -> None:
