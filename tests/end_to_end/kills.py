@@ -205,7 +205,7 @@ def train_in_order(path: Path, *, runs: int, kills: int, seed: int) -> list[obje
         client.create_controller(controller())
         ends: list[Future[None]] = []
         for number in range(runs):
-            with client.run("c", run_id=f"r{number}") as run:
+            with client.run("c", run_id=f"r{number}", when_away=None) as run:
                 for chunk in range(1, chunks + 1):
                     for _ in range(moments[number * chunks + chunk - 1]):
                         victim, delay = rng.choice(("server", "learner")), rng.uniform(0, 0.3)

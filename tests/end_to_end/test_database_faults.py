@@ -46,7 +46,7 @@ def reporting(url: str) -> Iterator[tuple[ServedAgent, AgentClient, Run]]:
     """A service on a database, and a run that was answered. Its caller has no patience."""
     with ServedAgent(url) as served, AgentClient(served.address, budget_seconds=0) as client:
         client.create_controller(spec("c", RandomSettings()))
-        run = client.run("c", run_id="r")
+        run = client.run("c", run_id="r", when_away=None)
         report(run)
         yield served, client, run
 

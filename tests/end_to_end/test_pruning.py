@@ -32,7 +32,7 @@ class Child(threading.Thread):
 
     def run(self) -> None:
         with AgentClient(self._address, budget_seconds=60) as client:
-            run = client.run("live", run_id=self._run_id)
+            run = client.run("live", run_id=self._run_id, when_away=None)
             while not self.is_to_end:
                 values = run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
                 self.answers.append(values["dropout"])

@@ -50,14 +50,16 @@ def test_one_chunk_has_one_decision_wherever_it_is_raced_for(
         one.create_controller(spec("raced", RandomSettings()))
         with ThreadPoolExecutor(2) as pool:
             for number in range(RACES // 10):
-                runs = [c.run("raced", run_id=f"race-{number}") for c in (one, other)]
+                runs = [
+                    c.run("raced", run_id=f"race-{number}", when_away=None) for c in (one, other)
+                ]
                 assert runs[0].action == runs[1].action
                 for _chunk in range(10):
                     answers = list(pool.map(report, runs))
                     assert answers[0] == answers[1]
 
             lost = 0
-            runs = [c.run("raced", run_id="rivals") for c in (one, other)]
+            runs = [c.run("raced", run_id="rivals", when_away=None) for c in (one, other)]
             for _chunk in range(20):
                 futures = [
                     pool.submit(report, r, loss) for r, loss in zip(runs, (1.0, 2.0), strict=True)
@@ -66,7 +68,7 @@ def test_one_chunk_has_one_decision_wherever_it_is_raced_for(
                 assert Counter(type(e) for e in errors) == {type(None): 1, AlreadyExists: 1}
                 lost += 1
                 loser = errors.index(next(e for e in errors if e is not None))
-                runs[loser] = (one, other)[loser].run("raced", run_id="rivals")
+                runs[loser] = (one, other)[loser].run("raced", run_id="rivals", when_away=None)
         told = [t.position for t in other.transitions(controller="raced")]
     assert len(told) == RACES // 10 * 10 + lost
     assert told == sorted(set(told)), "one order, nothing twice"
@@ -76,7 +78,7 @@ def test_a_client_goes_to_all_of_them(replicas: tuple[AgentProcess, AgentProcess
     """Call by call in turns, and a run does not notice; a repeated call is answered by any."""
     with AgentClient(both(replicas)) as client:
         client.create_controller(spec("turns", RandomSettings()))
-        with client.run("turns", run_id="turns") as run:
+        with client.run("turns", run_id="turns", when_away=None) as run:
             values = [report(run) for _ in range(20)]
         replayed = [t.action.values["dropout"] for t in client.transitions(run_id="turns")]
     assert replayed[1:] == values[:-1]
@@ -133,7 +135,7 @@ def test_another_learns_when_a_replica_dies(replicas: tuple[AgentProcess, AgentP
         def version() -> int:
             return client.get_controller("c").policy_version
 
-        with client.run("c", run_id="r") as run:
+        with client.run("c", run_id="r", when_away=None) as run:
             wait_for(lambda: report(run) >= 0 and version() >= 3)
             dies.kill()
             killed_at, before = time.monotonic(), version()
@@ -154,7 +156,7 @@ class Caller(threading.Thread):
 
     def __init__(self, client: AgentClient, run_id: str) -> None:
         super().__init__()
-        self._run = client.run("c", run_id=run_id)
+        self._run = client.run("c", run_id=run_id, when_away=None)
         self.acknowledged: list[float] = []
         self.failures: list[str] = []
         self.is_over = threading.Event()
