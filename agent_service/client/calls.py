@@ -19,7 +19,7 @@ from agent_service.client.answering import SERVICES, not_this_service
 from agent_service.client.channel import SecuredChannel, open_channel
 from agent_service.client.handshakes import hint, proxy_hint, refusal
 from agent_service.client.tls import Tls
-from agent_service.domain.errors import AgentError, Busy, Unavailable
+from agent_service.domain.errors import AgentError, Busy, FailedPrecondition, Unavailable
 from agent_service.status import (
     code_of,
     details_of,
@@ -88,7 +88,7 @@ class Calls:
         self._place, self._address = place, place.target
         self._budget = budget_seconds
         self._name = name
-        self._is_closed = False
+        self.is_closed = False
         self._is_tls = tls is not None
         self.channel = open_channel(
             place,
@@ -121,9 +121,11 @@ class Calls:
 
         Raises:
             AgentError: what the service answered, or Unavailable when the budget is spent; or this
-                is a forked process.
+                is a forked process, or FailedPrecondition where this is closed.
         """
-        self._check_open()
+        if self.is_closed:
+            # gRPC's own error is a ValueError, which would end a training that holds.
+            raise FailedPrecondition(f"this client of the {self._name} is closed; make another")
         self.check_process()
         began = time.monotonic()
         seconds = self._budget if within is None else min(self._budget, within)
@@ -200,13 +202,8 @@ class Calls:
 
     def close(self) -> None:
         """Close the channel."""
-        self._is_closed = True
+        self.is_closed = True
         self.channel.close()
-
-    def _check_open(self) -> None:
-        # gRPC's own error is a ValueError, which would end a training that holds.
-        if self._is_closed:
-            raise Unavailable(f"this client of the {self._name} is closed; make another")
 
     def _translated(self, error: grpc.RpcError, seconds: float) -> AgentError:
         # Where the service itself answered that it cannot, its words say more than ours.
@@ -247,7 +244,7 @@ class Calls:
         if why is not None:
             return Unavailable(f"no connection to the {self._name} at {self._address}: {why}")
         return Unavailable(
-            f"no {self._name} at {self._address} after {seconds:g} s; is it running? "
+            f"no {self._name} at {self._address} after {round(seconds, 2):g} s; is it running? "
             f"`{self._name.replace(' ', '-')} serve`{hint(details, is_tls=self._is_tls)}"
             f"{proxy_hint(self._place)}"
         )

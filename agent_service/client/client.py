@@ -19,7 +19,7 @@ from agent_service.client.sites import Drives, Site
 from agent_service.client.starting import Start, Starting
 from agent_service.client.tls import Tls
 from agent_service.domain.checks import by_name, member
-from agent_service.domain.runs import Mode, RunState, check_labels
+from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -212,11 +212,10 @@ class AgentClient:
             Unavailable: the agent is away, and there are neither a model nor values to begin with.
             NotFound: no such controller.
             AlreadyExists: the run id is there with another start.
-            FailedPrecondition: the run has finished.
+            FailedPrecondition: the run has finished, or this client is closed.
             InvalidArgument: a hyperparameter drives nothing, a name is not in the model, or the
                 mode or a label is none; the run was not started then, and the model is as it was.
         """
-        check_labels(labels or {})
         start = Start(
             controller=controller,
             run_id=run_id,

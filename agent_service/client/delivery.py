@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from agent_service.client.calls import Calls
-from agent_service.domain.checks import fields_by_name
+from agent_service.domain.checks import check_number, fields_by_name
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
@@ -56,10 +56,26 @@ class Hold:
     limit: int = 100_000
     """Calls that are kept at the most, some 400 bytes each; the next one ends the run."""
 
+    def __post_init__(self) -> None:
+        """Check that the limit is a number; raises InvalidArgument."""
+        check_number(self.limit, "when_away.limit")
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:
     """The answer to a report where the agent takes no more of the run; the log says why."""
+
+
+def named(run_id: str) -> str:
+    """Return a run as the log names it: not "run run-6d04"."""
+    return run_id if run_id.startswith("run") else f"run {run_id}"
+
+
+def _lost(reports: int) -> str:
+    if not reports:
+        return "its end was not told"
+    told = "report was" if reports == 1 else f"{reports} reports were"
+    return f"its last {told} not delivered"
 
 
 Request = (
@@ -226,6 +242,11 @@ class AgentDelivery:
             return self._call(request)
         self._calls.check_process()
         is_of_run = isinstance(request, pb.ReportChunkRequest | pb.FinishRunRequest)
+        if self._calls.is_closed and is_of_run:
+            return self._lose(
+                "its client is closed while it still trains, and steers it no more; end a run "
+                "inside the `with` of its client"
+            )
         try:
             if self._catch_up():
                 return self.ask(request)
@@ -267,9 +288,9 @@ class AgentDelivery:
             end = pb.FinishRunRequest(run_id=self.run_id, outcome=pb.OUTCOME_TRUNCATED)
             self._waiting.append((type(end), end.SerializeToString()))
             log.warning(
-                "run %s ends: %d of its calls wait for the agent, which is still away, and no more "
+                "%s ends: %d of its reports wait for the agent, which is still away, and no more "
                 "are held; the training goes on without the agent",
-                self.run_id,
+                named(self.run_id),
                 self._hold.limit,
             )
             return Lost()
@@ -277,10 +298,12 @@ class AgentDelivery:
         self._presence.hold(self)
         return None
 
-    def _lose(self, error: AgentError) -> Lost:
+    def _lose(self, error: AgentError | str) -> Lost:
         self._waiting.clear()
         self._presence.release(self, is_delivered=False)
-        log.warning("run %s ends: %s; the training goes on without the agent", self.run_id, error)
+        log.warning(
+            "%s ends: %s; the training goes on without the agent", named(self.run_id), error
+        )
         return Lost()
 
     def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
@@ -315,12 +338,13 @@ class AgentDelivery:
         undelivered = len(self._waiting)
         if undelivered:
             self._presence.end_seconds = max(gives_up - time.monotonic(), 0.0)
+            lost = _lost(sum(kind is pb.ReportChunkRequest for kind, _ in self._waiting))
             self._waiting.clear()
             log.warning(
-                "run %s: its last %d calls were not delivered: %s; the agent takes it for "
-                "abandoned when its lease ends",
-                self.run_id,
-                undelivered,
+                "%s: %s: %s; the training and its model are unaffected, and the agent takes the "
+                "run for abandoned when its lease ends",
+                named(self.run_id),
+                lost,
                 why,
             )
         self._presence.release(self, is_delivered=not undelivered)

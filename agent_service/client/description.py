@@ -40,11 +40,13 @@ class Description:
     """Those that look like a drop rate and are not driven, each with its reason."""
     is_shadow: bool = False
     """Whether what is driven is only read, since a shadow run changes nothing."""
+    nothing: str = "no model is driven"
+    """The answer where nothing is."""
 
     def __str__(self) -> str:
         """Return a line for each rate."""
         if not self.driven:
-            return "no model is driven"
+            return self.nothing
         lines = []
         for heading, found in self._by_hyperparameter():
             lines += [heading, *(f"  {rate}" for rate in found)]

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent_service.client.delivery import Delivery
+from agent_service.client.delivery import Delivery, named
+from agent_service.client.description import Description
 from agent_service.client.run import Run
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
@@ -15,6 +16,8 @@ log = logging.getLogger("agent_service.client")
 
 LOOK_STEPS = 20
 """Training steps between two looks whether the agent is back."""
+
+_NOT_YET = "nothing is driven yet: the agent is away, and the model keeps its own rates"
 
 
 class LateRun(Run):
@@ -43,6 +46,10 @@ class LateRun(Run):
         self._begin = begin
         self._steps = 0
 
+    def describe(self) -> Description:
+        """See `Run`."""
+        return super().describe() if self.chunk_size else Description(nothing=_NOT_YET)
+
     def step(self, *told: Any, **score: Any) -> None:
         """See `Run`."""
         if self._is_idle:
@@ -56,15 +63,17 @@ class LateRun(Run):
         try:
             begun = self._begin()
         except AgentError as error:
-            log.warning("run %s does not begin, and the training goes on: %s", self.run_id, error)
+            log.warning(
+                "%s does not begin, and the training goes on: %s", named(self.run_id), error
+            )
             self.is_finished = True
             return
         if begun is not None:
             super().__init__(**begun)
-            log.warning("the agent is back; run %s begins", self.run_id)
+            log.warning("the agent is back; %s begins", named(self.run_id))
 
     def _finish(self, *end: Any, **how: Any) -> None:
         if self._is_idle and not self.is_finished:
-            log.warning("run %s never began: the agent was away", self.run_id)
+            log.warning("%s never began: the agent was away", named(self.run_id))
             self.is_finished = True
         super()._finish(*end, **how)

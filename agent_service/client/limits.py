@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent_service.domain.checks import fields_by_name
+from agent_service.domain.checks import check_number, fields_by_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 
@@ -28,6 +28,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        for field in ("max_change", "spike"):
+            if (number := getattr(self, field)) is not None:
+                check_number(number, f"limits.{field}")
         if self.max_change is not None and not self.max_change > 0:
             raise invalid("limits.max_change", f"{self.max_change} must be above 0")
         if self.spike is not None and not self.spike > 1:

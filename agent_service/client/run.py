@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 
 from agent_service import convert
-from agent_service.client.delivery import Delivery, Lost
+from agent_service.client.delivery import Delivery, Lost, named
 from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
-from agent_service.domain.checks import by_name
+from agent_service.domain.checks import by_name, check_number, quoted
 from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
@@ -90,7 +90,10 @@ class Run:
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """The values to train the current chunk under, by name."""
+        """The values to train the current chunk under, by name.
+
+        After the run's end, those of its last chunk; a model then has its own rates again.
+        """
         return dict(self.action.values)
 
     @property
@@ -136,12 +139,15 @@ class Run:
             RuntimeError: where the chunk is full already.
             TypeError: neither logits and labels nor a score, both kinds in one chunk, or logits for
                 a run without a model.
-            InvalidArgument: the score cannot be made of such logits and labels.
+            InvalidArgument: the loss or score is no single number, or the score cannot be made of
+                such logits and labels.
         """
         if self._is_idle:
             return
         self._check_not_full()
+        _check_one(loss, "loss")
         if score is not None and logits is None:
+            _check_one(score, "score")
             self._check_one_way(self._tally is None)
             self._scores.append(_detached(score))
         elif score is None and logits is not None and labels is not None:
@@ -193,6 +199,7 @@ class Run:
 
         Raises:
             RuntimeError: where the chunk is not full yet.
+            TypeError: the validation is neither a number nor pairs; likewise.
             InvalidArgument: a score out of range, or wrong names; the chunk is kept, to be reported
                 again, or dropped by `drop_chunk`.
             AgentError: what the service answered a run with `when_away=None`; likewise.
@@ -225,11 +232,16 @@ class Run:
 
     def _validation_score(self, validation: Any) -> float:
         if isinstance(validation, SupportsFloat):
+            _check_one(validation, "validation")
             return float(validation)
+        if isinstance(validation, str) or not isinstance(validation, Iterable):
+            raise _no_validation(validation)
         tally = self._new_tally()
         try:
-            for logits, labels in validation:
-                tally.add(logits, labels)
+            for batch in validation:
+                if not isinstance(batch, tuple | list) or len(batch) != 2:
+                    raise _no_validation(batch)
+                tally.add(*batch)
         finally:
             # A generator, such as `Validation.of`, gives the model its modes back at its end.
             getattr(validation, "close", lambda: None)()
@@ -290,9 +302,9 @@ class Run:
             return False
         self._stop()
         log.warning(
-            "run %s: a loss is not finite; it ends as diverged, and the training goes on without "
+            "%s: a loss is not finite; it ends as diverged, and the training goes on without "
             "the agent",
-            self.run_id,
+            named(self.run_id),
         )
         self._delivery.send(self._end(Outcome.DIVERGED, None))
         return True
@@ -329,9 +341,9 @@ class Run:
             )
         if not all(map(math.isfinite, told)):
             log.warning(
-                "run %s: a score is not finite; the chunk is not reported, and the next one runs "
+                "%s: a score is not finite; the chunk is not reported, and the next one runs "
                 "under the same values",
-                self.run_id,
+                named(self.run_id),
             )
             return None
         report = ChunkReport(
@@ -429,7 +441,7 @@ class Run:
 
     def _end(self, outcome: Outcome, final_score: float | None) -> pb.FinishRunRequest:
         if final_score is not None and not math.isfinite(final_score):
-            log.warning("run %s: its final score is not finite, and is left out", self.run_id)
+            log.warning("%s: its final score is not finite, and is left out", named(self.run_id))
             final_score = None
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
         return convert.finish_to_message(finish)
@@ -460,7 +472,26 @@ class Run:
             )
         except BaseException as failed:
             # The script ends with its own exception: nothing takes its place, not even Ctrl-C.
-            log.warning("run %s: its end was not told: %r", self.run_id, failed)
+            log.warning("%s: its end was not told: %r", named(self.run_id), failed)
+
+
+def _check_one(number: Any, field: str) -> None:
+    """Check that it is one number, by its shape: its value is on a device that would be waited for.
+
+    Raises:
+        InvalidArgument: naming `field`.
+    """
+    check_number(number, field)
+    shape = getattr(number, "shape", ())
+    if math.prod(shape) != 1:
+        raise invalid(field, f"has the shape {[*shape]}; give one number, such as its mean()")
+
+
+def _no_validation(given: object) -> TypeError:
+    return TypeError(
+        f"validation: {quoted(given)} given; run.report needs a number, or pairs of logits and "
+        "labels"
+    )
 
 
 def _detached(number: SupportsFloat) -> Any:

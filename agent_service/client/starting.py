@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import AgentDelivery, Delivery, Hold, Lost, Presence
+from agent_service.client.delivery import AgentDelivery, Delivery, Hold, Lost, Presence, named
 from agent_service.client.late import LateRun
 from agent_service.client.limits import Limits
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
+from agent_service.domain.checks import check_kind
 from agent_service.domain.errors import Busy, FailedPrecondition, Unavailable, invalid
 from agent_service.domain.hyperparameters import check_values
-from agent_service.domain.runs import Mode
+from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -52,6 +53,22 @@ class Start:
     limits: Limits | None
     is_repeated: bool
 
+    def __post_init__(self) -> None:
+        """Check the kinds of what is given; raises InvalidArgument naming the argument."""
+        for field, kind, example in (
+            ("labels", Mapping, "{'dataset': 'fer2013'}"),
+            ("sites", Mapping, "{'MODULE': Dropout()}"),
+            ("when_away", Hold, "Hold(), or None"),
+            ("limits", Limits, "Limits(max_change=0.1)"),
+        ):
+            if (given := getattr(self, field)) is not None:
+                check_kind(given, kind, field, example)
+        check_labels(self.labels or {})
+        if self.model is not None:
+            from torch import nn
+
+            check_kind(self.model, nn.Module, "model", "model=net, a torch.nn.Module")
+
 
 class Starting:
     """Begins runs over one channel."""
@@ -82,10 +99,10 @@ class Starting:
                     "spec and when_away=Hold(values={...})"
                 ) from error
             log.warning(
-                "%s; the training begins under the model's own rates, and its run %s once the "
+                "%s; the training begins under the model's own rates, and %s begins once the "
                 "agent answers",
                 error,
-                run_id,
+                named(run_id),
             )
         return LateRun(
             delivery, run_id=run_id, begin=lambda: beginning.late_arguments(self._presence)
@@ -147,12 +164,18 @@ class _Beginning:
         controller = self._start.controller
         if isinstance(controller, str):
             found = ask(pb.GetControllerRequest(name=controller)).controller
-            return convert.spec_from_message(found.spec)
-        if self._start.when_away is not None and self._start.when_away.values is not None:
-            values = self._start.when_away.values
-            check_values(controller.hyperparameters, values, field="when_away.values")
+            spec = convert.spec_from_message(found.spec)
+            self._check_held(spec)
+            return spec
+        self._check_held(controller)
         _answered(ask(pb.CreateControllerRequest(spec=convert.spec_to_message(controller))))
         return controller
+
+    def _check_held(self, spec: ControllerSpec) -> None:
+        """Check what the run begins under where the agent is away, also where it is there."""
+        hold = self._start.when_away
+        if hold is not None and hold.values is not None:
+            check_values(spec.hyperparameters, hold.values, field="when_away.values")
 
     def _newest_action(self) -> pb.Action:
         """Return what a run that is there goes on under; raises FailedPrecondition of an end."""

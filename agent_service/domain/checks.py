@@ -61,6 +61,12 @@ def member(kind: type[E], given: Any, field: str) -> E:
         raise invalid(field, f"{quoted(given)} is none of {', '.join(kind)}") from None
 
 
+def check_kind(given: object, kind: Any, field: str, example: str) -> None:
+    """Check that a value is of a kind; raises InvalidArgument naming `field`, with the example."""
+    if not isinstance(given, kind):
+        raise invalid(field, f"{quoted(given)} given; write {example}")
+
+
 def several(given: Any, kind: Any, field: str, example: str) -> tuple[Any, ...]:
     """Return one or several values of a kind as a tuple.
 
@@ -69,8 +75,7 @@ def several(given: Any, kind: Any, field: str, example: str) -> tuple[Any, ...]:
     """
     items = given if isinstance(given, list | tuple) else (given,)
     for item in items:
-        if not isinstance(item, kind):
-            raise invalid(field, f"{quoted(item)} given; write [{example}]")
+        check_kind(item, kind, field, f"[{example}]")
     return tuple(items)
 
 

@@ -13,7 +13,14 @@ from enum import StrEnum
 from numbers import Integral
 from typing import Literal
 
-from agent_service.domain.checks import check_name, fields_by_name, member, quoted, several
+from agent_service.domain.checks import (
+    check_kind,
+    check_name,
+    fields_by_name,
+    member,
+    quoted,
+    several,
+)
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import (
     LONGEST_NAME,
@@ -335,6 +342,7 @@ class ControllerSpec:
         object.__setattr__(self, "hyperparameters", given)
         if not isinstance(self.algorithm, Algorithm):
             raise invalid("algorithm", f"{quoted(self.algorithm)} is none, as PPOSettings() is")
+        check_kind(self.chunk_size, Integral, "chunk_size", "chunk_size=20")
         if not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise invalid("chunk_size", f"{self.chunk_size} is not in [1, {MAX_CHUNK_SIZE}]")
         if not 1 <= len(self.hyperparameters) <= MAX_HYPERPARAMETERS:

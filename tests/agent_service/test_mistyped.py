@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from agent_service.client import (
@@ -61,6 +62,9 @@ def controller(**changes: Any) -> ControllerSpec:
             r"constant.values\[dropout\]: '0.3' is no number",
         ),
         (lambda: ReplaySettings(values=0.3), r"values: 0.3 given; write \[\{"),  # type: ignore[arg-type]
+        (lambda: controller(chunk_size="20"), "chunk_size: '20' given; write chunk_size=20"),
+        (lambda: Limits(max_change="0.1"), "limits.max_change: '0.1' is no number"),  # type: ignore[arg-type]
+        (lambda: Hold(limit="9"), "when_away.limit: '9' is no number"),  # type: ignore[arg-type]
         (lambda: Hyperparameter("d", "0.1", 0.5), "low: '0.1' is no number"),  # type: ignore[arg-type]
         (lambda: Hyperparameter(0.1, 0.5, 1), "name: 0.1 does not match"),  # type: ignore[arg-type]
     ],
@@ -143,6 +147,66 @@ def test_runs_are_asked_for_by_name(client: AgentClient) -> None:
     assert client.get_run(shadow.run_id).mode == 3
     assert "shadow" in type(shadow._model).__module__, "its name is the mode, for the model too"
     assert client.set_mode("c", Mode.FROZEN).mode == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"when_away": "hold"}, r"when_away: 'hold' given; write Hold\(\), or None"),
+        ({"limits": 0.1}, r"limits: 0.1 given; write Limits\("),
+        ({"labels": "seed"}, r"labels: 'seed' given; write \{"),
+        ({"sites": "0"}, r"sites: '0' given; write \{'MODULE': Dropout\(\)\}"),
+        ({"sites": {"0": nn.Dropout(0.1)}}, r"sites\[0\]: .* GaussianNoise\(\) of agent_service"),
+        ({"drives": "1"}, "drives: takes patterns by hyperparameter"),
+        ({"drives": {"dropout": 1}}, r"drives\[dropout\]: 1 given; write \['MODULE'\]"),
+        ({"model": "resnet"}, "model: 'resnet' given; write .* torch.nn.Module"),
+        ({"model": [nn.Dropout(0.1)]}, "model: .* given; write .* torch.nn.Module"),
+    ],
+)
+def test_a_run_says_at_once_which_argument_is_of_the_wrong_kind(
+    client: AgentClient, given: dict[str, Any], said: str
+) -> None:
+    """In one line, and nothing is started."""
+    client.create_controller(spec())
+    with pytest.raises(InvalidArgument, match=said):
+        client.run("c", **{"model": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3)), **given})
+    assert not list(client.list_runs())
+
+
+@pytest.mark.parametrize("validation", ["0.5", None, [0.5], (torch.ones(2), torch.ones(2))])
+def test_a_report_of_neither_a_number_nor_pairs_says_what_is_needed(
+    client: AgentClient, validation: Any
+) -> None:
+    """And the chunk is kept."""
+    client.create_controller(spec())
+    run = client.run("c", model=nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3)))
+    for _ in range(4):
+        run.step(1.0, score=0.5)
+    with pytest.raises(TypeError, match="needs a number, or pairs of logits and labels"):
+        run.report(validation)
+    assert run.chunk_full
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"loss": torch.ones(3, 2)}, r"loss: has the shape \[3, 2\]; give one number"),
+        ({"loss": torch.ones(3, device="meta")}, r"loss: has the shape \[3\]"),
+        ({"loss": "1"}, "loss: '1' is no number"),
+        ({"score": torch.ones(3)}, r"score: has the shape \[3\]"),
+    ],
+)
+def test_a_step_takes_one_loss_and_one_score(
+    client: AgentClient, told: dict[str, Any], said: str
+) -> None:
+    """A loss without its mean is told at its step, by its shape alone."""
+    client.create_controller(spec())
+    run = client.run("c")
+    with pytest.raises(InvalidArgument, match=said):
+        run.step(**{"loss": 1.0, "score": 0.5, **told})
+    for _ in range(4):
+        run.step(torch.ones(1), score=0.5)
+    assert run.chunk_full
 
 
 @pytest.mark.parametrize(

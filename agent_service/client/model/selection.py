@@ -12,6 +12,7 @@ from torch import nn
 from agent_service.client.description import Found
 from agent_service.client.model.kinds import INERT, Rate, rates_of
 from agent_service.client.sites import Drives
+from agent_service.domain.checks import several
 from agent_service.domain.errors import invalid
 
 _WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
@@ -100,7 +101,12 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
     return [
         _Pattern(hyperparameter, text)
         for hyperparameter, texts in drives.items()
-        for text in ([texts] if isinstance(texts, str) else texts)
+        for text in several(
+            texts if isinstance(texts, str) or not isinstance(texts, Iterable) else [*texts],
+            str,
+            f"drives[{hyperparameter}]",
+            "'MODULE'",
+        )
     ]
 
 

@@ -14,6 +14,7 @@ from agent_service.client.model.scores import Score, Scoring, scoring_of
 from agent_service.client.model.selection import named_modules, nothing_driven, select, unwrapped
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Drives, Dropout, Site
+from agent_service.domain.checks import check_kind
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 
@@ -84,6 +85,8 @@ class SteeredModel:
             modules.setdefault(known, module)  # of a wrapper and what it wraps, the wrapper
         if name not in modules:
             raise invalid(f"sites[{name}]", f"is no module of the model; it has {_some(modules)}")
+        own = "Dropout() or GaussianNoise() of agent_service.client"
+        check_kind(site, Site, f"sites[{name}]", own)
         value = self._value_of(site, field=f"sites[{name}]")
         self._check_range(value.name, is_rate=isinstance(site, Dropout))
         self._takeover(modules[name]).add(site, value)

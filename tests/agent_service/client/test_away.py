@@ -121,13 +121,15 @@ def test_a_run_begins_without_an_agent(tmp_path: Path) -> None:
 def test_an_agent_that_never_comes_ends_no_training(caplog: pytest.LogCaptureFixture) -> None:
     """The script goes on after the run; the log says how much was not delivered."""
     hold = Hold(values={"dropout": 0.25})
-    with (
-        AgentClient("127.0.0.1:9", budget_seconds=0.1) as client,
-        client.run(spec(), run_id="r", when_away=hold) as run,
-    ):
-        train(run, 3)
+    with AgentClient("127.0.0.1:9", budget_seconds=0.1) as client:
+        with client.run(spec(), run_id="r", when_away=hold) as run:
+            train(run, 3)
+        with client.run(spec(), run_id="run-1", when_away=hold) as run:
+            train(run, 1)
 
-    assert "run r: its last 6 calls were not delivered" in caplog.text
+    assert " run-1: its last report was not delivered" in f" {caplog.text}"
+    assert "run run-1" not in caplog.text
+    assert "run r: its last 3 reports were not delivered" in caplog.text
 
 
 def test_without_hold_an_agent_that_is_away_raises() -> None:
@@ -141,6 +143,25 @@ def test_without_hold_an_agent_that_is_away_raises() -> None:
             client.run(spec(), when_away=Hold(values={"rate": 0.1}))
         with pytest.raises(InvalidArgument, match=r"when_away.values\[dropout\]: 2.0 is not in"):
             client.run(spec(), when_away=Hold(values={"dropout": 2.0}))
+
+
+def test_how_long_an_agent_was_waited_for_is_told_as_a_person_would() -> None:
+    """Not as 0.2999998 seconds, which is what was left of a deadline."""
+    client = AgentClient("127.0.0.1:9", budget_seconds=0.2999998)
+    with client, pytest.raises(Unavailable, match=r"after 0\.3 s;"):
+        client.get_run("r")
+
+
+def test_values_to_begin_under_are_checked_also_where_the_agent_is_there(
+    agent: AgentProcess,
+) -> None:
+    """By the controller's name or its spec: a mistake shows before the outage that needs them."""
+    with AgentClient(agent.address) as client:
+        client.create_controller(spec())
+        for controller in ("c", spec()):
+            with pytest.raises(InvalidArgument, match=r"when_away.values\[droput\]: no such"):
+                client.run(controller, when_away=Hold(values={"droput": 0.2}))
+        assert not list(client.list_runs())
 
 
 def test_what_is_held_is_bounded(agent: AgentProcess, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,7 +180,7 @@ def test_what_is_held_is_bounded(agent: AgentProcess, caplog: pytest.LogCaptureF
 
         assert client.get_run("r").reported_chunks == 6
         assert client.get_run("r").outcome == pb.OUTCOME_TRUNCATED
-    assert caplog.text.count("5 of its calls wait for the agent") == 1
+    assert caplog.text.count("5 of its reports wait for the agent") == 1
 
 
 def test_a_shadow_run_tells_its_models_rate_while_the_agent_is_away(agent: AgentProcess) -> None:

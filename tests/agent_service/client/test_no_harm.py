@@ -333,10 +333,21 @@ def test_a_model_whose_run_is_lost_is_free(client: AgentClient) -> None:
 def test_a_client_that_was_closed_first_costs_no_training(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run goes on, and says at its end what was not told."""
+    """The run ends, its model has its own rates again, and the mistake is told once."""
     client.create_controller(spec())
-    with client.run("c", run_id="r") as run:
+    model = network()
+    with client.run("c", run_id="r", model=model) as run:
         client.close()
         chunk(run)
+        assert run.is_finished
+        assert rate(model) == 0.25
 
-    assert "is closed" in caplog.text
+    assert caplog.text.count("run r ends: its client is closed while it still trains") == 1
+
+
+@pytest.mark.parametrize("when_away", [None, Hold(), Hold(values={"dropout": 0.2})])
+def test_a_closed_client_starts_no_run(client: AgentClient, when_away: Hold | None) -> None:
+    """It is not an agent that is away: the script is wrong, and nothing is trained yet."""
+    client.close()
+    with pytest.raises(FailedPrecondition, match="is closed; make another"):
+        client.run(spec(), model=network(), when_away=when_away)
