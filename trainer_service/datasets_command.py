@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,8 @@ def datasets(context: click.Context) -> None:
 @datasets.command()
 @click.argument("name")
 @_data_option
-def check(name: str, data: Path) -> None:
+@click.option("--image-size", type=int, help="Pixels each way; the set's own.")
+def check(name: str, data: Path, image_size: int | None) -> None:
     """Count a data set by split and class, and look for duplicates and blank images.
 
     NAME is as in `--dataset`: fer2013, folder:faces, npz:faces.
@@ -53,10 +55,12 @@ def check(name: str, data: Path) -> None:
     from trainer_service.training.datasets.catalog import CATALOG, read_stored
     from trainer_service.training.datasets.checks import find
     from trainer_service.training.datasets.listing import in_words
-    from trainer_service.training.spec import check_dataset
+    from trainer_service.training.datasets.pixels import with_sizes
+    from trainer_service.training.spec import TrainingSpec
 
-    check_dataset(name)
+    spec = TrainingSpec(dataset=name, image_size=image_size, chunks=1)  # checks both
     stored = read_stored(name, data)
+    stored = replace(stored, splits=with_sizes(stored.splits, spec.image_size))
     console = _console()
     with console.status("reading every image"):
         findings = find(stored)

@@ -167,7 +167,7 @@ def test_a_second_study_in_a_folder_at_work_is_refused(services: Services, tmp_p
 
 
 def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_path: Path) -> None:
-    """What is missing is named; the services are left without runs."""
+    """What is missing is named; the services are left without runs, the folder without a study."""
     failed = subprocess.run(
         services.compare(tmp_path, "--dataset", "npz:missing"), capture_output=True, text=True
     )
@@ -175,10 +175,28 @@ def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_
     assert failed.returncode == 1
     assert "missing.npz" in failed.stderr
     assert failed.stderr.count("\n") == 1
+    assert not (tmp_path / "study.json").exists(), "the mended study may begin here"
     with TrainerClient(services.trainer.address) as trainer:
         wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
         states = {run.state for run in trainer.list()}
     assert trainer_pb2.RUN_STATE_RUNNING not in states
+
+
+def test_the_agent_is_asked_before_anything_is_trained(services: Services, tmp_path: Path) -> None:
+    """Where a method needs it; its error is one line, and nothing is written."""
+    wrong = ["--agent", services.trainer.address]
+    with TrainerClient(services.trainer.address) as trainer:
+        runs = len(list(trainer.list()))
+
+        refused = subprocess.run(
+            services.compare(tmp_path / "new", *wrong), capture_output=True, text=True
+        )
+
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
+        assert "give the agent service's own address" in refused.stderr
+        assert not (tmp_path / "new").exists()
+        assert len(list(trainer.list())) == runs
+    succeed(services.compare(tmp_path / "new", "--methods", "vanilla", *wrong))
 
 
 STUDY = """

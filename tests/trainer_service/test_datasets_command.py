@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.training.datasets.layouts import (
@@ -105,6 +106,20 @@ def test_a_set_of_ones_own_has_nothing_to_be_compared_with(tmp_path: Path) -> No
     assert "no published counts" in shown
     assert "5 images are exact duplicates" in shown
     assert "6 images are blank" in shown
+
+
+def test_a_check_brings_images_of_many_sizes_to_one(tmp_path: Path) -> None:
+    """As a training does, and in the same range."""
+    write_classes(tmp_path / "mix", classes=2, images=2)
+    Image.new("RGB", (9, 11)).save(tmp_path / "mix" / "class0" / "other.png")
+    with pytest.raises(AgentError, match="give --image-size"):
+        run("check", "folder:mix", "--data", str(tmp_path))
+
+    shown = run("check", "folder:mix", "--data", str(tmp_path), "--image-size", "8")
+
+    assert "all │ 5" in shown
+    with pytest.raises(AgentError, match=r"image_size: 7 is not in \[8, 1024\]"):
+        run("check", "folder:mix", "--data", str(tmp_path), "--image-size", "7")
 
 
 def test_a_check_tells_what_is_not_read_and_obeys_no_name(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def run_study(
         agent_client = stack.enter_context(AgentClient(agent, **options))
         clients = [stack.enter_context(TrainerClient(address, **options)) for address in trainers]
         comparison = Comparison(spec, folder, agent=agent_client, trainers=clients, part=part)
+        comparison.check_agent()
         stack.enter_context(folder.held())
         comparison.open()
         with StudyProgress(Terminal(), planned) as progress:

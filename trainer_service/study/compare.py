@@ -124,12 +124,26 @@ class Comparison:
         }
         self._controllers = Controllers(agent, folder)
 
+    def check_agent(self) -> None:
+        """Ask the agent, before anything is written, where a method of the part needs it.
+
+        Raises:
+            AgentError: it is not there, is another service, or does not know the token.
+        """
+        methods = self._part.methods(self._spec)
+        carried = (self._sources.get(entry.name) for entry in methods)
+        if any(isinstance(entry, Steering | Replayed) for entry in methods) or any(
+            isinstance(source, Policy) for source in carried
+        ):
+            self._controllers.check_agent()
+
     def open(self) -> None:
         """Begin the study in its folder, which the caller holds; or go on with it.
 
         Raises:
             AgentError: the folder holds another study.
         """
+        self._is_begun = self._folder.has_study
         self._id = self._folder.open(self._spec)
 
     def run(self, progress: StudyProgress) -> bool:
@@ -141,7 +155,7 @@ class Comparison:
         Raises:
             RunFailed: where a run failed.
         """
-        if self._is_new():
+        if not self._folder.results():
             self._check_trainers()
         with Children(self._folder, self._trainers, progress) as self._children:
             limit = self._part.minutes
@@ -156,17 +170,23 @@ class Comparison:
                 timer.cancel()
         return True
 
-    def _is_new(self) -> bool:
-        return not self._folder.results()
-
     def _check_trainers(self) -> None:
         """Have each trainer service train one chunk that counts nowhere.
 
-        So what is missing there, data or a device, is known before the study begins.
+        So what is missing there, data or a device, is known before the study begins; a folder that
+        was new belongs to no study then, so that the mended one may begin in it.
 
         Raises:
             RunFailed: with the cause.
         """
+        try:
+            self._train_a_chunk()
+        except BaseException:
+            if not self._is_begun:
+                self._folder.remove_study()
+            raise
+
+    def _train_a_chunk(self) -> None:
         spec = RunSpec(training=replace(self._spec.training, chunks=1, epochs=None))
         for place, trainer in enumerate(self._trainers):
             attempt = submit(trainer, f"{self._id}-check-{place}", spec)

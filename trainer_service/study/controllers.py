@@ -23,6 +23,10 @@ class Controllers:
         self._agent = agent
         self._folder = folder
 
+    def check_agent(self) -> None:
+        """Ask the agent service for what needs no controller; raises AgentError."""
+        next(self._agent.list_controllers(), None)
+
     def decide_only(self, spec: ControllerSpec) -> None:
         """Have a controller that learns nothing: a schedule, random draws, a replay."""
         self._agent.create_controller(spec, Mode.FROZEN)

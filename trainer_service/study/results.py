@@ -170,6 +170,10 @@ class ResultsFolder:
         """Say what the folder's study is."""
         write_inside(self.path, _STUDY_FILE, _STUDY.dump_json(study, indent=1) + b"\n")
 
+    def remove_study(self) -> None:
+        """Have the folder belong to no study: none was begun."""
+        (self.path / _STUDY_FILE).unlink(missing_ok=True)
+
     def study(self) -> Study:
         """Return the folder's study; raises AgentError where there is none."""
         study = self._study()

@@ -20,7 +20,7 @@ from trainer_service.training.datasets.duplicates import without_duplicates
 from trainer_service.training.datasets.files import ImageFiles
 from trainer_service.training.datasets.listing import in_words
 from trainer_service.training.datasets.memory import Memory, fits
-from trainer_service.training.datasets.pixels import read_all, with_size
+from trainer_service.training.datasets.pixels import read_all, with_sizes
 from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Images, Split
 from trainer_service.training.spec import TrainingSpec
 
@@ -45,15 +45,13 @@ def load_images(spec: TrainingSpec, root: Path, memory: Memory = Memory.AUTO) ->
     if stored.left_out:
         log.info("%s: not read: %s", spec.dataset, in_words(stored.left_out))
     stored = draw_classes(stored, spec)
-    splits = with_all_splits(stored.splits, spec)
-    if spec.image_size is not None:
-        splits = {name: with_size(split, spec.image_size) for name, split in splits.items()}
+    splits = with_sizes(with_all_splits(stored.splits, spec), spec.image_size)
     if spec.deduplicate:
         splits = without_duplicates(_held(splits, memory))
     _check(splits, stored.class_names, spec.dataset)
     training = draw_subset(splits[TRAIN], spec)
     training = mislabel(training, spec, classes=len(stored.class_names))
-    splits = _held(splits | {TRAIN: training}, memory)
+    splits = _held({**splits, TRAIN: training}, memory)
     return Images(
         training=splits[TRAIN],
         validation=splits[VALIDATION],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -69,6 +69,13 @@ def with_size(split: Split, size: int) -> Split:
         return split
     resized = [functional.resize(chunk, [size, size], antialias=True) for chunk in chunks(images)]
     return Split(torch.cat(resized), split.labels)
+
+
+def with_sizes(splits: Mapping[str, Split], size: int | None) -> Mapping[str, Split]:
+    """Return splits with images of `size` x `size` pixels; of their own size where it is None."""
+    if size is None:
+        return splits
+    return {name: with_size(split, size) for name, split in splits.items()}
 
 
 def read_all(split: Split) -> Split:
