@@ -10,7 +10,7 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Mode
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
-from trainer_service.training.spec import TrainingSpec
+from trainer_service.training.spec import Method, TrainingSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,9 @@ class RunSpec:
         if method.is_reinforced and not self.controller:
             raise invalid("controller", f"is empty; {method} needs the name of a controller")
         if self.controller and not method.is_reinforced:
-            raise invalid("controller", f"{method} has no controller; leave it empty")
+            default = " (the default)" if method is Method.VANILLA else ""
+            text = f"goes with method rni or rd; this run's method is {method}{default}"
+            raise invalid("controller", text)
         if self.mode is Mode.SHADOW:
             raise invalid("mode", "a child here runs under what is decided; use learning or frozen")
 

@@ -53,8 +53,21 @@ class Schedule:
         return self.values[min(chunk, len(self.values)) - 1]
 
     def save(self, path: str | Path) -> None:
-        """Write `path`: JSON, or CSV with the columns chunk, steps and one a hyperparameter."""
+        """Write `path`: .json, or .csv with the columns chunk, steps and one a hyperparameter.
+
+        Raises:
+            InvalidArgument: naming the file, where it ends otherwise or cannot be written.
+        """
         path = Path(path)
+        if path.suffix.lower() not in (".csv", ".json"):
+            raise invalid(str(path), "ends in no known format; name it .json or .csv")
+        try:
+            self._write(path)
+        except OSError as error:
+            fix = "" if path.parent.is_dir() else f"; make the folder {path.parent} first"
+            raise invalid(str(path), f"cannot be written: {error.strerror}{fix}") from error
+
+    def _write(self, path: Path) -> None:
         if _is_csv(path):
             import csv  # slow to import, and the client is imported by every script
 
@@ -72,17 +85,23 @@ class Schedule:
     def load(cls, path: str | Path) -> Schedule:
         """Read what `save` wrote; raises InvalidArgument, naming the file and what is wrong."""
         path = Path(path)
-        if _is_csv(path):
-            made = partial(_csv_schedule, [row for _, row in csv_rows(path, ("chunk", "steps"))])
-        else:
-            made = partial(_json_schedule, read_text(path))
+        try:
+            if _is_csv(path):
+                rows = [row for _, row in csv_rows(path, ("chunk", "steps"))]
+                made = partial(_csv_schedule, rows)
+            else:
+                made = partial(_json_schedule, read_text(path))
+        except OSError as error:
+            raise invalid(
+                str(path), f"cannot be read: {error.strerror}; give a file of `Schedule.save`"
+            ) from error
         try:
             return made()
         except InvalidArgument as error:
             raise invalid(str(path), f"{error}") from error
         except _WRONG as error:
             raise invalid(
-                str(path), f"is no schedule that `Schedule.save` wrote: {error!r}"
+                str(path), f"is no schedule; give a file that `Schedule.save` wrote ({error!r})"
             ) from error
 
     def run(

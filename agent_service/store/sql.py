@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -169,8 +170,10 @@ def _database(url: str, durability: Durability) -> Database:
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
+        if re.fullmatch(r"[\w./-]+", url):
+            raise StoreError(f"store {url!r} is no URL; write sqlite:///{url}") from error
         # Not shown: a password may stand anywhere in what is no URL.
-        raise StoreError(f"the store's URL is none; give {_FORMS}") from error
+        raise StoreError(f"the store's URL cannot be read; give {_FORMS}") from error
     make = _DATABASES.get(parsed.get_backend_name())
     if make is None:
         raise StoreError(f"store {parsed}: give {_FORMS}")

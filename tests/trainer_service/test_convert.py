@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.runs import Mode
+from tests.trainer_service.specs import run_spec
 from trainer_service import convert
 from trainer_service.run import (
     ChunkTrained,
@@ -205,3 +206,10 @@ def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str
         convert.spec_from_message(pb.RunSpec(**content))  # type: ignore[arg-type]
 
     assert [v.field for v in raised.value.violations] == [f"spec.{field}"]
+
+
+def test_a_controller_of_another_method_is_told_with_the_right_ones() -> None:
+    """And with the run's own, which nobody may have named."""
+    right = r"goes with method rni or rd; this run's method is vanilla \(the default\)"
+    with pytest.raises(InvalidArgument, match=rf"^controller: {right}$"):
+        run_spec(controller="nope")

@@ -137,7 +137,16 @@ def test_a_check_tells_what_is_not_read_and_obeys_no_name(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("cifar100", "cifar100 is not in"), ("mnist", "none of"), ("folder:../x", "stay inside")],
+    [
+        ("cifar100", "cifar100 is not in"),
+        (
+            "folder:nope",
+            r"^there is no folder (\S+/nope); make it: \1/<class>/<image>, or \1/{train",
+        ),
+        ("npz:nope", r"^there is no file (\S+/nope.npz); make it: \1: images"),
+        ("mnist", "none of"),
+        ("folder:../x", "stay inside"),
+    ],
 )
 def test_what_cannot_be_checked_is_told(tmp_path: Path, name: str, message: str) -> None:
     """In the words that a training would use."""

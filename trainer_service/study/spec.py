@@ -55,8 +55,14 @@ class StudySpec:
     def __post_init__(self) -> None:
         """Check counts, and that every name that is mentioned is there."""
         names = names_of(self)
-        if not names or len(set(names)) < len(names):
-            raise invalid("methods", "name at least one, each once")
+        if not names:
+            raise invalid("methods", "is empty; name at least one")
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise invalid(
+                    f"methods[{place}].name",
+                    f"{name!r} is there twice; give each method a name of its own",
+                )
         if len(names) > MAX_METHODS:
             raise invalid("methods", f"{len(names)} are too many; compare at most {MAX_METHODS}")
         if not 1 <= self.seeds <= TUNING_SEEDS:
@@ -119,8 +125,9 @@ class StudySpec:
         if chunks is not None and children * chunks < needed:
             raise invalid(
                 f"{path}ppo",
-                f"{children} children of {chunks} chunks bring fewer transitions than one update "
-                f"takes, {needed}; give more children or chunks, or a smaller rollout_size",
+                f"{children} children of {chunks} chunks bring {children * chunks} transitions, "
+                f"fewer than one update takes, {needed}; give more children or chunks, or a "
+                "smaller rollout_size: in [methods.ppo] below this method, or as --rollout-size",
             )
 
     def goes_on_with(self, other: StudySpec) -> bool:

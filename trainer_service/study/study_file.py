@@ -90,6 +90,7 @@ class _Wrong(Exception):
 
 
 def _study(content: dict[str, Any]) -> StudySpec:
+    _check_names(StudySpec, content, ())
     for name, kind in (("training", dict), ("methods", list)):
         if not isinstance(content.get(name), kind):
             table = "[training]" if kind is dict else "[[methods]]"
@@ -111,12 +112,17 @@ def _entry(table: Any, place: Place) -> Entry:
     return entry
 
 
-def _made(kind: type[T], table: Mapping[str, Any], place: Place) -> T:
-    """Return a table as a dataclass; raises _Wrong."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+def _check_names(kind: type[Any], table: Mapping[str, Any], place: Place) -> None:
+    """Check that a dataclass has all names of a table; raises _Wrong."""
+    names = [field.name for field in fields(kind)]
     for name in table:
         if name not in names:
             raise _Wrong((*place, name), f"is not known here; known are {', '.join(names)}")
+
+
+def _made(kind: type[T], table: Mapping[str, Any], place: Place) -> T:
+    """Return a table as a dataclass; raises _Wrong."""
+    _check_names(kind, table, place)
     try:
         return TypeAdapter(kind).validate_python(table)
     except ValidationError as error:

@@ -58,7 +58,7 @@ def test_a_schedule_drives_a_model() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("s.json", "[", "is no schedule"),
+        ("s.json", "[", "is no schedule; give a file that `Schedule.save` wrote"),
         ("s.json", '{"format": 2, "chunk_size": 20, "values": []}', "format 2, this release"),
         ("s.json", '{"format": 1, "chunk_size": 20, "values": []}', "at least one chunk"),
         ("s.json", '{"format": 1, "chunk_size": 0, "values": [{"p": 1}]}', "chunk_size: 0"),
@@ -88,6 +88,33 @@ def test_a_wrong_file_says_what_is_wrong(
     with pytest.raises(InvalidArgument, match=message) as told:
         Schedule.load(path)
     assert name in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "nope.json", "."])
+def test_a_file_that_cannot_be_read_is_told_with_the_fix(tmp_path: Path, name: str) -> None:
+    """In one line."""
+    message = rf"^{tmp_path / name}: cannot be read: [\w ]+; give a file of `Schedule.save`$"
+    with pytest.raises(InvalidArgument, match=message):
+        Schedule.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nodir/x.csv", "cannot be written: .*; make the folder .*nodir first"),
+        ("nodir/x.json", "cannot be written: .*; make the folder .*nodir first"),
+        ("x.txt", "ends in no known format; name it .json or .csv"),
+        ("x", "ends in no known format; name it .json or .csv"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_with_the_fix(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    """In one line, and nothing is written."""
+    schedule = Schedule(chunk_size=2, values=({"dropout": 0.25},))
+    with pytest.raises(InvalidArgument, match=rf"^{tmp_path / name}: {message}$"):
+        schedule.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -196,9 +196,9 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("agent.db", "URL is none; give sqlite:///PATH"),
-        ("postgresql//a:hush@db/x", r"URL is none; give (?!.*hush)"),
-        ("postgresql+psycopg://a@db:port/x", "URL is none"),
+        ("agent.db", "'agent.db' is no URL; write sqlite:///agent.db"),
+        ("postgresql//a:hush@db/x", r"cannot be read; give sqlite:///PATH(?!.*hush)"),
+        ("postgresql+psycopg://a@db:port/x", "cannot be read"),
         ("postgresql+psycopg://db/x?password=hush", r"by --store-password, (?!.*hush)"),
         ("mysql://host/x", "give sqlite:///PATH or postgresql"),
         ("postgresql+asyncpg://host/x", r"write it as postgresql\+psycopg"),

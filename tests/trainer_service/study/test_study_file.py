@@ -71,7 +71,16 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ("budget = 8", "budget = 9", r"line 18: methods\[2\].values: 2 values cannot share 9"),
         ("budget = 8", "budget = 1001", r"line 3: budget: 1001 is not in"),
         ('references = ["d"]', 'references = ["e"]', r"line 4: references: 'e' is none of the"),
-        ("[training]", "[trainings]", r"line 1: training: is missing; write it as \[training\]"),
+        (
+            "[training]",
+            "[trainings]",
+            r"line 6: trainings: is not known here; known are .*training",
+        ),
+        (
+            TEXT,
+            '[[methods]]\nname = "d"',
+            r"line 1: training: is missing; write it as \[training\]",
+        ),
         ("dataset", "data_set", r"line 7: training.data_set: is not known here; known are"),
         ("chunks = 40", "chunks = 0", r"line 8: training.chunks: 0 must be at least 1"),
         ("chunks = 40", "chunks = 40\nseed = 1", r"line 9: training.seed: is set for each child"),
@@ -86,14 +95,18 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
             r"line 23: methods\[3\].high: 1.0 is not in \(0",
         ),
         ("gamma = 0.9", "gamma = 9", r"line 25: methods\[3\].ppo.gamma: 9.0 is not in"),
-        ("rollout_size = 64", "rollout_size = 640", r"methods\[3\].ppo: 8 children of 40 chunks"),
+        (
+            "rollout_size = 64",
+            "rollout_size = 640",
+            r"methods\[3\].ppo: .* in \[methods.ppo\] below",
+        ),
         ('of = "rd"', 'of = "d"', r"line 30: methods\[4\].of: 'd' is no learned method"),
         (
             'kind = "replay"\nof = "rd"',
             'kind = "pbt"\nround_chunks = 7',
             r"line 30: methods\[4\].round_chunks: 7 does not divide training.chunks, 40",
         ),
-        ('name = "grid"', 'name = "d"', r"methods: name at least one, each once"),
+        ('name = "grid"', 'name = "d"', r"line 16: methods\[2\].name: 'd' is there twice"),
         (TEXT, "a = " + "[" * 100_000, ""),
         (TEXT, "a = " + "9" * 5000, ""),
         (

@@ -138,6 +138,9 @@ def read_stored(dataset: str, root: Path) -> Stored:
     except InvalidArgument as error:  # a text that cannot be read
         raise DataError(f"{error}; mend the file, or get it again") from error
     except (FileNotFoundError, NotADirectoryError) as error:
+        if name:
+            place = str(root / name)
+            raise DataError(f"{error}; make it: {entry.put.replace('NAME', place)}") from error
         raise DataError(
             f"{dataset} is not in {root} ({error}). Get it: {entry.get}. Put it below {root}: "
             f"{entry.put}"

@@ -75,9 +75,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
         ) from error
     except Exception as error:
         # A damaged image raises most of what Pillow and its decoders can; all mean the same.
-        raise DataError(
-            f"{path} is no readable image; remove or replace it ({type(error).__name__})"
-        ) from error
+        why = "the file is cut" if "truncated" in str(error).lower() else type(error).__name__
+        raise DataError(f"{path} is no readable image; remove or replace it ({why})") from error
 
 
 def _shown(image: Image.Image, path: str) -> Image.Image:

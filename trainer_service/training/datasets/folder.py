@@ -18,9 +18,12 @@ def read_folder(folder: Path) -> Stored:
     """Read a folder of images by class; without split folders, all of them are for training.
 
     Raises:
+        FileNotFoundError: where it is not there.
         DataError: where splits or classes are not clear, a class has no image to train on, or a
             split has a class that training lacks.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
     listing = Listing()
     folders = split_folders(folder, listing) or {TRAIN: folder}
     class_names = tuple(listing.folders(folders[TRAIN]))

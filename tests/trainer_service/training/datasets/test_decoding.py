@@ -197,3 +197,13 @@ def test_a_file_that_was_cut_is_refused_by_name(tmp_path: Path, suffix: str, kep
     for read in (form_of, lambda path: decoded(path, channels=3)):
         with pytest.raises(DataError, match=rf"image\.{suffix} is no readable image"):
             read(str(path))
+
+
+def test_a_jpeg_cut_in_its_pixels_is_told_as_cut(tmp_path: Path) -> None:
+    """Not by the name of Pillow's error."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = Path(written(tmp_path, Image.fromarray(noise), "image.jpg"))
+    path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(DataError, match=r"image\.jpg is no readable image; .*\(the file is cut\)"):
+        form_of(str(path))
