@@ -18,6 +18,10 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _GREY = ("1", "L", "LA", "La")
 """Modes of 8 bits or fewer that hold no colour."""
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+"""What is read, whatever a file is called: Pillow runs Ghostscript for PostScript."""
+_WHITE_IS_ZERO = 0
+"""Photometric interpretation of TIFF in which 0 is white; its tag is 262."""
 _DEEP = 65535 // 255
 """Levels of a 16-bit image for each of an 8-bit one."""
 
@@ -60,9 +64,11 @@ def decoded(path: str, *, channels: int) -> np.ndarray:
 def _opened(path: str) -> Iterator[Image.Image]:
     """Give an image, the first frame of several, turned as its EXIF says."""
     try:
-        with Image.open(path) as image:
+        # By the file: Pillow maps a TIFF that it has by its path, and then turns the wrong pixels.
+        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
+            _check_form(image, path)
             image.load()
             with suppress(Exception):  # viewers pass over a damaged EXIF block, too
                 ImageOps.exif_transpose(image, in_place=True)
@@ -77,6 +83,17 @@ def _opened(path: str) -> Iterator[Image.Image]:
         # A damaged image raises most of what Pillow and its decoders can; all mean the same.
         why = "the file is cut" if "truncated" in str(error).lower() else type(error).__name__
         raise DataError(f"{path} is no readable image; remove or replace it ({why})") from error
+
+
+def _check_form(image: Image.Image, path: str) -> None:
+    """Raise DataError for what Pillow would show wrong; `image` is not loaded yet."""
+    # Pillow brings the pixels of a PNG to 8 bits, and not the colour that is transparent.
+    stored = {tile[3] for tile in getattr(image, "tile", ())}
+    if stored & {"L;2", "L;4", "I;16B", "RGB;16B"} and "transparency" in image.info:
+        raise DataError(f"{path} has a transparent colour, not in 8 bits; save it in 8 bits")
+    inverted = getattr(image, "tag_v2", {}).get(262) == _WHITE_IS_ZERO
+    if inverted and image.mode not in _GREY:
+        raise DataError(f"{path} counts from white (0) to black; save it with 0 as black")
 
 
 def _shown(image: Image.Image, path: str) -> Image.Image:

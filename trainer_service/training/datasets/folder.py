@@ -11,7 +11,13 @@ import torch
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.files import ImageFiles, open_files
 from trainer_service.training.datasets.listing import SUFFIXES, Listing
-from trainer_service.training.datasets.values import TRAIN, Split, Stored, split_named
+from trainer_service.training.datasets.values import (
+    TRAIN,
+    Split,
+    Stored,
+    is_like_split,
+    split_named,
+)
 
 
 def read_folder(folder: Path) -> Stored:
@@ -40,7 +46,8 @@ def split_folders(folder: Path, listing: Listing) -> dict[str, Path]:
     """Return the folders that are splits, by split; empty where none has a split's name.
 
     Raises:
-        DataError: two mean the same split, training lacks, or others with images stand beside.
+        DataError: two mean the same split, training lacks, others with images stand beside, or all
+            names are no split's, and like one.
     """
     found: dict[str, str] = {}
     others = []
@@ -58,6 +65,8 @@ def split_folders(folder: Path, listing: Listing) -> dict[str, Path]:
         raise DataError(
             f"{folder} has {names}/, named as splits, without train/; add it, or rename classes"
         )
+    if not found:
+        _check_classes(folder, others)
     for name in others if found else ():
         if listing.images(folder / name):
             raise DataError(
@@ -65,6 +74,18 @@ def split_folders(folder: Path, listing: Listing) -> dict[str, Path]:
                 f"{found[TRAIN]}/; move it into a split, or away"
             )
     return {split: folder / name for split, name in found.items()}
+
+
+def _check_classes(folder: Path, names: Sequence[str]) -> None:
+    """Raise DataError where all folders with images have names like splits, as `train2017`."""
+    alike = [name for name in names if is_like_split(name)]
+    rest = [name for name in names if name not in alike] if alike else []
+    # A listing of its own: what is left out is counted once, where classes are read.
+    if alike and not any(Listing().images(folder / name) for name in rest):
+        raise DataError(
+            f"{folder} has {'/, '.join(alike)}/, which are like splits and named as none; rename "
+            "them to train, val or test, or, if they are classes, to other names"
+        )
 
 
 def read_splits(

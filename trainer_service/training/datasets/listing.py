@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from trainer_service.training.datasets.decoding import DataError
+from trainer_service.training.datasets.values import split_named
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 """Of files that are read as images, in lower case."""
@@ -46,10 +47,12 @@ class Listing:
         """Return the paths of all images below a folder, at any depth, in a lasting order.
 
         Raises:
-            DataError: naming a link to a folder above it.
+            DataError: naming a link to a folder above it, or a folder with a split's name.
         """
         real = os.path.realpath(folder)
         above = frozenset((real, *map(str, Path(real).parents)))
+        if os.path.join(os.path.realpath(folder.parent), "").startswith(os.path.join(real, "")):
+            raise DataError(f"{folder} is a link to a folder above it; remove it")
         return [os.path.join(*place) for place in sorted(self._walk(str(folder), real, above))]
 
     def check_once(self, paths: Iterable[str]) -> None:
@@ -81,6 +84,11 @@ class Listing:
                 if below in above:
                     raise DataError(f"{entry.path} is a link to a folder above it; remove it")
                 yield from self._walk(entry.path, below, above | {below})
+                if split := split_named(entry.name):
+                    raise DataError(
+                        f"{entry.path} is named as a split ({split}), inside a class; move it to "
+                        "SPLIT/CLASS, or rename it"
+                    )
             elif _suffix(entry.name) in SUFFIXES and _may_be_read(entry):
                 yield folder, entry.name
             else:

@@ -25,12 +25,19 @@ _WORDS = {
     **dict.fromkeys(("development", "eval", "evaluation"), VALIDATION),
     **dict.fromkeys(("test", "tests", "testing"), TEST),
 }
+_ALIKE = {"trn", "tst", *_WORDS}
+_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ENDING = re.compile(r"[\W_]*(set|data|dataset|split|images?)?[\W_]*$")
 
 
 def split_named(name: str) -> str | None:
     """Return the split that people mean by a name, as `Valid` or `test_set`; None if it is none."""
     return _WORDS.get(_ENDING.sub("", name.lower(), count=1))
+
+
+def is_like_split(name: str) -> bool:
+    """Return whether a word of a name is a split's: `train2017`, `01_test`, `PublicTest`, `trn`."""
+    return any(_ENDING.sub("", part.lower(), count=1) in _ALIKE for part in _PART.findall(name))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -47,6 +47,46 @@ def test_an_image_stands_as_its_exif_says(tmp_path: Path, suffix: str, orientati
     assert shown.sum() == pytest.approx(white.sum(), rel=0.2)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_an_uncompressed_tiff_is_turned_whole(tmp_path: Path, mode: str) -> None:
+    """Its pixels are what they were; Pillow maps such a file, and then turns it wrong."""
+    kind: Any = np.uint16 if mode == "I;16" else np.uint8
+    pixels = np.arange(48, dtype=kind).reshape(6, 8) * (5 * 257 if mode == "I;16" else 5)
+    image = Image.fromarray(
+        np.dstack([pixels] * 3 + [pixels * 0 + 255]) if mode == "RGBA" else pixels
+    )
+    path = written(tmp_path, image, "image.tif", tiffinfo={0x0112: 6})
+
+    shown = decoded(path, channels=3)[..., 0]
+
+    assert np.array_equal(shown, np.rot90(np.arange(48).reshape(6, 8) * 5, -1))
+
+
+def test_only_the_formats_that_are_named_are_read(tmp_path: Path) -> None:
+    """Whatever the suffix: for PostScript, Pillow would start another program."""
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "page.png").write_bytes(page)
+
+    with pytest.raises(DataError, match=r"page\.png is no readable image.*Unidentified"):
+        form_of(str(tmp_path / "page.png"))
+
+
+def test_what_pillow_would_show_wrong_is_refused(tmp_path: Path) -> None:
+    """A transparent colour of 16 bits, and 16 bits that count from white."""
+    deep = Image.fromarray(SHADES.astype(np.uint16) * 257)
+    clear = written(tmp_path, deep, transparency=0)
+    path = Path(written(tmp_path, deep, "white.tif"))
+    field = struct.pack("<HHIH", 262, 3, 1, 1)  # tag, type, count, black is zero
+    assert field in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(field, struct.pack("<HHIH", 262, 3, 1, 0)))
+
+    for read in (form_of, lambda name: decoded(name, channels=1)):
+        with pytest.raises(DataError, match=r"image\.png has a transparent colour, not in 8 bits"):
+            read(clear)
+        with pytest.raises(DataError, match=r"white\.tif counts from white"):
+            read(str(path))
+
+
 def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
     """Viewers show such a photo, too."""
     image = Image.fromarray(SHADES).convert("RGB")

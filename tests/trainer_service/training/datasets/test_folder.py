@@ -1,6 +1,7 @@
 """Image folders: every entry is read, refused, or counted and named; none is read twice."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,14 @@ def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ..
         (("test", "class9"), "test/, named as splits, without train/"),
         (("train", "test", "holdout"), "images in holdout/, which is no split"),
         (("train/test", "train/b"), "train has test/ where classes are"),
+        (("train2017", "val2017"), "train2017/, val2017/, which are like splits"),
+        (("01_train", "02_test"), "01_train/, 02_test/, which are like splits"),
+        (("images_train", "images_test"), "images_test/, images_train/, which are like splits"),
+        (("trainset_v2", "testset_v2"), "testset_v2/, trainset_v2/, which are like splits"),
+        (("PublicTest", "PrivateTest"), "PrivateTest/, PublicTest/, which are like splits"),
+        (("trn", "tst"), "trn/, tst/, which are like splits"),
+        (("cat/test", "dog"), "cat/test is named as a split .test., inside a class"),
+        (("cat/old/Train_set", "dog"), "cat/old/Train_set is named as a split .train."),
     ],
 )
 def test_splits_that_are_not_clear_are_refused(
@@ -83,6 +92,18 @@ def test_splits_that_are_not_clear_are_refused(
         write_classes(tmp_path / "faces" / name, images=2)
 
     with pytest.raises(DataError, match=message):
+        read(tmp_path)
+
+
+def test_classes_may_hold_a_word_of_splits_where_others_do_not(tmp_path: Path) -> None:
+    """And folders of anything else make no class of what is like a split."""
+    for name in ("test1", "dev1", "cat"):
+        write_classes(tmp_path / "faces" / name, images=2)
+    assert read(tmp_path).class_names == ("cat", "dev1", "test1")
+
+    shutil.rmtree(tmp_path / "faces" / "cat")
+    (tmp_path / "faces" / "annotations").mkdir()
+    with pytest.raises(DataError, match="dev1/, test1/, which are like splits"):
         read(tmp_path)
 
 
