@@ -22,7 +22,7 @@ class Found:
     hyperparameter: str = ""
     """What drives it; empty where it is left alone."""
     reason: str = ""
-    """Why it is left alone; empty where it is driven."""
+    """Why it is left alone; of one that is driven by its name, why it may not act."""
 
     def __str__(self) -> str:
         """Return it as `drives=` takes it, with its own value."""
@@ -49,9 +49,9 @@ class Description:
             return self.nothing
         lines = []
         for heading, found in self._by_hyperparameter():
-            lines += [heading, *(f"  {rate}" for rate in found)]
+            lines += [heading, *map(_line, found)]
         if self.left_alone:
-            lines += ["left alone", *(f"  {rate}: {rate.reason}" for rate in self.left_alone)]
+            lines += ["left alone", *map(_line, self.left_alone)]
         return "\n".join(lines)
 
     def summary(self) -> str:
@@ -65,6 +65,10 @@ class Description:
         verb = "would drive" if self.is_shadow else "drives"
         for name in dict.fromkeys(rate.hyperparameter for rate in self.driven):
             yield f"{name} {verb}", tuple(r for r in self.driven if r.hyperparameter == name)
+
+
+def _line(rate: Found) -> str:
+    return f"  {rate}: {rate.reason}" if rate.reason else f"  {rate}"
 
 
 def some(found: tuple[Found, ...]) -> str:

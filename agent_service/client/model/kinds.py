@@ -20,6 +20,7 @@ from agent_service.client.model.noise import Compiled
 COURSE = "stochastic depth keeps its own course"
 INERT = "acts between layers, and there is one"
 UNKNOWN = "not known to act as a drop rate"
+RECORD = "not known to act: its class does not read it"
 ZERO = "is 0 by the model's design"
 
 
@@ -107,7 +108,9 @@ def rates_of(name: str, module: nn.Module, also: Collection[str] = ()) -> Iterat
         return
     known = next((KINDS[_path(c)] for c in classes if _path(c) in KINDS), None)
     for attribute in [a for a in vars(module) if a == "p" or "drop" in a or a in also]:
-        if not _is_rate(vars(module)[attribute]):
+        number = vars(module)[attribute]
+        is_count = isinstance(number, int) and attribute != "p" and "drop" not in attribute
+        if is_count or not _is_rate(number):
             continue
         kind = known if known and fnmatchcase(attribute, known.rates) else None
         reason = kind.reason(module) if kind else _reason(classes, attribute)
@@ -120,8 +123,10 @@ def _reason(classes: tuple[type, ...], attribute: str) -> str:
     """Return why an attribute of a module of no known kind is left alone."""
     if any(c.__name__.endswith(_COURSES) for c in classes) or attribute in _COURSE_RATES:
         return COURSE
-    used = (_path(c).startswith(LIBRARIES) and _uses(c, attribute) for c in classes)
-    return "" if "drop" in attribute and any(used) else UNKNOWN
+    used = [_path(c) for c in classes if _uses(c, attribute)]
+    if "drop" in attribute and any(path.startswith(LIBRARIES) for path in used):
+        return ""
+    return UNKNOWN if used else RECORD
 
 
 def _uses(cls: type, attribute: str) -> bool:

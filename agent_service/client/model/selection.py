@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from agent_service.client.description import Found
-from agent_service.client.model.kinds import INERT, Rate, rates_of
+from agent_service.client.model.kinds import COURSE, INERT, RECORD, UNKNOWN, ZERO, Rate, rates_of
 from agent_service.client.sites import Drives
 from agent_service.domain.checks import several
 from agent_service.domain.errors import invalid
@@ -32,7 +32,8 @@ class Selection:
         """Those that are driven, each with the value that it has now."""
         for hyperparameter, rates in self.driven.items():
             for rate in rates:
-                yield Found(rate.name, rate.attribute, rate.number, hyperparameter)
+                reason = rate.reason if rate.reason in (UNKNOWN, RECORD) else ""
+                yield Found(rate.name, rate.attribute, rate.number, hyperparameter, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,13 @@ def nothing_driven(hyperparameter: str, left_alone: tuple[Found, ...]) -> str:
     add = "add some by sites={'module': Dropout()}"
     if not left_alone:
         return f"the model has no dropout there; {add}, or run without model="
+    hints = (ZERO, COURSE, UNKNOWN)
+    left_alone = tuple(
+        sorted(left_alone, key=lambda found: (*hints, found.reason).index(found.reason))
+    )
     told = "; ".join(f"{found} {found.reason}" for found in left_alone[:3])
     more = f"; and {len(left_alone) - 3} more" if len(left_alone) > 3 else ""
-    names = [f"{found.module}:{found.attribute}" for found in left_alone if found.reason != INERT]
+    names = [f"{found.module}:{found.attribute}" for found in left_alone if found.reason in hints]
     name = (
         f"name what to drive, as drives={{{hyperparameter!r}: {names[0]!r}}}, or " if names else ""
     )

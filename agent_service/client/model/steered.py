@@ -56,6 +56,7 @@ class SteeredModel:
         self._ranges = {h.name: h for h in hyperparameters}
         self._values = {name: Value(name, devices) for name in self._ranges}
         self._taken: dict[nn.Module, Takeover] = {}
+        self._names: dict[nn.Module, str] = {}
         selection = select(
             self._model, self._ranges, {} if drives is None and sites is not None else drives
         )
@@ -64,7 +65,7 @@ class SteeredModel:
             for name, rates in selection.driven.items():
                 self._check_range(name, is_rate=True)
                 for rate in rates:
-                    self._takeover(rate.module).drive(rate, self._values[name])
+                    self._takeover(rate.module, rate.name).drive(rate, self._values[name])
             for name, site in (sites or {}).items():
                 found.append(self._add(name, site))
             self.description = Description(tuple(found), selection.left_alone)
@@ -74,9 +75,10 @@ class SteeredModel:
             raise
         log.info("%s", self.description.summary())
 
-    def _takeover(self, module: nn.Module) -> Takeover:
+    def _takeover(self, module: nn.Module, name: str) -> Takeover:
         if module not in self._taken:
             self._taken[module] = Takeover(module)
+            self._names[module] = name
         return self._taken[module]
 
     def _add(self, name: str, site: Site) -> Found:
@@ -89,7 +91,7 @@ class SteeredModel:
         check_kind(site, Site, f"sites[{name}]", own)
         value = self._value_of(site, field=f"sites[{name}]")
         self._check_range(value.name, is_rate=isinstance(site, Dropout))
-        self._takeover(modules[name]).add(site, value)
+        self._takeover(modules[name], name).add(site, value)
         return Found(name, "", 0.0, value.name)
 
     def _value_of(self, site: Site, *, field: str) -> Value:
@@ -115,8 +117,20 @@ class SteeredModel:
         """Have the model train under these values from now on; waits for no device."""
         for name, value in self._values.items():
             value.set(values[name])
+        self._let_go()
         for takeover in self._taken.values():
             takeover.apply()
+
+    def _let_go(self) -> None:
+        """Drive no module any more that was taken out of the model."""
+        present = set(self._model.modules())
+        for module in [module for module in self._taken if module not in present]:
+            self._taken.pop(module).undo()
+            log.warning(
+                "%r was taken out of the model, and is driven no more; what took its place keeps "
+                "its own rates: start another run to drive it",
+                self._names[module],
+            )
 
     def own_values(self) -> None:
         """The model has none: what a chunk ran under was decided."""

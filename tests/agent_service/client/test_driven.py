@@ -28,6 +28,10 @@ class Attention(nn.Module):
         super().__init__()
         self.dropout_p = 0.3
         self.margin = 0.5
+        self.heads = 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, self.dropout_p, self.training)
 
 
 class Norms(nn.Module):
@@ -156,6 +160,38 @@ def test_the_refusal_of_a_model_says_what_to_name() -> None:
     ):
         with pytest.raises(InvalidArgument, match=hint):
             SteeredModel(model, [RATE])
+
+
+def test_a_record_that_acts_on_nothing_is_never_what_to_name() -> None:
+    """Torchvision's VisionTransformer keeps its constructor's rates, and reads only the blocks'."""
+    model: Any = torchvision.models.VisionTransformer(8, 4, 1, 1, 4, 4, num_classes=2)
+    with pytest.raises(InvalidArgument, match=r"drives=\{'dropout': 'encoder.dropout:p'\}"):
+        SteeredModel(model, [RATE])
+
+    named = SteeredModel(model, [RATE], drives={"dropout": ":attention_dropout"})
+    assert ":attention_dropout (0): not known to act" in str(named.description)
+
+
+def test_a_count_is_no_rate_even_when_it_is_named() -> None:
+    """An int of 1, as of heads or groups."""
+    with pytest.raises(InvalidArgument, match="drives nothing"):
+        SteeredModel(nn.Sequential(Attention()), [RATE], drives={"dropout": "0:heads"})
+
+
+def test_a_module_that_is_replaced_is_told_and_has_its_own_rate_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, by its name; the others are driven on."""
+    old, kept, new = nn.Dropout(0.1), nn.Dropout(0.2), nn.Dropout(0.3)
+    model = nn.Sequential(old, kept)
+    steered = SteeredModel(model, [RATE])
+    steered.apply({"dropout": 0.5})
+    model[0] = new
+    steered.apply({"dropout": 0.6})
+    steered.apply({"dropout": 0.7})
+
+    assert [old.p, kept.p, new.p] == [0.1, 0.7, 0.3]
+    assert caplog.text.count("'0' was taken out of the model") == 1
 
 
 def test_stochastic_depth_that_is_named_keeps_its_scale_compiled_or_not() -> None:
