@@ -78,7 +78,18 @@ class ReinforcedRegularization:
             self._follower.end(Outcome.TRUNCATED)
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        self._follower.fail(error)
+        handlers = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
+        ours = [handler for handler in handlers if _is_ours(handler)]
         # A handler of this event takes the exception over: the script's decide, if it has any.
-        if len(engine._event_handlers[Events.EXCEPTION_RAISED]) == 1:
+        is_scripts = len(ours) < len(handlers)
+        # In an epoch, whose data are still open, the engine goes on if they do not raise it; where
+        # they do, it is told of once more, outside.
+        if is_scripts and engine._dataloader_iter is not None:
+            return
+        self._follower.fail(error)
+        if not is_scripts and ours[-1].__self__ is self:  # after all others have ended their runs
             raise error
+
+
+def _is_ours(handler: Any) -> bool:
+    return isinstance(getattr(handler, "__self__", None), ReinforcedRegularization)

@@ -90,7 +90,7 @@ class ReinforcedRegularization(TrainerCallback):
         self._stop_listening()
         self._losses, self._shares, self._is_divided, self._has_seen = [], [], None, False
         self._shift = _shifted if _is_of_next_words(model) else _as_is
-        self._follower.begin(model, align=_as_is if self._has_own_score else self._shift)
+        self._follower.begin(model, align=_as_is if self._has_own_score else self._scored)
         self._hook = model.register_forward_hook(_Listener(self._keep), with_kwargs=True)
 
     def _keep(self, model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
@@ -103,6 +103,9 @@ class ReinforcedRegularization(TrainerCallback):
         self._count(loss, *self._shift(logits, labels), kwargs.get("num_items_in_batch"))
         self._has_seen = True
         self._follower.add_pass(logits, labels)
+
+    def _scored(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return _flat_if_square(*self._shift(logits, labels))
 
     def _count(self, loss: Tensor, logits: Tensor, labels: Tensor, items: Any) -> None:
         """Count the pass's labels, where its loss may be divided by those of all passes."""
@@ -182,6 +185,14 @@ def _as_is(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shifted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits[:, :-1], labels[:, 1:]
+
+
+def _flat_if_square(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return those of as many words as classes one below the other: their classes are last."""
+    is_square = logits.ndim == 3 and logits.shape[1] == logits.shape[2]
+    if is_square and labels.shape == logits.shape[:2] and not labels.is_floating_point():
+        return logits.flatten(0, 1), labels.flatten()
+    return logits, labels
 
 
 def _is_divided(loss: Tensor, logits: Tensor, labels: Tensor, share: Tensor) -> bool | None:

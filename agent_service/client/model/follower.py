@@ -70,16 +70,28 @@ class Follower:
         self._run = self._agent.run(self._controller, model=model, **self._options)
 
     def add_pass(self, logits: Tensor, labels: Tensor) -> None:
-        """Score a forward pass; a step takes one or, with accumulated gradients, several."""
-        assert self._run is not None, "the training has begun"
-        self._run.add_pass(*self._align(logits, labels))
+        """Score a forward pass; a step takes one or, with accumulated gradients, several.
+
+        Nothing where no run is open, as in a training that goes on after an exception.
+        """
+        if self._run is not None:
+            self._run.add_pass(*self._align(logits, labels))
 
     def step(self, losses: list[Tensor]) -> None:
-        """Tell one optimizer step, whose passes had these losses, and report a full chunk."""
-        assert self._run is not None, "the training has begun"
-        self._run.step(torch.stack(losses).mean())
-        if self._run.chunk_full:
-            self._run.report(self._validated())
+        """Tell one optimizer step, whose passes had these losses, and report a full chunk.
+
+        Likewise. A chunk whose report fails is dropped, for a training that goes on all the same.
+        """
+        run = self._run
+        if run is None:
+            return
+        run.step(torch.stack(losses).mean())
+        if run.chunk_full:
+            try:
+                run.report(self._validated())
+            except BaseException:
+                run.drop_chunk()
+                raise
 
     def _validated(self) -> Iterator[tuple[Tensor, Tensor]]:
         with closing(self._validation.of(self._model)) as batches:

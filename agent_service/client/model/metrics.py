@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agent_service.client.model.layouts import warn_once
 from agent_service.domain.errors import AgentError
 
 IGNORED = -100
@@ -50,6 +51,9 @@ def _r2(_predictions: Tensor) -> Any:
         """R2, where worse than the mean of the targets counts as 0: R2 has no lower bound."""
 
         def compute(self) -> Tensor:
+            if self.total < 2:
+                warn_once("a chunk of fewer than two samples has no score 'r2'")
+                return torch.tensor(torch.nan)
             return super().compute().clamp(min=0.0)
 
     return R2FromZero()

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from agent_service.client.model.layouts import Layout, axes_of_classes, warn_once
 from agent_service.domain.errors import invalid
 from agent_service.scores import class_counts, macro_f1, macro_f1_of
 
@@ -36,7 +37,7 @@ class Tally(Protocol):
 
 
 Scoring = Callable[[], Tally]
-"""Begins the score of a chunk."""
+"""Begins the score of a chunk; made once a run."""
 
 
 @runtime_checkable
@@ -62,9 +63,9 @@ def scoring_of(score: Score | None) -> Scoring:
         AgentError: a name that needs torchmetrics, which is not installed.
     """
     if score is None:
-        return MacroF1
+        score = "macro-f1"
     if isinstance(score, str):  # asked first: with a metric, == makes another metric
-        return NAMED[score] if score in NAMED else _of_torchmetrics(score)
+        return partial(NAMED[score], Layout()) if score in NAMED else _of_torchmetrics(score)
     if not isinstance(score, Metric):
         return partial(FunctionScore, score)
     if score.higher_is_better is False:
@@ -122,35 +123,43 @@ class MacroF1(Waiting):
     Labels outside [0, classes) are ignored, as the loss must have done: -100, -1, 255.
     """
 
-    def __init__(self) -> None:
-        """Begin with no batch."""
+    def __init__(self, layout: Layout) -> None:
+        """Begin with no batch, of a run whose logits have this layout."""
         super().__init__()
+        self._layout = layout
         self._classes = 0
         self._counts: list[Tensor] = []
 
     def _kept(self, logits: Tensor, labels: Tensor) -> Batch:
-        axis = _axis_of_classes(logits, labels)
-        if self._classes not in (0, logits.shape[axis]):
+        axes = axes_of_classes(logits, labels)
+        classes = logits.shape[axes[0]]
+        if self._classes not in (0, classes):
             raise invalid(
                 "logits", f"{[*logits.shape]}: batches before had {self._classes} classes"
             )
-        self._classes = logits.shape[axis]
-        return logits.argmax(axis), labels.clone()
+        self._classes = classes
+        self._layout.learn(axes, logits)
+        return torch.stack([logits.argmax(axis) for axis in axes]), labels.clone()
+
+    def _flat(self, batch: Batch) -> Batch:
+        predictions, labels = batch
+        labels = labels.to(predictions.device, torch.int64).flatten()
+        return self._layout.pick(predictions).flatten(), labels
 
     def _score(self, batches: list[Batch]) -> None:
-        predictions, labels = map(torch.cat, zip(*map(_flat, batches), strict=True))
+        predictions, labels = map(torch.cat, zip(*map(self._flat, batches), strict=True))
         counts = class_counts(predictions, labels, classes=self._classes)
         self._counts = [sum(self._counts, counts)]
 
     def value(self) -> float:
-        """Return the score; raises InvalidArgument where all labels are ignored."""
+        """Return the score; NaN where all labels are ignored."""
         self._flush()
         _check_some(self._counts)
         score = float(self._score_of_counts())
         if score != score:
-            raise invalid(
-                "labels",
-                f"all of the chunk's are ignored: none is a class in [0, {self._classes})",
+            warn_once(
+                f"all labels of a chunk are ignored: none is a class in [0, {self._classes}); such "
+                "a chunk has no score"
             )
         return score
 
@@ -162,7 +171,7 @@ class MacroF1OfBatches(MacroF1):
     """The mean of the batches' macro F1, as in the paper (Eqs. 7-10)."""
 
     def _score(self, batches: list[Batch]) -> None:
-        self._counts += [macro_f1(*_flat(batch), classes=self._classes) for batch in batches]
+        self._counts += [macro_f1(*self._flat(batch), classes=self._classes) for batch in batches]
 
     def _score_of_counts(self) -> Tensor:
         return torch.stack(self._counts).nanmean()
@@ -206,52 +215,33 @@ class MetricScore(Waiting):
 
 
 class FunctionScore:
-    """The mean of a script's function of each batch; it waits for the device only if it must."""
+    """The mean of a script's function of each batch, each sample with the same weight.
+
+    It waits for the device only if the function does.
+    """
 
     def __init__(self, score: Function) -> None:
         """Score each batch by `score`."""
         self._score = score
-        self._scores: list[Any] = []
+        self._scores: list[tuple[Any, int]] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Score a batch."""
-        self._scores.append(self._score(logits.detach(), labels))
+        """Score a batch; one without samples has no score."""
+        size = logits.shape[0] if logits.ndim else 1
+        if size:
+            self._scores.append((self._score(logits.detach(), labels), size))
 
     def value(self) -> float:
         """Return the mean."""
         _check_some(self._scores)
-        return sum(map(_number, self._scores)) / len(self._scores)
+        samples = sum(size for _, size in self._scores)
+        return sum(_number(score) * size for score, size in self._scores) / samples
 
 
-NAMED: dict[str, Scoring] = {"macro-f1": MacroF1, "macro-f1-of-batches": MacroF1OfBatches}
-
-
-def _axis_of_classes(logits: Tensor, labels: Tensor) -> int:
-    """Return where the classes are: float[b, classes, ...], or [b, ..., classes] as of words.
-
-    The labels' shape decides; they may have a dimension of 1 there. Where both fit, it is the
-    first, as for `torch.nn.functional.cross_entropy`.
-    """
-    for axis in (1, logits.ndim - 1) if logits.ndim > 1 else ():
-        before, after = logits.shape[:axis], logits.shape[axis + 1 :]
-        fits = labels.shape in ((*before, *after), (*before, 1, *after))
-        if fits and logits.shape[axis] > 1 and not labels.is_floating_point():
-            return axis
-    if logits.ndim < 2 or logits.shape[1] < 2:
-        raise invalid(
-            "logits", f"{[*logits.shape]} has no classes; of one logit give score='binary-f1'"
-        )
-    wanted = [logits.shape[0], *logits.shape[2:]]
-    raise invalid(
-        "labels",
-        f"{labels.dtype}{[*labels.shape]} are no classes, int{wanted}; of several labels give "
-        "score='multilabel-f1', of numbers score='r2'; of mixed labels tell their argmax(1)",
-    )
-
-
-def _flat(batch: Batch) -> Batch:
-    predictions, labels = batch
-    return predictions.flatten(), labels.to(predictions.device, torch.int64).flatten()
+NAMED: dict[str, Callable[[Layout], Tally]] = {
+    "macro-f1": MacroF1,
+    "macro-f1-of-batches": MacroF1OfBatches,
+}
 
 
 def _joined(batches: list[Batch]) -> list[Batch]:

@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from agent_service.client.model.draws import OwnDraws, generators_of
 
 Predict = Callable[[Any, Any], tuple[Tensor, Tensor]]
 """Of a model and a batch: logits and labels."""
+ONE_PASS = (Generator, map, filter, zip, enumerate, _BaseDataLoaderIter)
+"""What is at its end for good; an iterator of a script's own may begin anew."""
+_ONCE = "which can be read once: give one that can be read again, as a DataLoader or a list can"
 
 
 def predict_pair(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
@@ -63,21 +67,28 @@ class Validation:
         """Evaluate on a loader.
 
         Args:
-            loader: of validation batches; one that shuffles draws them at random.
+            loader: of validation batches, which are read again and again; one that shuffles draws
+                them at random.
             predict: returns logits and labels of one of its batches.
             batches: m, batches of a chunk.
+
+        Raises:
+            TypeError: the loader can be read once only.
         """
+        if isinstance(loader, ONE_PASS):
+            raise TypeError(f"the validation loader is a {type(loader).__name__}, {_ONCE}")
         self._loader = loader
         self._predict = predict
         self._count = batches
         self._batches: Iterator[Any] = iter(())
+        self._has_given = False
         self._draws = OwnDraws(generators_of(loader))
 
     def of(self, model: nn.Module) -> Generator[tuple[Tensor, Tensor]]:
         """Yield logits and labels of the next m batches, in eval mode and without gradient.
 
         Raises:
-            ValueError: the loader is empty.
+            ValueError: the loader is empty, or at its end for good.
             TypeError: batches or outputs are such that a `predict` is needed.
         """
         with evaluating(model), torch.no_grad(), self._draws.taken():
@@ -96,8 +107,14 @@ class Validation:
             return batch
         self._batches = iter(self._loader)
         for batch in self._batches:
+            self._has_given = True
             return batch
-        raise ValueError("the validation loader is empty; give one with at least one batch")
+        if self._has_given:
+            raise ValueError(f"the validation loader gave its batches and no more, {_ONCE}")
+        raise ValueError(
+            "the validation loader is empty; give one with at least one batch (drop_last=True "
+            "drops one that is not full)"
+        )
 
 
 @contextmanager

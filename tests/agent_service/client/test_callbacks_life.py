@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 
 from agent_service import torchvision_operators  # noqa: F401  # first: libraries import torchvision
 from agent_service.client import AgentClient
+from agent_service.client.model import Validation
+from agent_service.client.model.follower import Follower
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.test_integrations import CLASSES, data, network
@@ -302,6 +304,21 @@ def test_a_smaller_batch_is_found_along_one_run(client: AgentClient, tmp_path: P
     assert rate_of(model) == 0.1
 
 
+def test_sentences_of_as_many_words_as_classes_are_scored_as_words(
+    client: AgentClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The classes of a Trainer's model are last, so nothing is unclear, nor warned of."""
+    model, dataset = small("tagger"), items(CLASSES, lambda words, _i: words % CLASSES)
+    kept = passes_of(model)
+    trainer_of(client, model, dataset, tmp_path).train()
+
+    first = next(iter(client.transitions(run_id="r")))
+    logits, labels = (torch.cat(parts) for parts in zip(*kept[:4], strict=True))
+    expected = f1_score(labels.flatten(), logits.argmax(-1).flatten(), average="macro")
+    assert first.scores.training == pytest.approx(expected)
+    assert "classes in the second dimension" not in caplog.text
+
+
 # Lightning
 
 
@@ -476,10 +493,12 @@ def test_a_fit_that_an_exception_ended_is_not_trained_on_unseen(
 # Ignite
 
 
-def engine_of(client: AgentClient, model: nn.Module, step: Any = None, **options: Any) -> Any:
+def engine_of(
+    client: AgentClient, model: nn.Module, step: Any = None, loader: Any = None, **options: Any
+) -> Any:
     from ignite.engine import Engine
 
-    from agent_service.client.ignite import ReinforcedRegularization, Validation
+    from agent_service.client.ignite import ReinforcedRegularization
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
@@ -493,7 +512,7 @@ def engine_of(client: AgentClient, model: nn.Module, step: Any = None, **options
         return loss, logits, labels
 
     made = Engine(step or train)
-    validation = Validation(DataLoader(data(40), 8), batches=2)
+    validation = Validation(DataLoader(data(40), 8) if loader is None else loader, batches=2)
     ReinforcedRegularization(client, "c", model, validation, **options).attach(made)
     return made
 
@@ -526,8 +545,75 @@ def test_the_scripts_own_handler_of_exceptions_decides(client: AgentClient) -> N
     engine.run(DataLoader(data(80), 8), max_epochs=1)
 
     assert [type(error) for error in seen] == [ZeroDivisionError]
-    assert outcomes(client) == [pb.OUTCOME_TRUNCATED]
+    assert outcomes(client) == [pb.OUTCOME_TERMINATED]
     assert rate_of(model) == RATE
+
+
+def test_a_training_whose_script_skips_a_bad_batch_is_followed_to_its_end(
+    client: AgentClient,
+) -> None:
+    """Its handler goes on with the next epoch, whether the batch or the validation fails."""
+    from ignite.engine import Events
+
+    model, seen = network(), []
+    logits, labels = torch.randn(8, CLASSES), torch.randint(CLASSES, (8,))
+    steps = iter(range(99))
+
+    def step(_engine: Any, _batch: Any) -> Any:
+        loss = next(steps)
+        if loss == 2:
+            raise RuntimeError("one bad batch")
+        return float(loss), logits, labels
+
+    class Fails:
+        def __iter__(self) -> Any:
+            yield from [data(8).tensors] * 3  # the first try, the first chunk
+            raise OSError("disk")
+
+    engine = engine_of(client, model, step, run_id="r", loader=Fails())
+    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: seen.append(type(error)))
+    engine.run(range(10), max_epochs=2)
+
+    assert seen == [RuntimeError, OSError]
+    assert losses_told(client) == [0.0, 1.0, 3.0, 4.0]
+    assert outcomes(client) == [pb.OUTCOME_TERMINATED]
+
+
+def test_a_callback_without_a_run_lets_a_training_go_on(client: AgentClient) -> None:
+    """Its run has ended by an exception that the script has handled."""
+    model = network()
+    follower = Follower(client, "c", Validation([data(8).tensors]), {})
+    follower.begin(model)
+    follower.fail(RuntimeError())
+    follower.add_pass(torch.randn(8, CLASSES), torch.randint(CLASSES, (8,)))
+    follower.step([torch.tensor(1.0)])
+
+    assert outcomes(client) == [pb.OUTCOME_TRUNCATED]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_two_callbacks_of_one_engine_swallow_nothing(
+    client: AgentClient, error: type[BaseException]
+) -> None:
+    """As of a GAN's two models: both runs end, and the exception is the script's."""
+    from agent_service.client.ignite import ReinforcedRegularization
+
+    models = [network(), network()]
+
+    def step(engine: Any, batch: Any) -> Any:
+        if engine.state.iteration == 3:
+            raise error
+        return 1.0, models[0](batch[0]), batch[1]
+
+    engine = engine_of(client, models[0], step)
+    validation = Validation([data(8).tensors])
+    ReinforcedRegularization(client, "c", models[1], validation).attach(engine)
+    with pytest.raises(error):
+        engine.run(DataLoader(data(80), 8), max_epochs=2)
+
+    ended = pb.OUTCOME_TRUNCATED if error is RuntimeError else pb.OUTCOME_CANCELLED
+    assert outcomes(client) == [ended, ended]
+    assert [rate_of(model) for model in models] == [RATE, RATE]
 
 
 def test_an_engine_tells_what_its_function_returns(client: AgentClient) -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, r2_score
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # First, since torchmetrics imports torchvision, which does not load beside every torch.
 import trainer_service.training.vision  # noqa: F401
 from agent_service.client import AgentClient
-from agent_service.client.model import scores
+from agent_service.client.model import layouts, scores
 from agent_service.client.model.scores import Score, scoring_of
 from agent_service.domain.errors import AgentError, InvalidArgument
 from tests.agent_service.specs import spec
@@ -116,8 +117,28 @@ def test_ignored_labels_count_for_nothing(name: str, ignored: int) -> None:
 
     assert score_of([(logits, masked)], name) == score_of([(logits[~places], labels[~places])])
     assert score_of([(logits, masked.to(torch.int16))], name) == score_of([(logits, masked)])
-    with pytest.raises(InvalidArgument, match=r"all of the chunk's are ignored: .* \[0, 3\)"):
-        score_of([(logits, torch.full_like(labels, ignored))], name)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("macro-f1", lambda: (torch.randn(4, 3), torch.full((4,), -100))),
+        ("r2", lambda: regression(1)),
+    ],
+)
+def test_a_chunk_that_has_no_score_is_dropped(
+    client: AgentClient, caplog: pytest.LogCaptureFixture, name: str, make: Callable[[], Batch]
+) -> None:
+    """All labels ignored, or one sample for R2: the training goes on, and the reason is logged."""
+    layouts.warn_once.cache_clear()
+    client.create_controller(spec())
+    with client.run("c", run_id="r", model=nn.Dropout(0.1), score=name) as run:
+        for _ in range(2):
+            for loss in (1.0, 2.0, 3.0, 4.0):
+                run.step(loss, *NAMED.get(name, (classes,))[0](6))
+            run.report([make()])
+    assert client.get_run("r").reported_chunks == 0
+    assert caplog.text.count("has no score") == 1
 
 
 LAYOUTS: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
@@ -127,7 +148,8 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
     "pixels of one channel": ((2, 3, 4, 5), 1, (2, 1, 4, 5)),
     "words": ((4, 6, 3), 2, (4, 6)),
     "one word": ((4, 1, 3), 2, (4, 1)),
-    "both fit: as cross_entropy": ((4, 3, 3), 1, (4, 3)),
+    "as many words as classes": ((4, 3, 3), 2, (4, 3)),
+    "as many rows and columns as classes": ((4, 3, 3, 3), 1, (4, 3, 3)),
 }
 
 
@@ -139,6 +161,51 @@ def test_the_labels_shape_tells_where_the_classes_are(name: str) -> None:
 
     expected = f1_score(labels.flatten(), logits.argmax(axis).flatten(), average="macro")
     assert score_of([(logits, labels)]) == pytest.approx(expected)
+
+
+def sentences(length: int, axis: int) -> Batch:
+    """Return perfect logits of 9 classes, which are along this axis."""
+    labels = torch.randint(9, (4, length))
+    return functional.one_hot(labels, 9).float().movedim(-1, axis), labels
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_other_lengths_tell_where_as_many_words_as_classes_have_them(axis: int) -> None:
+    """In the chunk, before and after, and in the run's next chunks."""
+    begin = scoring_of(None)
+    for lengths in ((9, 7, 12, 9, 5), (9, 9)):
+        tally = begin()
+        for length in lengths:
+            tally.add(*sentences(length, axis))
+        assert tally.value() == 1.0
+
+
+def test_as_many_words_as_classes_alone_are_scored_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, with what to give instead; the flat ones that it names show nothing of the others."""
+    layouts.warn_once.cache_clear()
+    logits, labels = sentences(9, 2)
+    assert score_of([(logits, labels), (logits, labels)]) == 1.0
+    assert caplog.text.count("logits [b, 9, 9]") == 1
+    caplog.clear()
+    layouts.warn_once.cache_clear()
+    assert score_of([(logits.flatten(0, -2), labels.flatten())]) == 1.0
+    assert not caplog.text
+
+
+def test_a_function_weighs_each_sample_alike() -> None:
+    """Nine right and one wrong are 0.9, in one batch or in two; an empty batch is none."""
+    logits = torch.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]]
+    labels = logits.argmax(1)
+    labels[9] = 1
+
+    def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits.argmax(1) == labels).float().mean()
+
+    for sizes in ([10], [9, 1], [9, 0, 1]):
+        batches = zip(logits.split(sizes), labels.split(sizes), strict=True)
+        assert score_of(batches, accuracy) == pytest.approx(0.9)
 
 
 def test_a_regression_worse_than_the_mean_counts_as_0() -> None:

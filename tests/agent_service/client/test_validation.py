@@ -148,6 +148,41 @@ def test_a_score_that_fails_leaves_the_model_and_gradients_as_they_were(
         run.report(Validation([(x, y)], batches=2).of(model))
 
 
+def test_a_loader_that_is_read_once_is_refused_at_once() -> None:
+    """A training would break off where it is at its end; a script's own iterator may go on."""
+    for loader in ((pair for pair in [(X, Y)]), iter(DataLoader(data(8)))):
+        with pytest.raises(TypeError, match="give one that can be read again, as a DataLoader"):
+            Validation(loader)
+
+    class Again:
+        def __iter__(self) -> Any:
+            self.is_new = True
+            return self
+
+        def __next__(self) -> Any:
+            if not self.is_new:
+                raise StopIteration
+            self.is_new = False
+            return X, Y
+
+    assert len(list(Validation(Again(), batches=3).of(Noisy()))) == 3
+
+
+def test_a_loader_without_batches_says_whether_it_had_any() -> None:
+    """An empty one; and one of a script's own that is at its end for good."""
+    with pytest.raises(ValueError, match=r"is empty.*drop_last=True"):
+        next(Validation(DataLoader(data(4), 8, drop_last=True)).of(Noisy()))
+
+    class Once:
+        pairs = iter([(X, Y)])
+
+        def __iter__(self) -> Any:
+            return self.pairs
+
+    with pytest.raises(ValueError, match="gave its batches and no more"):
+        list(Validation(Once(), batches=2).of(Noisy()))
+
+
 class Pair(Noisy):
     def forward(self, x: Tensor) -> Any:
         return super().forward(x), 0.0
