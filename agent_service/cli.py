@@ -22,6 +22,7 @@ from agent_service.domain.runs import RunState
 from agent_service.lifeline import end_on_interrupt, end_with_stdin
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from agent_service.text import decoded
+from agent_service.tokens import check_no_secret
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
@@ -82,6 +83,7 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _with_password(store: str, file: Path) -> str:
     import sqlalchemy as sa
 
+    check_no_secret(file, "store_password")
     try:
         password = decoded(file.read_bytes()).strip()
     except (OSError, UnicodeDecodeError) as error:

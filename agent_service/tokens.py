@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -14,12 +15,26 @@ SHORTEST = 16
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST},1024}}")
 
 
+def check_no_secret(path: Path, field: str) -> None:
+    """Check that a secret's file is there; raises InvalidArgument without the path.
+
+    People give the secret itself where its file's path belongs, and logs keep what is printed.
+    """
+    if not os.path.lexists(path):
+        option = f"--{field.replace('_', '-')} and its variable ..._{field.upper()}"
+        raise invalid(
+            field,
+            f"no file is there (not shown: it may be the secret itself); {option} take a path",
+        )
+
+
 def read_tokens(path: Path, field: str) -> list[str]:
     """Return the tokens of a file, one a line: the newest first, and those that still hold.
 
     Raises:
-        InvalidArgument: naming `field`; never with what the file holds.
+        InvalidArgument: naming `field`; never with what the file holds, nor a path to nothing.
     """
+    check_no_secret(path, field)
     try:
         tokens = decoded(read_file(path, field)).split()
     except UnicodeDecodeError:

@@ -246,6 +246,16 @@ def pair(authority: Authority) -> Pair:
     return authority.issue("client")
 
 
+def test_a_token_in_place_of_its_files_path_is_not_shown() -> None:
+    """Logs keep what is printed; the option is named."""
+    with pytest.raises(InvalidArgument, match=r"^token: no file is there .*--token") as caught:
+        AgentClient(token="hush" * 100)  # longer than a file's name may be
+    assert "hush" not in str(caught.value)
+    with pytest.raises(InvalidArgument, match=r"^token: no file is there .*--token") as caught:
+        AgentClient(token="hush-hush-hush-hush")
+    assert "hush" not in str(caught.value)
+
+
 def test_files_that_are_no_certificates_are_refused_by_name(
     authority: Authority, pair: Pair
 ) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
+from agent_service.domain.checks import quoted
 from agent_service.text import csv_rows
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.files import ImageFiles
+from trainer_service.training.datasets.folder import split_folders
 from trainer_service.training.datasets.listing import Listing
 from trainer_service.training.datasets.values import (
     TEST,
@@ -18,7 +21,6 @@ from trainer_service.training.datasets.values import (
     VALIDATION,
     Split,
     Stored,
-    split_named,
 )
 
 CLASSES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
@@ -54,7 +56,9 @@ def read_affectnet(folder: Path) -> Stored:
         if all((lists / name).is_file() for name in ("training.csv", "validation.csv")):
             root = next(folder / name for name in _IMAGES if (folder / name).is_dir())
             parts = {TRAIN: lists / "training.csv", TEST: lists / "validation.csv"}
-            return Stored({name: _read_list(path, root) for name, path in parts.items()}, CLASSES)
+            places: dict[str, str] = {}
+            splits = {name: _read_list(path, root, places) for name, path in parts.items()}
+            return Stored(splits, CLASSES)
     raise FileNotFoundError(
         f"{folder} has neither train_set/ with val_set/ nor training.csv with validation.csv"
     )
@@ -76,7 +80,7 @@ def _checked_label(text: str, place: str) -> int:
     except ValueError:
         label = -1
     if label not in known:
-        raise DataError(f"{place}: expression {text!r} is none of 0 to {known[-1]}")
+        raise DataError(f"{place}: expression {quoted(text)} is none of 0 to {known[-1]}")
     return label
 
 
@@ -85,8 +89,7 @@ def _checked_label(text: str, place: str) -> int:
 
 def _sets(folder: Path, listing: Listing) -> dict[str, Path]:
     """Return train_set/ and val_set/, in any case, where they are."""
-    names = listing.folders(folder) if folder.is_dir() else []
-    found = {split: folder / name for name in names if (split := split_named(name))}
+    found = split_folders(folder, listing) if folder.is_dir() else {}
     if TEST in found:
         raise DataError(f"{found[TEST]} is no part of the release; move it away")
     return found
@@ -117,12 +120,21 @@ def _annotated(folder: Path, name: str) -> int:
 # The larger release: lists of images in subfolders
 
 
-def _read_list(path: Path, images: Path) -> Split:
+def _read_list(path: Path, images: Path, places: dict[str, str]) -> Split:
+    """Read one list; `places` tells where each image was listed so far, in either."""
     samples = []
     for place, row in csv_rows(path, ("subDirectory_filePath", "expression")):
         label = _checked_label(row["expression"], place)
-        image = images / row["subDirectory_filePath"]
-        if label not in DROPPED and not image.is_file():
-            raise DataError(f"{place}: there is no image {image}; unpack the images there")
-        samples.append((str(image), label))
+        if label in DROPPED:
+            continue
+        name = row["subDirectory_filePath"].strip()
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DataError(f"{place}: {quoted(name)} is outside of {images}; remove the line")
+        if not os.path.isfile(images / name):
+            found = f"there is no image {quoted(name)} in {images}"
+            raise DataError(f"{place}: {found}; unpack the images there")
+        image = str(images / name)
+        if places.setdefault(image, place) != place:
+            raise DataError(f"{place}: {quoted(name)} is also in {places[image]}; remove one")
+        samples.append((image, label))
     return _split(samples, path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agent_service.domain.checks import quoted
 from agent_service.text import csv_rows
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.files import ImageFiles
@@ -80,7 +81,7 @@ def _read_csv(path: Path) -> dict[str, Split]:
     for place, row in csv_rows(path, _COLUMNS):
         split = USAGES.get(row["Usage"].strip())
         if split is None:
-            raise DataError(f"{place}: usage {row['Usage']!r} is none of {', '.join(USAGES)}")
+            raise DataError(f"{place}: usage {quoted(row['Usage'])} is none of {', '.join(USAGES)}")
         labels[split].append(_label(place, row["emotion"]))
         images[split].append(_pixels(place, row["pixels"]))
     for usage, split in USAGES.items():
@@ -98,7 +99,7 @@ def _read_csv(path: Path) -> dict[str, Split]:
 
 def _label(place: str, text: str) -> int:
     if text.strip() not in {str(label) for label in range(len(CLASSES))}:
-        raise DataError(f"{place}: emotion {text!r} is none of 0 to {len(CLASSES) - 1}")
+        raise DataError(f"{place}: emotion {quoted(text)} is none of 0 to {len(CLASSES) - 1}")
     return int(text)
 
 

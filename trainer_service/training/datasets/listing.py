@@ -16,7 +16,9 @@ HIDDEN = "hidden or left by tools"
 """How entries are counted that people do not see as theirs."""
 _TOOLS = {
     *("@eadir", "#recycle", "__macosx", "__pycache__", "lost+found", "system volume information"),
-    *("$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+    *("@recycle", "@recently-snapshot", "#snapshot", "~snapshot", "network trash folder"),
+    *("temporary items", "recycler", "cvs", "found.000", "$recycle.bin", "thumbs.db"),
+    *("ehthumbs.db", "desktop.ini", "icon\r"),
 }
 """Names, in lower case, of what file managers, servers and notebooks leave; others begin with
 a dot."""

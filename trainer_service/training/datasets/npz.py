@@ -48,7 +48,11 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             size = sum(member.file_size for member in members.infolist())
             if size > free_bytes(torch.device("cpu")):
                 raise DataError(f"{path} unpacks to {size // 2**20:,} MB, which are not free")
-            arrays = {name: file[name] for name in file.files}
+            read = {name: file[name] for name in file.files}
+            # NumPy gives a member that is no array as its bytes; a file's name has a suffix.
+            arrays = {name: a for name, a in read.items() if isinstance(a, np.ndarray)}
+            if others := [name for name in read if name not in arrays and "." not in name]:
+                raise DataError(f"{path}: `{others[0]}` is no array; write the file by np.savez")
     except DataError:
         raise
     except Exception as error:

@@ -118,6 +118,11 @@ def test_a_wrong_official_set_is_told_by_file(tmp_path: Path, what: str, message
     [
         ("1/training1.jpg", "1/nowhere.jpg", "training.csv, line 3: there is no image .*nowhere"),
         ("1.0;2.0,1,0.1,-0.2", "1.0;2.0,12,0.1,-0.2", "line 3: expression '12' is none of 0 to 10"),
+        ("1/training1.jpg", "/training1.jpg", "line 3: '/training1.jpg' is outside of"),
+        ("1/training1.jpg", "../1/training1.jpg", "line 3: '../1/training1.jpg' is outside of"),
+        ("1/training1.jpg", "0/training0.jpg", "line 3: .* is also in .*training.csv, line 2;"),
+        ("1/training1.jpg", "1/validation1.jpg", "validation.csv, line 3: .* is also in .*line 3;"),
+        ("1.0;2.0,1,0.1,-0.2", f"1.0;2.0,{'9' * 500},0.1,-0.2", r"'9{40}\.\.\. \(500 char"),
         ("1.0;2.0,1,0.1,-0.2", "1.0", "line 3: has 6 columns, not 9; it is cut"),
         ("expression", "emotion", "'subDirectory_filePath'] are needed"),
     ],
@@ -131,6 +136,15 @@ def test_a_wrong_list_is_told_by_its_line(tmp_path: Path, old: str, new: str, me
 
     with pytest.raises(DataError, match=message):
         load_images(SPEC, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Training", "extra"])
+def test_a_second_folder_of_images_is_refused(tmp_path: Path, name: str) -> None:
+    """It would replace the first, or be left out without a word."""
+    write_affectnet(tmp_path / "affectnet", {n: range(8) for n in ("train_set", "val_set", name)})
+
+    with pytest.raises(DataError, match=f"{name}/"):
+        read_stored("affectnet", tmp_path)
 
 
 def test_a_list_that_an_editor_saved_again_is_read(tmp_path: Path) -> None:

@@ -108,7 +108,17 @@ def test_classes_may_hold_a_word_of_splits_where_others_do_not(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "hidden", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "__pycache__", ".git"]
+    "hidden",
+    [
+        ".ipynb_checkpoints",
+        "@eaDir",
+        "__MACOSX",
+        "lost+found",
+        "__pycache__",
+        ".git",
+        "#snapshot",
+        "@Recycle",
+    ],
 )
 @pytest.mark.parametrize("place", ["", "train", "train/class0"])
 @pytest.mark.parametrize("images", [0, 2])

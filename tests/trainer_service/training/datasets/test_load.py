@@ -1,5 +1,6 @@
 """Data sets: small files in each layout, right and wrong."""
 
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from tests.trainer_service.training.datasets.layouts import write_classes
 from trainer_service.training.datasets import DataError, Split, load_images, npz
+from trainer_service.training.datasets.catalog import read_stored
 from trainer_service.training.datasets.pixels import pixel_statistics
 from trainer_service.training.spec import TrainingSpec
 
@@ -196,6 +198,19 @@ def test_arrays_that_unpack_to_more_than_there_is_are_refused(
 
     with pytest.raises(DataError, match=r"faces\.npz unpacks to 15 MB, which are not free"):
         load_images(NPZ, tmp_path)
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path: Path) -> None:
+    """Where an array of that name would be read; a text with a suffix is passed over."""
+    write_npz(tmp_path)
+    with zipfile.ZipFile(tmp_path / "faces.npz", "a") as file:
+        file.writestr("readme.txt", b"train")
+    assert list(read_stored("npz:faces", tmp_path).splits) == ["train"]
+
+    with zipfile.ZipFile(tmp_path / "faces.npz", "a") as file:
+        file.writestr("split", b"train")
+    with pytest.raises(DataError, match=r"faces\.npz: `split` is no array"):
+        read_stored("npz:faces", tmp_path)
 
 
 def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
