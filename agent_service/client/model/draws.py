@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 States = list[tuple[Callable[[Any], object], Any]]
 """Of each generator, what sets its state, and the state."""
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_LEAVES = (str, bytes, int, float, type(None), type, ModuleType, FunctionType, Tensor, np.ndarray)
+_LOOKED_AT = 1000
 
 
 class OwnDraws:
     """A course of random draws beside that of the training, from the same generators."""
 
-    def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
+    def __init__(self, generators: Sequence[Any] = ()) -> None:
         """Begin where the training stands at the first draw.
 
         Args:
@@ -45,7 +53,7 @@ class OwnDraws:
         ]
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-        return states + [(g.set_state, g.get_state()) for g in self._generators]
+        return states + [_state(g) for g in self._generators]
 
 
 def _set(states: States) -> None:
@@ -53,12 +61,41 @@ def _set(states: States) -> None:
         set_state(state)
 
 
-def generators_of(loader: Any) -> list[torch.Generator]:
-    """Return the generators that a DataLoader and its samplers were given.
+def _state(generator: Any) -> tuple[Callable[[Any], object], Any]:
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return functools.partial(setattr, bits, "state"), bits.state
+    if isinstance(generator, random.Random):
+        return generator.setstate, generator.getstate()
+    return generator.set_state, generator.get_state()
 
-    A script may have given its training's loader the same.
+
+def generators_of(loader: Any) -> list[Any]:
+    """Return the generators that a loader, and its samplers, samples and wrappers, were given.
+
+    A script may have given its training's loader the same. Looks at most at so many objects.
     """
-    batches = getattr(loader, "batch_sampler", None)
-    places = [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
-    found = [getattr(place, "generator", None) for place in places]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+    seen: dict[int, Any] = {}
+    waiting = deque([loader])
+    while waiting and len(seen) < _LOOKED_AT:
+        place = waiting.popleft()
+        if id(place) not in seen:
+            seen[id(place)] = place
+            waiting += _parts(place)
+    return [
+        place
+        for place in seen.values()
+        if isinstance(place, _GENERATORS) and not isinstance(place, random.SystemRandom)
+    ]
+
+
+def _parts(place: Any) -> list[Any]:
+    """Return what an object has, itself or by its class, that may be a generator or have one."""
+    if isinstance(place, _GENERATORS + _LEAVES):
+        return []
+    if isinstance(place, dict | list | tuple):
+        parts = place.values() if isinstance(place, dict) else place
+        return [p for p in islice(parts, _LOOKED_AT) if not isinstance(p, _LEAVES)]
+    shared = [part for c in type(place).__mro__ for part in vars(c).values()]
+    own = getattr(place, "__dict__", {}).values()
+    return [part for part in shared if isinstance(part, _GENERATORS)] + list(own)

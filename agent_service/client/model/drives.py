@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -24,6 +25,7 @@ from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
 
+log = logging.getLogger("agent_service.client")
 _TAKES_APART = "__reduce_ex__"
 _COPIES = "__deepcopy__"
 
@@ -163,10 +165,22 @@ class _Hook:
     def __init__(self, regularize: Regularize, value: Value) -> None:
         self._regularize = regularize
         self._value = value
+        self._is_warned = False
 
     def __call__(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
         if not module.training:
             return output
-        if isinstance(output, tuple):
-            return (self._regularize(output[0], self._value), *output[1:])
-        return self._regularize(output, self._value)
+        if isinstance(output, Tensor):
+            return self._regularize(output, self._value)
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+            parts = (self._regularize(output[0], self._value), *output[1:])
+            return output._make(parts) if hasattr(output, "_make") else parts
+        if not self._is_warned:
+            self._is_warned = True
+            log.warning(
+                "sites: nothing is added to the output of a %s, a %s; name a module that returns a "
+                "tensor, or a tuple with one first",
+                type(module).__name__,
+                type(output).__name__,
+            )
+        return output

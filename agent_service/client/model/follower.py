@@ -48,6 +48,11 @@ class Follower:
         self._align: Align
         self._run: Run | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep what was given: a copy follows no training yet."""
+        state = {k: v for k, v in vars(self).items() if k not in ("_model", "_align")}
+        return state | {"_run": None}
+
     def begin(
         self, model: nn.Module, *, align: Align = lambda logits, labels: (logits, labels)
     ) -> None:

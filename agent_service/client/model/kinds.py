@@ -106,7 +106,7 @@ def rates_of(name: str, module: nn.Module, also: Collection[str] = ()) -> Iterat
     classes = type(module).__mro__
     if any(_path(c).startswith(_NO_RATES) or c.__name__.endswith("Loss") for c in classes):
         return
-    known = next((KINDS[_path(c)] for c in classes if _path(c) in KINDS), None)
+    known = _kind(classes)
     for attribute in [a for a in vars(module) if a == "p" or "drop" in a or a in also]:
         number = vars(module)[attribute]
         is_count = isinstance(number, int) and attribute != "p" and "drop" not in attribute
@@ -116,7 +116,7 @@ def rates_of(name: str, module: nn.Module, also: Collection[str] = ()) -> Iterat
         reason = kind.reason(module) if kind else _reason(classes, attribute)
         if not reason and vars(module)[attribute] == 0:
             reason = ZERO
-        yield Rate(name, module, attribute, reason, _compiled(kind, module))
+        yield Rate(name, module, attribute, reason, kind.compiled if kind else None)
 
 
 def _reason(classes: tuple[type, ...], attribute: str) -> str:
@@ -136,10 +136,18 @@ def _uses(cls: type, attribute: str) -> bool:
     return any(code is not None and attribute in code.co_names for code in codes)
 
 
-def _compiled(kind: Kind | None, module: nn.Module) -> Compiled | None:
-    """Return a kind's compiled pass, unless a subclass's own forward pass does something else."""
-    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))
-    return kind.compiled if kind is not None and KINDS.get(_path(owner)) is kind else None
+def _kind(classes: tuple[type, ...]) -> Kind | None:
+    """Return what a module is; None where a subclass's own forward pass may do something else.
+
+    It may take the rate for the probability to keep, or set it itself.
+    """
+    owner = next(c for c in classes if "forward" in vars(c))
+    if classes[0].__name__.endswith(_COURSES) and _path(classes[0]) not in KINDS:
+        return None
+    known = next((c for c in classes if _path(c) in KINDS), None)
+    if known is None or owner.__module__ != known.__module__:
+        return None
+    return KINDS[_path(known)]
 
 
 def _path(cls: type) -> str:

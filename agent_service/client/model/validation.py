@@ -84,6 +84,15 @@ class Validation:
         self._has_given = False
         self._draws = OwnDraws(generators_of(loader))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep what was given: a copy begins with the loader's first batch."""
+        return {k: v for k, v in vars(self).items() if k not in ("_batches", "_draws")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._batches = iter(())
+        self._draws = OwnDraws(generators_of(self._loader))
+
     def of(self, model: nn.Module) -> Generator[tuple[Tensor, Tensor]]:
         """Yield logits and labels of the next m batches, in eval mode and without gradient.
 

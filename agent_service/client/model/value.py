@@ -19,7 +19,8 @@ class Value:
         """Start at 0, with a tensor on each of the model's devices."""
         self.name = name
         self.number = 0.0
-        self._tensors = {device: torch.zeros((), device=device) for device in devices}
+        with torch.inference_mode(False):  # a run may start in it, and trains outside of it
+            self._tensors = {device: torch.zeros((), device=device) for device in devices}
 
     def set(self, number: float) -> None:
         """Change it; waits for no device."""

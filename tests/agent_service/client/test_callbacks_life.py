@@ -271,7 +271,10 @@ def test_a_model_can_be_copied_and_saved_in_the_training(
             for made in (copy.deepcopy(kwargs["model"]), pickle.loads(written)):
                 made(**{name: tensor[None] for name, tensor in items()[0].items()})
 
-    trainer_of(client, small("bert"), items(), tmp_path, callbacks=(Ema(),)).train()
+            pickle.dumps(trainer.callback_handler.callbacks[-2])
+
+    trainer = trainer_of(client, small("bert"), items(), tmp_path, callbacks=(Ema(),))
+    trainer.train()
 
     assert client.get_run("r").reported_chunks == 2
 

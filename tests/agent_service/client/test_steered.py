@@ -4,7 +4,7 @@ import copy
 import io
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -328,3 +328,65 @@ def test_an_error_in_the_middle_undoes_what_came_before() -> None:
     assert "forward" not in vars(model.get_submodule("drop"))
     other.remove()
     assert "forward" not in vars(model.get_submodule("block.2"))
+
+
+class Keeping(nn.Dropout):
+    """Its number is the probability to keep."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 1 - self.p, self.training)
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_left_alone_unless_named() -> None:
+    """Its number may mean something else; stochastic depth by its name keeps its course."""
+    paths = type("DropPath", (nn.Dropout,), {})
+    plain = type("Named", (nn.Dropout,), {})
+    model = nn.Sequential(Keeping(0.9), paths(0.1), plain(0.25))
+    steered = SteeredModel(model, [RATE])
+    steered.apply({"dropout": 0.5})
+
+    assert [module.p for module in model] == [0.9, 0.1, 0.5]
+    assert [found.module for found in steered.description.left_alone] == ["0", "1"]
+    steered.remove()
+    SteeredModel(model, [RATE], drives={"dropout": "0"}).apply({"dropout": 0.5})
+    assert model[0].p == 0.5
+
+
+class Pair(NamedTuple):
+    logits: torch.Tensor
+    extra: int
+
+
+OUTPUTS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "named": lambda x: Pair(x, 1),
+    "tuple": lambda x: (x, 1),
+    "list": lambda x: [x, 1],
+    "dictionary": lambda x: {0: x, 1: 1},
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_an_output_at_a_site_keeps_its_type(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One of an unknown kind passes as it is, with one warning."""
+
+    class Site(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return OUTPUTS[kind](x)
+
+    model, ones = nn.Sequential(Site()), torch.ones(64)
+    SteeredModel(model, [RATE], sites={"0": Dropout()}).apply({"dropout": 0.5})
+    outputs = [model(ones) for _ in range(2)]
+
+    is_known = kind in ("named", "tuple")
+    assert type(outputs[0]) is type(OUTPUTS[kind](ones))
+    assert outputs[0][1] == 1
+    assert bool((outputs[0][0] == 0).any()) is is_known
+    assert caplog.text.count("nothing is added") == (0 if is_known else 1)
+
+
+def test_a_run_may_start_in_inference_mode() -> None:
+    model = network()
+    with torch.inference_mode():
+        steered = SteeredModel(model, [RATE])
+    steered.apply({"dropout": 0.5})
+    assert model[1].p == 0.5

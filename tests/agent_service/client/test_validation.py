@@ -1,5 +1,7 @@
 """Validation beside a training: it changes nothing of it, and says which batches it cannot read."""
 
+import copy
+import pickle
 import random
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from agent_service.client import AgentClient, ConstantSettings, ControllerSpec, Hyperparameter, Mode
 from agent_service.client.model import Validation
@@ -107,6 +109,58 @@ def test_a_shuffled_validation_is_drawn_anew_each_time() -> None:
     assert not torch.equal(first, second)
 
 
+class Drawing(Augmented):
+    """Samples of generators of its own; the loader's is behind a sampler of the script."""
+
+    shared = np.random.default_rng(0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: list[Any] = [random.Random(0), np.random.RandomState(0), random.SystemRandom()]
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        x, label = super().__getitem__(place)
+        return x + self.shared.normal() + self.own[0].random() + self.own[1].normal(), label
+
+
+class Wrapped:
+    """A loader, or a sampler, around another."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.itself = inner, self
+
+    def __iter__(self) -> Any:
+        return iter(self.inner)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+
+def test_generators_within_what_is_wrapped_are_left_as_they_were() -> None:
+    generator, samples = torch.Generator(), Drawing()
+    order = Wrapped(RandomSampler(samples, generator=generator))
+    loader = Wrapped(DataLoader(samples, 8, sampler=order))  # type: ignore[arg-type]
+
+    def states() -> str:
+        own: Any = samples.own
+        others = [own[0].getstate(), [*own[1].get_state()[1]], Drawing.shared.bit_generator.state]
+        return repr([generator.get_state().tolist(), *others])
+
+    before = states()
+    first, second = ([*Validation(loader, batches=1).of(Noisy())] for _ in range(2))
+    assert states() == before
+    assert torch.equal(first[0][1], second[0][1])
+
+
+def test_a_validation_that_was_used_is_copied_and_pickled() -> None:
+    validation = Validation(DataLoader(data(32), 8), batches=1)
+    model = Noisy()
+    ((_logits, labels),) = validation.of(model)
+
+    for made in (copy.deepcopy(validation), pickle.loads(pickle.dumps(validation))):
+        assert torch.equal(next(iter([*made.of(model)]))[1], labels)
+
+
 class Merging(nn.Linear):
     """Adds its low ranks to its weights to evaluate, and takes them off to train, as LoRA does."""
 
@@ -120,14 +174,15 @@ class Merging(nn.Linear):
 
 def test_layers_that_change_to_evaluate_are_changed_back() -> None:
     """Those that train, in a model one part of which the script keeps in eval mode."""
-    model = nn.Sequential(Merging(4, 2), nn.Sequential(Merging(2, 2), nn.Dropout(RATE)))
+    first, second, dropout = Merging(4, 2), Merging(2, 2), nn.Dropout(RATE)
+    model = nn.Sequential(first, nn.Sequential(second, dropout))
     model[1].eval()
-    model[1][1].train()
-    weights = [model[0].weight.clone(), model[1][0].weight.clone()]
+    dropout.train()
+    weights = [first.weight.clone(), second.weight.clone()]
     list(Validation([(X, Y)], batches=2).of(model))
 
     assert [module.training for module in model.modules()] == [True, True, False, False, True]
-    assert all(map(torch.allclose, weights, (model[0].weight, model[1][0].weight)))
+    assert all(map(torch.allclose, weights, (first.weight, second.weight)))
 
 
 def test_a_score_that_fails_leaves_the_model_and_gradients_as_they_were(
