@@ -78,7 +78,11 @@ def compute_reward(definition: Reward, feedback: Feedback, previous: Feedback | 
     """
     if definition is Reward.GIVEN:
         if not isinstance(feedback, GivenReward):
-            raise invalid("scores", "this controller's reward is `given`; report `reward` instead")
+            raise invalid(
+                "scores",
+                "this controller's reward is `given`; report `reward` instead, in Python by "
+                "run.report_reward(losses, reward)",
+            )
         return feedback.value
     if not isinstance(feedback, Scores):
         raise invalid("reward", f"this controller computes `{definition}`; report `scores` instead")

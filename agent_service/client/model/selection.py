@@ -48,14 +48,22 @@ class _Pattern:
         """The part after the colon; empty without one."""
         return self.text.partition(":")[2]
 
+    @property
+    def module(self) -> str:
+        """The part before the colon."""
+        return self.text.partition(":")[0]
+
+    def fits(self, rate: Rate) -> bool:
+        """Return whether it names a rate, which it may leave alone all the same."""
+        return fnmatchcase(rate.name, self.module) and fnmatchcase(
+            rate.attribute, self.attribute or "*"
+        )
+
     def takes(self, rate: Rate) -> bool:
         """Return whether it drives a rate: one that is left alone only by name."""
-        module = self.text.partition(":")[0]
-        if not fnmatchcase(rate.name, module) or rate.reason == INERT:
+        if not self.fits(rate) or rate.reason == INERT:
             return False
-        if self.attribute:
-            return fnmatchcase(rate.attribute, self.attribute)
-        return not rate.reason or not set(module) & set("*?[")
+        return bool(self.attribute or not rate.reason or not set(self.module) & set("*?["))
 
 
 def select(model: nn.Module, hyperparameters: Iterable[str], drives: Drives | None) -> Selection:
@@ -73,17 +81,20 @@ def select(model: nn.Module, hyperparameters: Iterable[str], drives: Drives | No
     named = {pattern.attribute for pattern in patterns}
     driven: dict[str, list[Rate]] = {}
     left_alone = []
-    for name, module in named_modules(model):
-        for rate in rates_of(name, module, named):
-            takers = sorted({p.hyperparameter for p in patterns if p.takes(rate)})
-            if len(takers) > 1:
-                where = f"{name}:{rate.attribute}"
-                raise invalid(f"drives[{takers[1]}]", f"{where!r} is driven by {takers[0]}")
-            if takers:
-                driven.setdefault(takers[0], []).append(rate)
-            else:
-                reason = rate.reason or "not named by drives="
-                left_alone.append(Found(name, rate.attribute, rate.number, reason=reason))
+    modules = named_modules(model)
+    rates = [rate for name, module in modules for rate in rates_of(name, module, named)]
+    if drives is not None and rates:
+        _check_fit(patterns, rates)
+    for rate in rates:
+        takers = sorted({p.hyperparameter for p in patterns if p.takes(rate)})
+        if len(takers) > 1:
+            where = f"{rate.name}:{rate.attribute}"
+            raise invalid(f"drives[{takers[1]}]", f"{where!r} is driven by {takers[0]}")
+        if takers:
+            driven.setdefault(takers[0], []).append(rate)
+        else:
+            reason = rate.reason or "not named by drives="
+            left_alone.append(Found(rate.name, rate.attribute, rate.number, reason=reason))
     return Selection(driven, tuple(left_alone))
 
 
@@ -109,6 +120,21 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
             "'MODULE'",
         )
     ]
+
+
+def _check_fit(patterns: Iterable[_Pattern], rates: list[Rate]) -> None:
+    """Refuse patterns of a hyperparameter none of which names a rate."""
+    unfit = {p.hyperparameter: p for p in patterns}
+    for pattern in patterns:
+        if any(map(pattern.fits, rates)):
+            unfit.pop(pattern.hyperparameter, None)
+    for hyperparameter, pattern in unfit.items():
+        there = [r for r in rates if fnmatchcase(r.name, pattern.module)] or rates
+        has = ", ".join(f"{r.name}:{r.attribute}" for r in there[:4])
+        raise invalid(
+            f"drives[{hyperparameter}]",
+            f"drives nothing: {pattern.text!r} fits no float in [0, 1]; there is {has}",
+        )
 
 
 def nothing_driven(hyperparameter: str, left_alone: tuple[Found, ...]) -> str:

@@ -162,6 +162,14 @@ def test_the_refusal_of_a_model_says_what_to_name() -> None:
             SteeredModel(model, [RATE])
 
 
+def test_a_pattern_that_fits_nothing_is_quoted_beside_what_there_is() -> None:
+    """Of the module that it names, or of the model."""
+    model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1))
+    for pattern, said in (("1:rate", "'1:rate' fits .* is 1:p$"), ("x", "'x' fits .* 0:p, 1:p$")):
+        with pytest.raises(InvalidArgument, match=said):
+            SteeredModel(model, [RATE], drives={"dropout": pattern})
+
+
 def test_a_record_that_acts_on_nothing_is_never_what_to_name() -> None:
     """Torchvision's VisionTransformer keeps its constructor's rates, and reads only the blocks'."""
     model: Any = torchvision.models.VisionTransformer(8, 4, 1, 1, 4, 4, num_classes=2)
