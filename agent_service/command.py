@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 
 import click
 
@@ -28,6 +29,14 @@ def run_command(cli: click.Group) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ValueError as error:
+        number = str(error).removeprefix("Value out of range: ")  # protobuf's words
+        if "--debug" in sys.argv or not number.lstrip("-").isdecimal():
+            raise
+        given = (f"{a} {b}" if a.startswith("-") else b for a, b in pairwise(sys.argv))
+        found = next((text for text in given if number in text), number)
+        click.echo(f"{cli.name}: {printable(found)}: this number is out of range", err=True)
+        sys.exit(1)
     except (AgentError, OSError) as error:
         if "--debug" in sys.argv:
             raise

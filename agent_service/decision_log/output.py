@@ -72,6 +72,8 @@ def write_table(table: Table, form: Format, output: Path | None) -> None:
     """Write a table to standard output, each line at once, or (not None) to a file."""
     if output is None:
         # What a pipe takes on as data stays as it is.
+        if sys.stdout is None:
+            raise OSError("the standard output is closed; send it somewhere")
         show = echo if form is Format.TEXT or sys.stdout.isatty() else click.echo
         for line in _LINES[form](table):
             show(line)

@@ -1,5 +1,8 @@
 """Policy versions: listed, compared, pinned, and rolled back to."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -362,3 +365,17 @@ def test_the_comparison_command_shows_both(served: ServedAgent, learned: AgentCl
     assert table[4][0] == "approx_kl"
     assert table[4][2] == "-"
     assert float(table[4][1]) == pytest.approx(versions(learned)[1].statistics["approx_kl"], 1e-3)
+
+
+@pytest.mark.parametrize(
+    "words", [("rollback", "c", "{}"), ("export", "c", "f", "--policy-version={}")]
+)
+def test_a_number_that_no_message_holds_is_told_in_a_line(words: tuple[str, ...]) -> None:
+    """Not by a traceback; nothing is asked of the service."""
+    command = [sys.executable, "-m", "agent_service", *(w.format(2**70) for w in words)]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{2**70}: this number is out of range" in done.stderr

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from agent_service.text import printable
 from trainer_service.study.plain import plain
 
 
@@ -51,6 +52,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=PackageLoader("trainer_service.study", "templates"),
         autoescape=True,
+        finalize=lambda value: printable(value, kept="\t\n") if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

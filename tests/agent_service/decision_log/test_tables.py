@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -212,3 +213,11 @@ def test_times_are_to_the_microsecond() -> None:
     texts = [json.loads(line)["time"] for line in json_lines(Table(records=rows, fields=FIELDS))]
 
     assert texts == ["2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:00.000001Z"]
+
+
+def test_a_closed_standard_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has none then; the command's line says so."""
+    monkeypatch.setattr(sys, "stdout", None)
+
+    with pytest.raises(OSError, match="standard output is closed"):
+        write_table(Table(records=[], fields=FIELDS), Format.CSV, None)

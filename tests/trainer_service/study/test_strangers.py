@@ -20,7 +20,7 @@ from trainer_service.study.entries import Fixed
 from trainer_service.study.flags import find_flags
 from trainer_service.study.inside import write_inside
 from trainer_service.study.merging import merge
-from trainer_service.study.page import Section, Table, markdown
+from trainer_service.study.page import Section, Table, html_page, markdown
 from trainer_service.study.report import write_report
 from trainer_service.study.results import Key, ResultsFolder
 from trainer_service.study.spec import StudySpec
@@ -235,6 +235,20 @@ def test_titles_stay_text_in_every_form(folder: ResultsFolder) -> None:
     assert not re.search(r"(?<!\\)\]\(javascript", text)
     assert r"\<script\>alert(1)\</script\> # injected \[l\](javascript:alert(1)) \| \`c\`" in text
     assert read_study(str(folder.path / "report.toml")) == SMALL
+
+
+def test_a_page_writes_control_characters_out() -> None:
+    """In text, tables and titles; lines of code stay lines."""
+    table = Table(headings=("a\x1b[1m",), cells=(("b\x1b[2m",),))
+    page = html_page(
+        "t\x1b[0m", [Section(title="<s>", text=("x\x00",), tables=(table,), code="1\n2")]
+    )
+
+    assert "\x1b" not in page
+    assert "\x00" not in page
+    assert r"b\x1b[2m" in page
+    assert "&lt;s&gt;" in page
+    assert "1\n2" in page
 
 
 def test_markdown_escapes_what_it_is_given() -> None:
