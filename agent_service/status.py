@@ -6,9 +6,11 @@ chunk that a run expects, `RetryInfo` says after how long the same call may come
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import grpc
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -25,6 +27,8 @@ from agent_service.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+
+Detail = TypeVar("Detail", bound=Message)
 
 RETRY_NANOSECONDS = 100_000_000
 """After which `RetryInfo` lets a call be sent again: one that came while too many were in work, or
@@ -89,27 +93,25 @@ def details_of(error: grpc.RpcError) -> str:
 
 def is_of_service(error: grpc.RpcError) -> bool:
     """Whether a call failed by an error of ours, and not by the connection."""
-    assert isinstance(error, grpc.Call)
-    return rpc_status.from_call(error) is not None
+    return _status(error) is not None
 
 
 def retry_seconds(error: grpc.RpcError) -> float:
     """Return for how long the service asks not to send a failed call again; 0 where it does not."""
-    assert isinstance(error, grpc.Call)
-    info = _retry_info(rpc_status.from_call(error))
-    return 0.0 if info is None else float(info.retry_delay.ToTimedelta().total_seconds())
+    info = _detail(_status(error), error_details_pb2.RetryInfo)
+    delay = None if info is None else info.retry_delay
+    return 0.0 if delay is None else max(delay.seconds + delay.nanos / 1e9, 0.0)
 
 
 def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
     """Return the error that a failed call stands for; None where the status is none of ours."""
-    assert isinstance(error, grpc.Call)
-    status = rpc_status.from_call(error)
-    code = error.code().value[0]
-    message = error.details() or ""
+    status = _status(error)
+    code = code_of(error).value[0]
+    message = details_of(error)
     kind = _ERRORS.get(code)
     if kind is InvalidArgument:
         return InvalidArgument(*_violations(status, message))
-    if kind is ResourceExhausted and _may_come_again(status):
+    if kind is ResourceExhausted and _detail(status, error_details_pb2.RetryInfo):
         return Busy(message)
     if kind is FailedPrecondition:
         return FailedPrecondition(message, expected_chunk=_expected_chunk(status))
@@ -127,29 +129,38 @@ def _pack(status: status_pb2.Status, detail: Message) -> None:
     status.details.append(packed)
 
 
-def _violations(status: status_pb2.Status | None, message: str) -> list[FieldViolation]:
-    bad_request = error_details_pb2.BadRequest()
-    for detail in status.details if status else ():
-        if detail.Unpack(bad_request):
-            return [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
-    return [FieldViolation("request", message)]
+def _status(error: grpc.RpcError) -> status_pb2.Status | None:
+    """Return a failed call's details; None where it has none, or none that can be read.
+
+    A proxy's own error may carry those of another, or half of them.
+    """
+    assert isinstance(error, grpc.Call)
+    try:
+        return rpc_status.from_call(error)
+    except (ValueError, DecodeError):
+        return None
 
 
-def _may_come_again(status: status_pb2.Status | None) -> bool:
-    return _retry_info(status) is not None
-
-
-def _retry_info(status: status_pb2.Status | None) -> error_details_pb2.RetryInfo | None:
-    info = error_details_pb2.RetryInfo()
-    for detail in status.details if status else ():
-        if detail.Unpack(info):
-            return info
+def _detail(status: status_pb2.Status | None, kind: type[Detail]) -> Detail | None:
+    """Return the detail of a kind; None where there is none that can be read."""
+    detail = kind()
+    for packed in status.details if status else ():
+        try:
+            if packed.Unpack(detail):
+                return detail
+        except DecodeError:
+            pass
     return None
+
+
+def _violations(status: status_pb2.Status | None, message: str) -> list[FieldViolation]:
+    bad = _detail(status, error_details_pb2.BadRequest)
+    fields = () if bad is None else bad.field_violations
+    violations = [FieldViolation(v.field, v.description) for v in fields]
+    return violations or [FieldViolation("request", message)]
 
 
 def _expected_chunk(status: status_pb2.Status | None) -> int | None:
-    info = error_details_pb2.ErrorInfo()
-    for detail in status.details if status else ():
-        if detail.Unpack(info) and "expected_chunk" in info.metadata:
-            return int(info.metadata["expected_chunk"])
-    return None
+    info = _detail(status, error_details_pb2.ErrorInfo)
+    chunk = "" if info is None else info.metadata.get("expected_chunk", "")
+    return int(chunk) if chunk.isascii() and chunk.isdecimal() else None

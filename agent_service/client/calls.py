@@ -19,7 +19,7 @@ from agent_service.client.answering import SERVICES, not_this_service
 from agent_service.client.channel import SecuredChannel, open_channel
 from agent_service.client.handshakes import hint, proxy_hint, refusal
 from agent_service.client.tls import Tls
-from agent_service.domain.errors import AgentError, Busy, FailedPrecondition, Unavailable
+from agent_service.domain.errors import AgentError, Busy, Failed, FailedPrecondition, Unavailable
 from agent_service.status import (
     code_of,
     details_of,
@@ -211,7 +211,7 @@ class Calls:
             return self._unreachable(seconds, details_of(error))
         if code_of(error) is grpc.StatusCode.UNIMPLEMENTED:
             return self.not_this_service()
-        return from_rpc_error(error) or AgentError(
+        return from_rpc_error(error) or Failed(
             f"{self._name} at {self._address}: {code_of(error).name}: {details_of(error)}"
         )
 

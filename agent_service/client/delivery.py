@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -16,6 +16,7 @@ from agent_service.domain.checks import check_number, fields_by_name
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
+    Failed,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -86,6 +87,9 @@ Request = (
     | pb.ReportChunkRequest
     | pb.FinishRunRequest
 )
+
+
+_WITH_ACTION = (pb.StartRunRequest, pb.GetRunRequest, pb.ReportChunkRequest)
 
 
 class Delivery(Protocol):
@@ -205,6 +209,8 @@ class AgentDelivery:
         }
         self.run_id = ""
         """Of the run, for the log."""
+        self.names: frozenset[str] = frozenset()
+        """Of its hyperparameters, which every action has; empty where they are not known."""
         self._hold = hold
         self._presence = presence
         self._waiting: deque[tuple[type[Request], bytes]] = deque()
@@ -234,7 +240,6 @@ class AgentDelivery:
         """Send a call after all that wait; return its answer, None where it waits now, too.
 
         Raises:
-            InvalidArgument: the request is wrong; it does not wait.
             AgentError: what was answered to another call than a report; or to any, where the run
                 does not hold.
         """
@@ -250,11 +255,7 @@ class AgentDelivery:
         try:
             if self._catch_up():
                 return self.ask(request)
-        except InvalidArgument as error:
-            if not self._waiting:
-                raise
-            return self._lose(error)
-        except _REFUSED as error:
+        except (InvalidArgument, *_REFUSED) as error:
             if not is_of_run and not self._waiting:
                 raise
             return self._lose(error)
@@ -351,4 +352,25 @@ class AgentDelivery:
 
     def _call(self, request: Request, *, within: float | None = None) -> Any:
         method: Any = self._methods[type(request)]
-        return self._calls.call(method, request, within=within)
+        answer = self._calls.call(method, request, within=within)
+        check_action(request, answer, self.names)
+        return answer
+
+
+def check_action(request: Request, answer: Any, names: Set[str]) -> None:
+    """Check that a run can go on under what was answered.
+
+    Raises:
+        Failed: it has no action, or one of another chunk or other hyperparameters.
+    """
+    if not names or not isinstance(request, _WITH_ACTION):
+        return
+    action = answer.run.action if isinstance(request, pb.GetRunRequest) else answer.action
+    is_next = action.chunk_index >= 1
+    if isinstance(request, pb.ReportChunkRequest):
+        is_next = action.chunk_index == request.chunk_index + 1
+    if not is_next or names != action.values.keys():
+        raise Failed(
+            f"the agent answered with an action that makes no sense: chunk {action.chunk_index}, "
+            f"{sorted(action.values)[:10]}; the run has {sorted(names)[:10]}"
+        )

@@ -9,7 +9,6 @@ from typing import Any
 from agent_service.client.delivery import Delivery, named
 from agent_service.client.description import Description
 from agent_service.client.run import Run
-from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
 
 log = logging.getLogger("agent_service.client")
@@ -62,7 +61,7 @@ class LateRun(Run):
     def _look(self) -> None:
         try:
             begun = self._begin()
-        except AgentError as error:
+        except Exception as error:  # whatever it is, this is the middle of a training
             log.warning(
                 "%s does not begin, and the training goes on: %s", named(self.run_id), error
             )

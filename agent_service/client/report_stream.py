@@ -5,15 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from agent_service.client.delivery import Presence
+from agent_service.client.delivery import Presence, check_action
 from agent_service.client.run import Run
-from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.domain.errors import AgentError, Failed, Unavailable
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -131,8 +132,10 @@ def _settle(
 ) -> AgentError | None:
     """Move a run on by its answer; what was not answered, or refused, is told by a call again."""
     if answer is not None and answer.code == 0:
-        run.take(answer.action)
-        return None
+        with suppress(Failed):
+            check_action(request, answer, run.action.values.keys())
+            run.take(answer.action)
+            return None
     try:
         run.send(request)
     except AgentError as error:

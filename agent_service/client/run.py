@@ -82,7 +82,12 @@ class Run:
         self._guard = Guard(limits, hyperparameters)
         self._is_own: bool
         """Whether what runs is not what was decided."""
-        self.take(action)
+        try:
+            self.take(action)
+        except BaseException:
+            if model is not None:
+                model.remove()
+            raise
         self._is_own = self._is_own or is_held
         if model is not None:
             # A run that is lost, as when a notebook's cell raises, leaves its model as it was.

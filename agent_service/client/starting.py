@@ -16,7 +16,15 @@ from agent_service.client.limits import Limits
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
 from agent_service.domain.checks import check_kind
-from agent_service.domain.errors import Busy, FailedPrecondition, Unavailable, invalid
+from agent_service.domain.errors import (
+    Busy,
+    Failed,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    invalid,
+)
 from agent_service.domain.hyperparameters import check_values
 from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
     from agent_service.client.model.steered import SteeredModel
 
 log = logging.getLogger("agent_service.client")
+
+_MAY_COME_RIGHT = (Unavailable, ResourceExhausted, Failed)
+"""The agent's own trouble, in which a training begins without it; others are of the script."""
 
 # torch is imported inside the functions for models alone, so that who gives none needs none.
 
@@ -90,8 +101,10 @@ class Starting:
         beginning = _Beginning(start, run_id, own, delivery, once)
         try:
             return Run(**beginning.arguments())
-        except (Unavailable, Busy) as error:
+        except _MAY_COME_RIGHT as error:
             if start.when_away is None:
+                raise
+            if start.model is None and not isinstance(error, Unavailable | Busy):
                 raise
             if start.model is None:
                 raise Unavailable(
@@ -127,7 +140,7 @@ class _Beginning:
             return None
         try:
             return self.arguments()
-        except (Unavailable, Busy):
+        except _MAY_COME_RIGHT:
             return None
 
     def arguments(self) -> Mapping[str, Any]:
@@ -137,6 +150,7 @@ class _Beginning:
         is_held = values is not None and isinstance(start.controller, ControllerSpec)
         ask = self._own.send if is_held else self._own.ask
         spec = once(lambda: self._spec(ask))
+        self._own.names = frozenset(h.name for h in spec.hyperparameters)
         model = None if start.model is None else _connected(start.model, start, spec)
         try:
             first = once(lambda: _answered(ask(_request(start, spec, self._run_id))))
@@ -164,7 +178,10 @@ class _Beginning:
         controller = self._start.controller
         if isinstance(controller, str):
             found = ask(pb.GetControllerRequest(name=controller)).controller
-            spec = convert.spec_from_message(found.spec)
+            try:
+                spec = convert.spec_from_message(found.spec)
+            except InvalidArgument as error:
+                raise Failed(f"the agent answered with a controller of no use: {error}") from error
             self._check_held(spec)
             return spec
         self._check_held(controller)

@@ -9,6 +9,7 @@ AgentError
 │   └── Busy             too many calls at once: retry the same call a little later
 ├── Unauthenticated      no token, or none that the service knows: send the right one
 ├── PermissionDenied     the token is not for this call: send the other one
+├── Failed               the service failed at the call: see its log
 └── Unavailable          the service is draining or cannot be reached: retry the same call later
 
 The transport maps each to one canonical status code; this module knows no transport.
@@ -80,6 +81,10 @@ class Unauthenticated(AgentError):
 
 class PermissionDenied(AgentError):
     """The call needs another token than it carried; nothing changed."""
+
+
+class Failed(AgentError):
+    """The service failed at the call, or what it answered makes no sense; a client's error."""
 
 
 class Unavailable(AgentError):

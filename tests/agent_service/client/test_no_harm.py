@@ -9,17 +9,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import torch
+from google.rpc import error_details_pb2, status_pb2
 from torch import nn
 
+from agent_service import status
 from agent_service.client import AgentClient, Hold, Limits, Outcome, Run
 from agent_service.client import delivery as delivery_module
+from agent_service.client.limits import Guard
 from agent_service.client.model import release
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
+    Failed,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -190,7 +195,8 @@ def raising(error: AgentError) -> Any:
 
 
 @pytest.mark.parametrize(
-    "kind", [Unavailable, Unauthenticated, PermissionDenied, ResourceExhausted, AgentError]
+    "kind",
+    [Unavailable, Unauthenticated, PermissionDenied, ResourceExhausted, AgentError, Failed],
 )
 def test_what_may_come_right_is_held(
     client: AgentClient,
@@ -211,6 +217,89 @@ def test_what_may_come_right_is_held(
 
     assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4, 5]
     assert caplog.text.count("not now") == 1
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        pb.Action(chunk_index=2),
+        pb.Action(values={"other": 0.1}, chunk_index=2),
+        pb.Action(values={"dropout": 0.1}, chunk_index=0),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_as_none(
+    client: AgentClient, action: pb.Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is held, and delivered once the agent is itself again; a stream is no other."""
+    monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        with monkeypatch.context() as broken:
+            bad = pb.ReportChunkResponse(action=action)
+            broken.setattr(run._delivery._calls, "call", lambda *_, **__: bad)  # type: ignore[attr-defined]
+            chunk(run)
+            assert run.action.values.keys() == {"dropout"}
+        chunk(run)
+
+    assert client.get_run("r").reported_chunks == 2
+
+
+def test_a_start_that_fails_leaves_the_model_as_it_was(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails, and however late."""
+    client.create_controller(spec())
+    model = network()
+
+    def fail(_guard: object, _values: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(Guard, "limited", fail)
+    with pytest.raises(KeyError):
+        client.run("c", model=model)
+    assert "forward" not in vars(model[1])
+    assert rate(model) == 0.25
+
+
+def test_details_that_cannot_be_read_are_as_none() -> None:
+    """Those of another error, half of them, and values that no service of ours sends."""
+    negative = error_details_pb2.RetryInfo(retry_delay={"seconds": -5})
+    chunk_of = error_details_pb2.ErrorInfo(metadata={"expected_chunk": "abc"})
+    for details in (b"\xff\xff\xff", packed(8), packed(14, negative), packed(14, chunk_of)):
+        error: Any = refusal(grpc.StatusCode.UNAVAILABLE, details)
+        assert status.retry_seconds(error) == 0.0
+        assert isinstance(status.from_rpc_error(error), Unavailable)
+    error = refusal(grpc.StatusCode.FAILED_PRECONDITION, packed(9, chunk_of))
+    refused = status.from_rpc_error(error)
+    assert isinstance(refused, FailedPrecondition)
+    assert refused.expected_chunk is None
+
+
+def packed(code: int, *details: Any) -> bytes:
+    message = status_pb2.Status(code=code, message="no")
+    for detail in details:
+        message.details.add().Pack(detail)
+    return bytes(message.SerializeToString())
+
+
+class Refusal(grpc.RpcError, grpc.Call):
+    """A failed call with these details."""
+
+    def __init__(self, code: grpc.StatusCode, details: bytes) -> None:
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "no"
+
+    def trailing_metadata(self) -> Any:
+        return (("grpc-status-details-bin", self._details),)
+
+
+Refusal.__abstractmethods__ = frozenset()
+refusal: Any = Refusal
 
 
 def test_an_agent_that_never_answers_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
