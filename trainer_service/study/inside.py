@@ -51,9 +51,13 @@ def write_inside(folder: Path, name: str, data: bytes) -> None:
     """Write a file whole or not at all; a link of this name is replaced, what it names is not.
 
     Raises:
-        AgentError: the folder that it would be in is a link.
+        AgentError: the folder that it would be in is a link or a file, or a folder has its name.
     """
     path = _below(folder, name)
+    if path.is_dir() and not path.is_symlink():
+        raise AgentError(f"{path} is a folder, where a file is written; move it away")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise AgentError(f"{path.parent} is a file, where a folder belongs; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -256,7 +256,11 @@ def earlier(one: Result, other: Result) -> Result:
 def _read(adapter: TypeAdapter[Any], data: bytes, place: str) -> Any:
     """Return what JSON describes; raises AgentError that begins with `place`."""
     try:
+        if "\0" in data.decode():
+            raise AgentError(f"{place}: has zero bytes, which are no JSON; save it as UTF-8")
         return adapter.validate_json(data)
+    except UnicodeDecodeError:
+        raise AgentError(f"{place}: is not in UTF-8, so it is no JSON; save it as UTF-8") from None
     except (ValidationError, InvalidArgument) as error:
         why = _first(error) if isinstance(error, ValidationError) else str(error)
         raise AgentError(f"{place}: {shortened(why, LONGEST_ERROR)}") from None
@@ -304,4 +308,4 @@ def spec_as_json(spec: StudySpec) -> str:
 def _first(error: ValidationError) -> str:
     """Return the first thing that is wrong, in one line."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -205,6 +205,26 @@ def test_a_line_that_no_editor_wrote_is_told_shortly(folder: ResultsFolder, text
     assert len(str(raised.value)) < 600
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_another_encoding_is_told(folder: ResultsFolder, encoding: str) -> None:
+    """As an editor or a shell saved it."""
+    (folder.path / "results.jsonl").write_bytes('{"é": 1}\n'.encode(encoding))
+
+    with pytest.raises(AgentError, match=r"results\.jsonl, line 1: .*save it as UTF-8"):
+        write_report(folder.path)
+
+
+def test_a_folder_or_file_in_the_way_is_told(tmp_path: Path) -> None:
+    """By its own name, not a temporary one's."""
+    (tmp_path / "report.html").mkdir()
+    (tmp_path / "pictures").touch()
+
+    with pytest.raises(AgentError, match=r"report\.html is a folder, .*move it away"):
+        write_inside(tmp_path, "report.html", b"")
+    with pytest.raises(AgentError, match=r"pictures is a file, .*move it away"):
+        write_inside(tmp_path, "pictures/a.png", b"")
+
+
 @pytest.mark.parametrize("commit", ["HEAD; touch pwned #", "--help", "A" * 40, "c" * 40 + "\nx"])
 def test_only_a_commit_is_told_to_be_checked_out(folder: ResultsFolder, commit: str) -> None:
     """Readers run what a report says; another is flagged."""
