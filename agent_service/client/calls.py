@@ -124,8 +124,7 @@ class Calls:
                 is a forked process, or FailedPrecondition where this is closed.
         """
         if self.is_closed:
-            # gRPC's own error is a ValueError, which would end a training that holds.
-            raise FailedPrecondition(f"this client of the {self._name} is closed; make another")
+            raise self._closed()
         self.check_process()
         began = time.monotonic()
         seconds = self._budget if within is None else min(self._budget, within)
@@ -141,9 +140,17 @@ class Calls:
                 asked = retry_seconds(error)
                 if not self._may_come_again(error) or remaining <= asked:
                     raise self._translated(error, seconds) from error
+            except ValueError as error:
+                # gRPC's, where another thread closed the client meanwhile; it would end a training.
+                if self.is_closed:
+                    raise self._closed() from error
+                raise
             # Those who were asked to wait equally long do not come back all at once.
             time.sleep(min(asked + pause * _JITTER.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _closed(self) -> FailedPrecondition:
+        return FailedPrecondition(f"this client of the {self._name} is closed; make another")
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until the service can be reached; raises Unavailable after `timeout` seconds."""

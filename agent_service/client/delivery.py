@@ -30,7 +30,9 @@ PATIENCE_SECONDS = 2.0
 """For how long a call of a run that holds is tried before the agent counts as away."""
 TRY_SECONDS = 0.5
 """The same of a call that looks whether the agent is back."""
-SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0
+PATIENT_LOOK = 3
+"""One look of so many takes all the patience: an agent may be back, and slower than others."""
+SHORTEST_WAIT, LONGEST_WAIT = 1.0, 120.0
 """Seconds between such calls, doubled each time: an agent that accepts connections and never
 answers costs a training less than a hundredth of its time."""
 CATCH_UP_SECONDS = 0.5
@@ -136,12 +138,13 @@ class Presence:
         self.is_away = False
         self._next_try = 0.0
         self._wait = SHORTEST_WAIT
+        self._looks = 0
         self.end_seconds = END_SECONDS
         """What is left of the time that ends may wait in this outage."""
 
     def answered(self) -> None:
         """Take it to be there from now on."""
-        if self.is_away:
+        if self.is_away or self.end_seconds < END_SECONDS:
             with self._lock:
                 self._came()
 
@@ -149,9 +152,15 @@ class Presence:
         """Take it to be away, as a call that was tried says."""
         with self._lock:
             self._wait = min(2 * self._wait, LONGEST_WAIT) if self.is_away else SHORTEST_WAIT
+            self._looks += 1
             self._next_try = time.monotonic() + self._wait
             self._why = error
             self.is_away = True
+
+    def patience(self) -> float:
+        """Return for how many seconds the next call is tried."""
+        is_brief = self.is_away and self._looks % PATIENT_LOOK != PATIENT_LOOK - 1
+        return TRY_SECONDS if is_brief else PATIENCE_SECONDS
 
     def may_try(self) -> bool:
         """Whether it is there, or it is time to look: one of several runs is told so."""
@@ -225,8 +234,7 @@ class AgentDelivery:
         if self._hold is None:
             return self._call(request)
         try:
-            within = TRY_SECONDS if self._presence.is_away else PATIENCE_SECONDS
-            answer = self._call(request, within=within)
+            answer = self._call(request, within=self._presence.patience())
         except (InvalidArgument, *_REFUSED):
             self._presence.answered()
             raise
@@ -328,7 +336,7 @@ class AgentDelivery:
         while self._waiting:
             kind, data = self._waiting[0]
             try:
-                self._call(kind.FromString(data), within=gives_up - time.monotonic())
+                self._call(kind.FromString(data), within=max(gives_up - time.monotonic(), 0.0))
             except AgentError as error:
                 why = error
                 break

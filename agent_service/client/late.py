@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,13 @@ LOOK_STEPS = 20
 """Training steps between two looks whether the agent is back."""
 
 _NOT_YET = "nothing is driven yet: the agent is away, and the model keeps its own rates"
+
+
+class _Undecided(dict[str, float]):
+    """Values that nobody decided yet, NaN by any name: a script that logs them goes on."""
+
+    def __missing__(self, name: str) -> float:
+        return math.nan
 
 
 class LateRun(Run):
@@ -48,6 +56,11 @@ class LateRun(Run):
     def describe(self) -> Description:
         """See `Run`."""
         return super().describe() if self.chunk_size else Description(nothing=_NOT_YET)
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """See `Run`; before the run begins, NaN by any name."""
+        return super().hyperparameters if self.chunk_size else _Undecided()
 
     def step(self, *told: Any, **score: Any) -> None:
         """See `Run`."""

@@ -326,6 +326,30 @@ def test_an_agent_that_never_answers_costs_little(monkeypatch: pytest.MonkeyPatc
     assert 100 * 0.5 < spent < hours / 100
 
 
+def test_an_agent_slower_than_a_look_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers within the patience of a call; a look in three waits as long."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    presence = delivery_module.Presence()
+    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
+    tried = []
+    for _ in range(6):
+        tried.append(presence.patience())
+        presence.failed(Unavailable("silence"))
+
+    assert tried == [20.0, 0.5, 20.0, 0.5, 0.5, 20.0]
+
+
+def test_each_outage_has_its_own_time_for_ends() -> None:
+    """Also one in which nothing but ends failed."""
+    presence = delivery_module.Presence()
+    presence.end_seconds = 0.0
+
+    presence.answered()
+
+    assert presence.end_seconds == delivery_module.END_SECONDS
+
+
 def test_an_absent_agent_draws_nothing_of_the_trainings_random_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -378,6 +402,8 @@ def test_a_run_that_never_begins_is_told_of(caplog: pytest.LogCaptureFixture) ->
         client.run("c", run_id="r", model=network()) as run,
     ):
         steps(run, *[1.0] * 60)
+
+        assert math.isnan(run.hyperparameters["dropout"])
 
     assert ["begins" in r.message for r in caplog.records] == [True, False]
     assert "run r never began" in caplog.text

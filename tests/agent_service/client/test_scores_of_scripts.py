@@ -204,7 +204,7 @@ def test_a_function_weighs_each_sample_alike() -> None:
         return (logits.argmax(1) == labels).float().mean()
 
     for sizes in ([10], [9, 1], [9, 0, 1]):
-        batches = zip(logits.split(sizes), labels.split(sizes), strict=True)
+        batches = zip(torch.split(logits, sizes), torch.split(labels, sizes), strict=True)
         assert score_of(batches, accuracy) == pytest.approx(0.9)
 
 

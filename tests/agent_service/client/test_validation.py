@@ -139,7 +139,7 @@ class Wrapped:
 def test_generators_within_what_is_wrapped_are_left_as_they_were() -> None:
     generator, samples = torch.Generator(), Drawing()
     order = Wrapped(RandomSampler(samples, generator=generator))
-    loader = Wrapped(DataLoader(samples, 8, sampler=order))  # type: ignore[arg-type]
+    loader = Wrapped(DataLoader(samples, 8, sampler=order))
 
     def states() -> str:
         own: Any = samples.own
