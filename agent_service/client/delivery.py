@@ -248,6 +248,7 @@ class AgentDelivery:
         """Send a call after all that wait; return its answer, None where it waits now, too.
 
         Raises:
+            InvalidArgument: the request is wrong; it does not wait.
             AgentError: what was answered to another call than a report; or to any, where the run
                 does not hold.
         """
@@ -263,7 +264,11 @@ class AgentDelivery:
         try:
             if self._catch_up():
                 return self.ask(request)
-        except (InvalidArgument, *_REFUSED) as error:
+        except InvalidArgument as error:
+            if not self._waiting:
+                raise  # a mistake of the script, which its next line is to know
+            return self._lose(error)
+        except _REFUSED as error:
             if not is_of_run and not self._waiting:
                 raise
             return self._lose(error)
