@@ -56,8 +56,7 @@ def read_affectnet(folder: Path) -> Stored:
         if all((lists / name).is_file() for name in ("training.csv", "validation.csv")):
             root = next(folder / name for name in _IMAGES if (folder / name).is_dir())
             parts = {TRAIN: lists / "training.csv", TEST: lists / "validation.csv"}
-            places: dict[str, str] = {}
-            splits = {name: _read_list(path, root, places) for name, path in parts.items()}
+            splits = {name: _read_list(path, root) for name, path in parts.items()}
             return Stored(splits, CLASSES)
     raise FileNotFoundError(
         f"{folder} has neither train_set/ with val_set/ nor training.csv with validation.csv"
@@ -120,9 +119,10 @@ def _annotated(folder: Path, name: str) -> int:
 # The larger release: lists of images in subfolders
 
 
-def _read_list(path: Path, images: Path, places: dict[str, str]) -> Split:
-    """Read one list; `places` tells where each image was listed so far, in either."""
+def _read_list(path: Path, images: Path) -> Split:
+    """Read one list; images that both lists have are counted by `datasets check`."""
     samples = []
+    places: dict[str, str] = {}
     for place, row in csv_rows(path, ("subDirectory_filePath", "expression")):
         label = _checked_label(row["expression"], place)
         if label in DROPPED:
