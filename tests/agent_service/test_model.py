@@ -248,7 +248,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @invariant()
     def the_log_is_what_was_acknowledged(self) -> None:
         log = self.store.read(
-            lambda s: s.transitions(controller="", run_id="", after=0, limit=10**6)
+            lambda s: list(s.transitions(controller="", run_id="", after=0, limit=10**6))
         )
         reported = {
             (run_id, report.chunk) for run_id, run in self.model.items() for report in run.reports

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agent_service.client import AgentClient
+from agent_service.convert import spec_from_message
 from agent_service.domain.runs import Mode
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.trainer_service.specs import ENDLESS, run_spec
@@ -151,14 +152,20 @@ def test_runs_go_on_together_from_parents_that_ended(
     assert planned == 3
 
 
-def test_who_leaves_leaves_the_others_alone(client: TrainerClient) -> None:
+def test_who_leaves_leaves_the_others_alone(
+    client: TrainerClient, frozen_agent: AgentProcess
+) -> None:
     """One that is cancelled, one that fails: told at once, and the third is as if alone."""
     specs = {
         "stays": like(Method.RD, chunks=CHUNKS, seed=1),
         "fails": like(Method.RD, chunks=CHUNKS, seed=2, named="nobody"),
         "cancelled": like(Method.RD, chunks=CHUNKS, seed=3),
     }
-    submit(client, specs)
+    with AgentClient(frozen_agent.address) as agent_client:  # "nobody" is gone before it is asked
+        rd = agent_client.get_controller("rd").spec
+        agent_client.create_controller(replace(spec_from_message(rd), name="nobody"))
+        submit(client, specs)
+        agent_client.delete_controller("nobody")
     wait_for_chunks(client, ["stays", "cancelled"], 3)
     failed = client.get("fails")
     client.cancel("cancelled")
