@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from agent_service.client.model.steered import SteeredModel
 log = logging.getLogger("agent_service.client")
 
+ROUNDING = 1e-6
+"""How far outside [0, 1] rounding may put a score, as float32 does a mean."""
+
 
 class Run:
     """One training under a controller; made by `AgentClient.run`.
@@ -357,7 +360,7 @@ class Run:
             losses=np.array(self._guard.judge(losses), dtype=np.float64),
             feedback=GivenReward(*told)
             if len(told) == 1
-            else Scores(training=told[0], validation=told[1]),
+            else Scores(training=_rounded(told[0]), validation=_rounded(told[1])),
             applied=self._own_values() if applied is None else applied,
         )
         return convert.report_to_message(report)
@@ -490,6 +493,12 @@ def _check_one(number: Any, field: str) -> None:
     shape = getattr(number, "shape", ())
     if math.prod(shape) != 1:
         raise invalid(field, f"has the shape {[*shape]}; give one number, such as its mean()")
+
+
+def _rounded(score: float) -> float:
+    """Return the nearest score in [0, 1] where only rounding left that; others as they are."""
+    nearest = min(max(score, 0.0), 1.0)
+    return nearest if abs(score - nearest) <= ROUNDING else score
 
 
 def _no_validation(given: object) -> TypeError:

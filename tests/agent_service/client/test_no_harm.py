@@ -123,6 +123,23 @@ def test_a_chunk_that_cannot_be_reported_is_dropped(client: AgentClient) -> None
     assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
 
 
+def test_scores_that_rounding_puts_outside_their_range_are_at_its_ends(
+    client: AgentClient,
+) -> None:
+    """As float32 does a mean; whatever is farther outside is a mistake of the script."""
+    client.create_controller(spec())
+    with client.run("c", run_id="r") as run:
+        for training, validation in ((1.0 + 1e-7, -1e-9), (-1e-7, 1.0 + 1e-6)):
+            run.report_chunk([1.0] * 4, training_score=training, validation_score=validation)
+        steps(run, 1.0, 1.0, 1.0, 1.0)
+        for outside in (1.0 + 3e-6, -3e-6):
+            with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+                run.report(outside)
+
+    log = client.transitions(run_id="r")
+    assert [(t.scores.training, t.scores.validation) for t in log] == [(1.0, 0.0), (0.0, 1.0)]
+
+
 @pytest.mark.parametrize("when_away", [None, HELD])
 def test_the_scripts_own_exception_is_what_it_ends_with(when_away: Hold | None) -> None:
     """Where the agent went away: nothing replaces it, and nothing is chained to it."""
