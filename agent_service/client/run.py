@@ -79,6 +79,9 @@ class Run:
         self._tally: Tally | None = None
         """The score of the chunk by its logits; none yet, or the script gives scores."""
         self._has_pass = False
+        self._has_reported = False
+        self._fault: Exception | None = None
+        """Why the chunk cannot be scored; None where it can, or no chunk was reported before."""
         self.is_finished = False
         """Whether the run has ended, by whatever: no more of the training is told or steered."""
         self._model = model
@@ -148,7 +151,8 @@ class Run:
             TypeError: neither logits and labels nor a score, both kinds in one chunk, or logits for
                 a run without a model.
             InvalidArgument: the loss or score is no single number, or the score cannot be made of
-                such logits and labels.
+                such logits and labels. After the first report that drops the chunk instead, as does
+                an error of the script's own score; see `report`.
         """
         if self._is_idle:
             return
@@ -173,8 +177,22 @@ class Run:
         self._check_one_way(not self._scores)
         if self._tally is None:
             self._tally = self._new_tally()
-        self._tally.add(logits, labels)
+        self._score(self._tally.add, logits, labels)
         self._has_pass = True
+
+    def _score(self, score: Callable[..., Any], *of: Any) -> Any:
+        """Score; NaN, which drops the chunk, where that fails in the middle of a training.
+
+        Up to the first report it raises: the script's author is there, and is to see it.
+        """
+        if self._fault is None:
+            try:
+                return score(*of)
+            except Exception as error:
+                if not self._has_reported:
+                    raise
+                self._fault = error
+        return math.nan
 
     def _check_not_full(self) -> None:
         if self.chunk_full:
@@ -221,6 +239,7 @@ class Run:
             lambda: (self._training_score(), self._validation_score(validation)),
             applied=applied,
         )
+        self._has_reported = True
         self.drop_chunk()
         return values
 
@@ -231,12 +250,12 @@ class Run:
         """
         self._losses.clear()
         self._scores.clear()
-        self._tally, self._has_pass = None, False
+        self._tally, self._has_pass, self._fault = None, False, None
 
     def _training_score(self) -> float:
         if self._tally is None:
             return sum(map(float, self._scores)) / len(self._scores)
-        return self._tally.value()
+        return float(self._score(self._tally.value))
 
     def _validation_score(self, validation: Any) -> float:
         if isinstance(validation, SupportsFloat):
@@ -249,11 +268,11 @@ class Run:
             for batch in validation:
                 if not isinstance(batch, tuple | list) or len(batch) != 2:
                     raise _no_validation(batch)
-                tally.add(*batch)
+                self._score(tally.add, *batch)
         finally:
             # A generator, such as `Validation.of`, gives the model its modes back at its end.
             getattr(validation, "close", lambda: None)()
-        return tally.value()
+        return float(self._score(tally.value))
 
     @by_name
     def report_chunk(
@@ -349,9 +368,9 @@ class Run:
             )
         if not all(map(math.isfinite, told)):
             log.warning(
-                "%s: a score is not finite; the chunk is not reported, and the next one runs "
-                "under the same values",
+                "%s: %s; the chunk is not reported, and the next one runs under the same values",
                 named(self.run_id),
+                f"scoring failed: {self._fault!r}" if self._fault else "a score is not finite",
             )
             return None
         report = ChunkReport(

@@ -104,9 +104,9 @@ class Waiting:
             self._flush()
 
     def _flush(self) -> None:
-        batches, self._batches, self._bytes = self._batches, [], 0
-        if batches:
-            self._score(batches)
+        if self._batches:
+            self._score(self._batches)
+            self._batches, self._bytes = [], 0
 
     def _kept(self, logits: Tensor, labels: Tensor) -> Batch:
         """Return what the score of a batch needs, as copies."""

@@ -141,6 +141,77 @@ def test_a_chunk_that_has_no_score_is_dropped(
     assert caplog.text.count("has no score") == 1
 
 
+class Fault:
+    """What breaks a script's score, and mends it."""
+
+    is_there = False
+
+    def check(self) -> None:
+        if self.is_there:
+            raise ZeroDivisionError
+
+
+def function_with(fault: Fault) -> Score:
+    def score(_logits: Tensor, _labels: Tensor) -> float:
+        fault.check()
+        return 0.5
+
+    return score
+
+
+def metric_with(fault: Fault) -> Score:
+    from torchmetrics.classification import MulticlassAccuracy
+
+    class Accuracy(MulticlassAccuracy):
+        def update(self, *batch: Tensor) -> None:
+            fault.check()
+            super().update(*batch)
+
+    return Accuracy(num_classes=3)
+
+
+@pytest.mark.parametrize("score_with", [function_with, metric_with])
+def test_a_score_that_fails_at_first_raises(
+    client: AgentClient, score_with: Callable[[Fault], Score]
+) -> None:
+    """As the script's author is to see it; the chunk is kept, to be reported again."""
+    client.create_controller(spec())
+    fault = Fault()
+    with client.run("c", run_id="r", model=nn.Dropout(0.1), score=score_with(fault)) as run:
+        for _ in range(4):
+            run.step(1.0, torch.eye(3), torch.arange(3))
+        fault.is_there = True
+        with pytest.raises(ZeroDivisionError):
+            run.report([classes(6)])
+        fault.is_there = False
+        run.report(0.5)
+    (told,) = client.transitions(run_id="r")
+    assert told.scores.training == (1.0 if score_with is metric_with else 0.5)
+
+
+@pytest.mark.parametrize("is_in_step", [True, False])
+@pytest.mark.parametrize("score_with", [function_with, metric_with])
+def test_a_score_that_fails_later_drops_its_chunk(
+    client: AgentClient,
+    score_with: Callable[[Fault], Score],
+    is_in_step: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With one warning that has the error: the training and the next chunk go on."""
+    client.create_controller(spec())
+    fault = Fault()
+    with client.run("c", run_id="r", model=nn.Dropout(0.1), score=score_with(fault)) as run:
+        for chunk in (1, 2, 3):
+            fault.is_there = chunk == 2 and is_in_step
+            for _ in range(4):
+                run.step(1.0, *classes(6))
+            fault.is_there = chunk == 2
+            run.report([classes(6), classes(6)])
+    assert client.get_run("r").reported_chunks == 2
+    (warning,) = caplog.messages
+    assert "scoring failed: ZeroDivisionError()" in warning
+
+
 LAYOUTS: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
     "classes": ((12, 3), 1, (12,)),
     "a dimension of one": ((12, 3), 1, (12, 1)),
