@@ -85,7 +85,11 @@ def compute_reward(definition: Reward, feedback: Feedback, previous: Feedback | 
             )
         return feedback.value
     if not isinstance(feedback, Scores):
-        raise invalid("reward", f"this controller computes `{definition}`; report `scores` instead")
+        raise invalid(
+            "reward",
+            f"this controller computes `{definition}`; report `scores` instead, in Python by "
+            "run.report(validation)",
+        )
     if definition is Reward.GAP:
         return feedback.validation - feedback.training
     if definition is Reward.VALIDATION:

@@ -33,6 +33,7 @@ from agent_service.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from agent_service.domain.rewards import Reward
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess
@@ -138,6 +139,25 @@ def test_scores_that_rounding_puts_outside_their_range_are_at_its_ends(
 
     log = client.transitions(run_id="r")
     assert [(t.scores.training, t.scores.validation) for t in log] == [(1.0, 0.0), (0.0, 1.0)]
+
+
+def test_the_first_report_of_the_wrong_kind_names_the_call_to_make(client: AgentClient) -> None:
+    """A score where a reward is due, and the reverse; the chunk is kept for that call."""
+    client.create_controller(spec())
+    client.create_controller(spec("given", reward=Reward.GIVEN))
+    with client.run("given", run_id="g") as run:
+        steps(run, 1.0, 1.0, 1.0, 1.0)
+        with pytest.raises(InvalidArgument, match=r"run\.report_reward\(losses, reward\)"):
+            run.report(0.5)
+        assert run.chunk_full
+        run.report_reward([1.0] * 4, 0.5)
+    with client.run("c", run_id="c") as run:
+        steps(run, 1.0, 1.0, 1.0, 1.0)
+        with pytest.raises(InvalidArgument, match=r"run\.report\(validation\)"):
+            run.report_reward([1.0] * 4, 0.5)
+        run.report(0.5)
+
+    assert [client.get_run(run_id).reported_chunks for run_id in "gc"] == [1, 1]
 
 
 @pytest.mark.parametrize("when_away", [None, HELD])
