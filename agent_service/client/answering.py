@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from agent_service.addresses import AGENT_PORT, TRAINER_PORT
 from agent_service.domain.errors import AgentError
 
 PROBE_SECONDS = 3.0
-"""How long an answer may take."""
+"""How long a service may take to say which one it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,14 @@ SERVICES = {
 }
 
 
-def not_this_service(channel: grpc.Channel, address: str, asked: Service) -> AgentError:
-    """Return the error for a call that whoever answers at `address` does not know."""
-    found = next((s for s in SERVICES.values() if _is_served(channel, s)), None)
+def found_at(channel: grpc.Channel) -> Service | None:
+    """Return which of our services answers there, as it says itself."""
+    gives_up = time.monotonic() + PROBE_SECONDS
+    return next((s for s in SERVICES.values() if _is_served(channel, s, gives_up)), None)
+
+
+def not_this_service(found: Service | None, address: str, asked: Service) -> AgentError:
+    """Return the error for a call that `found`, who answers at `address`, does not know."""
     if found is asked:
         return AgentError(
             f"the {asked.name} at {address} does not know this call; it is older than this client"
@@ -50,12 +56,12 @@ def not_this_service(channel: grpc.Channel, address: str, asked: Service) -> Age
     )
 
 
-def _is_served(channel: grpc.Channel, service: Service) -> bool:
+def _is_served(channel: grpc.Channel, service: Service, gives_up: float) -> bool:
     """Ask for a service's health, which needs no token, by bytes: the client has no such stub."""
     name = service.full_name.encode()
     check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
     try:
-        check(bytes([0x0A, len(name)]) + name, timeout=PROBE_SECONDS)
+        check(bytes([0x0A, len(name)]) + name, timeout=gives_up - time.monotonic())
     except grpc.RpcError:
         return False
     return True

@@ -9,13 +9,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from os import PathLike
 from typing import Any, TypeVar
 
 import grpc
 
 from agent_service.addresses import address_to_call
-from agent_service.client.answering import SERVICES, not_this_service
+from agent_service.client.answering import SERVICES, Service, found_at, not_this_service
 from agent_service.client.channel import SecuredChannel, open_channel
 from agent_service.client.handshakes import hint, proxy_hint, refusal
 from agent_service.client.tls import Tls
@@ -89,6 +90,8 @@ class Calls:
         self._budget = budget_seconds
         self._name = name
         self.is_closed = False
+        self._has_answered = False
+        """Whether a call ever had an answer, which only the right service gives."""
         self._is_tls = tls is not None
         self.channel = open_channel(
             place,
@@ -134,7 +137,9 @@ class Calls:
             if within is not None:
                 deadline = max(began + within - time.monotonic(), LEAST_SECONDS)
             try:
-                return method(request, timeout=deadline)
+                answer = method(request, timeout=deadline)
+                self._has_answered = True
+                return answer
             except grpc.RpcError as error:
                 remaining = gives_up - time.monotonic()
                 asked = retry_seconds(error)
@@ -224,7 +229,13 @@ class Calls:
 
     def not_this_service(self) -> AgentError:
         """Return the error for an answer that another service than the one asked for gave."""
-        return not_this_service(self.channel, self._address, self._service)
+        found = self._service if self._has_answered else self._found
+        return not_this_service(found, self._address, self._service)
+
+    @cached_property
+    def _found(self) -> Service | None:
+        """Which service answers here; asked once, since one that hangs would hold up each call."""
+        return found_at(self.channel)
 
     def _may_come_again(self, error: grpc.RpcError) -> bool:
         """Whether a call that failed may succeed later, and is to be sent again."""

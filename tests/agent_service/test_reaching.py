@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, answering
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.rpc.probe import check_health
 from tests.agent_service.specs import spec
@@ -81,6 +82,61 @@ def test_another_grpc_server_and_an_older_agent_are_told_apart() -> None:
             pytest.raises(AgentError, match=said),
         ):
             client.get_controller("c")
+
+
+class Odd(grpc.GenericRpcHandler):
+    """A service whose health hangs, and which knows no call but `known`, which answers nothing."""
+
+    def __init__(self, known: str = "-") -> None:
+        self.known = known
+        self.probes = 0
+        self.leaves = threading.Event()
+
+    def service(self, call: grpc.HandlerCallDetails) -> Any:
+        if call.method.endswith(self.known):
+            return grpc.unary_unary_rpc_method_handler(lambda *_: b"")
+        return grpc.unary_unary_rpc_method_handler(self._hang) if "Health" in call.method else None
+
+    def _hang(self, *_: object) -> bytes:
+        self.probes += 1
+        self.leaves.wait(30)
+        return b""
+
+
+@contextmanager
+def served_by(odd: Odd) -> Iterator[AgentClient]:
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[odd])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with AgentClient(f"127.0.0.1:{port}", budget_seconds=5) as client:
+            yield client
+    finally:
+        odd.leaves.set()
+        server.stop(None).wait()
+
+
+def test_which_service_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that never says it, at the first call that it does not know."""
+    monkeypatch.setattr(answering, "PROBE_SECONDS", 0.3)
+    odd = Odd()
+    with served_by(odd) as client:
+        probes = []
+        for _ in range(3):
+            with pytest.raises(AgentError, match="a gRPC server, but no agent service"):
+                client.get_run("r")
+            probes.append(odd.probes)
+    assert probes[0] == probes[-1] > 0
+
+
+def test_an_agent_that_has_answered_is_not_asked_which_it_is() -> None:
+    """It does not know the call, that is all."""
+    odd = Odd(known="GetRun")
+    with served_by(odd) as client:
+        client.get_run("r")
+        with pytest.raises(AgentError, match="it is older than this client"):
+            client.get_controller("c")
+    assert odd.probes == 0
 
 
 class Page(BaseHTTPRequestHandler):
