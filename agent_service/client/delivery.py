@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from agent_service.client.calls import Calls
+from agent_service.client.calls import LEAST_SECONDS, Calls
 from agent_service.domain.checks import check_number, fields_by_name
 from agent_service.domain.errors import (
     AgentError,
@@ -222,6 +223,8 @@ class AgentDelivery:
         """Of its hyperparameters, which every action has; empty where they are not known."""
         self._hold = hold
         self._presence = presence
+        self._gives_up = math.inf
+        """When the calls of a start, which share the patience of one, have had it."""
         self._waiting: deque[tuple[type[Request], bytes]] = deque()
         """As they are sent: a message takes six times as much memory."""
 
@@ -229,12 +232,17 @@ class AgentDelivery:
         """See the protocol; one process trains."""
         return numbers
 
+    def begin_start(self) -> None:
+        """Have all calls up to the first report share the patience of one."""
+        self._gives_up = time.monotonic() + self._presence.patience()
+
     def ask(self, request: Request) -> Any:
         """Return the answer to a call that is not held; raises AgentError."""
         if self._hold is None:
             return self._call(request)
         try:
-            answer = self._call(request, within=self._presence.patience())
+            left = max(self._gives_up - time.monotonic(), LEAST_SECONDS)
+            answer = self._call(request, within=min(self._presence.patience(), left))
         except (InvalidArgument, *_REFUSED):
             self._presence.answered()
             raise
@@ -256,6 +264,8 @@ class AgentDelivery:
             return self._call(request)
         self._calls.check_process()
         is_of_run = isinstance(request, pb.ReportChunkRequest | pb.FinishRunRequest)
+        if is_of_run:
+            self._gives_up = math.inf
         if self._calls.is_closed and is_of_run:
             return self._lose(
                 "its client is closed while it still trains, and steers it no more; end a run "

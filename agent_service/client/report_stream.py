@@ -19,8 +19,8 @@ from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 
-ANSWER_SECONDS = 10.0
-"""For how long all answers to one call's reports are waited for, before the stream is given up."""
+ANSWER_SECONDS = 0.01
+"""For how long each report's answer is waited for, beyond a call's patience for all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,8 @@ class ReportStream:
             self._requests.put(pb.StreamReportsRequest(report=request))
         answers: list[pb.StreamReportsResponse | None] = []
         # A stream has no deadline of its own, and an agent that hangs would keep a fleet waiting.
-        watchdog = threading.Timer(ANSWER_SECONDS, self._stream.cancel)
+        seconds = self._presence.patience() + ANSWER_SECONDS * len(requests)
+        watchdog = threading.Timer(seconds, self._stream.cancel)
         watchdog.start()
         try:
             for _ in requests:

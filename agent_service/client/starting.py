@@ -146,6 +146,7 @@ class _Beginning:
     def arguments(self) -> Mapping[str, Any]:
         """Return the arguments of the run, whose model has the first action's values then."""
         start, once = self._start, self._once
+        self._own.begin_start()
         values = None if start.when_away is None else start.when_away.values
         is_held = values is not None and isinstance(start.controller, ControllerSpec)
         ask = self._own.send if is_held else self._own.ask

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from agent_service.client import (
     Run,
     Scores,
     delivery,
-    report_stream,
 )
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from agent_service.v1 import agent_pb2 as pb
@@ -181,7 +181,6 @@ def test_a_fleet_does_not_wait_for_an_agent_that_hangs(
             stream.report(reports(runs))
             network.cut()
             with monkeypatch.context() as hasty:
-                hasty.setattr(report_stream, "ANSWER_SECONDS", 0.5)
                 hasty.setattr(delivery, "PATIENCE_SECONDS", 0.5)
                 for _ in range(3):
                     assert stream.report(reports(runs)) == [None] * 5
@@ -190,6 +189,23 @@ def test_a_fleet_does_not_wait_for_an_agent_that_hangs(
             run.finish()
 
         assert [client.get_run(run.run_id).reported_chunks for run in runs] == [4] * 5
+
+
+def test_a_stream_has_the_patience_of_a_call(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a little for each report, so that a large fleet's are not given up too early."""
+    waits = []
+
+    class Timer(threading.Timer):
+        def __init__(self, seconds: float, end: Any) -> None:
+            waits.append(seconds)
+            super().__init__(seconds, end)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    with client.report_stream() as stream:
+        stream.report(reports(fleet(client, 5)))
+    assert waits == [pytest.approx(20.05)]
 
 
 def test_an_open_stream_does_not_keep_the_interpreter(tmp_path: Path) -> None:

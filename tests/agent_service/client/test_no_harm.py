@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from torch import nn
 
 from agent_service import status
-from agent_service.client import AgentClient, Hold, Limits, Outcome, Run
+from agent_service.client import AgentClient, Hold, Limits, Outcome, Run, calls
 from agent_service.client import delivery as delivery_module
 from agent_service.client.limits import Guard
 from agent_service.client.model import release
@@ -361,6 +361,30 @@ def test_an_agent_that_never_answers_costs_little(monkeypatch: pytest.MonkeyPatc
                 run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
 
     assert 100 * 0.5 < spent < hours / 100
+
+
+def test_the_calls_of_a_start_share_one_patience(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three slow answers keep a training waiting no longer than one; each report has its own."""
+    client.create_controller(spec())
+    client.run("c", run_id="r")
+    now, left = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    call = client._calls.call
+
+    def slow(method: Any, request: Any, *, within: float) -> Any:
+        nonlocal now
+        left.append(within)
+        now += 12.0
+        return call(method, request)
+
+    monkeypatch.setattr(client._calls, "call", slow)
+    run = client.run("c", run_id="r")
+    chunk(run)
+    chunk(run)
+
+    assert left == [20.0, 8.0, calls.LEAST_SECONDS, 20.0, 20.0]
 
 
 def test_an_agent_slower_than_a_look_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
