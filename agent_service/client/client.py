@@ -102,7 +102,7 @@ class AgentClient:
         """Close the connection, and end the service that `local` started."""
         self._calls.close()
         if self._local is not None:
-            self._local.close()
+            self._local.close(waited=self._presence.waited)
 
     def __enter__(self) -> Self:
         return self

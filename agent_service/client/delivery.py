@@ -158,6 +158,11 @@ class Presence:
             self._why = error
             self.is_away = True
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the ends of runs have waited for it in this outage."""
+        return END_SECONDS - self.end_seconds
+
     def patience(self) -> float:
         """Return for how many seconds the next call is tried."""
         is_brief = self.is_away and self._looks % PATIENT_LOOK != PATIENT_LOOK - 1

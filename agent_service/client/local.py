@@ -10,8 +10,8 @@ from typing import IO
 
 from agent_service.domain.errors import AgentError
 
-STOP_SECONDS = 10.0
-"""How long the service may take to drain before it is killed."""
+STOP_SECONDS = 6.0
+"""How long the service may take to drain before it is killed; it takes 5 s at most."""
 
 
 class LocalAgent:
@@ -49,13 +49,13 @@ class LocalAgent:
         self.address = found[1]
         """HOST:PORT."""
 
-    def close(self) -> None:
-        """Let it drain, and wait for its end."""
+    def close(self, *, waited: float = 0.0) -> None:
+        """Let it drain, and wait for its end; `waited` seconds less."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
         try:
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(STOP_SECONDS - waited)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

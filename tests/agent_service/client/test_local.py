@@ -1,6 +1,7 @@
 """An agent service of a script's own: the same answers, and nothing left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent_service.build import verify_store
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, delivery
+from agent_service.client.local import STOP_SECONDS
 from agent_service.domain.errors import AgentError
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import is_alive, wait_for
@@ -51,6 +53,25 @@ def test_it_is_gone_with_a_script_that_is_killed(tmp_path: Path) -> None:
         assert is_alive(agent)
         script.kill()
         wait_for(lambda: not is_alive(agent))
+
+
+def test_one_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the ends of runs have waited for it, its own end does not wait again."""
+    monkeypatch.setattr(delivery, "END_SECONDS", 1.0)
+    waits = []
+    with AgentClient.local(f"sqlite:///{tmp_path}/agent.db") as agent:
+        agent.create_controller(spec())
+        process = agent._local._process  # type: ignore[union-attr]
+        with agent.run("c"):
+            process.send_signal(signal.SIGSTOP)
+
+        def wait(seconds: float | None = None) -> int:
+            waits.append(seconds)
+            return own_wait(None if seconds is None else 0.0)
+
+        own_wait = process.wait
+        monkeypatch.setattr(process, "wait", wait)
+    assert waits == [pytest.approx(STOP_SECONDS - 1.0), None]
 
 
 def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
