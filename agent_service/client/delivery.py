@@ -70,6 +70,10 @@ class Lost:
     """The answer to a report where the agent takes no more of the run; the log says why."""
 
 
+class Apart(AgentError):
+    """The processes of a training do not meet for their run: one has left it, or does not come."""
+
+
 def named(run_id: str) -> str:
     """Return a run as the log names it: not "run run-6d04"."""
     return run_id if run_id.startswith("run") else f"run {run_id}"
@@ -102,7 +106,11 @@ class Delivery(Protocol):
     """Whether several processes train together, and call this together."""
 
     def joined(self, numbers: Sequence[float]) -> Sequence[float]:
-        """Return the mean of each number over all processes of the training."""
+        """Return the mean of each number over all processes of the training.
+
+        Raises:
+            Apart: they do not meet; so does `send`.
+        """
         ...
 
     def send(

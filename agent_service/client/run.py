@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 
 from agent_service import convert
-from agent_service.client.delivery import Delivery, Lost, named
+from agent_service.client.delivery import Apart, Delivery, Lost, named
 from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
 from agent_service.domain.checks import by_name, check_number, quoted
@@ -314,13 +314,21 @@ class Run:
 
         Where several processes train, all of them decide from the same means.
         """
-        if not self._is_idle:
+        if self._is_idle:
+            return self.hyperparameters
+        try:
             losses = self._delivery.joined(losses)
             if not self._diverges(losses):
                 told = self._delivery.joined(feedback())
                 request = self._request(losses, told, applied=applied, chunk=chunk)
                 if request is not None:
                     self.send(request)
+        except Apart as error:
+            self._stop()
+            log.warning(
+                "%s ends: %s; the training goes on without the agent", named(self.run_id), error
+            )
+            self._delivery.finish(self._end(Outcome.TRUNCATED, None), is_best_effort=True)
         return self.hyperparameters
 
     def _diverges(self, losses: Sequence[float]) -> bool:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from agent_service import convert
 from agent_service.client.calls import Calls
-from agent_service.client.delivery import AgentDelivery, Delivery, Hold, Lost, Presence, named
+from agent_service.client.delivery import (
+    AgentDelivery,
+    Apart,
+    Delivery,
+    Hold,
+    Lost,
+    Presence,
+    named,
+)
 from agent_service.client.late import LateRun
 from agent_service.client.limits import Limits
 from agent_service.client.run import Run
@@ -42,6 +50,9 @@ log = logging.getLogger("agent_service.client")
 
 _MAY_COME_RIGHT = (Unavailable, ResourceExhausted, Failed)
 """The agent's own trouble, in which a training begins without it; others are of the script."""
+
+Once = Callable[[Callable[[], Any]], Any]
+"""Makes a value in the process that talks to the agent, for all processes of a training."""
 
 # torch is imported inside the functions for models alone, so that who gives none needs none.
 
@@ -80,6 +91,12 @@ class Start:
 
             check_kind(self.model, nn.Module, "model", "model=net, a torch.nn.Module")
 
+    @property
+    def name(self) -> str:
+        """What all ranks of a training know the run by before it has an id."""
+        controller = self.controller
+        return self.run_id or (controller if isinstance(controller, str) else controller.name)
+
 
 class Starting:
     """Begins runs over one channel."""
@@ -95,9 +112,22 @@ class Starting:
     def begin(self, start: Start) -> Run:
         """Start a run, or go on with it; raises as `AgentClient.run` says."""
         own = AgentDelivery(self._calls, self._stub, start.when_away, self._presence)
-        delivery, once = (own, _here) if start.model is None else _among_ranks(own)
-        run_id = start.run_id or once(lambda: f"run-{uuid.uuid4().hex[:12]}")
-        own.run_id = run_id
+        delivery, once = (own, _here) if start.model is None else _among_ranks(own, start)
+        try:
+            own.run_id = start.run_id or once(lambda: f"run-{uuid.uuid4().hex[:12]}")
+            return self._begin(start, own, delivery, once)
+        except Apart as error:
+            log.warning(
+                "%s does not begin, and the training goes on without the agent: %s",
+                named(own.run_id or start.name),
+                error,
+            )
+        never = LateRun(delivery, run_id=own.run_id or start.name, begin=lambda: None)
+        never.is_finished = True
+        return never
+
+    def _begin(self, start: Start, own: AgentDelivery, delivery: Delivery, once: Once) -> Run:
+        run_id = own.run_id
         beginning = _Beginning(start, run_id, own, delivery, once)
         try:
             return Run(**beginning.arguments())
@@ -131,8 +161,7 @@ class _Beginning:
     _own: AgentDelivery
     """Of the process that talks to the agent."""
     _delivery: Delivery
-    _once: Callable[[Callable[[], Any]], Any]
-    """Makes a value in that process, for all."""
+    _once: Once
 
     def late_arguments(self, presence: Presence) -> Mapping[str, Any] | None:
         """Return the arguments of a run that could not begin before; None while it cannot yet."""
@@ -248,10 +277,11 @@ def _here(make: Callable[[], Any]) -> Any:
     return make()
 
 
-def _among_ranks(delivery: Delivery) -> tuple[Delivery, Callable[[Callable[[], Any]], Any]]:
+def _among_ranks(delivery: Delivery, start: Start) -> tuple[Delivery, Once]:
     """Return the delivery, and what makes a value once, for all ranks of a training."""
-    from agent_service.client.model import ranks
+    from agent_service.client.model.ranks import Ranks, SharedDelivery, are_several
 
-    if ranks.are_several():
-        return ranks.SharedDelivery(delivery), ranks.of_rank_0
-    return delivery, _here
+    if not are_several():
+        return delivery, _here
+    ranks = Ranks(start.name)
+    return SharedDelivery(delivery, ranks), ranks.of_rank_0

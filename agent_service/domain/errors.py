@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class InvalidArgument(AgentError):
         """Carry all violations found; the message names each field."""
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to other processes, as from rank 0 of a training to the others."""
+        return type(self), self.violations
 
 
 class NotFound(AgentError):

@@ -1,13 +1,14 @@
 """Bad input: its status code, the field that is named, and that nothing changed."""
 
 import math
+import pickle
 
 import grpc
 import pytest
 
 from agent_service import convert
 from agent_service.client import AgentClient
-from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.errors import FieldViolation, InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 
@@ -207,3 +208,12 @@ def test_what_is_no_policy_is_not_imported(client: AgentClient, data: bytes) -> 
         client.import_policy("c", data)
 
     assert client.get_controller("c").policy_version == 1
+
+
+def test_an_error_is_the_same_in_another_process() -> None:
+    """As rank 0 of a training tells it to the others."""
+    error = InvalidArgument(FieldViolation("spec.name", "is empty"), FieldViolation("mode", "is 9"))
+
+    told = pickle.loads(pickle.dumps(error))
+
+    assert (str(told), told.violations) == (str(error), error.violations)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import json
+import logging
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import distributed
+from torch.distributed import distributed_c10d
 
-from agent_service.client.delivery import Delivery
-from agent_service.domain.errors import AgentError
+from agent_service.client.delivery import Apart, Delivery, named
+from agent_service.domain.errors import AgentError, invalid
 from agent_service.v1 import agent_pb2 as pb
 
 T = TypeVar("T")
+log = logging.getLogger("agent_service.client")
+
+MEETING_SECONDS = 120.0
+"""How long a rank waits for another, and no longer than half of torch.distributed's timeout: one
+that never comes may itself be waiting for this rank, in a collective of the script."""
+QUIET_SECONDS = 10.0
+"""After how long the log says for whom it waits."""
+_LEFT = "left"
+
+_begun: Counter[str] = Counter()
+"""How many runs of each name this process has begun: each has keys of its own."""
 
 
 def are_several() -> bool:
@@ -24,19 +41,130 @@ def are_several() -> bool:
     )
 
 
-def of_rank_0(make: Callable[[], T]) -> T:
-    """Return on every rank what `make` returns on rank 0, where alone it runs; raise likewise."""
-    told: list[Any] = [None, None]
-    if distributed.get_rank() == 0:
-        try:
-            told[0] = make()
-        except AgentError as error:
-            told[1] = error
-    distributed.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise told[1]
-    result: T = told[0]
-    return result
+class Ranks:
+    """The processes of a training, which meet for one run.
+
+    They meet by torch.distributed's store. Its collectives are the script's: one of ours would pair
+    with whatever another rank calls next.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Join the other ranks that begin a run of the same name."""
+        _begun[name] += 1
+        store: Any = distributed_c10d._get_default_store()
+        self._store = distributed_c10d.PrefixStore(
+            f"reinforced-regularization/{name}/{_begun[name]}", store
+        )
+        self._seconds = min(MEETING_SECONDS, store.timeout.total_seconds() / 2)
+        self.rank = distributed.get_rank()
+        self._others = range(1, distributed.get_world_size())
+        self._name = name
+        self._meetings = 0
+        self._read: list[str] = []
+        """Keys of results, which all ranks have read once they come to the next meeting."""
+
+    def of_rank_0(self, make: Callable[[], T]) -> T:
+        """Return on every rank what `make` returns on rank 0, where alone it runs; raise likewise.
+
+        Raises:
+            Apart: the ranks did not meet.
+        """
+        self._meetings += 1
+        with _apart():
+            return self._told_by_rank_0(make)
+
+    def mean(self, numbers: Sequence[float]) -> list[float]:
+        """Return the mean of each number over all ranks.
+
+        Raises:
+            Apart: the ranks did not meet.
+            InvalidArgument: they do not give equally many numbers.
+        """
+        self._meetings += 1
+        with _apart():
+            if self.rank:
+                self._store.set(self._key(self.rank), json.dumps([*numbers]))
+            return self._told_by_rank_0(lambda: self._mean(numbers))
+
+    def leave(self) -> None:
+        """Let nobody wait for this rank any more."""
+        with contextlib.suppress(RuntimeError):  # whoever serves the store has ended
+            self._store.set(_LEFT, str(self.rank))
+
+    def _told_by_rank_0(self, make: Callable[[], T]) -> T:
+        key = self._key("result")
+        if self.rank:
+            (told,) = self._wait([key])
+            result, error = pickle.loads(told)
+        else:
+            result, error = _tried(make)
+            self._store.set(key, pickle.dumps((result, error)))  # type: ignore[arg-type]  # its stub
+            self._read.append(key)
+        if error is not None:
+            raise error
+        given: T = result
+        return given
+
+    def _mean(self, own: Sequence[float]) -> list[float]:
+        keys = [self._key(rank) for rank in self._others]
+        told = [own, *map(json.loads, self._wait(keys))]
+        for key in (*self._read, *keys):  # the store is in the memory of one of the ranks
+            self._store.delete_key(key)
+        self._read.clear()
+        if len({len(numbers) for numbers in told}) > 1:
+            raise invalid("losses", "the ranks of the training give different numbers of them")
+        return [sum(numbers) / len(told) for numbers in zip(*told, strict=True)]
+
+    def _key(self, of: object) -> str:
+        return f"{self._meetings}/{of}"
+
+    def _wait(self, keys: list[str]) -> list[bytes]:
+        """Return what stands at each of the keys, once all are there; look ever less often.
+
+        The store's own wait would keep others from it, such as the watchdog of collectives.
+        """
+        began = time.monotonic()
+        is_said = False
+        while not self._store.check(keys):
+            waited = time.monotonic() - began
+            # What was told before a rank left still counts.
+            if self._store.check([_LEFT]) and not self._store.check(keys):
+                left = self._store.get(_LEFT).decode()
+                raise Apart(f"rank {left} has left it; let all ranks report equally many chunks")
+            if waited > self._seconds:
+                raise Apart(
+                    f"{self._missing(keys)} did not come within {self._seconds:.0f} s; begin a run "
+                    "on every rank, and let all of them train equally many steps"
+                )
+            if waited > QUIET_SECONDS and not is_said:
+                is_said = True
+                log.warning("%s waits for %s", named(self._name), self._missing(keys))
+            time.sleep(min(0.0005 + waited / 4, 0.05))
+        return [self._store.get(key) for key in keys]
+
+    def _missing(self, keys: list[str]) -> str:
+        """Return who has not told yet, as text."""
+        if self.rank:
+            return "rank 0"
+        told = zip(self._others, keys, strict=True)
+        missing = [str(rank) for rank, key in told if not self._store.check([key])]
+        return f"rank {', '.join(missing[:10])}"
+
+
+def _tried(make: Callable[[], T]) -> tuple[T | None, AgentError | None]:
+    try:
+        return make(), None
+    except AgentError as error:
+        return None, error
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Raise Apart where the store fails, since the process that serves it has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Apart(f"torch.distributed's store fails: {error}") from error
 
 
 class SharedDelivery:
@@ -48,28 +176,27 @@ class SharedDelivery:
 
     is_shared = True
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, ranks: Ranks) -> None:
         """Send by `delivery` on rank 0."""
         self._delivery = delivery
-        self._is_first = distributed.get_rank() == 0
+        self._ranks = ranks
 
     def joined(self, numbers: Sequence[float]) -> Sequence[float]:
         """See the protocol; every rank calls this with its own numbers of the same chunk."""
-        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-        mean = torch.tensor(numbers, dtype=torch.float64, device=device)
-        distributed.all_reduce(mean)
-        return (mean / distributed.get_world_size()).tolist()
+        return self._ranks.mean(numbers)
 
     def send(self, request: Any) -> Any:
         """See the protocol; every rank calls this."""
-        return of_rank_0(lambda: self._delivery.send(request))
+        return self._ranks.of_rank_0(lambda: self._delivery.send(request))
 
     def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
         """See the protocol."""
-        if self._is_first:
+        self._ranks.leave()
+        if not self._ranks.rank:
             self._delivery.finish(request, is_best_effort=is_best_effort)
 
     def flush(self) -> None:
         """See the protocol."""
-        if self._is_first:
+        self._ranks.leave()
+        if not self._ranks.rank:
             self._delivery.flush()

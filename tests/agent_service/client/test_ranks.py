@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Reward
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent
-from tests.end_to_end.processes import wait_for
+from tests.end_to_end.processes import AgentProcess, wait_for
 
 WAYS = ("ddp", "fully_shard", "fsdp")
 SCRIPT = """
@@ -129,50 +129,69 @@ def test_an_error_is_raised_on_both_ranks(told: Told) -> None:
     assert [rank["error"] for rank in told.ranks] == ["NotFound", "NotFound"]
 
 
-ENDING = """
-import os, sys, time
+PARTING = """
+import datetime, os, sys, time
 from torch import distributed, nn
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Reward
 
-rank = int(sys.argv[1])
+rank, address, store, how = int(sys.argv[1]), *sys.argv[2:]
 distributed.init_process_group(
-    "gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2
+    "gloo",
+    init_method=f"file://{store}",
+    rank=rank,
+    world_size=2,
+    timeout=datetime.timedelta(seconds=16),  # ranks wait for each other half as long
 )
-with AgentClient(sys.argv[2]) as agent, agent.run("c", run_id="r", model=nn.Dropout(0.1)) as run:
-    for step in range(6 if rank == 0 else 4):
-        run.step(float("nan") if sys.argv[4] == "diverges" and rank else 1.0, score=0.5)
+model = nn.Dropout(0.1)
+steps = {"leaves": (8, 4), "waits": (8, 4), "alone": (8, 0)}.get(how, (6, 4))[rank]
+
+def train(run):
+    for _ in range(steps):
+        run.step(float("nan") if how == "diverges" and rank else 1.0, score=0.5)
         if run.chunk_full:
             run.report(0.5)
-    if sys.argv[4] == "raises" and rank == 1:
+    if how == "waits":
+        distributed.barrier()  # of the script's, which the other enters four steps later
+    if how == "raises" and rank == 1:
         raise ValueError("boom")
-    while sys.argv[4] == "raises" and not os.path.exists(sys.argv[3] + ".go"):
+    while how == "raises" and not os.path.exists(store + ".go"):
         time.sleep(0.05)  # elsewhere, as in a collective of its own, until the other has ended
-assert not sys.argv[4] == "diverges" or run.is_finished
+    # What was not the same on both ranks is left, and the model has its own rate again.
+    assert how in ("ends", "raises") or rank or (run.is_finished and model.p == 0.1)
+
+with AgentClient(address) as agent:
+    if steps:
+        with agent.run("c", run_id="r", model=model, when_away=None) as run:
+            train(run)
 distributed.barrier()  # as in the other script
 """
 
 
 @pytest.mark.parametrize(
-    ("how", "codes", "outcome"),
+    ("how", "codes", "outcome", "chunks"),
     [
-        ("ends", [0, 0], pb.OUTCOME_TERMINATED),
-        ("diverges", [0, 0], pb.OUTCOME_DIVERGED),
-        ("raises", [None, 1], pb.OUTCOME_TERMINATED),
+        pytest.param("ends", [0, 0], pb.OUTCOME_TERMINATED, 1, id="after different steps"),
+        pytest.param("diverges", [0, 0], pb.OUTCOME_DIVERGED, 0, id="by the mean of losses"),
+        pytest.param("raises", [None, 1], pb.OUTCOME_TERMINATED, 1, id="by one's exception"),
+        pytest.param("leaves", [0, 0], pb.OUTCOME_TRUNCATED, 1, id="one chunk early"),
+        pytest.param("waits", [0, 0], pb.OUTCOME_TRUNCATED, 1, id="in the script's collective"),
+        pytest.param("alone", [0, 0], pb.OUTCOME_TRUNCATED, 0, id="begun on one alone"),
     ],
 )
-def test_ranks_end_each_for_itself(
+def test_ranks_part_and_the_training_goes_on(
     served: ServedAgent,
     client: AgentClient,
     tmp_path: Path,
     how: str,
     codes: list[int | None],
     outcome: int,
+    chunks: int,
 ) -> None:
-    """After different steps, by an exception of one, or all by the mean of their losses."""
+    """However they part, none hangs, and no collective of the script meets one of the run's."""
     client.create_controller(spec())
     command = [served.address, str(tmp_path / "store"), how]
     ranks = [
-        subprocess.Popen([sys.executable, "-c", ENDING, str(rank), *command]) for rank in (0, 1)
+        subprocess.Popen([sys.executable, "-c", PARTING, str(rank), *command]) for rank in (0, 1)
     ]
     try:
         for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
@@ -180,7 +199,64 @@ def test_ranks_end_each_for_itself(
                 assert rank.wait(90) == code
         (tmp_path / "store.go").touch()
         wait_for(lambda: client.get_run("r").outcome == outcome, seconds=90)
+        assert client.get_run("r").reported_chunks == chunks
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
+
+
+LATE = """
+import os, sys, time
+from torch import distributed, nn
+from agent_service.client import AgentClient, Reward
+
+rank, address, store = int(sys.argv[1]), *sys.argv[2:]
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+model = nn.Dropout(0.1)
+begun = []
+with AgentClient(address, budget_seconds=0.1) as agent, agent.run("c", model=model) as run:
+    assert str(run.describe()).startswith("nothing is driven yet")
+    assert run.report_reward([1.0], 0.5) == {}
+    open(f"{store}.{rank}", "w").close()
+    for step in range(100_000):
+        if not begun and run.chunk_size:
+            begun = [step, model.p]
+            assert run.describe().driven
+        if begun and step == begun[0] + 8:
+            break
+        run.step(float(rank), score=0.5)
+        if run.chunk_full:
+            run.report_reward([float(rank)] * 4, 0.25 + rank / 2)
+            run.drop_chunk()
+        time.sleep(0.001)
+print(*begun, run.run_id)
+distributed.barrier()
+"""
+
+
+def test_a_run_of_several_ranks_begins_late_on_all_at_the_same_step(tmp_path: Path) -> None:
+    """With the same values; a reward that the script made is the mean of the ranks', too."""
+    with AgentProcess(tmp_path / "agent.db") as process:
+        with AgentClient(process.address) as client:
+            client.create_controller(spec(reward=Reward.GIVEN))
+        process.stop()
+        command = [process.address, str(tmp_path / "store")]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", LATE, str(rank), *command], stdout=subprocess.PIPE, text=True
+            )
+            for rank in (0, 1)
+        ]
+        wait_for(lambda: all((tmp_path / f"store.{rank}").exists() for rank in (0, 1)), seconds=90)
+        process.start()
+
+        first, second = (rank.communicate(timeout=90)[0].split() for rank in ranks)
+
+        assert [rank.returncode for rank in ranks] == [0, 0]
+        assert first == second
+        with AgentClient(process.address) as client:
+            log = list(client.transitions(run_id=first[2]))
+        assert [(t.chunk_index, t.reward, *t.next_state) for t in log] == [
+            (chunk, 0.5, *[0.5] * 4) for chunk in (1, 2)
+        ]
