@@ -18,8 +18,10 @@ AGENT_PORT, TRAINER_PORT = 50051, 50052
 
 _RESOLVER = re.compile(r"dns:(?://[^/]*/)?|ipv[46]:")
 _PLACE = re.compile(r"(?:\[(?P<six>.*)\]|(?P<host>[^:\[\]/]*))(?::(?P<port>[^:/]*))?")
-_NAME = re.compile(r"[\w.-]+")
+_LABEL = r"\w(?:[\w-]*\w)?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _DIGITS = re.compile(r"[0-9]{1,5}")
+_PORT = re.compile(r":[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ def address_to_listen(text: str, field: str, *, port: int = AGENT_PORT) -> Addre
     text = str(text or "").strip()  # a script may give a port alone, or nothing
     if text.startswith("unix:"):
         return _socket(text, field)
+    if _RESOLVER.match(text):
+        fix = f"a service listens at one HOST:PORT, as {at('127.0.0.1', port)}"
+        raise invalid(field, f"{_shown(text)} is for clients; {fix}")
     return Address(text, (_place(text, field, port, lowest=0),))
 
 
@@ -85,8 +90,10 @@ def address_to_call(text: str, field: str = "address", *, port: int = AGENT_PORT
         return _socket(text, field)
     resolver = _RESOLVER.match(text)
     listed = text[resolver.end() :] if resolver else text
+    fix = "of replicas write dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT"
+    if resolver and (not listed or listed.startswith("/")):
+        raise invalid(field, f"{_shown(text)} names no host; {fix}")
     if "," in listed and not text.startswith("ipv"):
-        fix = "of replicas write dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT"
         raise invalid(field, f"{_shown(text)} is no HOST:PORT; {fix}")
     return Address(text, tuple(_place(one, field, port, lowest=1) for one in listed.split(",")))
 
@@ -106,11 +113,11 @@ def _place(text: str, field: str, port: int, *, lowest: int) -> tuple[str, int]:
     if found is None or not _is_host(found):
         raise invalid(field, _wrong(text, port))
     host, given = found["six"] or found["host"], found["port"]
+    fix = f"write {at(host, port)}"
     if given is None:
-        fix = at("127.0.0.1", int(host)) if host.isdecimal() else at(host, port)
-        raise invalid(field, f"{_shown(text)} is no HOST:PORT; write {fix}")
+        raise invalid(field, f"{_shown(text)} is no HOST:PORT; {fix}")
     if not _DIGITS.fullmatch(given) or not lowest <= int(given) < 2**16:
-        raise invalid(field, f"the PORT of {_shown(text)} is not from {lowest} to 65535")
+        raise invalid(field, f"the PORT of {_shown(text)} is not from {lowest} to 65535; {fix}")
     return host, int(given)
 
 
@@ -118,9 +125,15 @@ def _wrong(text: str, port: int) -> str:
     """Return how to write a text that is no place at all."""
     head, _, last = text.rpartition(":")
     fix = f"e.g. {at('127.0.0.1', port)}, [::1]:{port} or unix:PATH"
-    if "://" in text:
-        scheme, _, rest = text.partition("://")
-        fix = f"it without {_shown(scheme + '://')}, as {rest.partition('/')[0]:.99}"
+    scheme, _, rest = text.partition("://")
+    place = rest.strip("/").partition("/")[0]
+    if place:
+        place = place if _PORT.search(place) else f"{place}:{port}"
+        fix = f"it without {_shown(scheme + '://')}, as {place:.99}"
+    elif text.startswith("unix"):
+        fix = "unix:PATH"
+    elif _DIGITS.fullmatch(text) and int(text) < 2**16:
+        fix = at("127.0.0.1", int(text))
     elif _as_ip(head) is not None and _DIGITS.fullmatch(last):
         fix = f"[{head}]:{last}"
     elif _as_ip(text) is not None:
@@ -135,7 +148,10 @@ def _shown(text: str) -> str:
 def _is_host(found: re.Match[str]) -> bool:
     if found["six"] is not None:
         return isinstance(_as_ip(found["six"]), ipaddress.IPv6Address)
-    return _NAME.fullmatch(found["host"]) is not None
+    host = found["host"]
+    if host == "unix-abstract" or host.replace(".", "").isdecimal():
+        return _as_ip(host) is not None
+    return _NAME.fullmatch(host) is not None
 
 
 def _as_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

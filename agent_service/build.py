@@ -81,12 +81,17 @@ def make_server(
     capacity: Capacity = DEFAULT_CAPACITY,
 ) -> Server:
     """Return an agent server, not yet started; the store stays the caller's."""
-    server = Server(
-        registry=registry,
-        services=[SERVICE],
-        config=config or ServingConfig(),
-        limits=asdict(capacity),
-    )
+    server = _empty_server(registry, config or ServingConfig(), capacity)
+    _add_agent(server, store, steering, capacity)
+    return server
+
+
+def _empty_server(registry: CollectorRegistry, config: ServingConfig, capacity: Capacity) -> Server:
+    limits = asdict(capacity)
+    return Server(registry=registry, services=[SERVICE], config=config, limits=limits)
+
+
+def _add_agent(server: Server, store: Store, steering: Steering, capacity: Capacity) -> None:
     catalog = Catalog(store, policies=SnapshotPolicies(), capacity=capacity)
     servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
     server.add(
@@ -95,7 +100,6 @@ def make_server(
         needs=Needs.RUN_TOKEN,
         administration=ADMINISTRATION,
     )
-    return server
 
 
 def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
@@ -114,6 +118,7 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     registry = process_registry()
     metrics = Metrics(registry)
+    server = _empty_server(registry, config.serving, config.capacity)  # or no store is made
     with (
         SqlStore(
             config.store,
@@ -131,9 +136,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
             registry.register(DiskCollector("agent", store.folder))
         _prepare_deciders(store)
         steering = make_steering(store, metrics=metrics, capacity=config.capacity)
-        server = make_server(
-            store, steering, registry=registry, config=config.serving, capacity=config.capacity
-        )
+        _add_agent(server, store, steering, config.capacity)
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
         # Each call leaves a cycle of gRPC's own, five objects. Collected little by little they hold

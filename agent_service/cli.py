@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agent_service.archive.prune_command import prune_options, prune_store
-from agent_service.command import echo, run_command
+from agent_service.command import Commands, echo, run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import FILE, Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
@@ -20,16 +20,18 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.ports import Durability
 from agent_service.domain.runs import RunState
 from agent_service.lifeline import end_on_interrupt, end_with_stdin
+from agent_service.pem import check_no_secret
 from agent_service.rpc.serving_options import serving_options, start_service_log
 from agent_service.text import decoded
-from agent_service.tokens import check_no_secret
 from agent_service.v1 import agent_pb2 as pb
 
 _DEFAULTS = AgentConfig()
 
 
 @click.group(
-    "agent-service", context_settings={"auto_envvar_prefix": "AGENT_SERVICE", "show_default": True}
+    "agent-service",
+    Commands,
+    context_settings={"auto_envvar_prefix": "AGENT_SERVICE", "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="reinforced-regularization")

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from itertools import pairwise
+from typing import Any
 
 import click
 
-from agent_service.domain.errors import AgentError
+from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.text import printable
+
+
+class Commands(click.Group):
+    """A group whose commands refuse a wrong value by its option, as click does; others pass."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; raises BadParameter for an InvalidArgument of what was typed."""
+        try:
+            return super().invoke(context)
+        except InvalidArgument as error:
+            command = self.commands.get(context.invoked_subcommand or "", self)
+            for violation in error.violations:
+                if (parameter := _parameter(command, violation.field)) is not None:
+                    raise click.BadParameter(violation.description, context, parameter) from error
+            raise
+
+
+def _parameter(command: click.Command, field: str) -> click.Parameter | None:
+    """Return what a field is typed as: `spec.values[dropout]` is `values`; None for no option."""
+    names = re.sub(r"\[.*?\]", "", field).split(".")
+    by_name = {parameter.name: parameter for parameter in command.params}
+    return next((by_name[name] for name in reversed(names) if name in by_name), None)
 
 
 def run_command(cli: click.Group) -> None:
     """Run a command line and end the process.
 
-    Exit code 0 on success, 2 on bad usage, 130 on Ctrl-C, and 1 on failure, with one line on stderr
-    or, with `--debug`, a traceback.
+    Exit code 0 on success, 130 on Ctrl-C, 2 on bad usage and 1 on failure, both with one line on
+    stderr or, with `--debug`, a failure's traceback.
     """
     # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -26,8 +50,11 @@ def run_command(cli: click.Group) -> None:
         sys.exit(end.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _tell(cli, " ".join(error.format_message().split()))
         sys.exit(error.exit_code)
     except ValueError as error:
         number = str(error).removeprefix("Value out of range: ")  # protobuf's words
@@ -35,13 +62,17 @@ def run_command(cli: click.Group) -> None:
             raise
         given = (f"{a} {b}" if a.startswith("-") else b for a, b in pairwise(sys.argv))
         found = next((text for text in given if number in text), number)
-        click.echo(f"{cli.name}: {printable(found)}: this number is out of range", err=True)
-        sys.exit(1)
+        _tell(cli, f"{found}: this number is out of range")
+        sys.exit(2)
     except (AgentError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        click.echo(f"{cli.name}: {printable(str(error))}", err=True)
+        _tell(cli, str(error))
         sys.exit(1)
+
+
+def _tell(cli: click.Group, error: str) -> None:
+    click.echo(f"{cli.name}: {printable(error)}", err=True)
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -12,6 +12,7 @@ import click
 
 from agent_service.addresses import AGENT_PORT, address_to_call
 from agent_service.config import AgentConfig
+from agent_service.domain.errors import InvalidArgument, invalid
 
 if TYPE_CHECKING:
     from agent_service.client import AgentClient
@@ -40,10 +41,19 @@ class Access:
         return Tls(ca=self.ca, certificate=self.certificate, key=self.key)
 
     def check(self) -> None:
-        """Read the files once; raises InvalidArgument where one is not what it should be."""
+        """Read a service's files for its calls of the agent once.
+
+        Raises:
+            InvalidArgument: naming the service's option, as `agent_ca`; a file is wrong.
+        """
         from agent_service.client.channel import open_channel
 
-        open_channel(address_to_call("localhost:1"), tls=self.tls, token=self.token).close()
+        try:
+            open_channel(address_to_call("localhost:1"), tls=self.tls, token=self.token).close()
+        except InvalidArgument as error:
+            (violation,) = error.violations
+            field = violation.field.removeprefix("tls.")
+            raise invalid(f"agent_{field}", violation.description) from None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ gRPC takes what is no PEM without a word, and refuses every connection later.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from agent_service.domain.errors import invalid
@@ -30,7 +31,8 @@ def read_identity(certificate: Path, key: Path, field: str) -> tuple[bytes, byte
     """
     import ssl
 
-    chain, private = read_file(certificate, field), read_file(key, field)
+    chain = read_file(certificate, field)
+    private = read_file(key, field.replace("certificate", "key"))
     try:
         # A key with a password would be asked for at the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "-")
@@ -69,8 +71,20 @@ def weakness(certificate: Path, key: Path) -> str | None:
     return None
 
 
+def check_no_secret(path: Path, field: str) -> None:
+    """Check that a secret's file is there; raises InvalidArgument without the path.
+
+    People give the secret itself where its file's path belongs, and logs keep what is printed.
+    """
+    if not os.path.lexists(path):
+        what = "no file is there (not shown: it may be the secret itself)"
+        raise invalid(field, f"{what}; give the path of its file")
+
+
 def read_file(path: Path, field: str) -> bytes:
     """Return what a file holds; raises InvalidArgument naming `field`."""
+    if "." not in str(path) or "-----" in str(path):  # as Base64, and PEM
+        check_no_secret(path, field)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from agent_service.domain.errors import invalid
-from agent_service.pem import read_file
+from agent_service.pem import check_no_secret, read_file
 from agent_service.text import decoded
 
 SHORTEST = 16
 """Characters of a token; `make certificates` writes 43, of 256 random bits."""
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST},1024}}")
-
-
-def check_no_secret(path: Path, field: str) -> None:
-    """Check that a secret's file is there; raises InvalidArgument without the path.
-
-    People give the secret itself where its file's path belongs, and logs keep what is printed.
-    """
-    if not os.path.lexists(path):
-        option = f"--{field.replace('_', '-')} and its variable ..._{field.upper()}"
-        raise invalid(
-            field,
-            f"no file is there (not shown: it may be the secret itself); {option} take a path",
-        )
 
 
 def read_tokens(path: Path, field: str) -> list[str]:

@@ -47,6 +47,13 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     torch.set_num_threads(config.threads)
     config.agent_access.check()
+    registry = process_registry()
+    server = Server(
+        registry=registry,
+        services=[SERVICE],
+        config=config.serving,
+        limits={"runs": config.max_runs},
+    )
     _check_agent(config)
     with temporary_folder(), closing(RunStore(config.runs)) as store:
         config = config.of_store(store.identity)
@@ -57,7 +64,7 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
                 parallel=config.parallel,
                 together=config.together,
             )
-            await _serve_runs(config, store, executor, shown, announce)
+            await _serve_runs(config, store, executor, shown, server, registry, announce)
 
 
 def _check_agent(config: TrainerConfig) -> None:
@@ -71,9 +78,10 @@ async def _serve_runs(
     store: RunStore,
     executor: Executor,
     shown: pb.Device,
+    server: Server,
+    registry: CollectorRegistry,
     announce: Callable[[int, int], None],
 ) -> None:
-    registry = process_registry()
     observers = _observers(config, store, registry)
     with (
         tracing("trainer", config.serving.traces),
@@ -82,12 +90,6 @@ async def _serve_runs(
     ):
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))
-        server = Server(
-            registry=registry,
-            services=[SERVICE],
-            config=config.serving,
-            limits={"runs": config.max_runs},
-        )
         servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
         server.add(
             trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN

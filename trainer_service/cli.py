@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.addresses import TRAINER_PORT, address_to_call
-from agent_service.command import echo, run_command
+from agent_service.command import Commands, echo, run_command
 from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.domain.errors import AgentError
 from agent_service.lifeline import end_on_interrupt
@@ -36,6 +36,7 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 
 @click.group(
     "trainer-service",
+    Commands,
     context_settings={"auto_envvar_prefix": "TRAINER_SERVICE", "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent_service.command import echo
+from agent_service.command import Commands, echo
 from trainer_service.config import TrainerConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _data_option = click.option(
 )
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Commands, invoke_without_command=True)
 @click.pass_context
 def datasets(context: click.Context) -> None:
     """Show the data sets: what each is, its terms, where to get it, where to put it."""

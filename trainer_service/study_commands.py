@@ -62,7 +62,7 @@ def compare(
     from trainer_service.study.study_file import read_study
 
     agent = address_to_call(agent, "agent", port=AGENT_PORT).target
-    trainers = tuple(address_to_call(t, "trainer", port=TRAINER_PORT).target for t in trainers)
+    trainers = tuple(address_to_call(t, "trainers", port=TRAINER_PORT).target for t in trainers)
     if study is not None:
         _refuse_given(context, options)
     spec = _study_of_options(options) if study is None else read_study(study)

@@ -31,8 +31,10 @@ class Tls:
 
     def __post_init__(self) -> None:
         """Check that certificate and key come together."""
-        if (self.certificate is None) != (self.key is None):
-            raise invalid("tls", "a certificate needs its key, and a key its certificate")
+        for name, other in (("certificate", self.key), ("key", self.certificate)):
+            if getattr(self, name) is None and other is not None:
+                text = "is not set; a certificate needs its key, and a key its certificate"
+                raise invalid(f"tls.{name}", text)
 
     @property
     def paths(self) -> list[Path]:

@@ -48,8 +48,8 @@ class ServingConfig:
         if self.tls_clients is not None and self.tls_certificate is None:
             raise invalid("tls_clients", "needs --tls-certificate and --tls-key")
         for name in ("max_message_bytes", "max_header_bytes", "max_calls", "max_streams"):
-            if getattr(self, name) < 1:
-                raise invalid(name, f"{getattr(self, name)} must be at least 1")
+            if not 1 <= getattr(self, name) < 2**30:  # gRPC counts to 2^31, and calls with streams
+                raise invalid(name, f"{getattr(self, name)} is not from 1 to {2**30 - 1}")
 
     @property
     def has_tokens(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from agent_service.domain.errors import invalid
 from agent_service.domain.ports import Durability
 from agent_service.store.database import Locked, StoreError
 
@@ -60,9 +61,16 @@ class PostgresqlDatabase:
     folder = None
 
     def __init__(self, url: sa.URL, durability: Durability) -> None:
-        """Take a URL; raises StoreError where it is of another driver, or that is not installed."""
+        """Take a URL.
+
+        Raises:
+            InvalidArgument: it is of another driver, or shows its password.
+            StoreError: the driver is not installed.
+        """
         if url.get_driver_name() != "psycopg":
-            raise StoreError(f"store {url}: write it as postgresql+psycopg://...")
+            raise invalid(
+                "store", f"{url} is of another driver; write it as postgresql+psycopg://..."
+            )
         try:
             import psycopg  # noqa: F401
         except ImportError as error:
@@ -71,7 +79,7 @@ class PostgresqlDatabase:
             ) from error
         if "password" in url.query:
             # Of a URL, only what stands before the host is hidden where it is shown.
-            raise StoreError("store: give its password by --store-password, not in the URL's query")
+            raise invalid("store", "give its password by --store-password, not in the URL's query")
         self.url = url
         self._durability = durability
         self._last_transaction = 0

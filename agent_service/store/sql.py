@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 import sqlalchemy as sa
 
-from agent_service.domain.errors import Unavailable
+from agent_service.domain.errors import Unavailable, invalid
 from agent_service.domain.ports import Durability, Session
 from agent_service.domain.runs import Controller
 from agent_service.store.database import Database, StoreError
@@ -54,7 +54,8 @@ class SqlStore:
             journal: the way of calls to the writer; `LoopJournal` in a running event loop.
 
         Raises:
-            StoreError: the URL is wrong, the file is no store, damaged, or of a newer release.
+            InvalidArgument: the URL is wrong.
+            StoreError: the file is no store, damaged, or of a newer release.
         """
         self._database = _database(url, durability)
         self._database.prepare()
@@ -155,7 +156,8 @@ def require_store(url: str) -> None:
     """Check that a store is there, for who only looks at one and must not make it.
 
     Raises:
-        StoreError: the URL is wrong, or there is none.
+        InvalidArgument: the URL is wrong.
+        StoreError: there is none.
     """
     _database(url, Durability.POWER).require()
 
@@ -171,12 +173,12 @@ def _database(url: str, durability: Durability) -> Database:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
         if re.fullmatch(r"[\w./-]+", url):
-            raise StoreError(f"store {url!r} is no URL; write sqlite:///{url}") from error
+            raise invalid("store", f"{url!r} is no URL; write sqlite:///{url}") from error
         # Not shown: a password may stand anywhere in what is no URL.
-        raise StoreError(f"the store's URL cannot be read; give {_FORMS}") from error
+        raise invalid("store", f"the URL cannot be read; give {_FORMS}") from error
     make = _DATABASES.get(parsed.get_backend_name())
     if make is None:
-        raise StoreError(f"store {parsed}: give {_FORMS}")
+        raise invalid("store", f"{parsed} is of no kind that is known; give {_FORMS}")
     return make(parsed, durability)
 
 

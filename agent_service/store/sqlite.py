@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from agent_service.domain.errors import invalid
 from agent_service.domain.ports import Durability
 from agent_service.store.database import Locked, StoreError
 from agent_service.store.failures import explained, is_locked
@@ -39,11 +40,9 @@ class SqliteDatabase:
     is_server = False
 
     def __init__(self, url: sa.URL, durability: Durability) -> None:
-        """Take a URL; raises StoreError where it names no file."""
+        """Take a URL; raises InvalidArgument where it names no file."""
         if url.database in (None, "", ":memory:"):
-            raise StoreError(
-                "store: give a file, e.g. sqlite:///agent.db; the learner reads it too"
-            )
+            raise invalid("store", "give a file, e.g. sqlite:///agent.db; the learner reads it too")
         self.url = url
         self._durability = durability
         self._path = Path(url.database or "")

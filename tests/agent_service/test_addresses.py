@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from agent_service.addresses import address_to_call, address_to_listen
+from agent_service.cli import cli as agent
 from agent_service.client import AgentClient
+from agent_service.command import Commands, run_command
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import InvalidArgument
 from agent_service.rpc.listening import ListenError, check_free
 from agent_service.rpc.serving import metrics_page, process_registry
+from trainer_service.cli import cli as trainer
 from trainer_service.config import ExecutorName, TrainerConfig
 
 REPLICAS = ["dns:///agent:50051", "dns:agent:50051", "ipv4:10.0.0.1:5,10.0.0.2:5", "ipv6:[::1]:5"]
@@ -56,6 +59,20 @@ def test_replicas_are_called_and_never_listened_on(text: str) -> None:
         ("::1:70", r"write \[::1\]:70"),
         ("50060", r"write 127\.0\.0\.1:50060"),
         ("dns:///agent", "write agent:50051"),
+        ("dns://", "'dns://' names no host; .*dns:///NAME:PORT"),
+        ("dns:", "'dns:' names no host"),
+        ("dns://8.8.8.8", "names no host"),
+        ("ipv4:", "'ipv4:' names no host"),
+        ("http://", "write e.g. 127"),
+        ("xds:///agent", "as agent:50051"),
+        ("localhost:", "PORT .* 65535; write localhost:50051"),
+        ("unix-abstract:", "write unix:PATH"),
+        ("unix-abstract:a", "write unix:PATH"),
+        ("-", "write e.g. 127"),
+        ("-a:1", "write e.g. 127"),
+        ("..:1", "write e.g. 127"),
+        ("999.1.1.1:5", "write e.g. 127"),
+        ("99999", "write e.g. 127"),
         ("", "HOST:PORT"),
         (":50051", "HOST:PORT"),
         ("my agent:50051", "HOST:PORT"),
@@ -78,6 +95,39 @@ def test_what_is_no_address_is_told_with_how_to_write_it(text: str, fix: str) ->
     """In one line that names the field."""
     with pytest.raises(InvalidArgument, match=rf"^agent: .*{fix}"):
         address_to_call(text, "agent")
+
+
+@pytest.mark.parametrize("text", ["dns://", "localhost:", "unix-abstract:", "a b", "-", ":50051"])
+@pytest.mark.parametrize(
+    ("cli", "words"),
+    [
+        (agent, "serve --listen"),
+        (agent, "runs --agent"),
+        (agent, "health --agent"),
+        (trainer, "serve --listen"),
+        (trainer, "serve --agent"),
+        (trainer, "runs --trainer"),
+        (trainer, "compare --output x --trainer"),
+        (trainer, "compare --output x --agent"),
+        (trainer, "simulate --agent"),
+    ],
+)
+def test_a_command_tells_a_wrong_address_by_its_option(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Commands,
+    words: str,
+    text: str,
+) -> None:
+    """In one line, and as bad usage."""
+    command = [*words.split(), text]
+    monkeypatch.setattr("sys.argv", ["command", *command])
+    with pytest.raises(SystemExit) as ended:
+        run_command(cli)
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert shown.startswith(f"{cli.name}: Invalid value for '{command[-2]}': ")
+    assert shown.count("\n") == 1
 
 
 def test_a_long_address_is_cut_where_it_is_quoted() -> None:

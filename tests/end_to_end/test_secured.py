@@ -265,18 +265,36 @@ def test_certificates_are_renewed_under_the_same_authority(tmp_path: Path) -> No
     assert (tmp_path / "ca.key").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ["--listen", "0.0.0.0:0"],
+            "'--listen': 0.0.0.0:0 can be reached from other machines: give --tls-certificate",
+        ),
+        (["--run-token", "hush"], "'--run-token': no file is there (not shown: it may be the"),
+        (
+            ["--tls-certificate", __file__, "--tls-key", "-----BEGIN hush"],
+            "'--tls-key': no file is there (not shown: it may be the",
+        ),
+        (["--max-message-bytes", str(2**40)], f"'--max-message-bytes': {2**40} is not from 1"),
+    ],
+)
 @pytest.mark.parametrize("package", ["agent_service", "trainer_service"])
-def test_other_machines_are_not_let_in_by_chance(package: str, tmp_path: Path) -> None:
-    """An open address without TLS and tokens is refused, in one line, before anything is made."""
+def test_bad_usage_of_a_service_makes_nothing(
+    package: str, options: list[str], says: str, tmp_path: Path
+) -> None:
+    """It is refused in one line, without a secret, before there is a store."""
     ended = subprocess.run(
-        [*command_of(package), "serve", "--listen", "0.0.0.0:0"],
+        [*command_of(package), "serve", "--metrics-port", "0", *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert ended.returncode == 1
-    assert "0.0.0.0:0 can be reached from other machines: give --tls-certificate" in ended.stderr
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert "hush" not in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

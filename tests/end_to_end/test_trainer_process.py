@@ -376,20 +376,23 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "code", "says"),
     [
-        (["submit", "x", "--method", "dropout", "--chunks", "1"], "vanilla, ni, d, dni, rni, rd"),
-        (["submit", "x", "--method", "rd", "--chunks", "1"], "controller"),
-        (["submit", "x"], "set either chunks or epochs"),
-        (["runs", "--trainer", "127.0.0.1:9"], "127.0.0.1:9"),
-        (["report", "/no/such/study"], "study.json"),
-        (["serve", "--device", "cuda:77"], "cuda:77"),
+        ("submit x --method dropout --chunks 1", 2, "'--method': 'dropout' is none of vanilla, ni"),
+        ("submit x --method rd --chunks 1", 2, "'--controller': is empty"),
+        ("submit x", 2, "'--chunks': set either chunks or epochs"),
+        ("submit x --chunks", 2, "'--chunks' requires an argument"),
+        ("runs --trainer 127.0.0.1:9", 1, "127.0.0.1:9"),
+        ("report /no/such/study", 1, "study.json"),
+        ("serve --device cuda:77", 1, "cuda:77"),
+        ("serve --agent-ca nowhere.pem", 2, "'--agent-ca': nowhere.pem cannot be read"),
     ],
 )
-def test_commands_fail_in_one_line(words: list[str], says: str) -> None:
-    """Exit code 1, no traceback, and what to do."""
-    shown = subprocess.run([*command_of("trainer_service"), *words], capture_output=True, text=True)
+def test_commands_fail_in_one_line(words: str, code: int, says: str) -> None:
+    """Exit code 2 for bad usage, else 1; no traceback, and what to do."""
+    command = [*command_of("trainer_service"), *words.split()]
+    shown = subprocess.run(command, capture_output=True, text=True)
 
-    assert shown.returncode == 1
+    assert shown.returncode == code
     assert shown.stderr.count("\n") == 1
     assert says in shown.stderr

@@ -70,7 +70,7 @@ class Part:
                 raise invalid("only", f"{name!r} is none of the methods: {', '.join(names)}")
         for seed in self.seeds:
             if not 0 <= seed < spec.seeds:
-                raise invalid("only-seeds", f"{seed} is not in [0, {spec.seeds - 1}]")
+                raise invalid("only_seeds", f"{seed} is not in [0, {spec.seeds - 1}]")
         if self.minutes is not None and not self.minutes > 0:
             raise invalid("minutes", f"{self.minutes} must be above 0")
 

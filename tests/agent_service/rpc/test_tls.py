@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -246,14 +247,24 @@ def pair(authority: Authority) -> Pair:
     return authority.issue("client")
 
 
-def test_a_token_in_place_of_its_files_path_is_not_shown() -> None:
-    """Logs keep what is printed; the option is named."""
-    with pytest.raises(InvalidArgument, match=r"^token: no file is there .*--token") as caught:
-        AgentClient(token="hush" * 100)  # longer than a file's name may be
+@pytest.mark.parametrize("text", ["hush" * 100, "hush-hush-hush-hush", "hush.hush.hush"])
+def test_a_token_in_place_of_its_files_path_is_not_shown(text: str) -> None:
+    """Logs keep what is printed; one is longer than a file's name may be."""
+    with pytest.raises(InvalidArgument, match=r"^token: no file is there .* the path") as caught:
+        AgentClient(token=text)
     assert "hush" not in str(caught.value)
-    with pytest.raises(InvalidArgument, match=r"^token: no file is there .*--token") as caught:
-        AgentClient(token="hush-hush-hush-hush")
-    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["{}", "# a.b\n{}", "{}{}{}"])
+@pytest.mark.parametrize("field", ["ca", "certificate", "key"])
+def test_a_key_in_place_of_its_files_path_is_not_shown(pair: Pair, field: str, form: str) -> None:
+    """Nor a certificate; also without its first and last lines."""
+    text = form.replace("{}", pair[1].read_text())
+    for pasted in (text, "".join(text.splitlines()[1:-1][:3]), text.splitlines()[1]):
+        files: dict[str, Any] = {"certificate": pair[0], "key": pair[1], field: pasted}
+        with pytest.raises(InvalidArgument, match=rf"^tls.{field}: no file is there") as caught:
+            AgentClient(tls=Tls(**files))
+        assert not any(line in str(caught.value) for line in text.splitlines())
 
 
 def test_files_that_are_no_certificates_are_refused_by_name(
@@ -272,5 +283,5 @@ def test_files_that_are_no_certificates_are_refused_by_name(
     ):
         with pytest.raises(InvalidArgument, match=message):
             AgentClient(tls=tls)
-    with pytest.raises(InvalidArgument, match="needs its key"):
+    with pytest.raises(InvalidArgument, match=r"^tls\.key: is not set; a certificate needs"):
         Tls(certificate=certificate)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_service.domain.errors import NotFound
+from agent_service.domain.errors import InvalidArgument, NotFound
 from agent_service.domain.ports import Origin, PolicyVersion, Session
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
@@ -210,7 +210,7 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
 )
 def test_a_wrong_url_is_refused(url: str, says: str) -> None:
     """The error says what a right one is."""
-    with pytest.raises(StoreError, match=says):
+    with pytest.raises((InvalidArgument, StoreError), match=says):
         SqlStore(url)
 
 
