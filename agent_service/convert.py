@@ -6,7 +6,7 @@ Pairs stand together. Enum maps are one dictionary each, and its inverse made fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,7 +14,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from agent_service.domain.checks import member
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
-from agent_service.domain.ports import Origin, PolicyEntry, Usage
 from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
 from agent_service.domain.runs import (
     ChunkReport,
@@ -43,6 +42,9 @@ from agent_service.domain.specs import (
     WarmStart,
 )
 from agent_service.v1 import agent_pb2 as pb
+
+if TYPE_CHECKING:
+    from agent_service.domain.ports import PolicyEntry, Usage
 
 SCALES = {pb.SCALE_LINEAR: Scale.LINEAR, pb.SCALE_LOG: Scale.LOG}
 REWARDS = {
@@ -73,11 +75,6 @@ USES = {
     pb.USE_RECORDED: Use.RECORDED,
     pb.USE_LEARNED: Use.LEARNED,
 }
-ORIGINS = {
-    pb.ORIGIN_INITIAL: Origin.INITIAL,
-    pb.ORIGIN_LEARNED: Origin.LEARNED,
-    pb.ORIGIN_IMPORTED: Origin.IMPORTED,
-}
 FROZEN_STARTS = {
     pb.FROZEN_START_MEAN: FrozenStart.MEAN,
     pb.FROZEN_START_UNIFORM: FrozenStart.UNIFORM,
@@ -93,8 +90,6 @@ _NUMBERS: dict[Any, Any] = {
     for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
     for number, value in numbers.items()
 }
-# Apart: as strings, `Origin.LEARNED` and `Use.LEARNED` are equal.
-_ORIGIN_NUMBERS: dict[Any, Any] = {origin: number for number, origin in ORIGINS.items()}
 _PPO_SCALARS = (
     "rollout_size",
     "batch_size",
@@ -294,7 +289,7 @@ def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
     return pb.PolicyVersion(
         version=entry.version,
         create_time=timestamp(entry.created_at),
-        origin=_ORIGIN_NUMBERS[entry.origin],
+        origin=pb.Origin.Value(f"ORIGIN_{entry.origin.name}"),
         statistics=entry.statistics,
         learned_transitions=entry.learned_transitions,
         size_bytes=entry.size,

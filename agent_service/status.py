@@ -11,8 +11,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2, status_pb2
 
 from agent_service.domain.errors import (
     AgentError,
@@ -39,25 +38,25 @@ it where not all are ASCII: clients take 8 KiB of all, and tell more as an error
 DOMAIN = "agent_service"
 """`ErrorInfo.domain` of all our errors."""
 
-CODES: dict[type[AgentError], int] = {
-    InvalidArgument: code_pb2.INVALID_ARGUMENT,
-    NotFound: code_pb2.NOT_FOUND,
-    AlreadyExists: code_pb2.ALREADY_EXISTS,
-    FailedPrecondition: code_pb2.FAILED_PRECONDITION,
-    ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
-    Busy: code_pb2.RESOURCE_EXHAUSTED,
-    Unauthenticated: code_pb2.UNAUTHENTICATED,
-    PermissionDenied: code_pb2.PERMISSION_DENIED,
-    Unavailable: code_pb2.UNAVAILABLE,
+CODES: dict[type[AgentError], grpc.StatusCode] = {
+    InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
-_ERRORS: dict[int, type[AgentError]] = {
+_ERRORS: dict[grpc.StatusCode, type[AgentError]] = {
     code: error for error, code in CODES.items() if error is not Busy
 }
 
 
 def to_status(error: AgentError) -> status_pb2.Status:
     """Return the status that a call ends with for an error."""
-    status = status_pb2.Status(code=CODES[type(error)], message=_cut(str(error)))
+    status = status_pb2.Status(code=CODES[type(error)].value[0], message=_cut(str(error)))
     if isinstance(error, InvalidArgument):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(
@@ -106,9 +105,8 @@ def retry_seconds(error: grpc.RpcError) -> float:
 def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
     """Return the error that a failed call stands for; None where the status is none of ours."""
     status = _status(error)
-    code = code_of(error).value[0]
     message = details_of(error)
-    kind = _ERRORS.get(code)
+    kind = _ERRORS.get(code_of(error))
     if kind is InvalidArgument:
         return InvalidArgument(*_violations(status, message))
     if kind is ResourceExhausted and _detail(status, error_details_pb2.RetryInfo):
@@ -134,6 +132,8 @@ def _status(error: grpc.RpcError) -> status_pb2.Status | None:
 
     A proxy's own error may carry those of another, or half of them.
     """
+    from grpc_status import rpc_status  # slow to import, and most calls do not fail
+
     assert isinstance(error, grpc.Call)
     try:
         return rpc_status.from_call(error)

@@ -14,7 +14,6 @@ import grpc
 from agent_service.addresses import Address
 from agent_service.client.tls import Tls
 from agent_service.reloading import Reloaded
-from agent_service.tokens import read_tokens
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +156,8 @@ class _Method:
 
 
 def _token(path: Path) -> Reloaded[Metadata]:
+    from agent_service.tokens import read_tokens  # of scripts that have one alone
+
     def read() -> Metadata:
         return (("authorization", f"Bearer {read_tokens(path, 'token')[0]}"),)
 

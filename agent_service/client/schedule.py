@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
 from agent_service.domain.errors import InvalidArgument, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
-from agent_service.text import csv_rows, read_text
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
@@ -78,12 +76,16 @@ class Schedule:
                 for chunk, values in enumerate(self.values, start=1):
                     writer.writerow([chunk, self.chunk_size, *(values[name] for name in names)])
             return
+        import json
+
         content = {"format": FORMAT, "chunk_size": self.chunk_size, "values": self.values}
         path.write_text(json.dumps(content, indent=1, default=dict) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
         """Read what `save` wrote; raises InvalidArgument, naming the file and what is wrong."""
+        from agent_service.text import csv_rows, read_text
+
         path = Path(path)
         try:
             if _is_csv(path):
@@ -178,6 +180,8 @@ def _is_csv(path: Path) -> bool:
 
 
 def _json_schedule(text: str) -> Schedule:
+    import json
+
     content = json.loads(text)
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, this release reads {FORMAT}")

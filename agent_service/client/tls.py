@@ -10,7 +10,6 @@ import grpc
 
 from agent_service.domain.checks import fields_by_name
 from agent_service.domain.errors import invalid
-from agent_service.pem import read_authority, read_identity
 
 
 @fields_by_name
@@ -43,6 +42,8 @@ class Tls:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Return what is in the files now; raises InvalidArgument where they are wrong."""
+        from agent_service.pem import read_authority, read_identity  # of scripts with TLS alone
+
         ca = None if self.ca is None else read_authority(Path(self.ca), "tls.ca")
         if self.certificate is None or self.key is None:
             return grpc.ssl_channel_credentials(ca)

@@ -218,6 +218,11 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     ("module", "light"),
     [
         ("agent_service.client", ("numpy", "sqlalchemy", "pydantic", "click", "prometheus_client")),
+        # What few scripts do, and what servers need, takes its time to import, too.
+        (
+            "agent_service.client",
+            ("json", "grpc_status", "agent_service.domain.ports", "agent_service.pem"),
+        ),
         ("agent_service.build", ()),
         ("agent_service.decision_log.evaluation", ("pyarrow", "sqlalchemy")),
         ("agent_service.decision_log.replay", ("pyarrow", "sqlalchemy")),
