@@ -6,21 +6,16 @@ None of it adds a key to the state dictionary.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections import OrderedDict
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from agent_service.client.model.kinds import Rate
-from agent_service.client.model.noise import (
-    Compiled,
-    Regularize,
-    element_dropout,
-    gaussian_noise,
-)
+from agent_service.client.model.noise import Regularize, element_dropout, gaussian_noise
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
@@ -28,6 +23,12 @@ from agent_service.domain.errors import invalid
 log = logging.getLogger("agent_service.client")
 _TAKES_APART = "__reduce_ex__"
 _COPIES = "__deepcopy__"
+_DRIVEN = "_driven_by_a_run"
+"""In a module's namespace: its forward pass by a rate in a tensor, and the rate."""
+_OWN = "_forward_outside_of_runs"
+"""In a class: a copy of its forward pass, which is not replaced."""
+_TRACED = "_torchdynamo_inline"
+"""In a function: what `torch.compile` traces in its place, in torch 2.6 to 2.14."""
 
 
 class Takeover:
@@ -52,7 +53,6 @@ class Takeover:
         self._module = module
         self._own: dict[str, Any] = {}
         self._values: dict[str, Value] = {}
-        self._forward: _Forward | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         vars(module)[_TAKES_APART] = self
         # A class may have one, or get one in the run, as by parametrizations; it would come first.
@@ -62,10 +62,9 @@ class Takeover:
         """Let a value drive one of the module's rates."""
         self._own[rate.attribute] = vars(self._module)[rate.attribute]
         self._values[rate.attribute] = value
-        # A forward pass that the user put on the instance stays, and reads the rate itself.
-        if rate.compiled is not None and "forward" not in vars(self._module):
-            self._forward = _Forward(self._module, rate.compiled, value)
-            vars(self._module)["forward"] = self._forward
+        if rate.compiled is not None:
+            vars(self._module)[_DRIVEN] = (rate.compiled, value)
+            _let_graphs_read_tensors(type(self._module))
 
     def add(self, site: Site, value: Value) -> None:
         """Add a regularizer to the module's output."""
@@ -81,8 +80,6 @@ class Takeover:
         """Leave the module as it was; what drives it is cut off, and a second call does nothing."""
         for hook in self._hooks:
             hook.remove()
-        if self._forward is not None:
-            self._forward.value = None  # what was wrapped around it since then still calls it
         vars(self._module).update(self._own)
         for key in self._ours():
             del vars(self._module)[key]
@@ -92,11 +89,9 @@ class Takeover:
         """Return the keys that stand in the module's namespace because of this."""
         if vars(self._module).get(_TAKES_APART) is not self:
             return []
-        ours = {_TAKES_APART}
+        ours = {_TAKES_APART, _DRIVEN} & vars(self._module).keys()
         if vars(self._module).get(_COPIES) == self._deep_copy:
             ours.add(_COPIES)
-        if self._forward is not None and vars(self._module).get("forward") is self._forward:
-            ours.add("forward")
         return sorted(ours)
 
     def __call__(self, protocol: Any) -> Any:
@@ -137,28 +132,32 @@ def release(model: nn.Module) -> None:
             takeover.undo()
 
 
-class _Forward:
-    """A module's own forward pass; in a compiled graph, one that reads the rate from a tensor.
+def _let_graphs_read_tensors(cls: type[nn.Module]) -> None:
+    """Have `torch.compile` trace `_forward` in place of a class's own forward pass.
 
-    Compiled, the module's attribute would be a constant of the graph.
+    Nobody else looks there: eager calls, TorchScript and wrappers of the user's get the class's
+    own. It stays, and does nothing to modules that no run drives.
     """
+    owner = next(c for c in cls.__mro__ if "forward" in vars(c))
+    own = vars(owner)["forward"]
+    if isinstance(own, FunctionType) and not hasattr(own, _TRACED):
+        name, defaults, closure = own.__name__, own.__defaults__, own.__closure__
+        setattr(owner, _OWN, FunctionType(own.__code__, own.__globals__, name, defaults, closure))
+        setattr(own, _TRACED, _forward)
 
-    def __init__(self, module: nn.Module, compiled: Compiled, value: Value) -> None:
-        self._module = module
-        self._compiled = compiled
-        self.value: Value | None = value
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.value is None or not torch.compiler.is_compiling():
-            return type(self._module).forward(self._module, *args, **kwargs)
-        x: Tensor = args[0] if args else next(iter(kwargs.values()))
-        if not self._module.training:
-            return x
-        return self._compiled(self._module, x, self.value.tensor(x))
+def _forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """A forward pass that reads a driven module's rate from a tensor.
 
-    def __reduce__(self) -> Any:
-        """Be the module's own forward pass in copies, where the user wrapped something around."""
-        return functools.partial, (type(self._module).forward, self._module)
+    The attribute would be a constant of the graph. This needs no closure and no defaults: the
+    compiler would guard those of the class's own in their place.
+    """
+    driven = getattr(module, _DRIVEN, None)
+    if driven is None:
+        return getattr(module, _OWN)(*args, **kwargs)
+    compiled, value = driven
+    x: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return compiled(module, x, value.tensor(x)) if module.training else x
 
 
 class _Hook:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel
@@ -141,21 +142,73 @@ def test_a_copy_drops_by_its_own_rate() -> None:
     assert float((model(ones) == 0).float().mean()) == pytest.approx(0.75, abs=0.03)
 
 
-def test_a_forward_that_was_wrapped_during_the_run_is_plain_in_copies_and_afterwards() -> None:
-    """As accelerate wraps it, around the pass that it finds: the pass is the module's own then."""
+def test_a_forward_that_was_taken_during_the_run_is_the_modules_own() -> None:
+    """In copies too."""
     model = nn.Sequential(nn.Dropout(0.25))
     steered = SteeredModel(model, [RATE])
     steered.apply({"dropout": 0.75})
     vars(model[0])["_old_forward"] = model[0].forward
-    written = pickle.dumps(model)
-    made = pickle.loads(written)
+    made = by_pickle(model)
     steered.remove()
 
-    assert b"agent_service.client.model" not in written
     for one in (made, model):
         kept: Any = vars(one[0])["_old_forward"]
-        dropped = (kept(torch.ones(100, 100)) == 0).float().mean()
-        assert float(dropped) == pytest.approx(0.25, abs=0.03)
+        assert (kept.__func__, kept.__self__) == (nn.Dropout.forward, one[0])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_hook_of_accelerate_leaves_what_it_leaves_without_a_run(when: str) -> None:
+    """It is added during the run, and removed before or after the run's end."""
+    model = nn.Sequential(nn.Dropout(0.25))
+    steered = SteeredModel(model, [RATE])
+    add_hook_to_module(model[0], ModelHook())
+    if when == "after":
+        steered.remove()
+    remove_hook_from_module(model[0])
+    steered.remove()
+
+    left: Any = vars(model[0])["forward"]
+    assert (left.__func__, left.__self__) == (nn.Dropout.forward, model[0])
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("is_training", [False, True])
+def test_a_clone_by_its_namespace_obeys_its_own_mode(is_training: bool, is_compiled: bool) -> None:
+    """As learn2learn clones modules; the original has the other mode."""
+    torch.manual_seed(0)
+    model = nn.Dropout(0.25).train(not is_training)
+    SteeredModel(model, [RATE]).apply({"dropout": 0.75})
+    clone = nn.Dropout.__new__(nn.Dropout)
+    clone.__dict__ = model.__dict__.copy()
+    clone.train(is_training)
+
+    ones = torch.ones(100, 100)
+    for module in (clone, model):
+        run = torch.compile(module, backend="eager") if is_compiled else module
+        rate = 0.75 if module.training else 0.0
+        assert float((run(ones) == 0).float().mean()) == pytest.approx(rate, abs=0.03)
+    torch.compiler.reset()
+
+
+PROGRAMS: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
+    "script": lambda model, _: torch.jit.script(model),
+    "export": lambda model, x: torch.export.export(model, (x,), strict=False).module(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("way", PROGRAMS)
+def test_a_program_of_a_steered_model_keeps_the_rate_of_its_making(way: str) -> None:
+    """It is no part of the run, and plain dropout."""
+    torch.manual_seed(0)
+    model, ones = nn.Sequential(nn.Dropout(0.25)), torch.ones(100, 100)
+    steered = SteeredModel(model, [RATE])
+    steered.apply({"dropout": 0.75})
+    program = PROGRAMS[way](model, ones)
+    steered.apply({"dropout": 0.1})
+
+    assert float((program(ones) == 0).float().mean()) == pytest.approx(0.75, abs=0.03)
+    assert "dropout" in str(program.graph)
 
 
 def test_a_model_whose_run_is_lost_can_be_released() -> None:

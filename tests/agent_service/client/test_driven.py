@@ -247,6 +247,49 @@ def test_a_forward_pass_of_the_instance_is_called_and_kept() -> None:
     assert vars(dropout)["forward"] is patched
 
 
+@pytest.mark.parametrize("is_in_run", [False, True])
+def test_dropout_that_no_run_drives_keeps_its_rate_when_compiled(is_in_run: bool) -> None:
+    """Of another model, while a run drives one of the class and afterwards."""
+    torch.manual_seed(0)
+    driven, other, ones = nn.Dropout(0.5), nn.Dropout(0.25), torch.ones(100, 100)
+    steered = SteeredModel(driven, [RATE])
+    steered.apply({"dropout": 0.75})
+    if not is_in_run:
+        steered.remove()
+    model = torch.compile(nn.Sequential(other), backend="eager", fullgraph=True)
+    outputs = [model(ones), model(input=ones)]
+    torch.compiler.reset()
+
+    for y in outputs:
+        assert float((y == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_graph_from_before_a_run_obeys_it_and_serves_again_afterwards(is_wrapped: bool) -> None:
+    """Also where the user's own pass, around the module's, stands in the instance."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    dropout, ones = nn.Dropout(0.25), torch.ones(200, 200)
+    if is_wrapped:
+        own = dropout.forward
+        dropout.forward = lambda x: own(x)  # type: ignore[method-assign, assignment]
+    model = torch.compile(nn.Sequential(dropout), backend="eager")
+    torch._dynamo.utils.counters.clear()
+
+    def check(rate: float) -> None:
+        assert float((model(ones) == 0).float().mean()) == pytest.approx(rate, abs=0.02)
+
+    check(0.25)
+    steered = SteeredModel(dropout, [RATE])
+    for rate in (0.5, 0.75, 0.1):
+        steered.apply({"dropout": rate})
+        check(rate)
+    steered.remove()
+    check(0.25)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    torch.compiler.reset()
+
+
 def test_a_run_describes_what_it_drives(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
