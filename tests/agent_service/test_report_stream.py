@@ -102,6 +102,40 @@ class _Interrupted:
         self._stream.cancel()
 
 
+class _Unusable:
+    """A stream that answers all reports with one action."""
+
+    def __init__(self, action: pb.Action) -> None:
+        self._action = action
+
+    def __next__(self) -> pb.StreamReportsResponse:
+        return pb.StreamReportsResponse(action=self._action)
+
+    def cancel(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        pb.Action(chunk_index=2),
+        pb.Action(values={"other": 0.1}, chunk_index=2),
+        pb.Action(values={"dropout": 0.1}, chunk_index=1),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_asked_for_again(
+    client: AgentClient, action: pb.Action
+) -> None:
+    """By a call of each run's own, whose answer it goes on under."""
+    runs = fleet(client, 2)
+    with client.report_stream() as stream:
+        stream._stream = _Unusable(action)
+        assert stream.report(reports(runs)) == [None] * 2
+
+    for run in runs:
+        assert run.action.chunk_index == 2
+        assert run.action == client.get_run(run.run_id).action
+
+
 def test_an_interrupted_report_mixes_up_no_answers(client: AgentClient) -> None:
     """After Ctrl-C amid the answers the same may be reported again, and each run gets its own."""
     runs = fleet(client, 5)

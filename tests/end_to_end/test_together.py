@@ -161,11 +161,14 @@ def test_who_leaves_leaves_the_others_alone(
         "fails": like(Method.RD, chunks=CHUNKS, seed=2, named="nobody"),
         "cancelled": like(Method.RD, chunks=CHUNKS, seed=3),
     }
-    with AgentClient(frozen_agent.address) as agent_client:  # "nobody" is gone before it is asked
+    client.submit("before", like(chunks=ENDLESS, seed=0))
+    wait_for_chunks(client, ["before"])
+    with AgentClient(frozen_agent.address) as agent_client:
         rd = agent_client.get_controller("rd").spec
         agent_client.create_controller(replace(spec_from_message(rd), name="nobody"))
         submit(client, specs)
-        agent_client.delete_controller("nobody")
+        agent_client.delete_controller("nobody")  # before it is asked: the runs wait for a process
+    client.cancel("before")
     wait_for_chunks(client, ["stays", "cancelled"], 3)
     failed = client.get("fails")
     client.cancel("cancelled")

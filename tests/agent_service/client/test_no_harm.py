@@ -443,11 +443,13 @@ def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> Non
                     assert not run.chunk_full
                     assert run.report(0.5) == {}
                 assert rate(model) == 0.25
+                assert "nothing is driven yet" in str(run.describe())
                 process.start()
                 client.wait_ready(20)
                 while not run.chunk_full:
                     run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
                 assert rate(model) == run.hyperparameters["dropout"]
+                assert "dropout drives\n  1:p (0.25)" in str(run.describe())
                 run.report(0.5)
 
             assert rate(model) == 0.25
