@@ -215,7 +215,9 @@ class Run:
     ) -> dict[str, float]:
         """Report the full chunk and return the values for the next one, which a model then has.
 
-        A score that is not finite drops the chunk.
+        While the agent is away the report is held, and the values stay. A chunk whose score is not
+        finite or, once another was reported, cannot be made is dropped with a warning. A loss that
+        is not finite ends the run as diverged. After its end nothing is reported.
 
         Args:
             validation: mean score of the chunk's validation batches, in [0, 1]; or, of a run with a
@@ -223,12 +225,16 @@ class Run:
             applied: what the chunk ran under, where that was not what was decided; a shadow run
                 says it always, save where it has a model, whose own rates are read then.
 
+        Whatever it raises, the chunk is kept, to be reported again, or dropped by `drop_chunk`.
+
         Raises:
-            RuntimeError: where the chunk is not full yet.
-            TypeError: the validation is neither a number nor pairs; likewise.
-            InvalidArgument: a score out of range, or wrong names; the chunk is kept, to be reported
-                again, or dropped by `drop_chunk`.
-            AgentError: what the service answered a run with `when_away=None`; likewise.
+            RuntimeError: the chunk is not full yet.
+            TypeError: the validation is neither a number nor pairs.
+            InvalidArgument: a score is outside [0, 1], by more than rounding, or cannot be made;
+                wrong names are in `applied`; or the controller's reward is `given`.
+            AgentError: what the service answered a run with `when_away=None`; or this is a forked
+                process.
+            Exception: the validation batches' own; up to the first report, also the score's.
         """
         if self._is_idle:
             return self.hyperparameters

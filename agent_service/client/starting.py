@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,7 +114,7 @@ class Starting:
         own = AgentDelivery(self._calls, self._stub, start.when_away, self._presence)
         delivery, once = (own, _here) if start.model is None else _among_ranks(own, start)
         try:
-            own.run_id = start.run_id or once(lambda: f"run-{uuid.uuid4().hex[:12]}")
+            own.run_id = start.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
             return self._begin(start, own, delivery, once)
         except Apart as error:
             log.warning(

@@ -221,7 +221,7 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
         # What few scripts do, and what servers need, takes its time to import, too.
         (
             "agent_service.client",
-            ("json", "grpc_status", "agent_service.domain.ports", "agent_service.pem"),
+            ("json", "uuid", "grpc_status", "agent_service.domain.ports", "agent_service.pem"),
         ),
         ("agent_service.build", ()),
         ("agent_service.decision_log.evaluation", ("pyarrow", "sqlalchemy")),
