@@ -306,7 +306,9 @@ class Run:
 
     def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
         """Report a chunk with a ready reward, for controllers whose reward is `given`."""
-        return self._report(losses, lambda: (reward,))
+        values = self._report(losses, lambda: (reward,))
+        self.drop_chunk()
+        return values
 
     def _report(
         self,

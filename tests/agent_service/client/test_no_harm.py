@@ -151,13 +151,15 @@ def test_the_first_report_of_the_wrong_kind_names_the_call_to_make(client: Agent
             run.report(0.5)
         assert run.chunk_full
         run.report_reward([1.0] * 4, 0.5)
+        steps(run, 1.0, 1.0, 1.0, 1.0)
+        run.report_reward([1.0] * 4, 0.5)
     with client.run("c", run_id="c") as run:
         steps(run, 1.0, 1.0, 1.0, 1.0)
         with pytest.raises(InvalidArgument, match=r"run\.report\(validation\)"):
             run.report_reward([1.0] * 4, 0.5)
         run.report(0.5)
 
-    assert [client.get_run(run_id).reported_chunks for run_id in "gc"] == [1, 1]
+    assert [client.get_run(run_id).reported_chunks for run_id in "gc"] == [2, 1]
 
 
 @pytest.mark.parametrize("when_away", [None, HELD])
