@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from agent_service import convert
 from agent_service.domain.steering import Steering
@@ -69,9 +70,15 @@ class LogStreams:
         key = which, after
         if (reading := self._pages.get(key)) is None:
             reading = asyncio.create_task(asyncio.to_thread(self._read, which, after))
-            reading.add_done_callback(lambda _: self._pages.pop(key))
+            reading.add_done_callback(partial(self._has_read, key))
             self._pages[key] = reading
-        return await asyncio.shield(reading)
+        await asyncio.wait([reading])  # where this one leaves, the others wait on
+        return reading.result()
+
+    def _has_read(self, key: tuple[_Which, int], reading: asyncio.Task[_Page]) -> None:
+        del self._pages[key]
+        if not reading.cancelled():
+            reading.exception()  # else asyncio logs the failure of a read that all have left
 
     def _read(self, which: _Which, after: int) -> _Page:
         controller, run_id = which
@@ -116,13 +123,14 @@ class LogStreams:
 
     async def _wake(self) -> None:
         """Wake those for whom something was appended; the others have read up to there, too."""
-        after = min((f.after for f in self._followers), default=0)
+        followers = list(self._followers)  # who joins meanwhile may be behind them
+        after = min((f.after for f in followers), default=0)
         new = await asyncio.to_thread(self._steering.appended, after=after)
         newest: dict[_Which, int] = {}
         for entry in new:
             for controller in ("", entry.controller):
                 newest[controller, ""] = newest[controller, entry.run_id] = entry.position
-        for follower in self._followers:
+        for follower in followers:
             if newest.get(follower.which, 0) <= follower.after:
                 follower.after = max(follower.after, new[-1].position if new else 0)
             elif not follower.more.done():

@@ -1,5 +1,7 @@
 """StreamTransitions: what a reader of the log can rely on."""
 
+import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -22,12 +24,12 @@ from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.ports import Durability
 from agent_service.domain.rewards import Scores
-from agent_service.domain.runs import ChunkReport, Mode, StartRun
+from agent_service.domain.runs import Appended, ChunkReport, LogPage, Mode, StartRun
 from agent_service.domain.specs import ControllerSpec, RandomSettings
 from agent_service.domain.steering import Steering
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics import Metrics
-from agent_service.rpc.log_stream import LOG_PAGE
+from agent_service.rpc.log_stream import LOG_PAGE, LogStreams
 from agent_service.store import queries
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -318,3 +320,87 @@ def test_followers_end_where_the_store_fails(
         next(stream)
 
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+class _Log:
+    """A steering whose answers are held up."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.goes_on = threading.Event(), threading.Event()
+        self.entries = [appended(15, "late"), appended(21, "ahead")]
+        self.read_after: list[int] = []
+
+    def transitions(self, *, run_id: str, after: int, **_which: object) -> LogPage:
+        if run_id == "late":
+            self.read_after.append(after)
+        if run_id == "fails":
+            self._hold_up()
+            raise Unavailable("the store is away")
+        return LogPage([], reached=after, is_last=True)
+
+    def appended(self, *, after: int) -> list[Appended]:
+        new = [entry for entry in self.entries if entry.position > after]
+        self._hold_up()
+        return new
+
+    def _hold_up(self) -> None:
+        self.is_asked.set()
+        assert self.goes_on.wait(20)
+
+
+def appended(position: int, run_id: str) -> Appended:
+    return Appended(position=position, controller="c", run_id=run_id)
+
+
+def streams_of(log: _Log) -> LogStreams:
+    return LogStreams(log, pause=lambda _: asyncio.sleep(0))  # type: ignore[arg-type]
+
+
+async def follow(streams: LogStreams, run_id: str, after: int) -> None:
+    request = pb.StreamTransitionsRequest(run_id=run_id, after_position=after, follow=True)
+    async for _ in streams.answer(request):
+        pass
+
+
+def test_a_follower_that_joins_during_a_look_misses_nothing() -> None:
+    """It lies behind those who are looked for, and what is between may be its own."""
+    log = _Log()
+
+    async def join_during_a_look() -> None:
+        streams = streams_of(log)
+        ahead = asyncio.create_task(follow(streams, "ahead", 20))
+        await asyncio.to_thread(log.is_asked.wait, 20)
+        late = asyncio.create_task(follow(streams, "late", 10))
+        while len(streams._followers) < 2:
+            await asyncio.sleep(0)
+        log.entries.append(appended(30, "late"))
+        log.goes_on.set()
+        while len(log.read_after) < 2:
+            await asyncio.sleep(0)
+        ahead.cancel()
+        late.cancel()
+
+    asyncio.run(join_during_a_look())
+
+    assert log.read_after[:2] == [10, 10]
+
+
+def test_a_read_that_fails_when_its_reader_has_left_is_not_logged() -> None:
+    """Nobody waits for it, and the next reader is told of its own."""
+    log, logged = _Log(), list[object]()
+
+    async def leave_during_a_read() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: logged.append(what))
+        streams = streams_of(log)
+        reader = asyncio.create_task(follow(streams, "fails", 0))
+        await asyncio.to_thread(log.is_asked.wait, 20)
+        reader.cancel()
+        await asyncio.wait([reader])
+        log.goes_on.set()
+        while streams._pages:
+            await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(leave_during_a_read())
+
+    assert logged == []
