@@ -10,6 +10,8 @@ from trainer_service.config import TrainerConfig
 
 CONNECT_SECONDS = 1.0
 """How long a submission waits for a connection to the agent."""
+ANSWER_SECONDS = 1.0
+"""How long it then waits for the answer: an agent that hangs keeps its connections."""
 AWAY_SECONDS = 30.0
 """For how long an agent that was away is not asked again, so that submissions stay quick."""
 
@@ -39,7 +41,7 @@ class AgentLookup:
             return
         try:
             self._client.wait_ready(CONNECT_SECONDS)
-            self._client.get_controller(name)
+            self._client.get_controller(name, within=ANSWER_SECONDS)
         except NotFound:
             text = f"{name!r} is not at the agent service, {self._address}; create it there first"
             raise invalid("controller", text) from None

@@ -74,9 +74,9 @@ class AsyncAgentClient:
         """See `AgentClient.create_controller`."""
         return await asyncio.to_thread(self._client.create_controller, spec, mode)
 
-    async def get_controller(self, name: str) -> pb.Controller:
+    async def get_controller(self, name: str, *, within: float | None = None) -> pb.Controller:
         """See `AgentClient.get_controller`."""
-        return await asyncio.to_thread(self._client.get_controller, name)
+        return await asyncio.to_thread(self._client.get_controller, name, within=within)
 
     def list_controllers(self) -> AsyncIterator[pb.Controller]:
         """See `AgentClient.list_controllers`."""

@@ -130,10 +130,10 @@ class AgentClient:
         )
         return self._calls.call(self._stub.CreateController, request).controller
 
-    def get_controller(self, name: str) -> pb.Controller:
-        """Return a controller as it stands."""
+    def get_controller(self, name: str, *, within: float | None = None) -> pb.Controller:
+        """Return a controller as it stands; waits `within` seconds at the most, if given."""
         request = pb.GetControllerRequest(name=name)
-        return self._calls.call(self._stub.GetController, request).controller
+        return self._calls.call(self._stub.GetController, request, within=within).controller
 
     def list_controllers(self) -> Iterator[pb.Controller]:
         """Return all controllers by name, read page by page."""

@@ -1,5 +1,6 @@
 """The queue where no process is needed to see it."""
 
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
+from tests.conftest import ServedAgent, of_sqlite
 from tests.trainer_service.specs import run_spec
+from trainer_service.agent_lookup import AgentLookup
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.local import LocalExecutor
 from trainer_service.run import RunState, StateChanged
@@ -55,6 +59,35 @@ def test_a_run_too_many_is_refused(tmp_path: Path) -> None:
         assert raised.value.limit == "runs"
         assert runs.submit("one", run_spec()).id == "one"
         assert store.find("three") is None
+
+
+@of_sqlite
+def test_a_submission_does_not_wait_for_an_agent_that_hangs(
+    served: ServedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes calls and answers none; for a while it is then not asked again."""
+    goes_on, asked = threading.Event(), list[str]()
+
+    def hang(_catalog: Catalog, name: str) -> None:
+        asked.append(name)
+        goes_on.wait(60)
+
+    monkeypatch.setattr(Catalog, "get_controller", hang)
+
+    def check() -> None:
+        with closing(AgentLookup(TrainerConfig(agent=served.address))) as agent:
+            agent.check_controller("first")
+            agent.check_controller("second")
+
+    checking = threading.Thread(target=check)
+    checking.start()
+    checking.join(15)
+    is_done = not checking.is_alive()
+    goes_on.set()
+    checking.join()
+
+    assert is_done
+    assert asked == ["first"]
 
 
 @pytest.mark.parametrize(
