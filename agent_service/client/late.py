@@ -17,7 +17,7 @@ log = logging.getLogger("agent_service.client")
 LOOK_STEPS = 20
 """Training steps between two looks whether the agent is back."""
 
-_NOT_YET = "nothing is driven yet: the agent is away, and the model keeps its own rates"
+_NOT_YET = "nothing is driven: the run has not begun, and the model keeps its own rates"
 
 
 class _Undecided(dict[str, float]):
@@ -79,6 +79,7 @@ class LateRun(Run):
                 "%s does not begin, and the training goes on: %s", named(self.run_id), error
             )
             self.is_finished = True
+            self._delivery.flush()  # so that no other rank waits for this one
             return
         if begun is not None:
             super().__init__(**begun)

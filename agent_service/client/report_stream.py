@@ -14,7 +14,7 @@ import grpc
 
 from agent_service.client.delivery import Presence, check_action
 from agent_service.client.run import Run
-from agent_service.domain.errors import AgentError, Failed, Unavailable
+from agent_service.domain.errors import AgentError, Failed, InvalidArgument, Unavailable
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
@@ -58,15 +58,16 @@ class ReportStream:
             it; that run stays where it was, and its chunk may be reported again.
 
         Raises:
-            InvalidArgument: a score is out of range; nothing was sent.
+            InvalidArgument: a score is out of range; no report was sent.
         """
-        requests = [report.run.request(report.losses, report.feedback) for report in reports]
-        answers = iter(self._send([request for request in requests if request is not None]))
+        requests = [_request(report) for report in reports]
+        sent = [request for request in requests if isinstance(request, pb.ReportChunkRequest)]
+        answers = iter(self._send(sent))
         errors: list[AgentError | None] = []
         away: Unavailable | None = None
         for report, request in zip(reports, requests, strict=True):
-            if request is None:
-                errors.append(None)
+            if not isinstance(request, pb.ReportChunkRequest):
+                errors.append(request)
                 continue
             # Once nobody answers, the others are not tried one by one.
             error = away or _settle(report.run, request, next(answers))
@@ -126,6 +127,16 @@ class ReportStream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _request(report: FleetReport) -> pb.ReportChunkRequest | AgentError | None:
+    """Return what to send; none of a run that ends, or why its end could not be told."""
+    try:
+        return report.run.request(report.losses, report.feedback)
+    except InvalidArgument:
+        raise
+    except AgentError as error:
+        return error
 
 
 def _settle(

@@ -95,6 +95,7 @@ class Run:
                 model.remove()
             raise
         self._is_own = self._is_own or is_held
+        self._begins_held = is_held
         if model is not None:
             # A run that is lost, as when a notebook's cell raises, leaves its model as it was.
             weakref.finalize(self, model.remove).atexit = False
@@ -343,13 +344,14 @@ class Run:
         """Whether a loss that is not finite ends the run; then it has ended."""
         if not self._guard.ends(losses):
             return False
+        # First, since a run that raises is to keep the chunk, and to end as diverged later.
+        self._delivery.send(self._end(Outcome.DIVERGED, None))
         self._stop()
         log.warning(
             "%s: a loss is not finite; it ends as diverged, and the training goes on without "
             "the agent",
             named(self.run_id),
         )
-        self._delivery.send(self._end(Outcome.DIVERGED, None))
         return True
 
     def request(
@@ -439,6 +441,7 @@ class Run:
         """
         self.drop_chunk()
         self.take(self._first_action)
+        self._is_own = self._is_own or self._begins_held
 
     @by_name
     def finish(
@@ -447,7 +450,7 @@ class Run:
         """End the run, and leave its model as it was; the context manager does it, too.
 
         Where the agent is away this takes a few seconds at most, and what was held and cannot be
-        delivered is said in the log. An end that was not told may be told again.
+        delivered is said in the log. With `when_away=None` it raises, and may be called again.
 
         Args:
             outcome: how the training ended; diverged where a loss that was told since the last

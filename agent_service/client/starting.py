@@ -122,6 +122,7 @@ class Starting:
                 named(own.run_id or start.name),
                 error,
             )
+        delivery.flush()  # so that no other rank waits for this one
         never = LateRun(delivery, run_id=own.run_id or start.name, begin=lambda: None)
         never.is_finished = True
         return never

@@ -128,7 +128,7 @@ class ReinforcedRegularization(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell a step, and report a full chunk."""
         losses, shares, self._losses, self._shares = self._losses, self._shares, [], []
-        if self._is_divided:
+        if losses and self._is_divided:
             losses = [torch.stack(losses).sum() / torch.stack(shares).sum()]
         if losses:
             self._follower.step(losses)

@@ -1,11 +1,13 @@
 """Fleets: many runs' reports over one stream, under the rules of single reports."""
 
+import math
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -83,6 +85,23 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(client: AgentClient) -> No
 
     assert client.get_run("r1").outcome == pb.OUTCOME_DIVERGED
     assert [client.get_run(run.run_id).reported_chunks for run in runs] == [2, 0]
+
+
+def test_an_end_that_cannot_be_told_holds_up_no_other_run(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that diverges while its agent is away, and is to raise then."""
+    first, second = fleet(client, 2)
+    away = Unavailable("away")
+    monkeypatch.setattr(first._delivery, "send", Mock(side_effect=away))
+    with client.report_stream() as stream:
+        lost, sent = reports([first, second])
+
+        answers = stream.report([replace(lost, losses=[math.nan] * 4), sent])
+
+    assert answers == [away, None]
+    assert not first.is_finished
+    assert client.get_run(second.run_id).reported_chunks == 1
 
 
 class _Interrupted:

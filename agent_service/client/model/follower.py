@@ -58,8 +58,8 @@ class Follower:
     ) -> None:
         """Start a run as a training begins.
 
-        One before that was left in the middle, by an exception that no callback is told of, is
-        ended; or begun again where it has reported nothing.
+        One before that was left in the middle, by an exception that no callback is told of, goes on
+        where the script named it; else it is ended, or begun again where it has reported nothing.
 
         Raises:
             TypeError: what validates does not fit; before anything is trained.
@@ -68,6 +68,9 @@ class Follower:
         is_open = run is not None and not run.is_finished and self._model is model
         if run is not None and is_open and run.action.chunk_index == 1:
             run.start_again()
+            return
+        if run is not None and is_open and self._options.get("run_id") is not None:
+            run.drop_chunk()
             return
         self.end(Outcome.TRUNCATED)
         self._model, self._align = model, align

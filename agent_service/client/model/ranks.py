@@ -41,6 +41,15 @@ def are_several() -> bool:
     )
 
 
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Raise Apart where the store fails, since the process that serves it has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Apart(f"torch.distributed's store fails: {error}") from error
+
+
 class Ranks:
     """The processes of a training, which meet for one run.
 
@@ -70,8 +79,7 @@ class Ranks:
             Apart: the ranks did not meet.
         """
         self._meetings += 1
-        with _apart():
-            return self._told_by_rank_0(make)
+        return self._told_by_rank_0(make)
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
         """Return the mean of each number over all ranks.
@@ -81,10 +89,10 @@ class Ranks:
             InvalidArgument: they do not give equally many numbers.
         """
         self._meetings += 1
-        with _apart():
-            if self.rank:
-                self._store.set(self._key(self.rank), json.dumps([*numbers]))
-            return self._told_by_rank_0(lambda: self._mean(numbers))
+        own = [float(number) for number in numbers]
+        if self.rank:
+            self._tell(self._key(self.rank), json.dumps(own))
+        return self._told_by_rank_0(lambda: self._mean(own))
 
     def leave(self) -> None:
         """Let nobody wait for this rank any more."""
@@ -98,13 +106,18 @@ class Ranks:
             result, error = pickle.loads(told)
         else:
             result, error = _tried(make)
-            self._store.set(key, pickle.dumps((result, error)))  # type: ignore[arg-type]  # its stub
+            self._tell(key, pickle.dumps((result, error)))
             self._read.append(key)
         if error is not None:
             raise error
         given: T = result
         return given
 
+    @_apart()
+    def _tell(self, key: str, told: Any) -> None:
+        self._store.set(key, told)
+
+    @_apart()
     def _mean(self, own: Sequence[float]) -> list[float]:
         keys = [self._key(rank) for rank in self._others]
         told = [own, *map(json.loads, self._wait(keys))]
@@ -118,6 +131,7 @@ class Ranks:
     def _key(self, of: object) -> str:
         return f"{self._meetings}/{of}"
 
+    @_apart()
     def _wait(self, keys: list[str]) -> list[bytes]:
         """Return what stands at each of the keys, once all are there; look ever less often.
 
@@ -156,15 +170,6 @@ def _tried(make: Callable[[], T]) -> tuple[T | None, AgentError | None]:
         return make(), None
     except AgentError as error:
         return None, error
-
-
-@contextlib.contextmanager
-def _apart() -> Iterator[None]:
-    """Raise Apart where the store fails, since the process that serves it has ended."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise Apart(f"torch.distributed's store fails: {error}") from error
 
 
 class SharedDelivery:

@@ -235,8 +235,20 @@ def test_a_loss_that_the_model_does_not_make_is_told_before_the_training(
     assert rate_of(model) == 0.1
 
 
-def test_a_training_that_was_interrupted_begins_again(client: AgentClient, tmp_path: Path) -> None:
-    """No callback is told of an exception in `train`: the next one ends the run that was left."""
+@pytest.mark.parametrize(
+    ("run_id", "ends", "chunks"),
+    [
+        (None, [pb.OUTCOME_TRUNCATED, pb.OUTCOME_TERMINATED], [1, 2]),
+        ("r", [pb.OUTCOME_TERMINATED], [3]),
+    ],
+)
+def test_a_training_that_was_interrupted_begins_again(
+    client: AgentClient, tmp_path: Path, run_id: str | None, ends: list[int], chunks: list[int]
+) -> None:
+    """No callback is told of an exception in `train`: the next one ends the run that was left.
+
+    A run that the script named goes on.
+    """
     from transformers import TrainerCallback
 
     class Once(TrainerCallback):
@@ -248,13 +260,13 @@ def test_a_training_that_was_interrupted_begins_again(client: AgentClient, tmp_p
                 raise KeyboardInterrupt
 
     model = small("bert")
-    trainer = trainer_of(client, model, items(), tmp_path, run_id=None, callbacks=(Once(),))
+    trainer = trainer_of(client, model, items(), tmp_path, run_id=run_id, callbacks=(Once(),))
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     trainer.train()
 
-    assert outcomes(client) == [pb.OUTCOME_TRUNCATED, pb.OUTCOME_TERMINATED]
-    assert [run.reported_chunks for run in client.list_runs()][::-1] == [1, 2]
+    assert outcomes(client) == ends
+    assert [run.reported_chunks for run in client.list_runs()][::-1] == chunks
     assert rate_of(model) == 0.1
 
 

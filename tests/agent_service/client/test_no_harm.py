@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from torch import nn
 
 from agent_service import status
-from agent_service.client import AgentClient, Hold, Limits, Outcome, Run, calls
+from agent_service.client import AgentClient, Hold, Limits, Outcome, Run, Scores, calls
 from agent_service.client import delivery as delivery_module
 from agent_service.client.limits import Guard
 from agent_service.client.model import release
@@ -101,6 +101,26 @@ def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) 
     assert client.get_run("break").outcome == pb.OUTCOME_DIVERGED
     assert client.get_run("raise").outcome == pb.OUTCOME_DIVERGED
     assert client.get_run("limited").outcome == pb.OUTCOME_TERMINATED
+
+
+def test_a_diverged_end_that_was_not_told_may_be_told_again(tmp_path: Path) -> None:
+    """Where the script wants to know of an agent that is away: its run is diverged, not cut off."""
+    with (
+        AgentProcess(tmp_path / "agent.db") as process,
+        AgentClient(process.address, budget_seconds=2) as client,
+    ):
+        client.create_controller(spec())
+        run = client.run("c", run_id="r", when_away=None)
+        steps(run, 1.0, math.nan, 1.0, 1.0)
+        process.stop()
+        with pytest.raises(Unavailable):
+            run.report(0.5)
+        process.start()
+        client.wait_ready(20)
+
+        run.finish()
+
+        assert client.get_run("r").outcome == pb.OUTCOME_DIVERGED
 
 
 def test_a_chunk_that_cannot_be_reported_is_dropped(client: AgentClient) -> None:
@@ -431,6 +451,18 @@ def test_an_absent_agent_draws_nothing_of_the_trainings_random_numbers(
     assert states() == before
 
 
+def test_values_that_nobody_decided_are_reported_as_the_trainings_own() -> None:
+    """Also in a training that starts again, which runs under them a second time."""
+    with AgentClient(NOBODY) as client, client.run(spec(), when_away=HELD) as run:
+        chunk(run)
+        run.start_again()
+
+        request = run.request([1.0] * 4, Scores(training=0.5, validation=0.5))
+
+    assert request is not None
+    assert (request.chunk_index, dict(request.applied.values)) == (1, HELD.values)
+
+
 def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> None:
     """Under its own rates; its run begins once the agent answers, and drives it from then on."""
     with AgentProcess(tmp_path / "agent.db") as process:
@@ -445,7 +477,7 @@ def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> Non
                     assert not run.chunk_full
                     assert run.report(0.5) == {}
                 assert rate(model) == 0.25
-                assert "nothing is driven yet" in str(run.describe())
+                assert "nothing is driven: the run has not begun" in str(run.describe())
                 process.start()
                 client.wait_ready(20)
                 while not run.chunk_full:

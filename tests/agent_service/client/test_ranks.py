@@ -208,6 +208,7 @@ def test_ranks_part_and_the_training_goes_on(
 
 LATE = """
 import os, sys, time
+import numpy as np
 from torch import distributed, nn
 from agent_service.client import AgentClient, Reward
 
@@ -216,7 +217,7 @@ distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank,
 model = nn.Dropout(0.1)
 begun = []
 with AgentClient(address, budget_seconds=0.1) as agent, agent.run("c", model=model) as run:
-    assert str(run.describe()).startswith("nothing is driven yet")
+    assert str(run.describe()).startswith("nothing is driven: the run has not begun")
     assert run.report_reward([1.0], 0.5) == {}
     open(f"{store}.{rank}", "w").close()
     for step in range(100_000):
@@ -227,8 +228,7 @@ with AgentClient(address, budget_seconds=0.1) as agent, agent.run("c", model=mod
             break
         run.step(float(rank), score=0.5)
         if run.chunk_full:
-            run.report_reward([float(rank)] * 4, 0.25 + rank / 2)
-            run.drop_chunk()
+            run.report_reward(np.full(4, rank, np.float32), 0.25 + rank / 2)
         time.sleep(0.001)
 print(*begun, run.run_id)
 distributed.barrier()
