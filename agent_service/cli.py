@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agent_service.archive.prune_command import prune_options, prune_store
-from agent_service.command import Commands, echo, run_command
+from agent_service.command import LONGEST_SECONDS, Amount, Commands, echo, run_command
 from agent_service.config import AgentConfig
 from agent_service.connecting import FILE, Target, agent_option, connect
 from agent_service.decision_log.log_command import transitions
@@ -113,7 +113,7 @@ def _with_password(store: str, file: Path) -> str:
 )
 @click.option(
     "--lease",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(min=0, min_open=True, max=LONGEST_SECONDS),
     default=_DEFAULTS.lease,
     help="Seconds without a report after which a run is abandoned.",
 )
@@ -192,7 +192,9 @@ for command in (transitions, replay, agreement, estimate):
 @agent_option
 @click.argument("controller")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--policy-version", default=0, help="Which; 0: the newest.")
+@click.option(
+    "--policy-version", type=click.IntRange(min=0), default=0, help="Which; 0: the newest."
+)
 def export_(agent: Target, controller: str, path: Path, policy_version: int) -> None:
     """Write a controller's policy to a safetensors file."""
     with connect(agent) as client:

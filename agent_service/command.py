@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.text import printable
+
+LONGEST_SECONDS: Final = 1e9
+"""That an option takes; locks of threads wait no longer than ten times as long."""
+
+
+class Amount(click.FloatRange):
+    """A finite number of a range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """Return it; fails for NaN too, which is in every range."""
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not finite.", param, context)
+        return number
 
 
 class Commands(click.Group):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.addresses import TRAINER_PORT, address_to_call
-from agent_service.command import Commands, echo, run_command
+from agent_service.command import LONGEST_SECONDS, Amount, Commands, echo, run_command
 from agent_service.connecting import FILE, Access, Target, access_options
 from agent_service.domain.errors import AgentError
 from agent_service.lifeline import end_on_interrupt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = TrainerConfig()
 _PATH = click.Path(file_okay=False, path_type=Path)
+_SECONDS = Amount(0, LONGEST_SECONDS)
 
 # Heavy imports stand inside the commands: `--help` answers at once, and gRPC reads its settings
 # from the environment when it is imported.
@@ -68,7 +69,9 @@ def cli(debug: bool) -> None:
     help="Where runs train: on this machine, or on a cluster of Ray.",
 )
 @click.option("--address", default="", help="Ray's: ray://HOST:10001, HOST:6379; else found.")
-@click.option("--gpus-per-process", type=float, help="Of Ray's; by default 1 with cuda, else 0.")
+@click.option(
+    "--gpus-per-process", type=Amount(0, 1), help="Of Ray's; by default 1 with cuda, else 0."
+)
 @click.option(
     "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free."
 )
@@ -78,11 +81,26 @@ def cli(debug: bool) -> None:
 @click.option(
     "--threads", default=_DEFAULTS.threads, help="Of each; 0: cores / parallel, on Ray 1."
 )
-@click.option("--checkpoint-seconds", type=float, help="Between two; by default 1% of the time.")
-@click.option("--grace-seconds", default=_DEFAULTS.grace_seconds, help="For chunks, when stopping.")
+@click.option("--checkpoint-seconds", type=_SECONDS, help="Between two; by default 1% of the time.")
+@click.option(
+    "--grace-seconds",
+    default=_DEFAULTS.grace_seconds,
+    type=_SECONDS,
+    help="For chunks, when stopping.",
+)
 @click.option("--restarts", default=_DEFAULTS.restarts, help="Starts of a run without a new chunk.")
-@click.option("--stall-seconds", default=_DEFAULTS.stall_seconds, help="Longest chunk of a run.")
-@click.option("--agent-seconds", default=_DEFAULTS.agent_seconds, help="Wait for an absent agent.")
+@click.option(
+    "--stall-seconds",
+    default=_DEFAULTS.stall_seconds,
+    type=_SECONDS,
+    help="Longest chunk of a run.",
+)
+@click.option(
+    "--agent-seconds",
+    default=_DEFAULTS.agent_seconds,
+    type=_SECONDS,
+    help="Wait for an absent agent.",
+)
 @click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
 @click.option("--max-runs", default=_DEFAULTS.max_runs, help="Runs that wait or train.")
 @serving_options

@@ -17,6 +17,8 @@ from agent_service.connecting import Access
 from agent_service.domain.errors import invalid
 from agent_service.rpc.serving_config import ServingConfig
 
+MOST_THREADS = 4096
+"""Of one process; torch ends with a crash where the system has no more."""
 RAY_PORT = 10001
 """Of Ray's clients, where nothing else is said."""
 
@@ -90,8 +92,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field that is wrong."""
         for name in ("parallel", "together"):
-            if getattr(self, name) < 1:
-                raise invalid(name, f"{getattr(self, name)} must be at least 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise invalid(name, f"{getattr(self, name)} must be at least 1, and below 2^31")
+        if self.threads > MOST_THREADS:
+            raise invalid("threads", f"{self.threads} is more than {MOST_THREADS}")
         for name in (
             "threads",
             "checkpoint_seconds",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent_service.command import echo
+from agent_service.command import Amount, echo
 from agent_service.connecting import Target, agent_option
-from agent_service.domain.errors import AgentError, invalid
+from agent_service.domain.errors import AgentError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -25,19 +25,28 @@ if TYPE_CHECKING:
 
 HYPERPARAMETER = "dropout"
 """Of the controller: the simulated child's drop rate."""
+_COUNT = click.IntRange(1, 10**6)
+_AMOUNT = Amount(0, 10**6, min_open=True)
 CANCELLERS = 16
 """Threads that end what an interrupted load left."""
 
 
 @click.command()
 @agent_option
-@click.option("--runs", default=1000, help="Live runs.")
-@click.option("--seconds", default=60.0, help="Under load, after all runs are started.")
-@click.option("--rate", type=float, help="Reports a second; as many as it can by default.")
-@click.option("--chunks", default=100, help="Of a run; one that ends makes room for a new one.")
-@click.option("--processes", default=2, help="That load the service.")
+@click.option("--runs", type=_COUNT, default=1000, help="Live runs.")
+@click.option(
+    "--seconds", type=_AMOUNT, default=60.0, help="Under load, after all runs are started."
+)
+@click.option("--rate", type=_AMOUNT, help="Reports a second; as many as it can by default.")
+@click.option(
+    "--chunks",
+    type=_COUNT,
+    default=100,
+    help="Of a run; one that ends makes room for a new one.",
+)
+@click.option("--processes", type=click.IntRange(1, 256), default=2, help="That load the service.")
 @click.option("--streams", is_flag=True, help="Report over streams, as fleets do; else by calls.")
-@click.option("--rollout-size", default=2048, help="Transitions of one policy update.")
+@click.option("--rollout-size", type=_COUNT, default=2048, help="Transitions of one policy update.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def simulate(
     agent: Target,
@@ -54,12 +63,6 @@ def simulate(
 
     A controller of its own learns from them; at the end their runs are finished, and it is deleted.
     """
-    for name, value in (("runs", runs), ("chunks", chunks), ("processes", processes)):
-        if value < 1:
-            raise invalid(name, f"{value} must be at least 1")
-    for name, amount in (("seconds", seconds), ("rate", rate)):
-        if amount is not None and not 0 < amount < float("inf"):
-            raise invalid(name, f"{amount:g} must be above 0, and finite")
     from trainer_service.load.drive import Share
     from trainer_service.load.simulate import simulate as load
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.addresses import AGENT_PORT, TRAINER_PORT, address_to_call
-from agent_service.command import echo
+from agent_service.command import LONGEST_SECONDS, Amount, echo
 from agent_service.connecting import Access, access_options
 from trainer_service.config import TrainerConfig
 from trainer_service.training_options import training_options, training_spec
@@ -28,7 +28,12 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 @training_options
 @click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Rows of Table 1, by commas.")
 @click.option("--seeds", default=3, help="Fresh children of each method.")
-@click.option("--learning-runs", default=12, help="Children that each controller learns on.")
+@click.option(
+    "--learning-runs",
+    type=click.IntRange(1, 1000),
+    default=12,
+    help="Children that each controller learns on.",
+)
 @click.option("--reward", default="gap", help="gap, validation or improvement.")
 @click.option("--rollout-size", type=int, help="Transitions of one policy update.")
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
@@ -36,7 +41,11 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 @access_options("TRAINER_SERVICE")
 @click.option("--only", default="", help="Methods of the study that are run, by commas.")
 @click.option("--only-seeds", default="", help="Seeds that are judged, by commas.")
-@click.option("--minutes", type=float, help="After which it stops; the same command goes on.")
+@click.option(
+    "--minutes",
+    type=Amount(0, LONGEST_SECONDS / 60),
+    help="After which it stops; the same command goes on.",
+)
 @click.option("--output", required=True, type=_PATH, help="Folder of results; goes on there.")
 @click.pass_context
 def compare(

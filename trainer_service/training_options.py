@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.domain.checks import member
+from agent_service.domain.specs import MAX_CHUNK_SIZE
 
 if TYPE_CHECKING:
     from trainer_service.training.spec import TrainingSpec
+
+_PER_CHUNK = click.IntRange(1, MAX_CHUNK_SIZE)
 
 
 def training_options(command: Any) -> Any:
@@ -22,7 +25,11 @@ def training_options(command: Any) -> Any:
             click.option("--classes", type=int, help="Classes, drawn by seed; all by default."),
             click.option("--validation-share", default=0.1, help="Of training, if none is set."),
             click.option("--deduplicate", is_flag=True, help="Train on nothing that is tested on."),
-            click.option("--subset", type=int, help="Training images; all by default."),
+            click.option(
+                "--subset",
+                type=click.IntRange(1, 2**31 - 1),
+                help="Training images; all by default.",
+            ),
             click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
             click.option("--augment", default="none", help="none or crop-flip."),
             click.option("--data-seed", default=0, help="Of classes, splits, subset and noise."),
@@ -35,8 +42,10 @@ def training_options(command: Any) -> Any:
             click.option("--epochs", type=int, help="Length in passes over the training images."),
             click.option("--batch-size", default=64),
             click.option("--learning-rate", default=1e-3),
-            click.option("--chunk-size", default=20, help="N, steps in a chunk."),
-            click.option("--validation-batches", default=20, help="m, in a chunk."),
+            click.option("--chunk-size", type=_PER_CHUNK, default=20, help="N, steps in a chunk."),
+            click.option(
+                "--validation-batches", type=_PER_CHUNK, default=20, help="m, in a chunk."
+            ),
             click.option("--precision", default="fp32", help="fp32, tf32 (CUDA only) or bf16."),
             click.option("--memory-format", default="auto", help="Or contiguous, channels_last."),
             click.option("--execution", default="eager", help="Or compiled, graphs (CUDA only)."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.command import echo
+from agent_service.command import LONGEST_SECONDS, echo
 from agent_service.decision_log.tables import Kind, Table, text_lines
+from agent_service.domain.checks import cut
 
 if TYPE_CHECKING:
     from agent_service.archive.prune import Plan
@@ -28,9 +30,10 @@ class _Age(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no age; write e.g. 30d, 12h or 8w", param, context)
-        return float(found[1]) * _SECONDS[found[2]]
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else math.inf
+        if seconds > LONGEST_SECONDS:
+            self.fail(f"{cut(value)!r} is no age; write e.g. 30d, 12h or 8w", param, context)
+        return seconds
 
 
 def prune_options(command: Any) -> Any:

@@ -184,7 +184,10 @@ def _selected(behaviour: str, runs: Iterable[_Judged], horizon: int | None) -> E
             usable.append(run)
         else:
             left_out[objection] += 1
-    chunks = horizon or max(map(len, usable), default=1)
+    longest = max(map(len, usable), default=1)
+    chunks = horizon or longest
+    if chunks > longest:
+        raise invalid("horizon", f"{horizon} is above the longest run's {longest} chunks")
     whole = [run.episode() for run in usable if not run.is_cut_before(chunks)]
     if len(whole) < len(usable):
         left_out[f"cut before chunk {chunks}"] += len(usable) - len(whole)

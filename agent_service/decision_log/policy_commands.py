@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.command import echo
+from agent_service.command import Amount, echo
 from agent_service.connecting import Target, agent_option
 from agent_service.decision_log.output import Format, check_output, format_options, write_table
 from agent_service.decision_log.reading import archive_option, reading
@@ -105,7 +105,7 @@ def agreement(
 )
 @click.option(
     "--gamma",
-    type=click.FloatRange(0, 1),
+    type=Amount(0, 1),
     default=PPOSettings().gamma,
     help="Discount of the return, for each chunk.",
 )
@@ -114,13 +114,13 @@ def agreement(
 )
 @click.option(
     "--min-ess",
-    type=click.FloatRange(min=1),
+    type=Amount(min=1),
     default=10.0,
     help="Smallest effective number of runs at any chunk; refused below.",
 )
 @click.option(
     "--max-outside",
-    type=click.FloatRange(0, 1),
+    type=Amount(0, 1),
     default=0.05,
     help="Largest share of the target's runs with a sample that the behaviour cannot draw.",
 )

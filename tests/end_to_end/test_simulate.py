@@ -127,8 +127,13 @@ def test_a_load_that_fails_leaves_no_controller(tmp_path: Path) -> None:
     ("options", "error"),
     [
         (["--runs", "0"], "'--runs': 0"),
+        (["--runs", "1000000000"], "'--runs': 1000000000"),
         (["--seconds", "0"], "'--seconds': 0"),
+        (["--seconds", "inf"], "'--seconds': inf"),
         (["--rate", "-5"], "'--rate': -5"),
+        (["--rate", "nan"], "'--rate': nan is not finite"),
+        (["--rate", "1e12"], "'--rate': 1000000000000.0"),
+        (["--processes", "1000000"], "'--processes': 1000000"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -131,6 +132,8 @@ def drive(share: Share, pipe: Connection) -> None:
             _for_each_place(lambda place: steered[place].finish(), len(steered), pipe)
     except AgentError as error:
         pipe.send(error)
+    except Exception as error:
+        pipe.send(AgentError(f"a process of the load failed: {error!r}"))
 
 
 def _started(client: AgentClient, share: Share, pipe: Connection) -> list[_Steered]:
@@ -201,14 +204,13 @@ def _report(client: AgentClient, steered: list[_Steered], share: Share, pipe: Co
             noted.latencies.append(answered - due)
             noted.behind[newest - version] += 1
 
-    threads = [
-        threading.Thread(target=call, args=(range(n, len(steered), CALLERS),))
-        for n in range(min(CALLERS, len(steered)))
-    ]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        time.sleep(TELL_SECONDS)
+    pool = ThreadPoolExecutor(CALLERS)  # not waited for where one fails: that is told at once
+    parts = range(min(CALLERS, len(steered)))
+    calling = {pool.submit(call, range(n, len(steered), CALLERS)) for n in parts}
+    while calling:
+        done, calling = wait(calling, TELL_SECONDS)
+        for part in done:
+            part.result()
         pipe.send(len(noted.latencies))
     noted.seconds = last_answer - begun
     return noted

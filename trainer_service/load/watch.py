@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from agent_service.client import AgentClient
@@ -53,7 +54,7 @@ class Watch:
         self._service = Service.listening(share.agent)
         self._name = share.controller
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._go_on_looking, daemon=True)
+        self._pool = ThreadPoolExecutor(1)
         self.memory: dict[str, int] = {}
         """Largest resident bytes of each process."""
         self.cpu: dict[str, float] = {}
@@ -77,13 +78,16 @@ class Watch:
         self._look_at_service()  # at what is there before the load
         self._cpu_before = dict(self.cpu)
         self.cpu = dict.fromkeys(self.cpu, 0.0)
-        self._thread.start()
+        self._looking = self._pool.submit(self._go_on_looking)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._is_over.set()
-        self._thread.join()
+        error = self._looking.exception()
+        self._pool.shutdown()
         self._client.close()
+        if error is not None and kind is None:
+            raise AgentError(f"the watch on the service failed: {error!r}")
 
     def _go_on_looking(self) -> None:
         took, is_over = 0.0, False

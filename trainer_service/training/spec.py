@@ -192,8 +192,8 @@ class TrainingSpec:
                 _at_least_one(name, getattr(self, name))
         if self.image_size is not None and not 8 <= self.image_size <= 1024:
             raise invalid("image_size", f"{self.image_size} is not in [8, 1024]")
-        if self.classes is not None and self.classes < 2:
-            raise invalid("classes", f"{self.classes} must be at least 2")
+        if self.classes is not None and not 2 <= self.classes < 2**31:
+            raise invalid("classes", f"{self.classes} must be at least 2, and below 2^31")
         if not 0 < self.validation_share < 1:
             raise invalid("validation_share", f"{self.validation_share} is not in (0, 1)")
         for name in ("batch_size", "chunk_size", "validation_batches"):
@@ -282,5 +282,5 @@ def check_dataset(dataset: str) -> None:
 
 
 def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise invalid(name, f"{value} must be at least 1")
+    if not 1 <= value < 2**31:
+        raise invalid(name, f"{value} must be at least 1, and below 2^31")

@@ -1,6 +1,15 @@
 """How long full rollouts wait for the policy that they make."""
 
-from trainer_service.load.watch import UpdateLag
+from dataclasses import replace
+
+import pytest
+
+from agent_service.client import AgentClient, PPOSettings
+from agent_service.domain.errors import AgentError
+from tests.agent_service.specs import spec
+from tests.conftest import ServedAgent
+from tests.trainer_service.load.test_drive import SHARE
+from trainer_service.load.watch import UpdateLag, Watch
 
 
 def test_a_rollout_waits_from_when_it_was_full() -> None:
@@ -45,3 +54,15 @@ def test_several_updates_between_two_looks_are_all_counted() -> None:
     lag.see(2.0, version=3, waiting=3)
 
     assert lag.seconds == [1.0, 0.0]
+
+
+def test_a_watch_that_fails_is_told(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures would be those of a part of the time."""
+    client.create_controller(spec(algorithm=PPOSettings()))
+    watch = Watch(replace(SHARE, agent=served.address))
+    monkeypatch.setattr(watch, "_look_at_controller", lambda: 1 / 0)
+
+    with pytest.raises(AgentError, match="ZeroDivisionError"), watch:
+        pass
