@@ -24,9 +24,15 @@ class StoreFiles:
     it after all other connections.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Take the files of a database that is there as they are now."""
+    def __init__(self, path: Path, *, verified_by: str) -> None:
+        """Take the files of a database that is there as they are now.
+
+        Args:
+            path: of the database.
+            verified_by: the command that says whether it is whole, for who must decide.
+        """
         self._path = path
+        self._verified_by = verified_by
         self._names = (str(path), f"{path}-wal", f"{path}-shm")
         self._connection = sqlite3.connect(path, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
@@ -40,7 +46,8 @@ class StoreFiles:
         """Return where all are as they were opened; costs a `stat` of each.
 
         Raises:
-            Unavailable: one was moved, deleted, replaced or cut; what to do is logged, too, once.
+            Unavailable: one was moved, deleted, replaced or made smaller; what to do is logged,
+                too, once.
         """
         try:
             file, wal, shm = map(os.stat, self._names)
@@ -48,25 +55,28 @@ class StoreFiles:
             self._refuse()
         if (file.st_dev, file.st_ino, wal.st_ino, shm.st_ino) != self._opened:
             self._refuse()
-        if file.st_size < self._size:  # it only ever grows
-            self._refuse(is_cut=True)
+        if file.st_size < self._size:  # the service itself never makes it smaller
+            self._refuse(is_smaller=True)
         self._size = file.st_size
         if self._told:
             self._told = ""
             log.info("the store %s is back", self._path)
 
-    def _refuse(self, *, is_cut: bool = False) -> NoReturn:
-        text = self._what_to_do(is_cut=is_cut)
+    def _refuse(self, *, is_smaller: bool = False) -> NoReturn:
+        text = self._what_to_do(is_smaller=is_smaller)
         if text != self._told:
             log.error("%s", text)
             self._told = text
         raise Unavailable(text)
 
-    def _what_to_do(self, *, is_cut: bool) -> str:
+    def _what_to_do(self, *, is_smaller: bool) -> str:
         """Return what happened, and what the operator must do."""
         name = self._path
-        if is_cut:
-            return f"the store {name} was cut or overwritten: stop the service and restore a copy"
+        if is_smaller:
+            return (
+                f"the store {name} was cut, overwritten or vacuumed: stop the service and run "
+                f"`{self._verified_by}`; restore a copy only if that fails"
+            )
         # Wherever it is now, the file is to hold all that was acknowledged.
         self._complete()
         if self._is_in_place(0):

@@ -73,12 +73,13 @@ class RunStore:
         with ExitStack() as opened:
             try:
                 opened.enter_context(_held(path))
+                files = StoreFiles(path, verified_by=f'sqlite3 {path} "PRAGMA integrity_check"')
+                self._files = opened.enter_context(closing(files))
                 connection = sqlite3.connect(path, check_same_thread=False)
                 self._connection = opened.enter_context(closing(connection))
                 self._connection.row_factory = sqlite3.Row
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._migrate(path)
-                self._files = opened.enter_context(closing(StoreFiles(path)))
             except (sqlite3.Error, OSError) as error:
                 raise AgentError(f"cannot open the run store {path}: {error}") from error
             self._opened = opened.pop_all()

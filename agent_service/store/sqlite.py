@@ -95,7 +95,8 @@ class SqliteDatabase:
     def hold(self) -> None:
         """See the protocol."""
         try:
-            self._files = self._held.enter_context(closing(StoreFiles(self._path)))
+            files = StoreFiles(self._path, verified_by=f"agent-service verify --store {self.url}")
+            self._files = self._held.enter_context(closing(files))
         except (sqlite3.Error, OSError) as error:
             raise StoreError(explained(error)) from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.store_files import StoreFiles
 from tests.trainer_service.specs import run_spec
 from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
 from trainer_service.store import RunStore
@@ -213,6 +214,20 @@ def test_a_store_that_is_taken_away_stores_nothing_elsewhere(tmp_path: Path) -> 
     assert not (tmp_path / "runs.db").exists()
     (tmp_path / "moved.db").rename(tmp_path / "runs.db")
     assert store.append("r", failed), "it was not stored before"
+    store.close()
+
+
+def test_the_files_are_let_go_of_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may remove a log that is of no use any more, which no open connection is to write to."""
+    store = RunStore(tmp_path / "runs.db")
+    actual = StoreFiles.close
+
+    def close(files: StoreFiles) -> None:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            store._connection.execute("SELECT 1")
+        actual(files)
+
+    monkeypatch.setattr(StoreFiles, "close", close)
     store.close()
 
 

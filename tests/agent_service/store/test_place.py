@@ -70,8 +70,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "moved": (lambda store: store.rename(store.with_name("moved.db")), "put that very file back"),
     "replaced": (lambda store: store.with_name("backup.db").rename(store), "restart the service"),
     "deleted": (delete_all, "moved, deleted or replaced"),
-    "cut": (cut, "restore a copy"),
-    "overwritten": (overwrite, "restore a copy"),
+    "cut": (cut, "restore a copy only if that fails"),
+    "overwritten": (overwrite, "restore a copy only if that fails"),
     "without its log": (lambda store: files(store)[1].unlink(), "restart the service"),
     "without its index": (lambda store: files(store)[2].unlink(), "restart the service"),
 }
@@ -123,6 +123,26 @@ def test_a_file_that_is_put_back_is_gone_on_with(
         assert client.get_run("r").reported_chunks == 2
     assert any("is back" in record.message for record in caplog.records)
     assert verify_store(agent.url) == 3
+
+
+def test_a_store_that_was_vacuumed_is_not_called_damaged(tmp_path: Path) -> None:
+    """It is smaller, but whole: the call names the command that says so, and it is served again."""
+    path = tmp_path / "agent.db"
+    with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
+        begin(client)
+        with closing(sqlite3.connect(path)) as other:
+            other.executescript(
+                "CREATE TABLE waste AS SELECT zeroblob(100000); PRAGMA wal_checkpoint(TRUNCATE)"
+            )
+            report(client, 1)
+            other.executescript("DROP TABLE waste; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
+
+        with pytest.raises(Unavailable, match=f"`agent-service verify --store {agent.url}`"):
+            report(client, 2)
+
+    assert verify_store(agent.url) == 3
+    with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
+        report(client, 2)
 
 
 @pytest.mark.parametrize("end", ["-wal", "-shm", "moved"])
