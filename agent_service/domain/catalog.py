@@ -36,8 +36,10 @@ from agent_service.domain.warm_start import adopted_policy, with_version
 class NewController:
     """All that a creation looks up and makes, ready to be stored."""
 
+    asked: ControllerSpec
+    """With the values that it replays."""
     spec: ControllerSpec
-    """With the values that it replays, and the version that it begins with."""
+    """With the version that it begins with, too."""
     policy: bytes | None
     """Version 1; None without one, or where the controller is there."""
 
@@ -91,13 +93,13 @@ class Catalog:
 
     def _prepared(self, session: Session, spec: ControllerSpec) -> NewController:
         existing = session.find_controller(spec.name)
-        spec = _with_replayed_values(session, spec, existing)
-        spec = with_version(session, spec, existing)
+        asked = _with_replayed_values(session, spec, existing)
+        spec = with_version(session, asked, existing)
         if existing is not None:
-            return NewController(spec, None)
+            return NewController(asked, spec, None)
         self._capacity.check_new_controller(session, spec)
         data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
-        return NewController(spec, data)
+        return NewController(asked, spec, data)
 
     def _create_controller(self, session: Session, new: NewController, mode: Mode) -> Controller:
         spec, existing = new.spec, session.find_controller(new.spec.name)
@@ -110,6 +112,8 @@ class Catalog:
             return replace(controller, policy_version=version)
         if existing.is_deleted:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
+        # Another may have created it since, when the source had another version.
+        spec = with_version(session, new.asked, existing)
         if existing.spec != spec:
             raise AlreadyExists(
                 f"controller {spec.name!r} has another spec: {differences(existing.spec, spec)}; "

@@ -7,6 +7,7 @@ import pytest
 
 from agent_service.build import verify_store
 from agent_service.client import AgentClient
+from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
@@ -18,6 +19,7 @@ from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings, WarmStart
 from agent_service.learning.learner import learn_once
+from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes, read_manifest
 from tests.agent_service.specs import NOISE, spec
 from tests.conftest import ServedAgent
@@ -113,6 +115,22 @@ def test_it_is_created_once(served: ServedAgent, client: AgentClient) -> None:
         client.create_controller(warm("other"))
     client.delete_controller("source")
     assert client.create_controller(warm()) == created
+
+
+def test_two_that_create_it_while_the_source_learns_get_the_same(
+    served: ServedAgent, client: AgentClient
+) -> None:
+    """The version that it begins with is that of whose creation is stored first."""
+    client.create_controller(spec("source", SMALL))
+    catalog = Catalog(served.store, policies=SnapshotPolicies())
+    first = catalog.prepared(warm())
+    learn(served, client)
+    second = catalog.prepared(warm())
+
+    created = [catalog.create_controller(new, Mode.LEARNING).result() for new in (first, second)]
+
+    assert created[0] == created[1]
+    assert created[0].spec == warm(version=1)
 
 
 @pytest.mark.parametrize(
