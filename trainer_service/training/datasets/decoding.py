@@ -89,7 +89,7 @@ def _check_form(image: Image.Image, path: str) -> None:
     """Raise DataError for what Pillow would show wrong; `image` is not loaded yet."""
     # Pillow brings the pixels of a PNG to 8 bits, and not the colour that is transparent.
     stored = {tile[3] for tile in getattr(image, "tile", ())}
-    if stored & {"L;2", "L;4", "I;16B", "RGB;16B"} and "transparency" in image.info:
+    if stored & {"L;2", "L;4", "RGB;16B"} and "transparency" in image.info:
         raise DataError(f"{path} has a transparent colour, not in 8 bits; save it in 8 bits")
     inverted = getattr(image, "tag_v2", {}).get(262) == _WHITE_IS_ZERO
     if inverted and image.mode not in _GREY:
@@ -99,7 +99,11 @@ def _check_form(image: Image.Image, path: str) -> None:
 def _shown(image: Image.Image, path: str) -> Image.Image:
     """Return an image of mode L, if it is grey, or RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image), path))
+        deep = np.asarray(image)
+        pixels = _eight_bits(deep, path)
+        if image.format == "PNG" and "transparency" in image.info:
+            pixels[deep == image.info["transparency"]] = 255
+        return Image.fromarray(pixels)
     mode = "L" if image.mode in _GREY else "RGB"
     if image.has_transparency_data:
         above = image.convert("RGBA")

@@ -71,10 +71,33 @@ def test_only_the_formats_that_are_named_are_read(tmp_path: Path) -> None:
         form_of(str(tmp_path / "page.png"))
 
 
+@pytest.mark.parametrize("key", [0, 1, 300])
+def test_the_transparent_grey_of_16_bits_is_white(tmp_path: Path, key: int) -> None:
+    """That level alone, not its neighbours that are the same in 8 bits."""
+    levels = np.array([[0, 1, 2, 300, 301, 65535]], np.uint16)
+
+    shown = decoded(written(tmp_path, Image.fromarray(levels), transparency=key), channels=1)
+
+    assert shown.tolist() == [[255 if x == key else round(x / 257) for x in levels[0].tolist()]]
+
+
 def test_what_pillow_would_show_wrong_is_refused(tmp_path: Path) -> None:
-    """A transparent colour of 16 bits, and 16 bits that count from white."""
+    """A transparent colour of other than 8 bits, and 16 bits that count from white."""
     deep = Image.fromarray(SHADES.astype(np.uint16) * 257)
-    clear = written(tmp_path, deep, transparency=0)
+    clear = tmp_path / "image.png"
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)),  # one pixel of 16-bit RGB
+        (b"tRNS", bytes(6)),
+        (b"IDAT", zlib.compress(bytes(7))),
+        (b"IEND", b""),
+    ]
+    clear.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in parts
+        )
+    )
     path = Path(written(tmp_path, deep, "white.tif"))
     field = struct.pack("<HHIH", 262, 3, 1, 1)  # tag, type, count, black is zero
     assert field in path.read_bytes()
@@ -82,7 +105,7 @@ def test_what_pillow_would_show_wrong_is_refused(tmp_path: Path) -> None:
 
     for read in (form_of, lambda name: decoded(name, channels=1)):
         with pytest.raises(DataError, match=r"image\.png has a transparent colour, not in 8 bits"):
-            read(clear)
+            read(str(clear))
         with pytest.raises(DataError, match=r"white\.tif counts from white"):
             read(str(path))
 
