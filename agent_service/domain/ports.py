@@ -201,8 +201,8 @@ class Session(Retention, Protocol):
         """Yield controllers whose ids are above `than`, by id, each read as it is asked for."""
         ...
 
-    def controllers_by_id(self, ids: Collection[int]) -> Sequence[Controller]:
-        """Return the controllers of these ids, by id, deleted ones too."""
+    def learning_controllers(self, ids: Collection[int]) -> Sequence[Controller]:
+        """Return those of these ids that learn, neither frozen nor deleted; reads no others."""
         ...
 
     def has_controllers(self, *, count: int) -> bool:

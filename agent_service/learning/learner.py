@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -89,22 +89,17 @@ class Learner:
         full: set[int] = set()
         for size in set(self._sizes.values()):
             full |= {c for c in session.with_ready(count=size) if self._sizes.get(c) == size}
-        return self._learning(session, full)
+        return list(session.learning_controllers(full))
 
     def _has_learning(self, session: Session) -> bool:
         self._look_for_new(session)
-        return bool(self._learning(session, self._sizes))
+        return bool(session.learning_controllers(self._sizes))
 
     def _look_for_new(self, session: Session) -> None:
         for controller in session.newer_controllers(than=self._last_seen):
             self._last_seen = controller.id
             if isinstance(controller.spec.algorithm, PPOSettings):
                 self._sizes[controller.id] = controller.spec.algorithm.rollout_size
-
-    def _learning(self, session: Session, keys: Collection[int]) -> list[Controller]:
-        """Return those of some controllers that learn now."""
-        found = session.controllers_by_id(keys)
-        return [c for c in found if c.mode is Mode.LEARNING and not c.is_deleted]
 
     def _learn_alone(self, store: Store, controller: Controller) -> bool:
         """Learn for a controller unless another process does; return whether something was done.
@@ -149,10 +144,10 @@ def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
     """Return the oldest ready transitions of a controller, if they fill a rollout."""
     settings = of.spec.algorithm
     assert isinstance(settings, PPOSettings)
-    found = session.controllers_by_id([of.id])
-    controller = next((c for c in found if c.mode is Mode.LEARNING and not c.is_deleted), None)
-    if controller is None or of.id not in session.with_ready(count=settings.rollout_size):
+    found = session.learning_controllers([of.id])
+    if not found or of.id not in session.with_ready(count=settings.rollout_size):
         return None
+    (controller,) = found
     transitions = session.ready_transitions(controller, limit=settings.rollout_size)
     policy = session.find_policy(controller, controller.policy_version)
     assert policy is not None, "a PPO controller has its newest policy"

@@ -35,20 +35,26 @@ class Controllers(Transaction):
 
     def _one_by_one(self, ids: sa.Select[tuple[int]]) -> Iterator[Controller]:
         for key in self._execute(ids).scalars().all():
-            yield from self.controllers_by_id([key])
+            yield from self._by_id([key])
 
     def newer_controllers(self, *, than: int) -> Iterator[Controller]:
         """See the port."""
         query = sa.select(controllers.c.id).where(controllers.c.id > than)
         return self._one_by_one(query.order_by(controllers.c.id))
 
-    def controllers_by_id(self, ids: Collection[int]) -> Sequence[Controller]:
+    def learning_controllers(self, ids: Collection[int]) -> Sequence[Controller]:
         """See the port."""
+        is_learning = controllers.c.mode == Mode.LEARNING.value
+        return self._by_id(ids, is_learning, controllers.c.deleted_at.is_(None))
+
+    def _by_id(self, ids: Collection[int], *those: sa.ColumnElement[bool]) -> list[Controller]:
         return [
             rows.controller_from_row(row)
             for some in slices(sorted(ids))
             for row in self._rows(
-                queries.CONTROLLERS.where(controllers.c.id.in_(some)).order_by(controllers.c.id)
+                queries.CONTROLLERS.where(controllers.c.id.in_(some), *those).order_by(
+                    controllers.c.id
+                )
             )
         ]
 

@@ -21,6 +21,7 @@ from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettin
 from agent_service.learning import learner as learner_module
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner, learn_once
+from agent_service.store import rows
 from agent_service.store.session import SqlSession
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -86,6 +87,31 @@ def test_looking_for_rollouts_costs_the_same_for_any_number_of_controllers(
     asked = [s for s in statements if s.startswith(("SELECT", "WITH"))]
     assert len(asked) == 4, "who is new, one for each size, and those that are full"
     assert sum("controllers.spec" in statement for statement in asked) == 1
+
+
+def test_a_look_reads_no_controller_that_does_not_learn(
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a frozen nor a deleted one, though their rollouts are full for ever."""
+    for name in ("frozen", "deleted"):
+        client.create_controller(spec(name, algorithm=SMALL, reward=Reward.GIVEN))
+        train(client, 8, controller=name)
+    client.set_mode("frozen", Mode.FROZEN)
+    client.delete_controller("deleted")
+    learner = Learner()
+    assert not served.store.read(learner._has_learning), "which reads each that is new"
+    read: list[str] = []
+    actual = rows.controller_from_row
+
+    def noted(row: rows.Row) -> Controller:
+        read.append(row["controller_name"])
+        return actual(row)
+
+    monkeypatch.setattr(rows, "controller_from_row", noted)
+
+    assert not served.store.read(learner._has_learning)
+    assert not served.store.read(learner.with_full_rollouts)
+    assert read == []
 
 
 def test_a_rollout_that_cannot_be_used_is_skipped_once(
