@@ -45,7 +45,7 @@ class AsyncAgentClient:
     @classmethod
     async def local(cls, store: str = "sqlite:///agent.db") -> Self:
         """See `AgentClient.local`."""
-        client = cls()
+        client = cls.__new__(cls)
         client._client = await asyncio.to_thread(AgentClient.local, store)
         return client
 
@@ -144,6 +144,11 @@ class AsyncRun:
         return self._run.run_id
 
     @property
+    def chunk_size(self) -> int:
+        """See `Run.chunk_size`."""
+        return self._run.chunk_size
+
+    @property
     def action(self) -> pb.Action:
         """See `Run.action`."""
         return self._run.action
@@ -152,6 +157,16 @@ class AsyncRun:
     def hyperparameters(self) -> dict[str, float]:
         """See `Run.hyperparameters`."""
         return self._run.hyperparameters
+
+    @property
+    def interventions(self) -> Mapping[str, int]:
+        """See `Run.interventions`."""
+        return self._run.interventions
+
+    @property
+    def is_finished(self) -> bool:
+        """See `Run.is_finished`."""
+        return self._run.is_finished
 
     @property
     def chunk_full(self) -> bool:

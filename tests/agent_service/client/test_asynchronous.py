@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,37 @@ def test_names_and_parameters_are_the_same(plain: type, awaited: type) -> None:
         taken = inspect.signature(counterpart).parameters
         has_options = any(p.kind is p.VAR_KEYWORD for p in taken.values())
         assert has_options or list(taken) == list(given), name
+
+
+def test_attributes_are_the_same(served: ServedAgent, client: AgentClient) -> None:
+    """Every public attribute of a run is one of the awaited run, with the same value."""
+    client.create_controller(spec())
+    with client.run("c") as run:
+        for name, value in inspect.getmembers(run):
+            if not name.startswith("_") and not callable(value):
+                assert getattr(AsyncRun(run), name) == value, name
+
+
+def test_an_agent_of_its_own_has_one_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is closed with it."""
+    made: list[AgentClient] = []
+    actual = AgentClient.__init__
+
+    def noted(client: AgentClient, *arguments: Any, **options: Any) -> None:
+        made.append(client)
+        actual(client, *arguments, **options)
+
+    monkeypatch.setattr(AgentClient, "__init__", noted)
+
+    async def main() -> None:
+        async with await AsyncAgentClient.local(f"sqlite:///{tmp_path}/agent.db") as agent:
+            await agent.create_controller(spec())
+
+    asyncio.run(main())
+
+    assert [client._calls.is_closed for client in made] == [True]
 
 
 def test_runs_side_by_side_in_one_loop(served: ServedAgent) -> None:
