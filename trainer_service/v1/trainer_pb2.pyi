@@ -3,8 +3,9 @@
 isort:skip_file
 The trainer service: trains children, one service for each device.
 
-A submitted run waits in the queue, trains in a process, alone or stacked with others, and ends as succeeded, failed
-or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
+A submitted run waits in the queue, trains in a process, alone or stacked with others, and ends as succeeded,
+failed or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens
+in it is a list of events, which WatchRun replays and follows.
 
 A service that was started with tokens asks each call for the run token or the admin token, as the
 metadata `authorization: Bearer TOKEN`. UNAUTHENTICATED: there was none, or an unknown one. Health
@@ -361,11 +362,12 @@ class RunSpec(_message.Message):
     runs that go on from it. False removes it with the others.
     """
     parent: _builtins.str
-    """The id of a run of this service that kept its checkpoint: training goes on where that one ended, with its weights,
-    optimizer, random states, order of batches and best epoch so far. `values`, `controller`, `mode` and `keep` are this
-    run's own (`values` not for METHOD_DNI, where they are the initial ones), `chunks` must be above the parent's, and all else must
-    be as the parent's. Chunks count on from the parent's, and the result's scores are of both together. Under a
-    controller it is a run of its own at the agent, whose chunks count from 1. Empty begins anew.
+    """The id of a run of this service that kept its checkpoint: training goes on where that one ended, with its
+    weights, optimizer, random states, order of batches and best epoch so far. `values`, `controller`, `mode` and
+    `keep` are this run's own (`values` not for METHOD_DNI, where they are the initial ones), `chunks` must be above
+    the parent's, and all else must be as the parent's. Chunks count on from the parent's, and the result's scores
+    are of both together. Under a controller it is a run of its own at the agent, whose chunks count from 1. Empty
+    begins anew.
     """
     @_builtins.property
     def data(self) -> Global___Data:
@@ -647,7 +649,9 @@ class Event(_message.Message):
     planned_chunks: _builtins.int
     """Training begins, of so many chunks, or goes on after the chunks that were told."""
     cause: _builtins.str
-    """Beside the state: why the run failed, was queued again, waits while it runs, or kept no checkpoint though it was to."""
+    """Beside the state: why the run failed, was queued again, waits while it runs, or kept no checkpoint though it was
+    to.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -732,7 +736,9 @@ class SubmitRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """The caller's id, unique in this service: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. It is the run's id at the agent service, too."""
+    """The caller's id, unique in this service: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. It is the run's id at the agent
+    service, too.
+    """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
         """What to train."""

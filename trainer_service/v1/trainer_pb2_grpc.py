@@ -84,8 +84,9 @@ class TrainerServiceServicer:
     def SubmitRun(self, request, context):
         """Queues a run. The same run id with the same spec again answers the run that is there.
         ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
-        is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
-        RESOURCE_EXHAUSTED: so many runs wait or train already.
+        is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such
+        parent. FAILED_PRECONDITION: the parent has no checkpoint. RESOURCE_EXHAUSTED: so many runs wait or train
+        already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

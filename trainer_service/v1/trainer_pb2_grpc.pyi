@@ -3,8 +3,9 @@
 isort:skip_file
 The trainer service: trains children, one service for each device.
 
-A submitted run waits in the queue, trains in a process, alone or stacked with others, and ends as succeeded, failed
-or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens in it is a list of events, which WatchRun replays and follows.
+A submitted run waits in the queue, trains in a process, alone or stacked with others, and ends as succeeded,
+failed or cancelled. Whatever is stopped or killed meanwhile, it goes on from its last checkpoint. All that happens
+in it is a list of events, which WatchRun replays and follows.
 
 A service that was started with tokens asks each call for the run token or the admin token, as the
 metadata `authorization: Bearer TOKEN`. UNAUTHENTICATED: there was none, or an unknown one. Health
@@ -45,8 +46,9 @@ class TrainerServiceStub:
     SubmitRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.SubmitRunRequest, _trainer_pb2.SubmitRunResponse]
     """Queues a run. The same run id with the same spec again answers the run that is there.
     ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
-    is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
-    RESOURCE_EXHAUSTED: so many runs wait or train already.
+    is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such
+    parent. FAILED_PRECONDITION: the parent has no checkpoint. RESOURCE_EXHAUSTED: so many runs wait or train
+    already.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]
     """Answers one run. NOT_FOUND: there is none of this id."""
@@ -80,8 +82,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     SubmitRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.SubmitRunRequest, _trainer_pb2.SubmitRunResponse]  # type: ignore[assignment]
     """Queues a run. The same run id with the same spec again answers the run that is there.
     ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
-    is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
-    RESOURCE_EXHAUSTED: so many runs wait or train already.
+    is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such
+    parent. FAILED_PRECONDITION: the parent has no checkpoint. RESOURCE_EXHAUSTED: so many runs wait or train
+    already.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]  # type: ignore[assignment]
     """Answers one run. NOT_FOUND: there is none of this id."""
@@ -118,8 +121,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.SubmitRunResponse, _abc.Awaitable[_trainer_pb2.SubmitRunResponse]]:
         """Queues a run. The same run id with the same spec again answers the run that is there.
         ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
-        is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent. FAILED_PRECONDITION: the parent has no checkpoint.
-        RESOURCE_EXHAUSTED: so many runs wait or train already.
+        is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such
+        parent. FAILED_PRECONDITION: the parent has no checkpoint. RESOURCE_EXHAUSTED: so many runs wait or train
+        already.
         """
 
     @_abc_1.abstractmethod
