@@ -37,11 +37,11 @@ def form_of(path: str) -> tuple[int, tuple[int, int]]:
         DataError: naming the file, where it cannot be read.
     """
     with _opened(path) as image:
-        is_grey = image.mode in ("L", "F") or image.mode.startswith("I;16")
+        is_grey = image.mode in ("1", "L") or _is_deep(image)
         return (1 if is_grey else 3), (image.height, image.width)
 
 
-def decoded(path: str, *, channels: int) -> np.ndarray:
+def decoded_pixels(path: str, *, channels: int) -> np.ndarray:
     """Return uint8[h, w] for one channel, uint8[h, w, 3] for three.
 
     Raises:
@@ -98,7 +98,7 @@ def _check_form(image: Image.Image, path: str) -> None:
 
 def _shown(image: Image.Image, path: str) -> Image.Image:
     """Return an image of mode L, if it is grey, or RGB."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _is_deep(image):
         deep = np.asarray(image)
         pixels = _eight_bits(deep, path)
         if image.format == "PNG" and "transparency" in image.info:
@@ -109,6 +109,11 @@ def _shown(image: Image.Image, path: str) -> Image.Image:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     return image.convert(mode)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey in more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _eight_bits(pixels: np.ndarray, path: str) -> np.ndarray:

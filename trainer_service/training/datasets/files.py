@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer_service.training.datasets.decoding import DataError, decoded, form_of
+from trainer_service.training.datasets.decoding import DataError, decoded_pixels, form_of
 from trainer_service.training.vision import functional
 
 
@@ -52,7 +52,7 @@ class ImageFiles:
         return replace(self, paths=tuple(self.paths[place] for place in places))
 
     def _read(self, path: str) -> Tensor:
-        pixels = decoded(path, channels=self.channels)
+        pixels = decoded_pixels(path, channels=self.channels)
         image = torch.from_numpy(pixels)[None] if self.channels == 1 else _channels_first(pixels)
         if image.shape[1:] == self.size:
             return image

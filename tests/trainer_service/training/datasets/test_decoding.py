@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from trainer_service.training.datasets import DataError
-from trainer_service.training.datasets.decoding import decoded, form_of
+from trainer_service.training.datasets.decoding import decoded_pixels, form_of
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
 SHADES = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -36,7 +36,7 @@ def test_an_image_stands_as_its_exif_says(tmp_path: Path, suffix: str, orientati
     image = Image.fromarray(pixels).convert("RGB")
     path = written(tmp_path, image, f"image.{suffix}", exif=exif)
 
-    shown = decoded(path, channels=3)
+    shown = decoded_pixels(path, channels=3)
 
     height, width = (16, 32) if orientation < 5 else (32, 16)
     assert shown.shape == (height, width, 3)
@@ -57,7 +57,7 @@ def test_an_uncompressed_tiff_is_turned_whole(tmp_path: Path, mode: str) -> None
     )
     path = written(tmp_path, image, "image.tif", tiffinfo={0x0112: 6})
 
-    shown = decoded(path, channels=3)[..., 0]
+    shown = decoded_pixels(path, channels=3)[..., 0]
 
     assert np.array_equal(shown, np.rot90(np.arange(48).reshape(6, 8) * 5, -1))
 
@@ -76,7 +76,7 @@ def test_the_transparent_grey_of_16_bits_is_white(tmp_path: Path, key: int) -> N
     """That level alone, not its neighbours that are the same in 8 bits."""
     levels = np.array([[0, 1, 2, 300, 301, 65535]], np.uint16)
 
-    shown = decoded(written(tmp_path, Image.fromarray(levels), transparency=key), channels=1)
+    shown = decoded_pixels(written(tmp_path, Image.fromarray(levels), transparency=key), channels=1)
 
     assert shown.tolist() == [[255 if x == key else round(x / 257) for x in levels[0].tolist()]]
 
@@ -103,7 +103,7 @@ def test_what_pillow_would_show_wrong_is_refused(tmp_path: Path) -> None:
     assert field in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(field, struct.pack("<HHIH", 262, 3, 1, 0)))
 
-    for read in (form_of, lambda name: decoded(name, channels=1)):
+    for read in (form_of, lambda name: decoded_pixels(name, channels=1)):
         with pytest.raises(DataError, match=r"image\.png has a transparent colour, not in 8 bits"):
             read(str(clear))
         with pytest.raises(DataError, match=r"white\.tif counts from white"):
@@ -115,7 +115,7 @@ def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
     image = Image.fromarray(SHADES).convert("RGB")
     path = written(tmp_path, image, exif=b"Exif\0\0garbage garbage")
 
-    assert np.array_equal(decoded(path, channels=3)[..., 0], SHADES)
+    assert np.array_equal(decoded_pixels(path, channels=3)[..., 0], SHADES)
 
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
@@ -126,15 +126,28 @@ def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str, byte_order: str) -
     path = written(tmp_path, Image.fromarray(deep), f"image.{suffix}")
 
     assert form_of(path) == (1, (16, 16))
-    assert np.array_equal(decoded(path, channels=1), SHADES)
-    assert np.array_equal(decoded(path, channels=3)[..., 2], SHADES)
+    assert np.array_equal(decoded_pixels(path, channels=1), SHADES)
+    assert np.array_equal(decoded_pixels(path, channels=3)[..., 2], SHADES)
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("1", 1), ("L", 1), ("I", 1), ("F", 1), ("LA", 3), ("P", 3), ("RGB", 3), ("RGBA", 3)],
+)
+def test_what_is_grey_without_alpha_has_one_channel(
+    tmp_path: Path, mode: str, channels: int
+) -> None:
+    """Black and white, too, and what is deeper than 8 bits."""
+    path = written(tmp_path, Image.new(mode, (4, 2)), "i.png" if mode == "P" else "i.tif")
+
+    assert form_of(path) == (channels, (2, 4))
 
 
 def test_floats_from_0_to_1_are_scaled(tmp_path: Path) -> None:
     """So that all their shades are kept."""
     path = written(tmp_path, Image.fromarray(RAMP.astype(np.float32)), "image.tif")
 
-    assert np.array_equal(decoded(path, channels=1), SHADES)
+    assert np.array_equal(decoded_pixels(path, channels=1), SHADES)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +166,7 @@ def test_pixels_without_a_known_white_are_refused(
     path = written(tmp_path, Image.fromarray(pixels), "image.tif")
 
     with pytest.raises(DataError, match=rf"image\.tif has {message}"):
-        decoded(path, channels=3)
+        decoded_pixels(path, channels=3)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
@@ -171,7 +184,7 @@ def test_what_is_transparent_shows_white(tmp_path: Path, mode: str) -> None:
     else:
         path = written(tmp_path, image.convert(mode))
 
-    shown = decoded(path, channels=3)
+    shown = decoded_pixels(path, channels=3)
 
     assert np.unique(shown[:2]).tolist() == [255]
     assert np.unique(shown[2:]).tolist() == [60]
@@ -181,7 +194,7 @@ def test_half_transparent_pixels_are_mixed_with_white(tmp_path: Path) -> None:
     """As composing says: half of black on white is grey."""
     path = written(tmp_path, Image.new("RGBA", (2, 2), (0, 0, 0, 128)))
 
-    assert np.unique(decoded(path, channels=3)).tolist() == [127]
+    assert np.unique(decoded_pixels(path, channels=3)).tolist() == [127]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +219,7 @@ def test_opaque_images_of_8_bits_are_read_as_pillow_converts_them(
 
     with Image.open(path) as file:
         expected = np.array(file.convert("RGB"))
-    assert np.array_equal(decoded(path, channels=3), expected)
+    assert np.array_equal(decoded_pixels(path, channels=3), expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "LA", "RGB", "I;16", "F"])
@@ -216,7 +229,7 @@ def test_a_grey_set_takes_every_grey_mode(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(deep[mode]) if mode in deep else Image.fromarray(SHADES).convert(mode)
     path = written(tmp_path, image, "image.tif")
 
-    assert decoded(path, channels=1).shape == (16, 16)
+    assert decoded_pixels(path, channels=1).shape == (16, 16)
 
 
 def test_the_first_frame_of_several_is_read(tmp_path: Path) -> None:
@@ -224,7 +237,7 @@ def test_the_first_frame_of_several_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     path = written(tmp_path, frames[0], "i.gif", save_all=True, append_images=frames[1:])
 
-    assert decoded(path, channels=3)[0, 0].tolist() == [255, 0, 0]
+    assert decoded_pixels(path, channels=3)[0, 0].tolist() == [255, 0, 0]
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -238,7 +251,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Image size")
-@pytest.mark.parametrize("read", [form_of, lambda path: decoded(path, channels=1)])
+@pytest.mark.parametrize("read", [form_of, lambda path: decoded_pixels(path, channels=1)])
 @pytest.mark.parametrize("side", [10_000, 60_000])
 def test_a_decompression_bomb_is_refused_by_name(tmp_path: Path, side: int, read: object) -> None:
     """Also one of which Pillow only warns; first or later in its folder."""
@@ -257,7 +270,7 @@ def test_a_file_that_was_cut_is_refused_by_name(tmp_path: Path, suffix: str, kep
     path = Path(written(tmp_path, Image.fromarray(noise), f"image.{suffix}"))
     path.write_bytes(path.read_bytes()[:kept])
 
-    for read in (form_of, lambda path: decoded(path, channels=3)):
+    for read in (form_of, lambda path: decoded_pixels(path, channels=3)):
         with pytest.raises(DataError, match=rf"image\.{suffix} is no readable image"):
             read(str(path))
 
