@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Literal
 
+from agent_service.domain.checks import check_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import PPOSettings, Shape
 from trainer_service.study.plain import shortened
 from trainer_service.training.spec import RANGES, Method, Sites
+
+LONGEST_NAME = 40
+"""Characters of an entry's name: a controller's has room for the study's id, too."""
 
 
 class Regularizer(StrEnum):
@@ -49,23 +53,12 @@ class _Named:
 
     def __post_init__(self) -> None:
         """Check the name."""
-        check_name(self.name)
+        check_name(self.name, NAME, longest=LONGEST_NAME)
 
     @property
     def label(self) -> str:
         """What tables and pictures call it."""
         return shortened(self.title) or self.name
-
-
-MAX_NAME = 40
-"""Characters of an entry's name: a controller's has room for the study's id, too."""
-
-
-def check_name(name: str, field_name: str = "name") -> None:
-    """Check the form of an entry's name; raises InvalidArgument naming the field."""
-    if len(name) > MAX_NAME or not NAME.fullmatch(name):
-        text = f"{name[: MAX_NAME + 1]!r} is not [a-z0-9-], 1 to {MAX_NAME} characters"
-        raise invalid(field_name, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

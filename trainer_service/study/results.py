@@ -16,11 +16,13 @@ from typing import IO, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from agent_service.domain.checks import check_name
 from agent_service.domain.errors import AgentError, InvalidArgument, invalid
+from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.runs import RUN_ID
 from trainer_service.locks import lock
 from trainer_service.run import Finished, RunSpec
-from trainer_service.study.entries import check_name
+from trainer_service.study.entries import LONGEST_NAME
 from trainer_service.study.inside import open_inside, read_inside, write_inside
 from trainer_service.study.plain import shortened
 from trainer_service.study.spec import StudySpec
@@ -52,7 +54,7 @@ class Key:
 
     def __post_init__(self) -> None:
         """Check the name, which files are named after, too; raises InvalidArgument."""
-        check_name(self.method, "key.method")
+        check_name(self.method, NAME, longest=LONGEST_NAME, field="key.method")
         if self.index < 0:
             raise invalid("key.index", f"{self.index} must be 0 or more")
 

@@ -116,7 +116,7 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ),
         ('kind = "grid"', 'kind = ["grid"]', r"line 17: methods\[2\].kind: .* is none of"),
         ("seeds = 3", "# \u2028\u0085 \nseeds = 0", r"line 3: seeds: 0 is not in"),
-        ('name = "grid"', 'name = "Grid"', r"line 16: methods\[2\].name: 'Grid' is not"),
+        ('name = "grid"', 'name = "Grid"', r"line 16: methods\[2\].name: 'Grid' does not match"),
     ],
 )
 def test_what_is_wrong_is_told_by_line_and_field(old: str, new: str, error: str) -> None:
