@@ -77,11 +77,6 @@ class Learner:
         full = [c for c in store.read(self.with_full_rollouts) if self._is_awake(c, now)]
         return any(self._learn_alone(store, c) for c in sorted(full, key=self._time_of))
 
-    def once(self, store: Store) -> int:
-        """Update each controller that has a full rollout, once; return how many."""
-        full = store.read(self.with_full_rollouts)
-        return sum(self._learn_alone(store, controller) for controller in full)
-
     def with_full_rollouts(self, session: Session) -> list[Controller]:
         """Return the controllers that learn and whose rollout is full."""
         # Asked many times a second: what waits is read only when there is enough of it.
@@ -123,11 +118,6 @@ class Learner:
     def _time_of(self, controller: Controller) -> float:
         """Return the seconds spent on a controller; of a newcomer, those of who came last."""
         return max(self._spent.get(controller.id, 0.0), self._least)
-
-
-def learn_once(store: Store) -> int:
-    """Update each controller that has a full rollout, once; return how many."""
-    return Learner().once(store)
 
 
 def _learn_for(store: Store, controller: Controller) -> bool:

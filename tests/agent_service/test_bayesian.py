@@ -17,8 +17,8 @@ from agent_service.client import (
 )
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.verification import VerificationError
-from agent_service.learning.learner import learn_once
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.agent_service.test_verification import change
 from tests.conftest import ServedAgent

@@ -5,9 +5,9 @@ import pytest
 from agent_service.build import verify_store
 from agent_service.client import AgentClient, Mode, Outcome, PPOSettings, RandomSettings, Reward
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
-from agent_service.learning.learner import learn_once
 from agent_service.learning.rollout import segments
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 

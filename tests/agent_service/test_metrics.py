@@ -12,7 +12,7 @@ from agent_service.client import AgentClient, ConstantSettings, Hyperparameter, 
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import PPOSettings, RandomSettings
-from agent_service.learning.learner import learn_once
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent
 

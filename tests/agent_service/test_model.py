@@ -43,10 +43,10 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import BayesianSettings, PPOSettings, RandomSettings
-from agent_service.learning.learner import learn_once
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics import Metrics
 from agent_service.store.sql import SqlStore
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 
 T = TypeVar("T")

@@ -16,12 +16,12 @@ from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.domain.verification import VerificationError
-from agent_service.learning.learner import learn_once
 from agent_service.learning.policy_file import from_bytes
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import update
 from agent_service.learning.snapshot import initial_snapshot
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, spec
 from tests.conftest import ServedAgent
 

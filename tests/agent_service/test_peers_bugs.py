@@ -27,10 +27,10 @@ from agent_service.build import verify_store
 from agent_service.client import AgentClient, Outcome
 from agent_service.domain.errors import AlreadyExists, NotFound, Unavailable
 from agent_service.domain.specs import PPOSettings
-from agent_service.learning.learner import learn_once
 from agent_service.leases import SHORTEST_PAUSE, watching_leases
 from agent_service.store.sqlite import LOG_BYTES
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent, of_sqlite
 from tests.end_to_end.processes import AgentProcess, wait_for

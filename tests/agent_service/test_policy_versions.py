@@ -25,9 +25,9 @@ from agent_service.domain.errors import (
     InvalidArgument,
     NotFound,
 )
-from agent_service.learning.learner import learn_once
 from agent_service.learning.policy_file import from_bytes
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent
 

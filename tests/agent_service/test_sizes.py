@@ -12,8 +12,8 @@ from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import ControllerSpec, PPOSettings, ReplaySettings
-from agent_service.learning.learner import learn_once
 from agent_service.learning.snapshot import parameter_shapes
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent
 

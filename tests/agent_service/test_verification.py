@@ -17,10 +17,10 @@ from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import BayesianSettings, ConstantSettings, PPOSettings
 from agent_service.domain.verification import VerificationError
-from agent_service.learning.learner import learn_once
 from agent_service.store.database import StoreError
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.processes import command_of

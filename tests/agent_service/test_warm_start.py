@@ -18,9 +18,9 @@ from agent_service.domain.errors import (
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings, WarmStart
-from agent_service.learning.learner import learn_once
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes, read_manifest
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import NOISE, spec
 from tests.conftest import ServedAgent
 

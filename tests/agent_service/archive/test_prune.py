@@ -17,9 +17,9 @@ from agent_service.domain.errors import AlreadyExists, NotFound
 from agent_service.domain.ports import Usage
 from agent_service.domain.runs import Mode, Outcome, RunState
 from agent_service.domain.specs import PPOSettings, ReplaySettings
-from agent_service.learning.learner import learn_once
 from agent_service.store.sql import SqlStore
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store, many
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 

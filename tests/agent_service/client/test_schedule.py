@@ -7,7 +7,7 @@ from torch import nn
 
 from agent_service.client import AgentClient, Mode, PPOSettings, Run, Schedule
 from agent_service.domain.errors import InvalidArgument, NotFound
-from agent_service.learning.learner import learn_once
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 

@@ -20,11 +20,12 @@ from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings
 from agent_service.learning import learner as learner_module
 from agent_service.learning import sb3
-from agent_service.learning.learner import Learner, learn_once
+from agent_service.learning.learner import Learner
 from agent_service.store import rows
 from agent_service.store.session import SqlSession
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.postgresql import PostgresServer

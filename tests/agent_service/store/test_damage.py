@@ -16,9 +16,9 @@ from agent_service.domain.ports import Session
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Use
 from agent_service.domain.specs import ConstantSettings, PPOSettings
-from agent_service.learning.learner import learn_once
 from agent_service.store.sql import SqlStore
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 

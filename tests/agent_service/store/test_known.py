@@ -24,11 +24,11 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import PPOSettings
 from agent_service.domain.steering import Steering
-from agent_service.learning.learner import learn_once
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics import Metrics
 from agent_service.store import known as known_module
 from agent_service.store.sql import SqlStore
+from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 
 MOST_RUNS = 6
