@@ -11,7 +11,7 @@ def main() -> None:
     interrupted = signal.getsignal(signal.SIGINT)
     end_on_interrupt()
     try:
-        from agent_service.cli import main as run
+        from agent_service.cli.main import main as run
 
         signal.signal(signal.SIGINT, interrupted)
         run()  # which imports more, by what it does

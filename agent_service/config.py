@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agent_service.addresses import AGENT_PORT, Address, address_to_listen
-from agent_service.domain.capacity import Capacity
-from agent_service.domain.ports import Durability
-from agent_service.rpc.serving_config import ServingConfig
+from agent_service.domain.store import Durability
+from agent_service.rules.capacity import Capacity
+from agent_service.serving.config import ServingConfig
+from agent_service.wire.addresses import AGENT_PORT, Address, address_to_listen
 
 
 @dataclass(frozen=True, kw_only=True)

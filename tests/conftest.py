@@ -8,16 +8,16 @@ from tempfile import TemporaryDirectory
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_server, make_steering
+from agent_service.app import make_server, make_steering
 from agent_service.client import AgentClient, delivery
-from agent_service.domain.capacity import DEFAULT as DEFAULT_CAPACITY
-from agent_service.domain.capacity import Capacity
-from agent_service.metrics import Metrics
-from agent_service.rpc.serving import Server
-from agent_service.rpc.serving_config import ServingConfig
-from agent_service.store.journal import LoopJournal
-from agent_service.store.sql import SqlStore
-from agent_service.stored_metrics import StoreCollector
+from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.stored import StoreCollector
+from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
+from agent_service.rules.capacity import Capacity
+from agent_service.serving.config import ServingConfig
+from agent_service.serving.server import Server
+from agent_service.store.journal.journal import LoopJournal
+from agent_service.store.store import SqlStore
 from tests.postgresql import PostgresServer, running_server
 
 ON_POSTGRESQL = os.environ.get("TEST_STORE") == "postgresql"

@@ -13,8 +13,8 @@ from typing import Any
 import click
 import pytest
 
-from agent_service.cli import cli as agent_service
-from trainer_service.cli import cli as trainer_service
+from agent_service.cli.main import cli as agent_service
+from trainer_service.cli.main import cli as trainer_service
 
 FOLDER = Path(__file__).parent / "data/public"
 MODULES = (

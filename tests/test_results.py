@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer_service.study.flags import find_flags
-from trainer_service.study.report import write_report
-from trainer_service.study.results import ResultsFolder
+from trainer_service.study.report.flags import find_flags
+from trainer_service.study.report.report import write_report
+from trainer_service.study.results.results import ResultsFolder
 
 ROOT = Path(__file__).parent.parent
 LATER = "was made by another commit than most"

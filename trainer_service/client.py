@@ -8,10 +8,10 @@ from os import PathLike
 from types import TracebackType
 from typing import Self
 
-from agent_service.client.calls import Calls
-from agent_service.client.tls import Tls
+from agent_service.client.connection.calls import Calls
+from agent_service.client.connection.tls import Tls
 from agent_service.domain.errors import Unavailable
-from trainer_service import convert
+from trainer_service.rpc import convert
 from trainer_service.run import Event, RunSpec
 from trainer_service.training.final import Which
 from trainer_service.v1 import trainer_pb2 as pb

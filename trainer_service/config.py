@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from agent_service.addresses import (
+from agent_service.domain.errors import invalid
+from agent_service.serving.access import Access
+from agent_service.serving.config import ServingConfig
+from agent_service.wire.addresses import (
     AGENT_PORT,
     TRAINER_PORT,
     Address,
     address_to_call,
     address_to_listen,
 )
-from agent_service.connecting import Access
-from agent_service.domain.errors import invalid
-from agent_service.rpc.serving_config import ServingConfig
 
 MOST_THREADS = 4096
 """Of one process; torch ends with a crash where the system has no more."""

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter, named_values
 from agent_service.domain.rewards import Reward, Scores, compute_reward
-from trainer_service.simulation import HIGHEST_RATE, SimulatedChild
+from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild
 from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
 
 Observation = npt.NDArray[np.float32]
@@ -109,7 +109,7 @@ class ChunkEnvironment(gymnasium.Env[Observation, Action]):
 
 
 class SimulatedChildEnvironment(ChunkEnvironment):
-    """The simulated child, whose optimal policy is known; see `trainer_service.simulation`."""
+    """The simulated child of `trainer_service.simulation`, whose optimal policy is known."""
 
     def __init__(
         self,

@@ -12,13 +12,13 @@ A run brings the values of the first chunk; each report brings those of the next
 
 from agent_service.client.asynchronous import AsyncAgentClient
 from agent_service.client.client import AgentClient
+from agent_service.client.connection.tls import Tls
 from agent_service.client.delivery import Hold
 from agent_service.client.limits import Limits
 from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Dropout, GaussianNoise
-from agent_service.client.tls import Tls
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar
 
 from agent_service.client.client import AgentClient
+from agent_service.client.connection.tls import Tls
 from agent_service.client.description import Description
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
-from agent_service.client.tls import Tls
 from agent_service.domain.runs import Mode, Outcome, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb

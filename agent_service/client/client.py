@@ -8,8 +8,8 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from agent_service import convert
-from agent_service.client.calls import Calls
+from agent_service.client.connection.calls import Calls
+from agent_service.client.connection.tls import Tls
 from agent_service.client.delivery import Hold, Presence
 from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
@@ -17,12 +17,12 @@ from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Drives, Site
 from agent_service.client.starting import Start, Starting
-from agent_service.client.tls import Tls
 from agent_service.domain.checks import by_name, member
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+from agent_service.wire import convert
 
 if TYPE_CHECKING:
     from torch import nn

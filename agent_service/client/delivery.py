@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from agent_service.client.calls import LEAST_SECONDS, Calls
+from agent_service.client.connection.calls import LEAST_SECONDS, Calls
 from agent_service.domain.checks import check_number, fields_by_name
 from agent_service.domain.errors import (
     AgentError,

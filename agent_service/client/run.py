@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 
-from agent_service import convert
 from agent_service.client.delivery import Apart, Delivery, Lost, named
 from agent_service.client.description import Description
 from agent_service.client.limits import Guard, Limits
@@ -19,6 +18,7 @@ from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import ChunkReport, FinishRun, Outcome
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire import convert
 
 if TYPE_CHECKING:
     from torch import Tensor

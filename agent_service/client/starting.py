@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent_service import convert
-from agent_service.client.calls import Calls
+from agent_service.client.connection.calls import Calls
 from agent_service.client.delivery import (
     AgentDelivery,
     Apart,
@@ -38,6 +37,7 @@ from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+from agent_service.wire import convert
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,11 +6,11 @@ import importlib
 import threading
 from functools import cache
 
+from agent_service.controllers.draws import generator
 from agent_service.controllers.uniform import uniform_choice
-from agent_service.domain.draws import generator
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import BayesianSettings, ControllerSpec
+from agent_service.domain.store import Situation
 from agent_service.domain.trials import TrialHistory
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from agent_service.controllers.draws import generator
 from agent_service.controllers.uniform import uniform_choice
-from agent_service.domain.draws import generator
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec, FrozenStart, PPOSettings
+from agent_service.domain.store import Situation
 from agent_service.domain.trials import TrialHistory
 
 

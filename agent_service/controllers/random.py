@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from agent_service.controllers.uniform import uniform_choice
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import Situation
 
 
 class RandomController:

@@ -11,7 +11,6 @@ from agent_service.controllers.ppo import PPOController
 from agent_service.controllers.random import RandomController
 from agent_service.controllers.replay import ReplayController
 from agent_service.controllers.schedule import ScheduleController
-from agent_service.domain.ports import Decider
 from agent_service.domain.specs import (
     BayesianSettings,
     ConstantSettings,
@@ -21,6 +20,7 @@ from agent_service.domain.specs import (
     ReplaySettings,
     ScheduleSettings,
 )
+from agent_service.domain.store import Decider
 
 CONTROLLERS: dict[type[Any], Callable[[ControllerSpec], Decider]] = {
     PPOSettings: PPOController,

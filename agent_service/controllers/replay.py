@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
+from agent_service.domain.store import Situation
 
 
 class ReplayController:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice
 from agent_service.domain.specs import ControllerSpec, ScheduleSettings, Shape
+from agent_service.domain.store import Situation
 
 
 class ScheduleController:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from agent_service.domain.draws import generator
-from agent_service.domain.ports import Situation
+from agent_service.controllers.draws import generator
 from agent_service.domain.runs import Choice
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import Situation
 
 
 def uniform_choice(spec: ControllerSpec, situation: Situation) -> Choice:

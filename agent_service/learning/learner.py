@@ -16,11 +16,11 @@ from typing import NoReturn
 
 import numpy as np
 
-from agent_service.domain.draws import generator
+from agent_service.controllers.draws import generator
 from agent_service.domain.errors import AgentError
-from agent_service.domain.ports import LearnableTransition, Origin, PolicyVersion, Session, Store
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import PPOSettings
+from agent_service.domain.store import LearnableTransition, Origin, PolicyVersion, Session, Store
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.process import Heartbeat
 from agent_service.learning.rollout import Update, UpdateError, segments

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent_service.domain.ports import AnyPolicy
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import AnyPolicy
 from agent_service.domain.trials import TrialHistory, no_trials
 from agent_service.learning import policy_file, trial_file
 from agent_service.learning.snapshot import initial_snapshot

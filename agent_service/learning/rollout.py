@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from agent_service.domain.ports import LearnableTransition
+from agent_service.domain.store import LearnableTransition
 from agent_service.learning.snapshot import FloatArray, PolicySnapshot
 
 

@@ -20,9 +20,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
+from agent_service.controllers.observations import observation_size
+from agent_service.controllers.sizes import affordable_epochs
 from agent_service.domain.errors import InvalidArgument
-from agent_service.domain.observations import observation_size
-from agent_service.domain.sizes import affordable_epochs
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import check_arrays
 from agent_service.learning.rollout import Segment, Update, UpdateError, UpdateTimeout

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from agent_service.domain import draws
+from agent_service.controllers import draws
+from agent_service.controllers.observations import observation_size
 from agent_service.domain.errors import invalid
-from agent_service.domain.observations import observation_size
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 
 FloatArray = npt.NDArray[np.float64]

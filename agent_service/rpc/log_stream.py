@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from agent_service import convert
-from agent_service.domain.steering import Steering
+from agent_service.rules.steering import Steering
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire import convert
 
 LOG_PAGE = 50
 """Transitions read at once, fewer where they are long; as fast as 500."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from agent_service import convert
 from agent_service.domain.errors import AgentError, FailedPrecondition, Unavailable
 from agent_service.domain.runs import Decision
-from agent_service.domain.steering import Steering
-from agent_service.status import to_status
+from agent_service.rules.steering import Steering
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire import convert
+from agent_service.wire.status import to_status
 
 UNANSWERED_LIMIT = 1024
 """Reports of one stream in work at the most; no more are read until some are answered."""

@@ -10,17 +10,17 @@ from typing import Any
 
 import grpc
 
-from agent_service import convert
-from agent_service.domain.catalog import Catalog
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import ResourceExhausted, invalid
 from agent_service.domain.runs import Decision, Mode, Run
-from agent_service.domain.steering import Steering
 from agent_service.rpc.log_stream import LogStreams
-from agent_service.rpc.paging import fitting, number_token, page_size
 from agent_service.rpc.report_stream import ReportStream
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+from agent_service.wire import convert
+from agent_service.wire.paging import fitting, number_token, page_size
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Learning in a test's own process, when the test says so."""
 
-from agent_service.domain.ports import Store
+from agent_service.domain.store import Store
 from agent_service.learning.learner import Learner
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from agent_service.addresses import address_to_call, address_to_listen
-from agent_service.cli import cli as agent
+from agent_service.cli.main import cli as agent
 from agent_service.client import AgentClient
-from agent_service.command import Commands, run_command
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import InvalidArgument
-from agent_service.rpc.listening import ListenError, check_free
-from agent_service.rpc.serving import metrics_page, process_registry
-from trainer_service.cli import cli as trainer
+from agent_service.serving.command import Commands, run_command
+from agent_service.serving.listening import ListenError, check_free
+from agent_service.serving.server import metrics_page, process_registry
+from agent_service.wire.addresses import address_to_call, address_to_listen
+from trainer_service.cli.main import cli as trainer
 from trainer_service.config import ExecutorName, TrainerConfig
 
 REPLICAS = ["dns:///agent:50051", "dns:agent:50051", "ipv4:10.0.0.1:5,10.0.0.2:5", "ipv6:[::1]:5"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_service.domain.agreement import compare_values
+from agent_service.analysis.agreement import compare_values
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from tests.agent_service.specs import DROPOUT
 

@@ -6,10 +6,10 @@ import pickle
 import grpc
 import pytest
 
-from agent_service import convert
 from agent_service.client import AgentClient
 from agent_service.domain.errors import FieldViolation, InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire import convert
 from tests.agent_service.specs import spec
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]

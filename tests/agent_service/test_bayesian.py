@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.analysis.verification import VerificationError
+from agent_service.app import verify_store
 from agent_service.client import (
     AgentClient,
     BayesianSettings,
@@ -16,7 +17,6 @@ from agent_service.client import (
     PPOSettings,
 )
 from agent_service.domain.errors import InvalidArgument
-from agent_service.domain.verification import VerificationError
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from agent_service import convert
 from agent_service.client import AgentClient
 from agent_service.controllers import tpe
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.specs import BayesianSettings, PPOSettings, ReplaySettings, WarmStart
 from agent_service.learning import policy_file
 from agent_service.learning.policies import SnapshotPolicies
+from agent_service.wire import convert
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent, of_sqlite
 

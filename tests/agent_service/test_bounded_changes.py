@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.runs import Mode

@@ -3,7 +3,7 @@
 import pytest
 
 from agent_service.domain.caches import SizedCache
-from agent_service.store import rows
+from agent_service.store.rows import rows
 from tests.agent_service.specs import spec
 
 

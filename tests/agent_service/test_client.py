@@ -15,12 +15,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from agent_service.client import AgentClient, Run
-from agent_service.client import calls as calls_module
+from agent_service.client.connection import calls as calls_module
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.runs import Outcome
-from agent_service.status import to_status
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+from agent_service.wire.status import to_status
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from agent_service.domain.comparison import Difference, PastRun, differences
-from agent_service.domain.ports import Situation
+from agent_service.analysis.comparison import Difference, PastRun, differences
 from agent_service.domain.runs import Choice, Mode
+from agent_service.domain.store import Situation
 from agent_service.domain.trials import TrialHistory
 from tests.agent_service.specs import spec
 

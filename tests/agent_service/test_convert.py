@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from agent_service import convert
+from agent_service.wire import convert
 
 
 @pytest.mark.parametrize(

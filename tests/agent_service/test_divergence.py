@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, Mode, Outcome, PPOSettings, RandomSettings, Reward
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
 from agent_service.learning.rollout import segments

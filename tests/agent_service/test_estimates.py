@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from agent_service.domain.estimates import (
+from agent_service.analysis.estimates import (
     Episode,
     EstimateRefused,
     estimate_return,

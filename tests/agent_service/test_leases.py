@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, Mode, Outcome
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.errors import FailedPrecondition
-from agent_service.domain.steering import Steering
 from agent_service.learning.policies import SnapshotPolicies
+from agent_service.rules.steering import Steering
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent

@@ -18,20 +18,20 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_steering
+from agent_service.app import make_steering
 from agent_service.client import AgentClient
-from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
-from agent_service.domain.ports import Durability
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Appended, ChunkReport, LogPage, Mode, StartRun
 from agent_service.domain.specs import ControllerSpec, RandomSettings
-from agent_service.domain.steering import Steering
+from agent_service.domain.store import Durability
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.metrics import Metrics
+from agent_service.metrics.decisions import Metrics
 from agent_service.rpc.log_stream import LOG_PAGE, LogStreams
-from agent_service.store import queries
-from agent_service.store.sql import SqlStore
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
+from agent_service.store.sql import queries
+from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec

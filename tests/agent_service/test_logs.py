@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent_service.logs import LogFormat, start_logging
+from agent_service.serving.logs import LogFormat, start_logging
 
 log = logging.getLogger("agent_service.test")
 

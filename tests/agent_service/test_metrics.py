@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service import metrics as metrics_module
 from agent_service.client import AgentClient, ConstantSettings, Hyperparameter, Scale
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import PPOSettings, RandomSettings
+from agent_service.metrics import decisions as metrics_module
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent
@@ -241,7 +241,7 @@ def test_rows_are_counted_seldom_where_that_takes_long(
     """Counting takes a second here, by the clock: once in a hundred of them it is done."""
     seconds = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
-    monkeypatch.setattr("agent_service.tallies.time", clock)
+    monkeypatch.setattr("agent_service.metrics.tallies.time", clock)
     client.create_controller(spec())
     shown = []
     with client.run("c", mode=Mode.FROZEN) as run:

@@ -6,18 +6,18 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent_service.build import make_steering
+from agent_service.app import make_steering
 from agent_service.client import AgentClient
-from agent_service.domain.catalog import Catalog
-from agent_service.domain.ports import Durability
 from agent_service.domain.runs import FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import RandomSettings
-from agent_service.domain.steering import Steering
+from agent_service.domain.store import Durability
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.metrics import Metrics
-from agent_service.store.journal import LoopJournal
-from agent_service.store.sql import SqlStore
-from agent_service.stored_metrics import StoreCollector
+from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.stored import StoreCollector
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
+from agent_service.store.journal.journal import LoopJournal
+from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 

@@ -27,8 +27,7 @@ from hypothesis.stateful import (
 )
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_steering, verify_store
-from agent_service.domain.catalog import Catalog
+from agent_service.app import make_steering, verify_store
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
@@ -44,8 +43,9 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import BayesianSettings, PPOSettings, RandomSettings
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.metrics import Metrics
-from agent_service.store.sql import SqlStore
+from agent_service.metrics.decisions import Metrics
+from agent_service.rules.catalog import Catalog
+from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 

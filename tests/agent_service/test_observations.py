@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.analysis.verification import VerificationError
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-from agent_service.domain.verification import VerificationError
 from agent_service.learning.policy_file import from_bytes
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import update

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent_service.domain import policies
 from agent_service.domain.errors import NotFound
-from agent_service.domain.policies import PolicyCache
-from agent_service.domain.ports import Origin, PolicyVersion, Session
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import BayesianSettings
+from agent_service.domain.store import Origin, PolicyVersion, Session
 from agent_service.domain.trials import TrialHistory, no_trials
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.store.sql import SqlStore
+from agent_service.rules import policies
+from agent_service.rules.policies import PolicyCache
+from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 
 SPEC = spec(algorithm=BayesianSettings())

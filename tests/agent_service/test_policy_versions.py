@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from agent_service.build import compare_policies, verify_store
-from agent_service.cli import cli
+from agent_service.app import compare_policies, verify_store
+from agent_service.cli.main import cli
 from agent_service.client import (
     AgentClient,
     BayesianSettings,

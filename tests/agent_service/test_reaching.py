@@ -13,13 +13,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from agent_service.client import AgentClient, answering
+from agent_service.client import AgentClient
+from agent_service.client.connection import answering
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.rpc.probe import check_health
+from agent_service.serving.health import check_health
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess
-from trainer_service.build import _check_agent
+from trainer_service.app import _check_agent
 from trainer_service.client import TrainerClient
 from trainer_service.config import TrainerConfig
 

@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from agent_service.cli import cli
+from agent_service.cli.main import cli
 from agent_service.client import AgentClient, Mode, Outcome
 from tests.agent_service.specs import spec
 from tests.agent_service.test_leases import let_leases_pass

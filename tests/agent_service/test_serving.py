@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
-from agent_service.rpc.probe import check_health
+from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import (
     AgentClient,
     Hyperparameter,

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from agent_service.client import AgentClient
-from agent_service.domain import sizes
+from agent_service.controllers import sizes
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward

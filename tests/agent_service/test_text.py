@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 import pytest
 
-from agent_service.command import echo, run_command
 from agent_service.domain.errors import InvalidArgument, NotFound
-from agent_service.logs import LogFormat, start_logging
+from agent_service.serving.command import echo, run_command
+from agent_service.serving.logs import LogFormat, start_logging
 from agent_service.text import csv_rows, printable, read_text
-from agent_service.tokens import read_tokens
+from agent_service.wire.tokens import read_tokens
 
 TEXT = "a,b\n1,é\n2,ü\n"
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]

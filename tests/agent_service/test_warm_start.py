@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
-from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
@@ -20,6 +19,7 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings, WarmStart
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes, read_manifest
+from agent_service.rules.catalog import Catalog
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import NOISE, spec
 from tests.conftest import ServedAgent

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from trainer_service.training.child import build_child
+from trainer_service.training.child.network import build_child
 from trainer_service.training.datasets import Images
 from trainer_service.training.spec import Precision, TrainingSpec
 

@@ -29,7 +29,7 @@ from agent_service.client import (
     Reward,
     Scores,
 )
-from agent_service.domain.ports import Durability
+from agent_service.domain.store import Durability
 from tests.benchmarks import load
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess

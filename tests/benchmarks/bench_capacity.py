@@ -21,8 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from agent_service.connecting import Access
-from agent_service.domain.ports import Durability
+from agent_service.domain.store import Durability
+from agent_service.serving.access import Access
 from tests.benchmarks import bench_agent, load
 from tests.benchmarks.filled_store import decide_template, fill
 from tests.benchmarks.results import Claim, Figures, show_rounds

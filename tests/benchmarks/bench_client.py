@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from agent_service.client import AgentClient, Run
-from agent_service.domain.ports import Durability
+from agent_service.domain.store import Durability
 from tests.benchmarks.bench_agent import echo_server, serving, synced_append
 from tests.benchmarks.echo import CALL
 from tests.benchmarks.load import report

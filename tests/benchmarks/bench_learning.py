@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from agent_service.controllers.derivation import derive
 from agent_service.controllers.registry import make_decider
-from agent_service.domain.derivation import derive
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Feedback, Reward, Scores
 from agent_service.domain.runs import Controller, Decision, Mode, Run, Use
@@ -25,7 +25,7 @@ from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
-from trainer_service.simulation import HIGHEST_RATE, SimulatedChild
+from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild
 
 AT_ONCE = 8
 MARKS = (1_000, 3_000, 10_000)

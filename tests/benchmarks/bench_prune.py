@@ -19,13 +19,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from agent_service.archive.folder import Archive
-from agent_service.archive.prune import BATCH, Pruner, make_plan
+from agent_service.analysis.archive.folder import Archive
+from agent_service.analysis.archive.prune import BATCH, Pruner, make_plan
 from agent_service.client import AgentClient, RandomSettings
-from agent_service.domain.ports import Durability, Session
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Outcome, StartRun, Use
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Durability, Session
+from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess, command_of

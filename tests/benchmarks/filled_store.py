@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from agent_service.client import AgentClient, Mode, Outcome
-from agent_service.store.checksums import checksum
-from agent_service.store.schema import decisions, runs
+from agent_service.store.rows.checksums import checksum
+from agent_service.store.sql.schema import decisions, runs
 from tests.benchmarks import load
 from tests.end_to_end.processes import AgentProcess
 

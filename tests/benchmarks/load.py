@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 import numpy as np
 
-from agent_service import convert
 from agent_service.client import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
+from agent_service.wire import convert
 from tests.benchmarks.echo import CALL, STREAM
 
 Call = Callable[[], Awaitable[object]]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, ControllerSpec, Hyperparameter
 from tests.benchmarks.filled_store import decide_template, fill
 from tests.end_to_end.processes import AgentProcess

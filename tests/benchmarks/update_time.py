@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_steering
+from agent_service.app import make_steering
 from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
-from agent_service.domain.catalog import Catalog
-from agent_service.domain.ports import Durability, Session
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Mode, StartRun
+from agent_service.domain.store import Durability, Session
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes
 from agent_service.learning.rollout import segments
-from agent_service.metrics import Metrics
-from agent_service.store.sql import SqlStore
+from agent_service.metrics.decisions import Metrics
+from agent_service.rules.catalog import Catalog
+from agent_service.store.store import SqlStore
 
 TRANSITIONS = 2048
 RUNS = 32

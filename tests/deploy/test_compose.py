@@ -12,9 +12,9 @@ import click
 import pytest
 import yaml
 
-from agent_service.cli import cli as agent_cli
+from agent_service.cli.main import cli as agent_cli
 from tests.deploy.deployment import BASE, COMPOSE, CPU, POSTGRES, ROOT
-from trainer_service.cli import cli as trainer_cli
+from trainer_service.cli.main import cli as trainer_cli
 
 DEPLOY = ROOT / "deploy"
 _HAS_COMPOSE = subprocess.run(["sh", "-c", "docker compose version"], capture_output=True)

@@ -87,5 +87,5 @@ def test_the_wheel_has_no_more_than_the_packages(installed: list[Path]) -> None:
     ours = installed[0]
     there = {p.name for p in ours.iterdir() if not p.name.endswith(".dist-info")} - {"bin"}
     assert there == {"agent_service", "trainer_service"}
-    for file in ("py.typed", "store/migrations/versions/0001_first_tables.py"):
+    for file in ("py.typed", "store/sql/migrations/versions/0001_first_tables.py"):
         assert (ours / "agent_service" / file).exists()

@@ -23,7 +23,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, ControllerSpec, Mode, PPOSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec

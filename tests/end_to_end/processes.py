@@ -95,7 +95,7 @@ class TrainerProcess(ServiceProcess):
 
 def command_of(package: str) -> list[str]:
     """Return the command line of a package's console command."""
-    return [sys.executable, "-c", f"from {package}.cli import main; main()"]
+    return [sys.executable, "-c", f"from {package}.cli.main import main; main()"]
 
 
 def start_in_terminal(command: list[str], **options: Any) -> subprocess.Popen[str]:

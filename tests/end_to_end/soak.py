@@ -23,9 +23,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
-from agent_service.domain.policies import KEPT
+from agent_service.rules.policies import KEPT
 from tests.end_to_end.kills import Memory, check_log, controller, load
 from tests.end_to_end.network import HERE, NETWORK, Machine, network
 from tests.end_to_end.processes import AgentProcess, learners, wait_for

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, Run
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
@@ -221,11 +221,11 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
         # What few scripts do, and what servers need, takes its time to import, too.
         (
             "agent_service.client",
-            ("json", "uuid", "grpc_status", "agent_service.domain.ports", "agent_service.pem"),
+            ("json", "uuid", "grpc_status", "agent_service.domain.store", "agent_service.wire.pem"),
         ),
-        ("agent_service.build", ()),
-        ("agent_service.decision_log.evaluation", ("pyarrow", "sqlalchemy")),
-        ("agent_service.decision_log.replay", ("pyarrow", "sqlalchemy")),
+        ("agent_service.app", ()),
+        ("agent_service.analysis.evaluation", ("pyarrow", "sqlalchemy")),
+        ("agent_service.analysis.replay", ("pyarrow", "sqlalchemy")),
         ("trainer_service.client", ("sqlalchemy", "click")),
     ],
 )

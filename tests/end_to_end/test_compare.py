@@ -22,9 +22,9 @@ from tests.end_to_end.processes import (
     wait_for,
 )
 from trainer_service.client import TrainerClient
-from trainer_service.study.audit import departs
-from trainer_service.study.flags import find_flags
-from trainer_service.study.results import Key, Phase, ResultsFolder
+from trainer_service.study.report.audit import departs
+from trainer_service.study.report.flags import find_flags
+from trainer_service.study.results.results import Key, Phase, ResultsFolder
 from trainer_service.training.child_file import read_manifest
 from trainer_service.v1 import trainer_pb2
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.specs import PPOSettings
-from agent_service.store import journal, sqlite
-from agent_service.store.database import StoreError
-from agent_service.store.sql import SqlStore
+from agent_service.store.journal import journal
+from agent_service.store.sql import sqlite
+from agent_service.store.sql.database import StoreError
+from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from tests.end_to_end.disks import full_disk, small_disk

@@ -14,7 +14,7 @@ from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings
 from tests.end_to_end.processes import AgentProcess, wait_for
-from trainer_service.simulation import HIGHEST_RATE, SimulatedChild
+from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild
 
 RUNS = 8
 ROLLOUT = PPOSettings().rollout_size

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.errors import AlreadyExists, NotFound
-from agent_service.domain.ports import Durability
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Durability
+from agent_service.store.store import SqlStore
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_store
 from tests.agent_service.specs import spec
 from tests.agent_service.store.conftest import store_url

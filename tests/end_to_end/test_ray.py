@@ -16,9 +16,9 @@ from tests.end_to_end.ray_cluster import RayCluster
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.config import TrainerConfig
-from trainer_service.ray_hand import MARK, Hand
 from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged, What
 from trainer_service.training.spec import Method
+from trainer_service.workers.ray_hand import MARK, Hand
 
 SECONDS = 400.0
 """How long a condition is waited for: processes of Ray start slowly on a busy machine."""

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, PPOSettings, RandomSettings, Run
 from agent_service.domain.errors import AlreadyExists, Unavailable
 from tests.agent_service.specs import spec

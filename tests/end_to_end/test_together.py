@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from agent_service.client import AgentClient
-from agent_service.convert import spec_from_message
 from agent_service.domain.runs import Mode
+from agent_service.wire.convert import spec_from_message
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.trainer_service.specs import ENDLESS, run_spec
 from tests.trainer_service.training.datasets.layouts import write_classes

@@ -20,10 +20,10 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AlreadyExists, NotFound
-from agent_service.rpc.probe import check_health
+from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2
 from tests.agent_service.specs import spec
 from tests.end_to_end import frames

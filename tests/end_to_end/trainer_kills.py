@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, ControllerSpec, Mode
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.trainer_service.specs import run_spec

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.runs import Mode
 from tests.trainer_service.specs import run_spec
-from trainer_service import convert
+from trainer_service.rpc import convert
 from trainer_service.run import (
     ChunkTrained,
     Event,

@@ -16,7 +16,7 @@ from tests.trainer_service.training.datasets.layouts import (
     write_classes,
     write_fer2013_npz,
 )
-from trainer_service.cli import cli
+from trainer_service.cli.main import cli
 from trainer_service.training.datasets.catalog import CATALOG
 from trainer_service.training.spec import DATASETS
 

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from agent_service.domain.errors import InvalidArgument
 from trainer_service.environment import ChildTrainingEnvironment, SimulatedChildEnvironment
-from trainer_service.simulation import SimulatedChild
+from trainer_service.simulation.child import SimulatedChild
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Method, Model, Sites, TrainingSpec

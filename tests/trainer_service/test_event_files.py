@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer_service.specs import run_spec
 from tests.trainer_service.test_store import CHUNK, FINISHED
-from trainer_service.event_files import EventFiles
 from trainer_service.run import ChunkTrained, RunState, StateChanged, What
-from trainer_service.store import RunStore
+from trainer_service.runs.event_files import EventFiles
+from trainer_service.runs.store import RunStore
 
 RUNNING = StateChanged(state=RunState.RUNNING)
 SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)

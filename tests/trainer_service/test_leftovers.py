@@ -13,7 +13,7 @@ import pytest
 
 SERVICE = """
 from multiprocessing.util import get_temp_dir
-from trainer_service.leftovers import temporary_folder
+from trainer_service.workers.leftovers import temporary_folder
 with temporary_folder():
     print(get_temp_dir(), flush=True)
     input()
@@ -60,7 +60,7 @@ def test_folders_of_other_users_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may remove them."""
-    from trainer_service import leftovers
+    from trainer_service.workers import leftovers
 
     with service(tmp_path) as (killed, left):
         killed.kill()

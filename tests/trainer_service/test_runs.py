@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from agent_service.domain.catalog import Catalog
 from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
+from agent_service.rules.catalog import Catalog
 from tests.conftest import ServedAgent, of_sqlite
 from tests.trainer_service.specs import run_spec
-from trainer_service.agent_lookup import AgentLookup
 from trainer_service.config import ExecutorName, TrainerConfig
-from trainer_service.local import LocalExecutor
 from trainer_service.run import RunState, StateChanged
-from trainer_service.runs import Runs
-from trainer_service.store import RunStore
+from trainer_service.runs.agent_lookup import AgentLookup
+from trainer_service.runs.queue import Runs
+from trainer_service.runs.store import RunStore
+from trainer_service.workers.local import LocalExecutor
 
 
 def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None:

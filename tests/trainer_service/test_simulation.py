@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer_service.simulation import HIGHEST_RATE, SCORE_NOISE, SimulatedChild, SimulatedChunk
+from trainer_service.simulation.child import (
+    HIGHEST_RATE,
+    SCORE_NOISE,
+    SimulatedChild,
+    SimulatedChunk,
+)
 
 GRID = np.linspace(0.0, HIGHEST_RATE, 91)
 RATES = st.floats(0.0, HIGHEST_RATE)

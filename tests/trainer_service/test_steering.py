@@ -3,7 +3,7 @@
 import pytest
 
 from agent_service.domain.errors import FailedPrecondition, Unavailable
-from trainer_service.steering import Patience
+from trainer_service.workers.steering import Patience
 
 
 class Agent:

@@ -13,7 +13,7 @@ from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.store_files import StoreFiles
 from tests.trainer_service.specs import run_spec
 from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
-from trainer_service.store import RunStore
+from trainer_service.runs.store import RunStore
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
 from trainer_service.training.spec import Method

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from agent_service.client import AgentClient, FleetReport, ReportStream, Run, Scores
-from agent_service.connecting import Access
 from agent_service.domain.errors import AgentError
-from trainer_service.simulation import SimulatedChild
+from agent_service.serving.access import Access
+from trainer_service.simulation.child import SimulatedChild
 
 CALLERS = 16
 """Threads of a process that call at once."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from agent_service.addresses import address_to_call
+from agent_service.wire.addresses import address_to_call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 
-from agent_service.rpc.paging import number_token, page_size
-from trainer_service import convert
+from agent_service.wire.paging import number_token, page_size
+from trainer_service.rpc import convert
 from trainer_service.run import RunState
-from trainer_service.runs import Runs
-from trainer_service.store import RunStore
+from trainer_service.runs.queue import Runs
+from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
 

@@ -10,14 +10,14 @@ from typing import Any
 from rich.table import Table
 
 from agent_service.client import AgentClient
-from agent_service.connecting import Access
+from agent_service.serving.access import Access
 from trainer_service.client import TrainerClient
-from trainer_service.study.compare import WHOLE, Comparison, Part
-from trainer_service.study.evidence import number
-from trainer_service.study.progress import StudyProgress
-from trainer_service.study.report import write_report
-from trainer_service.study.results import ResultsFolder
-from trainer_service.study.rows import MOMENTS
+from trainer_service.study.report.evidence import number
+from trainer_service.study.report.report import write_report
+from trainer_service.study.results.results import ResultsFolder
+from trainer_service.study.results.rows import MOMENTS
+from trainer_service.study.run.compare import WHOLE, Comparison, Part
+from trainer_service.study.run.progress import StudyProgress
 from trainer_service.study.spec import StudySpec
 from trainer_service.terminal import Terminal
 

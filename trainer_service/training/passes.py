@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from agent_service.domain.errors import invalid
-from trainer_service.training.child import build_child, input_size
-from trainer_service.training.execution import CapturedStep, compiled, prepare_device
-from trainer_service.training.inputs import Inputs
+from trainer_service.training.child.execution import CapturedStep, compiled, prepare_device
+from trainer_service.training.child.inputs import Inputs
+from trainer_service.training.child.network import build_child, input_size
 from trainer_service.training.regularizers import Regularization
 from trainer_service.training.sites import Call, watch_pass
 from trainer_service.training.spec import Execution, Precision, TrainingSpec

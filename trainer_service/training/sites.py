@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agent_service.domain.errors import invalid
-from trainer_service.training.models import Model
+from trainer_service.training.child.models import Model
 from trainer_service.training.spec import STAGES
 
 STANDARD_SIZE = 224

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
-from trainer_service.training.models import Model as Model
+from trainer_service.training.child.models import Model as Model
 
 
 class Method(StrEnum):

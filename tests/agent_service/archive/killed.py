@@ -17,12 +17,16 @@ from typing import Any
 import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
-from agent_service.archive.folder import Archive
-from agent_service.archive.prune import Pruner, make_plan
-from agent_service.store.sql import SqlStore
+from agent_service.analysis.archive.folder import Archive
+from agent_service.analysis.archive.prune import Pruner, make_plan
+from agent_service.store.store import SqlStore
 
-COUNTED = ("/agent_service/archive/", "/agent_service/store/retention", "/agent_service/store/writ")
-FORM = "/agent_service/archive/form"
+COUNTED = (
+    "/agent_service/analysis/archive/",
+    "/agent_service/store/rows/retention",
+    "/agent_service/store/journal/writ",
+)
+FORM = "/agent_service/analysis/archive/form"
 WRITING = ("write_runs", "sync")
 
 

@@ -13,16 +13,16 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from agent_service.archive.folder import Archive
-from agent_service.archive.form import VERSION_KEY
-from agent_service.archive.prune import Pruner, make_plan
-from agent_service.build import verify_store
-from agent_service.cli import cli
+from agent_service.analysis.archive.folder import Archive
+from agent_service.analysis.archive.form import VERSION_KEY
+from agent_service.analysis.archive.prune import Pruner, make_plan
+from agent_service.app import verify_store
+from agent_service.cli.main import cli
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.domain.ports import Session
 from agent_service.domain.runs import Mode
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Session
+from agent_service.store.store import SqlStore
 from tests.agent_service.archive.trainings import LOSSES, Trainings
 from tests.conftest import ServedAgent
 

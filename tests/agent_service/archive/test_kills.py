@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent_service.build import verify_store
-from agent_service.store.sql import SqlStore
+from agent_service.app import verify_store
+from agent_service.store.store import SqlStore
 from tests.agent_service.archive.killed import prune
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_service.archive.errors import ArchiveError
-from agent_service.archive.folder import Archive
-from agent_service.archive.prune import AWAITED, CHANGED, NEWEST, Plan, Pruner, make_plan
-from agent_service.build import verify_store
+from agent_service.analysis.archive.errors import ArchiveError
+from agent_service.analysis.archive.folder import Archive
+from agent_service.analysis.archive.prune import AWAITED, CHANGED, NEWEST, Plan, Pruner, make_plan
+from agent_service.app import verify_store
 from agent_service.domain.errors import AlreadyExists, NotFound
-from agent_service.domain.ports import Usage
 from agent_service.domain.runs import Mode, Outcome, RunState
 from agent_service.domain.specs import PPOSettings, ReplaySettings
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Usage
+from agent_service.store.store import SqlStore
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store, many
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from agent_service.archive.folder import Archive
+from agent_service.analysis.archive.folder import Archive
 from agent_service.controllers.registry import make_decider
-from agent_service.domain.catalog import Catalog
-from agent_service.domain.ports import Store
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ConstantSettings, ControllerSpec, PPOSettings, RandomSettings
-from agent_service.domain.steering import Steering
+from agent_service.domain.store import Store
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.metrics import Metrics
+from agent_service.metrics.decisions import Metrics
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 SPECS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient, delivery
 from agent_service.client.local import STOP_SECONDS
 from agent_service.domain.errors import AgentError

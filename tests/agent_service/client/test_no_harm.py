@@ -16,9 +16,9 @@ import torch
 from google.rpc import error_details_pb2, status_pb2
 from torch import nn
 
-from agent_service import status
-from agent_service.client import AgentClient, Hold, Limits, Outcome, Run, Scores, calls
+from agent_service.client import AgentClient, Hold, Limits, Outcome, Run, Scores
 from agent_service.client import delivery as delivery_module
+from agent_service.client.connection import calls
 from agent_service.client.limits import Guard
 from agent_service.client.model import release
 from agent_service.domain.errors import (
@@ -35,6 +35,7 @@ from agent_service.domain.errors import (
 )
 from agent_service.domain.rewards import Reward
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire import status
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from agent_service.client import AgentClient, Hold, Run
-from agent_service.client import calls as calls_module
 from agent_service.client import delivery as delivery_module
-from agent_service.rpc import serving
+from agent_service.client.connection import calls as calls_module
+from agent_service.serving import server as serving
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent_service.client import AgentClient, AsyncAgentClient
-from agent_service.client.channel import SecuredChannel
+from agent_service.client.connection.channel import SecuredChannel
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent
 from trainer_service.client import TrainerClient

@@ -11,12 +11,12 @@ import pytest
 from optuna.trial import TrialState
 
 from agent_service.controllers.bayesian import BayesianController
+from agent_service.controllers.draws import generator
 from agent_service.controllers.uniform import uniform_choice
-from agent_service.domain.draws import generator
 from agent_service.domain.hyperparameters import Hyperparameter, Scale, named_values
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import BayesianSettings, ControllerSpec
+from agent_service.domain.store import Situation
 from agent_service.domain.trials import KEPT, TrialHistory, no_trials
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_service.controllers.actions import action_values
+from agent_service.controllers.observations import context_size
 from agent_service.controllers.registry import CONTROLLERS, make_decider
-from agent_service.domain.actions import action_values
-from agent_service.domain.observations import context_size
-from agent_service.domain.ports import AnyPolicy, Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import (
     Algorithm,
@@ -24,6 +23,7 @@ from agent_service.domain.specs import (
     ScheduleSettings,
     Shape,
 )
+from agent_service.domain.store import AnyPolicy, Situation
 from agent_service.domain.trials import TrialHistory
 from agent_service.learning.policies import SnapshotPolicies
 from tests.agent_service.specs import DROPOUT, NOISE, spec

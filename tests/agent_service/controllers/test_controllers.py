@@ -9,7 +9,6 @@ from scipy import stats
 from agent_service.controllers.registry import make_decider
 from agent_service.controllers.schedule import course
 from agent_service.domain.hyperparameters import named_values
-from agent_service.domain.ports import Situation
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import (
     ConstantSettings,
@@ -20,6 +19,7 @@ from agent_service.domain.specs import (
     ScheduleSettings,
     Shape,
 )
+from agent_service.domain.store import Situation
 from agent_service.learning.policies import SnapshotPolicies
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 

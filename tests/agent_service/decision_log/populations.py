@@ -4,16 +4,16 @@ import numpy as np
 import safetensors.numpy
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_steering
-from agent_service.domain.catalog import Catalog
-from agent_service.domain.ports import Store
+from agent_service.app import make_steering
 from agent_service.domain.rewards import GivenReward
 from agent_service.domain.runs import ChunkReport, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import Store
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import to_bytes
 from agent_service.learning.snapshot import PolicySnapshot
-from agent_service.metrics import Metrics
+from agent_service.metrics.decisions import Metrics
+from agent_service.rules.catalog import Catalog
 
 CHUNKS = 3
 

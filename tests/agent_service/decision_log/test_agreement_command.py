@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from click.testing import CliRunner, Result
 
-from agent_service.cli import cli
+from agent_service.cli.main import cli
 from agent_service.client import AgentClient, ConstantSettings, Mode, Outcome
 from agent_service.domain.errors import FailedPrecondition, NotFound
 from tests.agent_service.specs import spec

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy import stats
 
-from agent_service.cli import cli
+from agent_service.analysis.estimates import EstimateRefused
+from agent_service.analysis.evaluation import read_evaluation
+from agent_service.cli.main import cli
 from agent_service.client import AgentClient
-from agent_service.decision_log.evaluation import read_evaluation
 from agent_service.domain.errors import FailedPrecondition, NotFound
-from agent_service.domain.estimates import EstimateRefused
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import (

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from agent_service.cli import cli
+from agent_service.cli.main import cli
 from agent_service.client import AgentClient
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Outcome
@@ -150,7 +150,9 @@ def test_an_unknown_name_is_said_and_no_file_is_made(served: ServedAgent, tmp_pa
 
 def test_without_pyarrow_one_line_says_what_to_install(tmp_path: Path) -> None:
     """Before anything is read; the other formats need none."""
-    code = "import sys; sys.modules['pyarrow'] = None; from agent_service.cli import main; main()"
+    code = (
+        "import sys; sys.modules['pyarrow'] = None; from agent_service.cli.main import main; main()"
+    )
     words = ["transitions", "--format", "parquet", "--output", str(tmp_path / "log")]
 
     shown = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from agent_service.cli import cli
+from agent_service.cli.main import cli
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError, FailedPrecondition, NotFound
 from agent_service.domain.rewards import Reward

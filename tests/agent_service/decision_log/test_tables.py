@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_service.decision_log.output import Format, replaced, write_table
-from agent_service.decision_log.parquet import GROUP_VALUES, write_parquet
-from agent_service.decision_log.tables import (
+from agent_service.analysis.output import Format, replaced, write_table
+from agent_service.analysis.parquet import GROUP_VALUES, write_parquet
+from agent_service.analysis.tables import (
     Kind,
     Record,
     Table,

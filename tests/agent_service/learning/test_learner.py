@@ -21,9 +21,9 @@ from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettin
 from agent_service.learning import learner as learner_module
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
-from agent_service.store import rows
-from agent_service.store.session import SqlSession
-from agent_service.store.sql import SqlStore
+from agent_service.store.rows import rows
+from agent_service.store.rows.session import SqlSession
+from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec

@@ -10,13 +10,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from agent_service.domain.observations import observation_size
+from agent_service.controllers.observations import observation_size
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import _optimizer_state, _parameters, update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from trainer_service.simulation import SimulatedChild
+from trainer_service.simulation.child import SimulatedChild
 
 N, STEPS, ENVS, UPDATES, CHUNKS = 6, 24, 2, 4, 10
 SETTINGS = PPOSettings(

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
+from agent_service.controllers.observations import observation_size
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
-from agent_service.domain.observations import observation_size
 from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning import policy_file, sb3

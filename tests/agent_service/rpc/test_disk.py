@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from agent_service.rpc.disk import DiskCollector
+from agent_service.serving.disk import DiskCollector
 
 
 def test_a_folder_tells_of_its_disk_as_long_as_it_is_there(tmp_path: Path) -> None:

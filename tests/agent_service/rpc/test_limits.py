@@ -12,11 +12,11 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from agent_service.client import AgentClient
-from agent_service.domain.capacity import Capacity
 from agent_service.domain.errors import Busy, InvalidArgument, ResourceExhausted
 from agent_service.domain.runs import Outcome
-from agent_service.rpc.probe import check_health
-from agent_service.rpc.serving_config import ServingConfig
+from agent_service.rules.capacity import Capacity
+from agent_service.serving.config import ServingConfig
+from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.conftest import ServedAgent

@@ -15,8 +15,8 @@ import pytest
 
 from agent_service.client import AgentClient, AsyncAgentClient, Tls
 from agent_service.domain.errors import InvalidArgument, Unavailable
-from agent_service.rpc.probe import check_health
-from agent_service.rpc.serving_config import ServingConfig
+from agent_service.serving.config import ServingConfig
+from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.certificates import Authority

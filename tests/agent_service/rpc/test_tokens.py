@@ -12,9 +12,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from agent_service.client import AgentClient, FleetReport, Scores
 from agent_service.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from agent_service.rpc.guard import Guard
-from agent_service.rpc.probe import check_health
-from agent_service.rpc.serving_config import ServingConfig
+from agent_service.serving.config import ServingConfig
+from agent_service.serving.guard import Guard
+from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.domain.ports import Session
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Use
 from agent_service.domain.specs import ConstantSettings, PPOSettings
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Session
+from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec

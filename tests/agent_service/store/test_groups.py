@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_steering
-from agent_service.domain.catalog import Catalog
-from agent_service.domain.ports import Session
+from agent_service.app import make_steering
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, Mode, StartRun
 from agent_service.domain.specs import RandomSettings
-from agent_service.domain.steering import Steering
+from agent_service.domain.store import Session
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.metrics import Metrics
-from agent_service.store.journal import LoopJournal
-from agent_service.store.sql import SqlStore
+from agent_service.metrics.decisions import Metrics
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
+from agent_service.store.journal.journal import LoopJournal
+from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 
 RUNS = [f"r{number}" for number in range(10)]

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from agent_service.domain.errors import NotFound, Unavailable
-from agent_service.domain.ports import Durability
-from agent_service.store import journal as journal_module
-from agent_service.store import writer as writer_module
-from agent_service.store.journal import DirectJournal, Journal, LoopJournal, ThreadJournal
-from agent_service.store.session import SqlSession
-from agent_service.store.sqlite import SqliteDatabase
-from agent_service.store.writer import Writer
+from agent_service.domain.store import Durability
+from agent_service.store.journal import journal as journal_module
+from agent_service.store.journal import writer as writer_module
+from agent_service.store.journal.journal import DirectJournal, Journal, LoopJournal, ThreadJournal
+from agent_service.store.journal.writer import Writer
+from agent_service.store.rows.session import SqlSession
+from agent_service.store.sql.sqlite import SqliteDatabase
 
 NUMBERS = sa.table("numbers", sa.column("n"))
 THREAD = ThreadPoolExecutor(1)

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.build import make_steering, verify_store
-from agent_service.domain.capacity import Capacity
-from agent_service.domain.catalog import Catalog
+from agent_service.app import make_steering, verify_store
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
@@ -23,11 +21,13 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import PPOSettings
-from agent_service.domain.steering import Steering
 from agent_service.learning.policies import SnapshotPolicies
-from agent_service.metrics import Metrics
-from agent_service.store import known as known_module
-from agent_service.store.sql import SqlStore
+from agent_service.metrics.decisions import Metrics
+from agent_service.rules.capacity import Capacity
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
+from agent_service.store.rows import known as known_module
+from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 

@@ -10,12 +10,12 @@ from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
-from agent_service.domain.ports import Origin, PolicyEntry, Session
-from agent_service.store.database import StoreError
-from agent_service.store.schema import metadata
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Origin, PolicyEntry, Session
+from agent_service.store.sql.database import StoreError
+from agent_service.store.sql.schema import metadata
+from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.conftest import ServedAgent
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.build import verify_store
+from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.specs import PPOSettings
-from agent_service.store.database import StoreError
-from agent_service.store.sql import SqlStore
+from agent_service.store.sql.database import StoreError
+from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.conftest import ServedAgent

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_service.domain.errors import InvalidArgument, NotFound
-from agent_service.domain.ports import Origin, PolicyVersion, Session
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
-from agent_service.store.database import StoreError
-from agent_service.store.sql import SqlStore
+from agent_service.domain.store import Origin, PolicyVersion, Session
+from agent_service.store.sql.database import StoreError
+from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 from tests.postgresql import PostgresServer
 

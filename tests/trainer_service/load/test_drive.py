@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent_service.connecting import Access
 from agent_service.domain.errors import AgentError
+from agent_service.serving.access import Access
 from trainer_service.load import drive
 from trainer_service.load.drive import Share
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.trainer_service.specs import run_spec
 from tests.trainer_service.test_store import FINISHED
-from trainer_service import convert
+from trainer_service.rpc import convert
 from trainer_service.rpc.servicer import TrainerServicer
 from trainer_service.run import Event, Run, RunState, StateChanged
-from trainer_service.runs import Runs
-from trainer_service.store import RunStore
+from trainer_service.runs.queue import Runs
+from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 
 NEVER = -1

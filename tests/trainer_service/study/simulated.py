@@ -9,8 +9,7 @@ import numpy as np
 from agent_service.domain.specs import Shape
 from tests.trainer_service.test_store import FINISHED
 from trainer_service.run import RunSpec
-from trainer_service.simulation import SimulatedChild
-from trainer_service.study.choices import best_constant, mean_values
+from trainer_service.simulation.child import SimulatedChild
 from trainer_service.study.entries import (
     Carried,
     Entry,
@@ -22,16 +21,17 @@ from trainer_service.study.entries import (
     Replayed,
     Scheduled,
 )
-from trainer_service.study.plan import (
+from trainer_service.study.methods.choices import best_constant, mean_values
+from trainer_service.study.methods.plan import (
     Child,
     controller_name,
     judged_fixed,
     judged_steered,
     tuning,
 )
-from trainer_service.study.results import Result, ResultsFolder
+from trainer_service.study.results.results import Result, ResultsFolder
+from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
-from trainer_service.study.trace import Trace
 from trainer_service.training.spec import Method, TrainingSpec
 
 TRAINING = TrainingSpec(chunks=20)

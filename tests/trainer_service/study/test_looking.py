@@ -13,17 +13,17 @@ from agent_service.domain.errors import InvalidArgument
 from tests.trainer_service.specs import run_spec
 from tests.trainer_service.study.simulated import result
 from trainer_service.study.entries import Fixed
-from trainer_service.study.grad_cam import layer_of, look
-from trainer_service.study.plan import judged_fixed
-from trainer_service.study.report import write_report
-from trainer_service.study.results import ResultsFolder
+from trainer_service.study.methods.plan import judged_fixed
+from trainer_service.study.report.grad_cam import layer_of, look
+from trainer_service.study.report.report import write_report
+from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.child import build_child
+from trainer_service.training.child.models import Model
+from trainer_service.training.child.network import build_child
 from trainer_service.training.child_file import child_file, load_child
 from trainer_service.training.datasets import load_images
 from trainer_service.training.final import Which
 from trainer_service.training.loop import ChildTraining
-from trainer_service.training.models import Model
 from trainer_service.training.spec import Method, TrainingSpec
 
 TRAINING = replace(

@@ -8,11 +8,11 @@ import pytest
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ScheduleSettings, Shape
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
-from trainer_service.study.audit import departs
-from trainer_service.study.choices import best_constant, mean_values, replayed_values
 from trainer_service.study.entries import Bayesian, Drawn, Grid, Learned, Replayed, Scheduled
-from trainer_service.study.plan import controller_spec, tuning
-from trainer_service.study.results import Phase, Result, ResultsFolder
+from trainer_service.study.methods.choices import best_constant, mean_values, replayed_values
+from trainer_service.study.methods.plan import controller_spec, tuning
+from trainer_service.study.report.audit import departs
+from trainer_service.study.results.results import Phase, Result, ResultsFolder
 from trainer_service.study.spec import TUNING_SEEDS, StudySpec, table_1
 from trainer_service.training.spec import RANGES, Method, Sites
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tests.trainer_service.test_store import CHUNK, FINISHED
 from trainer_service.run import Event, Planned, RunState, StateChanged, What
-from trainer_service.study.progress import RunProgress
+from trainer_service.study.run.progress import RunProgress
 
 HAPPENED: list[What] = [
     StateChanged(state=RunState.QUEUED, cause="the service [stopped]"),

@@ -17,14 +17,14 @@ from matplotlib.image import imread
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from tests.trainer_service.test_store import FINISHED
-from trainer_service.study.courses import _loss_limits, draw_losses
-from trainer_service.study.drawing import BLUE, ORANGE, legend_above, listed, png
-from trainer_service.study.report import Report, write_report
-from trainer_service.study.results import Phase, ResultsFolder
-from trainer_service.study.rows import Row, comparisons, make_rows
+from trainer_service.study.report.courses import _loss_limits, draw_losses
+from trainer_service.study.report.drawing import BLUE, ORANGE, legend_above, listed, png
+from trainer_service.study.report.report import Report, write_report
+from trainer_service.study.results.results import Phase, ResultsFolder
+from trainer_service.study.results.rows import Row, comparisons, make_rows
+from trainer_service.study.results.trace import Trace
 from trainer_service.study.study_file import parse_study, presets, read_study
 from trainer_service.study.study_toml import as_toml
-from trainer_service.study.trace import Trace
 
 PICTURES = (
     *("scores", "against-grid", "against-d", "budget", "next", "why-rd"),
@@ -235,8 +235,8 @@ def test_a_report_is_drawn_whatever_mplbackend_says(backend: str) -> None:
     """As in a notebook's shell, whose backend is not installed here; the variable stays."""
     script = """
 import os
-from trainer_service.study import grad_cam, report
-from trainer_service.study.drawing import listed, png
+from trainer_service.study.report import grad_cam, report
+from trainer_service.study.report.drawing import listed, png
 assert png(listed(["a"], height=1.0)[0])
 print(os.environ["MPLBACKEND"], end="")
 """

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.trainer_service.study.simulated import TRAINING, Rates, result
-from trainer_service.simulation import SimulatedChild
+from trainer_service.simulation.child import SimulatedChild
 from trainer_service.study.entries import Fixed
-from trainer_service.study.plan import judged_fixed
-from trainer_service.study.rows import Row, make_rows
-from trainer_service.study.spec import StudySpec
-from trainer_service.study.statistics import (
+from trainer_service.study.methods.plan import judged_fixed
+from trainer_service.study.results.rows import Row, make_rows
+from trainer_service.study.results.statistics import (
     Difference,
     Verdict,
     difference,
@@ -22,6 +21,7 @@ from trainer_service.study.statistics import (
     summary,
     wilcoxon,
 )
+from trainer_service.study.spec import StudySpec
 from trainer_service.training.spec import Method
 
 

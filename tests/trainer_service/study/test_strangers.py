@@ -17,12 +17,12 @@ from agent_service.domain.errors import AgentError, InvalidArgument
 from tests.trainer_service.study.simulated import STUDY, simulated_folder
 from trainer_service.study import command
 from trainer_service.study.entries import Fixed
-from trainer_service.study.flags import find_flags
-from trainer_service.study.inside import write_inside
-from trainer_service.study.merging import merge
-from trainer_service.study.page import Section, Table, html_page, markdown
-from trainer_service.study.report import write_report
-from trainer_service.study.results import Key, ResultsFolder
+from trainer_service.study.report.flags import find_flags
+from trainer_service.study.report.page import Section, Table, html_page, markdown
+from trainer_service.study.report.report import write_report
+from trainer_service.study.results.inside import write_inside
+from trainer_service.study.results.merging import merge
+from trainer_service.study.results.results import Key, ResultsFolder
 from trainer_service.study.spec import StudySpec
 from trainer_service.study.study_file import read_study
 from trainer_service.training.spec import Method
@@ -320,7 +320,7 @@ def test_who_is_killed_holds_nothing(tmp_path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from trainer_service.study.results import ResultsFolder
+from trainer_service.study.results.results import ResultsFolder
 with ResultsFolder(Path(sys.argv[1])).held():
     print("held", flush=True)
     time.sleep(600)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer_service.training.augment import crop_flip
+from trainer_service.training.feed.augment import crop_flip
 
 
 def draws(seed: int = 0) -> torch.Generator:

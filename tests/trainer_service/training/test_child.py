@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from agent_service.domain.errors import InvalidArgument
-from trainer_service.training.child import build_child, input_size
+from trainer_service.training.child.models import Model
+from trainer_service.training.child.network import build_child, input_size
 from trainer_service.training.datasets import Images, Split
 from trainer_service.training.loop import ChildTraining
-from trainer_service.training.models import Model
 from trainer_service.training.regularizers import Dropout
 from trainer_service.training.sites import stage_ends, watch_pass
 from trainer_service.training.spec import Method, Start, TrainingSpec

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from agent_service.domain.errors import InvalidArgument
 from tests.trainer_service.specs import CHILD
-from trainer_service.training import execution
+from trainer_service.training.child import execution
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from tests.trainer_service.training.datasets.layouts import write_classes
-from trainer_service.training import feed as feeds
 from trainer_service.training.datasets import DataError, Split, load_images
 from trainer_service.training.datasets import load as loading
 from trainer_service.training.datasets.files import ImageFiles
 from trainer_service.training.datasets.memory import Memory
-from trainer_service.training.feed import ResidentFeed, StreamedFeed, choose_feed
+from trainer_service.training.feed import feed as feeds
+from trainer_service.training.feed.feed import ResidentFeed, StreamedFeed, choose_feed
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Augment, Method, Model, TrainingSpec
 
@@ -120,7 +120,7 @@ import signal, sys
 from pathlib import Path
 import torch
 from trainer_service.training.datasets.folder import read_folder
-from trainer_service.training.feed import StreamedFeed
+from trainer_service.training.feed.feed import StreamedFeed
 
 split = read_folder(Path(sys.argv[1])).splits["train"]
 batches = StreamedFeed(split, torch.device("cpu")).batches(torch.split(torch.arange(60), 2))

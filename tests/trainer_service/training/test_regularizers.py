@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from agent_service.domain.errors import InvalidArgument
-from trainer_service.training.child import build_child
+from trainer_service.training.child.network import build_child
 from trainer_service.training.regularizers import (
     Draws,
     Dropout,

@@ -1,0 +1,105 @@
+"""Comparison of two policy versions by what each decides on the states of past runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent_service.controllers.actions import action_values
+from agent_service.domain.runs import Choice, Mode
+from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import AnyPolicy, Decider, Situation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """What two versions are compared on: a run's states."""
+
+    run_id: str
+    states: Sequence[np.ndarray]
+    """S_0, S_1, ...: float64[N] each."""
+    contexts: Sequence[np.ndarray]
+    """What the policy saw beside each state, float64 of the context's size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How far two versions lie apart in one hyperparameter, in its own unit."""
+
+    hyperparameter: str
+    mean: float
+    """Mean distance over all states, 0 or above."""
+    largest: float
+    run_id: str
+    """Where it is largest."""
+    chunk: int
+    """Index of the chunk that is decided for there, from 1."""
+    one: float
+    """What the first version decides there."""
+    other: float
+
+
+def differences(
+    spec: ControllerSpec,
+    decider: Decider,
+    versions: tuple[AnyPolicy, AnyPolicy],
+    runs: Sequence[PastRun],
+) -> list[Difference]:
+    """Return how two versions differ on the states of runs, each hyperparameter for itself.
+
+    Args:
+        spec: of the controller.
+        decider: of `spec`.
+        versions: the two policies.
+        runs: at least one, with at least one state.
+    """
+    places = [(run.run_id, chunk) for run in runs for chunk in range(1, len(run.states) + 1)]
+    one, other = (
+        [values for run in runs for values in _decisions(spec, decider, policy, run)]
+        for policy in versions
+    )
+    return [_difference(h.name, places, one, other) for h in spec.hyperparameters]
+
+
+def _decisions(
+    spec: ControllerSpec, decider: Decider, policy: AnyPolicy, run: PastRun
+) -> Iterator[dict[str, float]]:
+    """Return what a frozen run under a policy would have been given, had it seen what was seen."""
+    previous: Choice | None = None
+    values: dict[str, float] | None = None
+    for chunk, (state, context) in enumerate(zip(run.states, run.contexts, strict=True), start=1):
+        previous = decider.decide(
+            Situation(
+                run_id=run.run_id,
+                chunk=chunk,
+                state=state,
+                context=context,
+                mode=Mode.FROZEN,
+                previous=previous,
+                policy=policy,
+            )
+        )
+        values = action_values(spec, previous.sample, before=values)
+        yield values
+
+
+def _difference(
+    name: str,
+    places: Sequence[tuple[str, int]],
+    one: Sequence[dict[str, float]],
+    other: Sequence[dict[str, float]],
+) -> Difference:
+    distances = [abs(a[name] - b[name]) for a, b in zip(one, other, strict=True)]
+    most = int(np.argmax(distances))
+    run_id, chunk = places[most]
+    return Difference(
+        hyperparameter=name,
+        mean=float(np.mean(distances)),
+        largest=distances[most],
+        run_id=run_id,
+        chunk=chunk,
+        one=one[most][name],
+        other=other[most][name],
+    )

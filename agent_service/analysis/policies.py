@@ -1,0 +1,66 @@
+"""What a stored policy version would do where a logged decision was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agent_service.controllers.actions import action_values
+from agent_service.controllers.observations import context_size
+from agent_service.domain.specs import ControllerSpec
+from agent_service.learning.policy_file import from_bytes
+from agent_service.learning.snapshot import PolicySnapshot
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire import convert
+
+if TYPE_CHECKING:
+    from agent_service.analysis.reading import LogReader
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPolicy:
+    """A policy version that decides again what the log tells."""
+
+    spec: ControllerSpec
+    snapshot: PolicySnapshot
+
+    def mean_values(
+        self, transition: pb.Transition, *, before: Mapping[str, float] | None
+    ) -> dict[str, float]:
+        """Return the mean action, in the hyperparameters' own units.
+
+        Args:
+            transition: the logged decision.
+            before: what the chunk before it ran under; None for a run's first.
+        """
+        mean = self.snapshot.mean(self._observation(transition))
+        return action_values(self.spec, mean.tolist(), before=before)
+
+    def log_probability(self, transition: pb.Transition) -> float:
+        """Return the natural log density of the logged sample under the sampling policy."""
+        sample = np.array(transition.sample)
+        return self.snapshot.log_probability(self._observation(transition), sample)
+
+    def log_inside(self, transition: pb.Transition) -> float:
+        """Return the natural log of the probability that a sample would lie in [-1, 1]^h."""
+        return self.snapshot.log_inside(self._observation(transition))
+
+    def _observation(self, transition: pb.Transition) -> np.ndarray:
+        """Return what the policy sees of a transition: S_t, then the context, if it takes one."""
+        context = transition.context if context_size(self.spec) else ()
+        return np.array([*transition.state, *context])
+
+
+def read_policy(log: LogReader, controller: str, version: int = 0) -> LoggedPolicy:
+    """Return a stored policy version, the newest for 0.
+
+    Raises:
+        NotFound: no such controller or version.
+        FailedPrecondition: the controller's algorithm has no policy.
+    """
+    data = log.export_policy(controller, version)
+    spec = convert.spec_from_message(log.get_controller(controller).spec)
+    return LoggedPolicy(spec, from_bytes(data, spec))

@@ -1,0 +1,188 @@
+"""Verification: derives every decision again from its inputs, policy version and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from agent_service.controllers.derivation import Derived, derive
+from agent_service.domain.errors import AgentError
+from agent_service.domain.rewards import compute_reward
+from agent_service.domain.runs import Decision, Outcome, Run
+from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import Decider, Policies, Session, Store
+from agent_service.rules.policies import PolicyCache, PolicyReads
+
+PAGE = 500
+"""Decisions read at once."""
+
+
+class VerificationError(AgentError):
+    """A decision of the log does not follow from what is stored with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of one decision."""
+
+    position: int
+    difference: str | None
+    """What differs, in words; None where it was derived again to the bit."""
+
+
+def verify(
+    store: Store, *, make_decider: Callable[[ControllerSpec], Decider], policies: Policies
+) -> Iterator[Verified]:
+    """Derive each decision again, in order of position, lazily."""
+    cache = PolicyCache(policies)
+    after = 0
+    while True:
+        page = store.read(partial(_page, after=after, make_decider=make_decider, cache=cache))
+        yield from page
+        if not page:
+            return
+        after = page[-1].position
+
+
+def _page(
+    session: Session,
+    *,
+    after: int,
+    make_decider: Callable[[ControllerSpec], Decider],
+    cache: PolicyCache,
+) -> list[Verified]:
+    return [
+        Verified(
+            decision.position,
+            _difference(session, run, decision, make_decider, cache),
+        )
+        for run, decision in session.decisions(after=after, limit=PAGE)
+    ]
+
+
+def verify_run(
+    session: Session,
+    run: Run,
+    log: Sequence[Decision],
+    *,
+    make_decider: Callable[[ControllerSpec], Decider],
+    cache: PolicyCache,
+) -> list[Verified]:
+    """Derive each decision of a run again that the store no longer has.
+
+    Args:
+        session: of the store that has the policies.
+        run: as it was.
+        log: all of its decisions.
+        make_decider: of a controller's spec.
+        cache: of the policies.
+    """
+    evidence = _RunEvidence(session, {decision.chunk: decision for decision in log})
+    return [
+        Verified(decision.position, _difference(evidence, run, decision, make_decider, cache))
+        for decision in log
+    ]
+
+
+class _Evidence(PolicyReads, Protocol):
+    """What a decision is derived from: a session has it all."""
+
+    def find_decision(self, run: Run, chunk: int) -> Decision | None: ...
+
+
+class _RunEvidence:
+    """Decisions of one run that are not the store's, and the store's policies."""
+
+    def __init__(self, session: Session, decisions: Mapping[int, Decision]) -> None:
+        self._decisions = decisions
+        self.find_policy = session.find_policy
+        self.after_commit = session.after_commit
+
+    def find_decision(self, _run: Run, chunk: int) -> Decision | None:
+        return self._decisions.get(chunk)
+
+
+def _difference(
+    session: _Evidence,
+    run: Run,
+    decision: Decision,
+    make_decider: Callable[[ControllerSpec], Decider],
+    cache: PolicyCache,
+) -> str | None:
+    """Return what differs in one row of the log, None where it follows from what is stored."""
+    if (lost := _lost(session, run, decision)) is not None:
+        return lost
+    if decision.is_end:
+        return _end_difference(run, decision)
+    previous = None
+    if decision.chunk > 1:
+        previous = session.find_decision(run, decision.chunk - 1)
+        if previous is None or decision.feedback is None:
+            return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
+    names = {h.name for h in run.controller.spec.hyperparameters}
+    if decision.applied is not None and set(decision.applied) != names:
+        return f"run {run.id}: applied {decision.applied}, of the hyperparameters {sorted(names)}"
+    derived = derive(
+        run,
+        previous,
+        state=decision.state,
+        feedback=decision.feedback,
+        applied=decision.applied,
+        decider=make_decider(run.controller.spec),
+        policy=cache.get(session, run.controller, decision.policy_version),
+    )
+    return (
+        _reward_difference(run, decision, previous)
+        or _context_difference(run, decision, derived)
+        or _action_difference(run, decision, derived)
+    )
+
+
+def _lost(session: _Evidence, run: Run, decision: Decision) -> str | None:
+    """Return which chunk its run counts and the log lacks, or the other way about.
+
+    That the chunk before each one is there is seen with that one; here, that the newest is.
+    """
+    newest = run.reported_chunks + 1
+    if decision.chunk > newest + run.has_end:
+        return f"run {run.id}, chunk {decision.chunk - 1}: in the log, and not counted by the run"
+    # The end of a run that diverged is not asked for: the first release wrote none.
+    if decision.chunk == 1 and session.find_decision(run, newest) is None:
+        return f"run {run.id}, chunk {newest - 1}: counted by the run, and not in the log"
+    return None
+
+
+def _end_difference(run: Run, end: Decision) -> str | None:
+    reward = run.controller.spec.reward_of_divergence
+    if run.outcome is Outcome.DIVERGED and end.reward == reward:
+        return None
+    return f"run {run.id}, chunk {end.chunk - 1}: end {run.outcome} with {end.reward}, not {reward}"
+
+
+def _reward_difference(run: Run, decision: Decision, previous: Decision | None) -> str | None:
+    if previous is None or decision.feedback is None:
+        return None
+    reward = compute_reward(run.controller.spec.reward, decision.feedback, previous.feedback)
+    if reward == decision.reward:
+        return None
+    return f"run {run.id}, chunk {previous.chunk}: reward {decision.reward}, derived {reward}"
+
+
+def _context_difference(run: Run, decision: Decision, derived: Derived) -> str | None:
+    if decision.context.tobytes() == derived.context.tobytes():
+        return None
+    where = f"run {run.id}, chunk {decision.chunk}"
+    return f"{where}: context {decision.context}, derived {derived.context}"
+
+
+def _action_difference(run: Run, decision: Decision, derived: Derived) -> str | None:
+    found, expected = (decision.choice, decision.values), (derived.choice, derived.values)
+    if found == expected:
+        return None
+    where = f"run {run.id}, chunk {decision.chunk}"
+    return (
+        f"{where}: action {decision.values} ({decision.choice}), "
+        f"derived {derived.values} ({derived.choice})"
+    )

@@ -1,0 +1,265 @@
+"""The composition root: the one place that names concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from agent_service.analysis.archive.folder import Archive
+from agent_service.analysis.archive.verifying import verify_archive
+from agent_service.analysis.comparison import Difference, PastRun, differences
+from agent_service.analysis.verification import VerificationError, verify
+from agent_service.client import AgentClient
+from agent_service.config import AgentConfig
+from agent_service.controllers.registry import make_decider
+from agent_service.domain.errors import AgentError, NotFound
+from agent_service.domain.store import Durability, Session, Store
+from agent_service.learning.learner import Learner
+from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning.process import Heartbeat, Supervisor
+from agent_service.lifeline import end_with_parent
+from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.stored import StoreCollector
+from agent_service.rpc.servicer import AgentServicer
+from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
+from agent_service.rules.capacity import Capacity
+from agent_service.rules.catalog import Catalog
+from agent_service.rules.leases import watching_leases
+from agent_service.rules.steering import Steering
+from agent_service.serving.config import ServingConfig
+from agent_service.serving.disk import DiskCollector
+from agent_service.serving.guard import Needs
+from agent_service.serving.logs import LogFormat, start_logging
+from agent_service.serving.server import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.serving.tracing import tracing
+from agent_service.store.journal.journal import LoopJournal, ThreadJournal
+from agent_service.store.store import SqlStore, require_store
+from agent_service.v1 import agent_pb2, agent_pb2_grpc
+from agent_service.wire import convert
+
+log = logging.getLogger(__name__)
+
+LEARNER_RETRY_SECONDS = 3.0
+"""Pause before the learner opens a store again that failed it."""
+_EVERY = 1_000_000
+ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "ImportPolicy"}
+"""Calls that change what others' runs are steered by: they need the admin token."""
+SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+
+
+def make_steering(
+    store: Store, *, metrics: Metrics, capacity: Capacity = DEFAULT_CAPACITY
+) -> Steering:
+    """Return the rules of runs on `store`, which stays the caller's."""
+    return Steering(
+        store,
+        make_decider=make_decider,
+        policies=SnapshotPolicies(),
+        observer=metrics,
+        capacity=capacity,
+    )
+
+
+def make_server(
+    store: Store,
+    steering: Steering,
+    *,
+    registry: CollectorRegistry,
+    config: ServingConfig | None = None,
+    capacity: Capacity = DEFAULT_CAPACITY,
+) -> Server:
+    """Return an agent server, not yet started; the store stays the caller's."""
+    server = _empty_server(registry, config or ServingConfig(), capacity)
+    _add_agent(server, store, steering, capacity)
+    return server
+
+
+def _empty_server(registry: CollectorRegistry, config: ServingConfig, capacity: Capacity) -> Server:
+    limits = asdict(capacity)
+    return Server(registry=registry, services=[SERVICE], config=config, limits=limits)
+
+
+def _add_agent(server: Server, store: Store, steering: Steering, capacity: Capacity) -> None:
+    catalog = Catalog(store, policies=SnapshotPolicies(), capacity=capacity)
+    servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
+    server.add(
+        agent_pb2_grpc.add_AgentServiceServicer_to_server,
+        servicer,
+        needs=Needs.RUN_TOKEN,
+        administration=ADMINISTRATION,
+    )
+
+
+def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
+    """Run the agent service until a signal ends it, the learner in a process of its own.
+
+    Args:
+        config: how.
+        announce: told the ports of gRPC and metrics once it serves.
+
+    Raises:
+        AgentError: where the store cannot be opened or the address not be taken.
+    """
+    asyncio.run(_serve(config, announce))
+
+
+async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
+    registry = process_registry()
+    metrics = Metrics(registry)
+    server = _empty_server(registry, config.serving, config.capacity)  # or no store is made
+    with (
+        SqlStore(
+            config.store,
+            durability=config.durability,
+            observe_commit=metrics.committed,
+            journal=LoopJournal,
+        ) as store,
+        tracing("agent", config.serving.traces),
+        metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
+        Supervisor(run_learner, config.store, config.durability, config.serving.log_format),
+    ):
+        store.join()
+        registry.register(StoreCollector(store, metrics))
+        if store.folder is not None:
+            registry.register(DiskCollector("agent", store.folder))
+        _prepare_deciders(store)
+        steering = make_steering(store, metrics=metrics, capacity=config.capacity)
+        _add_agent(server, store, steering, config.capacity)
+        # What is there now is there for good; looking through it for garbage costs each report.
+        gc.freeze()
+        # Each call leaves a cycle of gRPC's own, five objects. Collected little by little they hold
+        # up no report: 8 ms at the most for 2,000 objects, where 50,000 took 80.
+        gc.set_threshold(2_000, 10, 100)
+        async with watching_leases(steering, lease=config.lease):
+            await serve_until_signal(server, config.listen, lambda port: announce(port, page))
+
+
+def _prepare_deciders(store: Store) -> None:
+    """Make what stored controllers decide by, so that it begins to import what it will need."""
+
+    def work(session: Session) -> None:
+        for controller in session.list_controllers(after="", limit=_EVERY):
+            make_decider(controller.spec)
+
+    store.read(work)
+
+
+def verify_store(url: str, folder: Path | None = None) -> int:
+    """Derive every decision of a store again and return how many there are.
+
+    Args:
+        url: of the store.
+        folder: of the archive that runs were pruned into; their decisions count too.
+
+    Raises:
+        VerificationError: naming the first decision that differs, or where there is none at all.
+        StoreError: where this is no store.
+    """
+    require_store(url)
+    with SqlStore(url) as store:
+        count = 0
+        logs = [verify(store, make_decider=make_decider, policies=SnapshotPolicies())]
+        if folder is not None:
+            archive, policies = Archive(folder), SnapshotPolicies()
+            logs.append(
+                verify_archive(store, archive, make_decider=make_decider, policies=policies)
+            )
+        for decision in chain.from_iterable(logs):
+            count += 1
+            if decision.difference is not None:
+                raise VerificationError(f"position {decision.position}: {decision.difference}")
+    if count == 0:
+        raise VerificationError(f"store {url} holds no decision; is the URL right?")
+    return count
+
+
+def compare_policies(
+    client: AgentClient, name: str, one: int, other: int, *, transitions: int
+) -> tuple[list[Difference], int]:
+    """Return how two versions of a controller differ on its newest runs, and on how many states.
+
+    Args:
+        client: of the service that has the controller.
+        name: the controller's.
+        one: a policy version.
+        other: another one.
+        transitions: runs are taken, the newest first and whole, until they have so many.
+
+    Raises:
+        AgentError: there is no such controller or version, or no transition yet.
+    """
+    spec = convert.spec_from_message(client.get_controller(name).spec)
+    policies = SnapshotPolicies()
+    versions = (
+        policies.load(client.export_policy(name, one), spec),
+        policies.load(client.export_policy(name, other), spec),
+    )
+    runs = _newest_runs(client, name, transitions=transitions)
+    if not runs:
+        raise NotFound(f"controller {name!r} has no transition yet to compare its policies on")
+    found = differences(spec, make_decider(spec), versions, runs)
+    return found, sum(len(run.states) for run in runs)
+
+
+def _newest_runs(client: AgentClient, controller: str, *, transitions: int) -> list[PastRun]:
+    runs: list[PastRun] = []
+    for run in client.list_runs(controller=controller):
+        log = list(client.transitions(run_id=run.run_id))
+        if log:
+            states, contexts = [np.array(t.state) for t in log], [np.array(t.context) for t in log]
+            runs.append(PastRun(run_id=run.run_id, states=states, contexts=contexts))
+            transitions -= len(log)
+        if transitions <= 0:
+            break
+    return runs
+
+
+def run_learner(
+    heartbeat: Heartbeat, store_url: str, durability: Durability, log_format: LogFormat
+) -> None:
+    """Learn for ever, as the main function of the learner's process."""
+    # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
+    # priority, since a decision is waited for and an update is not. But while the update is stored,
+    # decisions wait for that, so a thread from before does it: on Linux, threads have their own.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    writing = ThreadPoolExecutor(1, thread_name_prefix="writing")
+    writing.submit(os.getpid).result()
+    os.nice(10)
+    end_with_parent()
+    start_logging("learner", log_format)
+    learner = Learner()
+    while True:
+        try:
+            require_store(store_url)
+            journal = partial(ThreadJournal, writing)
+            with SqlStore(store_url, durability=durability, journal=journal) as store:
+                _learn(store, learner, heartbeat)
+        except AgentError as error:
+            log.warning("nothing is learned: %s", error)
+        heartbeat.beat()
+        time.sleep(LEARNER_RETRY_SECONDS)
+
+
+def _learn(store: SqlStore, learner: Learner, heartbeat: Heartbeat) -> None:
+    """Learn until the store fails, and is to be opened anew."""
+    try:
+        learner.learn(store, heartbeat)
+    except AgentError as error:
+        # A full disk, a damaged row: nothing is consumed, and others may still be served.
+        log.warning("nothing is learned: %s", error)
+    # Opened anew meanwhile, it would be another one, or an empty one.
+    while not store.is_in_place():
+        heartbeat.beat()
+        time.sleep(LEARNER_RETRY_SECONDS)

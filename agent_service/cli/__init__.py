@@ -1,0 +1,1 @@
+"""The `agent-service` command: one file for each group of commands."""

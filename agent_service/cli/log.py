@@ -1,0 +1,85 @@
+"""The command that writes the decision log, through a running service."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent_service.analysis.output import Format, check_output, format_options, write_table
+from agent_service.analysis.reading import LogReader, archive_option, reading
+from agent_service.analysis.records import FIELDS, transition_record
+from agent_service.analysis.tables import Table, columns_of
+from agent_service.serving.access import Target, agent_option, connect
+
+
+@click.command()
+@agent_option
+@click.option("--controller", default="", help="Only this controller's.")
+@click.option("--run", "run_id", default="", help="Only this run's.")
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Only after this position of the log.",
+)
+@click.option("--follow", is_flag=True, help="Go on with new ones as they come, until Ctrl-C.")
+@archive_option
+@format_options(Format.JSON, Format.CSV, Format.PARQUET)
+def transitions(
+    agent: Target,
+    *,
+    follow: bool,
+    archive: Path | None,
+    form: Format,
+    output: Path | None,
+    **which: Any,
+) -> None:
+    """Write the decision log: one record for each reported chunk, times in UTC.
+
+    A table of several controllers has the columns of all; a row is empty where its controller has
+    none. --follow outlives a restart of the service: none is lost and none comes twice.
+    """
+    check_output(form, output)
+    if follow and output is not None:
+        raise click.UsageError("--follow never ends, so no file is ever whole; use > FILE")
+    if follow and archive is not None:
+        raise click.UsageError("--follow tells what comes, --archive what was; leave one out")
+    is_of_one_form = any(which[name] for name in ("controller", "run_id")) or form is Format.JSON
+    if follow and not is_of_one_form:
+        raise click.UsageError(
+            "the columns of a csv are those of its controllers, and more may come; "
+            "follow one --controller or --run, or follow as json"
+        )
+    if follow:
+        with connect(agent) as client:
+            records = map(transition_record, client.follow_transitions(**which))
+            write_table(Table(records=records, fields=FIELDS), form, output)
+        return
+    with reading(agent, archive) as log:
+        if is_of_one_form:
+            table = Table(records=map(transition_record, log.transitions(**which)), fields=FIELDS)
+        else:
+            table = _whole_log(log, which["after"])
+        write_table(table, form, output)
+
+
+def _whole_log(log: LogReader, after: int) -> Table:
+    """Return the log of all controllers as it stands, read once more before for its columns."""
+    last = after
+
+    def read() -> Iterator[dict[str, Any]]:
+        return (transition_record(t) for t in log.transitions(after=after))
+
+    def noted() -> Iterator[dict[str, Any]]:
+        nonlocal last
+        for record in read():
+            last = max(last, record["position"])
+            yield record
+
+    columns = columns_of(noted(), FIELDS)
+    records = itertools.takewhile(lambda record: record["position"] <= last, read())
+    return Table(records=records, fields=FIELDS, columns=columns)

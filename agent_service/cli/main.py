@@ -1,0 +1,305 @@
+"""The `agent-service` command. Each option can also come from AGENT_SERVICE_<COMMAND>_<OPTION>."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent_service.cli.analysis import agreement, estimate, replay
+from agent_service.cli.log import transitions
+from agent_service.cli.prune import prune_options, prune_store
+from agent_service.config import AgentConfig
+from agent_service.domain.errors import invalid
+from agent_service.domain.runs import RunState
+from agent_service.domain.store import Durability
+from agent_service.lifeline import end_on_interrupt, end_with_stdin
+from agent_service.rules.capacity import Capacity
+from agent_service.serving.access import FILE, Target, agent_option, connect
+from agent_service.serving.command import LONGEST_SECONDS, Amount, Commands, echo, run_command
+from agent_service.serving.options import serving_options, start_service_log
+from agent_service.text import decoded
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire.pem import check_no_secret
+
+_DEFAULTS = AgentConfig()
+
+
+@click.group(
+    "agent-service",
+    Commands,
+    context_settings={"auto_envvar_prefix": "AGENT_SERVICE", "show_default": True},
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="reinforced-regularization")
+def cli(debug: bool) -> None:
+    """Host controllers that pick regularization hyperparameters for running trainings."""
+
+
+def _capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `Capacity`, which is passed on as `capacity`."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> Any:
+        limits = {name: options.pop(f"max_{name}") for name in _CAPACITY}
+        return command(capacity=Capacity(**limits), **options)
+
+    wrapped: Callable[..., Any] = run
+    for name, text in reversed(_CAPACITY.items()):
+        option = click.option(
+            f"--max-{name.replace('_', '-')}",
+            type=click.IntRange(min=1),
+            default=getattr(_DEFAULTS.capacity, name),
+            help=text,
+        )
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_CAPACITY = {
+    "controllers": "Controllers that are not deleted.",
+    "runs": "Active runs.",
+    "hyperparameters": "Of one controller.",
+    "chunk_size": "Losses in a chunk.",
+}
+
+
+def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where the store is; passed on as its whole URL, `store`."""
+
+    @functools.wraps(command)
+    def run(*, store: str, store_password: Path | None, **options: Any) -> Any:
+        if store_password is not None:
+            store = _with_password(store, store_password)
+        return command(store=store, **options)
+
+    text = "URL of the store: sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE."
+    secret = "File of its password; libpq's own ways (PGPASSFILE, PGSERVICE) work, too."
+    run = click.option("--store-password", type=FILE, help=secret)(run)
+    return click.option("--store", default=_DEFAULTS.store, help=text)(run)
+
+
+def _with_password(store: str, file: Path) -> str:
+    import sqlalchemy as sa
+
+    check_no_secret(file, "store_password")
+    try:
+        password = decoded(file.read_bytes()).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid("store_password", f"{file} cannot be read: {error}") from error
+    try:
+        url = sa.make_url(store)
+    except (sa.exc.ArgumentError, ValueError):
+        return store  # whose error comes where it is opened
+    if url.get_backend_name() == "sqlite":
+        raise invalid("store_password", "a SQLite file has none; leave it out")
+    return url.set(password=password).render_as_string(hide_password=False)
+
+
+@cli.command()
+@click.option(
+    "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free."
+)
+@_store_options
+@click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
+@click.option(
+    "--durability",
+    type=click.Choice(Durability, case_sensitive=False),
+    default=_DEFAULTS.durability,
+    help="What an answered call survives: a loss of power, or a killed process.",
+)
+@click.option(
+    "--lease",
+    type=Amount(min=0, min_open=True, max=LONGEST_SECONDS),
+    default=_DEFAULTS.lease,
+    help="Seconds without a report after which a run is abandoned.",
+)
+@serving_options
+@_capacity_options
+@click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
+def serve(*, with_stdin: bool, **options: Any) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    end_on_interrupt()  # until it serves, and once it has drained
+    config = AgentConfig(**options)
+    start_service_log("agent", config.serving)
+    from agent_service.app import serve as run
+
+    if with_stdin:
+        end_with_stdin()
+
+    def announce(port: int, page: int) -> None:
+        echo(f"agent service at {config.listening.announced(port, page)}")
+
+    run(config, announce)
+    end_on_interrupt()
+
+
+@cli.command()
+@agent_option
+def health(agent: Target) -> None:
+    """Exit with 0 if the service serves, for container checks."""
+    from agent_service.serving.health import check_health
+
+    check_health(agent.address, "agent service", tls=agent.access.tls)
+    echo("serving")
+
+
+@cli.command()
+@agent_option
+def controllers(agent: Target) -> None:
+    """List controllers."""
+    with connect(agent) as client:
+        for c in client.list_controllers():
+            echo(
+                f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
+                f"\tversion {c.policy_version}\t{c.active_runs} active runs"
+                f"\t{c.learned_transitions} learned\t{c.ready_transitions} ready"
+            )
+
+
+@cli.command()
+@agent_option
+@click.option("--controller", default="", help="Only this controller's.")
+@click.option("--state", type=click.Choice(RunState, case_sensitive=False), help="Only in it.")
+@click.option("--label", "labels", multiple=True, help="Only with this KEY=VALUE; may come again.")
+def runs(agent: Target, controller: str, state: RunState | None, labels: tuple[str, ...]) -> None:
+    """List runs, newest first."""
+    wanted = dict(_label(text) for text in labels)
+    with connect(agent) as client:
+        for r in client.list_runs(controller=controller, state=state, labels=wanted):
+            stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
+            echo(
+                f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks"
+                f"\t{pb.Mode.Name(r.mode)[5:].lower()}"
+            )
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+    return key, value
+
+
+for command in (transitions, replay, agreement, estimate):
+    cli.add_command(command)
+
+
+@cli.command("export")
+@agent_option
+@click.argument("controller")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--policy-version", type=click.IntRange(min=0), default=0, help="Which; 0: the newest."
+)
+def export_(agent: Target, controller: str, path: Path, policy_version: int) -> None:
+    """Write a controller's policy to a safetensors file."""
+    with connect(agent) as client:
+        path.write_bytes(client.export_policy(controller, policy_version))
+    echo(f"wrote {path}")
+
+
+@cli.command("import")
+@agent_option
+@click.argument("controller")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_(agent: Target, controller: str, path: Path) -> None:
+    """Make a policy file the newest version of a controller."""
+    with connect(agent) as client:
+        version = client.import_policy(controller, path.read_bytes())
+    echo(f"policy version {version}")
+
+
+@cli.command()
+@agent_option
+@click.argument("controller")
+def policies(agent: Target, controller: str) -> None:
+    """List a controller's policy versions, newest first."""
+    with connect(agent) as client:
+        for v in client.list_policy_versions(controller):
+            origin = pb.Origin.Name(v.origin)[7:].lower()
+            statistics = " ".join(f"{k}={v.statistics[k]:.4g}" for k in sorted(v.statistics))
+            echo(
+                f"version {v.version}\t{origin}\t{v.create_time.ToJsonString()}"
+                f"\t{v.learned_transitions} transitions\t{v.size_bytes} bytes\t{statistics}"
+            )
+
+
+@cli.command("compare-policies")
+@agent_option
+@click.argument("controller")
+@click.argument("one", type=click.IntRange(min=1))
+@click.argument("other", type=click.IntRange(min=1))
+@click.option(
+    "--transitions", default=1000, type=click.IntRange(min=1), help="Of the newest runs, some more."
+)
+def compare_policies(
+    agent: Target, controller: str, one: int, other: int, transitions: int
+) -> None:
+    """Show how two policy versions of a controller differ, and the statistics of each.
+
+    Both decide, as for frozen runs, on the states of the controller's newest runs. Distances are
+    in each hyperparameter's own unit.
+    """
+    from agent_service.app import compare_policies as compare
+
+    with connect(agent) as client:
+        found, states = compare(client, controller, one, other, transitions=transitions)
+        versions = {v.version: v.statistics for v in client.list_policy_versions(controller)}
+    echo(f"on {states} states\tmean\tlargest\tthere {one}\tthere {other}\twhere")
+    for d in found:
+        echo(
+            f"{d.hyperparameter}\t{d.mean:.4g}\t{d.largest:.4g}\t{d.one:.4g}\t{d.other:.4g}"
+            f"\trun {d.run_id}, chunk {d.chunk}"
+        )
+    echo(f"statistic\t{one}\t{other}")
+    for name in sorted({*versions[one], *versions[other]}):
+        shown = (f"{v[name]:.4g}" if name in v else "-" for v in (versions[one], versions[other]))
+        echo("\t".join((name, *shown)))
+
+
+@cli.command()
+@agent_option
+@click.argument("controller")
+@click.argument("version", type=click.IntRange(min=1))
+def rollback(agent: Target, controller: str, version: int) -> None:
+    """Make an older policy version the newest again, as a new version; learning goes on from it."""
+    with connect(agent) as client:
+        newest = client.import_policy(controller, client.export_policy(controller, version))
+    echo(f"policy version {newest}, as version {version}")
+
+
+@cli.command()
+@_store_options
+@click.option(
+    "--archive",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Also what was pruned from the store into this folder.",
+)
+def verify(store: str, archive: Path | None) -> None:
+    """Derive every decision of the log again; name the first that differs."""
+    from agent_service.app import verify_store
+
+    echo(f"{verify_store(store, archive)} decisions derived again, all equal")
+
+
+@cli.command()
+@_store_options
+@prune_options
+def prune(store: str, **options: Any) -> None:
+    """Move old runs from the store into a folder of Parquet files, while the store is served.
+
+    These are runs that are finished or abandoned, and that nothing waits for any more. A run's
+    decisions are deleted once its file is on disk and was read back. Its id stays taken. What a
+    killed prune has left, the next one into the same folder brings to its end. Bytes in the table
+    are those of the values in the store.
+    """
+    prune_store(store, **options)
+
+
+def main() -> None:
+    """Run the command and end the process."""
+    run_command(cli)

@@ -1,0 +1,1 @@
+"""One channel to a service: calls, deadlines, retries, TLS."""

@@ -1,0 +1,64 @@
+"""How a decision follows from what is stored: the same for a live call and for `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent_service.controllers.actions import action_values, values_run
+from agent_service.controllers.observations import observed_context
+from agent_service.domain.rewards import Feedback
+from agent_service.domain.runs import Choice, Decision, Run
+from agent_service.domain.store import AnyPolicy, Decider, Situation
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What follows from a report, or from a run's start."""
+
+    context: np.ndarray
+    """What the policy saw beside the losses, float64."""
+    choice: Choice
+    values: Mapping[str, float]
+    """The action: hyperparameter values by name."""
+
+
+def derive(
+    run: Run,
+    running: Decision | None,
+    *,
+    state: np.ndarray,
+    feedback: Feedback | None,
+    applied: Mapping[str, float] | None,
+    decider: Decider,
+    policy: AnyPolicy | None,
+) -> Derived:
+    """Derive what is decided after a report.
+
+    Args:
+        run: the run.
+        running: the decision that was for the reported chunk; None at the run's start.
+        state: the reported losses, float64[N]; zeros at the start.
+        feedback: of the reported chunk; None at the start.
+        applied: what the chunk truly ran under, where it was not the decided values.
+        decider: the controller's algorithm.
+        policy: the version to decide by; None where the algorithm has none.
+    """
+    ran = values_run(running, applied)
+    context = observed_context(run, running, feedback=feedback, ran=ran)
+    choice = decider.decide(
+        Situation(
+            run_id=run.id,
+            chunk=1 if running is None else running.chunk + 1,
+            state=state,
+            context=context,
+            mode=run.mode,
+            previous=None if running is None else running.choice,
+            policy=policy,
+        )
+    )
+    spec = run.controller.spec
+    values = action_values(spec, choice.sample, before=ran)
+    return Derived(context, choice, values)

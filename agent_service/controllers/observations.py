@@ -1,0 +1,106 @@
+"""What a policy sees beside the losses: what ran before, the run's progress, the scores' trend.
+
+Derived from what is stored of the run, so that `verify` derives it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from agent_service.controllers.actions import places_of
+from agent_service.domain.errors import invalid
+from agent_service.domain.rewards import Feedback, GivenReward, Reward
+from agent_service.domain.runs import Decision, Run, StartRun
+from agent_service.domain.specs import ControllerSpec, PPOSettings
+
+_LARGEST = np.finfo(np.float64).max
+
+
+def observation_size(spec: ControllerSpec) -> int:
+    """Return how many numbers a policy of `spec` sees: the N losses, then the context."""
+    return spec.chunk_size + context_size(spec)
+
+
+def context_size(spec: ControllerSpec) -> int:
+    """Return how many numbers a policy of `spec` sees beside the losses."""
+    settings = spec.algorithm
+    if not isinstance(settings, PPOSettings):
+        return 0
+    scores = 1 if spec.reward is Reward.GIVEN else 2
+    return (
+        len(spec.hyperparameters) * settings.observe_action
+        + settings.observe_progress
+        + 2 * scores * settings.observe_scores
+    )
+
+
+def observed_context(
+    run: Run,
+    running: Decision | None,
+    *,
+    feedback: Feedback | None,
+    ran: Mapping[str, float] | None,
+) -> np.ndarray:
+    """Return what the run's policy sees beside the losses of the reported chunk, float64.
+
+    In this order, as far as the controller observes it: the places of what the chunk ran under,
+    the share of planned chunks that is trained, the newest scores, and their changes since the
+    chunk before (0 for the first). All zeros before the first report.
+
+    Args:
+        run: the run; a chunk past its plan counts as its last.
+        running: the decision that was for the reported chunk; None before the first report.
+        feedback: of the reported chunk.
+        ran: what the chunk ran under.
+    """
+    spec, size = run.controller.spec, context_size(run.controller.spec)
+    if running is None or ran is None or size == 0:
+        return np.zeros(size)
+    assert isinstance(spec.algorithm, PPOSettings)
+    assert feedback is not None, "a chunk is reported with its feedback"
+    context: list[float] = []
+    if spec.algorithm.observe_action:
+        context += places_of(spec, ran)
+    if spec.algorithm.observe_progress:
+        context.append(_progress(running.chunk, run.planned_chunks))
+    if spec.algorithm.observe_scores:
+        context += _trend(feedback, running.feedback)
+    # Two finite rewards may lie further apart than a number can tell.
+    return np.clip(context, -_LARGEST, _LARGEST)
+
+
+def check_plan(start: StartRun, spec: ControllerSpec) -> None:
+    """Check that a run of a controller that observes progress says how long it will be.
+
+    A stand-in for the unknown share would mean another thing than the share, and a policy that
+    learned from both would be misled by each.
+
+    Raises:
+        InvalidArgument: field `planned_chunks`, where it is missing.
+    """
+    observes = isinstance(spec.algorithm, PPOSettings) and spec.algorithm.observe_progress
+    if observes and start.planned_chunks is None:
+        raise invalid(
+            "planned_chunks",
+            f"is not set; controller {spec.name!r} observes progress, so say how many chunks "
+            "the training plans",
+        )
+
+
+def _progress(chunk: int, planned: int | None) -> float:
+    """Return the share of the plan, in [0, 1]; 0 without one, which no such run starts without."""
+    return 0.0 if planned is None else min(chunk / planned, 1.0)
+
+
+def _trend(newest: Feedback, before: Feedback | None) -> list[float]:
+    scores = _scores(newest)
+    earlier = scores if before is None else _scores(before)
+    return scores + [now - then for now, then in zip(scores, earlier, strict=True)]
+
+
+def _scores(feedback: Feedback) -> list[float]:
+    if isinstance(feedback, GivenReward):
+        return [feedback.value]
+    return [feedback.training, feedback.validation]

@@ -1,0 +1,1 @@
+"""The rules of controllers and runs: what is valid, what is decided, what is kept."""

@@ -1,0 +1,304 @@
+"""The rules of controllers and their policies: created, frozen, deleted; exported, imported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from agent_service.domain.checks import differences, quoted
+from agent_service.domain.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    invalid,
+    within,
+)
+from agent_service.domain.runs import Controller, Mode, RunState
+from agent_service.domain.specs import ControllerSpec, ReplaySettings
+from agent_service.domain.store import (
+    Origin,
+    Policies,
+    PolicyEntry,
+    PolicyVersion,
+    Session,
+    Store,
+    T,
+    Usage,
+)
+from agent_service.rules.capacity import DEFAULT, Capacity
+from agent_service.rules.lookups import found_controller, found_policy, found_run
+from agent_service.rules.warm_start import adopted_policy, with_version
+
+
+@dataclass(frozen=True, slots=True)
+class NewController:
+    """All that a creation looks up and makes, ready to be stored."""
+
+    asked: ControllerSpec
+    """With the values that it replays."""
+    spec: ControllerSpec
+    """With the version that it begins with, too."""
+    policy: bytes | None
+    """Version 1; None without one, or where the controller is there."""
+
+
+class Catalog:
+    """The controllers of a service.
+
+    Writes answer futures that are done when the change is durable; reads answer at once.
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policies: Policies,
+        capacity: Capacity = DEFAULT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep the ports; own none of them."""
+        self._store = store
+        self._capacity = capacity
+        self._policies = policies
+        self._clock = clock
+
+    def prepared(self, spec: ControllerSpec) -> NewController:
+        """Return what `create_controller` takes: it may be long in the making; raises as that."""
+        return self._store.read(lambda session: self._prepared(session, spec))
+
+    def create_controller(
+        self, spec: ControllerSpec | NewController, mode: Mode
+    ) -> Future[Controller]:
+        """Create a controller; the same spec again answers the one that is there.
+
+        Raises:
+            AlreadyExists: the name has another spec, or belonged to a deleted controller.
+            InvalidArgument: the mode is of runs only, a replayed value is out of range, the policy
+                to begin with is of another shape or meaning, or the whole is too large.
+            NotFound: the run to replay, or the policy to begin with, is not there.
+            FailedPrecondition: the run to replay goes on, or reported nothing; the controller to
+                begin with has no policy.
+            ResourceExhausted: it is one too many, or larger than the service takes.
+        """
+        _check_mode(mode)
+
+        def work(session: Session) -> Controller:
+            new = spec if isinstance(spec, NewController) else self._prepared(session, spec)
+            return self._create_controller(session, new, mode)
+
+        return self._store.write(work)
+
+    def _prepared(self, session: Session, spec: ControllerSpec) -> NewController:
+        existing = session.find_controller(spec.name)
+        asked = _with_replayed_values(session, spec, existing)
+        spec = with_version(session, asked, existing)
+        if existing is not None:
+            return NewController(asked, spec, None)
+        self._capacity.check_new_controller(session, spec)
+        data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
+        return NewController(asked, spec, data)
+
+    def _create_controller(self, session: Session, new: NewController, mode: Mode) -> Controller:
+        spec, existing = new.spec, session.find_controller(new.spec.name)
+        if existing is None:
+            self._capacity.check_new_controller(session, spec)
+            controller = session.add_controller(spec, mode=mode, now=self._clock())
+            if new.policy is None:
+                return controller
+            version = self._add_policy(session, controller, new.policy, Origin.INITIAL)
+            return replace(controller, policy_version=version)
+        if existing.is_deleted:
+            raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
+        # Another may have created it since, when the source had another version.
+        spec = with_version(session, new.asked, existing)
+        if existing.spec != spec:
+            raise AlreadyExists(
+                f"controller {spec.name!r} has another spec: {differences(existing.spec, spec)}; "
+                "choose another name, or send the spec that is there"
+            )
+        return existing
+
+    def get_controller(self, name: str) -> tuple[Controller, Usage]:
+        """Return a controller and its counts; raises NotFound."""
+
+        def work(session: Session) -> tuple[Controller, Usage]:
+            controller = found_controller(session, name)
+            return controller, session.usage(controller)
+
+        return self._store.read(work)
+
+    def list_controllers(
+        self, *, after: str, limit: int, page: Callable[[Iterator[tuple[Controller, Usage]]], T]
+    ) -> T:
+        """Return what `page` makes of controllers by name, after the name `after`.
+
+        Each is read as it is taken: specs may be large.
+        """
+        return self._store.read(
+            lambda session: page(
+                (c, session.usage(c)) for c in session.list_controllers(after=after, limit=limit)
+            )
+        )
+
+    def set_mode(self, name: str, mode: Mode) -> Future[Controller]:
+        """Let a controller learn, or freeze it; raises NotFound, InvalidArgument."""
+        _check_mode(mode)
+
+        def work(session: Session) -> Controller:
+            session.set_mode(found_controller(session, name), mode)
+            return found_controller(session, name)
+
+        return self._store.write(work)
+
+    def delete_controller(self, name: str) -> Future[None]:
+        """Delete a controller, keeping its log; raises NotFound, FailedPrecondition."""
+
+        def work(session: Session) -> None:
+            controller = session.find_controller(name)
+            if controller is None:
+                raise NotFound(f"no controller {quoted(name)}")
+            active = session.usage(controller).runs[RunState.ACTIVE]
+            if active:
+                raise FailedPrecondition(
+                    f"controller {name!r} has {active} active runs; finish them"
+                )
+            if not controller.is_deleted:
+                session.delete_controller(controller, now=self._clock())
+
+        return self._store.write(work)
+
+    def list_policies(self, name: str, *, before: int | None, limit: int) -> Sequence[PolicyEntry]:
+        """Return a page of a controller's policy versions, newest first, those below `before`.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> Sequence[PolicyEntry]:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return session.list_policies(controller, before=before, limit=limit)
+
+        return self._store.read(work)
+
+    def export_policy(self, name: str, version: int) -> PolicyVersion:
+        """Return a policy version, the newest for 0.
+
+        Raises:
+            NotFound: no such controller or version.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> PolicyVersion:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return found_policy(session, controller, version or controller.policy_version)
+
+        return self._store.read(work)
+
+    def largest_policy(self, name: str) -> int:
+        """Return how many bytes a policy file of a controller has at the most.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> int:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return self._policies.largest(controller.spec)
+
+        return self._store.read(work)
+
+    def check_policy(self, name: str, data: bytes) -> None:
+        """Check a policy file, which may take long.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+            InvalidArgument: the file is no policy of the controller's shape.
+        """
+
+        def work(session: Session) -> ControllerSpec:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            return controller.spec
+
+        self._policies.load(data, self._store.read(work))
+
+    def import_policy(self, name: str, data: bytes) -> Future[int]:
+        """Make a policy file the newest version; answer the newest, where it is that file already.
+
+        Args:
+            name: of a controller.
+            data: what `check_policy` found right for it; a controller's spec never changes.
+
+        Raises:
+            NotFound: no such controller.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
+
+        def work(session: Session) -> int:
+            controller = found_controller(session, name)
+            _require_policy(controller)
+            newest = session.find_policy(controller, controller.policy_version)
+            if newest is not None and newest.data == data:
+                return newest.version
+            return self._add_policy(session, controller, data, Origin.IMPORTED)
+
+        return self._store.write(work)
+
+    def _add_policy(
+        self, session: Session, controller: Controller, data: bytes, origin: Origin
+    ) -> int:
+        version = controller.policy_version + 1
+        session.add_policy(
+            controller,
+            PolicyVersion(
+                version=version, data=data, origin=origin, statistics={}, created_at=self._clock()
+            ),
+        )
+        return version
+
+
+def _check_mode(mode: Mode) -> None:
+    if mode is Mode.SHADOW:
+        raise invalid("mode", "shadow is a mode of runs; a controller is learning or frozen")
+
+
+def _with_replayed_values(
+    session: Session, spec: ControllerSpec, existing: Controller | None
+) -> ControllerSpec:
+    """Return a run's replay with what its chunks ran under in its spec; other specs as they are.
+
+    The values become part of the spec, so that decisions need nothing else, and neither does the
+    same spec again: the run may have been pruned since.
+    """
+    if not isinstance(spec.algorithm, ReplaySettings) or not spec.algorithm.run_id:
+        return spec
+    if spec.algorithm.values:
+        raise invalid("spec.replay.values", "are given beside run_id; leave one of the two out")
+    there = None if existing is None else existing.spec.algorithm
+    if isinstance(there, ReplaySettings) and there.run_id == spec.algorithm.run_id:
+        return replace(spec, algorithm=replace(spec.algorithm, values=there.values))
+    run = found_run(session, spec.algorithm.run_id)
+    if run.state is not RunState.FINISHED or run.reported_chunks == 0:
+        raise FailedPrecondition(
+            f"run {run.id!r} is {run.state} after {run.reported_chunks} chunks; replay a finished "
+            "run with at least one"
+        )
+    log = session.transitions(controller="", run_id=run.id, after=0, limit=run.reported_chunks)
+    values = tuple(dict(step.applied or step.decision.values) for _run, step in log)
+    with within("spec."):
+        return replace(spec, algorithm=replace(spec.algorithm, values=values))
+
+
+def _require_policy(controller: Controller) -> None:
+    if controller.policy_version == 0:
+        kind = controller.spec.algorithm.kind
+        raise FailedPrecondition(f"controller {controller.spec.name!r} is {kind}: it has no policy")

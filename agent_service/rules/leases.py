@@ -1,0 +1,44 @@
+"""Watches leases: abandons runs that fell silent, a few at a time, now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from agent_service.domain.errors import AgentError
+from agent_service.rules.steering import Steering
+
+log = logging.getLogger(__name__)
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
+"""Seconds between two looks: a short lease is looked after more often, and none is spun on."""
+
+
+@asynccontextmanager
+async def watching_leases(steering: Steering, *, lease: float) -> AsyncIterator[None]:
+    """Abandon runs of `steering` that are silent for `lease` seconds, while the context lasts."""
+    watch = asyncio.create_task(_watch(steering, lease))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _watch(steering: Steering, lease: float) -> None:
+    while True:
+        await asyncio.sleep(min(max(lease / 4, SHORTEST_PAUSE), LONGEST_PAUSE))
+        try:
+            await _look(steering, lease)
+        except AgentError as error:
+            # The storage is away; the next look finds the same runs.
+            log.warning("leases were not looked after: %s", error)
+
+
+async def _look(steering: Steering, lease: float) -> None:
+    count = 0
+    while found := await asyncio.wrap_future(steering.abandon_silent_runs(lease=lease)):
+        count += found
+    if count:
+        log.info("%d runs are abandoned: silent for %g s", count, lease)

@@ -1,0 +1,49 @@
+"""What a call names, or the error that says it is not there."""
+
+from __future__ import annotations
+
+from agent_service.domain.checks import quoted
+from agent_service.domain.errors import NotFound, Unavailable
+from agent_service.domain.runs import Controller, Decision, Run
+from agent_service.domain.store import PolicyVersion, Session
+
+
+def found_controller(session: Session, name: str) -> Controller:
+    """Return a controller that is not deleted; raises NotFound."""
+    controller = session.find_controller(name)
+    if controller is None or controller.is_deleted:
+        raise NotFound(f"no controller {quoted(name)}; create it first")
+    return controller
+
+
+def found_policy(session: Session, controller: Controller, version: int) -> PolicyVersion:
+    """Return a policy version; raises NotFound."""
+    policy = session.find_policy(controller, version)
+    if policy is None:
+        raise NotFound(f"controller {controller.spec.name!r} has no policy version {version}")
+    return policy
+
+
+def found_run(session: Session, run_id: str) -> Run:
+    """Return a run; raises NotFound, also where it was pruned."""
+    run = session.find_run(run_id)
+    if run is None:
+        raise NotFound(f"no run {quoted(run_id)}; start it first")
+    if run.archive is not None:
+        raise NotFound(f"run {run_id!r} was pruned: it is in the archive file {run.archive}")
+    return run
+
+
+def stored_decision(session: Session, run: Run, chunk: int) -> Decision:
+    """Return the decision for a chunk that is known to be decided.
+
+    Raises:
+        Unavailable: the store lost it.
+    """
+    decision = session.find_decision(run, chunk)
+    if decision is None:
+        raise Unavailable(
+            f"the store is damaged: run {run.id} has no decision for chunk {chunk}; stop the "
+            "service and restore a copy of the store"
+        )
+    return decision

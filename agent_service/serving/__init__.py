@@ -1,0 +1,1 @@
+"""The kit of both services: server, handlers, limits, guards, options, logs, health."""

@@ -1,0 +1,116 @@
+"""What commands that ask a running service have in common: where it is, and how it is asked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent_service.config import AgentConfig
+from agent_service.domain.errors import InvalidArgument, invalid
+from agent_service.wire.addresses import AGENT_PORT, address_to_call
+
+if TYPE_CHECKING:
+    from agent_service.client import AgentClient
+    from agent_service.client.connection.tls import Tls
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a command proves who it is, as its options say."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token: Path | None = None
+
+    @property
+    def tls(self) -> Tls | None:
+        """For a client; None where no option asks for TLS."""
+        # Imported here, since gRPC reads its settings from the environment when it is imported.
+        from agent_service.client.connection.tls import Tls
+
+        if (self.ca, self.certificate, self.key) == (None, None, None):
+            return None
+        return Tls(ca=self.ca, certificate=self.certificate, key=self.key)
+
+    def check(self) -> None:
+        """Read a service's files for its calls of the agent once.
+
+        Raises:
+            InvalidArgument: naming the service's option, as `agent_ca`; a file is wrong.
+        """
+        from agent_service.client.connection.channel import open_channel
+
+        try:
+            open_channel(address_to_call("localhost:1"), tls=self.tls, token=self.token).close()
+        except InvalidArgument as error:
+            (violation,) = error.violations
+            field = violation.field.removeprefix("tls.")
+            raise invalid(f"agent_{field}", violation.description) from None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A service that a command asks."""
+
+    address: str
+    access: Access
+
+
+_ACCESS = {
+    "ca": "PEM file of who signs the service's certificate; speaks TLS.",
+    "certificate": "PEM file of our own certificate, for mutual TLS.",
+    "key": "PEM file of its private key.",
+    "token": "File of the token that the service asks for.",
+}
+
+
+def access_options(prefix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options of `Access`, which is passed on as `access`.
+
+    Each can come from <PREFIX>_<COMMAND>_<OPTION>, as all options, and for all commands at once
+    from <PREFIX>_<OPTION>.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(*, ca: Path, certificate: Path, key: Path, token: Path, **options: Any) -> Any:
+            access = Access(ca=ca, certificate=certificate, key=key, token=token)
+            return command(access=access, **options)
+
+        wrapped: Callable[..., Any] = run
+        for name, text in reversed(_ACCESS.items()):
+            option = click.option(
+                f"--{name}", type=FILE, envvar=f"{prefix}_{name.upper()}", help=text
+            )
+            wrapped = option(wrapped)
+        return wrapped
+
+    return add
+
+
+def agent_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which agent service is asked; passed on as the target `agent`."""
+
+    @functools.wraps(command)
+    def run(*, agent: str, access: Access, **options: Any) -> Any:
+        address = address_to_call(agent, "agent", port=AGENT_PORT).target
+        return command(agent=Target(address, access), **options)
+
+    where = click.option("--agent", default=AgentConfig().listen, help="HOST:PORT of the service.")
+    return where(access_options("AGENT_SERVICE")(run))
+
+
+def connect(target: Target) -> AgentClient:
+    """Return a client for one command, which a person waits for."""
+    from agent_service.client import AgentClient
+
+    access = target.access
+    return AgentClient(target.address, budget_seconds=5, tls=access.tls, token=access.token)

@@ -1,0 +1,1 @@
+"""The one writer, and the group commit by which calls reach it."""

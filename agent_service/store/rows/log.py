@@ -1,0 +1,115 @@
+"""The log of decisions, and what learning takes from it, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.runs import Appended, Controller, Decision, Run, Transition, Use
+from agent_service.domain.store import LearnableTransition
+from agent_service.store.rows import rows
+from agent_service.store.rows.checksums import change
+from agent_service.store.rows.rollouts import WITH_READY, read_ready, slices
+from agent_service.store.rows.transaction import Transaction
+from agent_service.store.sql import queries
+from agent_service.store.sql.schema import decisions, runs
+
+_use_change = cache(lambda was, use: change(decisions, {"use": was.value}, {"use": use.value}))
+"""What a change of use adds to a decision's checksum."""
+
+
+class Log(Transaction):
+    """What the store port's `Session` says of decisions."""
+
+    def next_position(self) -> int:
+        """See the port."""
+        if self._known.next_position is None:
+            self._known.next_position = self.last_position() + 1
+        return self._known.next_position
+
+    def append(self, run: Run, decision: Decision) -> None:
+        """See the port."""
+        self._send(queries.APPEND, rows.decision_to_row(run, decision))
+        self._known.next_position = decision.position + 1
+        if not decision.is_end:
+            self._known.learn_newest(run, decision)
+
+    def find_decision(self, run: Run, chunk: int) -> Decision | None:
+        """See the port."""
+        newest = self._known.newest(run)
+        if newest is not None and newest.chunk == chunk:
+            return newest
+        names = {"run_id": run.id, "chunk": chunk}
+        row = self._row(queries.FIND_DECISION, names)
+        return None if row is None else rows.decision_from_row(row)
+
+    def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
+        """See the port."""
+        query = sa.select(decisions.c.applied).where(
+            decisions.c.run_key == run.key, decisions.c.applied.is_not(None)
+        )
+        return self._execute(query).scalars().all()
+
+    def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
+        """See the port."""
+        self._send(queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value))
+
+    def transitions(
+        self, *, controller: str, run_id: str, after: int, limit: int
+    ) -> Iterator[tuple[Run, Transition]]:
+        """See the port."""
+        query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION, queries.KEPT)
+        query = query.limit(limit)
+        if controller:
+            query = query.where(queries.OF_CONTROLLER).params(of_name=controller)
+        if run_id:
+            query = query.where(runs.c.id == run_id).order_by(queries.FOLLOWING_CHUNK)
+        else:
+            query = query.order_by(queries.FOLLOWING_POSITION)
+        for row in self._each_row(query):
+            yield rows.run_from_row(row), rows.transition_from_row(row)
+
+    def appended(self, *, after: int, limit: int) -> Sequence[Appended]:
+        """See the port."""
+        query = queries.APPENDED.where(decisions.c.position > after).limit(limit)
+        return [Appended(**row) for row in self._rows(query)]
+
+    def last_position(self) -> int:
+        """See the port."""
+        query = sa.select(sa.func.coalesce(sa.func.max(decisions.c.position), 0))
+        position: int = self._execute(query).scalar_one()
+        return position
+
+    def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
+        """See the port."""
+        query = queries.DECISIONS.where(decisions.c.position > after, queries.KEPT)
+        query = query.order_by(decisions.c.position).limit(limit)
+        return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
+
+    def with_ready(self, *, count: int) -> Set[int]:
+        """See the port."""
+        return set(self._execute(WITH_READY, {"before": count - 1}).scalars())
+
+    def ready_transitions(
+        self, controller: Controller, *, limit: int
+    ) -> Sequence[LearnableTransition]:
+        """See the port."""
+        return read_ready(self._rows, controller, limit=limit)
+
+    def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
+        """See the port."""
+        self._mark(transitions, use=Use.LEARNED.value, learned_in=version)
+
+    def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
+        """See the port."""
+        self._mark(transitions, use=Use.RECORDED.value)
+
+    def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
+        # All are ready, so learned_in is empty before.
+        adds = change(decisions, {"use": Use.READY.value}, values)
+        query = sa.update(decisions).values(**values, checksum=decisions.c.checksum + adds)
+        for some in slices([t.transition.decision.position for t in transitions]):
+            self.write(query.where(decisions.c.position.in_(some)))

@@ -1,0 +1,192 @@
+"""Runs, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.errors import Unavailable
+from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, StartRun
+from agent_service.store.rows import rows
+from agent_service.store.rows.checksums import as_stored, change, sealed
+from agent_service.store.rows.known import Overtaken
+from agent_service.store.rows.transaction import Transaction
+from agent_service.store.sql import queries
+from agent_service.store.sql.schema import controllers, is_on_lease, run_state, runs
+
+
+class Runs(Transaction):
+    """What the store port's `Session` says of runs."""
+
+    def find_run(self, run_id: str) -> Run | None:
+        """See the port."""
+        self._looked_up.append(run_id)
+        run = self._known.run(run_id)
+        if run is not None:
+            return self._known.with_controller(run, self._controller(run))
+        names = {"run_id": run_id}
+        row = self._row(queries.FIND_RUN, names)
+        if row is None:
+            return None
+        run = rows.run_from_row(row)
+        self._known.learn_controller(run.controller)
+        if run.state is RunState.ACTIVE:
+            # Others never report again as a rule, and may be pruned by another process.
+            self._known.learn_run(run)
+        return run
+
+    def foresee(self, run_ids: Iterable[str]) -> None:
+        """Read runs that will be looked up, with their newest decisions, all at once."""
+        unknown = sorted({run_id for run_id in run_ids if self._known.run(run_id) is None})
+        if not unknown:
+            return
+        for row in self._rows(queries.RUNNING.where(runs.c.id.in_(unknown))):
+            self._known.next_position = row["last_position"] + 1
+            try:
+                run, newest = rows.run_from_row(row), rows.decision_from_row(row)
+            except Unavailable:
+                continue  # damaged: who looks it up is told
+            self._known.learn_controller(run.controller)
+            if run.state is RunState.ACTIVE:  # as where one is found
+                self._known.learn_run(run)
+                self._known.learn_newest(run, newest)
+
+    def _controller(self, run: Run) -> Controller:
+        """Return the controller of a known run as it stands now."""
+        key = run.controller.id
+        controller = self._known.controller(key)
+        if controller is None:
+            query = queries.CONTROLLERS.where(controllers.c.id == key)
+            (row,) = self._rows(query)
+            controller = rows.controller_from_row(row)
+            self._known.learn_controller(controller)
+        return controller
+
+    def list_runs(
+        self,
+        *,
+        controller: str,
+        state: RunState | None,
+        labels: Mapping[str, str],
+        before: int | None,
+        limit: int,
+    ) -> Iterator[Run]:
+        """See the port."""
+        query = queries.RUNS.where(queries.KEPT)
+        if controller:
+            query = query.where(controllers.c.name == controller)
+        if state is not None:
+            query = query.where(run_state == state.value)
+        for key, text in labels.items():
+            # Not by a JSON path: there is none for some keys, such as one with a quotation mark.
+            label = self._each(runs.c.labels).table_valued("key", "value")
+            is_there = sa.select(1).select_from(label)
+            is_there = is_there.where(label.c.key == key, label.c.value == text)
+            query = query.where(is_there.exists())
+        if before is not None:
+            query = query.where(runs.c.key < before)
+        query = query.order_by(runs.c.key.desc()).limit(limit)
+        yield from map(rows.run_from_row, self._each_row(query))
+
+    def _each(self, column: sa.ColumnElement[Any]) -> sa.Function[Any]:
+        """Return the rows of keys and texts that a JSON object has."""
+        is_sqlite = self._connection.dialect.name == "sqlite"
+        return sa.func.json_each(column) if is_sqlite else sa.func.json_each_text(column)
+
+    def has_active_runs(self, *, count: int) -> bool:
+        """See the port."""
+        most = self._known.most_active
+        if most is None or most >= count:
+            # Their index is walked and no row is read, but each start would walk it.
+            found = sa.select(runs.c.key).where(is_on_lease).limit(count).subquery()
+            most = self._execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
+            self._known.most_active = most
+        return most >= count
+
+    def add_run(
+        self,
+        start: StartRun,
+        controller: Controller,
+        *,
+        mode: Mode,
+        pinned_version: int | None,
+        now: float,
+    ) -> Run:
+        """See the port."""
+        row = {
+            "id": start.run_id,
+            "controller_id": controller.id,
+            "mode": mode.value,
+            "requested_mode": None if start.mode is None else start.mode.value,
+            "requested_version": start.policy_version,
+            "planned_chunks": start.planned_chunks,
+            "labels": dict(start.labels),
+            "pinned_version": pinned_version,
+            "reported_chunks": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        self.write(sa.insert(runs).values(sealed(runs, row)))
+        self._known.count_active()
+        run = self.find_run(start.run_id)
+        assert run is not None
+        return run
+
+    def requested_mode(self, run: Run) -> Mode | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
+        mode = self._execute(query).scalar_one()
+        return None if mode is None else Mode(mode)
+
+    def requested_version(self, run: Run) -> int | None:
+        """See the port."""
+        query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
+        version: int | None = self._execute(query).scalar_one()
+        return version
+
+    def count_chunk(self, run: Run, *, now: float) -> None:
+        """See the port."""
+        if run.abandoned_at is not None:
+            self._update_run(run, abandoned_at=None)
+            self._known.count_active()
+        chunks = run.reported_chunks + 1
+        adds = change(
+            runs,
+            {"reported_chunks": run.reported_chunks, "updated_at": run.updated_at},
+            {"reported_chunks": chunks, "updated_at": now},
+        )
+        values = (chunks, now, adds, run.key, run.reported_chunks)
+        self._send(queries.COUNT_CHUNK, values, changes=run.id)
+        counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
+        self._known.learn_run(counted)
+
+    def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
+        """See the port."""
+        query = queries.RUNS.where(is_on_lease, runs.c.updated_at < since)
+        found = self._rows(query.order_by(runs.c.updated_at).limit(limit))
+        return [rows.run_from_row(row) for row in found]
+
+    def abandon_run(self, run: Run, *, now: float) -> None:
+        """See the port."""
+        self._update_run(run, abandoned_at=now)
+
+    def finish_run(
+        self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
+    ) -> None:
+        """See the port."""
+        self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
+
+    def _update_run(self, run: Run, **values: Any) -> None:
+        checksum = runs.c.checksum + change(runs, rows.run_changes(run), values)
+        query = sa.update(runs).where(
+            runs.c.key == run.key,
+            runs.c.reported_chunks == run.reported_chunks,
+            runs.c.outcome.is_(None),
+        )
+        stored = as_stored(runs, values)
+        if self.write(query.values(**stored, checksum=checksum)).rowcount != 1:
+            raise Overtaken(run.id)
+        self._known.forget_run(run)

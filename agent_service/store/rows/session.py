@@ -1,0 +1,12 @@
+"""The store port's `Session`, in SQL: one transaction on all tables."""
+
+from __future__ import annotations
+
+from agent_service.store.rows.controllers import Controllers
+from agent_service.store.rows.log import Log
+from agent_service.store.rows.retention import RetentionSql
+from agent_service.store.rows.runs import Runs
+
+
+class SqlSession(Controllers, Runs, Log, RetentionSql):
+    """A session, valid while its transaction is open."""

@@ -1,0 +1,231 @@
+"""A store on a PostgreSQL server, which any number of replicas of the agent service may share.
+
+Writers take turns by one advisory lock, as they do by SQLite's: the log has one order, positions in
+it follow one another, and who follows it misses nothing. A group of calls shares a turn, and who
+waits for one stands in the server's queue. Nothing is waited for without end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.store import Durability
+from agent_service.store.sql.database import Locked, StoreError
+
+WRITERS, LEARNERS = 0x5EED0001, 0x5EED0002
+"""Advisory locks: of whoever writes, and, with a controller's id, of who learns for that one."""
+CONNECT_SECONDS = 3
+LOCK_SECONDS = 5
+"""For how long a turn is waited for at once; the journal says for how long in all."""
+WRITER_SECONDS = 10
+"""After so long without an answer a session that writes is given up. The server ends one that is
+silent for so long inside a transaction, so that a writer that hangs does not keep its turn."""
+READERS = 16
+"""Connections that read at once; who comes then waits for one."""
+READER_SECONDS = 5.0
+"""For how long."""
+SILENT_SECONDS = 10
+"""After so long without a sign of the other machine a connection is given up, by both ends. The
+server ends the session, and its locks with it: then another one learns. The service opens another
+one, and until it can, its calls end with UNAVAILABLE."""
+MIGRATION_SECONDS = 60
+"""For how long a service that starts waits for its turn, as another one may change the tables."""
+READING_SECONDS = 30
+"""After so long without an answer a session that reads is given up: one page takes milliseconds."""
+_SERVERS_END = {
+    "tcp_keepalives_idle": 4,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": SILENT_SECONDS * 1000,
+}
+_OUR_END = {
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": SILENT_SECONDS * 1000,
+}
+
+_NONE: Mapping[str, object] = {}
+
+
+class PostgresqlDatabase:
+    """See the protocol `Database`."""
+
+    is_server = True
+    folder = None
+
+    def __init__(self, url: sa.URL, durability: Durability) -> None:
+        """Take a URL.
+
+        Raises:
+            InvalidArgument: it is of another driver, or shows its password.
+            StoreError: the driver is not installed.
+        """
+        if url.get_driver_name() != "psycopg":
+            raise invalid(
+                "store", f"{url} is of another driver; write it as postgresql+psycopg://..."
+            )
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise StoreError(
+                f"store {url}: needs psycopg ({error}); install the extra `postgresql`"
+            ) from error
+        if "password" in url.query:
+            # Of a URL, only what stands before the host is hidden where it is shown.
+            raise invalid("store", "give its password by --store-password, not in the URL's query")
+        self.url = url
+        self._durability = durability
+        self._last_transaction = 0
+        self._others_commits = 0
+
+    @property
+    def commit_syncs(self) -> bool:
+        """See the protocol."""
+        return self._durability is Durability.POWER
+
+    def require(self) -> None:
+        """See the protocol."""
+        engine = self.reading()
+        try:
+            with engine.begin() as connection:
+                is_there = sa.inspect(connection).has_table("alembic_version")
+        except sa.exc.OperationalError as error:
+            raise StoreError(f"store {self.url}: {' '.join(str(error.orig).split())}") from error
+        finally:
+            engine.dispose()
+        if not is_there:
+            raise StoreError(f"store {self.url}: the database has no tables of ours")
+
+    def prepare(self) -> None:
+        """See the protocol: nothing here is a file of ours."""
+
+    def hold(self) -> None:
+        """See the protocol: the files are the server's."""
+
+    def check_place(self) -> None:
+        """See the protocol."""
+
+    def join(self) -> bool:
+        """See the protocol: replicas are what it is for."""
+        return False
+
+    def close(self) -> None:
+        """See the protocol."""
+
+    def check(self, connection: sa.Connection) -> None:
+        """See the protocol: a server sees to its own pages."""
+
+    def _engine(
+        self, *, answer_seconds: float, settings: Mapping[str, object] = _NONE, **options: Any
+    ) -> sa.Engine:
+        """Return an engine whose sessions have `settings` and are waited for so long."""
+        from agent_service.store.sql.patience import PatientConnection  # needs psycopg
+
+        engine = sa.create_engine(self.url, connect_args=self._options(**settings), **options)
+
+        @sa.event.listens_for(engine, "do_connect")
+        def take_ours(
+            dialect: object, record: object, arguments: Any, names: dict[str, Any]
+        ) -> object:
+            connection = PatientConnection.connect(*arguments, **names)
+            connection.answer_seconds = answer_seconds
+            return connection
+
+        return engine
+
+    def _options(self, **settings: object) -> dict[str, Any]:
+        given = self.url.query.get("options", "")
+        words = [f"-c {name}={value}" for name, value in {**_SERVERS_END, **settings}.items()]
+        options = " ".join([*words, *([given] if isinstance(given, str) else given)])
+        # Text is text, also of a database whose own encoding is none: SQL_ASCII gives bytes.
+        ours = {"connect_timeout": CONNECT_SECONDS, "client_encoding": "UTF8"}
+        return {**ours, "options": options, **_OUR_END}
+
+    def reading(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(
+            answer_seconds=READING_SECONDS,
+            settings={"statement_timeout": READING_SECONDS * 1000},
+            isolation_level="REPEATABLE READ",
+            pool_size=READERS,
+            max_overflow=0,
+            pool_timeout=READER_SECONDS,
+            pool_pre_ping=True,  # one that broke while it was idle fails nobody
+        )
+
+    def migrating(self) -> sa.Engine:
+        """See the protocol."""
+        engine = sa.create_engine(
+            self.url,
+            connect_args=self._options(lock_timeout=MIGRATION_SECONDS * 1000),
+            poolclass=sa.pool.NullPool,
+        )
+
+        @sa.event.listens_for(engine, "begin")
+        def start(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+        return engine
+
+    def writing(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(
+            answer_seconds=WRITER_SECONDS,
+            settings={
+                "synchronous_commit": "on" if self.commit_syncs else "off",
+                "lock_timeout": LOCK_SECONDS * 1000,
+                "statement_timeout": WRITER_SECONDS * 1000,
+                "idle_in_transaction_session_timeout": WRITER_SECONDS * 1000,
+            },
+            isolation_level="AUTOCOMMIT",
+            poolclass=sa.pool.NullPool,
+        )
+
+    def begin(self, driver: Any) -> int:
+        """See the protocol."""
+        # One way to the server and back for all. Statements see what was committed before them,
+        # whatever the server's default is. A number is taken only by who has the lock.
+        try:
+            cursor = driver.execute(
+                "BEGIN ISOLATION LEVEL READ COMMITTED; "
+                f"SELECT pg_advisory_xact_lock({WRITERS}); SELECT pg_current_xact_id()::text",
+                prepare=False,
+            )
+        except Exception as error:
+            if type(error).__name__ != "LockNotAvailable":
+                raise
+            driver.execute("ROLLBACK")
+            raise Locked from error
+        cursor.set_result(-1)
+        (transaction,) = cursor.fetchone()
+        # The server numbers transactions that write. Where none lies between the last one and this,
+        # nobody else has written.
+        if int(transaction) != self._last_transaction + 1:
+            self._others_commits += 1
+        self._last_transaction = int(transaction)
+        return self._others_commits
+
+    @contextmanager
+    def learning_for(self, controller_id: int) -> Iterator[bool]:
+        """See the protocol: by a lock of a session of its own, which the server ends with that."""
+        with self._learning.connect() as connection:
+            lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
+            yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
+
+    @cached_property
+    def _learning(self) -> sa.Engine:
+        """Of sessions for locks: each is closed at its end, and what SQLAlchemy asks first is kept.
+
+        Who waits for another learner to end opens one many times a second.
+        """
+        return self.writing()
+
+    def checkpoint(self, driver: Any) -> None:
+        """See the protocol: the server makes its own."""

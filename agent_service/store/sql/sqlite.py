@@ -1,0 +1,193 @@
+"""A store in a SQLite file, the default."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.store import Durability
+from agent_service.store.sql.database import Locked, StoreError
+from agent_service.store.sql.failures import explained, is_locked
+from agent_service.store_files import StoreFiles
+
+LOCK_SECONDS = 10.0
+"""For how long a reader or a migration waits for another process's lock."""
+LOG_BYTES = 8 * 2**20
+"""What is left of the write-ahead log when it starts anew.
+
+It starts anew at some 4 MiB, unless somebody reads in one transaction for long, such as a dashboard
+on the file: until that one ends, the log grows with every commit.
+"""
+_SYNCING = {
+    Durability.POWER: ("synchronous = FULL",),
+    # In WAL mode NORMAL leaves syncing to the checkpoints: the file stays whole whatever happens.
+    # SQLite makes one, in a commit, only where the journal has not had one made long before.
+    Durability.PROCESS: ("synchronous = NORMAL", "wal_autocheckpoint = 4000"),
+}
+
+
+class SqliteDatabase:
+    """See the protocol `Database`."""
+
+    is_server = False
+
+    def __init__(self, url: sa.URL, durability: Durability) -> None:
+        """Take a URL; raises InvalidArgument where it names no file."""
+        if url.database in (None, "", ":memory:"):
+            raise invalid("store", "give a file, e.g. sqlite:///agent.db; the learner reads it too")
+        self.url = url
+        self._durability = durability
+        self._path = Path(url.database or "")
+        self._held = ExitStack()
+        self._files: StoreFiles | None = None
+
+    @property
+    def folder(self) -> Path:
+        """See the protocol."""
+        return self._path.resolve().parent
+
+    @property
+    def commit_syncs(self) -> bool:
+        """See the protocol."""
+        return self._durability is Durability.POWER
+
+    def require(self) -> None:
+        """See the protocol."""
+        if not self._path.is_file():
+            raise StoreError(f"store {self.url}: there is no file {self._path}")
+
+    def prepare(self) -> None:
+        """See the protocol: what SQLite itself would see too late, or not at all.
+
+        File or folder may not be written, or the database is emptied and its log not.
+        """
+        path, log = self._path, Path(f"{self._path}-wal")
+        for needed in (path.parent, path):
+            # A store that it may only read, SQLite opens, and every write fails.
+            if os.path.exists(needed) and not os.access(needed, os.R_OK | os.W_OK):
+                raise StoreError(f"store {self.url}: {needed} may not be read and written")
+        # SQLite would delete the log. A store that is being made never looks so: the first page of
+        # the database is written before the log.
+        is_empty = not path.is_file() or not path.stat().st_size
+        if is_empty and log.is_file() and log.stat().st_size:
+            raise StoreError(
+                f"store {self.url}: {path} is {'empty' if path.is_file() else 'missing'}, {log} is "
+                "not; restore a copy of both"
+            )
+
+    def check(self, connection: sa.Connection) -> None:
+        """See the protocol; some 3 s for a million decisions.
+
+        Of what the rows hold, their own checksums tell.
+        """
+        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+        if found != "ok":
+            raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
+
+    def hold(self) -> None:
+        """See the protocol."""
+        try:
+            files = StoreFiles(self._path, verified_by=f"agent-service verify --store {self.url}")
+            self._files = self._held.enter_context(closing(files))
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(explained(error)) from error
+
+    def check_place(self) -> None:
+        """See the protocol."""
+        if self._files is not None:
+            self._files.check()
+
+    def join(self) -> bool:
+        """See the protocol: by a lock on a file beside the store, which ends with the process."""
+        file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        self._held.callback(os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return False
+
+    def close(self) -> None:
+        """See the protocol."""
+        self._held.close()
+
+    def reading(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(begin="BEGIN", lock_seconds=LOCK_SECONDS)
+
+    def migrating(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(begin="BEGIN IMMEDIATE", lock_seconds=LOCK_SECONDS)
+
+    def writing(self) -> sa.Engine:
+        """See the protocol."""
+        return self._engine(begin=None, lock_seconds=0.0)
+
+    def _engine(self, *, begin: str | None, lock_seconds: float) -> sa.Engine:
+        """Return an engine whose transactions start with `begin`, since pysqlite's start late."""
+        engine = sa.create_engine(
+            self.url, connect_args={"timeout": lock_seconds}, json_deserializer=_json_or_text
+        )
+
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(*_: object) -> None:
+            self.check_place()  # SQLite would make a file that is away, an empty one
+
+        @sa.event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+            # Write-ahead: readers never wait for the writer, nor it for them.
+            for setting in (
+                "journal_mode = WAL",
+                "foreign_keys = ON",
+                f"journal_size_limit = {LOG_BYTES}",
+                *_SYNCING[self._durability],
+            ):
+                connection.execute(f"PRAGMA {setting}")
+
+        if begin is not None:
+
+            @sa.event.listens_for(engine, "begin")
+            def start(connection: sa.Connection) -> None:
+                self.check_place()
+                connection.exec_driver_sql(begin)
+
+        return engine
+
+    def begin(self, driver: sqlite3.Connection) -> int:
+        """See the protocol."""
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if is_locked(error):
+                raise Locked from error
+            raise
+        # Changes when another connection has committed to the file.
+        version: int = driver.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
+        """See the protocol: of two learners on a file that learn from the same, one is kept."""
+        return nullcontext(True)
+
+    def checkpoint(self, driver: sqlite3.Connection) -> None:
+        """See the protocol."""
+        driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _json_or_text(text: str) -> Any:
+    """Return what a JSON text says; a damaged text as it is, which its row's checksum refuses."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text

@@ -1,0 +1,117 @@
+"""The composition root: the one place that names concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.serving.disk import DiskCollector
+from agent_service.serving.guard import Needs
+from agent_service.serving.health import check_health
+from agent_service.serving.server import Server, metrics_page, process_registry, serve_until_signal
+from agent_service.serving.tracing import tracing
+from trainer_service.config import ExecutorName, TrainerConfig
+from trainer_service.rpc.servicer import TrainerServicer
+from trainer_service.runs.event_files import EventFiles
+from trainer_service.runs.metrics import Metrics, StoreCollector
+from trainer_service.runs.queue import Observer, Runs
+from trainer_service.runs.store import RunStore
+from trainer_service.v1 import trainer_pb2 as pb
+from trainer_service.v1 import trainer_pb2_grpc
+from trainer_service.workers.executor import Executor
+from trainer_service.workers.leftovers import temporary_folder
+from trainer_service.workers.local import LocalExecutor
+
+SERVICE = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
+
+
+def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
+    """Run the trainer service until a signal ends it.
+
+    Args:
+        config: how.
+        announce: told the ports of gRPC and metrics once it serves.
+
+    Raises:
+        AgentError: where the device is not there, the address or run store cannot be taken, or
+            another service than the agent answers at its address.
+    """
+    asyncio.run(_serve(config, announce))
+
+
+async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
+    torch.set_num_threads(config.threads)
+    config.agent_access.check()
+    registry = process_registry()
+    server = Server(
+        registry=registry,
+        services=[SERVICE],
+        config=config.serving,
+        limits={"runs": config.max_runs},
+    )
+    _check_agent(config)
+    with temporary_folder(), closing(RunStore(config.runs)) as store:
+        config = config.of_store(store.identity)
+        with closing(_executor(config)) as executor:
+            shown = pb.Device(
+                name=config.device,
+                description=executor.describe(),
+                parallel=config.parallel,
+                together=config.together,
+            )
+            await _serve_runs(config, store, executor, shown, server, registry, announce)
+
+
+def _check_agent(config: TrainerConfig) -> None:
+    """Refuse an address where another service answers; an agent that is away may come yet."""
+    with suppress(Unavailable):
+        check_health(config.agent, "agent service", tls=config.agent_access.tls)
+
+
+async def _serve_runs(
+    config: TrainerConfig,
+    store: RunStore,
+    executor: Executor,
+    shown: pb.Device,
+    server: Server,
+    registry: CollectorRegistry,
+    announce: Callable[[int, int], None],
+) -> None:
+    observers = _observers(config, store, registry)
+    with (
+        tracing("trainer", config.serving.traces),
+        metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
+        closing(Runs(store, config, executor, observers=observers)) as runs,
+    ):
+        registry.register(StoreCollector(store, config.device))
+        registry.register(DiskCollector("trainer", config.runs.resolve().parent))
+        servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
+        server.add(
+            trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN
+        )
+        await serve_until_signal(server, config.listen, lambda port: announce(port, page))
+
+
+def _executor(config: TrainerConfig) -> Executor:
+    if config.executor is ExecutorName.LOCAL:
+        return LocalExecutor(config)
+    try:
+        from trainer_service.workers.on_ray import RayExecutor
+    except ModuleNotFoundError as missing:
+        extra = "pip install 'reinforced-regularization[ray]'"
+        raise AgentError(f"{missing.name} is not installed; {extra}") from missing
+    return RayExecutor(config)
+
+
+def _observers(
+    config: TrainerConfig, store: RunStore, registry: CollectorRegistry
+) -> Sequence[Observer]:
+    metrics = Metrics(registry)
+    if config.tensorboard is None:
+        return [metrics]
+    return [metrics, EventFiles(config.tensorboard, store)]

@@ -1,0 +1,1 @@
+"""The `trainer-service` command: one file for each group of commands."""

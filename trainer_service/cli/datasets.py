@@ -1,0 +1,149 @@
+"""`trainer-service datasets`: what there is, whether it is as published, and what is odd in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent_service.serving.command import Commands, echo
+from trainer_service.config import TrainerConfig
+
+if TYPE_CHECKING:
+    from trainer_service.terminal import Terminal
+    from trainer_service.training.datasets.catalog import Entry
+    from trainer_service.training.datasets.checks import Findings
+    from trainer_service.training.datasets.values import Stored
+
+# Heavy imports stand inside the commands: `--help` answers at once.
+
+_data_option = click.option(
+    "--data",
+    default=TrainerConfig().data,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the data sets.",
+)
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@click.pass_context
+def datasets(context: click.Context) -> None:
+    """Show the data sets: what each is, its terms, where to get it, where to put it."""
+    if context.invoked_subcommand is not None:
+        return
+    from trainer_service.training.datasets.catalog import CATALOG
+
+    console = _console()
+    for name, entry in CATALOG.items():
+        console.print(f"[bold]{name}[/bold]  {entry.title}", markup=True)
+        for title in ("terms", "get", "put", "splits"):
+            console.print(f"    {title + ':':8}{getattr(entry, title)}")
+    console.print("Where a set has no validation split, a share of training is drawn, by class.")
+
+
+@datasets.command()
+@click.argument("name")
+@_data_option
+@click.option("--image-size", type=int, help="Pixels each way; the set's own.")
+def check(name: str, data: Path, image_size: int | None) -> None:
+    """Count a data set by split and class, and look for duplicates and blank images.
+
+    NAME is as in `--dataset`: fer2013, folder:faces, npz:faces.
+    """
+    from trainer_service.training.datasets.catalog import CATALOG, read_stored
+    from trainer_service.training.datasets.checks import find
+    from trainer_service.training.datasets.listing import in_words
+    from trainer_service.training.datasets.pixels import with_sizes
+    from trainer_service.training.spec import TrainingSpec
+
+    spec = TrainingSpec(dataset=name, image_size=image_size, chunks=1)  # checks both
+    stored = read_stored(name, data)
+    stored = replace(stored, splits=with_sizes(stored.splits, spec.image_size))
+    console = _console()
+    with console.status("reading every image"):
+        findings = find(stored)
+    _show_counts(console, name, CATALOG[name.partition(":")[0]], stored, findings)
+    _show_oddities(console, findings)
+    if stored.left_out:
+        console.print(f"not read: {in_words(stored.left_out)}")
+
+
+@datasets.command()
+@click.argument("name", type=click.Choice(["cifar10", "cifar100"]))
+@_data_option
+def download(name: str, data: Path) -> None:
+    """Download a data set that may be had by anyone; unpack it where it is looked for."""
+    from trainer_service.training.datasets.cifar import download_cifar
+
+    download_cifar(name, data / name)
+    echo(f"{name} is in {data / name}; check it: trainer-service datasets check {name}")
+
+
+def _console() -> Terminal:
+    from trainer_service.terminal import Terminal
+
+    console = Terminal(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a file or pipe has no width of its own
+    return console
+
+
+def _show_counts(
+    console: Terminal, name: str, entry: Entry, stored: Stored, findings: Findings
+) -> None:
+    """Show a row a class and a column a split, with the published count where it differs."""
+    from rich.table import Table
+
+    from trainer_service.training.datasets.checks import published_counts
+
+    published = published_counts(entry, stored)
+    console.print(f"{name}: images by class and split")
+    table = Table()
+    table.add_column("class")
+    for split in findings.counts:
+        table.add_column(split, justify="right")
+    for label, class_name in enumerate(stored.class_names):
+        cells = [
+            _count(counts[label], published[split][label] if published else None)
+            for split, counts in findings.counts.items()
+        ]
+        table.add_row(class_name, *cells)
+    table.add_section()
+    sums = [
+        _count(sum(counts), sum(published[split]) if published else None)
+        for split, counts in findings.counts.items()
+    ]
+    table.add_row("all", *sums)
+    console.print(table)
+    console.print(_verdict(entry, findings, published == findings.counts))
+
+
+def _count(count: int, published: int | None) -> str:
+    if published is None or published == count:
+        return f"{count:,}"
+    return f"{count:,}, published {published:,}"
+
+
+def _verdict(entry: Entry, findings: Findings, is_as_published: bool) -> str:
+    if not entry.published:
+        return "there are no published counts to compare with"
+    if is_as_published:
+        return f"all counts are as published ({entry.cited})"
+    return f"the counts are NOT as published ({entry.cited})"
+
+
+def _show_oddities(console: Terminal, findings: Findings) -> None:
+    lines = [f"{findings.duplicates:,} images are exact duplicates of another one"]
+    lines += [f"  {count:,} within {split}" for split, count in findings.duplicates_within.items()]
+    lines += [
+        f"  {count:,} of {second} are also in {first}"
+        for (first, second), count in findings.shared.items()
+    ]
+    lines.append(f"{findings.conflicts:,} groups of duplicates carry conflicting labels")
+    lines.append(f"{findings.blank:,} images are blank")
+    if any(findings.shared.values()):
+        lines.append("--deduplicate takes out of training what stands in validation or test")
+    for line in lines:
+        console.print(line)

@@ -1,0 +1,144 @@
+"""The commands of studies: `compare`, `report` and `merge`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent_service.serving.access import Access, access_options
+from agent_service.serving.command import LONGEST_SECONDS, Amount, echo
+from agent_service.wire.addresses import AGENT_PORT, TRAINER_PORT, address_to_call
+from trainer_service.cli.options import training_options, training_spec
+from trainer_service.config import TrainerConfig
+
+if TYPE_CHECKING:
+    from trainer_service.study.spec import StudySpec
+
+_DEFAULTS = TrainerConfig()
+_PATH = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("study", required=False)
+@training_options
+@click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Rows of Table 1, by commas.")
+@click.option("--seeds", default=3, help="Fresh children of each method.")
+@click.option(
+    "--learning-runs",
+    type=click.IntRange(1, 1000),
+    default=12,
+    help="Children that each controller learns on.",
+)
+@click.option("--reward", default="gap", help="gap, validation or improvement.")
+@click.option("--rollout-size", type=int, help="Transitions of one policy update.")
+@click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
+@click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
+@access_options("TRAINER_SERVICE")
+@click.option("--only", default="", help="Methods of the study that are run, by commas.")
+@click.option("--only-seeds", default="", help="Seeds that are judged, by commas.")
+@click.option(
+    "--minutes",
+    type=Amount(0, LONGEST_SECONDS / 60),
+    help="After which it stops; the same command goes on.",
+)
+@click.option("--output", required=True, type=_PATH, help="Folder of results; goes on there.")
+@click.pass_context
+def compare(
+    context: click.Context,
+    /,
+    study: str | None,
+    agent: str,
+    trainers: tuple[str, ...],
+    access: Access,
+    only: str,
+    only_seeds: str,
+    minutes: float | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Compare methods: controllers learn, searches choose, and all are judged on fresh children.
+
+    STUDY is a TOML file, or a preset: cifar100, fer2013, affectnet (the paper's), digits or
+    fer2013-small. Without it the options up to --rollout-size say what the study is.
+    """
+    from trainer_service.study.command import run_study
+    from trainer_service.study.run.compare import Part
+    from trainer_service.study.study_file import read_study
+
+    agent = address_to_call(agent, "agent", port=AGENT_PORT).target
+    trainers = tuple(address_to_call(t, "trainers", port=TRAINER_PORT).target for t in trainers)
+    if study is not None:
+        _refuse_given(context, options)
+    spec = _study_of_options(options) if study is None else read_study(study)
+    part = Part(only=_words(only), seeds=tuple(map(_seed, _words(only_seeds))), minutes=minutes)
+    # Whoever ends this, a batch system or Ctrl-C: what waits or trains is cancelled.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_study(spec, output, agent=agent, trainers=trainers, access=access, part=part)
+
+
+def _refuse_given(context: click.Context, names: Iterable[str]) -> None:
+    """Refuse options that a study file speaks for."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} is told by the study; change it there")
+
+
+def _study_of_options(options: dict[str, Any]) -> StudySpec:
+    from agent_service.domain.checks import member
+    from agent_service.domain.rewards import Reward
+    from agent_service.domain.specs import PPOSettings
+    from trainer_service.study.spec import StudySpec, table_1
+    from trainer_service.training.spec import Method
+
+    size = options.pop("rollout_size")
+    rows = table_1(
+        [member(Method, name, "methods") for name in _words(options.pop("methods"))],
+        reward=member(Reward, options.pop("reward"), "reward"),
+        ppo=PPOSettings() if size is None else PPOSettings(rollout_size=size),
+    )
+    return StudySpec(
+        seeds=options.pop("seeds"),
+        budget=options.pop("learning_runs"),
+        methods=rows,
+        references=tuple(row.name for row in rows if row.name in ("d", "dni")),
+        training=training_spec(options),
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _seed(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise click.BadParameter(f"{word!r} is no number", param_hint="--only-seeds") from None
+
+
+@click.command()
+@click.argument("folder", type=_PATH)
+@click.option("--data", type=_PATH, help="Folder of the data sets, for Grad-CAM's images.")
+def report(folder: Path, data: Path | None) -> None:
+    """Write a study's page, text and pictures, from what is finished."""
+    from trainer_service.study.command import show_report
+
+    show_report(folder, data)
+
+
+@click.command()
+@click.argument("parts", nargs=-1, required=True, type=_PATH)
+@click.option("--output", required=True, type=_PATH, help="Folder of all results; goes on there.")
+def merge(parts: tuple[Path, ...], output: Path) -> None:
+    """Bring parts of one study together that were made in several folders."""
+    from trainer_service.study.results.merging import merge as merge_parts
+
+    count, quoted = merge_parts(parts, output), shlex.quote(str(output))
+    echo(f"{count} results are in {output}; show them: trainer-service report {quoted}")

@@ -1,0 +1,1 @@
+"""The queue of runs, where they are stored, and what they leave."""

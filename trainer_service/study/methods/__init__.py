@@ -1,0 +1,1 @@
+"""Kinds of methods, and which children each trains."""

@@ -1,0 +1,288 @@
+"""What a report says: each question that a study answers, with its table and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from trainer_service.study.entries import Carried, Learned, MeanOf, Population, Replayed
+from trainer_service.study.report import courses, pictures
+from trainer_service.study.report.page import Picture, Section, Table
+from trainer_service.study.results.rows import MOMENTS, Compared, Row
+from trainer_service.study.results.series import RECENT, spent
+from trainer_service.study.results.statistics import Interval, Summary
+from trainer_service.study.spec import StudySpec
+
+INTERVALS = (
+    "Differences are of pairs: both methods' children of a seed have the same split, initial "
+    "weights and order of batches. The first interval is Student's t for this difference alone; "
+    "the second holds for all differences of this report together (Bonferroni): at most one report "
+    "in 20 has one that misses its truth. A method is ahead or behind where that one leaves out "
+    "zero, and seems so where only its own does, as one of 20 will that differ in nothing. The "
+    "bootstrap's (BCa) is too narrow for few seeds: on simulated studies, whose truth is known, it "
+    "held it in 85% of the cases with 5 seeds and in 89% with 10, Student's in 95%. What is not "
+    "told apart need not be equal: these seeds do not tell."
+)
+
+
+def number(summary: Summary) -> str:
+    """Return mean and deviation over seeds."""
+    mean = f"{summary.mean:.3f}"
+    return mean if summary.deviation is None else f"{mean} ± {summary.deviation:.3f}"
+
+
+def at_the_end(spec: StudySpec, rows: Sequence[Row], flagged: Container[str]) -> list[Section]:
+    """Question 1: test scores, and each method against each reference.
+
+    Args:
+        spec: the study.
+        rows: its methods.
+        flagged: names of those with a flagged result.
+    """
+    table = Table(
+        headings=("method", "seeds", *MOMENTS, "children before", "mean value"),
+        cells=tuple(
+            (
+                row.entry.label + (" (flagged)" if row.entry.name in flagged else ""),
+                str(len(row.judged)),
+                *(number(row.scores[moment]) for moment in MOMENTS),
+                _children_before(spec, row),
+                _values(row),
+            )
+            for row in rows
+        ),
+        caption="Test macro F1, mean ± deviation over seeds (Table 1)",
+    )
+    scores = Picture(name="scores", png=pictures.draw_scores(rows), caption=_SCORES)
+    first = Section(
+        title="At the end", text=(_protocol(spec), INTERVALS), tables=(table,), pictures=(scores,)
+    )
+    return [first, *_against(spec, rows)]
+
+
+_LINES = "Thick lines: 95% for each alone. Thin lines: 95% for all together, cut at the edges."
+
+
+def _children_before(spec: StudySpec, row: Row) -> str:
+    """Return what was trained before judging; what is taken from a policy rests on its children."""
+    match row.entry:
+        case Replayed(of=source) | MeanOf(of=source):
+            return f"those of {spec.entry(source).label}"
+        case Carried():
+            return "elsewhere"
+        case Population(members=count):
+            return f"{count} for each seed"
+        case _:
+            return str(len(row.tuning))
+
+
+def _against(spec: StudySpec, rows: Sequence[Row]) -> list[Section]:
+    sections = []
+    for name in spec.references:
+        label = spec.entry(name).label
+        beside = [(row.entry.label, row.beside(name)) for row in rows if row.beside(name)]
+        if beside:
+            picture = Picture(
+                name=f"against-{name}",
+                png=pictures.draw_differences(beside),
+                caption=f"Each method against {label}. {_LINES}",
+            )
+            sections.append(
+                Section(
+                    title=f"Against {label}",
+                    tables=tuple(_compared_table(beside, m, f"Against {label}") for m in MOMENTS),
+                    pictures=(picture,),
+                )
+            )
+    return sections
+
+
+_SCORES = "Test macro F1 of each seed, and the mean, at the best validation epoch and at the last."
+
+
+def _protocol(spec: StudySpec) -> str:
+    training = spec.training
+    size = training.training_size or "all"
+    wrong = f", {training.label_noise:.0%} of them with a wrong label"
+    noise = wrong if training.label_noise else ""
+    length = f"{training.chunks} chunks" if training.chunks else f"{training.epochs} epochs"
+    return (
+        f"{size} training images of {training.dataset}{noise}; {training.model} with "
+        f"{training.width:g} of its channels, from {training.start}; {length} of "
+        f"{training.chunk_size} steps of {training.batch_size} images. Each method is judged on "
+        f"{spec.seeds} fresh children; searches and controllers have trained {spec.budget} others "
+        "before, if not said otherwise. All choices use validation scores only. "
+        "The test set is read at the end of each training."
+    )
+
+
+def _values(row: Row) -> str:
+    """Return the mean of what it trained under; of several sites one after another."""
+    regularizers = dict.fromkeys(name.partition("-")[0] for name in row.values)
+    means = " / ".join(f"{value:.2f}" for value in row.values.values())
+    return f"{' '.join(regularizers)} {means}" if means else "-"
+
+
+def _compared_table(
+    beside: Sequence[tuple[str, Sequence[Compared]]], moment: str, title: str
+) -> Table:
+    shown = [(label, one) for label, compared in beside for one in compared if one.moment == moment]
+    is_tested = any(one.p is not None for _label, one in shown)
+    p = ("p",) if is_tested else ()
+    return Table(
+        headings=("method", "difference", "95%", "95% together", "bootstrap", "verdict", *p),
+        cells=tuple((label, *_compared_cells(one)[: 5 + is_tested]) for label, one in shown),
+        caption=f"{title}, {moment}"
+        + ("; p by Wilcoxon's test with Holm's correction" if is_tested else ""),
+    )
+
+
+def _compared_cells(compared: Compared) -> tuple[str, ...]:
+    found = compared.difference
+    return (
+        f"{found.mean:+.3f}",
+        *(_interval(interval) for interval in (found.student, found.joint, found.bootstrap)),
+        found.verdict.value,
+        "-" if compared.p is None else f"{compared.p:.3f}",
+    )
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.low:+.3f} to {interval.high:+.3f}"
+
+
+def budget(rows: Sequence[Row]) -> list[Section]:
+    """Question 2: test scores against children trained."""
+    if not any(row.tuning for row in rows):
+        return []
+    table = Table(
+        headings=("method", "children", "after a quarter", "after half", "after all", "judged"),
+        cells=tuple((row.entry.label, *_spending(row)) for row in rows if row.tuning),
+        caption="Test macro F1 at the best epoch, against children trained before judging",
+    )
+    caption = (
+        "What each method has to show after each child that it trained (blue; the others' in "
+        f"grey): a search the test score of its best child so far, by validation score; a "
+        f"controller the mean of its last {RECENT} children, which it steered while it explored. "
+        "The dot is the judged mean."
+    )
+    picture = Picture(name="budget", png=pictures.draw_budget(rows), caption=caption)
+    return [Section(title="For the budget", tables=(table,), pictures=(picture,))]
+
+
+def _spending(row: Row) -> tuple[str, ...]:
+    curve = spent(row)
+    places = [max(0, round(len(curve) * share) - 1) for share in (0.25, 0.5, 1.0)]
+    return (
+        str(len(curve)),
+        *(f"{curve[place]:.3f}" for place in places),
+        number(row.scores["best epoch"]),
+    )
+
+
+def next_problem(rows: Sequence[Row]) -> list[Section]:
+    """Question 3: what another study learned or chose, beside this study's own."""
+    carried = [row for row in rows if isinstance(row.entry, Carried)]
+    if not carried:
+        return []
+    own = [row for row in rows if not isinstance(row.entry, Carried) and row.tuning]
+    table = Table(
+        headings=("method", "from", *MOMENTS, "mean value"),
+        cells=tuple(
+            (
+                row.entry.label,
+                f"{row.entry.study}: {row.entry.of}" if isinstance(row.entry, Carried) else "here",
+                *(number(row.scores[moment]) for moment in MOMENTS),
+                _values(row),
+            )
+            for row in (*carried, *own)
+        ),
+        caption="Carried over from another study, frozen, beside what was tuned here",
+    )
+    beside = [
+        (f"{row.entry.label} against {compared[0].reference.label}", compared)
+        for row in carried
+        for compared in (row.beside(other.entry.name) for other in own)
+        if compared
+    ]
+    return [_compared_section("On the next problem", "next", beside, _NEXT, tables=(table,))]
+
+
+_NEXT = (
+    "What was carried over against each constant that was searched for on this study's children."
+)
+
+
+def _compared_section(
+    title: str,
+    name: str,
+    beside: Sequence[tuple[str, Sequence[Compared]]],
+    caption: str,
+    *,
+    tables: tuple[Table, ...] = (),
+) -> Section:
+    """Return a section with differences as tables and as a picture; without, where none is."""
+    if not beside:
+        return Section(title=title, tables=tables)
+    drawn = pictures.draw_differences(beside)
+    picture = Picture(name=name, png=drawn, caption=f"{caption} {_LINES}")
+    compared = tuple(_compared_table(beside, moment, title) for moment in MOMENTS)
+    return Section(title=title, tables=(*tables, *compared), pictures=(picture,))
+
+
+def why(rows: Sequence[Row]) -> list[Section]:
+    """Question 4: the schedule, the order, or the mean alone, against the policy itself."""
+    sections = []
+    for source in [row.entry for row in rows if isinstance(row.entry, Learned)]:
+        beside = [
+            (row.entry.label, row.beside(source.name))
+            for row in rows
+            if isinstance(row.entry, Replayed | MeanOf) and row.entry.of == source.name
+        ]
+        if beside:
+            caption = (
+                f"Against {source.label} itself. Its schedule played back on other children knows "
+                "the time, but not the child; its values shuffled know neither; its mean is one "
+                "constant. What is behind lacks something that the policy's scores come from."
+            )
+            title, name = f"Why: {source.label}", f"why-{source.name}"
+            sections.append(_compared_section(title, name, beside, caption))
+    return sections
+
+
+def course(rows: Sequence[Row]) -> list[Section]:
+    """Losses of all methods, and the values of those that change them."""
+    shown, moving = courses.with_chunks(rows), courses.changing(rows)
+    losses = Picture(
+        name="losses",
+        png=courses.draw_losses(shown) if shown else b"",
+        caption="Training and validation loss of each method, median and range of seeds (the "
+        "paper's Figure 9). Axes end alike, but where a method's losses are far above the others'.",
+    )
+    values = Picture(
+        name="values",
+        png=courses.draw_values(moving) if moving else b"",
+        caption="What each method that changes its values set, chunk by chunk, mean and range of "
+        "seeds, beside reward and scores of the chunks. DNI's strength is trained by the loss.",
+    )
+    drawn = tuple(picture for picture in (losses, values) if picture.png)
+    return [Section(title="The course of training", pictures=drawn)] if drawn else []
+
+
+def policies(rows: Sequence[Row]) -> list[Section]:
+    """What controllers learned, and how they came to it."""
+    learned = [row for row in courses.with_chunks(rows) if isinstance(row.entry, Learned)]
+    learning = [row for row in rows if isinstance(row.entry, Learned) and row.tuning]
+    acting = Picture(
+        name="policies",
+        png=courses.draw_policies(learned) if learned else b"",
+        caption="What frozen policies answer to the mean loss of the chunk before, by progress; "
+        "of several values their mean.",
+    )
+    coming = Picture(
+        name="learning",
+        png=courses.draw_learning(learning) if learning else b"",
+        caption="Each child that a controller learned on: mean reward and mean value of its "
+        f"chunks, and their means over {RECENT} children.",
+    )
+    drawn = tuple(picture for picture in (acting, coming) if picture.png)
+    return [Section(title="What the controllers learned", pictures=drawn)] if drawn else []

@@ -1,0 +1,48 @@
+"""What a reader of results must know before believing them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from trainer_service.study.report.audit import departs
+from trainer_service.study.results.provenance import COMMIT
+from trainer_service.study.results.results import Key, Phase, Result, Study
+
+
+def find_flags(study: Study, results: Sequence[Result]) -> dict[Key, list[str]]:
+    """Return what is odd about each result that has something odd, in words, by key."""
+    commit = _most(result.commit for result in results)
+    versions = _most(tuple(sorted(result.versions.items())) for result in results)
+    policies = {
+        method: _most(r.policy for r in results if r.is_judged and r.key.method == method)
+        for method in {r.key.method for r in results if r.is_judged}
+    }
+    found: dict[Key, list[str]] = {}
+    for result in sorted(results, key=lambda result: result.key):
+        words = []
+        if not result.is_intact:
+            words.append("was edited after it was written")
+        if departs(result, study, results):
+            words.append("was trained under another spec than the study plans")
+        if not result.commit:
+            words.append("was made by code without a commit")
+        elif not COMMIT.fullmatch(result.commit):
+            words.append("was made by what is no commit")
+        elif result.commit.endswith("+changes"):
+            words.append("was made by code with changes that are in no commit")
+        if result.commit != commit:
+            words.append("was made by another commit than most")
+        if tuple(sorted(result.versions.items())) != versions:
+            words.append("was made by other versions than most")
+        if result.key.phase is Phase.JUDGED and result.policy != policies[result.key.method]:
+            words.append("was decided by another policy than most of its method")
+        if words:
+            found[result.key] = words
+    return found
+
+
+def _most(things) -> object:  # type: ignore[no-untyped-def]
+    """Return what comes most often; of several, the one that sorts first."""
+    counts = Counter(things)
+    return min(counts, key=lambda thing: (-counts[thing], thing))

@@ -1,0 +1,1 @@
+"""Runs a study through the trainer services."""

@@ -1,0 +1,158 @@
+"""Live progress of a study: a bar for each method in a terminal, a line for each run elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from trainer_service.run import ChunkTrained, Event, Finished, Planned, StateChanged
+from trainer_service.study.results.results import Key
+
+
+class StudyProgress:
+    """Shows methods, and of each the loss, scores and values of the chunk that came last.
+
+    Thread-safe; a context manager.
+    """
+
+    def __init__(self, console: Console, planned: Mapping[str, tuple[str, int]]) -> None:
+        """Show all methods from the beginning.
+
+        Args:
+            console: where.
+            planned: of each method's name what it is called, and how many runs it has.
+        """
+        self._console = console
+        self._lock = threading.Lock()
+        self._bars = Progress(
+            TextColumn("{task.description:<12}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[last]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {
+            name: self._bars.add_task(label, total=total, start=False, last="")
+            for name, (label, total) in planned.items()
+        }
+        self._shares: dict[str, dict[Key, float]] = {name: {} for name in planned}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def trained(self, key: Key, trained: ChunkTrained, planned: int) -> None:
+        """A chunk of a run was trained."""
+        self._advance(key, trained.chunk.index / planned, _chunk_words(trained))
+
+    def finished(self, key: Key, finished: Finished) -> None:
+        """A run ended, now or before."""
+        scores = finished.scores
+        last = (
+            f"{key.phase} {key.index}: test F1 {scores.test_score_best:.3f} "
+            f"(last {scores.test_score_last:.3f})"
+        )
+        self._advance(key, 1.0, last)
+        if not self._console.is_terminal:
+            self._console.print(
+                f"{key.method:<20} {last} {finished.seconds:.0f} s", highlight=False
+            )
+
+    def _advance(self, key: Key, share: float, last: str) -> None:
+        task = self._tasks[key.method]
+        with self._lock:
+            shares = self._shares[key.method]
+            shares[key] = share
+            total = sum(shares.values())
+        self._bars.start_task(task)
+        self._bars.update(task, completed=total, last=last)
+
+
+class RunProgress:
+    """Shows one run: a bar of its chunks in a terminal, a line for each event elsewhere.
+
+    A context manager.
+    """
+
+    def __init__(self, console: Console, run_id: str) -> None:
+        """Show the run, of which nothing is known yet."""
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("chunks"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(run_id, total=None, last="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def happened(self, event: Event) -> None:
+        """Show an event; in a terminal, chunks move the bar and all others are lines above it."""
+        match event.what:
+            case ChunkTrained() as trained if self._console.is_terminal:
+                self._bar.update(
+                    self._task, completed=trained.chunk.index, last=_chunk_words(trained)
+                )
+                return
+            case Planned(chunks=chunks):
+                self._bar.update(self._task, total=chunks)
+        self._console.print(event_line(event), highlight=False, markup=False, soft_wrap=True)
+
+
+def event_line(event: Event) -> str:
+    """Return one event in words."""
+    match event.what:
+        case StateChanged(state=state, cause=cause):
+            return f"{state} {cause}".rstrip()
+        case Planned(chunks=chunks):
+            return f"{chunks} chunks planned"
+        case ChunkTrained() as trained:
+            return f"chunk {trained.chunk.index}: {_chunk_words(trained)}"
+        case Finished(scores=scores):
+            return f"test F1 {scores.test_score_best:.3f} (last {scores.test_score_last:.3f})"
+
+
+def _chunk_words(trained: ChunkTrained) -> str:
+    chunk = trained.chunk
+    values = " ".join(f"{name}={value:.2f}" for name, value in chunk.values.items())
+    loss = sum(chunk.losses) / len(chunk.losses)
+    scores = f"F1 train {chunk.training_score:.2f} val {chunk.validation_score:.2f}"
+    return f"loss {loss:.3f}  {scores}  {values}".rstrip()
