@@ -18,15 +18,20 @@ class Value:
     def __init__(self, name: str, devices: Iterable[torch.device]) -> None:
         """Start at 0, with a tensor on each of the model's devices."""
         self.name = name
-        self.number = 0.0
-        with torch.inference_mode(False):  # a run may start in it, and trains outside of it
-            self._tensors = {device: torch.zeros((), device=device) for device in devices}
+        self._devices = tuple(devices)
+        self.set(0.0)
 
     def set(self, number: float) -> None:
-        """Change it; waits for no device."""
+        """Change it; waits for no device.
+
+        The tensors are new ones: a backward pass to come may need those of the forward pass.
+        """
         self.number = number
-        for tensor in self._tensors.values():
-            tensor.fill_(number)
+        with torch.inference_mode(False):  # a run may start in it, and trains outside of it
+            self._tensors = {
+                device: torch.full((), number, dtype=torch.float32, device=device)
+                for device in self._devices
+            }
 
     def tensor(self, like: Tensor) -> Tensor:
         """Return the number as float32[] on the device of `like`."""

@@ -116,8 +116,10 @@ def test_alpha_dropout_keeps_mean_and_variance_when_compiled() -> None:
     assert float(y.var()) == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_new_value_recompiles_nothing() -> None:
-    """Twenty values run through one graph: dropout of the model, and added sites."""
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the import of inductor
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_a_new_value_recompiles_nothing(backend: str) -> None:
+    """Twenty values run through one graph, also those that are set before a backward pass."""
     torch.compiler.reset()
     model = network()
     steered = SteeredModel(
@@ -126,17 +128,34 @@ def test_a_new_value_recompiles_nothing() -> None:
         sites={"first": GaussianNoise("noise"), "head": Dropout("dropout")},
         drives={"dropout": "*"},
     )
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend=backend)
     torch._dynamo.utils.counters.clear()
     outputs = []
     for step in range(20):
         steered.apply({"dropout": 0.04 * step, "noise": 0.05 * step})
         outputs.append(compiled(torch.ones(4, 6)))
+        steered.apply({"dropout": 0.5, "noise": 0.5})
+        outputs[-1].sum().backward()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.compiler.reset()
 
     assert graphs == 1
     assert len({float(y.detach().sum()) for y in outputs}) == 20
+
+
+def test_a_compiled_rate_is_exact_under_a_default_of_half_precision() -> None:
+    """What stays is scaled by the rate itself, not by one of bfloat16."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = nn.Sequential(nn.Dropout(0.5))
+        steered = SteeredModel(model, [RATE])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    steered.apply({"dropout": 0.37})
+    y = torch.compile(model, backend="eager")(torch.ones(100))
+    torch.compiler.reset()
+
+    assert float(y.max()) == pytest.approx(1 / (1 - 0.37), rel=1e-6)
 
 
 def test_nothing_is_active_in_evaluation() -> None:
