@@ -5,6 +5,7 @@ None of it adds a key to the state dictionary.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import logging
 from collections import OrderedDict
@@ -25,8 +26,6 @@ _TAKES_APART = "__reduce_ex__"
 _COPIES = "__deepcopy__"
 _DRIVEN = "_driven_by_a_run"
 """In a module's namespace: its forward pass by a rate in a tensor, and the rate."""
-_OWN = "_forward_outside_of_runs"
-"""In a class: a copy of its forward pass, which is not replaced."""
 _TRACED = "_torchdynamo_inline"
 """In a function: what `torch.compile` traces in its place, in torch 2.6 to 2.14."""
 
@@ -138,23 +137,35 @@ def _let_graphs_read_tensors(cls: type[nn.Module]) -> None:
     Nobody else looks there: eager calls, TorchScript and wrappers of the user's get the class's
     own. It stays, and does nothing to modules that no run drives.
     """
-    owner = next(c for c in cls.__mro__ if "forward" in vars(c))
-    own = vars(owner)["forward"]
+    own = next(vars(c)["forward"] for c in cls.__mro__ if "forward" in vars(c))
     if isinstance(own, FunctionType) and not hasattr(own, _TRACED):
         name, defaults, closure = own.__name__, own.__defaults__, own.__closure__
-        setattr(owner, _OWN, FunctionType(own.__code__, own.__globals__, name, defaults, closure))
-        setattr(own, _TRACED, _forward)
+        copied = FunctionType(own.__code__, own.__globals__, name, defaults, closure)
+        setattr(own, _TRACED, _traced_for(copied))
+
+
+_own: Any = None
+"""In the globals of each copy of `_forward`: a copy of the forward pass that it stands for."""
+
+
+def _traced_for(own: FunctionType) -> FunctionType:
+    """Return `_forward` with `own` among its globals, where the compiler finds it.
+
+    A closure or defaults will not do: the compiler would guard those of the class's own in their
+    place. Nor will globals with a `__name__`: it would look into the module of that name.
+    """
+    names = {"__builtins__": builtins, "_DRIVEN": _DRIVEN, "_own": own}
+    return FunctionType(_forward.__code__, names, "_forward")
 
 
 def _forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
     """A forward pass that reads a driven module's rate from a tensor.
 
-    The attribute would be a constant of the graph. This needs no closure and no defaults: the
-    compiler would guard those of the class's own in their place.
+    The attribute would be a constant of the graph.
     """
     driven = getattr(module, _DRIVEN, None)
     if driven is None:
-        return getattr(module, _OWN)(*args, **kwargs)
+        return _own(module, *args, **kwargs)
     compiled, value = driven
     x: Tensor = args[0] if args else next(iter(kwargs.values()))
     return compiled(module, x, value.tensor(x)) if module.training else x

@@ -264,6 +264,34 @@ def test_dropout_that_no_run_drives_keeps_its_rate_when_compiled(is_in_run: bool
         assert float((y == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
 
 
+def test_dropout_is_itself_again_after_a_run_under_a_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, of no run, where an earlier run and one under a patch of the class drove others."""
+    SteeredModel(nn.Dropout(0.5), [RATE]).remove()
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Dropout, "forward", lambda _module, x: x * 100)
+        SteeredModel(nn.Dropout(0.5), [RATE]).remove()
+    y = torch.compile(nn.Dropout(0.5), backend="eager", fullgraph=True)(torch.ones(100))
+    torch.compiler.reset()
+
+    assert set(y.tolist()) == {0.0, 2.0}
+
+
+class Borrower(nn.Module):
+    """Has dropout's forward pass, and is none."""
+
+    p, inplace = 0.5, False
+    forward = nn.Dropout.forward
+
+
+def test_a_forward_pass_that_another_class_borrows_compiles_as_before() -> None:
+    """In one graph, by the rate of its own."""
+    SteeredModel(nn.Dropout(0.25), [RATE])
+    y = torch.compile(Borrower(), backend="eager", fullgraph=True)(torch.ones(100))
+    torch.compiler.reset()
+
+    assert set(y.tolist()) == {0.0, 2.0}
+
+
 @pytest.mark.parametrize("is_wrapped", [False, True])
 def test_a_graph_from_before_a_run_obeys_it_and_serves_again_afterwards(is_wrapped: bool) -> None:
     """Also where the user's own pass, around the module's, stands in the instance."""
