@@ -17,8 +17,9 @@ from tests.trainer_service.training.datasets.layouts import (
     write_fer2013_npz,
 )
 from trainer_service.cli.main import cli
+from trainer_service.training.datasets import load_images
 from trainer_service.training.datasets.catalog import CATALOG
-from trainer_service.training.spec import DATASETS
+from trainer_service.training.spec import DATASETS, TrainingSpec
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 """Where this project's checks find real data, beside the checkout; no part of it."""
@@ -106,6 +107,20 @@ def test_a_set_of_ones_own_has_nothing_to_be_compared_with(tmp_path: Path) -> No
     assert "no published counts" in shown
     assert "5 images are exact duplicates" in shown
     assert "6 images are blank" in shown
+
+
+def test_a_check_tells_what_is_drawn_from_training(tmp_path: Path) -> None:
+    """Where a split lacks, as many as a training loses to it; of splits that are there nothing."""
+    write_classes(tmp_path / "faces" / "train", images=17)
+    shown = run("check", "folder:faces", "--data", str(tmp_path))
+    assert "test: 11 drawn from training, 20%" in shown
+    assert "validation: 4 drawn from training, 10%" in shown
+
+    images = load_images(TrainingSpec(dataset="folder:faces", chunks=1), tmp_path)
+    assert (len(images.training), len(images.validation), len(images.test)) == (36, 4, 11)
+    for split in ("val", "test"):
+        write_classes(tmp_path / "faces" / split, images=1)
+    assert "drawn" not in run("check", "folder:faces", "--data", str(tmp_path))
 
 
 def test_a_check_brings_images_of_many_sizes_to_one(tmp_path: Path) -> None:

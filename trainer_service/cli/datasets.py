@@ -40,7 +40,10 @@ def datasets(context: click.Context) -> None:
         console.print(f"[bold]{name}[/bold]  {entry.title}", markup=True)
         for title in ("terms", "get", "put", "splits"):
             console.print(f"    {title + ':':8}{getattr(entry, title)}")
-    console.print("Where a set has no validation split, a share of training is drawn, by class.")
+    console.print(
+        "Where a set has no test split, a fifth of training is drawn, by class; where it has no "
+        "validation split, a share of the rest."
+    )
 
 
 @datasets.command()
@@ -54,9 +57,11 @@ def check(name: str, data: Path, image_size: int | None) -> None:
     """
     from trainer_service.training.datasets.catalog import CATALOG, read_stored
     from trainer_service.training.datasets.checks import find
+    from trainer_service.training.datasets.draws import drawn_counts
     from trainer_service.training.datasets.listing import in_words
     from trainer_service.training.datasets.pixels import with_sizes
-    from trainer_service.training.spec import TrainingSpec
+    from trainer_service.training.datasets.values import TEST
+    from trainer_service.training.spec import TEST_SHARE, TrainingSpec
 
     spec = TrainingSpec(dataset=name, image_size=image_size, chunks=1)  # checks both
     stored = read_stored(name, data)
@@ -65,6 +70,9 @@ def check(name: str, data: Path, image_size: int | None) -> None:
     with console.status("reading every image"):
         findings = find(stored)
     _show_counts(console, name, CATALOG[name.partition(":")[0]], stored, findings)
+    for split, count in drawn_counts(stored.splits, spec).items():
+        share = TEST_SHARE if split == TEST else spec.validation_share
+        console.print(f"{split}: {count:,} drawn from training, {share:.0%}")
     _show_oddities(console, findings)
     if stored.left_out:
         console.print(f"not read: {in_words(stored.left_out)}")

@@ -120,6 +120,8 @@ DATASETS = ("digits", "cifar10", "cifar100", "fer2013", "affectnet")
 """Data sets with a name of their own; the catalog says what they are."""
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 """A child's stages, named as a ResNet's; the output of each is a site of dropout and of noise."""
+TEST_SHARE = 0.2
+"""Of the training split, drawn by class where the data set has no test split."""
 RANGES = {"dropout": (0.0, 0.9), "noise": (0.0, 1.0)}
 """Bounds of the drop rate and of the noise's standard deviation (method.md)."""
 STRENGTH = "noise-strength"
@@ -148,7 +150,7 @@ class TrainingSpec:
     classes: int | None = None
     """Classes that are used, at least 2, drawn by the data seed; None for all."""
     validation_share: float = 0.1
-    """Of training, in (0, 1), drawn by class where the data set has no validation split."""
+    """Of training, less a test that is drawn, in (0, 1); drawn by class where none validates."""
     deduplicate: bool = False
     """Whether training loses what stands in validation or test, and validation what is in test."""
     training_size: int | None = None

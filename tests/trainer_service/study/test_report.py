@@ -69,6 +69,15 @@ def test_the_table_says_what_the_results_say(folder: ResultsFolder, report: Repo
     assert "| carried against search | " in text
 
 
+def test_it_tells_what_was_drawn_from_training(report: Report) -> None:
+    """A set without a test split loses a fifth of its training images to one."""
+    text = report.text.read_text()
+
+    assert "Where digits has no test split, 20% of its training images are drawn for it" in text
+    assert "no validation split, 10% of the rest. All others train; " in text
+    assert "all training images" not in text
+
+
 def test_the_page_begins_with_what_is_known(report: Report) -> None:
     """The highest mean, and verdicts against each reference at each moment."""
     short = report.text.read_text().split("## ")[1]

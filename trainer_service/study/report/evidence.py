@@ -11,16 +11,18 @@ from trainer_service.study.results.rows import MOMENTS, Compared, Row
 from trainer_service.study.results.series import RECENT, spent
 from trainer_service.study.results.statistics import Interval, Summary
 from trainer_service.study.spec import StudySpec
+from trainer_service.training.spec import TEST_SHARE
 
 INTERVALS = (
     "Differences are of pairs: both methods' children of a seed have the same split, initial "
     "weights and order of batches. The first interval is Student's t for this difference alone; "
     "the second holds for all differences of this report together (Bonferroni): at most one report "
     "in 20 has one that misses its truth. A method is ahead or behind where that one leaves out "
-    "zero, and seems so where only its own does, as one of 20 will that differ in nothing. The "
-    "bootstrap's (BCa) is too narrow for few seeds: on simulated studies, whose truth is known, it "
-    "held it in 85% of the cases with 5 seeds and in 89% with 10, Student's in 95%. What is not "
-    "told apart need not be equal: these seeds do not tell."
+    "zero, and seems so where only its own does, as one of 20 will that differ in nothing; fewer "
+    "than three seeds, or differences that are all the same, are too few to say. The bootstrap's "
+    "(BCa) is too narrow for few seeds: on simulated studies, whose truth is known, it held it in "
+    "85% of the cases with 5 seeds and in 89% with 10, Student's in 95%. What is not told apart "
+    "need not be equal: these seeds do not tell."
 )
 
 

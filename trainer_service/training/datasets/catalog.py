@@ -105,7 +105,7 @@ CATALOG: Mapping[str, Entry] = {
         get="yours",
         put="NAME/<class>/<image>, or NAME/{train,val,test}/<class>/<image>",
         splits="those that are there, in any case: train or training; val, valid, validation, dev "
-        "or eval; test or testing",
+        "or eval; test or testing; without a test, a fifth of training is drawn",
         read=read_folder,
     ),
     "npz": Entry(
@@ -114,7 +114,7 @@ CATALOG: Mapping[str, Entry] = {
         get="yours",
         put="NAME.npz: images uint8[n, h, w] or [n, h, w, 3], labels int[n], optionally split "
         "(train, validation, test) and class_names",
-        splits="those that are there",
+        splits="those that are there; without a test, a fifth of training is drawn",
         read=read_npz,
     ),
 }

@@ -5,6 +5,7 @@ All methods of a study have the same draws, since these depend on nothing but da
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,10 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Split, Stored
-from trainer_service.training.spec import TrainingSpec
-
-TEST_SHARE = 0.2
-"""Of all images, where a data set has no test split."""
+from trainer_service.training.spec import TEST_SHARE, TrainingSpec
 
 
 def draw_classes(stored: Stored, spec: TrainingSpec) -> Stored:
@@ -41,10 +39,19 @@ def _of_classes(split: Split, kept: np.ndarray) -> Split:
 def with_all_splits(splits: Mapping[str, Split], spec: TrainingSpec) -> dict[str, Split]:
     """Draw the splits that are not there from the training split, by class."""
     every = dict(splits)
-    for name, share in ((TEST, TEST_SHARE), (VALIDATION, spec.validation_share)):
-        if name not in every:
-            every[TRAIN], every[name] = _stratified(every[TRAIN], share, spec)
+    for name, count in drawn_counts(splits, spec).items():
+        every[TRAIN], every[name] = _stratified(every[TRAIN], count, spec)
     return every
+
+
+def drawn_counts(splits: Mapping[str, Split], spec: TrainingSpec) -> dict[str, int]:
+    """Return how many images each split that is not there draws from training, in this order."""
+    left, counts = len(splits[TRAIN]), {}
+    for name, share in ((TEST, TEST_SHARE), (VALIDATION, spec.validation_share)):
+        if name not in splits:
+            counts[name] = math.ceil(share * left)
+            left -= counts[name]
+    return counts
 
 
 def draw_subset(split: Split, spec: TrainingSpec) -> Split:
@@ -58,7 +65,7 @@ def draw_subset(split: Split, spec: TrainingSpec) -> Split:
     return drawn
 
 
-def _stratified(split: Split, second: float | int, spec: TrainingSpec) -> tuple[Split, Split]:
+def _stratified(split: Split, second: int, spec: TrainingSpec) -> tuple[Split, Split]:
     try:
         first, other = train_test_split(
             np.arange(len(split)),
