@@ -81,10 +81,20 @@ def test_holm_never_helps_a_claim(values: list[float]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "gaps",
+    [[0.1], [0.1, 0.1], [0.1, 0.1001], [0.1, 0.1, 0.1], [-0.1] * 8],
+)
+def test_too_few_pairs_have_no_verdict(gaps: list[float]) -> None:
+    """Of two seeds, or of equal differences, Student's interval may have no width at all."""
+    assert difference(gaps, [0.0] * len(gaps)).verdict is Verdict.TOO_FEW
+    assert difference([0.1, 0.101, 0.102], [0.0] * 3).verdict is Verdict.AHEAD
+    assert difference([0.0] * 8, [0.0] * 8).verdict is Verdict.OPEN, "the same under two names"
+
+
 def test_few_or_equal_pairs_are_told_as_such() -> None:
     """One seed has no interval; equal differences have one without width, and no test fails."""
     assert difference([0.5], [0.4]).student is None
-    assert difference([0.5], [0.4]).verdict is Verdict.OPEN
     same = difference([0.5, 0.6, 0.7], [0.4, 0.5, 0.6])
     assert same.student is not None
     assert same.student.low == same.student.high == pytest.approx(0.1)

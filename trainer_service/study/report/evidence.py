@@ -103,12 +103,14 @@ _SCORES = "Test macro F1 of each seed, and the mean, at the best validation epoc
 
 def _protocol(spec: StudySpec) -> str:
     training = spec.training
-    size = training.training_size or "all"
+    size = f"{training.training_size} of the others" if training.training_size else "All others"
     wrong = f", {training.label_noise:.0%} of them with a wrong label"
     noise = wrong if training.label_noise else ""
     length = f"{training.chunks} chunks" if training.chunks else f"{training.epochs} epochs"
     return (
-        f"{size} training images of {training.dataset}{noise}; {training.model} with "
+        f"Where {training.dataset} has no test split, {TEST_SHARE:.0%} of its training images are "
+        f"drawn for it; where it has no validation split, {training.validation_share:.0%} of the "
+        f"rest. {size} train{noise}; {training.model} with "
         f"{training.width:g} of its channels, from {training.start}; {length} of "
         f"{training.chunk_size} steps of {training.batch_size} images. Each method is judged on "
         f"{spec.seeds} fresh children; searches and controllers have trained {spec.budget} others "

@@ -32,6 +32,8 @@ LEVEL = 0.95
 """Of the intervals."""
 RESAMPLES = 9999
 """Of the bootstrap."""
+FEWEST = 3
+"""Seeds that a verdict needs."""
 NO_SPREAD = 1e-12
 """Differences within this are one and the same: rounding."""
 
@@ -44,6 +46,8 @@ class Verdict(StrEnum):
     SEEMS_AHEAD = "seems ahead"
     """Its own interval is, which among many comparisons happens by chance."""
     OPEN = "not told apart"
+    TOO_FEW = "too few seeds to say"
+    """Fewer than three, or differences that are all the same, whose interval has no width."""
     SEEMS_BEHIND = "seems behind"
     BEHIND = "behind"
 
@@ -83,6 +87,9 @@ class Difference:
     @property
     def verdict(self) -> Verdict:
         """What may be said of it beside all others of its family."""
+        own = self.student
+        if self.count < FEWEST or own is None or own.low == own.high != 0:
+            return Verdict.TOO_FEW
         for interval, above, below in (
             (self.joint, Verdict.AHEAD, Verdict.BEHIND),
             (self.student, Verdict.SEEMS_AHEAD, Verdict.SEEMS_BEHIND),
