@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -105,7 +106,9 @@ def simulate(folder: ResultsFolder, spec: StudySpec = STUDY) -> None:
             folder.add(result(child, course(entry, child.spec)))
         for seed in range(spec.seeds):
             child = _judged(study, spec, entry, seed, folder)
-            folder.add(result(child, course(entry, child.spec)))
+            # Without luck differences would be the same for all seeds.
+            luck = np.random.default_rng([crc32(entry.name.encode()), seed]).normal(0, 1e-4)
+            folder.add(result(child, course(entry, child.spec), noise=luck))
 
 
 def course(entry: Entry, spec: RunSpec) -> Rates:
