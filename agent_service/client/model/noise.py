@@ -38,12 +38,13 @@ def gaussian_noise(x: Tensor, deviation: Value) -> Tensor:
 
 
 def elements(module: Any, x: Tensor, rate: Tensor) -> Tensor:
-    """Drop each element, with the masks that a compiled nn.Dropout draws.
+    """Drop each element, as nn.Dropout does.
 
-    The formula is that of torch's own decomposition of `native_dropout`: at the same rate a
-    training ends with the same weights, steered or not.
+    The formula is that of torch's own decomposition of `native_dropout`: under the backend
+    `inductor`, in float32, a training at the same rate ends with the same weights, steered or not;
+    under others, and in other types, the masks differ.
     """
-    stays = torch.rand_like(x) > rate
+    stays = torch.rand_like(x, dtype=torch.float32) > rate
     return _in_place(module, x, stays * x * (1.0 / (1.0 - rate)))
 
 
@@ -81,12 +82,17 @@ def _in_place(module: Any, x: Tensor, dropped: Tensor) -> Tensor:
 def _masked(x: Tensor, rate: Tensor, shape: Sequence[int], *, is_scaled: bool = True) -> Tensor:
     keep = 1.0 - rate
     kept = x / keep if is_scaled else x
-    return torch.where(torch.rand(shape, device=x.device) < keep, kept, 0.0)
+    return torch.where(_uniform(x, shape) < keep, kept, 0.0)
 
 
 def _alpha_masked(x: Tensor, rate: Tensor, shape: Sequence[int]) -> Tensor:
     """Self-normalizing dropout (Klambauer et al. 2017): mean and variance stay what they were."""
     keep = 1.0 - rate
     scale = (keep + _SELU**2 * keep * rate) ** -0.5
-    stays = torch.rand(shape, device=x.device) < keep
+    stays = _uniform(x, shape) < keep
     return scale * torch.where(stays, x, _SELU) - scale * _SELU * rate
+
+
+def _uniform(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Draw from [0, 1), in float32 whatever the default is: bfloat16 has but 256 such numbers."""
+    return torch.rand(shape, dtype=torch.float32, device=x.device)

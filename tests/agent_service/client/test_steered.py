@@ -143,19 +143,66 @@ def test_a_new_value_recompiles_nothing(backend: str) -> None:
     assert len({float(y.detach().sum()) for y in outputs}) == 20
 
 
-def test_a_compiled_rate_is_exact_under_a_default_of_half_precision() -> None:
-    """What stays is scaled by the rate itself, not by one of bfloat16."""
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        model = nn.Sequential(nn.Dropout(0.5))
-        steered = SteeredModel(model, [RATE])
-    finally:
-        torch.set_default_dtype(torch.float32)
-    steered.apply({"dropout": 0.37})
-    y = torch.compile(model, backend="eager")(torch.ones(100))
+def test_modules_alone_take_any_number_of_values_in_one_graph() -> None:
+    """Of an encoder layer, whose attention hands its rate to a function."""
+    torch.compiler.reset()
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    steered = SteeredModel(layer, [RATE], drives={"dropout": "*:p"})
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch._dynamo.utils.counters.clear()
+    for step in range(10):
+        steered.apply({"dropout": 0.05 * step})
+        compiled(torch.ones(4, 5, 8))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.compiler.reset()
 
-    assert float(y.max()) == pytest.approx(1 / (1 - 0.37), rel=1e-6)
+    assert (graphs, layer.self_attn.dropout) == (1, 0.1)
+
+
+@pytest.mark.parametrize("make", [nn.Dropout, nn.Dropout1d, nn.AlphaDropout])
+def test_a_compiled_rate_is_exact_under_a_default_of_half_precision(
+    make: Callable[[float], nn.Module],
+) -> None:
+    """The share that is dropped, and the scale of what stays; bfloat16 rounds what is kept to 1."""
+    torch.manual_seed(0)
+    model, rate = nn.Sequential(make(0.5)), 0.0015
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        SteeredModel(model, [RATE]).apply({"dropout": rate})
+        y = torch.compile(model, backend="eager")(torch.ones(400, 400, 1, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.compiler.reset()
+
+    assert dropped(y) == pytest.approx(rate, abs=0.0005)
+    if make is not nn.AlphaDropout:
+        assert float(y.max()) == pytest.approx(1 / (1 - rate), rel=1e-6)
+
+
+def test_a_compiled_rate_of_0_drops_nothing_in_half_precision() -> None:
+    """One in 256 of bfloat16's random numbers is 0."""
+    ones = torch.ones(100, 100, dtype=torch.bfloat16)
+    model = nn.Sequential(nn.Dropout(0.5))
+    SteeredModel(model, [RATE]).apply({"dropout": 0.0})
+    y = torch.compile(model, backend="eager")(ones)
+    torch.compiler.reset()
+
+    assert torch.equal(y, ones)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the import of inductor
+def test_compiled_dropout_draws_the_masks_of_an_unsteered_one() -> None:
+    """At the same rate and seed, in float32 under torch's default backend."""
+    steered, own = nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.37))
+    SteeredModel(steered, [RATE]).apply({"dropout": 0.37})
+    outputs = []
+    for model in (steered, own):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        outputs.append(torch.compile(model, backend="inductor")(torch.ones(50, 50)))
+    torch.compiler.reset()
+
+    assert torch.equal(*outputs)
 
 
 def test_nothing_is_active_in_evaluation() -> None:
