@@ -85,7 +85,7 @@ def _run() -> None:
 @contextmanager
 def _service(name: str, options: list[str]) -> Iterator[tuple[str, str]]:
     """Start a service on free ports; give its addresses, and end it afterwards."""
-    command = [sys.executable, "-c", f"from {name}_service.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", f"from {name}_service.cli.main import main; main()", "serve"]
     command += ["--listen", "127.0.0.1:0", "--metrics-port", "0", *options]
     with (OUTPUT / f"{name}.log").open("w") as log:
         # Not in the terminal's group: on Ctrl-C the study cancels its runs first.

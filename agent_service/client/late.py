@@ -83,6 +83,7 @@ class LateRun(Run):
             return
         if begun is not None:
             super().__init__(**begun)
+            self._has_reported = True  # a score that fails is no first one, which would raise
             log.warning("the agent is back; %s begins", named(self.run_id))
 
     def _finish(self, *end: Any, **how: Any) -> None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from agent_service.client.model.steered import SteeredModel
 log = logging.getLogger("agent_service.client")
 
-ROUNDING = 1e-6
-"""How far outside [0, 1] rounding may put a score, as float32 does a mean."""
+ROUNDING = 1e-3
+"""How far outside [0, 1] rounding may put a score, as half precision does a mean."""
 
 
 class Run:
@@ -262,7 +262,7 @@ class Run:
     def _training_score(self) -> float:
         if self._tally is None:
             return sum(map(float, self._scores)) / len(self._scores)
-        return float(self._score(self._tally.value))
+        return float(self._score(_value_of, self._tally))
 
     def _validation_score(self, validation: Any) -> float:
         if isinstance(validation, SupportsFloat):
@@ -279,7 +279,7 @@ class Run:
         finally:
             # A generator, such as `Validation.of`, gives the model its modes back at its end.
             getattr(validation, "close", lambda: None)()
-        return float(self._score(tally.value))
+        return float(self._score(_value_of, tally))
 
     @by_name
     def report_chunk(
@@ -307,7 +307,7 @@ class Run:
 
     def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
         """Report a chunk with a ready reward, for controllers whose reward is `given`."""
-        values = self._report(losses, lambda: (reward,))
+        values = self._report(losses, lambda: (reward,), count=1)
         self.drop_chunk()
         return values
 
@@ -316,19 +316,22 @@ class Run:
         losses: Sequence[float],
         feedback: Callable[[], Sequence[float]],
         *,
+        count: int = 2,
         applied: Mapping[str, float] | None = None,
         chunk: int | None = None,
     ) -> dict[str, float]:
-        """Report a chunk; `feedback` makes its two scores or its reward, once the losses are well.
+        """Report a chunk; `feedback` makes its two scores or its reward, where the losses are well.
 
-        Where several processes train, all of them decide from the same means.
+        Where several processes train, all of them decide from the same means: each tells all its
+        numbers at once, so that one whose feedback fails has told nothing.
         """
         if self._is_idle:
             return self.hyperparameters
         try:
-            losses = self._delivery.joined(losses)
+            own = [math.nan] * count if self._guard.ends(losses) else feedback()
+            numbers = self._delivery.joined([*losses, *own])
+            losses, told = numbers[:-count], numbers[-count:]
             if not self._diverges(losses):
-                told = self._delivery.joined(feedback())
                 request = self._request(losses, told, applied=applied, chunk=chunk)
                 if request is not None:
                     self.send(request)
@@ -537,6 +540,14 @@ def _rounded(score: float) -> float:
     """Return the nearest score in [0, 1] where only rounding left that; others as they are."""
     nearest = min(max(score, 0.0), 1.0)
     return nearest if abs(score - nearest) <= ROUNDING else score
+
+
+def _value_of(tally: Tally) -> float:
+    """Return the score that was made; raises InvalidArgument where it is outside [0, 1]."""
+    score = tally.value()
+    if not 0 <= _rounded(score) <= 1 and math.isfinite(score):
+        raise invalid("score", f"gave {score}; let it give one in [0, 1], larger is better")
+    return score
 
 
 def _no_validation(given: object) -> TypeError:

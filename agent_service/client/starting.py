@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent_service.client.connection.calls import Calls
@@ -112,23 +113,31 @@ class Starting:
     def begin(self, start: Start) -> Run:
         """Start a run, or go on with it; raises as `AgentClient.run` says."""
         own = AgentDelivery(self._calls, self._stub, start.when_away, self._presence)
-        delivery, once = (own, _here) if start.model is None else _among_ranks(own, start)
+        if start.model is None:
+            return self._begin(start, own, own, _here)
+        from agent_service.client.model.ranks import Ranks, SharedDelivery, are_several
+
+        if not are_several():
+            return self._begin(start, own, own, _here)
+        ranks = Ranks(start.name)
         try:
-            own.run_id = start.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
-            return self._begin(start, own, delivery, once)
+            return self._begin(start, own, SharedDelivery(own, ranks), ranks.of_rank_0)
         except Apart as error:
+            ranks.leave()
             log.warning(
                 "%s does not begin, and the training goes on without the agent: %s",
                 named(own.run_id or start.name),
                 error,
             )
-        delivery.flush()  # so that no other rank waits for this one
-        never = LateRun(delivery, run_id=own.run_id or start.name, begin=lambda: None)
+        except BaseException:
+            ranks.leave()
+            raise
+        never = LateRun(own, run_id=own.run_id or start.name, begin=lambda: None)
         never.is_finished = True
         return never
 
     def _begin(self, start: Start, own: AgentDelivery, delivery: Delivery, once: Once) -> Run:
-        run_id = own.run_id
+        run_id = own.run_id = start.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
         beginning = _Beginning(start, run_id, own, delivery, once)
         try:
             return Run(**beginning.arguments())
@@ -180,10 +189,16 @@ class _Beginning:
         values = None if start.when_away is None else start.when_away.values
         is_held = values is not None and isinstance(start.controller, ControllerSpec)
         ask = self._own.send if is_held else self._own.ask
-        spec = once(lambda: self._spec(ask))
+        spec = start.controller
+        if isinstance(spec, str):
+            spec = once(partial(self._found, spec, ask))
+        self._check_held(spec)
         self._own.names = frozenset(h.name for h in spec.hyperparameters)
         model = None if start.model is None else _connected(start.model, start, spec)
         try:
+            if isinstance(start.controller, ControllerSpec):
+                # Not before: one that does not fit the model would keep its name.
+                once(lambda: _answered(ask(_creation(spec))))
             first = once(lambda: _answered(ask(_request(start, spec, self._run_id))))
             newest = first
             if first is not None and start.run_id is not None:
@@ -204,20 +219,13 @@ class _Beginning:
             "first_action": first,
         }
 
-    def _spec(self, ask: Callable[[Any], Any]) -> ControllerSpec:
-        """Return the spec of a controller that is there, or will be before its run is."""
-        controller = self._start.controller
-        if isinstance(controller, str):
-            found = ask(pb.GetControllerRequest(name=controller)).controller
-            try:
-                spec = convert.spec_from_message(found.spec)
-            except InvalidArgument as error:
-                raise Failed(f"the agent answered with a controller of no use: {error}") from error
-            self._check_held(spec)
-            return spec
-        self._check_held(controller)
-        _answered(ask(pb.CreateControllerRequest(spec=convert.spec_to_message(controller))))
-        return controller
+    def _found(self, name: str, ask: Callable[[Any], Any]) -> ControllerSpec:
+        """Return the spec of a controller that is there."""
+        found = ask(pb.GetControllerRequest(name=name)).controller
+        try:
+            return convert.spec_from_message(found.spec)
+        except InvalidArgument as error:
+            raise Failed(f"the agent answered with a controller of no use: {error}") from error
 
     def _check_held(self, spec: ControllerSpec) -> None:
         """Check what the run begins under where the agent is away, also where it is there."""
@@ -242,6 +250,10 @@ def _answered(response: Any) -> pb.Action | None:
     if isinstance(response, Lost):
         raise FailedPrecondition("the run cannot begin: what was held for it is refused")
     return getattr(response, "action", None)
+
+
+def _creation(spec: ControllerSpec) -> pb.CreateControllerRequest:
+    return pb.CreateControllerRequest(spec=convert.spec_to_message(spec))
 
 
 def _request(start: Start, spec: ControllerSpec, run_id: str) -> pb.StartRunRequest:
@@ -276,13 +288,3 @@ def _connected(
 
 def _here(make: Callable[[], Any]) -> Any:
     return make()
-
-
-def _among_ranks(delivery: Delivery, start: Start) -> tuple[Delivery, Once]:
-    """Return the delivery, and what makes a value once, for all ranks of a training."""
-    from agent_service.client.model.ranks import Ranks, SharedDelivery, are_several
-
-    if not are_several():
-        return delivery, _here
-    ranks = Ranks(start.name)
-    return SharedDelivery(delivery, ranks), ranks.of_rank_0

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from agent_service.app import verify_store
@@ -191,8 +192,8 @@ def test_the_learner_loads_torch_when_a_controller_learns(tmp_path: Path) -> Non
 
 def has_opened_its_store(agent: AgentProcess) -> bool:
     """Whether the learner has; from then on it looks for full rollouts."""
-    opened = [fd for pid in learners(agent) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-    return any(os.path.realpath(fd).endswith("agent.db") for fd in opened)
+    opened = (file for pid in learners(agent) for file in psutil.Process(pid).open_files())
+    return any(file.path.endswith("agent.db") for file in opened)
 
 
 def holds_torch(agent: AgentProcess) -> bool:

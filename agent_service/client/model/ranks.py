@@ -6,10 +6,12 @@ import contextlib
 import json
 import logging
 import pickle
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from torch import distributed
 from torch.distributed import distributed_c10d
@@ -30,6 +32,8 @@ _LEFT = "left"
 
 _begun: Counter[str] = Counter()
 """How many runs of each name this process has begun: each has keys of its own."""
+_open: WeakValueDictionary[str, Ranks] = WeakValueDictionary()
+"""The newest run of each name."""
 
 
 def are_several() -> bool:
@@ -58,19 +62,39 @@ class Ranks:
     """
 
     def __init__(self, name: str) -> None:
-        """Join the other ranks that begin a run of the same name."""
-        _begun[name] += 1
+        """Join the other ranks that begin a run of the same name.
+
+        Raises:
+            InvalidArgument: another thread has one open, so that ranks may begin them in different
+                orders.
+        """
+        newest = _open.get(name)
+        self._thread = threading.get_ident()
+        if newest is not None and newest._store is not None and newest._thread != self._thread:
+            raise invalid(
+                "run_id", f"another thread has a run of {name!r} open; give each an id of its own"
+            )
         store: Any = distributed_c10d._get_default_store()
-        self._store = distributed_c10d.PrefixStore(
-            f"reinforced-regularization/{name}/{_begun[name]}", store
-        )
+        self._store: Any = self._next_place(name, store)
         self._seconds = min(MEETING_SECONDS, store.timeout.total_seconds() / 2)
         self.rank = distributed.get_rank()
         self._others = range(1, distributed.get_world_size())
         self._name = name
         self._meetings = 0
-        self._read: list[str] = []
-        """Keys of results, which all ranks have read once they come to the next meeting."""
+        self._told: list[str] = []
+        """Keys of the last meeting, which all ranks have read once they come to the next one."""
+        _open[name] = self
+
+    @staticmethod
+    def _next_place(name: str, store: Any) -> Any:
+        """Return where this run's ranks meet: after those that some rank has left already."""
+        while True:
+            _begun[name] += 1
+            place = distributed_c10d.PrefixStore(
+                f"reinforced-regularization/{name}/{_begun[name]}", store
+            )
+            if not place.check([_LEFT]):
+                return place
 
     def of_rank_0(self, make: Callable[[], T]) -> T:
         """Return on every rank what `make` returns on rank 0, where alone it runs; raise likewise.
@@ -78,8 +102,7 @@ class Ranks:
         Raises:
             Apart: the ranks did not meet.
         """
-        self._meetings += 1
-        return self._told_by_rank_0(make)
+        return self._meet("value", [], lambda _told: make())
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
         """Return the mean of each number over all ranks.
@@ -88,48 +111,48 @@ class Ranks:
             Apart: the ranks did not meet.
             InvalidArgument: they do not give equally many numbers.
         """
-        self._meetings += 1
-        own = [float(number) for number in numbers]
-        if self.rank:
-            self._tell(self._key(self.rank), json.dumps(own))
-        return self._told_by_rank_0(lambda: self._mean(own))
+        return self._meet("mean", [float(number) for number in numbers], _mean)
 
     def leave(self) -> None:
-        """Let nobody wait for this rank any more."""
-        with contextlib.suppress(RuntimeError):  # whoever serves the store has ended
-            self._store.set(_LEFT, str(self.rank))
+        """Let nobody wait for this rank any more.
 
-    def _told_by_rank_0(self, make: Callable[[], T]) -> T:
-        key = self._key("result")
+        The store is let go of: a process group that the script makes next is to have another.
+        """
+        store, self._store = self._store, None
+        if store is not None:
+            with contextlib.suppress(RuntimeError):  # whoever serves the store has ended
+                store.set(_LEFT, str(self.rank))
+
+    def _meet(self, kind: str, own: list[float], make: Callable[[list[list[float]]], T]) -> T:
+        """Return on every rank what rank 0 makes of what each of them tells."""
+        if self._store is None:
+            raise Apart("this rank has left it")
+        self._meetings += 1
+        place = f"{self._meetings}/{kind}"
+        keys = [f"{place}/{rank}" for rank in self._others]
         if self.rank:
-            (told,) = self._wait([key])
+            self._set(keys[self.rank - 1], json.dumps(own))
+            (told,) = self._wait([place])
             result, error = pickle.loads(told)
         else:
-            result, error = _tried(make)
-            self._tell(key, pickle.dumps((result, error)))
-            self._read.append(key)
+            others = [json.loads(numbers) for numbers in self._wait(keys)]
+            self._forget_told()
+            result, error = _tried(lambda: make([own, *others]))
+            self._set(place, pickle.dumps((result, error)))
+            self._told = [place, *keys]
         if error is not None:
             raise error
         given: T = result
         return given
 
     @_apart()
-    def _tell(self, key: str, told: Any) -> None:
+    def _set(self, key: str, told: Any) -> None:
         self._store.set(key, told)
 
     @_apart()
-    def _mean(self, own: Sequence[float]) -> list[float]:
-        keys = [self._key(rank) for rank in self._others]
-        told = [own, *map(json.loads, self._wait(keys))]
-        for key in (*self._read, *keys):  # the store is in the memory of one of the ranks
+    def _forget_told(self) -> None:
+        for key in self._told:  # the store is in the memory of one of the ranks
             self._store.delete_key(key)
-        self._read.clear()
-        if len({len(numbers) for numbers in told}) > 1:
-            raise invalid("losses", "the ranks of the training give different numbers of them")
-        return [sum(numbers) / len(told) for numbers in zip(*told, strict=True)]
-
-    def _key(self, of: object) -> str:
-        return f"{self._meetings}/{of}"
 
     @_apart()
     def _wait(self, keys: list[str]) -> list[bytes]:
@@ -147,12 +170,16 @@ class Ranks:
                 raise Apart(f"rank {left} has left it; let all ranks report equally many chunks")
             if waited > self._seconds:
                 raise Apart(
-                    f"{self._missing(keys)} did not come within {self._seconds:.0f} s; begin a run "
-                    "on every rank, and let all of them train equally many steps"
+                    f"{self._missing(keys)} did not come within {self._seconds:.0f} s; begin the "
+                    "run and report its chunks on every rank, after equally many steps"
                 )
             if waited > QUIET_SECONDS and not is_said:
                 is_said = True
-                log.warning("%s waits for %s", named(self._name), self._missing(keys))
+                log.warning(
+                    "%s waits for %s: does every rank begin the run, and report its chunks?",
+                    named(self._name),
+                    self._missing(keys),
+                )
             time.sleep(min(0.0005 + waited / 4, 0.05))
         return [self._store.get(key) for key in keys]
 
@@ -163,6 +190,12 @@ class Ranks:
         told = zip(self._others, keys, strict=True)
         missing = [str(rank) for rank, key in told if not self._store.check([key])]
         return f"rank {', '.join(missing[:10])}"
+
+
+def _mean(told: list[list[float]]) -> list[float]:
+    if len({len(numbers) for numbers in told}) > 1:
+        raise invalid("losses", "the ranks of the training give different numbers of them")
+    return [sum(numbers) / len(told) for numbers in zip(*told, strict=True)]
 
 
 def _tried(make: Callable[[], T]) -> tuple[T | None, AgentError | None]:

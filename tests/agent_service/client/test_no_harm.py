@@ -16,7 +16,7 @@ import torch
 from google.rpc import error_details_pb2, status_pb2
 from torch import nn
 
-from agent_service.client import AgentClient, Hold, Limits, Outcome, Run, Scores
+from agent_service.client import AgentClient, Hold, Hyperparameter, Limits, Outcome, Run, Scores
 from agent_service.client import delivery as delivery_module
 from agent_service.client.connection import calls
 from agent_service.client.limits import Guard
@@ -148,13 +148,13 @@ def test_a_chunk_that_cannot_be_reported_is_dropped(client: AgentClient) -> None
 def test_scores_that_rounding_puts_outside_their_range_are_at_its_ends(
     client: AgentClient,
 ) -> None:
-    """As float32 does a mean; whatever is farther outside is a mistake of the script."""
+    """As half precision does a mean; what is farther outside is a mistake of the script."""
     client.create_controller(spec())
     with client.run("c", run_id="r") as run:
-        for training, validation in ((1.0 + 1e-7, -1e-9), (-1e-7, 1.0 + 1e-6)):
+        for training, validation in ((1.0009765625, -1e-9), (-1e-7, 1.0 + 1e-6)):
             run.report_chunk([1.0] * 4, training_score=training, validation_score=validation)
         steps(run, 1.0, 1.0, 1.0, 1.0)
-        for outside in (1.0 + 3e-6, -3e-6):
+        for outside in (1.002, -0.002):
             with pytest.raises(InvalidArgument, match=r"scores\.validation"):
                 run.report(outside)
 
@@ -450,6 +450,17 @@ def test_an_absent_agent_draws_nothing_of_the_trainings_random_numbers(
         chunk(run)
 
     assert states() == before
+
+
+def test_a_controller_that_does_not_fit_the_model_is_not_made(client: AgentClient) -> None:
+    """Its name is free for the spec that is meant."""
+    drawn = [Hyperparameter(name="dropout", low=0.0, high=high) for high in (1.5, 0.5)]
+    wrong, right = (spec(hyperparameters=(one,)) for one in drawn)
+    with pytest.raises(InvalidArgument, match="dropout"):
+        client.run(wrong, model=network())
+
+    with client.run(right, model=network()) as run:
+        assert run.hyperparameters.keys() == {"dropout"}
 
 
 def test_values_that_nobody_decided_are_reported_as_the_trainings_own() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -143,7 +144,7 @@ distributed.init_process_group(
     timeout=datetime.timedelta(seconds=16),  # ranks wait for each other half as long
 )
 model = nn.Dropout(0.1)
-steps = {"leaves": (8, 4), "waits": (8, 4), "alone": (8, 0)}.get(how, (6, 4))[rank]
+steps = {"leaves": (8, 4), "waits": (8, 4)}.get(how, (6, 4))[rank]
 
 def train(run):
     for _ in range(steps):
@@ -160,9 +161,8 @@ def train(run):
     assert how in ("ends", "raises") or rank or (run.is_finished and model.p == 0.1)
 
 with AgentClient(address) as agent:
-    if steps:
-        with agent.run("c", run_id="r", model=model, when_away=None) as run:
-            train(run)
+    with agent.run("c", run_id="r", model=model, when_away=None) as run:
+        train(run)
 distributed.barrier()  # as in the other script
 """
 
@@ -175,7 +175,6 @@ distributed.barrier()  # as in the other script
         pytest.param("raises", [None, 1], pb.OUTCOME_TERMINATED, 1, id="by one's exception"),
         pytest.param("leaves", [0, 0], pb.OUTCOME_TRUNCATED, 1, id="one chunk early"),
         pytest.param("waits", [0, 0], pb.OUTCOME_TRUNCATED, 1, id="in the script's collective"),
-        pytest.param("alone", [0, 0], pb.OUTCOME_TRUNCATED, 0, id="begun on one alone"),
     ],
 )
 def test_ranks_part_and_the_training_goes_on(
@@ -204,6 +203,66 @@ def test_ranks_part_and_the_training_goes_on(
         for rank in ranks:
             rank.kill()
             rank.wait()
+
+
+APART = """
+import datetime, sys
+from torch import distributed, nn, tensor
+from agent_service.client import AgentClient
+
+rank, address, store = int(sys.argv[1]), *sys.argv[2:]
+distributed.init_process_group(
+    "gloo",
+    init_method=f"file://{store}",
+    rank=rank,
+    world_size=2,
+    timeout=datetime.timedelta(seconds=16),
+)
+model = nn.Dropout(0.1)
+
+def batches(fails):
+    if fails:
+        raise OSError
+    yield tensor([[1.0, 0.0]]), tensor([1])
+
+with AgentClient(address) as agent:
+    if rank == 0:
+        with agent.run("c", model=model, when_away=None) as alone:
+            assert alone.is_finished and model.p == 0.1
+    distributed.barrier()
+    with agent.run("c", model=model, when_away=None) as run:
+        for _ in range(4):
+            run.step(0.9, tensor([[1.0, 0.0]]), tensor([0]))
+        try:
+            run.report(batches(fails=rank == 1))
+        except OSError:
+            run.report(batches(fails=False))
+    print(run.run_id)
+assert run._delivery._ranks._store is None  # it would be found by the script's next process group
+distributed.barrier()
+"""
+
+
+def test_ranks_find_each_other_again(served: ServedAgent, client: AgentClient) -> None:
+    """After a run that one began alone, and where what one reports fails at first."""
+    client.create_controller(spec())
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", APART]
+        ranks = [
+            subprocess.Popen(
+                [*command, str(rank), served.address, f"{folder}/store"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+        first, second = (rank.communicate(timeout=90)[0] for rank in ranks)
+
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert first == second
+    (t,) = client.transitions(run_id=first.strip())
+    assert (t.scores.training, t.scores.validation) == (1.0, 0.0)
+    assert list(t.next_state) == pytest.approx([0.9] * 4)
 
 
 LATE = """
