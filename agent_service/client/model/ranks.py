@@ -6,12 +6,10 @@ import contextlib
 import json
 import logging
 import pickle
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 from torch import distributed
 from torch.distributed import distributed_c10d
@@ -32,8 +30,6 @@ _LEFT = "left"
 
 _begun: Counter[str] = Counter()
 """How many runs of each name this process has begun: each has keys of its own."""
-_open: WeakValueDictionary[str, Ranks] = WeakValueDictionary()
-"""The newest run of each name."""
 
 
 def are_several() -> bool:
@@ -62,18 +58,7 @@ class Ranks:
     """
 
     def __init__(self, name: str) -> None:
-        """Join the other ranks that begin a run of the same name.
-
-        Raises:
-            InvalidArgument: another thread has one open, so that ranks may begin them in different
-                orders.
-        """
-        newest = _open.get(name)
-        self._thread = threading.get_ident()
-        if newest is not None and newest._store is not None and newest._thread != self._thread:
-            raise invalid(
-                "run_id", f"another thread has a run of {name!r} open; give each an id of its own"
-            )
+        """Join the other ranks that begin a run of the same name, in the same order."""
         store: Any = distributed_c10d._get_default_store()
         self._store: Any = self._next_place(name, store)
         self._seconds = min(MEETING_SECONDS, store.timeout.total_seconds() / 2)
@@ -83,7 +68,6 @@ class Ranks:
         self._meetings = 0
         self._told: list[str] = []
         """Keys of the last meeting, which all ranks have read once they come to the next one."""
-        _open[name] = self
 
     @staticmethod
     def _next_place(name: str, store: Any) -> Any:
