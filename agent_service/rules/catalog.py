@@ -28,7 +28,7 @@ from agent_service.domain.store import (
     Usage,
 )
 from agent_service.rules.capacity import DEFAULT, Capacity
-from agent_service.rules.lookups import found_controller, found_policy, found_run
+from agent_service.rules.lookups import CREATE_IT, found_controller, found_policy, found_run
 from agent_service.rules.warm_start import adopted_policy, with_version
 
 
@@ -125,7 +125,7 @@ class Catalog:
         """Return a controller and its counts; raises NotFound."""
 
         def work(session: Session) -> tuple[Controller, Usage]:
-            controller = found_controller(session, name)
+            controller = found_controller(session, name, fix=CREATE_IT)
             return controller, session.usage(controller)
 
         return self._store.read(work)

@@ -7,12 +7,15 @@ from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.domain.runs import Controller, Decision, Run
 from agent_service.domain.store import PolicyVersion, Session
 
+CREATE_IT = "; create it first, or in a script give its spec in place of its name"
+"""For who begins a run; others look at one that they take to be there."""
 
-def found_controller(session: Session, name: str) -> Controller:
-    """Return a controller that is not deleted; raises NotFound."""
+
+def found_controller(session: Session, name: str, *, fix: str = "") -> Controller:
+    """Return a controller that is not deleted; raises NotFound, with the fix."""
     controller = session.find_controller(name)
     if controller is None or controller.is_deleted:
-        raise NotFound(f"no controller {quoted(name)}; create it first")
+        raise NotFound(f"no controller {quoted(name)}{fix}")
     return controller
 
 
@@ -28,7 +31,7 @@ def found_run(session: Session, run_id: str) -> Run:
     """Return a run; raises NotFound, also where it was pruned."""
     run = session.find_run(run_id)
     if run is None:
-        raise NotFound(f"no run {quoted(run_id)}; start it first")
+        raise NotFound(f"no run {quoted(run_id)}")
     if run.archive is not None:
         raise NotFound(f"run {run_id!r} was pruned: it is in the archive file {run.archive}")
     return run

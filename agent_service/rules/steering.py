@@ -37,7 +37,7 @@ from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Decider, Observer, Policies, Session, Situation, Store, T
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.final_scores import learn_from_end
-from agent_service.rules.lookups import found_controller, found_run, stored_decision
+from agent_service.rules.lookups import CREATE_IT, found_controller, found_run, stored_decision
 from agent_service.rules.policies import PolicyCache
 from agent_service.rules.starts import other_start, pinned_version
 
@@ -139,7 +139,7 @@ class Steering:
                     f"run {start.run_id!r} is there with another start: {other}; choose another id"
                 )
             return stored_decision(session, run, 1)
-        controller = found_controller(session, start.controller)
+        controller = found_controller(session, start.controller, fix=CREATE_IT)
         check_plan(start, controller.spec)
         mode = start.mode or controller.mode
         if mode is Mode.LEARNING and controller.mode is Mode.FROZEN:

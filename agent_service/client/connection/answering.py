@@ -51,8 +51,8 @@ def not_this_service(found: Service | None, address: str, asked: Service) -> Age
         )
     other = "a gRPC server, but no" if found is None else f"the {found.name}, not the"
     return AgentError(
-        f"at {address} is {other} {asked.name}; give the {asked.name}'s own address "
-        f"(`{asked.option}`; port {asked.port} by default)"
+        f"at {address} is {other} {asked.name}; give the {asked.name}'s own address: `address` in "
+        f"a script, `{asked.option}` of a command; port {asked.port} by default"
     )
 
 

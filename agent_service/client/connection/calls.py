@@ -17,7 +17,7 @@ import grpc
 
 from agent_service.client.connection.answering import SERVICES, Service, found_at, not_this_service
 from agent_service.client.connection.channel import SecuredChannel, open_channel
-from agent_service.client.connection.handshakes import hint, proxy_hint, refusal
+from agent_service.client.connection.handshakes import hint, proxy_hint, refusal, unknown_host
 from agent_service.client.connection.tls import Tls
 from agent_service.domain.errors import AgentError, Busy, Failed, FailedPrecondition, Unavailable
 from agent_service.wire.addresses import address_to_call
@@ -261,11 +261,14 @@ class Calls:
         why = refusal(details, is_tls=self._is_tls)
         if why is not None:
             return Unavailable(f"no connection to the {self._name} at {self._address}: {why}")
-        return Unavailable(
-            f"no {self._name} at {self._address} after {round(seconds, 2):g} s; is it running? "
-            f"`{self._name.replace(' ', '-')} serve`{hint(details, is_tls=self._is_tls)}"
-            f"{proxy_hint(self._place)}"
-        )
+        away = f"no {self._name} at {self._address} after {round(seconds, 2):g} s"
+        host = unknown_host(details)
+        if host is not None:
+            why = f"the host {host!r} is not found; is its name right? There is {away}"
+        else:
+            start = f"`{self._name.replace(' ', '-')} serve`"
+            why = f"{away}; is it running? {start}{hint(details, is_tls=self._is_tls)}"
+        return Unavailable(f"{why}{proxy_hint(self._place)}")
 
 
 def _is_away(error: grpc.RpcError) -> bool:

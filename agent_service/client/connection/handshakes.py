@@ -37,17 +37,21 @@ def refusal(details: str, *, is_tls: bool) -> str | None:
     return None
 
 
+def unknown_host(details: str) -> str | None:
+    """Return the host whose name was looked up in vain, the service's or a proxy's; else None."""
+    found = re.search(r"(?:errors resolving|DNS resolution failed for) (\S+):\d+", details)
+    return found and found[1]
+
+
 def hint(details: str, *, is_tls: bool) -> str:
     """Return what may also be the cause where no connection comes about; or nothing."""
-    if re.search(r"errors resolving|DNS resolution failed", details):
-        return " Its host is not found here: is the name right?"
     if "Failed parsing HTTP/2" in details:
-        return " What answers there speaks no gRPC: is it the page of metrics?"
+        return ". What answers there speaks no gRPC: is it the page of metrics?"
     if not re.search(r"Socket closed|reset by peer|Broken pipe", details):
         return ""
     if is_tls:
-        return " Or it asks for a client certificate that it trusts: `certificate` and `key`"
-    return " Or it speaks TLS: give `ca`"
+        return ". Or it asks for a client certificate that it trusts: `certificate` and `key`"
+    return ". Or it speaks TLS: give `ca`"
 
 
 def proxy_hint(address: Address) -> str:
@@ -58,4 +62,4 @@ def proxy_hint(address: Address) -> str:
     found = next((name for name in variables if os.environ.get(name)), None)
     if found is None or address.is_loopback or proxy_bypass(address.host):
         return ""
-    return f" Calls go by the proxy of {found}; to go around it, name {address.host} in no_proxy"
+    return f". Calls go by the proxy of {found}; to go around it, name {address.host} in no_proxy"

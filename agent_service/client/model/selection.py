@@ -66,17 +66,28 @@ class _Pattern:
         return bool(self.attribute or not rate.reason or not set(self.module) & set("*?["))
 
 
-def select(model: nn.Module, hyperparameters: Iterable[str], drives: Drives | None) -> Selection:
+def select(
+    model: nn.Module,
+    hyperparameters: Iterable[str],
+    drives: Drives | None,
+    *,
+    has_sites: bool = False,
+) -> Selection:
     """Return which rates each hyperparameter drives.
 
     Args:
         model: not wrapped.
         hyperparameters: names of all.
         drives: patterns by hyperparameter; with None the only one has all that are known to act.
+        has_sites: whether regularizers are added to the model; without `drives` its own rates are
+            left alone then.
 
     Raises:
         InvalidArgument: an unknown hyperparameter, several without `drives`, or a rate of two.
     """
+    unnamed = "not named by drives="
+    if drives is None and has_sites:
+        drives, unnamed = {}, "sites= was given; name it by drives= to drive it, too"
     patterns = _patterns(sorted(hyperparameters), drives)
     named = {pattern.attribute for pattern in patterns}
     driven: dict[str, list[Rate]] = {}
@@ -93,7 +104,7 @@ def select(model: nn.Module, hyperparameters: Iterable[str], drives: Drives | No
         if takers:
             driven.setdefault(takers[0], []).append(rate)
         else:
-            reason = rate.reason or "not named by drives="
+            reason = rate.reason or unnamed
             left_alone.append(Found(rate.name, rate.attribute, rate.number, reason=reason))
     return Selection(driven, tuple(left_alone))
 

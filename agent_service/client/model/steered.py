@@ -57,9 +57,7 @@ class SteeredModel:
         self._values = {name: Value(name, devices) for name in self._ranges}
         self._taken: dict[nn.Module, Takeover] = {}
         self._names: dict[nn.Module, str] = {}
-        selection = select(
-            self._model, self._ranges, {} if drives is None and sites is not None else drives
-        )
+        selection = select(self._model, self._ranges, drives, has_sites=sites is not None)
         found = list(selection.found)
         try:
             for name, rates in selection.driven.items():

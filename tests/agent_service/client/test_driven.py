@@ -331,6 +331,7 @@ def test_a_run_describes_what_it_drives(
             assert "dropout would drive\n  0:p (0.27)" in str(shadow.describe())
         with client.run("c", model=model, sites={"1": Dropout()}) as added:
             assert "dropout drives\n  1 (added by sites=)" in str(added.describe())
+            assert "0:p (0.27): sites= was given; name it by drives=" in str(added.describe())
         with client.run("c") as bare:
             assert "no model" in str(bare.describe())
 
