@@ -13,7 +13,7 @@ import click
 
 from agent_service.analysis.parquet import load_pyarrow, write_parquet
 from agent_service.analysis.tables import Table, csv_lines, json_lines, text_lines
-from agent_service.serving.command import echo
+from agent_service.serving.command import NewFile, echo
 
 
 class Format(StrEnum):
@@ -38,9 +38,10 @@ def format_options(*forms: Format) -> Callable[[Callable[..., None]], Callable[.
     """Return the options of a command that writes a table, by default in the first of `forms`."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        path = click.Path(dir_okay=False, path_type=Path)
         command = click.option(
-            "--output", type=path, help="A file, replaced once it is whole; else standard output."
+            "--output",
+            type=NewFile(),
+            help="A file, replaced once it is whole; else standard output.",
         )(command)
         return click.option(
             "--format",

@@ -16,7 +16,7 @@ from agent_service.analysis.reading import archive_option, reading
 from agent_service.analysis.tables import Kind, Table
 from agent_service.domain.specs import PPOSettings
 from agent_service.serving.access import Target, agent_option
-from agent_service.serving.command import Amount, echo
+from agent_service.serving.command import Amount, Count, echo
 
 if TYPE_CHECKING:
     from agent_service.analysis.agreement import Agreement
@@ -30,13 +30,11 @@ if TYPE_CHECKING:
 @click.command()
 @agent_option
 @click.argument("controller")
-@click.option(
-    "--policy", type=click.IntRange(min=1), required=True, help="The policy version to replay."
-)
+@click.option("--policy", type=Count(min=1), required=True, help="The policy version to replay.")
 @click.option("--run", "run_id", default="", help="Only this run's.")
 @click.option(
     "--against",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Another policy version to compare with; else what was decided.",
 )
 @archive_option
@@ -109,9 +107,7 @@ def agreement(
     default=PPOSettings().gamma,
     help="Discount of the return, for each chunk.",
 )
-@click.option(
-    "--horizon", type=click.IntRange(min=1), help="Chunks that count; else the longest run's."
-)
+@click.option("--horizon", type=Count(min=1), help="Chunks that count; else the longest run's.")
 @click.option(
     "--min-ess",
     type=Amount(min=1),
@@ -124,7 +120,7 @@ def agreement(
     default=0.05,
     help="Largest share of the target's runs with a sample that the behaviour cannot draw.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the bootstrap.")
+@click.option("--seed", type=Count(min=0), default=0, help="Of the bootstrap.")
 @archive_option
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
 def estimate(

@@ -14,6 +14,7 @@ from agent_service.analysis.reading import LogReader, archive_option, reading
 from agent_service.analysis.records import FIELDS, transition_record
 from agent_service.analysis.tables import Table, columns_of
 from agent_service.serving.access import Target, agent_option, connect
+from agent_service.serving.command import Count
 
 
 @click.command()
@@ -22,7 +23,7 @@ from agent_service.serving.access import Target, agent_option, connect
 @click.option("--run", "run_id", default="", help="Only this run's.")
 @click.option(
     "--after",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     default=0,
     help="Only after this position of the log.",
 )

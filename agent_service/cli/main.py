@@ -13,13 +13,23 @@ from agent_service.cli.analysis import agreement, estimate, replay
 from agent_service.cli.log import transitions
 from agent_service.cli.prune import prune_options, prune_store
 from agent_service.config import AgentConfig
-from agent_service.domain.errors import invalid
+from agent_service.domain.checks import quoted
+from agent_service.domain.errors import NotFound, invalid
 from agent_service.domain.runs import RunState
 from agent_service.domain.store import Durability
 from agent_service.lifeline import end_on_interrupt, end_with_stdin
 from agent_service.rules.capacity import Capacity
 from agent_service.serving.access import FILE, Target, agent_option, connect
-from agent_service.serving.command import LONGEST_SECONDS, Amount, Commands, echo, run_command
+from agent_service.serving.command import (
+    LONGEST_SECONDS,
+    Amount,
+    Commands,
+    Count,
+    NewFile,
+    echo,
+    headed,
+    run_command,
+)
 from agent_service.serving.options import serving_options, start_service_log
 from agent_service.text import decoded
 from agent_service.v1 import agent_pb2 as pb
@@ -51,7 +61,7 @@ def _capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, text in reversed(_CAPACITY.items()):
         option = click.option(
             f"--max-{name.replace('_', '-')}",
-            type=click.IntRange(min=1),
+            type=Count(min=1),
             default=getattr(_DEFAULTS.capacity, name),
             help=text,
         )
@@ -152,7 +162,8 @@ def health(agent: Target) -> None:
 def controllers(agent: Target) -> None:
     """List controllers."""
     with connect(agent) as client:
-        for c in client.list_controllers():
+        columns = ("controller", "algorithm", "mode", "policy", "runs", "transitions")
+        for c in headed(client.list_controllers(), *columns):
             echo(
                 f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
                 f"\tversion {c.policy_version}\t{c.active_runs} active runs"
@@ -169,12 +180,18 @@ def runs(agent: Target, controller: str, state: RunState | None, labels: tuple[s
     """List runs, newest first."""
     wanted = dict(_label(text) for text in labels)
     with connect(agent) as client:
-        for r in client.list_runs(controller=controller, state=state, labels=wanted):
+        found = client.list_runs(controller=controller, state=state, labels=wanted)
+        columns = ("run", "controller", "state", "chunks", "mode")
+        r = None
+        for r in headed(found, *columns):
             stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
             echo(
                 f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks"
                 f"\t{pb.Mode.Name(r.mode)[5:].lower()}"
             )
+        is_empty = bool(controller) and r is None
+        if is_empty and all(c.spec.name != controller for c in client.list_controllers()):
+            raise NotFound(f"no controller {quoted(controller)}")
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -191,10 +208,8 @@ for command in (transitions, replay, agreement, estimate):
 @cli.command("export")
 @agent_option
 @click.argument("controller")
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--policy-version", type=click.IntRange(min=0), default=0, help="Which; 0: the newest."
-)
+@click.argument("path", type=NewFile())
+@click.option("--policy-version", type=Count(min=0), default=0, help="Which; 0: the newest.")
 def export_(agent: Target, controller: str, path: Path, policy_version: int) -> None:
     """Write a controller's policy to a safetensors file."""
     with connect(agent) as client:
@@ -219,7 +234,8 @@ def import_(agent: Target, controller: str, path: Path) -> None:
 def policies(agent: Target, controller: str) -> None:
     """List a controller's policy versions, newest first."""
     with connect(agent) as client:
-        for v in client.list_policy_versions(controller):
+        columns = ("version", "origin", "made", "learned from", "size", "statistics")
+        for v in headed(client.list_policy_versions(controller), *columns):
             origin = pb.Origin.Name(v.origin)[7:].lower()
             statistics = " ".join(f"{k}={v.statistics[k]:.4g}" for k in sorted(v.statistics))
             echo(
@@ -231,10 +247,10 @@ def policies(agent: Target, controller: str) -> None:
 @cli.command("compare-policies")
 @agent_option
 @click.argument("controller")
-@click.argument("one", type=click.IntRange(min=1))
-@click.argument("other", type=click.IntRange(min=1))
+@click.argument("one", type=Count(min=1))
+@click.argument("other", type=Count(min=1))
 @click.option(
-    "--transitions", default=1000, type=click.IntRange(min=1), help="Of the newest runs, some more."
+    "--transitions", default=1000, type=Count(min=1), help="Of the newest runs, some more."
 )
 def compare_policies(
     agent: Target, controller: str, one: int, other: int, transitions: int
@@ -264,7 +280,7 @@ def compare_policies(
 @cli.command()
 @agent_option
 @click.argument("controller")
-@click.argument("version", type=click.IntRange(min=1))
+@click.argument("version", type=Count(min=1))
 def rollback(agent: Target, controller: str, version: int) -> None:
     """Make an older policy version the newest again, as a new version; learning goes on from it."""
     with connect(agent) as client:

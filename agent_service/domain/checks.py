@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +19,8 @@ E = TypeVar("E", bound=StrEnum)
 
 LONGEST_QUOTE = 128
 """Characters of a name that a message quotes whole: those of the longest run id."""
+FEW_NAMES = 10
+"""In which a person finds the one that was meant; of more the nearest is told first."""
 MOST_DIFFERENCES = 5
 """That a message shows."""
 _SHORT = reprlib.Repr()
@@ -58,7 +60,15 @@ def member(kind: type[E], given: Any, field: str) -> E:
     try:
         return kind(given)
     except ValueError:
-        raise invalid(field, f"{quoted(given)} is none of {', '.join(kind)}") from None
+        meant = _meant(given, kind) if len(kind) > FEW_NAMES else ""
+        raise invalid(field, f"{quoted(given)}{meant} is none of {', '.join(kind)}") from None
+
+
+def _meant(given: object, names: Iterable[str]) -> str:
+    from difflib import get_close_matches  # slow to import, for an error alone
+
+    near = get_close_matches(str(given), [*names], n=1)
+    return f": did you mean {str(near[0])!r}? It" if near else ""
 
 
 def check_kind(given: object, kind: Any, field: str, example: str) -> None:

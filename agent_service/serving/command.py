@@ -6,20 +6,59 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import click
 
 from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.text import printable
 
+T = TypeVar("T")
+
 LONGEST_SECONDS: Final = 1e9
 """That an option takes; locks of threads wait no longer than ten times as long."""
 
 
+class Count(click.IntRange):
+    """A whole number of a range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        """Return it; says which numbers it may be where it is none."""
+        try:
+            int(value)
+        except ValueError:
+            upto = " or more" if self.max is None else f" to {self.max}"
+            self.fail(f"{value!r} is not a whole number of {self.min}{upto}.", param, context)
+        number: int = super().convert(value, param, context)
+        return number
+
+
+class NewFile(click.Path):
+    """A file to write, in a folder that is there."""
+
+    def __init__(self) -> None:
+        """Take any path that is not a folder's."""
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """Return its path, before anything is asked for that is to be written there."""
+        path = Path(os.fsdecode(super().convert(value, param, context)))
+        if not path.parent.is_dir():
+            self.fail(f"'{path}': its folder is not there; make it first", param, context)
+        return path
+
+
 class Amount(click.FloatRange):
     """A finite number of a range."""
+
+    name = "number"
 
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
@@ -90,6 +129,14 @@ def run_command(cli: click.Group) -> None:
 
 def _tell(cli: click.Group, error: str) -> None:
     click.echo(f"{cli.name}: {printable(error)}", err=True)
+
+
+def headed(rows: Iterable[T], *columns: str) -> Iterator[T]:
+    """Pass rows on, under their columns' names on a terminal; scripts get the rows alone."""
+    for place, row in enumerate(rows):
+        if place == 0 and sys.stdout is not None and sys.stdout.isatty():
+            echo("\t".join(columns))
+        yield row
 
 
 def echo(text: str, *, err: bool = False) -> None:

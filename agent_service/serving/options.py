@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from agent_service.serving.access import FILE
+from agent_service.serving.command import Count
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.logs import LogFormat, start_logging
 
 _DEFAULTS = ServingConfig()
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE = Count(min=1)
 _OPTIONS = (
     click.option("--tls-certificate", type=FILE, help="PEM file of the server's certificate."),
     click.option("--tls-key", type=FILE, help="PEM file of its private key."),

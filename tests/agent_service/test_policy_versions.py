@@ -374,12 +374,15 @@ def test_the_comparison_command_shows_both(served: ServedAgent, learned: AgentCl
         ("serve --tls-key x --lease nan", "'--lease': nan is not finite"),
         ("serve --tls-key x --lease 1e23", "'--lease': 1e+23 is not in the range"),
         ("export c f --policy-version -1", "'--policy-version': -1 is not in the range"),
+        ("rollback c two", "'VERSION': 'two' is not a whole number of 1 or more"),
+        ("export c no/f", "'PATH': 'no/f': its folder is not there; make it first"),
+        ("transitions --output no/f", "'--output': 'no/f': its folder is not there"),
         ("estimate --controller c --target d --gamma nan", "'--gamma': nan is not finite"),
         ("prune --archive a --older-than 99999999w", "'--older-than': '99999999w' is no age"),
         (f"prune --archive a --older-than {'9' * 400}s", "characters)' is no age"),
     ],
 )
-def test_an_extreme_number_is_refused_by_its_option(
+def test_what_cannot_be_taken_is_refused_by_its_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, says: str
 ) -> None:
     """As bad usage; nothing is made."""

@@ -1,7 +1,7 @@
 """`agent-service runs`: which runs it lists, and how they stand."""
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, _NamedTextIOWrapper
 
 from agent_service.cli.main import cli
 from agent_service.client import AgentClient, Mode, Outcome
@@ -51,6 +51,29 @@ def test_a_run_shows_its_chunks_and_its_mode(served: ServedAgent, client: AgentC
     assert shown.output.splitlines() == [
         f"{mode}\tc\tactive\t0 chunks\t{mode}" for mode in ("shadow", "frozen", "learning")
     ]
+
+
+@pytest.mark.parametrize(("name", "code"), [("c", 0), ("d", 1)])
+def test_no_runs_of_a_controller_that_is_not_there_is_an_error(
+    served: ServedAgent, client: AgentClient, name: str, code: int
+) -> None:
+    """One that is there has none."""
+    client.create_controller(spec())
+    shown = CliRunner().invoke(cli, ["runs", "--agent", served.address, "--controller", name])
+
+    assert (shown.output, shown.exit_code) == ("", code)
+    assert str(shown.exception or "") == ("" if code == 0 else "no controller 'd'")
+
+
+def test_columns_are_named_on_a_terminal(
+    runs: ServedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of scripts stay as they are."""
+    monkeypatch.setattr(_NamedTextIOWrapper, "isatty", lambda _: True)
+    for command, named in ((["runs"], "run\tcontroller"), (["policies", "c"], "version\torigin")):
+        shown = CliRunner().invoke(cli, [*command, "--agent", runs.address])
+        assert shown.output.startswith(named)
+        assert shown.output.count(named) == 1
 
 
 def test_a_label_without_a_value_is_bad_usage(runs: ServedAgent) -> None:

@@ -385,6 +385,13 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
         ("submit x --chunk-size 1000000000", 2, "'--chunk-size': 1000000000 is not in the range"),
         ("submit x --validation-batches 0", 2, "'--validation-batches': 0 is not in the range"),
         ("submit x --chunks 1 --width nan", 2, "'--width': nan is not in (0, 1]"),
+        ("compare --output x --learning-runs two", 2, "'two' is not a whole number of 1 to 1000"),
+        (
+            "submit x --chunks 1 --model resnet43",
+            2,
+            "did you mean 'resnet34'? It is none of resnet18",
+        ),
+        ("weights x no/f", 2, "'FILE': 'no/f': its folder is not there"),
         ("compare --output x --minutes nan", 2, "'--minutes': nan is not finite"),
         ("compare --output x --learning-runs 1001", 2, "'--learning-runs': 1001 is not in"),
         ("serve --stall-seconds inf", 2, "'--stall-seconds': inf is not in the range"),

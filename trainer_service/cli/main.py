@@ -14,7 +14,14 @@ import click
 from agent_service.domain.errors import AgentError
 from agent_service.lifeline import end_on_interrupt
 from agent_service.serving.access import FILE, Access, Target, access_options
-from agent_service.serving.command import LONGEST_SECONDS, Amount, Commands, echo, run_command
+from agent_service.serving.command import (
+    LONGEST_SECONDS,
+    Amount,
+    Commands,
+    NewFile,
+    echo,
+    run_command,
+)
 from agent_service.serving.options import serving_options, start_service_log
 from agent_service.wire.addresses import TRAINER_PORT, address_to_call
 from trainer_service.cli.datasets import datasets
@@ -265,7 +272,7 @@ def cancel(trainer: Target, run_id: str) -> None:
 @cli.command()
 @_trainer_option
 @click.argument("run_id")
-@click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.argument("file", type=NewFile())
 @click.option("--last", is_flag=True, help="Those it ended with; else the best epoch's.")
 def weights(trainer: Target, run_id: str, file: Path, last: bool) -> None:
     """Write the weights of a run that kept its checkpoint, as safetensors."""

@@ -9,11 +9,12 @@ import click
 
 from agent_service.domain.checks import member
 from agent_service.domain.specs import MAX_CHUNK_SIZE
+from agent_service.serving.command import Count
 
 if TYPE_CHECKING:
     from trainer_service.training.spec import TrainingSpec
 
-_PER_CHUNK = click.IntRange(1, MAX_CHUNK_SIZE)
+_PER_CHUNK = Count(1, MAX_CHUNK_SIZE)
 
 
 def training_options(command: Any) -> Any:
@@ -27,7 +28,7 @@ def training_options(command: Any) -> Any:
             click.option("--deduplicate", is_flag=True, help="Train on nothing that is tested on."),
             click.option(
                 "--subset",
-                type=click.IntRange(1, 2**31 - 1),
+                type=Count(1, 2**31 - 1),
                 help="Training images; all by default.",
             ),
             click.option("--label-noise", default=0.0, help="Share of wrong training labels."),

@@ -15,7 +15,7 @@ import click
 
 from agent_service.domain.errors import AgentError
 from agent_service.serving.access import Target, agent_option
-from agent_service.serving.command import Amount, echo
+from agent_service.serving.command import Amount, Count, echo
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HYPERPARAMETER = "dropout"
 """Of the controller: the simulated child's drop rate."""
-_COUNT = click.IntRange(1, 10**6)
+_COUNT = Count(1, 10**6)
 _AMOUNT = Amount(0, 10**6, min_open=True)
 CANCELLERS = 16
 """Threads that end what an interrupted load left."""
@@ -44,7 +44,7 @@ CANCELLERS = 16
     default=100,
     help="Of a run; one that ends makes room for a new one.",
 )
-@click.option("--processes", type=click.IntRange(1, 256), default=2, help="That load the service.")
+@click.option("--processes", type=Count(1, 256), default=2, help="That load the service.")
 @click.option("--streams", is_flag=True, help="Report over streams, as fleets do; else by calls.")
 @click.option("--rollout-size", type=_COUNT, default=2048, help="Transitions of one policy update.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.serving.access import Access, access_options
-from agent_service.serving.command import LONGEST_SECONDS, Amount, echo
+from agent_service.serving.command import LONGEST_SECONDS, Amount, Count, echo
 from agent_service.wire.addresses import AGENT_PORT, TRAINER_PORT, address_to_call
 from trainer_service.cli.options import training_options, training_spec
 from trainer_service.config import TrainerConfig
@@ -30,7 +30,7 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 @click.option("--seeds", default=3, help="Fresh children of each method.")
 @click.option(
     "--learning-runs",
-    type=click.IntRange(1, 1000),
+    type=Count(1, 1000),
     default=12,
     help="Children that each controller learns on.",
 )
