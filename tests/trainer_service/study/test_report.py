@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from tests.trainer_service.test_store import FINISHED
+from trainer_service.study.report import courses
 from trainer_service.study.report.courses import _loss_limits, draw_losses
 from trainer_service.study.report.drawing import BLUE, ORANGE, legend_above, listed, png
 from trainer_service.study.report.report import Report, write_report
@@ -134,6 +137,37 @@ def test_one_child_that_diverges_hides_no_others(folder: ResultsFolder, tmp_path
 
     limits = _loss_limits([replace(rows[0], judged=(*diverged, *others)), rows[1]])
     assert limits == pytest.approx(_loss_limits(rows), rel=0.05)
+
+
+def test_lines_and_dots_lie_within_the_frame(
+    folder: ResultsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a policy that is nearly a constant, and of scores of 0 and 1."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(courses, "png", figures.append)
+    (row,) = (row for row in make_rows(STUDY, folder.results()) if row.entry.name == "rd")
+    count = len(row.judged[0].trace.training_loss)
+    flat = {
+        "training_score": (1.0,) * count,
+        "validation_score": (0.0,) * count,
+        "values": {"dropout": tuple(np.linspace(0.399, 0.4, count))},
+    }
+    judged = tuple(replace(r, trace=replace(r.trace, **flat)) for r in row.judged)  # type: ignore[arg-type]
+
+    courses.draw_values([replace(row, judged=judged)])
+    courses.draw_policies([replace(row, judged=judged)])
+
+    shown = []
+    for axes in (axes for figure in figures for axes in figure.axes):
+        dots = [c for c in axes.collections if isinstance(c, PathCollection)]
+        heights = [np.asarray(line.get_ydata()) for line in axes.lines]
+        heights += [np.asarray(c.get_offsets())[:, 1] for c in dots]
+        low, high = axes.get_ylim()
+        for height in heights:
+            shown.append(axes.get_title())
+            assert low + 0.02 * (high - low) < height.min()
+            assert height.max() < high - 0.02 * (high - low)
+    assert shown == ["RD: values", "reward: gap", *["scores (macro F1)"] * 2, *["RD"] * 4]
 
 
 def with_losses(row: Row, *, training: float) -> Row:

@@ -16,6 +16,7 @@ from trainer_service.study.report.drawing import (
     SITES,
     cells,
     draw_band,
+    from_zero,
     masked,
     png,
 )
@@ -94,13 +95,14 @@ def draw_values(rows: Sequence[Row]) -> bytes:
         for name, colour in zip(row.judged[0].trace.values, SITES, strict=False):
             short = name.partition("-")[2] or name
             draw_band(value, [r.trace.values[name] for r in row.judged], colour, short)
-        value.set(title=f"{row.entry.label}: values", ylim=(0, None))
+        value.set(title=f"{row.entry.label}: values")
+        from_zero(value)
         value.legend(fontsize="x-small")
         draw_band(reward, [rewards(row, r) for r in row.judged], GREEN, "reward")
         reward.set(title=f"reward: {reward_name(row)}")
         draw_band(scores, [r.trace.training_score for r in row.judged], BLUE, "training")
         draw_band(scores, [r.trace.validation_score for r in row.judged], ORANGE, "validation")
-        scores.set(title="scores (macro F1)", ylim=(0, 1))
+        scores.set(title="scores (macro F1)", ylim=(-0.04, 1.06))
         scores.legend(fontsize="x-small")
     for axes in made[-3:]:
         axes.set_xlabel("chunk")
@@ -121,7 +123,8 @@ def draw_policies(rows: Sequence[Row]) -> bytes:
             losses = result.trace.training_loss[:-1]
             progress = np.arange(1, len(losses) + 1) / (len(losses) + 1)
             points = axes.scatter(losses, actions, c=progress, s=6, cmap="viridis", vmin=0, vmax=1)
-        axes.set(title=row.entry.label, ylim=(0, None))
+        axes.set(title=row.entry.label)
+        from_zero(axes)
         axes.set_xlabel("mean loss of the chunk before", fontsize="small")
         axes.set_ylabel("mean value", fontsize="small")
     if points is not None:

@@ -91,6 +91,12 @@ def cells(count: int, *, columns: int = COLUMNS, height: float = 2.3) -> tuple[F
     return figure, made[:count]
 
 
+def from_zero(axes: Axes) -> None:
+    """Have the axis begin at 0; lines and dots at either end lie within the frame."""
+    top = axes.get_ylim()[1]
+    axes.set_ylim(-0.04 * top, 1.06 * top)
+
+
 def masked(curves: Sequence[Sequence[float]]) -> np.ma.MaskedArray:
     """Return curves as float[curve, place], masked where one has ended or is not finite."""
     values = np.full((len(curves), max(map(len, curves))), np.nan)
