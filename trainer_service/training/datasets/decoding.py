@@ -37,8 +37,14 @@ def form_of(path: str) -> tuple[int, tuple[int, int]]:
         DataError: naming the file, where it cannot be read.
     """
     with _opened(path) as image:
-        is_grey = image.mode in ("1", "L") or _is_deep(image)
-        return (1 if is_grey else 3), (image.height, image.width)
+        return (1 if _is_grey(image) else 3), (image.height, image.width)
+
+
+def has_colour(path: str) -> bool:
+    """Whether an image's header names colour, a palette or alpha; what is damaged is told later."""
+    with suppress(Exception), open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+        return not _is_grey(image)
+    return False
 
 
 def decoded_pixels(path: str, *, channels: int) -> np.ndarray:
@@ -109,6 +115,11 @@ def _shown(image: Image.Image, path: str) -> Image.Image:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     return image.convert(mode)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image has neither colour nor alpha."""
+    return image.mode in ("1", "L") or _is_deep(image)
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer_service.training.datasets.decoding import DataError, decoded_pixels, form_of
+from trainer_service.training.datasets.decoding import (
+    DataError,
+    decoded_pixels,
+    form_of,
+    has_colour,
+)
 from trainer_service.training.vision import functional
 
 
@@ -70,10 +75,12 @@ def _channels_first(pixels: np.ndarray) -> Tensor:
 
 
 def open_files(paths: Sequence[str]) -> ImageFiles:
-    """Return files whose size and channels are those of the first: one if that is grey, else three.
+    """Return files of the first's size, with three channels where any of them has colour, else one.
 
     Raises:
         DataError: where the first cannot be read.
     """
     channels, size = form_of(paths[0])
+    if channels == 1 and any(map(has_colour, paths[1:])):
+        channels = 3
     return ImageFiles(paths=tuple(paths), channels=channels, size=size)

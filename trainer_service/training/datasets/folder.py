@@ -12,6 +12,7 @@ from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.files import ImageFiles, open_files
 from trainer_service.training.datasets.listing import SUFFIXES, Listing
 from trainer_service.training.datasets.values import (
+    SPLITS,
     TRAIN,
     Split,
     Stored,
@@ -100,7 +101,8 @@ def read_splits(
         folders: by split.
         class_names: of all splits; validation and test may lack some.
         listing: of the data set.
-        form: channels and size; those of the first training image if not given.
+        form: channels and size; if not given, three channels where any image has colour, else one,
+            and the size of the first training image.
 
     Raises:
         DataError: where a class is unknown, or training or a whole split lacks images.
@@ -111,7 +113,7 @@ def read_splits(
         raise DataError(f"class folder {path} has no image of {', '.join(SUFFIXES)}")
     listing.check_once(path for paths in samples.values() for path in paths)
     if form is None:
-        form = open_files([next(iter(samples[TRAIN]))])
+        form = open_files([path for split in SPLITS for path in samples.get(split, ())])
     splits = {
         split: Split(replace(form, paths=tuple(labels)), torch.tensor([*labels.values()]))
         for split, labels in samples.items()

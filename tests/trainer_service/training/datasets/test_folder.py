@@ -318,6 +318,30 @@ def test_images_come_in_the_order_of_earlier_releases(tmp_path: Path) -> None:
     assert [*zip(split.images.paths, split.labels.tolist(), strict=True)] == earlier
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P", "LA", "RGBA"])
+@pytest.mark.parametrize(
+    "place", ["train/class0/0", "train/class2/9", "val/class1/9", "test/class0/0"]
+)
+def test_one_image_of_colour_makes_three_channels(tmp_path: Path, place: str, mode: str) -> None:
+    """Wherever it lies; grey images of any depth are grey in all three."""
+    for split in ("train", "val", "test"):
+        for label in range(3):
+            folder = tmp_path / "faces" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            grey = np.full((4, 4), 60, np.uint8)
+            Image.fromarray(grey).save(folder / "1.png")
+            Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "2.png")
+            Image.new("1", (4, 4), 1).save(folder / "3.png")
+    assert {split.images.shape[1] for split in read(tmp_path).splits.values()} == {1}
+
+    Image.new(mode, (4, 4)).save(tmp_path / "faces" / f"{place}.png")
+
+    splits = read(tmp_path).splits
+    assert {split.images.shape[1] for split in splits.values()} == {3}
+    shown = splits["validation"].images[:3]
+    assert [image.unique().tolist() for image in shown] == [[60], [60], [255]]
+
+
 def test_splits_may_be_of_other_sizes_where_one_is_given(tmp_path: Path) -> None:
     """Without one, the image that differs is named."""
     write_classes(tmp_path / "faces" / "train", images=8)
