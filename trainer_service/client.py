@@ -33,6 +33,7 @@ class TrainerClient:
         token: str | PathLike[str] | None = None,
     ) -> None:
         """Connect when first used; see `AgentClient` for what the arguments mean."""
+        self.address = address
         self._anew = partial(
             type(self), address, budget_seconds=budget_seconds, tls=tls, token=token
         )

@@ -21,6 +21,7 @@ from tests.end_to_end.processes import (
     start_in_terminal,
     wait_for,
 )
+from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.study.report.audit import departs
 from trainer_service.study.report.flags import find_flags
@@ -125,6 +126,32 @@ def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> Non
     assert after.startswith(done)
     results = ResultsFolder(tmp_path).results()
     assert len({r.run_id for r in results}) == len(results) == 4 + 3 * 8
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_check_that_waits_is_told_and_cancelled(
+    services: Services, tmp_path: Path, told: signal.Signals
+) -> None:
+    """Into a pipe, too: where it waits, behind how many runs; and it does not outlive the study."""
+    with TrainerClient(services.trainer.address) as trainer:
+        others = [f"other-{told.name}-{place}" for place in range(2)]
+        for other in others:
+            trainer.submit(other, run_spec(chunks=ENDLESS))
+        wait_for(lambda: trainer.device().running == 2)
+
+        with start_in_terminal(services.compare(tmp_path, "--methods", "vanilla")) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            process.send_signal(told)
+            process.communicate()
+
+        where = services.trainer.address
+        assert line == f"checking on {where}, behind 2 runs that wait or train there\n"
+        assert process.returncode == 130
+        assert trainer.device().queued == 0
+        for other in others:
+            trainer.cancel(other)
+        wait_for(lambda: trainer.device().running == 0)
 
 
 def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_path: Path) -> None:

@@ -352,7 +352,14 @@ def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
     assert lines[-1] == "succeeded"
     (line,) = [line for line in command("runs").splitlines() if line.startswith("by-hand\t")]
     assert "succeeded\t2/2 chunks\ttest F1 0." in line
-    assert "by-hand" in command("cancel", "by-hand")
+    assert command("cancel", "by-hand") == "by-hand had ended: succeeded\n"
+    command("submit", "trains", *small.split(), "--chunks", str(ENDLESS))
+    command("submit", "waits", *small.split(), "--chunks", str(ENDLESS))
+    assert command("cancel", "waits") == "waits is cancelled\n"
+    assert command("cancel", "trains") in (
+        "trains still trains, and is cancelled as soon as it can stop\n",
+        "trains is cancelled\n",
+    )
     assert command("health") == "serving\n"
 
 

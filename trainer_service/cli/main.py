@@ -33,6 +33,7 @@ from trainer_service.cores import set_threads
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
+    from trainer_service.v1 import trainer_pb2 as pb
 
 _DEFAULTS = TrainerConfig()
 _PATH = click.Path(file_okay=False, path_type=Path)
@@ -222,15 +223,19 @@ def _named_value(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="--value") from None
 
 
+def _state_name(run: pb.Run) -> str:
+    from trainer_service.rpc.convert import STATES
+
+    return STATES[run.state].value
+
+
 @cli.command()
 @_trainer_option
 def runs(trainer: Target) -> None:
     """List runs in the order of their submission."""
-    from trainer_service.v1 import trainer_pb2 as pb
-
     with _connect(trainer) as client:
         for r in client.list():
-            state = pb.RunState.Name(r.state).removeprefix("RUN_STATE_").lower()
+            state = _state_name(r)
             score = f"test F1 {r.result.test_score_best:.3f}" if r.result.device else ""
             end = ", ".join(part for part in (score, r.cause) if part)
             echo(f"{r.run_id}\t{state}\t{r.trained_chunks}/{r.planned_chunks} chunks\t{end}")
@@ -264,9 +269,17 @@ def watch(trainer: Target, run_id: str) -> None:
 @click.argument("run_id")
 def cancel(trainer: Target, run_id: str) -> None:
     """End a run that waits or trains."""
+    from trainer_service.v1 import trainer_pb2 as pb
+
     with _connect(trainer) as client:
-        client.cancel(run_id)
-    echo(f"{run_id} is cancelled, unless it had ended")
+        run = client.cancel(run_id)
+    match run.state:
+        case pb.RUN_STATE_CANCELLED:
+            echo(f"{run_id} is cancelled")
+        case pb.RUN_STATE_SUCCEEDED | pb.RUN_STATE_FAILED:
+            echo(f"{run_id} had ended: {_state_name(run)}")
+        case _:
+            echo(f"{run_id} still trains, and is cancelled as soon as it can stop")
 
 
 @cli.command()

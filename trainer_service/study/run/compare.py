@@ -161,7 +161,7 @@ class Comparison:
             RunFailed: where a run failed.
         """
         if not self._folder.results():
-            self._check_trainers()
+            self._check_trainers(progress)
         with Children(self._folder, self._trainers, progress) as self._children:
             limit = self._part.minutes
             timer = threading.Timer(0 if limit is None else limit * 60, self._children.stop)
@@ -175,7 +175,7 @@ class Comparison:
                 timer.cancel()
         return True
 
-    def _check_trainers(self) -> None:
+    def _check_trainers(self, progress: StudyProgress) -> None:
         """Have each trainer service train one chunk that counts nowhere.
 
         So what is missing there, data or a device, is known before the study begins; a folder that
@@ -185,21 +185,23 @@ class Comparison:
             RunFailed: with the cause.
         """
         try:
-            self._train_a_chunk()
+            self._train_a_chunk(progress)
         except BaseException:
             if not self._is_begun:
                 self._folder.remove_study()
             raise
 
-    def _train_a_chunk(self) -> None:
+    def _train_a_chunk(self, progress: StudyProgress) -> None:
         spec = RunSpec(training=replace(self._spec.training, chunks=1, epochs=None))
         for place, trainer in enumerate(self._trainers):
+            device = trainer.device()
             attempt = submit(trainer, f"{self._id}-check-{place}", spec)
-            for event in trainer.watch(attempt):
-                if isinstance(event.what, StateChanged) and event.what.state is RunState.FAILED:
-                    raise RunFailed(
-                        f"nothing was begun, since {attempt} failed: {event.what.cause}"
-                    )
+            try:
+                progress.checking(trainer.address, ahead=device.running + device.queued)
+                _follow_check(trainer, attempt)
+            except KeyboardInterrupt:
+                trainer.cancel(attempt)
+                raise
 
     def _run_methods(self) -> None:
         """Run all methods of the part at once; those that need another's runs wait for it."""
@@ -324,3 +326,10 @@ class Comparison:
                 f"are finished; run {entry.of} first, or leave {entry.name} out of this part"
             )
         return found
+
+
+def _follow_check(trainer: TrainerClient, attempt: str) -> None:
+    """Wait for the end of a check; raises RunFailed."""
+    for event in trainer.watch(attempt):
+        if isinstance(event.what, StateChanged) and event.what.state is RunState.FAILED:
+            raise RunFailed(f"nothing was begun, since {attempt} failed: {event.what.cause}")

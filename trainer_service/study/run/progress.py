@@ -64,6 +64,11 @@ class StudyProgress:
     ) -> None:
         self._bars.stop()
 
+    def checking(self, address: str, *, ahead: int) -> None:
+        """A trainer service was given its check, which waits behind so many runs there."""
+        waits = f", behind {ahead} runs that wait or train there" if ahead else ""
+        self._console.print(f"checking on {address}{waits}", highlight=False, soft_wrap=True)
+
     def trained(self, key: Key, trained: ChunkTrained, planned: int) -> None:
         """A chunk of a run was trained."""
         self._advance(key, trained.chunk.index / planned, _chunk_words(trained))
