@@ -196,12 +196,14 @@ class Comparison:
         for place, trainer in enumerate(self._trainers):
             device = trainer.device()
             attempt = submit(trainer, f"{self._id}-check-{place}", spec)
-            try:
-                progress.checking(trainer.address, ahead=device.running + device.queued)
-                _follow_check(trainer, attempt)
-            except KeyboardInterrupt:
-                trainer.cancel(attempt)
-                raise
+            # In a thread: an interrupt inside of gRPC may leave a call that its channel waits for.
+            with ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
+                try:
+                    progress.checking(trainer.address, ahead=device.running + device.queued)
+                    wait_for_all([pool.submit(_follow_check, trainer, attempt)])
+                except KeyboardInterrupt:
+                    trainer.cancel(attempt)
+                    raise
 
     def _run_methods(self) -> None:
         """Run all methods of the part at once; those that need another's runs wait for it."""
