@@ -7,9 +7,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -86,6 +86,25 @@ distributed.destroy_process_group()
 """
 
 
+@contextmanager
+def two_ranks(script: str, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a script as rank 0 and rank 1; neither is left running."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
 @dataclass(frozen=True)
 class Told:
     """What both ranks saw, and what the agent's log says."""
@@ -101,10 +120,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     with ServedAgent(folder / "agent.db") as served, AgentClient(served.address) as client:
         client.create_controller(spec(hyperparameters=(DROPOUT, NOISE)))
         command = [served.address, str(folder / "store"), str(folder), *WAYS]
-        ranks = [
-            subprocess.Popen([sys.executable, "-c", SCRIPT, str(rank), *command]) for rank in (0, 1)
-        ]
-        assert [rank.wait(90) for rank in ranks] == [0, 0]
+        with two_ranks(SCRIPT, *command) as ranks:
+            assert [rank.wait(90) for rank in ranks] == [0, 0]
         yield Told(
             ranks=[json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)],
             logs={way: list(client.transitions(run_id=way)) for way in WAYS},
@@ -188,21 +205,13 @@ def test_ranks_part_and_the_training_goes_on(
 ) -> None:
     """However they part, none hangs, and no collective of the script meets one of the run's."""
     client.create_controller(spec())
-    command = [served.address, str(tmp_path / "store"), how]
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", PARTING, str(rank), *command]) for rank in (0, 1)
-    ]
-    try:
+    with two_ranks(PARTING, served.address, str(tmp_path / "store"), how) as ranks:
         for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
             if code is not None:
                 assert rank.wait(90) == code
         (tmp_path / "store.go").touch()
         wait_for(lambda: client.get_run("r").outcome == outcome, seconds=90)
         assert client.get_run("r").reported_chunks == chunks
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
 
 
 APART = """
@@ -243,19 +252,12 @@ distributed.barrier()
 """
 
 
-def test_ranks_find_each_other_again(served: ServedAgent, client: AgentClient) -> None:
+def test_ranks_find_each_other_again(
+    served: ServedAgent, client: AgentClient, tmp_path: Path
+) -> None:
     """After a run that one began alone, and where what one reports fails at first."""
     client.create_controller(spec())
-    with TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", APART]
-        ranks = [
-            subprocess.Popen(
-                [*command, str(rank), served.address, f"{folder}/store"],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in (0, 1)
-        ]
+    with two_ranks(APART, served.address, str(tmp_path / "store")) as ranks:
         first, second = (rank.communicate(timeout=90)[0] for rank in ranks)
 
     assert [rank.returncode for rank in ranks] == [0, 0]
@@ -300,17 +302,12 @@ def test_a_run_of_several_ranks_begins_late_on_all_at_the_same_step(tmp_path: Pa
         with AgentClient(process.address) as client:
             client.create_controller(spec(reward=Reward.GIVEN))
         process.stop()
-        command = [process.address, str(tmp_path / "store")]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", LATE, str(rank), *command], stdout=subprocess.PIPE, text=True
-            )
-            for rank in (0, 1)
-        ]
-        wait_for(lambda: all((tmp_path / f"store.{rank}").exists() for rank in (0, 1)), seconds=90)
-        process.start()
+        with two_ranks(LATE, process.address, str(tmp_path / "store")) as ranks:
+            files = [tmp_path / f"store.{rank}" for rank in (0, 1)]
+            wait_for(lambda: all(file.exists() for file in files), seconds=90)
+            process.start()
 
-        first, second = (rank.communicate(timeout=90)[0].split() for rank in ranks)
+            first, second = (rank.communicate(timeout=90)[0].split() for rank in ranks)
 
         assert [rank.returncode for rank in ranks] == [0, 0]
         assert first == second
