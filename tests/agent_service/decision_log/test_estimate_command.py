@@ -177,7 +177,7 @@ def test_runs_that_cannot_be_weighed_are_left_out(served: ServedAgent) -> None:
         client.run("mixed", run_id="unfinished")
         client.run("mixed", run_id="empty").finish()
         own = client.run("mixed", run_id="own")
-        own._report([1.0] * 4, lambda: (0.5,), applied={"dropout": 0.1})
+        own._report([1.0] * 4, lambda: (0.5,), count=1, applied={"dropout": 0.1})
         own.finish()
         for number in range(3):
             cut = client.run("mixed", run_id=f"cut-{number}")
