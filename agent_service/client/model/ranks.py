@@ -192,8 +192,8 @@ def _tried(make: Callable[[], T]) -> tuple[T | None, AgentError | None]:
 class SharedDelivery:
     """Reports the mean of all ranks, once, and gives the answer to each of them.
 
-    Ranks meet where a chunk is reported, and nowhere else: a run may end on one of them alone, by
-    an exception or by its own last step, and no other waits for it.
+    Ranks meet as the run begins and where a chunk is reported: a run may end on one of them alone,
+    by an exception or by its own last step, and no other waits for it.
     """
 
     is_shared = True
