@@ -40,6 +40,8 @@ CATCH_UP_SECONDS = 0.5
 """For how long one report of each run of a client, together, delivers what they held."""
 END_SECONDS = 3.0
 """What the ends of all runs of a client may wait for an agent that is away, together."""
+SLOW_SECONDS, SLOW_SHARE = 5.0, 0.1
+"""Answers that have taken longer than this, and more of the time than this share, are slow."""
 _REFUSED = (NotFound, AlreadyExists, FailedPrecondition)
 """The run was deleted, finished by somebody else, or told otherwise: no later call can mend it."""
 
@@ -141,6 +143,8 @@ class Presence:
         self._lock = threading.Lock()
         self._holding: WeakSet[AgentDelivery] = WeakSet()
         self._why: AgentError | None = None
+        self._began, self._spent = math.inf, 0.0
+        """When the first call was made, and seconds that answers have taken; -inf once said."""
         self._came()
 
     def _came(self) -> None:
@@ -156,6 +160,23 @@ class Presence:
         if self.is_away or self.end_seconds < END_SECONDS:
             with self._lock:
                 self._came()
+
+    def took(self, began: float) -> None:
+        """Warn, once, of an agent that answers so slowly that trainings wait for it."""
+        now = time.monotonic()
+        with self._lock:
+            self._began = min(self._began, began)
+            self._spent += now - began
+            total = now - self._began
+            if self._spent < max(SLOW_SECONDS, SLOW_SHARE * total):
+                return
+            spent, self._spent = self._spent, -math.inf
+        log.warning(
+            "the agent answers slowly: %.0f s of %.0f s went by waiting for it; is it overloaded, "
+            "or far away? Larger chunks ask it less often",
+            spent,
+            total,
+        )
 
     def failed(self, error: AgentError) -> None:
         """Take it to be away, as a call that was tried says."""
@@ -388,7 +409,9 @@ class AgentDelivery:
 
     def _call(self, request: Request, *, within: float | None = None) -> Any:
         method: Any = self._methods[type(request)]
+        began = time.monotonic()
         answer = self._calls.call(method, request, within=within)
+        self._presence.took(began)
         check_action(request, answer, self.names)
         return answer
 

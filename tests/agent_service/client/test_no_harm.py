@@ -410,6 +410,35 @@ def test_the_calls_of_a_start_share_one_patience(
     assert left == [20.0, 8.0, calls.LEAST_SECONDS, 20.0, 20.0]
 
 
+@pytest.mark.parametrize(("answer", "warnings"), [(1.5, 1), (0.1, 0)])
+def test_an_agent_that_keeps_a_training_waiting_is_told_of_once(
+    client: AgentClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: float,
+    warnings: int,
+) -> None:
+    """Where its answers take more than a tenth of the time: nothing fails, and nobody would see."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    now, call = 0.0, client._calls.call
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def slow(method: Any, request: Any, *, within: float) -> Any:
+        nonlocal now
+        now += answer
+        return call(method, request, within=within)
+
+    monkeypatch.setattr(client._calls, "call", slow)
+    client._presence._began = 0.0  # on this test's clock
+    for _ in range(20):
+        now += 2.0
+        chunk(run)
+
+    assert [m for m in caplog.messages if "answers slowly" in m] == caplog.messages
+    assert len(caplog.messages) == warnings
+
+
 def test_an_agent_slower_than_a_look_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers within the patience of a call; a look in three waits as long."""
     now = 0.0
