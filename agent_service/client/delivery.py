@@ -36,12 +36,14 @@ PATIENT_LOOK = 3
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 120.0
 """Seconds between such calls, doubled each time: an agent that accepts connections and never
 answers costs a training less than a hundredth of its time."""
+STEADY_WAITS = 10
+"""An agent that is back for as many times the last wait has an outage of its own next time."""
 CATCH_UP_SECONDS = 0.5
 """For how long one report of each run of a client, together, delivers what they held."""
 END_SECONDS = 3.0
 """What the ends of all runs of a client may wait for an agent that is away, together."""
 SLOW_SECONDS, SLOW_SHARE = 5.0, 0.1
-"""Answers that have taken longer than this, and more of the time than this share, are slow."""
+"""Answers are slow once a run has waited for longer than this, and for this share of its time."""
 _REFUSED = (NotFound, AlreadyExists, FailedPrecondition)
 """The run was deleted, finished by somebody else, or told otherwise: no later call can mend it."""
 
@@ -143,14 +145,14 @@ class Presence:
         self._lock = threading.Lock()
         self._holding: WeakSet[AgentDelivery] = WeakSet()
         self._why: AgentError | None = None
-        self._began, self._spent = math.inf, 0.0
-        """When the first call was made, and seconds that answers have taken; -inf once said."""
+        self._is_slow_said = False
+        self._wait, self._back_since = SHORTEST_WAIT, -math.inf
         self._came()
 
     def _came(self) -> None:
         self.is_away = False
         self._next_try = 0.0
-        self._wait = SHORTEST_WAIT
+        self._back_since = time.monotonic()
         self._looks = 0
         self.end_seconds = END_SECONDS
         """What is left of the time that ends may wait in this outage."""
@@ -161,29 +163,27 @@ class Presence:
             with self._lock:
                 self._came()
 
-    def took(self, began: float) -> None:
-        """Warn, once, of an agent that answers so slowly that trainings wait for it."""
-        now = time.monotonic()
+    def slow(self, spent: float, total: float) -> None:
+        """Warn, once, of an agent that answers so slowly that a training waits for it."""
         with self._lock:
-            self._began = min(self._began, began)
-            self._spent += now - began
-            total = now - self._began
-            if self._spent < max(SLOW_SECONDS, SLOW_SHARE * total):
-                return
-            spent, self._spent = self._spent, -math.inf
-        log.warning(
-            "the agent answers slowly: %.0f s of %.0f s went by waiting for it; is it overloaded, "
-            "or far away? Larger chunks ask it less often",
-            spent,
-            total,
-        )
+            is_said, self._is_slow_said = self._is_slow_said, True
+        if not is_said:
+            log.warning(
+                "the agent answers slowly: a training waited for %.0f s of its %.0f s; is it "
+                "overloaded, or far away? Larger chunks ask it less often",
+                spent,
+                total,
+            )
 
     def failed(self, error: AgentError) -> None:
         """Take it to be away, as a call that was tried says."""
         with self._lock:
-            self._wait = min(2 * self._wait, LONGEST_WAIT) if self.is_away else SHORTEST_WAIT
+            now = time.monotonic()
+            # One that comes and goes is looked for as seldom as one that stays away.
+            is_same = self.is_away or now - self._back_since < STEADY_WAITS * self._wait
+            self._wait = min(2 * self._wait, LONGEST_WAIT) if is_same else SHORTEST_WAIT
             self._looks += 1
-            self._next_try = time.monotonic() + self._wait
+            self._next_try = now + self._wait
             self._why = error
             self.is_away = True
 
@@ -259,6 +259,8 @@ class AgentDelivery:
         self._presence = presence
         self._gives_up = math.inf
         """When the calls of a start, which share the patience of one, have had it."""
+        self._began, self._spent = math.inf, 0.0
+        """When the first call was made, and seconds that answers have taken."""
         self._waiting: deque[tuple[type[Request], bytes]] = deque()
         """As they are sent: a message takes six times as much memory."""
 
@@ -411,9 +413,17 @@ class AgentDelivery:
         method: Any = self._methods[type(request)]
         began = time.monotonic()
         answer = self._calls.call(method, request, within=within)
-        self._presence.took(began)
+        self._took(began)
         check_action(request, answer, self.names)
         return answer
+
+    def _took(self, began: float) -> None:
+        now = time.monotonic()
+        self._began = min(self._began, began)
+        self._spent += now - began
+        total = now - self._began
+        if self._spent >= max(SLOW_SECONDS, SLOW_SHARE * total):
+            self._presence.slow(self._spent, total)
 
 
 def check_action(request: Request, answer: Any, names: Set[str]) -> None:

@@ -430,13 +430,42 @@ def test_an_agent_that_keeps_a_training_waiting_is_told_of_once(
         return call(method, request, within=within)
 
     monkeypatch.setattr(client._calls, "call", slow)
-    client._presence._began = 0.0  # on this test's clock
+    monkeypatch.setattr(run._delivery, "_began", 0.0)  # on this test's clock
     for _ in range(20):
         now += 2.0
         chunk(run)
 
     assert [m for m in caplog.messages if "answers slowly" in m] == caplog.messages
     assert len(caplog.messages) == warnings
+
+
+def test_an_agent_that_comes_and_goes_costs_little(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails every other call, each after all patience: it is tried ever less often."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    now, spent, calls_made, call = 0.0, 0.0, 0, client._calls.call
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
+
+    def flapping(method: Any, request: Any, *, within: float) -> Any:
+        nonlocal now, spent, calls_made
+        calls_made += 1
+        if calls_made % 2:
+            return call(method, request, within=20.0)
+        now += within
+        spent += within
+        raise Unavailable("silence")
+
+    monkeypatch.setattr(client._calls, "call", flapping)
+    hour = 3_600
+    for _ in range(hour):
+        now += 1.0
+        chunk(run)
+
+    assert 10 < spent < hour / 50
+    assert calls_made > 20
 
 
 def test_an_agent_slower_than_a_look_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
