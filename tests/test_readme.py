@@ -1,5 +1,6 @@
 """The README's examples run as they stand there."""
 
+import asyncio
 import re
 import textwrap
 from collections.abc import Iterator
@@ -90,6 +91,24 @@ def test_the_examples_of_a_training_script_run(
     (trained,) = [r for r in client.list_runs() if r.controller == "fer-dropout"]
     assert trained.reported_chunks == 2
     assert names["errors"] == [None]
+
+
+def test_reports_of_one_event_loop_wait_side_by_side(client: AgentClient) -> None:
+    """By the README's line for asyncio."""
+    (line,) = re.findall(r"`await (asyncio\.to_thread\([^`]+\))`", README)
+    dropout = Hyperparameter(name="dropout", low=0.0, high=0.5)
+    spec = ControllerSpec(name="c", chunk_size=1, hyperparameters=(dropout,))
+    runs = [client.run(spec) for _ in range(3)]
+    for run in runs:
+        run.step(1.0, score=0.5)
+
+    async def report() -> list[Any]:
+        names = {"asyncio": asyncio, "score": 0.5}
+        return await asyncio.gather(*(eval(line, {**names, "run": run}) for run in runs))
+
+    reports = asyncio.run(report())
+    assert reports == [run.hyperparameters for run in runs]
+    assert [run.reported_chunks for run in client.list_runs()] == [1, 1, 1]
 
 
 def lightning_names() -> dict[str, Any]:

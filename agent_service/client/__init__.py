@@ -10,7 +10,6 @@ A run brings the values of the first chunk; each report brings those of the next
                 run.report(validate())
 """
 
-from agent_service.client.asynchronous import AsyncAgentClient
 from agent_service.client.client import AgentClient
 from agent_service.client.connection.tls import Tls
 from agent_service.client.delivery import Hold
@@ -36,7 +35,6 @@ from agent_service.domain.specs import (
 
 __all__ = [
     "AgentClient",
-    "AsyncAgentClient",
     "BayesianSettings",
     "ConstantSettings",
     "ControllerSpec",

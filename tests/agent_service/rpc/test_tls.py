@@ -1,6 +1,5 @@
 """TLS, with real certificates: who is accepted, and what both sides are told of who is not."""
 
-import asyncio
 import os
 import shutil
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent_service.client import AgentClient, AsyncAgentClient, Tls
+from agent_service.client import AgentClient, Tls
 from agent_service.domain.errors import InvalidArgument, Unavailable
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.health import check_health
@@ -228,18 +227,6 @@ def answers(client: AgentClient) -> bool:
     except Unavailable:
         return False
     return True
-
-
-def test_asyncio_clients_speak_tls(tmp_path: Path, authority: Authority) -> None:
-    """The same options, the same service."""
-
-    async def names(address: str) -> list[str]:
-        async with AsyncAgentClient(address, tls=Tls(ca=authority.ca)) as client:
-            await client.create_controller(spec())
-            return [c.spec.name async for c in client.list_controllers()]
-
-    with served(tmp_path, authority.issue("agent")) as agent:
-        assert asyncio.run(names(agent.address)) == ["c"]
 
 
 @pytest.fixture
