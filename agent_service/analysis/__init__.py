@@ -1,1 +1,1 @@
-"""The decision log, read: as tables, as other policy versions would have decided, as estimates."""
+"""The decision log, read: as tables, and as other policy versions would have decided."""

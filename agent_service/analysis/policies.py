@@ -39,23 +39,14 @@ class LoggedPolicy:
         mean = self.snapshot.mean(self._observation(transition))
         return action_values(self.spec, mean.tolist(), before=before)
 
-    def log_probability(self, transition: pb.Transition) -> float:
-        """Return the natural log density of the logged sample under the sampling policy."""
-        sample = np.array(transition.sample)
-        return self.snapshot.log_probability(self._observation(transition), sample)
-
-    def log_inside(self, transition: pb.Transition) -> float:
-        """Return the natural log of the probability that a sample would lie in [-1, 1]^h."""
-        return self.snapshot.log_inside(self._observation(transition))
-
     def _observation(self, transition: pb.Transition) -> np.ndarray:
         """Return what the policy sees of a transition: S_t, then the context, if it takes one."""
         context = transition.context if context_size(self.spec) else ()
         return np.array([*transition.state, *context])
 
 
-def read_policy(log: LogReader, controller: str, version: int = 0) -> LoggedPolicy:
-    """Return a stored policy version, the newest for 0.
+def read_policy(log: LogReader, controller: str, version: int) -> LoggedPolicy:
+    """Return a stored policy version.
 
     Raises:
         NotFound: no such controller or version.

@@ -30,10 +30,6 @@ class LogReader(Protocol):
         """Return a run as it stands, or as it was when it was pruned."""
         ...
 
-    def list_runs(self, *, controller: str = "") -> Iterator[pb.Run]:
-        """Return runs."""
-        ...
-
     def transitions(
         self, *, controller: str = "", run_id: str = "", after: int = 0
     ) -> Iterator[pb.Transition]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from agent_service.cli.analysis import agreement, estimate, replay
+from agent_service.cli.analysis import agreement, replay
 from agent_service.cli.log import transitions
 from agent_service.cli.prune import prune_options, prune_store
 from agent_service.config import AgentConfig
@@ -201,7 +201,7 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in (transitions, replay, agreement, estimate):
+for command in (transitions, replay, agreement):
     cli.add_command(command)
 
 

@@ -73,28 +73,8 @@ class PolicySnapshot:
         """
         mean = self.mean(observation)
         sample = _round(mean + self._std * noise)
-        return sample, self._log_density(mean, sample)
-
-    def log_probability(self, state: FloatArray, sample: FloatArray) -> float:
-        """Return the natural log probability density of an unclipped `sample`, float64[h].
-
-        To the bit the one that `sample()` gave with it.
-        """
-        return self._log_density(self.mean(state), sample)
-
-    def log_inside(self, state: FloatArray) -> float:
-        """Return the natural log of the probability that a sample lies in [-1, 1]^h."""
-        mean, root = self.mean(state), self._std * math.sqrt(2.0)
-        shares = [
-            0.5 * (math.erf((1.0 - m) / r) + math.erf((1.0 + m) / r))
-            for m, r in zip(mean, root, strict=True)
-        ]
-        inside = math.prod(shares)
-        return math.log(inside) if inside > 0 else -math.inf
-
-    def _log_density(self, mean: FloatArray, sample: FloatArray) -> float:
         distance = (sample - mean) / self._std
-        return float(np.float32(-0.5 * distance.dot(distance) - self._log_norm))
+        return sample, float(np.float32(-0.5 * distance.dot(distance) - self._log_norm))
 
     def value(self, observation: FloatArray) -> float:
         """Return the expected discounted return from `observation` on, in units of the reward.

@@ -377,7 +377,6 @@ def test_the_comparison_command_shows_both(served: ServedAgent, learned: AgentCl
         ("rollback c two", "'VERSION': 'two' is not a whole number of 1 or more"),
         ("export c no/f", "'PATH': 'no/f': its folder is not there; make it first"),
         ("transitions --output no/f", "'--output': 'no/f': its folder is not there"),
-        ("estimate --controller c --target d --gamma nan", "'--gamma': nan is not finite"),
         ("prune --archive a --older-than 99999999w", "'--older-than': '99999999w' is no age"),
         (f"prune --archive a --older-than {'9' * 400}s", "characters)' is no age"),
     ],

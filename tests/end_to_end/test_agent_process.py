@@ -225,7 +225,6 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
             ("json", "uuid", "grpc_status", "agent_service.domain.store", "agent_service.wire.pem"),
         ),
         ("agent_service.app", ()),
-        ("agent_service.analysis.evaluation", ("pyarrow", "sqlalchemy")),
         ("agent_service.analysis.replay", ("pyarrow", "sqlalchemy")),
         ("trainer_service.client", ("sqlalchemy", "click")),
     ],
