@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,15 @@ import grpc
 
 from agent_service.domain.errors import PermissionDenied, Unauthenticated, invalid
 from agent_service.serving.config import ServingConfig
-from agent_service.serving.refusals import RefusalLog
 from agent_service.wire.reloading import Reloaded
 from agent_service.wire.tokens import read_tokens
 
+log = logging.getLogger(__name__)
+
 Context = grpc.aio.ServicerContext[Any, Any]
+
+LOG_SECONDS = 1.0
+"""Between two lines about refusals of one kind, at the least."""
 
 
 class Needs(Enum):
@@ -75,6 +82,34 @@ class Guard:
             if token
             else "no token; send the metadata `authorization: Bearer TOKEN`, or give --token FILE"
         )
+
+
+@dataclass(slots=True)
+class _Kind:
+    logged_at: float = float("-inf")
+    unlogged: int = 0
+
+
+class RefusalLog:
+    """Logs a refusal of each kind at most once in a while, and how many there were.
+
+    So nobody fills the log by being refused.
+    """
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._kinds: dict[str, _Kind] = {}
+
+    def tell(self, kind: str, line: str) -> None:
+        """Log `line`, unless one of its kind just was; of kinds there are few."""
+        now = time.monotonic()
+        seen = self._kinds.setdefault(kind, _Kind())
+        if now - seen.logged_at < LOG_SECONDS:
+            seen.unlogged += 1
+            return
+        more = f" (and {seen.unlogged} more like it before)" if seen.unlogged else ""
+        self._kinds[kind] = _Kind(logged_at=now)
+        log.warning("%s%s", line, more)
 
 
 def _token(metadata: Iterable[Any]) -> str:

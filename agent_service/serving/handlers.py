@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from agent_service.domain.errors import AgentError, ResourceExhausted, invalid
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.guard import Guard, Needs
-from agent_service.serving.limits import LimitMetrics, Room, TransportMetrics
+from agent_service.serving.limits import LimitMetrics, Room
 from agent_service.wire.status import to_status
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,6 @@ class Handlers:
         self._streams = Room("streams", config.max_streams)
         ours = {name: getattr(config, f"max_{name}") for name in _LIMITS}
         self._limits = LimitMetrics(registry, {**ours, **limits})
-        self._transport = TransportMetrics(registry, failed=self._failed)
         self._started = Counter(
             "grpc_server_started_total", "Calls begun.", _LABELS, registry=registry
         )
@@ -101,15 +100,10 @@ class Handlers:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add all to a server that was just made, which is not yet started."""
-        self._transport.server_began()
         for service, wrapped in self._services.items():
             generic = grpc.method_handlers_generic_handler(service, wrapped)
             server.add_generic_rpc_handlers((generic,))
             server.add_registered_method_handlers(service, wrapped)
-
-    def server_ended(self) -> None:
-        """Count no more what one of the servers told that has ended."""
-        self._transport.server_ended()
 
     def _wrapped(self, service: str, method: str, handler: Any, needs: Needs) -> Any:
         shape = _shape(handler)
@@ -147,11 +141,6 @@ class Handlers:
         if self._guard.is_open or needs is Needs.NOTHING:
             return None
         return lambda context: self._guard.check(context, needs, method)
-
-    def _failed(self) -> float:
-        """Return how many calls did not end with OK."""
-        samples = (s for metric in self._handled.collect() for s in metric.samples)
-        return sum(s.value for s in samples if s.labels["grpc_code"] != "OK")
 
 
 class Registrar:

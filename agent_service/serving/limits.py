@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # has no public name without grpcio-channelz
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from agent_service.domain.errors import Busy
@@ -59,53 +57,3 @@ class LimitMetrics(Collector):
         for name, size in self._limits.items():
             sizes.add_metric((name,), size)
         return [sizes]
-
-
-class TransportMetrics(Collector):
-    """Calls that gRPC's core refused; Python sees none of them: they are counted by difference."""
-
-    def __init__(self, registry: CollectorRegistry, *, failed: Callable[[], float]) -> None:
-        """Declare the metric in `registry`; `failed` returns how many calls failed in methods."""
-        self._servers: list[int] = []
-        """Numbers of our servers in the core."""
-        self._failed = failed
-        self._more = 0.0
-        """What ended servers had counted beyond what failed in methods."""
-        self._most = 0.0
-        registry.register(self)
-
-    def server_began(self) -> None:
-        """Count what a server refuses that was made just now."""
-        self._servers.append(
-            int(json.loads(cygrpc.channelz_get_servers(0))["server"][-1]["ref"]["serverId"])
-        )
-
-    def server_ended(self) -> None:
-        """Go on from what was counted last, without the servers that the core has no more."""
-        self._servers = [number for number in self._servers if _told(number) is not None]
-        self._more += self._most - self._refused()
-
-    def _refused(self) -> float:
-        told = [_told(number) for number in self._servers]
-        return sum(count for count in told if count is not None) - self._failed() + self._more
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the count."""
-        # A call that just fails is counted here and there at slightly different moments.
-        self._most = max(self._most, self._refused())
-        refused = CounterMetricFamily(
-            "grpc_server_transport_refused",
-            "Calls that ended before they came to a method: a message or header over its limit, "
-            "bytes that are no call, an unknown method, or a client that went away.",
-        )
-        refused.add_metric((), self._most)
-        return [refused]
-
-
-def _told(number: int) -> float | None:
-    """Return how many calls failed in one of the core's servers; None where that has ended."""
-    try:
-        answer = json.loads(cygrpc.channelz_get_server(number))
-    except ValueError:
-        return None
-    return float(answer["server"]["data"].get("callsFailed", 0))

@@ -35,19 +35,15 @@ class Listeners:
         self,
         make: Callable[[bool], grpc.aio.Server],
         identity: Reloaded[Identity] | None,
-        *,
-        ended: Callable[[], None],
     ) -> None:
         """Listen nowhere yet.
 
         Args:
             make: returns a server with all that it serves; told whether others share its port.
             identity: of the service, as files have it; None without TLS.
-            ended: called whenever an older server has ended.
         """
         self._make = make
         self._identity = identity
-        self._ended = ended
         self._used = None if identity is None else identity.get()
         self._server: grpc.aio.Server | None = None
         self._old: dict[asyncio.Task[None], grpc.aio.Server] = {}
@@ -99,11 +95,7 @@ class Listeners:
             return
         ending = asyncio.create_task(old.stop(_TO_THEIR_END))
         self._old[ending] = old
-        ending.add_done_callback(self._has_ended)
-
-    def _has_ended(self, ending: asyncio.Task[None]) -> None:
-        del self._old[ending]
-        self._ended()
+        ending.add_done_callback(self._old.pop)
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, and let those in flight go on for so many seconds."""

@@ -73,12 +73,8 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def start_service_log(service: str, config: ServingConfig) -> None:
-    """Begin to log as a service, before gRPC and Prometheus' client are imported."""
+    """Begin to log as a service, before Prometheus' client is imported."""
     # Left over from another program it would have metrics written to files of its folder.
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(name, None)
-    if config.tls_certificate is not None:
-        from agent_service.serving.core_log import log_handshakes
-
-        log_handshakes()
     start_logging(service, config.log_format)

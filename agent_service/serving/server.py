@@ -78,8 +78,7 @@ class Server:
             reflection.aio.ReflectionServicer(names),
             needs=Needs.RUN_TOKEN,
         )
-        identity = server_identity(config)
-        self._listeners = Listeners(self._make, identity, ended=self._handlers.server_ended)
+        self._listeners = Listeners(self._make, server_identity(config))
 
     def _make(self, shares_port: bool) -> grpc.aio.Server:
         """Return one of gRPC's servers, not yet started, with all that this one serves."""

@@ -80,15 +80,11 @@ def _calls() -> Row:
             ),
             lines(
                 "Calls a second that a limit refused",
-                "By the limit that they met; messages and headers over theirs are gRPC's own.",
+                "By the limit that they met; messages and headers over theirs are not counted.",
                 Query(
                     f"sum by (limit) (rate(service_limit_refusals_total{{{_OF}}}"
                     "[$__rate_interval]))",
                     "{{limit}}",
-                ),
-                Query(
-                    f"sum(rate(grpc_server_transport_refused_total{{{_OF}}}[$__rate_interval]))",
-                    "transport",
                 ),
                 unit="reqps",
                 low=0,

@@ -20,7 +20,6 @@ BOTH = {
     "grpc_server_started": _CALL,
     "grpc_server_handled": ("grpc_code", *_CALL),
     "grpc_server_handling_seconds": _CALL,
-    "grpc_server_transport_refused": (),
     "service_limit": ("limit",),
     "service_limit_refusals": ("limit",),
     **_PROCESS,
