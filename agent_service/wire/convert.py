@@ -5,8 +5,10 @@ Pairs stand together. Enum maps are one dictionary each, and its inverse made fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,50 +48,37 @@ from agent_service.v1 import agent_pb2 as pb
 if TYPE_CHECKING:
     from agent_service.domain.store import PolicyEntry, Usage
 
-SCALES = {pb.SCALE_LINEAR: Scale.LINEAR, pb.SCALE_LOG: Scale.LOG}
-REWARDS = {
-    pb.REWARD_GAP: Reward.GAP,
-    pb.REWARD_VALIDATION: Reward.VALIDATION,
-    pb.REWARD_IMPROVEMENT: Reward.IMPROVEMENT,
-    pb.REWARD_GIVEN: Reward.GIVEN,
-}
-MODES = {
-    pb.MODE_LEARNING: Mode.LEARNING,
-    pb.MODE_FROZEN: Mode.FROZEN,
-    pb.MODE_SHADOW: Mode.SHADOW,
-}
-OUTCOMES = {
-    pb.OUTCOME_TERMINATED: Outcome.TERMINATED,
-    pb.OUTCOME_TRUNCATED: Outcome.TRUNCATED,
-    pb.OUTCOME_DIVERGED: Outcome.DIVERGED,
-    pb.OUTCOME_CANCELLED: Outcome.CANCELLED,
-}
-STATES = {
-    pb.RUN_STATE_ACTIVE: RunState.ACTIVE,
-    pb.RUN_STATE_FINISHED: RunState.FINISHED,
-    pb.RUN_STATE_ABANDONED: RunState.ABANDONED,
-}
-USES = {
-    pb.USE_PENDING: Use.PENDING,
-    pb.USE_READY: Use.READY,
-    pb.USE_RECORDED: Use.RECORDED,
-    pb.USE_LEARNED: Use.LEARNED,
-}
-FROZEN_STARTS = {
-    pb.FROZEN_START_MEAN: FrozenStart.MEAN,
-    pb.FROZEN_START_UNIFORM: FrozenStart.UNIFORM,
-}
-SHAPES = {
-    pb.SHAPE_LINEAR: Shape.LINEAR,
-    pb.SHAPE_COSINE: Shape.COSINE,
-    pb.SHAPE_STEP: Shape.STEP,
-    pb.SHAPE_EXPONENTIAL: Shape.EXPONENTIAL,
-}
-_NUMBERS: dict[Any, Any] = {
-    value: number
-    for numbers in (SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
-    for number, value in numbers.items()
-}
+E = TypeVar("E", bound=StrEnum)
+
+
+def by_number(message: Any, kind: type[E]) -> dict[int, E]:
+    """Return a contract's enum as the members of ours by their numbers; the names are the same."""
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", message.DESCRIPTOR.name).upper()
+    return {message.Value(f"{prefix}_{member.name}"): member for member in kind}
+
+
+class Numbers:
+    """The numbers of members of several enums; those of two enums may be equal as texts."""
+
+    def __init__(self, *enums: Mapping[Any, StrEnum]) -> None:
+        """Take the members of each enum by their numbers."""
+        self._numbers = {
+            (type(member), member): number for enum in enums for number, member in enum.items()
+        }
+
+    def __getitem__(self, member: StrEnum) -> Any:
+        return self._numbers[type(member), member]
+
+
+SCALES = by_number(pb.Scale, Scale)
+REWARDS = by_number(pb.Reward, Reward)
+MODES = by_number(pb.Mode, Mode)
+OUTCOMES = by_number(pb.Outcome, Outcome)
+STATES = by_number(pb.RunState, RunState)
+USES = by_number(pb.Use, Use)
+FROZEN_STARTS = by_number(pb.FrozenStart, FrozenStart)
+SHAPES = by_number(pb.Shape, Shape)
+_NUMBERS = Numbers(SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
 _PPO_SCALARS = (
     "rollout_size",
     "batch_size",

@@ -1,18 +1,21 @@
 """Messages of the agent's contract and the values that they stand for."""
 
-from collections.abc import Mapping
+from enum import StrEnum
 
-import pytest
-
-from agent_service.wire import convert
+from agent_service.wire.convert import Numbers
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["SCALES", "REWARDS", "MODES", "OUTCOMES", "STATES", "USES", "FROZEN_STARTS", "SHAPES"],
-)
-def test_an_enums_values_have_their_own_numbers(name: str) -> None:
-    """Though values of different enums may be equal as strings, and share one table."""
-    values: Mapping[int, object] = getattr(convert, name)
+class Colour(StrEnum):
+    ORANGE = "orange"
 
-    assert [convert._NUMBERS[value] for value in values.values()] == list(values)
+
+class Fruit(StrEnum):
+    ORANGE = "orange"
+
+
+def test_members_of_different_enums_have_their_own_numbers() -> None:
+    """Though they are equal, as the linear scale and the linear schedule are."""
+    numbers = Numbers({1: Colour.ORANGE}, {2: Fruit.ORANGE})
+
+    assert Colour.ORANGE == Fruit.ORANGE  # type: ignore[comparison-overlap]
+    assert (numbers[Colour.ORANGE], numbers[Fruit.ORANGE]) == (1, 2)

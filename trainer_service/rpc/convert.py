@@ -8,7 +8,7 @@ from typing import Any
 
 from agent_service.domain.errors import FieldViolation, InvalidArgument, within
 from agent_service.domain.runs import Mode
-from agent_service.wire.convert import enum_value, timestamp
+from agent_service.wire.convert import Numbers, by_number, enum_value, timestamp
 from trainer_service.run import (
     ChunkTrained,
     Event,
@@ -36,29 +36,12 @@ from trainer_service.training.spec import (
 )
 from trainer_service.v1 import trainer_pb2 as pb
 
-STATES = {
-    pb.RUN_STATE_QUEUED: RunState.QUEUED,
-    pb.RUN_STATE_RUNNING: RunState.RUNNING,
-    pb.RUN_STATE_SUCCEEDED: RunState.SUCCEEDED,
-    pb.RUN_STATE_FAILED: RunState.FAILED,
-    pb.RUN_STATE_CANCELLED: RunState.CANCELLED,
-}
-METHODS = {
-    pb.METHOD_VANILLA: Method.VANILLA,
-    pb.METHOD_NI: Method.NI,
-    pb.METHOD_D: Method.D,
-    pb.METHOD_DNI: Method.DNI,
-    pb.METHOD_RNI: Method.RNI,
-    pb.METHOD_RD: Method.RD,
-}
-SITES = {pb.SITES_SHARED: Sites.SHARED, pb.SITES_EACH: Sites.EACH}
-WHICH = {pb.WEIGHTS_BEST: Which.BEST, pb.WEIGHTS_LAST: Which.LAST}
+STATES = by_number(pb.RunState, RunState)
+METHODS = by_number(pb.Method, Method)
+SITES = by_number(pb.Sites, Sites)
+WHICH = by_number(pb.Weights, Which)
 MODES = {pb.MODE_LEARNING: Mode.LEARNING, pb.MODE_FROZEN: Mode.FROZEN}
-_NUMBERS: dict[Any, Any] = {
-    value: number
-    for numbers in (STATES, METHODS, SITES, WHICH, MODES)
-    for number, value in numbers.items()
-}
+_NUMBERS = Numbers(STATES, METHODS, SITES, WHICH, MODES)
 
 
 def _named(kind: Any, text: str, *, field: str, default: Any) -> Any:
