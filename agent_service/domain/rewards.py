@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,13 +23,33 @@ class Reward(StrEnum):
     """A finite number that the training reports, ready made."""
 
 
-WORST: dict[Reward, float | None] = {
-    Reward.GAP: -1.0,
-    Reward.VALIDATION: 0.0,
-    Reward.IMPROVEMENT: -1.0,
-    Reward.GIVEN: None,
+Formula = Callable[[float, float, float], float]
+"""Of a chunk's training and validation scores, and the validation score of the chunk before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """What a reward is."""
+
+    worst: float | None
+    """The smallest one that a chunk can earn; None where there is no bound."""
+    formula: Formula | None
+    """None where the training reports it ready made."""
+
+
+DEFINITIONS = {
+    Reward.GAP: Definition(
+        worst=-1.0, formula=lambda training, validation, before: validation - training
+    ),
+    Reward.VALIDATION: Definition(
+        worst=0.0, formula=lambda training, validation, before: validation
+    ),
+    Reward.IMPROVEMENT: Definition(
+        worst=-1.0, formula=lambda training, validation, before: validation - before
+    ),
+    Reward.GIVEN: Definition(worst=None, formula=None),
 }
-"""The smallest reward that a chunk can earn; a given one has no bound."""
+"""The one place that says what a reward is: services, environments and reports compute it here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,34 +86,46 @@ class GivenReward:
 Feedback = Scores | GivenReward
 
 
-def compute_reward(definition: Reward, feedback: Feedback, previous: Feedback | None) -> float:
+def compute_reward(reward: Reward, feedback: Feedback, previous: Feedback | None) -> float:
     """Return the reward R_t that the action of the reported chunk earned.
 
     Args:
-        definition: the controller's reward.
+        reward: the controller's.
         feedback: of the reported chunk, C_{t+1}.
         previous: of the chunk before, C_t; None for a run's first chunk.
 
     Raises:
-        InvalidArgument: where the feedback is not of the kind that the definition needs.
+        InvalidArgument: where the feedback is not of the kind that the reward needs.
     """
-    if definition is Reward.GIVEN:
-        if not isinstance(feedback, GivenReward):
-            raise invalid(
-                "scores",
-                "this controller's reward is `given`; report `reward` instead, in Python by "
-                "run.report_reward(losses, reward)",
-            )
-        return feedback.value
-    if not isinstance(feedback, Scores):
+    formula = DEFINITIONS[reward].formula
+    if isinstance(feedback, GivenReward):
+        if formula is None:
+            return feedback.value
         raise invalid(
             "reward",
-            f"this controller computes `{definition}`; report `scores` instead, in Python by "
+            f"this controller computes `{reward}`; report `scores` instead, in Python by "
             "run.report(validation)",
         )
-    if definition is Reward.GAP:
-        return feedback.validation - feedback.training
-    if definition is Reward.VALIDATION:
-        return feedback.validation
+    if formula is None:
+        raise invalid(
+            "scores",
+            f"this controller's reward is `{reward}`; report `reward` instead, in Python by "
+            "run.report_reward(losses, reward)",
+        )
     before = previous.validation if isinstance(previous, Scores) else 0.0
-    return feedback.validation - before
+    return formula(feedback.training, feedback.validation, before)
+
+
+def course_of_rewards(
+    reward: Reward, *, training: Sequence[float], validation: Sequence[float]
+) -> list[float]:
+    """Return what each chunk of a whole run earned, by its scores.
+
+    Args:
+        reward: one that is made of scores.
+        training: MTF of each chunk.
+        validation: MVF of each chunk.
+    """
+    formula = DEFINITIONS[reward].formula
+    assert formula is not None, reward
+    return list(map(formula, training, validation, [0.0, *validation]))

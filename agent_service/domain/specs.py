@@ -28,7 +28,7 @@ from agent_service.domain.hyperparameters import (
     Hyperparameter,
     check_values,
 )
-from agent_service.domain.rewards import WORST, Reward
+from agent_service.domain.rewards import DEFINITIONS, Reward
 
 
 class FrozenStart(StrEnum):
@@ -360,7 +360,9 @@ class ControllerSpec:
     @property
     def reward_of_divergence(self) -> float | None:
         """The reward of an action whose chunk diverged; None where it earns none."""
-        return WORST[self.reward] if self.diverged_reward is None else self.diverged_reward
+        if self.diverged_reward is not None:
+            return self.diverged_reward
+        return DEFINITIONS[self.reward].worst
 
     @property
     def learns_from_transitions(self) -> bool:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_service.domain.errors import InvalidArgument
-from agent_service.domain.rewards import GivenReward, Reward, Scores, compute_reward
+from agent_service.domain.rewards import (
+    DEFINITIONS,
+    GivenReward,
+    Reward,
+    Scores,
+    compute_reward,
+    course_of_rewards,
+)
 
 SCORES = st.builds(Scores, training=st.floats(0, 1), validation=st.floats(0, 1))
 
@@ -38,6 +45,25 @@ def test_improvements_sum_to_the_last_validation_score(chunks: list[Scores]) -> 
     )
 
     assert total == pytest.approx(chunks[-1].validation, abs=1e-12)
+
+
+@pytest.mark.parametrize("reward", [r for r in Reward if DEFINITIONS[r].formula])
+@given(chunks=st.lists(SCORES, max_size=20))
+def test_a_runs_rewards_are_those_of_its_chunks(reward: Reward, chunks: list[Scores]) -> None:
+    """As each was computed when it was reported, and none below the worst."""
+    earned = course_of_rewards(
+        reward,
+        training=[scores.training for scores in chunks],
+        validation=[scores.validation for scores in chunks],
+    )
+
+    assert earned == [
+        compute_reward(reward, now, before)
+        for now, before in zip(chunks, [None, *chunks], strict=False)
+    ]
+    worst = DEFINITIONS[reward].worst
+    assert worst is not None
+    assert all(one >= worst for one in earned)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

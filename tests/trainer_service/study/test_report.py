@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from agent_service.domain.errors import AgentError
+from agent_service.domain.rewards import DEFINITIONS, Definition, Reward
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from tests.trainer_service.test_store import FINISHED
 from trainer_service.study.report import courses
@@ -25,6 +26,7 @@ from trainer_service.study.report.drawing import BLUE, ORANGE, legend_above, lis
 from trainer_service.study.report.report import Report, write_report
 from trainer_service.study.results.results import Phase, ResultsFolder
 from trainer_service.study.results.rows import Row, comparisons, make_rows
+from trainer_service.study.results.series import rewards
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.study_file import parse_study, presets, read_study
 from trainer_service.study.study_toml import as_toml
@@ -168,6 +170,17 @@ def test_lines_and_dots_lie_within_the_frame(
             assert low + 0.02 * (high - low) < height.min()
             assert height.max() < high - 0.02 * (high - low)
     assert shown == ["RD: values", "reward: gap", *["scores (macro F1)"] * 2, *["RD"] * 4]
+
+
+def test_a_report_shows_rewards_as_they_are_defined(
+    folder: ResultsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the definitions that controllers learn from, whatever these are."""
+    whole = Definition(worst=0.0, formula=lambda training, validation, _before: training)
+    monkeypatch.setitem(DEFINITIONS, Reward.GAP, whole)
+    (row,) = (row for row in make_rows(STUDY, folder.results()) if row.entry.name == "rd")
+
+    assert rewards(row, row.judged[0]) == list(row.judged[0].trace.training_score)
 
 
 def with_losses(row: Row, *, training: float) -> Row:

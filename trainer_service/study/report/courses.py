@@ -21,7 +21,7 @@ from trainer_service.study.report.drawing import (
     png,
 )
 from trainer_service.study.results.rows import Row
-from trainer_service.study.results.series import reward_name, rewards, running_mean
+from trainer_service.study.results.series import reward_of, rewards, running_mean
 
 
 def with_chunks(rows: Sequence[Row]) -> list[Row]:
@@ -99,7 +99,7 @@ def draw_values(rows: Sequence[Row]) -> bytes:
         from_zero(value)
         value.legend(fontsize="x-small")
         draw_band(reward, [rewards(row, r) for r in row.judged], GREEN, "reward")
-        reward.set(title=f"reward: {reward_name(row)}")
+        reward.set(title=f"reward: {reward_of(row)}")
         draw_band(scores, [r.trace.training_score for r in row.judged], BLUE, "training")
         draw_band(scores, [r.trace.validation_score for r in row.judged], ORANGE, "validation")
         scores.set(title="scores (macro F1)", ylim=(-0.04, 1.06))
@@ -148,7 +148,7 @@ def draw_learning(rows: Sequence[Row]) -> bytes:
         axes.set_xlabel("child", fontsize="small")
         other = axes.twinx()
         for side, values, colour, label in (
-            (axes, earned, BLUE, f"reward: {reward_name(row)}"),
+            (axes, earned, BLUE, f"reward: {reward_of(row)}"),
             (other, chosen, ORANGE, "mean value"),
         ):
             side.plot(children, values, ".", color=colour, ms=3, alpha=0.5)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agent_service.domain.rewards import Reward, course_of_rewards
 from trainer_service.study.entries import Learned
 from trainer_service.study.results.results import Result
 from trainer_service.study.results.rows import Row
@@ -14,21 +15,17 @@ RECENT = 8
 """Children that a running mean is of."""
 
 
-def reward_name(row: Row) -> str:
-    """Return which reward a method's chunks earn: its own, the paper's for those that learn not."""
-    return row.entry.reward.value if isinstance(row.entry, Learned) else "gap"
+def reward_of(row: Row) -> Reward:
+    """Return the reward of a method's chunks: its own, the paper's for those that learn not."""
+    return row.entry.reward if isinstance(row.entry, Learned) else Reward.GAP
 
 
 def rewards(row: Row, result: Result) -> list[float]:
     """Return what each chunk of a run earned."""
-    trained, validated = result.trace.training_score, result.trace.validation_score
-    match reward_name(row):
-        case "validation":
-            return list(validated)
-        case "improvement":
-            return [float(change) for change in np.diff(validated, prepend=0.0)]
-        case _:
-            return [float(gap) for gap in np.subtract(validated, trained)]
+    trace = result.trace
+    return course_of_rewards(
+        reward_of(row), training=trace.training_score, validation=trace.validation_score
+    )
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
