@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.app import make_server, make_steering
 from agent_service.client import AgentClient, delivery
+from agent_service.domain.store import Durability
 from agent_service.metrics.decisions import Metrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
@@ -38,8 +39,10 @@ class ServedAgent:
         store: Path | str,
         config: ServingConfig | None = None,
         capacity: Capacity = DEFAULT_CAPACITY,
+        durability: Durability = Durability.POWER,
     ) -> None:
         self._config = config
+        self._durability = durability
         self._capacity = capacity
         self.url = store if isinstance(store, str) else f"sqlite:///{store}"
         self.registry = CollectorRegistry()
@@ -51,7 +54,10 @@ class ServedAgent:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         with SqlStore(
-            self.url, observe_commit=self.metrics.committed, journal=LoopJournal
+            self.url,
+            durability=self._durability,
+            observe_commit=self.metrics.committed,
+            journal=LoopJournal,
         ) as store:
             self.registry.register(StoreCollector(store, self.metrics))
             steering = make_steering(store, metrics=self.metrics, capacity=self._capacity)

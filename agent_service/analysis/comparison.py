@@ -74,8 +74,7 @@ def _decisions(
             Situation(
                 run_id=run.run_id,
                 chunk=chunk,
-                state=state,
-                context=context,
+                observation=np.concatenate([state, context]),
                 mode=Mode.FROZEN,
                 previous=previous,
                 policy=policy,

@@ -5,20 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agent_service.domain.hyperparameters import named_values
-from agent_service.domain.runs import Decision
 from agent_service.domain.specs import ControllerSpec, PPOSettings
-
-
-def values_run(
-    running: Decision | None, applied: Mapping[str, float] | None
-) -> Mapping[str, float] | None:
-    """Return the values that a chunk truly ran under; None before a run's first chunk.
-
-    Args:
-        running: the decision that was for the chunk; None before the first.
-        applied: what it ran under, where that was not the decided values.
-    """
-    return running.values if applied is None and running is not None else applied
 
 
 def places_of(spec: ControllerSpec, values: Mapping[str, float]) -> tuple[float, ...]:

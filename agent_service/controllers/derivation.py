@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent_service.controllers.actions import action_values, values_run
+from agent_service.controllers.actions import action_values
 from agent_service.controllers.observations import observed_context
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.runs import Choice, Decision, Run
@@ -46,14 +46,14 @@ def derive(
         decider: the controller's algorithm.
         policy: the version to decide by; None where the algorithm has none.
     """
-    ran = values_run(running, applied)
+    # What the reported chunk truly ran under; None before a run's first chunk.
+    ran = running.values if applied is None and running is not None else applied
     context = observed_context(run, running, feedback=feedback, ran=ran)
     choice = decider.decide(
         Situation(
             run_id=run.id,
             chunk=1 if running is None else running.chunk + 1,
-            state=state,
-            context=context,
+            observation=np.concatenate([state, context]) if context.size else state,
             mode=run.mode,
             previous=None if running is None else running.choice,
             policy=policy,

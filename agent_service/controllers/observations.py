@@ -55,20 +55,20 @@ def observed_context(
         feedback: of the reported chunk.
         ran: what the chunk ran under.
     """
-    spec, size = run.controller.spec, context_size(run.controller.spec)
-    if running is None or ran is None or size == 0:
-        return np.zeros(size)
-    assert isinstance(spec.algorithm, PPOSettings)
-    assert feedback is not None, "a chunk is reported with its feedback"
+    spec, settings = run.controller.spec, run.controller.spec.algorithm
+    if running is None or ran is None:
+        return np.zeros(context_size(spec))
     context: list[float] = []
-    if spec.algorithm.observe_action:
-        context += places_of(spec, ran)
-    if spec.algorithm.observe_progress:
-        context.append(_progress(running.chunk, run.planned_chunks))
-    if spec.algorithm.observe_scores:
-        context += _trend(feedback, running.feedback)
+    if isinstance(settings, PPOSettings):
+        if settings.observe_action:
+            context += places_of(spec, ran)
+        if settings.observe_progress:
+            context.append(_progress(running.chunk, run.planned_chunks))
+        if settings.observe_scores:
+            assert feedback is not None, "a chunk is reported with its feedback"
+            context += _trend(feedback, running.feedback)
     # Two finite rewards may lie further apart than a number can tell.
-    return np.clip(context, -_LARGEST, _LARGEST)
+    return np.clip(context, -_LARGEST, _LARGEST) if context else np.zeros(0)
 
 
 def check_plan(start: StartRun, spec: ControllerSpec) -> None:

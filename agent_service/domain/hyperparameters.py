@@ -56,10 +56,11 @@ class Hyperparameter:
     def value(self, unit: float) -> float:
         """Map the policy's `unit`, clipped to [-1, 1], to a value in [low, high]."""
         share = (min(max(unit, -1.0), 1.0) + 1.0) / 2.0
-        if self.scale is Scale.LOG:
-            value = math.exp(_between(math.log(self.low), math.log(self.high), share))
-        else:
-            value = _between(self.low, self.high, share)
+        is_log = self.scale is Scale.LOG
+        low, high = (math.log(self.low), math.log(self.high)) if is_log else (self.low, self.high)
+        value = low * (1.0 - share) + high * share  # shares 0 and 1 give the bounds exactly
+        if is_log:
+            value = math.exp(value)
         # Twelve digits: a constant of 0.3 comes back as 0.3, and logs stay readable. Rounding may
         # step over a bound, so the bounds come last: they are never left.
         return min(max(float(f"{value:.12g}"), self.low), self.high)
@@ -72,11 +73,6 @@ class Hyperparameter:
         else:
             low, high = self.low, self.high
         return min(max(2.0 * (value - low) / (high - low) - 1.0, -1.0), 1.0)
-
-
-def _between(low: float, high: float, share: float) -> float:
-    """Interpolate so that shares 0 and 1 give the bounds exactly."""
-    return low * (1.0 - share) + high * share
 
 
 def named_values(

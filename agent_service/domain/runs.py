@@ -128,7 +128,7 @@ class Run:
     @property
     def is_learned_from(self) -> bool:
         """Whether its transitions are for learning: its mode and its algorithm say so."""
-        return self.mode is Mode.LEARNING and self.controller.spec.learns_from_transitions
+        return self.mode is Mode.LEARNING and self.controller.spec.algorithm.learns_from_transitions
 
     @property
     def has_end(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Integral
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agent_service.domain.checks import (
     check_kind,
@@ -57,9 +57,20 @@ class WarmStart:
             raise invalid("policy_version", f"{self.policy_version} must be 0 or above")
 
 
+class Settings:
+    """What all algorithms' settings say of themselves."""
+
+    __slots__ = ()
+
+    learns_from_transitions: ClassVar[bool] = False
+    """Whether updates of its policy learn from the chunks of its runs."""
+    learns_from_scores: ClassVar[bool] = False
+    """Whether a new policy version comes of each run's final score."""
+
+
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PPOSettings:
+class PPOSettings(Settings):
     """Settings of a PPO controller; names and meaning are stable-baselines3's.
 
     Defaults that differ from stable-baselines3's: `gamma` is the paper's, and an update comes after
@@ -98,6 +109,8 @@ class PPOSettings:
     action with its chunk, so bounded changes can only cost it; they are for children that jumps
     harm. Its warm start is from the same kind of child, under another seed.
     """
+
+    learns_from_transitions: ClassVar[bool] = True
 
     kind: Literal["ppo"] = "ppo"
     rollout_size: int = 256
@@ -200,7 +213,7 @@ class PPOSettings:
 
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConstantSettings:
+class ConstantSettings(Settings):
     """One value for each hyperparameter, for good (Figure 2, Diagram 1)."""
 
     kind: Literal["constant"] = "constant"
@@ -220,7 +233,7 @@ class Shape(StrEnum):
 
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleSettings:
+class ScheduleSettings(Settings):
     """Values that follow the run's progress and nothing else (Figure 2, Diagram 2)."""
 
     kind: Literal["schedule"] = "schedule"
@@ -245,7 +258,7 @@ class ScheduleSettings:
 
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RandomSettings:
+class RandomSettings(Settings):
     """A fresh uniform draw from the range for each chunk: the floor that learning must beat."""
 
     kind: Literal["random"] = "random"
@@ -253,11 +266,13 @@ class RandomSettings:
 
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BayesianSettings:
+class BayesianSettings(Settings):
     """One value a run, proposed by Optuna's TPE from earlier runs' final scores (Figure 4).
 
     Names and defaults are those of Optuna's `TPESampler`. A frozen run takes the best value so far.
     """
+
+    learns_from_scores: ClassVar[bool] = True
 
     kind: Literal["bayesian"] = "bayesian"
     n_startup_trials: int = 10
@@ -285,7 +300,7 @@ MAX_CANDIDATES = 48
 
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaySettings:
+class ReplaySettings(Settings):
     """A finished run's values again, or given ones, chunk by chunk; after their end, the last."""
 
     kind: Literal["replay"] = "replay"
@@ -363,16 +378,6 @@ class ControllerSpec:
         if self.diverged_reward is not None:
             return self.diverged_reward
         return DEFINITIONS[self.reward].worst
-
-    @property
-    def learns_from_transitions(self) -> bool:
-        """Whether updates of its policy learn from the chunks of its runs."""
-        return isinstance(self.algorithm, PPOSettings)
-
-    @property
-    def learns_from_scores(self) -> bool:
-        """Whether a new policy version comes of each run's final score."""
-        return isinstance(self.algorithm, BayesianSettings)
 
     def _check_algorithm(self) -> None:
         """Check values that name hyperparameters against their ranges."""

@@ -63,24 +63,13 @@ class Situation:
     run_id: str
     chunk: int
     """Index, from 1, of the chunk that the action is for."""
-    state: np.ndarray
-    """S_t: float64[N]; zeros for the first chunk."""
-    context: np.ndarray
-    """What the policy sees beside S_t, float64[c]; empty where it sees the losses alone."""
+    observation: np.ndarray
+    """S_t, zeros for the first chunk, then the context: float64[N + c]; see `observations`."""
     mode: Mode
     previous: Choice | None
     """A_{t-1}, the choice that the reported chunk ran under; None for the first chunk."""
     policy: AnyPolicy | None
     """The policy version to decide by; None where the algorithm has none."""
-
-    @property
-    def observation(self) -> np.ndarray:
-        """All that the policy sees: S_t, then the context."""
-        if not self.context.size:
-            return self.state
-        import numpy as np
-
-        return np.concatenate([self.state, self.context])
 
 
 class Decider(Protocol):

@@ -14,15 +14,19 @@ class SnapshotPolicies:
 
     def initial(self, spec: ControllerSpec) -> bytes | None:
         """See the port."""
-        if spec.learns_from_transitions:
+        if spec.algorithm.learns_from_transitions:
             return policy_file.to_bytes(initial_snapshot(spec), spec, policy_version=1)
-        if spec.learns_from_scores:
+        if spec.algorithm.learns_from_scores:
             return self.dump(no_trials(len(spec.hyperparameters)), spec)
         return None
 
     def largest(self, spec: ControllerSpec) -> int:
         """See the port."""
-        return trial_file.largest(spec) if spec.learns_from_scores else policy_file.largest(spec)
+        return (
+            trial_file.largest(spec)
+            if spec.algorithm.learns_from_scores
+            else policy_file.largest(spec)
+        )
 
     def adopted(self, data: bytes, spec: ControllerSpec) -> bytes:
         """See the port."""
@@ -30,7 +34,7 @@ class SnapshotPolicies:
 
     def load(self, data: bytes, spec: ControllerSpec) -> AnyPolicy:
         """See the port."""
-        if spec.learns_from_scores:
+        if spec.algorithm.learns_from_scores:
             return trial_file.from_bytes(data, spec)
         return policy_file.from_bytes(data, spec)
 

@@ -45,7 +45,7 @@ def learn_from_end(
 def _is_learned_from(run: Run) -> bool:
     controller = run.controller
     modes = (run.mode, controller.mode)
-    return controller.spec.learns_from_scores and modes == (Mode.LEARNING, Mode.LEARNING)
+    return controller.spec.algorithm.learns_from_scores and modes == (Mode.LEARNING, Mode.LEARNING)
 
 
 def _ran_as_decided(session: Session, run: Run, decision: Decision) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
+from typing import NoReturn
 
 import numpy as np
 
@@ -104,7 +106,7 @@ class Steering:
             controller = session.find_controller(start.controller)
             if controller is None:
                 return None
-            self._slow[start.controller] = controller.spec.learns_from_scores
+            self._slow[start.controller] = controller.spec.algorithm.learns_from_scores
             modes = start.mode or controller.mode, controller.mode
             if not self._slow[start.controller] or set(modes) != {Mode.LEARNING}:
                 return None
@@ -118,8 +120,7 @@ class Steering:
             Situation(
                 run_id=start.run_id,
                 chunk=1,
-                state=np.zeros(controller.spec.chunk_size),
-                context=np.zeros(0),
+                observation=np.zeros(controller.spec.chunk_size),
                 mode=Mode.LEARNING,
                 previous=None,
                 policy=self._policies.forms.load(data, controller.spec),
@@ -163,9 +164,7 @@ class Steering:
             FailedPrecondition: another chunk is expected, the run is finished, or it is abandoned
                 and its controller was deleted since.
         """
-        return self._store.write(
-            lambda session: self._report_chunk(session, report), run_id=report.run_id
-        )
+        return self._store.write(partial(self._report_chunk, report=report), run_id=report.run_id)
 
     def _report_chunk(self, session: Session, report: ChunkReport) -> Decision:
         run = found_run(session, report.run_id)
@@ -179,7 +178,8 @@ class Steering:
                     f"chunk {report.chunk} of run {run.id!r} was reported with other content"
                 )
             return decision
-        _require_open(run)
+        if run.outcome is not None or run.controller.is_deleted:
+            _refuse_closed(run)
         expected = run.reported_chunks + 1
         if report.chunk != expected:
             raise FailedPrecondition(
@@ -200,10 +200,11 @@ class Steering:
         The reported chunk's own is complete. Learned from, it still waits: whether it ends the
         episode shows with the next report or the run's end. The one before it is now known not to.
         """
+        is_learned_from = run.is_learned_from
         is_as_decided = report.applied is None or dict(report.applied) == dict(running.values)
-        if not (run.is_learned_from and is_as_decided):
+        if not (is_learned_from and is_as_decided):
             session.set_use(run, report.chunk, was=Use.PENDING, use=Use.RECORDED)
-        if run.is_learned_from:
+        if is_learned_from:
             session.set_use(run, report.chunk - 1, was=Use.PENDING, use=Use.READY)
 
     def _decide(
@@ -232,7 +233,7 @@ class Steering:
             state=state,
             feedback=feedback,
             applied=applied,
-            decider=self._decider(run.controller),
+            decider=self._deciders.get(run.controller.id) or self._decider(run.controller),
             policy=self._policies.get(session, run.controller, version),
         )
         decision = Decision(
@@ -252,7 +253,7 @@ class Steering:
             created_at=self._clock(),
         )
         session.append(run, decision)
-        session.after_commit(lambda: self._observer.decided(run, decision, running))
+        session.after_commit(partial(self._observer.decided, run, decision, running))
         return decision
 
     def _decider(self, controller: Controller) -> Decider:
@@ -415,14 +416,14 @@ class Steering:
         )
 
 
-def _require_open(run: Run) -> None:
-    if run.state is RunState.FINISHED:
+def _refuse_closed(run: Run) -> NoReturn:
+    if run.outcome is not None:
         raise FailedPrecondition(f"run {run.id!r} is finished ({run.outcome}); start another")
-    if run.controller.is_deleted:  # as only those are whose runs were all finished or abandoned
-        raise FailedPrecondition(
-            f"run {run.id!r} was abandoned, and its controller {run.controller.spec.name!r} is "
-            "deleted; start another run under another controller"
-        )
+    # A controller is deleted only when its runs are all finished or abandoned.
+    raise FailedPrecondition(
+        f"run {run.id!r} was abandoned, and its controller {run.controller.spec.name!r} is "
+        "deleted; start another run under another controller"
+    )
 
 
 def _check_against_spec(report: ChunkReport, spec: ControllerSpec) -> None:

@@ -72,7 +72,7 @@ def _found_source(session: Session, start: WarmStart) -> Controller:
     source = session.find_controller(start.controller)
     if source is None or source.is_deleted:
         raise NotFound(f"{FIELD}.controller: no controller {start.controller!r}")
-    if not source.spec.learns_from_transitions:
+    if not source.spec.algorithm.learns_from_transitions:
         kind = source.spec.algorithm.kind
         raise FailedPrecondition(
             f"{FIELD}.controller: {start.controller!r} is {kind}: it has no policy to begin with"

@@ -190,22 +190,11 @@ class _Rpc:
     refused: Counter
     """Calls that a limit refused, by limit."""
 
-    def enter(self, context: Context) -> None:
-        """Let a call in, to be let out; raises what refuses it."""
-        if self.check is not None:
-            self.check(context)
-        self.room.enter()
-
     def end(self, error: BaseException, context: Context, started: float) -> None:
         """Count a call that ends otherwise than with an answer."""
         self.ended(_camel(_code(error, context).name)).inc()
         if isinstance(error, ResourceExhausted) and error.limit:
             self.refused.labels(error.limit).inc()
-        self.seconds.observe(time.perf_counter() - started)
-
-    def succeed(self, started: float) -> None:
-        """Count a call that answered all that it had."""
-        self.succeeded.inc()
         self.seconds.observe(time.perf_counter() - started)
 
 
@@ -214,7 +203,9 @@ def _single(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
         started = time.perf_counter()
         rpc.started.inc()
         try:
-            rpc.enter(context)
+            if rpc.check is not None:
+                rpc.check(context)
+            rpc.room.enter()
             try:
                 response = await behaviour(rpc.decode(request), context)
             finally:
@@ -223,7 +214,8 @@ def _single(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
             told = _translated(error)
             rpc.end(told, context, started)
             await _abort(context, told)
-        rpc.succeed(started)
+        rpc.succeeded.inc()
+        rpc.seconds.observe(time.perf_counter() - started)
         return response
 
     return call
@@ -234,7 +226,9 @@ def _streaming(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
         started = time.perf_counter()
         rpc.started.inc()
         try:
-            rpc.enter(context)
+            if rpc.check is not None:
+                rpc.check(context)
+            rpc.room.enter()
             try:
                 async for response in behaviour(rpc.decode(request), context):
                     yield response
@@ -244,7 +238,8 @@ def _streaming(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
             told = _translated(error)
             rpc.end(told, context, started)
             await _abort(context, told)
-        rpc.succeed(started)
+        rpc.succeeded.inc()
+        rpc.seconds.observe(time.perf_counter() - started)
 
     return call
 

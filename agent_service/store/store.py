@@ -18,7 +18,7 @@ from agent_service.domain.runs import Controller
 from agent_service.domain.store import Durability, Session
 from agent_service.store.journal.journal import DirectJournal, Journal
 from agent_service.store.journal.writer import Writer
-from agent_service.store.rows.known import Known
+from agent_service.store.rows.cache import RunCache
 from agent_service.store.rows.session import SqlSession
 from agent_service.store.sql.database import Database, StoreError
 from agent_service.store.sql.failures import explained, is_of_storage, unavailable
@@ -114,7 +114,7 @@ class SqlStore:
         """See the port."""
         try:
             with self._reading.begin() as connection:
-                session = SqlSession(connection, Known())
+                session = SqlSession(connection, RunCache())
                 result = work(session)
         except Exception as error:
             if is_of_storage(error):

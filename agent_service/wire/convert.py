@@ -304,22 +304,24 @@ def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
     """Return the checked report; raises InvalidArgument."""
     import numpy as np  # here alone: the client imports this file, and needs none of it for that
 
+    feedback: Feedback
+    match message.WhichOneof("feedback"):
+        case "scores":
+            scores = message.scores
+            feedback = Scores(training=scores.training, validation=scores.validation)
+        case "reward":
+            feedback = GivenReward(message.reward)
+        case _:
+            raise invalid(
+                "feedback", "is not set; set scores, or reward where the reward is `given`"
+            )
     return ChunkReport(
         run_id=message.run_id,
         chunk=message.chunk_index,
         losses=np.fromiter(message.losses, np.float64, len(message.losses)),
-        feedback=_feedback_from_message(message),
+        feedback=feedback,
         applied=dict(message.applied.values) if message.HasField("applied") else None,
     )
-
-
-def _feedback_from_message(message: pb.ReportChunkRequest) -> Feedback:
-    kind = message.WhichOneof("feedback")
-    if kind is None:
-        raise invalid("feedback", "is not set; set scores, or reward where the reward is `given`")
-    if kind == "reward":
-        return GivenReward(message.reward)
-    return Scores(training=message.scores.training, validation=message.scores.validation)
 
 
 def report_to_message(report: ChunkReport) -> pb.ReportChunkRequest:

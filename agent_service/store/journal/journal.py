@@ -202,7 +202,7 @@ class LoopJournal:
         self._commit_group()
         if self._writer.checkpoint_is_due:
             self._wait_for(self._writer.checkpoint)
-        else:
+        elif self._waiting:
             self._begin_soon()
 
     def _commit_group(self) -> None:

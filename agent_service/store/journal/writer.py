@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agent_service.store.rows.known import Known, Overtaken
+from agent_service.store.rows.cache import RunCache, StaleWrite
 from agent_service.store.rows.session import SqlSession
 from agent_service.store.sql.database import Database, Locked
 from agent_service.store.sql.failures import is_of_storage, unavailable
@@ -77,15 +77,18 @@ class Writer:
         """Whether a commit waits for the disk; if not, `checkpoint` does, when due."""
         self.commit_seconds = math.inf
         """What the last commit took; of the first, nothing good is expected."""
+        self.checkpoint_is_due = False
+        """Whether to call `checkpoint` before the next group."""
         self._calls = 0
         self._engine = engine
         self._database = database
         self._observe_commit = observe_commit
         self.is_of_server = database.is_server
         """Whether `run` and `commit` wait for a server."""
-        self._known = Known(keeps_runs=not database.is_server)
+        self._cache = RunCache(keeps_runs=not database.is_server)
         self._connection: sa.Connection | None = None
         self._driver: Any
+        self._session: SqlSession
         self._group: Sequence[Job] = ()
         self._outcomes: list[_Done | Exception] = []
         self._started = 0.0
@@ -101,38 +104,37 @@ class Writer:
         self._group = group
         try:
             self._outcomes = self._run(group, _run)
-        except (_Spoilt, Overtaken):
+        except (_Spoilt, StaleWrite):
             # A savepoint costs as much as two more statements, so there are none until one fails.
             self._outcomes = self._run(group, _run_in_savepoint)
 
     def _run(
         self, group: Sequence[Job], run: Callable[[SqlSession, Job], _Done | Exception]
     ) -> list[_Done | Exception]:
-        session = self._begin()
+        if self._connection is None:
+            self._connect()
+        session = self._session
         try:
+            # In the driver's own words, as SQLAlchemy takes 20 us for a transaction to its 5.
+            version = self._database.begin(self._driver)
+            if version != self._cache.data_version:
+                self._cache.see(version)
             if self.is_of_server:
                 session.foresee(job.run_id for job in group if job.run_id is not None)
             outcomes = [run(session, job) for job in group]
-            session.finish()
+            if self.is_of_server:
+                session.sender.finish()
             return outcomes
+        except Locked:
+            raise
         except BaseException:
             self._roll_back()
             raise
 
-    def _begin(self) -> SqlSession:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-            self._driver = driver_of(self._connection)
-        try:
-            # In the driver's own words, as SQLAlchemy takes 20 us for a transaction to its 5.
-            version = self._database.begin(self._driver)
-        except Locked:
-            raise
-        except Exception:
-            self._roll_back()
-            raise
-        self._known.see(version)
-        return SqlSession(self._connection, self._known)
+    def _connect(self) -> None:
+        self._connection = self._engine.connect()
+        self._driver = driver_of(self._connection)
+        self._session = SqlSession(self._connection, self._cache)
 
     def commit(self) -> None:
         """Make what `run` did durable; where the storage fails, nothing of it is acknowledged."""
@@ -145,20 +147,16 @@ class Writer:
             raise
         self.commit_seconds = time.perf_counter() - began
         self._calls += len(self._group)
-
-    @property
-    def checkpoint_is_due(self) -> bool:
-        """Whether to call `checkpoint` before the next group."""
-        return not self.commit_syncs and self._calls >= CHECKPOINT_CALLS
+        self.checkpoint_is_due = not self.commit_syncs and self._calls >= CHECKPOINT_CALLS
 
     def checkpoint(self) -> None:
         """Bring what was committed from the database's log into place, so that the log ends."""
-        self._calls = 0
+        self._calls, self.checkpoint_is_due = 0, False
         self._database.checkpoint(self._driver)
 
     def _roll_back(self) -> None:
         """End the transaction, and have the next one begin on a fresh connection."""
-        self._known.forget()
+        self._cache.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             # To be closed without a word: a database that failed is not asked to roll back.
@@ -170,7 +168,11 @@ class Writer:
         self._observe_commit(time.perf_counter() - self._started, len(self._group))
         for job, outcome in zip(self._group, self._outcomes, strict=True):
             if isinstance(outcome, _Done):
-                _tell(outcome.calls)
+                for call in outcome.calls:
+                    try:
+                        call()
+                    except Exception:  # must not end the only writer
+                        log.exception("an observer of the log failed")
             if job.future.done():
                 continue  # who waited has gone
             if isinstance(outcome, _Done):
@@ -192,30 +194,25 @@ def fail(group: Sequence[Job], error: Exception) -> None:
             job.future.set_exception(error)
 
 
-def _run(session: SqlSession, job: Job) -> _Done | Exception:
-    """Run a job; one that is refused is run again on what is stored, not on what is known."""
-    outcome = _try(session, job)
-    if isinstance(outcome, Exception):
-        session.forget()
-        outcome = _try(session, job)
-    return outcome
-
-
-def _try(session: SqlSession, job: Job) -> _Done | Exception:
-    session.begin_call()
-    before = session.changes
+def _run(session: SqlSession, job: Job, *, is_again: bool = False) -> _Done | Exception:
+    """Run a job; one that is refused is run again on what is stored, not on what is cached."""
+    session.calls, session.looked_up = [], []
+    before = session.sender.sent
     try:
         return _Done(job.work(session), session.calls)
     except Exception as error:
         if is_of_storage(error):
             raise  # nothing of this group can be trusted to be in it
-        if isinstance(error, Overtaken) or session.changes != before:
+        if isinstance(error, StaleWrite) or session.sender.sent != before:
             raise _Spoilt from error
-        return error
+        if is_again:
+            return error
+    session.forget()
+    return _run(session, job, is_again=True)
 
 
 def _run_in_savepoint(session: SqlSession, job: Job) -> _Done | Exception:
-    session.begin_call()
+    session.calls, session.looked_up = [], []
     try:
         with session.savepoint():
             return _Done(job.work(session), session.calls)
@@ -223,12 +220,3 @@ def _run_in_savepoint(session: SqlSession, job: Job) -> _Done | Exception:
         if is_of_storage(error):
             raise
         return error
-
-
-def _tell(calls: Sequence[Callable[[], None]]) -> None:
-    """Call those who wait for the commit; what they raise must not end the only writer."""
-    for call in calls:
-        try:
-            call()
-        except Exception:
-            log.exception("an observer of the log failed")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any, NoReturn
 from zlib import crc32
 
@@ -38,12 +39,16 @@ _STORED: dict[type, Callable[[Any], object]] = {
 
 
 @cache
-def _columns(table: sa.Table, prefix: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the columns that never change, prefixed, and those that do, plain and prefixed."""
+def _columns(table: sa.Table, prefix: str) -> tuple[itemgetter[Any], list[tuple[str, str]]]:
+    """Return what takes the columns that never change from a row, and the names of the others.
+
+    Those stand first as in the table, then with the prefix.
+    """
     left_out = {*_KEYS[table], "checksum"}
     names = [column.name for column in table.columns if column.name not in left_out]
     fixed = [prefix + name for name in names if name not in _CHANGING[table]]
-    return fixed, [(name, prefix + name) for name in names if name in _CHANGING[table]]
+    changing = [(name, prefix + name) for name in names if name in _CHANGING[table]]
+    return itemgetter(*fixed), changing
 
 
 def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def change(table: sa.Table, before: Mapping[str, Any], after: Mapping[str, Any])
         after: the columns that change, as they become.
     """
     return sum(
-        _of_column(name, value) - _of_column(name, before.get(name))
+        of_column(name, value) - of_column(name, before.get(name))
         for name, value in as_stored(table, after).items()
     )
 
@@ -112,14 +117,19 @@ def _forms(table: sa.Table) -> dict[str, Callable[[Any], object]]:
 def checksum(table: sa.Table, row: Mapping[str, Any], prefix: str = "") -> int:
     """Return the checksum of a whole row, whose values are as they will be, or were, read."""
     fixed, changing = _columns(table, prefix)
-    values = [row[name] for name in fixed]
-    while values and values[-1] is None:
-        values.pop()
-    content = [crc32(value) if type(value) is bytes else value for value in values]
-    return crc32(repr(content).encode()) + sum(_of_column(name, row[key]) for name, key in changing)
+    content = list(fixed(row))
+    while content and content[-1] is None:
+        content.pop()
+    for place, value in enumerate(content):
+        if type(value) is bytes:
+            content[place] = crc32(value)
+    total = crc32(repr(content).encode())
+    for name, key in changing:
+        total += of_column(name, row[key])
+    return total
 
 
 @lru_cache(32_768)
-def _of_column(name: str, value: Any) -> int:
+def of_column(name: str, value: Any) -> int:
     """Return a changing column's part. What a value becomes is what the next change finds."""
     return 0 if value is None else crc32(repr((name, value)).encode())

@@ -100,7 +100,7 @@ class Controllers(Transaction):
         checksum = controllers.c.checksum + change(controllers, before, values)
         query = sa.update(controllers).where(controllers.c.id == controller.id)
         self.write(query.values(**values, checksum=checksum))
-        self._known.forget_controller(controller)
+        self._cache.controllers.pop(controller.id, None)
 
     def usage(self, controller: Controller) -> Usage:
         """See the port."""

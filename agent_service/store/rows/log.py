@@ -26,22 +26,23 @@ class Log(Transaction):
 
     def next_position(self) -> int:
         """See the port."""
-        if self._known.next_position is None:
-            self._known.next_position = self.last_position() + 1
-        return self._known.next_position
+        if self._cache.next_position is None:
+            self._cache.next_position = self.last_position() + 1
+        return self._cache.next_position
 
     def append(self, run: Run, decision: Decision) -> None:
         """See the port."""
-        self._send(queries.APPEND, rows.decision_to_row(run, decision))
-        self._known.next_position = decision.position + 1
-        if not decision.is_end:
-            self._known.learn_newest(run, decision)
+        self.sender.send(queries.APPEND, rows.decision_to_row(run, decision))
+        self._cache.next_position = decision.position + 1
+        # The run of an end is finished, so it is not cached.
+        if (cached := self._cache.runs.get(run.id)) is not None:
+            cached.newest = decision
 
     def find_decision(self, run: Run, chunk: int) -> Decision | None:
         """See the port."""
-        newest = self._known.newest(run)
-        if newest is not None and newest.chunk == chunk:
-            return newest
+        cached = self._cache.runs.get(run.id)
+        if cached is not None and cached.newest is not None and cached.newest.chunk == chunk:
+            return cached.newest
         names = {"run_id": run.id, "chunk": chunk}
         row = self._row(queries.FIND_DECISION, names)
         return None if row is None else rows.decision_from_row(row)
@@ -55,7 +56,9 @@ class Log(Transaction):
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
         """See the port."""
-        self._send(queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value))
+        self.sender.send(
+            queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value)
+        )
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int

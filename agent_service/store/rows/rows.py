@@ -139,50 +139,46 @@ def run_changes(run: Run) -> dict[str, Any]:
 
 def decision_to_row(run: Run, decision: Decision) -> tuple[Any, ...]:
     """Return a decision with its checksum, as the driver takes it, in the order of the columns."""
-    row = _decision_columns(run, decision)
-    row["checksum"] = checksum(decisions, row)
-    row["action"] = _to_json(row["action"])
-    if row["applied"] is not None:
-        row["applied"] = _to_json(row["applied"])
-    values: tuple[Any, ...] = _in_order(row)
-    return values
-
-
-def _decision_columns(run: Run, decision: Decision) -> dict[str, Any]:
-    """Return the columns as they are read again: floats are floats, and none is a negative zero."""
-    feedback, choice = decision.feedback, decision.choice
+    feedback, choice, applied = decision.feedback, decision.choice, decision.applied
     scores = feedback if isinstance(feedback, Scores) else None
     given = feedback if isinstance(feedback, GivenReward) else None
-    return {
+    # As they are read again: floats are floats, and none is a negative zero.
+    row: dict[str, Any] = {
         "position": decision.position,
         "run_key": run.key,
         "controller_id": run.controller.id,
         "chunk": decision.chunk,
-        "state": array_to_bytes(decision.state),
-        "context": array_to_bytes(decision.context) if decision.context.size else None,
+        "state": decision.state.astype(_FLOAT64, copy=False).tobytes(),
+        "context": decision.context.astype(_FLOAT64, copy=False).tobytes() or None,
         "training_score": None if scores is None else scores.training + 0.0,
         "validation_score": None if scores is None else scores.validation + 0.0,
         "given_reward": None if given is None else given.value + 0.0,
         "reward": None if decision.reward is None else decision.reward + 0.0,
-        "applied": None if decision.applied is None else _floats(decision.applied),
-        "sample": array_to_bytes(np.array(choice.sample)),
+        "applied": None if applied is None else _floats(applied),
+        "sample": np.array(choice.sample, _FLOAT64).tobytes(),
         "log_probability": choice.log_probability + 0.0,
         "explored": choice.explored,
-        "action": _floats(decision.values),
+        "action": dict(decision.values),
         "policy_version": decision.policy_version,
         "use": decision.use.value,
         "learned_in": decision.learned_in,
         "created_at": decision.created_at + 0.0,
     }
+    row["checksum"] = checksum(decisions, row)
+    row["action"] = _to_json(row["action"])
+    if applied is not None:
+        row["applied"] = _to_json(row["applied"])
+    values: tuple[Any, ...] = _in_order(row)
+    return values
 
 
 def _floats(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
+    return dict(zip(values, map(float, values.values()), strict=True))
 
 
 def _to_json(values: Mapping[str, float]) -> str:
     """Return what `json.dumps` does, at a tenth of its cost: names are plain, floats are finite."""
-    return "{" + ", ".join(f'"{name}": {value!r}' for name, value in values.items()) + "}"
+    return "{" + ", ".join(map('"%s": %r'.__mod__, values.items())) + "}"
 
 
 def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, StartRun
 from agent_service.store.rows import rows
-from agent_service.store.rows.checksums import as_stored, change, sealed
-from agent_service.store.rows.known import Overtaken
+from agent_service.store.rows.cache import StaleWrite
+from agent_service.store.rows.checksums import as_stored, change, of_column, sealed
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
 from agent_service.store.sql.schema import controllers, is_on_lease, run_state, runs
@@ -23,46 +23,46 @@ class Runs(Transaction):
 
     def find_run(self, run_id: str) -> Run | None:
         """See the port."""
-        self._looked_up.append(run_id)
-        run = self._known.run(run_id)
-        if run is not None:
-            return self._known.with_controller(run, self._controller(run))
+        self.looked_up.append(run_id)
+        cached = self._cache.runs.get(run_id)
+        if cached is None:
+            return self._read_run(run_id)
+        key = cached.run.controller.id
+        controller = self._cache.controllers.get(key) or self._read_controller(key)
+        if cached.run.controller is not controller:
+            cached.run = replace(cached.run, controller=controller)
+        return cached.run
+
+    def _read_run(self, run_id: str) -> Run | None:
         names = {"run_id": run_id}
         row = self._row(queries.FIND_RUN, names)
         if row is None:
             return None
         run = rows.run_from_row(row)
-        self._known.learn_controller(run.controller)
+        self._cache.controllers[run.controller.id] = run.controller
         if run.state is RunState.ACTIVE:
             # Others never report again as a rule, and may be pruned by another process.
-            self._known.learn_run(run)
+            self._cache.keep_run(run)
         return run
 
     def foresee(self, run_ids: Iterable[str]) -> None:
         """Read runs that will be looked up, with their newest decisions, all at once."""
-        unknown = sorted({run_id for run_id in run_ids if self._known.run(run_id) is None})
+        unknown = sorted({run_id for run_id in run_ids if self._cache.runs.get(run_id) is None})
         if not unknown:
             return
         for row in self._rows(queries.RUNNING.where(runs.c.id.in_(unknown))):
-            self._known.next_position = row["last_position"] + 1
+            self._cache.next_position = row["last_position"] + 1
             try:
                 run, newest = rows.run_from_row(row), rows.decision_from_row(row)
             except Unavailable:
                 continue  # damaged: who looks it up is told
-            self._known.learn_controller(run.controller)
+            self._cache.controllers[run.controller.id] = run.controller
             if run.state is RunState.ACTIVE:  # as where one is found
-                self._known.learn_run(run)
-                self._known.learn_newest(run, newest)
+                self._cache.keep_run(run, newest)
 
-    def _controller(self, run: Run) -> Controller:
-        """Return the controller of a known run as it stands now."""
-        key = run.controller.id
-        controller = self._known.controller(key)
-        if controller is None:
-            query = queries.CONTROLLERS.where(controllers.c.id == key)
-            (row,) = self._rows(query)
-            controller = rows.controller_from_row(row)
-            self._known.learn_controller(controller)
+    def _read_controller(self, key: int) -> Controller:
+        (row,) = self._rows(queries.CONTROLLERS.where(controllers.c.id == key))
+        controller = self._cache.controllers[key] = rows.controller_from_row(row)
         return controller
 
     def list_runs(
@@ -98,12 +98,12 @@ class Runs(Transaction):
 
     def has_active_runs(self, *, count: int) -> bool:
         """See the port."""
-        most = self._known.most_active
+        most = self._cache.most_active
         if most is None or most >= count:
             # Their index is walked and no row is read, but each start would walk it.
             found = sa.select(runs.c.key).where(is_on_lease).limit(count).subquery()
             most = self._execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
-            self._known.most_active = most
+            self._cache.most_active = most
         return most >= count
 
     def add_run(
@@ -130,7 +130,7 @@ class Runs(Transaction):
             "updated_at": now,
         }
         self.write(sa.insert(runs).values(sealed(runs, row)))
-        self._known.count_active()
+        self._cache.count_active()
         run = self.find_run(start.run_id)
         assert run is not None
         return run
@@ -151,17 +151,18 @@ class Runs(Transaction):
         """See the port."""
         if run.abandoned_at is not None:
             self._update_run(run, abandoned_at=None)
-            self._known.count_active()
+            self._cache.count_active()
         chunks = run.reported_chunks + 1
-        adds = change(
-            runs,
-            {"reported_chunks": run.reported_chunks, "updated_at": run.updated_at},
-            {"reported_chunks": chunks, "updated_at": now},
-        )
+        adds = of_column("reported_chunks", chunks) + of_column("updated_at", now)
+        adds -= of_column("reported_chunks", run.reported_chunks)
+        adds -= of_column("updated_at", run.updated_at)
         values = (chunks, now, adds, run.key, run.reported_chunks)
-        self._send(queries.COUNT_CHUNK, values, changes=run.id)
+        self.sender.send(queries.COUNT_CHUNK, values, changes=run.id)
         counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
-        self._known.learn_run(counted)
+        if (cached := self._cache.runs.get(run.id)) is None:
+            self._cache.keep_run(counted)
+        else:
+            cached.run = counted
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
         """See the port."""
@@ -188,5 +189,5 @@ class Runs(Transaction):
         )
         stored = as_stored(runs, values)
         if self.write(query.values(**stored, checksum=checksum)).rowcount != 1:
-            raise Overtaken(run.id)
-        self._known.forget_run(run)
+            raise StaleWrite(run.id)
+        self._cache.runs.drop(run.id)

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agent_service.store.rows.known import Overtaken
+from agent_service.store.rows.cache import StaleWrite
 from agent_service.store.sql.failures import is_of_storage
 from agent_service.store.sql.queries import Statement
 
 
 class Sender(Protocol):
     """Sends statements to one database, in order."""
+
+    sent: int
+    """Statements so far."""
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
         """Send a statement, now or with the next ones.
@@ -28,7 +31,7 @@ class Sender(Protocol):
             changes: the run that it must change, by id; empty where it may change nothing.
 
         Raises:
-            Overtaken: it changed nothing.
+            StaleWrite: it changed nothing.
         """
         ...
 
@@ -43,21 +46,24 @@ class Sender(Protocol):
 
 def sender_to(driver: Any) -> Sender:
     """Return what sends to the database of a driver's connection."""
-    return AtOnce(driver) if isinstance(driver, sqlite3.Connection) else Together(driver)
+    is_sqlite = isinstance(driver, sqlite3.Connection)
+    return DirectSender(driver) if is_sqlite else PipelinedSender(driver)
 
 
-class AtOnce:
+class DirectSender:
     """Sends to SQLite. See the protocol."""
 
     def __init__(self, driver: sqlite3.Connection) -> None:
         """Send by a connection."""
         self._driver = driver
+        self.sent = 0
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
         """See the protocol."""
+        self.sent += 1
         cursor = self._driver.execute(statement.of_sqlite, values)
         if changes and cursor.rowcount != 1:
-            raise Overtaken(changes)
+            raise StaleWrite(changes)
 
     def finish(self) -> None:
         """See the protocol: all is done."""
@@ -73,16 +79,18 @@ class _Sent:
     changes: str
 
 
-class Together:
+class PipelinedSender:
     """Sends to PostgreSQL: keeps statements until their answers are needed. See the protocol."""
 
     def __init__(self, driver: Any) -> None:
         """Send by psycopg's connection."""
         self._driver = driver
+        self.sent = 0
         self._waiting: list[_Sent] = []
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
         """See the protocol."""
+        self.sent += 1
         self._waiting.append(_Sent(statement, values, changes))
 
     def finish(self) -> None:
@@ -97,10 +105,10 @@ class Together:
             if is_of_storage(error):
                 raise
             # Whose it was is not known here; one by one it will be.
-            raise Overtaken from error
+            raise StaleWrite from error
         for sent, cursor in zip(waiting, cursors, strict=True):
             if sent.changes and cursor.rowcount != 1:
-                raise Overtaken(sent.changes)
+                raise StaleWrite(sent.changes)
 
     def drop(self) -> None:
         """See the protocol."""

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ class SqliteDatabase:
         self._durability = durability
         self._path = Path(url.database or "")
         self._held = ExitStack()
-        self._files: StoreFiles | None = None
+        self.check_place: Callable[[], None] = lambda: None
+        """See the protocol; of no files before `hold`."""
 
     @property
     def folder(self) -> Path:
@@ -96,14 +98,10 @@ class SqliteDatabase:
         """See the protocol."""
         try:
             files = StoreFiles(self._path, verified_by=f"agent-service verify --store {self.url}")
-            self._files = self._held.enter_context(closing(files))
+            self._held.enter_context(closing(files))
+            self.check_place = files.check
         except (sqlite3.Error, OSError) as error:
             raise StoreError(explained(error)) from error
-
-    def check_place(self) -> None:
-        """See the protocol."""
-        if self._files is not None:
-            self._files.check()
 
     def join(self) -> bool:
         """See the protocol: by a lock on a file beside the store, which ends with the process."""

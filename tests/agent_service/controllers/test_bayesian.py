@@ -32,8 +32,7 @@ def start(history: TrialHistory, *, run_id: str = "r", mode: Mode = Mode.LEARNIN
     return Situation(
         run_id=run_id,
         chunk=1,
-        state=np.zeros(4),
-        context=np.zeros(0),
+        observation=np.zeros(4),
         mode=mode,
         previous=None,
         policy=history,
@@ -67,8 +66,7 @@ def test_a_run_keeps_its_value() -> None:
         later = Situation(
             run_id="r",
             chunk=2,
-            state=np.ones(4),
-            context=np.zeros(0),
+            observation=np.ones(4),
             mode=mode,
             previous=value,
             policy=drawn(30, 1, score=bowl),

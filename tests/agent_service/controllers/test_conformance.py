@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_service.controllers.actions import action_values
-from agent_service.controllers.observations import context_size
+from agent_service.controllers.observations import observation_size
 from agent_service.controllers.registry import CONTROLLERS, make_decider
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import (
@@ -56,7 +56,7 @@ TRIALS = np.array([[-0.5, 0.25], [1.0, 1.0], [0.0, -1.0]])
 
 
 def policy_of(of: ControllerSpec) -> AnyPolicy | None:
-    if of.learns_from_scores:
+    if of.algorithm.learns_from_scores:
         return TrialHistory(TRIALS, np.array([0.25, math.nan, 0.75]))
     data = SnapshotPolicies().initial(of)
     return None if data is None else SnapshotPolicies().load(data, of)
@@ -73,8 +73,7 @@ def drawing(kind: str) -> Situation:
     return Situation(
         run_id="r",
         chunk=1 if kind == "bayesian" else 2,
-        state=np.ones(4),
-        context=np.zeros(context_size(SPECS[kind])),
+        observation=np.ones(observation_size(SPECS[kind])),
         mode=Mode.LEARNING,
         previous=None if kind == "bayesian" else SURE,
         policy=POLICIES[kind],
@@ -82,15 +81,13 @@ def drawing(kind: str) -> Situation:
 
 
 def situations(kind: str) -> st.SearchStrategy[Situation]:
-    losses = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
-    size = context_size(SPECS[kind])
-    contexts = st.lists(st.floats(-1, 1), min_size=size, max_size=size)
+    size = observation_size(SPECS[kind])
+    observations = st.lists(st.floats(-1e6, 1e6), min_size=size, max_size=size)
     return st.builds(
         Situation,
         run_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
         chunk=st.integers(1, 10_000),
-        state=losses.map(np.array),
-        context=contexts.map(lambda numbers: np.array(numbers, np.float64)),
+        observation=observations.map(np.array),
         mode=st.sampled_from(Mode),
         previous=st.none()
         | st.builds(
@@ -173,7 +170,7 @@ def test_a_policy_decides_by_all_of_its_context(mode: Mode, place: int) -> None:
     kind = "ppo, all options"
     situation = replace(drawing(kind), mode=mode)
 
-    other = replace(situation, context=np.eye(7)[place])
+    other = replace(situation, observation=situation.observation + np.eye(11)[4 + place])
 
     decider = make_decider(SPECS[kind])
     assert decider.decide(other).sample != decider.decide(situation).sample

@@ -34,8 +34,7 @@ def decide(
         Situation(
             run_id=run_id,
             chunk=chunk,
-            state=state,
-            context=np.zeros(0),
+            observation=state,
             mode=mode,
             previous=None,
             policy=policy,

@@ -26,7 +26,7 @@ from agent_service.metrics.decisions import Metrics
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.steering import Steering
-from agent_service.store.rows import known as known_module
+from agent_service.store.rows import cache as cache_module
 from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
@@ -156,7 +156,7 @@ def test_more_runs_than_are_kept_go_on(
 ) -> None:
     """With room for two runs, by number or by bytes, five take turns and lose nothing."""
     for name, most in bound.items():
-        monkeypatch.setattr(known_module, name, most)
+        monkeypatch.setattr(cache_module, name, most)
     one, _ = request.getfixturevalue("two")
     names = [f"r{number}" for number in range(5)]
     for name in names:
