@@ -109,7 +109,6 @@ def test_what_is_no_address_is_told_with_how_to_write_it(text: str, fix: str) ->
         (trainer, "runs --trainer"),
         (trainer, "compare --output x --trainer"),
         (trainer, "compare --output x --agent"),
-        (trainer, "simulate --agent"),
     ],
 )
 def test_a_command_tells_a_wrong_address_by_its_option(

@@ -1,6 +1,6 @@
 """What an agent service carries, and what grows with what: runs and rows.
 
-The load comes from `trainer_service.load`, in processes of its own, and learning is on; what a
+The load comes from simulated children, in processes of their own, and learning is on; what a
 decision costs in a long run and beside many runs is measured as `bench_agent` does it.
 `make bench-capacity` shows the tables; ROWS=100000 makes a smaller store, to try.
 """
@@ -13,22 +13,21 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.progress import Progress
 
 from agent_service.domain.store import Durability
-from agent_service.serving.access import Access
 from tests.benchmarks import bench_agent, load
 from tests.benchmarks.filled_store import decide_template, fill
 from tests.benchmarks.results import Claim, Figures, show_rounds
+from tests.benchmarks.simulated_load import Load, Noted, simulate
 from tests.end_to_end.processes import AgentProcess
-from trainer_service.load.drive import Share
-from trainer_service.load.simulate import Outcome, simulate
 
 ROUNDS = 3
 RATE = 1000.0
@@ -55,23 +54,53 @@ class Filled:
     """Of the first page of metrics, for which rows are counted."""
 
 
-def drive(address: str, *, runs: int, rate: float | None, seconds: float) -> Outcome:
+@dataclass(frozen=True)
+class Used:
+    """What a load took of a service."""
+
+    memory_mb: dict[str, float]
+    """Resident MiB at the load's end, of `server` and `learner`."""
+    cpu_seconds: dict[str, float]
+    """Of a processor, of each of them, from when all runs were started."""
+
+
+def drive(
+    agent: AgentProcess,
+    *,
+    runs: int,
+    rate: float | None,
+    seconds: float,
+    over_streams: bool = False,
+) -> tuple[Noted, Used]:
     """Load a service with simulated children under a controller of its own, which learns."""
     name = f"load-{secrets.token_hex(4)}"
-    asyncio.run(load.create(address, bench_agent.spec(name, ROLLOUT)))
-    share = Share(
-        agent=address,
-        access=Access(),
+    processes = {"server": psutil.Process(agent.process.pid)}
+    # Of what the server starts, multiprocessing's own tracker is no learner.
+    (processes["learner"],) = (
+        child
+        for child in processes["server"].children()
+        if "spawn_main" in " ".join(child.cmdline())
+    )
+    asyncio.run(load.create(agent.address, bench_agent.spec(name, ROLLOUT)))
+    before: dict[str, float] = {}
+    asked = Load(
+        agent=agent.address,
         controller=name,
-        hyperparameter=bench_agent.DROPOUT.name,
         runs=runs,
-        chunks=100,
         rate=rate,
         seconds=seconds,
-        over_streams=False,
-        prefix=name,
+        over_streams=over_streams,
     )
-    return simulate(share, processes=2, told=lambda _what, _done, _of: None)
+    noted = simulate(asked, begun=lambda: before.update(_all_cpu_seconds(processes)))
+    return noted, Used(
+        {role: p.memory_info().rss / 2**20 for role, p in processes.items()},
+        {role: s - before[role] for role, s in _all_cpu_seconds(processes).items()},
+    )
+
+
+def _all_cpu_seconds(processes: Mapping[str, psutil.Process]) -> dict[str, float]:
+    times = {role: process.cpu_times() for role, process in processes.items()}
+    return {role: float(used.user + used.system) for role, used in times.items()}
 
 
 def live_runs(folder: Path) -> Figures:
@@ -79,17 +108,28 @@ def live_runs(folder: Path) -> Figures:
     figures: Figures = {}
     for runs, seconds in LIVE_RUNS.items():
         with AgentProcess(folder / f"runs-{runs}.db") as agent:
-            outcome = drive(agent.address, runs=runs, rate=RATE, seconds=seconds)
+            noted, used = drive(agent, runs=runs, rate=RATE, seconds=seconds)
         figures |= {
-            f"memory_{runs}_runs_mb": outcome.memory["server"] / 2**20,
-            f"p50_{runs}_runs_s": outcome.p50,
-            f"p99_{runs}_runs_s": outcome.p99,
+            f"memory_{runs}_runs_mb": used.memory_mb["server"],
+            f"p50_{runs}_runs_s": noted.quantile(0.5),
+            f"p99_{runs}_runs_s": noted.quantile(0.99),
         }
     return figures | {
-        "p999_10000_runs_s": outcome.p999,
-        "rate_10000_runs_per_s": outcome.decisions_per_second,
-        "learner_memory_mb": outcome.memory["learner"] / 2**20,
-        "errors_10000_runs": float(sum(outcome.errors.values())),
+        "p999_10000_runs_s": noted.quantile(0.999),
+        "rate_10000_runs_per_s": noted.decisions_per_second,
+        "learner_memory_mb": used.memory_mb["learner"],
+        "errors_10000_runs": float(noted.errors.total()),
+    }
+
+
+def streams(folder: Path) -> Figures:
+    """Measure reports at the same rate from many live runs, over streams."""
+    runs, seconds = max(LIVE_RUNS.items())
+    with AgentProcess(folder / "streams.db") as agent:
+        noted, used = drive(agent, runs=runs, rate=RATE, seconds=seconds, over_streams=True)
+    return {
+        "p99_streams_s": noted.quantile(0.99),
+        "server_cpu_streams_s": used.cpu_seconds["server"] / len(noted.latencies),
     }
 
 
@@ -97,13 +137,14 @@ def most(folder: Path) -> Figures:
     """Measure as many reports as one service answers, and what each costs."""
     path = folder / "most.db"
     with AgentProcess(path) as agent:
-        outcome = drive(agent.address, runs=CALLERS, rate=None, seconds=SECONDS)
+        noted, used = drive(agent, runs=CALLERS, rate=None, seconds=SECONDS)
+    decisions = len(noted.latencies)
     # By the file that is left, since a short load's growth is mostly the write-ahead log's.
     return {
-        "most_per_s": outcome.decisions_per_second,
-        "server_cpu_s": outcome.cpu["server"] / outcome.decisions,
-        "learner_cpu_s": outcome.cpu["learner"] / outcome.decisions,
-        "store_bytes_a_decision": path.stat().st_size / outcome.decisions,
+        "most_per_s": noted.decisions_per_second,
+        "server_cpu_s": used.cpu_seconds["server"] / decisions,
+        "learner_cpu_s": used.cpu_seconds["learner"] / decisions,
+        "store_bytes_a_decision": path.stat().st_size / decisions,
     }
 
 
@@ -167,7 +208,7 @@ def measuring(filled: Filled) -> Callable[[Path], Awaitable[Figures]]:
             figures |= await rows(agent, filled)
             figures |= await bench_agent.long_run(agent.address)
             figures |= await bench_agent.many_runs(agent, lots)
-        for part in (live_runs, most):
+        for part in (live_runs, streams, most):
             figures |= await asyncio.to_thread(part, folder)
         return figures
 

@@ -1,15 +1,13 @@
 """What PostgreSQL and a second replica of the agent make of reports: a second, latency, processor.
 
-Three services one after the other in each round, under the same load (`simulate`): one on SQLite,
+Three services one after the other in each round, under the same simulated load: one on SQLite,
 one on PostgreSQL, two on PostgreSQL. All share the machine's cores with the load and the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,15 +15,16 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
+from tests.benchmarks.bench_agent import WAITS
+from tests.benchmarks.load import create
 from tests.benchmarks.results import Claim, Figures, show_rounds
-from tests.end_to_end.processes import AgentProcess, command_of
+from tests.benchmarks.simulated_load import Load, simulate
+from tests.end_to_end.processes import AgentProcess
 from tests.postgresql import running_server
 
 ROUNDS = 5
 RUNS = 64
 SECONDS = 10
-LOAD = f"--runs {RUNS} --seconds {SECONDS} --rollout-size 1000000 --json"
-"""Nothing is learned meanwhile."""
 
 
 @contextmanager
@@ -40,16 +39,16 @@ def load(agents: list[AgentProcess], name: str) -> Figures:
     addresses = ",".join(agent.address for agent in agents)
     address = addresses if len(agents) == 1 else f"ipv4:{addresses}"
     before = [_processor_seconds(agent) for agent in agents]
-    command = [*command_of("trainer_service"), "simulate", "--agent", address, *LOAD.split()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    asyncio.run(create(agents[0].address, WAITS))  # it learns nothing meanwhile
+    noted = simulate(Load(agent=address, controller=WAITS.name, runs=RUNS, seconds=SECONDS))
     after = [_processor_seconds(agent) for agent in agents]
-    found = json.loads(done.stdout)
-    assert not found["errors"], found["errors"]
+    assert not noted.errors, noted.errors
+    used = (sum(after) - sum(before)) / len(noted.latencies)
     return {
-        f"{name}: reports per_s": found["decisions_per_second"],
-        f"{name}: p50_s": found["p50"],
-        f"{name}: p99_s": found["p99"],
-        f"{name}: agents' processor, a report_s": (sum(after) - sum(before)) / found["decisions"],
+        f"{name}: reports per_s": noted.decisions_per_second,
+        f"{name}: p50_s": noted.quantile(0.5),
+        f"{name}: p99_s": noted.quantile(0.99),
+        f"{name}: agents' processor, a report_s": used,
     }
 
 

@@ -26,7 +26,6 @@ from agent_service.serving.options import serving_options, start_service_log
 from agent_service.wire.addresses import TRAINER_PORT, address_to_call
 from trainer_service.cli.datasets import datasets
 from trainer_service.cli.options import options_of, training_options, training_spec
-from trainer_service.cli.simulate import simulate
 from trainer_service.cli.study import compare, merge, report
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
@@ -320,7 +319,7 @@ def health(trainer: Target) -> None:
     echo("serving")
 
 
-for command in (compare, report, merge, simulate, datasets):
+for command in (compare, report, merge, datasets):
     cli.add_command(command)
 
 
