@@ -21,7 +21,7 @@ from agent_service.client import (
     Hyperparameter,
 )
 from agent_service.v1 import agent_pb2 as pb
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

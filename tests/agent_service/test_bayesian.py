@@ -21,7 +21,7 @@ from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.agent_service.test_verification import change
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 SPEC = spec(algorithm=BayesianSettings(n_startup_trials=3))

@@ -15,7 +15,7 @@ from agent_service.learning import policy_file
 from agent_service.learning.policies import SnapshotPolicies
 from agent_service.wire import convert
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent, of_sqlite
+from tests.given import ServedAgent, of_sqlite
 
 
 @pytest.fixture

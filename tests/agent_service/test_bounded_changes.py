@@ -14,7 +14,7 @@ from agent_service.domain.specs import ControllerSpec, PPOSettings
 from agent_service.learning import policy_file
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 SIGMA = Hyperparameter(name="sigma", low=0.01, high=1.0, scale=Scale.LOG)

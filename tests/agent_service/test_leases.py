@@ -14,8 +14,8 @@ from agent_service.learning.policies import SnapshotPolicies
 from agent_service.rules.steering import Steering
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 LEASE = 3600.0

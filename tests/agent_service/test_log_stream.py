@@ -35,8 +35,8 @@ from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent, of_sqlite
 from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.given import ServedAgent, of_sqlite
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 

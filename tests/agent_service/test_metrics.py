@@ -14,7 +14,7 @@ from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.metrics import decisions as metrics_module
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.25]
 

@@ -19,7 +19,7 @@ from agent_service.rules.steering import Steering
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 RUNS, AT_ONCE = 5000, 250
 

@@ -28,7 +28,7 @@ from agent_service.client import (
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
 from agent_service.domain.specs import FrozenStart
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 DROPOUT = Hyperparameter("dropout", 0.1, 0.5)
 ENDS: dict[str, Any] = {"start": {"dropout": 0.1}, "end": {"dropout": 0.5}, "chunks": 5}

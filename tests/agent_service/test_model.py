@@ -48,6 +48,7 @@ from agent_service.rules.catalog import Catalog
 from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
+from tests.given import new_store
 
 T = TypeVar("T")
 CONTROLLERS = {
@@ -99,6 +100,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
+        self.url = new_store(self.folder / "agent.db")
         self.model: dict[str, ModelRun] = {}
         self.open()
         catalog = Catalog(self.store, policies=SnapshotPolicies())
@@ -106,7 +108,7 @@ class ServiceMachine(RuleBasedStateMachine):
             catalog.create_controller(one, Mode.LEARNING).result()
 
     def open(self) -> None:
-        self.store = SqlStore(f"sqlite:///{self.folder}/agent.db")
+        self.store = SqlStore(self.url)
         self.steering = make_steering(self.store, metrics=Metrics(CollectorRegistry()))
 
     def teardown(self) -> None:
@@ -119,7 +121,7 @@ class ServiceMachine(RuleBasedStateMachine):
             for run in self.model.values()
         )
         if decided:
-            assert verify_store(f"sqlite:///{self.folder}/agent.db") == decided + diverged
+            assert verify_store(self.url) == decided + diverged
         shutil.rmtree(self.folder)
 
     # What callers do

@@ -23,7 +23,7 @@ from agent_service.learning.snapshot import initial_snapshot
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 SIGMA = Hyperparameter(name="sigma", low=0.01, high=1.0, scale=Scale.LOG)
 EVERYTHING = PPOSettings(

@@ -29,7 +29,7 @@ from agent_service.learning.policy_file import from_bytes
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 SMALL = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
 SPEC = spec(algorithm=SMALL, reward=Reward.VALIDATION, hyperparameters=(DROPOUT, NOISE))

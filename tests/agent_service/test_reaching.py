@@ -18,8 +18,8 @@ from agent_service.client.connection import answering
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.serving.health import check_health
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess
+from tests.given import ServedAgent
 from trainer_service.app import _check_agent
 from trainer_service.client import TrainerClient
 from trainer_service.config import TrainerConfig

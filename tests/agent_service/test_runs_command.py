@@ -7,7 +7,7 @@ from agent_service.cli.main import cli
 from agent_service.client import AgentClient, Mode, Outcome
 from tests.agent_service.specs import spec
 from tests.agent_service.test_leases import let_leases_pass
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 
 @pytest.fixture

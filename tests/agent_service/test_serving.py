@@ -24,9 +24,9 @@ from agent_service.domain.errors import Unavailable
 from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import AgentProcess, start_in_terminal, wait_for
+from tests.given import ServedAgent
 
 SERVICE = "agent_service.v1.AgentService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

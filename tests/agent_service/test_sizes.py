@@ -15,7 +15,7 @@ from agent_service.domain.specs import ControllerSpec, PPOSettings, ReplaySettin
 from agent_service.learning.snapshot import parameter_shapes
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 MANY = tuple(Hyperparameter(name=f"h{i}", low=0.0, high=0.9) for i in range(64))
 ALL_OBSERVED = {"observe_action": True, "observe_progress": True, "observe_scores": True}

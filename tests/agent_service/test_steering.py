@@ -13,7 +13,7 @@ from agent_service.domain.specs import RandomSettings
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 

@@ -22,8 +22,8 @@ from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import command_of
+from tests.given import ServedAgent
 
 
 @pytest.fixture(scope="module")

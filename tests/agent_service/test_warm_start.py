@@ -22,7 +22,7 @@ from agent_service.learning.policy_file import from_bytes, read_manifest
 from agent_service.rules.catalog import Catalog
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import NOISE, spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 SMALL = PPOSettings(
     rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,), normalize_observations=True

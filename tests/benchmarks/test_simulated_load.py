@@ -9,7 +9,7 @@ from agent_service.domain.errors import NotFound
 from agent_service.v1 import agent_pb2 as pb
 from tests.benchmarks.bench_agent import spec
 from tests.benchmarks.simulated_load import Load, simulate
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 
 @pytest.mark.parametrize(("over_streams", "calls"), [(False, 200), (True, 0)])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.conftest import ServedAgent
 from tests.deploy.deployment import ROOT
+from tests.given import ServedAgent
 
 TRAINING = """
 import sys

@@ -26,9 +26,9 @@ from agent_service.store.sql import postgresql as on_server
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.disks import full_disk, small_disk
 from tests.end_to_end.processes import wait_for
+from tests.given import ServedAgent
 from tests.postgresql import PostgresServer, give_to_server, running_server
 
 

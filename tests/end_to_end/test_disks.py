@@ -20,9 +20,9 @@ from agent_service.store.sql import sqlite
 from agent_service.store.sql.database import StoreError
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.disks import full_disk, small_disk
 from tests.end_to_end.processes import AgentProcess, command_of, learners, wait_for
+from tests.given import ServedAgent
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
 

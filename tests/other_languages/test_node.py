@@ -9,7 +9,7 @@ import pytest
 
 from agent_service.client import AgentClient
 from agent_service.v1 import agent_pb2 as pb
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 HERE = Path(__file__).parent
 PROTOS = HERE.parent.parent / "proto"

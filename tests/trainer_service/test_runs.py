@@ -10,7 +10,7 @@ import pytest
 
 from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from agent_service.rules.catalog import Catalog
-from tests.conftest import ServedAgent, of_sqlite
+from tests.given import ServedAgent, of_sqlite
 from tests.trainer_service.specs import run_spec
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.run import RunState, StateChanged

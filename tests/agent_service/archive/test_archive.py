@@ -24,7 +24,7 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.store import Session
 from agent_service.store.store import SqlStore
 from tests.agent_service.archive.trainings import LOSSES, Trainings
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 STORES = sorted((Path(__file__).parents[2] / "data" / "stores").glob("*.db"))
 

@@ -22,8 +22,8 @@ from agent_service.serving import server as serving
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.given import ServedAgent
 
 SEED = 20
 STEP_SECONDS = 0.02

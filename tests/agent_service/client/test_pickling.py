@@ -10,7 +10,7 @@ import pytest
 from agent_service.client import AgentClient
 from agent_service.client.connection.channel import SecuredChannel
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 from trainer_service.client import TrainerClient
 
 

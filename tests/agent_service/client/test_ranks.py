@@ -17,8 +17,8 @@ import pytest
 from agent_service.client import AgentClient, Reward
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.given import ServedAgent
 
 WAYS = ("ddp", "fully_shard", "fsdp")
 SCRIPT = """

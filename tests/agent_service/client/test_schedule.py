@@ -9,7 +9,7 @@ from agent_service.client import AgentClient, Mode, PPOSettings, Run, Schedule
 from agent_service.domain.errors import InvalidArgument, NotFound
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 
 def train(run: Run, chunks: int) -> list[dict[str, float]]:

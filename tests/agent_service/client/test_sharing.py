@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from agent_service.client import AgentClient
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 SCRIPT = """
 import sys

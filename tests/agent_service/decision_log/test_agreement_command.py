@@ -11,7 +11,7 @@ from agent_service.cli.main import cli
 from agent_service.client import AgentClient, ConstantSettings, Mode, Outcome
 from agent_service.domain.errors import FailedPrecondition, NotFound
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.25]
 

@@ -20,8 +20,8 @@ from agent_service.domain.runs import Outcome
 from agent_service.domain.specs import RandomSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess, command_of, start_in_terminal
+from tests.given import ServedAgent
 
 LOSSES = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308]
 

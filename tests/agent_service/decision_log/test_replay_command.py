@@ -19,7 +19,7 @@ from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.learning.policy_file import from_bytes
 from tests.agent_service.decision_log.populations import CHUNKS, create, opinionated, train_all
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 STEPS = PPOSettings(rollout_size=50_000, observe_action=True, observe_scores=True, max_change=0.25)
 """Decides by more than the losses, and by changes of what ran before."""

@@ -27,7 +27,7 @@ from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 from tests.postgresql import PostgresServer
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]

@@ -18,8 +18,8 @@ from agent_service.serving.config import ServingConfig
 from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import wait_for
+from tests.given import ServedAgent
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 CONFIG = ServingConfig(max_message_bytes=2000, max_header_bytes=2000, max_calls=1, max_streams=1)

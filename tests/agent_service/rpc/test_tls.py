@@ -19,8 +19,8 @@ from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.certificates import Authority
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.given import ServedAgent
 
 Pair = tuple[Path, Path]
 

@@ -18,7 +18,7 @@ from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"]
 PROTO = Path(__file__).parents[3] / "proto/agent_service/v1/agent.proto"

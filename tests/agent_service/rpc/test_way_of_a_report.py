@@ -8,7 +8,7 @@ import agent_service
 from agent_service.client import AgentClient
 from agent_service.domain.store import Durability
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 ROOT = f"{Path(agent_service.__file__).parent}/"
 MOST_CALLS, MOST_FILES = 70, 29

@@ -20,7 +20,7 @@ from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 SMALL = PPOSettings(rollout_size=10, batch_size=5, n_epochs=1, net_arch=(4,))
 PAGE = 4096

@@ -17,7 +17,7 @@ from agent_service.store.sql.database import StoreError
 from agent_service.store.sql.schema import metadata
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
-from tests.conftest import ServedAgent
+from tests.given import ServedAgent
 
 STORES = sorted((Path(__file__).parents[2] / "data" / "stores").glob("*.db"))
 WITHOUT_ORIGINS = [path for path in STORES if path.stem < "0005"]

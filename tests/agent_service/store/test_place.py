@@ -17,8 +17,8 @@ from agent_service.store.sql.database import StoreError
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
-from tests.conftest import ServedAgent
 from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.given import ServedAgent
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=1)
 
