@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # Two thread pools that spin on few cores slow one another many times; each process keeps to one thread.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-cases test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy test-soak check bench-agent bench-capacity bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
+.PHONY: demo test test-cases test-long test-learning test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy test-soak check bench-agent bench-capacity bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
 	@$(BIN)/python -m trainer_service.demo
@@ -20,28 +20,41 @@ test-cases: $(INSTALLED) ## the scripts in CASES=DIR by DIR/run.py, each a fault
 	@test -f "$(CASES)/run.py" || { echo "CASES=DIR is needed: a folder of cases with a run.py"; exit 2; }
 	@$(BIN)/python "$(CASES)/run.py" "$(CURDIR)" $(ONLY)
 
-test-kills: $(INSTALLED) ## 200 kills of server and learner under load, and what must be true afterwards; some 15 minutes
-	@$(BIN)/python -m tests.end_to_end.kills
+test-long: $(INSTALLED) ## all that takes too long for `make test`, one after another, and a page of it, tests/data/long.md; some 90 minutes; TARGETS="test-kills test-ray" picks some
+	@$(BIN)/python -m tests.end_to_end.long $(TARGETS)
 
-test-trainer-kills: $(INSTALLED) ## 50 kills of trainer, child processes and agent, and every run must end as one left alone; some 10 minutes
-	@$(BIN)/python -m tests.end_to_end.trainer_kills
+SEEDS ?= 1 2 3
+test-learning: $(INSTALLED) ## a shared controller learns to adapt, with each of SEEDS; some 2 minutes
+	@$(BIN)/python -m tests.end_to_end.learning $(SEEDS)
 
-test-ray: $(INSTALLED) ## a study of CHILDREN=200 on a cluster of Ray whose nodes are killed, and the same study without
-	@$(BIN)/python -m tests.end_to_end.ray_study
+KILLS ?= 200
+test-kills: $(INSTALLED) ## KILLS of server and learner under load, and what must be true afterwards; some 15 minutes
+	@$(BIN)/python -m tests.end_to_end.kills $(KILLS)
+
+TRAINER_KILLS ?= 50
+test-trainer-kills: $(INSTALLED) ## TRAINER_KILLS of trainer, child processes and agent, and every run must end as one left alone; some 10 minutes
+	@$(BIN)/python -m tests.end_to_end.trainer_kills $(TRAINER_KILLS)
+
+CHILDREN ?= 200
+test-ray: $(INSTALLED) ## runs, and a study of CHILDREN, on a cluster of Ray whose nodes are killed, and the same without
+	@$(BIN)/python -m pytest -q tests/end_to_end/ray_faults.py
+	@$(BIN)/python -m tests.end_to_end.ray_study $(CHILDREN)
 
 DATA ?= data
 test-fer2013: $(INSTALLED) ## a narrow child learns on FER2013's own images, DATA=DIR with DIR/fer2013; some 3 minutes
 	@$(BIN)/python -m tests.end_to_end.fer2013 $(DATA)
 
-test-postgresql: $(INSTALLED) ## what holds of the agent service on SQLite holds on PostgreSQL, and 1,000 races; some 10 minutes
-	TEST_STORE=postgresql RACES=1000 $(BIN)/python -m pytest -q tests/agent_service tests/end_to_end/test_replicas.py
+RACES ?= 1000
+test-postgresql: $(INSTALLED) ## what holds of the agent service on SQLite holds on PostgreSQL, and RACES; some 10 minutes
+	TEST_STORE=postgresql RACES=$(RACES) $(BIN)/python -m pytest -q tests/agent_service tests/end_to_end/test_replicas.py
 
 MINUTES ?= 20
 test-soak: $(INSTALLED) ## MINUTES of random faults of replicas, learners, database and network, and what must be true afterwards; Linux, as root
 	@unshare --net $(BIN)/python -m tests.end_to_end.soak $(MINUTES)
 
-test-traffic: $(INSTALLED) ## 100,000 generated requests and floods of frames, and what must be true afterwards; some 15 minutes
-	@$(BIN)/python -m tests.end_to_end.traffic_run
+REQUESTS ?= 100000
+test-traffic: $(INSTALLED) ## generated REQUESTS and floods of frames, and what must be true afterwards; some 15 minutes
+	@$(BIN)/python -m tests.end_to_end.traffic_run $(REQUESTS)
 
 NAMES ?=
 test-deploy: $(INSTALLED) ## images, compose and faults on a container engine that this makes; Debian, as root; some 15 minutes

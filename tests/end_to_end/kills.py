@@ -6,11 +6,10 @@ test makes a few.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import tempfile
+import sys
 import threading
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from agent_service.app import verify_store
 from agent_service.client import AgentClient, ControllerSpec, Mode, PPOSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
+from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, learners, wait_for
 
 ROLLOUT = 32
@@ -234,33 +234,22 @@ def _kill_later(agent: AgentProcess, victim: str, delay: float) -> None:
     kill(agent, victim)
 
 
-def main() -> None:
+def main(kills: int) -> None:
     """Make many kills and write what came of them."""
-    started = time.monotonic()
 
-    def progress(text: str) -> None:
-        print(f"{time.monotonic() - started:5.0f} s  {text}", flush=True)
-
-    output = Path("bench-results")
-    output.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
-        (output / "kills.log").open("w") as log,
-    ):
-        os.dup2(log.fileno(), 2)  # what servers say would hide the progress
-        here = Path(folder)
+    def work(folder: Path, progress: Callable[[str], None]) -> dict[str, int]:
         figures = kill_under_load(
-            here / "load.db", kills=200, callers=20, seed=1, progress=progress
+            folder / "load.db", kills=kills, callers=20, seed=1, progress=progress
         )
         progress("training through kills, and without")
-        through = train_in_order(here / "killed.db", runs=16, kills=20, seed=2)
-        assert through == train_in_order(here / "quiet.db", runs=16, kills=0, seed=2)
+        few = max(1, kills // 10)
+        through = train_in_order(folder / "killed.db", runs=16, kills=few, seed=2)
+        assert through == train_in_order(folder / "quiet.db", runs=16, kills=0, seed=2)
         progress(f"policies and log are equal to the bit: {len(through)} entries")
-    figures["seconds"] = round(time.monotonic() - started)
-    figures["kills_of_equal_trainings"] = 20
-    (output / "kills.json").write_text(json.dumps(figures, indent=2))
-    print(json.dumps(figures, indent=2))
+        return figures | {"kills_of_equal_trainings": few}
+
+    measure("kills", work)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -1,20 +1,19 @@
 """A study of many children on a cluster of Ray, a node of which is killed again and again.
 
 `make test-ray` runs it, and the same study on this machine's own processes; both must have the
-same results. CHILDREN in the environment is how many children each has, 200 by default.
+same results. CHILDREN is how many children each has.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, command_of
 from tests.end_to_end.ray_cluster import RayCluster
 from trainer_service.client import TrainerClient
@@ -121,27 +120,15 @@ def study_through_kills(
     }
 
 
-def main() -> None:
+def main(children: int) -> None:
     """Run it and write what came of it."""
-    started = time.monotonic()
-
-    def progress(text: str) -> None:
-        print(f"{time.monotonic() - started:5.0f} s  {text}", flush=True)
-
-    seeds = int(os.environ.get("CHILDREN", "200")) // len(METHODS)
-    output = Path("bench-results")
-    output.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
-        (output / "ray_study.log").open("w") as log,
-    ):
-        os.dup2(log.fileno(), 2)  # what services say would hide the progress
-        figures = study_through_kills(
-            Path(folder).absolute(), seeds=seeds, kills=3, progress=progress
-        )
-    (output / "ray_study.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    measure(
+        "ray_study",
+        lambda folder, progress: study_through_kills(
+            folder, seeds=children // len(METHODS), kills=3, progress=progress
+        ),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -8,13 +8,11 @@ keeps its memory level. `make test-soak` runs 20 minutes; MINUTES=5 is for tryin
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +25,7 @@ from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.rules.policies import KEPT
 from tests.end_to_end.kills import Memory, check_log, controller, load
+from tests.end_to_end.long import measure
 from tests.end_to_end.network import HERE, NETWORK, Machine, network
 from tests.end_to_end.processes import AgentProcess, learners, wait_for
 from tests.postgresql import PostgresServer
@@ -206,40 +205,24 @@ def soak(folder: Path, *, seconds: float, seed: int, tell: Callable[[str], None]
     }
 
 
-def main() -> None:
-    """Let things go wrong for the minutes of the command line, and tell what came of it."""
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1_000_000)
-    started = time.monotonic()
+def main(minutes: float, seed: int) -> None:
+    """Let things go wrong, and tell what came of it."""
 
-    def tell(text: str) -> None:
-        print(f"{time.monotonic() - started:5.0f} s  {text}", flush=True)
+    def work(folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+        progress(f"seed {seed}")
+        figures = soak(folder, seconds=60 * minutes, seed=seed, tell=progress)
+        return figures | {"seed": seed}
 
-    tell(f"seed {seed}")
-    output = Path("bench-results")
-    output.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="postgresql-") as folder,
-        (output / "soak.log").open("w") as log,
-    ):
-        os.dup2(log.fileno(), 2)  # what services say would hide the progress
-        Path(folder).chmod(0o755)  # the database's own user enters it
-        figures = soak(Path(folder), seconds=60 * minutes, seed=seed, tell=tell)
-    figures |= {"seed": seed, "seconds": round(time.monotonic() - started)}
-    (output / "soak.json").write_text(json.dumps(figures, indent=2))
-    print(json.dumps(figures, indent=2))
-    check_level(figures["growth_mib"])
+    check_level(measure("soak", work)["growth_mib"])
 
 
 def check_level(grown: float | None) -> None:
     """Fail where memory grew, or where the time was too short to tell."""
     if grown is None:
-        print(f"all else held; memory counts after {KEPT} policy versions: give it more MINUTES")
-        sys.exit(1)
+        sys.exit(f"all else held; memory counts after {KEPT} policy versions: give it more MINUTES")
     if grown > GROWTH:
-        print(f"memory grew by {grown:.0f} MiB after all caches were full")
-        sys.exit(1)
+        sys.exit(f"memory grew by {grown:.0f} MiB after all caches were full")
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1_000_000))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -27,6 +27,7 @@ from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2
 from tests.agent_service.specs import spec
 from tests.end_to_end import frames
+from tests.end_to_end.long import measure
 from tests.end_to_end.neighbour import NAME, Neighbour
 from tests.end_to_end.processes import AgentProcess, ServiceProcess, TrainerProcess
 from tests.end_to_end.traffic import (
@@ -207,25 +208,27 @@ def check_log(path: Path) -> None:
     assert "Traceback" not in text, text[-3000:]
 
 
-def main() -> None:
+def main(count: int, seed: int) -> None:
     """Send the whole, and tell what came of it."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="reinforced-") as folder:
+
+    def work(folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
         figures = attack_agent(
-            Path(folder), count=count, times=50, idle=1000, seconds=10, seed=seed, tell=print
+            folder, count=count, times=50, idle=1000, seconds=10, seed=seed, tell=progress
         )
-        print(f"agent: {figures.codes.total()} requests, {dict(figures.codes.most_common())}")
         before, after = figures.memory
-        print(f"{figures.frames} floods of frames; memory {before:.0f} MiB, then {after:.0f} MiB")
-        assert after < before + GROWTH, "it holds more than before"
-        codes = attack_trainer(Path(folder), count=count // 10, times=5, seed=seed)
-        print(f"trainer: {codes.total()} requests, {dict(codes.most_common())}")
-    worst = max(figures.ratios.values())
-    print(f"another client's p99 at worst {worst:.1f} times its quiet value (aim 3)")
-    print(f"done in {time.monotonic() - started:.0f} s, seed {seed}")
+        assert after < before + GROWTH, f"it holds {after:.0f} MiB, and {before:.0f} MiB before"
+        codes = attack_trainer(folder, count=count // 10, times=5, seed=seed)
+        return {
+            "agent_codes": dict(figures.codes.most_common()),
+            "trainer_codes": dict(codes.most_common()),
+            "floods_of_frames": figures.frames,
+            "memory_mib": [round(before), round(after)],
+            "worst_p99_to_quiet": max(figures.ratios.values()),
+            "seed": seed,
+        }
+
+    measure("traffic", work)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import tempfile
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, ControllerSpec, Mode
+from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
@@ -190,20 +190,15 @@ def check_same(disturbed: Sequence[Story], quiet: Sequence[Story], *, chunks: in
         assert replace(one, queued=1) == other
 
 
-def main() -> None:
+def main(kills: int) -> None:
     """Make many kills and write what came of them."""
-    started = time.monotonic()
-
-    def progress(text: str) -> None:
-        print(f"{time.monotonic() - started:5.0f} s  {text}", flush=True)
-
-    output = Path("bench-results")
-    output.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
-        figures = kill_through_study(Path(folder), kills=50, chunks=60, seed=1, progress=progress)
-    (output / "trainer_kills.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    measure(
+        "trainer_kills",
+        lambda folder, progress: kill_through_study(
+            folder, kills=kills, chunks=60, seed=1, progress=progress
+        ),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

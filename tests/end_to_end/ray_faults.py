@@ -1,24 +1,22 @@
-"""Runs on a cluster of Ray: the same as on this machine, whatever becomes of nodes and service."""
+"""Runs on a cluster of Ray: the same as on this machine, whatever becomes of nodes and service.
+
+`make test-ray` begins with it; the suite does without Ray's own processes (`test_on_ray.py`).
+"""
 
 import platform
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent_service import __version__
-from agent_service.domain.errors import FailedPrecondition
 from agent_service.domain.runs import Mode
-from tests.end_to_end.processes import AgentProcess, TrainerProcess, command_of, wait_for
+from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.end_to_end.ray_cluster import RayCluster
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.config import TrainerConfig
 from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged, What
 from trainer_service.training.spec import Method
-from trainer_service.workers.ray_hand import MARK, Hand
 
 SECONDS = 400.0
 """How long a condition is waited for: processes of Ray start slowly on a busy machine."""
@@ -111,8 +109,6 @@ def at_home(
         return {run_id: followed(client, f"home-{run_id}") for run_id in RUNS}
 
 
-# One test: several would start a cluster, and undisturbed runs, in each of the suite's processes.
-@pytest.mark.slow
 @pytest.mark.timeout(LONGEST)
 def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
     cluster: RayCluster,
@@ -179,41 +175,3 @@ def the_service_is_killed_and_stopped(
     assert trainer.stop() == 0
     assert not cluster.run_processes()
     trainer.start()
-
-
-def test_a_node_that_is_not_as_the_service_is_refused(tmp_path: Path) -> None:
-    """Another version, or a folder of checkpoints that is not the service's, in words."""
-    config = TrainerConfig(runs=tmp_path / "trainer.db")
-    hand = Hand()
-    with pytest.raises(FailedPrecondition, match=r"has version .*, and the service 0\.0; install"):
-        hand.start("0.0", b"mark", [], {}, config)
-    with pytest.raises(FailedPrecondition, match=r"does not see .*; give the service a --storage"):
-        hand.start(__version__, b"mark", [], {}, config)
-    mark = tmp_path / "trainer.db.checkpoints" / MARK
-    mark.parent.mkdir()
-    mark.write_bytes(b"other")
-    with pytest.raises(FailedPrecondition, match="does not see"):
-        hand.start(__version__, b"mark", [], {}, config)
-
-
-def serve(tmp_path: Path, *options: str, before: str = "") -> str:
-    """Start a service that cannot start; return the line that it says."""
-    command = command_of("trainer_service")
-    command[2] = f"{before}; {command[2]}"
-    command += ["serve", "--runs", str(tmp_path / "trainer.db"), "--listen", "127.0.0.1:0"]
-    ended = subprocess.run(
-        [*command, "--metrics-port", "0", *options], capture_output=True, text=True
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    return ended.stderr
-
-
-@pytest.mark.timeout(LONGEST)
-def test_who_cannot_reach_ray_says_so_in_one_line(tmp_path: Path) -> None:
-    """Without the extra, and without a cluster."""
-    ray = ("--executor", "ray", "--address", "127.0.0.1:9")
-    hidden = "import sys; sys.modules['ray'] = None"
-
-    assert "pip install 'reinforced-regularization[ray]'" in serve(tmp_path, *ray, before=hidden)
-    assert "no Ray cluster at 127.0.0.1:9: " in serve(tmp_path, *ray, before="pass")
