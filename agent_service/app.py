@@ -11,14 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from agent_service.analysis.archive.folder import Archive
-from agent_service.analysis.archive.verifying import verify_archive
 from agent_service.analysis.comparison import Difference, PastRun, differences
 from agent_service.analysis.verification import VerificationError, verify
 from agent_service.client import AgentClient
@@ -156,12 +152,8 @@ def _prepare_deciders(store: Store) -> None:
     store.read(work)
 
 
-def verify_store(url: str, folder: Path | None = None) -> int:
+def verify_store(url: str) -> int:
     """Derive every decision of a store again and return how many there are.
-
-    Args:
-        url: of the store.
-        folder: of the archive that runs were pruned into; their decisions count too.
 
     Raises:
         VerificationError: naming the first decision that differs, or where there is none at all.
@@ -170,13 +162,8 @@ def verify_store(url: str, folder: Path | None = None) -> int:
     require_store(url)
     with SqlStore(url) as store:
         count = 0
-        logs = [verify(store, make_decider=make_decider, policies=SnapshotPolicies())]
-        if folder is not None:
-            archive, policies = Archive(folder), SnapshotPolicies()
-            logs.append(
-                verify_archive(store, archive, make_decider=make_decider, policies=policies)
-            )
-        for decision in chain.from_iterable(logs):
+        log = verify(store, make_decider=make_decider, policies=SnapshotPolicies())
+        for decision in log:
             count += 1
             if decision.difference is not None:
                 raise VerificationError(f"position {decision.position}: {decision.difference}")

@@ -14,7 +14,7 @@ from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 
 if TYPE_CHECKING:
-    from agent_service.analysis.reading import LogReader
+    from agent_service.client import AgentClient
 
 _FIELDS = {"chunk_index": Kind.INTEGER, "applied": Kind.NAMED, "decided": Kind.NAMED}
 
@@ -53,7 +53,7 @@ class Applied:
         }
 
 
-def read_applied(log: LogReader, run_id: str) -> Applied:
+def read_applied(log: AgentClient, run_id: str) -> Applied:
     """Read a run from the log.
 
     Raises:

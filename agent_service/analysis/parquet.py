@@ -42,9 +42,24 @@ def write_parquet(table: Table, path: Path) -> None:
     schema = _schema(pyarrow, table.fields, columns)
     rows = (_row(record, table.fields) for record in records)
     size = max(GROUP_VALUES // max(sum(map(len, columns.values())), 1), 1)
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+    with pyarrow.parquet.ParquetWriter(
+        path, schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         while group := list(itertools.islice(rows, size)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+
+
+def same_parquet(table: Table, path: Path) -> bool:
+    """Whether a file, whose pages have checksums, holds just what a table does.
+
+    Raises:
+        MissingLibrary: pyarrow is not installed.
+    """
+    pyarrow = load_pyarrow()
+    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        found = (row for batch in file.iter_batches() for row in batch.to_pylist())
+        records = (_row(record, table.fields) for record in table.records)
+        return all(one == other for one, other in itertools.zip_longest(found, records))
 
 
 def _schema(pyarrow: Any, fields: Mapping[str, Kind], columns: Columns) -> Any:

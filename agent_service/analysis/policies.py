@@ -17,7 +17,7 @@ from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 
 if TYPE_CHECKING:
-    from agent_service.analysis.reading import LogReader
+    from agent_service.client import AgentClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class LoggedPolicy:
         return np.array([*transition.state, *context])
 
 
-def read_policy(log: LogReader, controller: str, version: int) -> LoggedPolicy:
+def read_policy(log: AgentClient, controller: str, version: int) -> LoggedPolicy:
     """Return a stored policy version.
 
     Raises:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from agent_service.controllers.derivation import Derived, derive
 from agent_service.domain.errors import AgentError
@@ -13,7 +12,7 @@ from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Decider, Policies, Session, Store
-from agent_service.rules.policies import PolicyCache, PolicyReads
+from agent_service.rules.policies import PolicyCache
 
 PAGE = 500
 """Decisions read at once."""
@@ -62,50 +61,8 @@ def _page(
     ]
 
 
-def verify_run(
-    session: Session,
-    run: Run,
-    log: Sequence[Decision],
-    *,
-    make_decider: Callable[[ControllerSpec], Decider],
-    cache: PolicyCache,
-) -> list[Verified]:
-    """Derive each decision of a run again that the store no longer has.
-
-    Args:
-        session: of the store that has the policies.
-        run: as it was.
-        log: all of its decisions.
-        make_decider: of a controller's spec.
-        cache: of the policies.
-    """
-    evidence = _RunEvidence(session, {decision.chunk: decision for decision in log})
-    return [
-        Verified(decision.position, _difference(evidence, run, decision, make_decider, cache))
-        for decision in log
-    ]
-
-
-class _Evidence(PolicyReads, Protocol):
-    """What a decision is derived from: a session has it all."""
-
-    def find_decision(self, run: Run, chunk: int) -> Decision | None: ...
-
-
-class _RunEvidence:
-    """Decisions of one run that are not the store's, and the store's policies."""
-
-    def __init__(self, session: Session, decisions: Mapping[int, Decision]) -> None:
-        self._decisions = decisions
-        self.find_policy = session.find_policy
-        self.after_commit = session.after_commit
-
-    def find_decision(self, _run: Run, chunk: int) -> Decision | None:
-        return self._decisions.get(chunk)
-
-
 def _difference(
-    session: _Evidence,
+    session: Session,
     run: Run,
     decision: Decision,
     make_decider: Callable[[ControllerSpec], Decider],
@@ -140,7 +97,7 @@ def _difference(
     )
 
 
-def _lost(session: _Evidence, run: Run, decision: Decision) -> str | None:
+def _lost(session: Session, run: Run, decision: Decision) -> str | None:
     """Return which chunk its run counts and the log lacks, or the other way about.
 
     That the chunk before each one is there is seen with that one; here, that the newest is.

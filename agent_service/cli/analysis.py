@@ -11,9 +11,8 @@ import click
 
 from agent_service.analysis.agreement import CLOSE
 from agent_service.analysis.output import Format, check_output, format_options, write_table
-from agent_service.analysis.reading import archive_option, reading
 from agent_service.analysis.tables import Table
-from agent_service.serving.access import Target, agent_option
+from agent_service.serving.access import Target, agent_option, connect
 from agent_service.serving.command import Count, echo
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     type=Count(min=1),
     help="Another policy version to compare with; else what was decided.",
 )
-@archive_option
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
 def replay(
     agent: Target,
@@ -42,7 +40,6 @@ def replay(
     policy: int,
     run_id: str,
     against: int | None,
-    archive: Path | None,
     form: Format,
     output: Path | None,
 ) -> None:
@@ -55,10 +52,10 @@ def replay(
     from agent_service.analysis.replay import Replay
 
     check_output(form, output)
-    with reading(agent, archive) as log:
-        other = None if against is None else read_policy(log, controller, against)
-        course = Replay(read_policy(log, controller, policy), against=other)
-        records = course.records(log.transitions(controller=controller, run_id=run_id))
+    with connect(agent) as client:
+        other = None if against is None else read_policy(client, controller, against)
+        course = Replay(read_policy(client, controller, policy), against=other)
+        records = course.records(client.transitions(controller=controller, run_id=run_id))
         write_table(Table(records=records, fields=course.fields), form, output)
     _tell(itertools.starmap(_agreement_line, course.agreements().items()), form, output)
 
@@ -66,11 +63,8 @@ def replay(
 @click.command()
 @agent_option
 @click.argument("run")
-@archive_option
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
-def agreement(
-    agent: Target, *, run: str, archive: Path | None, form: Format, output: Path | None
-) -> None:
+def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> None:
     """Show what a run ran under beside what was decided for it, chunk by chunk.
 
     Of a shadow run that is how far its script and the agent agree; of others, what was held while
@@ -80,8 +74,8 @@ def agreement(
     from agent_service.analysis.applied import read_applied
 
     check_output(form, output)
-    with reading(agent, archive) as log:
-        read = read_applied(log, run)
+    with connect(agent) as client:
+        read = read_applied(client, run)
     write_table(read.table(), form, output)
     _tell(itertools.starmap(_agreement_line, read.agreements().items()), form, output)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent_service.analysis.output import Format, check_output, format_options, write_table
-from agent_service.analysis.reading import LogReader, archive_option, reading
 from agent_service.analysis.records import FIELDS, transition_record
 from agent_service.analysis.tables import Table, columns_of
 from agent_service.serving.access import Target, agent_option, connect
 from agent_service.serving.command import Count
+
+if TYPE_CHECKING:
+    from agent_service.client import AgentClient
 
 
 @click.command()
@@ -28,13 +30,11 @@ from agent_service.serving.command import Count
     help="Only after this position of the log.",
 )
 @click.option("--follow", is_flag=True, help="Go on with new ones as they come, until Ctrl-C.")
-@archive_option
 @format_options(Format.JSON, Format.CSV, Format.PARQUET)
 def transitions(
     agent: Target,
     *,
     follow: bool,
-    archive: Path | None,
     form: Format,
     output: Path | None,
     **which: Any,
@@ -47,8 +47,6 @@ def transitions(
     check_output(form, output)
     if follow and output is not None:
         raise click.UsageError("--follow never ends, so no file is ever whole; use > FILE")
-    if follow and archive is not None:
-        raise click.UsageError("--follow tells what comes, --archive what was; leave one out")
     is_of_one_form = any(which[name] for name in ("controller", "run_id")) or form is Format.JSON
     if follow and not is_of_one_form:
         raise click.UsageError(
@@ -60,20 +58,22 @@ def transitions(
             records = map(transition_record, client.follow_transitions(**which))
             write_table(Table(records=records, fields=FIELDS), form, output)
         return
-    with reading(agent, archive) as log:
+    with connect(agent) as client:
         if is_of_one_form:
-            table = Table(records=map(transition_record, log.transitions(**which)), fields=FIELDS)
+            table = Table(
+                records=map(transition_record, client.transitions(**which)), fields=FIELDS
+            )
         else:
-            table = _whole_log(log, which["after"])
+            table = _whole_log(client, which["after"])
         write_table(table, form, output)
 
 
-def _whole_log(log: LogReader, after: int) -> Table:
+def _whole_log(client: AgentClient, after: int) -> Table:
     """Return the log of all controllers as it stands, read once more before for its columns."""
     last = after
 
     def read() -> Iterator[dict[str, Any]]:
-        return (transition_record(t) for t in log.transitions(after=after))
+        return (transition_record(t) for t in client.transitions(after=after))
 
     def noted() -> Iterator[dict[str, Any]]:
         nonlocal last

@@ -290,16 +290,11 @@ def rollback(agent: Target, controller: str, version: int) -> None:
 
 @cli.command()
 @_store_options
-@click.option(
-    "--archive",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Also what was pruned from the store into this folder.",
-)
-def verify(store: str, archive: Path | None) -> None:
+def verify(store: str) -> None:
     """Derive every decision of the log again; name the first that differs."""
     from agent_service.app import verify_store
 
-    echo(f"{verify_store(store, archive)} decisions derived again, all equal")
+    echo(f"{verify_store(store)} decisions derived again, all equal")
 
 
 @cli.command()

@@ -16,7 +16,7 @@ from agent_service.domain.checks import cut
 from agent_service.serving.command import LONGEST_SECONDS, echo
 
 if TYPE_CHECKING:
-    from agent_service.analysis.archive.prune import Plan
+    from agent_service.analysis.prune import Plan
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -61,9 +61,8 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
     Raises:
         AgentError: the store or the archive cannot be used; nothing is lost then.
     """
-    from agent_service.analysis.archive.folder import Archive
-    from agent_service.analysis.archive.prune import Pruner, make_plan
     from agent_service.analysis.parquet import load_pyarrow
+    from agent_service.analysis.prune import Pruner, make_plan
     from agent_service.store.store import SqlStore, require_store
 
     load_pyarrow()
@@ -73,17 +72,16 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
         if dry_run:
             _tell(make_plan(store, before=before), "would go")
             return
-        folder = Archive(archive)
-        with folder.pruning():
-            pruner = Pruner(store, folder)
-            for elsewhere in pruner.finish_killed():
+        pruner = Pruner(store, archive)
+        with pruner.pruning() as elsewhere:
+            for name in elsewhere:
                 echo(
-                    f"the store still has decisions that were pruned into {elsewhere}, which is "
+                    f"the store still has decisions that were pruned into {name}, which is "
                     f"not in {archive}: if no prune goes on there, prune into its folder again",
                     err=True,
                 )
             plan = make_plan(store, before=before)
-            size = folder.size
+            size = _size(archive)
             with click.progressbar(
                 length=2 * plan.decisions,
                 label="archive, delete",
@@ -93,7 +91,7 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
                 stayed = pruner.prune(plan, told=bar.update)
             plan.leave(stayed)
             _tell(plan, "went")
-            echo(f"{_bytes(folder.size - size)} were added to {archive}")
+            echo(f"{_bytes(_size(archive) - size)} were added to {archive}")
 
 
 def _tell(plan: Plan, what: str) -> None:
@@ -113,6 +111,10 @@ def _tell(plan: Plan, what: str) -> None:
         echo(line)
     for reason, count in sorted(plan.staying.items()):
         echo(f"old runs that stay: {count}, {reason}")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.parquet"))
 
 
 def _bytes(count: float) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-StoredRow = Mapping[str, Any]
-"""A decision with its run and controller, as the store has them, checksums included."""
+from agent_service.domain.runs import Run, Transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +23,8 @@ class OldRun:
     """Whether it has an outcome; else its lease ran out, and its next report may revive it."""
     decisions: int
     """Rows of the log."""
+    checksums: int
+    """The sum of these rows' checksums: another one after any change."""
     size: int
     """Bytes of these rows' values."""
     is_awaited: bool
@@ -56,30 +57,21 @@ class Retention(Protocol):
         """
         ...
 
-    def stored_rows(self, run: OldRun, *, after: int, limit: int) -> Sequence[StoredRow]:
-        """Return a run's decisions, by chunk, above the chunk `after`; of an archived run none.
+    def run_transitions(
+        self, key: int, *, after: int, limit: int
+    ) -> Sequence[tuple[Run, Transition]]:
+        """Return a run's transitions, archived or not, whose actions are for chunks above `after`.
 
-        Raises:
-            Unavailable: a row is damaged.
+        By chunk. Raises Unavailable where a row is damaged.
         """
         ...
 
-    def mark_archived(self, run: OldRun, *, archive: str, checksums: int) -> bool:
-        """Store that a run is in an archive file; return whether it still is as it was.
-
-        Args:
-            run: as it was when it was written there.
-            archive: the file's name.
-            checksums: the sum of its decisions' checksums, as they were written there.
-        """
+    def mark_archived(self, run: OldRun, *, archive: str) -> bool:
+        """Store that a run is in an archive file, by its name; return whether it is as it was."""
         ...
 
-    def archived_runs(self, archive: str) -> set[str]:
-        """Return the ids of the runs that are in an archive file."""
-        ...
-
-    def archives(self) -> Mapping[str, int]:
-        """Return the archive files that the store knows of, and how many runs are in each."""
+    def unmark_archived(self, archive: str) -> None:
+        """Take back that runs are in an archive file; none of their rows was deleted."""
         ...
 
     def archives_left(self) -> Sequence[str]:

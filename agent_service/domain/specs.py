@@ -379,6 +379,16 @@ class ControllerSpec:
             return self.diverged_reward
         return DEFINITIONS[self.reward].worst
 
+    @property
+    def learns_from_transitions(self) -> bool:
+        """Whether updates of its policy learn from the chunks of its runs."""
+        return self.algorithm.learns_from_transitions
+
+    @property
+    def learns_from_scores(self) -> bool:
+        """Whether a new policy version comes of each run's final score."""
+        return self.algorithm.learns_from_scores
+
     def _check_algorithm(self) -> None:
         """Check values that name hyperparameters against their ranges."""
         if isinstance(self.algorithm, ConstantSettings):

@@ -19,8 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from agent_service.analysis.archive.folder import Archive
-from agent_service.analysis.archive.prune import BATCH, Pruner, make_plan
+from agent_service.analysis.prune import BATCH, Pruner, make_plan
 from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Outcome, StartRun, Use
@@ -114,14 +113,16 @@ async def measure(folder: Path) -> Figures:
     path, quiet = folder / "agent.db", folder / "quiet.db"
     fill(path)
     shutil.copy(path, quiet)
-    archive = Archive(folder / "quiet")
-    with _TimedStore(f"sqlite:///{quiet}") as store, archive.pruning():
-        store.steps = []
-        began = time.perf_counter()
-        plan = make_plan(store, before=time.time())
-        planned = time.perf_counter()
-        Pruner(store, archive).prune(plan, told=lambda _count: None)
-        ended = time.perf_counter()
+    with _TimedStore(f"sqlite:///{quiet}") as store:
+        pruner = Pruner(store, folder / "quiet")
+        with pruner.pruning():
+            store.steps = []
+            began = time.perf_counter()
+            plan = make_plan(store, before=time.time())
+            planned = time.perf_counter()
+            pruner.prune(plan, told=lambda _count: None)
+            ended = time.perf_counter()
+    archived = sum(path.stat().st_size for path in (folder / "quiet").glob("*.parquet"))
     with AgentProcess(path) as agent, AgentClient(agent.address) as client:
         alone = reports(client, lambda count: count >= ALONE_REPORTS)
         words = ["prune", "--store", agent.url, "--older-than", "1d"]
@@ -137,7 +138,7 @@ async def measure(folder: Path) -> Figures:
         "step_longest_s": max(store.steps),
         "decisions_per_s": plan.decisions / (ended - planned),
         "store_bytes_a_decision": quiet.stat().st_size / plan.decisions,
-        "archive_bytes_a_decision": archive.size / plan.decisions,
+        "archive_bytes_a_decision": archived / plan.decisions,
         "report_alone_p99_s": p99(alone),
         "report_beside_p99_s": p99(beside),
         "report_beside_longest_s": max(beside),

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
-from agent_service.domain.retention import Deleted, OldRun, StoredRow
-from agent_service.domain.runs import Use
-from agent_service.store.rows.checksums import change, check
+from agent_service.domain.retention import Deleted, OldRun
+from agent_service.domain.runs import Run, Transition, Use
+from agent_service.store.rows import rows
+from agent_service.store.rows.checksums import change
 from agent_service.store.rows.rollouts import IS_READY, slices
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
@@ -58,6 +59,10 @@ class RetentionSql(Transaction):
                 .where(decisions.c.run_key == found.c.key)
                 .scalar_subquery()
                 .label("decisions"),
+                sa.select(sa.cast(_checksums(), sa.BigInteger))
+                .where(decisions.c.run_key == found.c.key)
+                .scalar_subquery()
+                .label("checksums"),
                 sa.select(sa.func.coalesce(sa.func.sum(_size()), 0))
                 .where(decisions.c.run_key == found.c.key)
                 .scalar_subquery()
@@ -66,24 +71,19 @@ class RetentionSql(Transaction):
         ).order_by(found.c.key)
         return [_old_run(row) for row in self._rows(query)]
 
-    def stored_rows(self, run: OldRun, *, after: int, limit: int) -> Sequence[StoredRow]:
+    def run_transitions(
+        self, key: int, *, after: int, limit: int
+    ) -> Sequence[tuple[Run, Transition]]:
         """See the port."""
-        query = queries.DECISIONS.where(decisions.c.run_key == run.key, decisions.c.chunk > after)
-        # A run that another prune marks meanwhile has no more pages, so it is left out.
-        query = query.where(queries.KEPT).order_by(decisions.c.chunk).limit(limit)
-        found = self._rows(query)
-        for row in found:
-            for table, prefix in TABLES:
-                check(table, row, prefix)
-        return found
+        query = queries.TRANSITIONS.where(runs.c.key == key, decisions.c.chunk > after)
+        query = query.order_by(decisions.c.chunk).limit(limit)
+        return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
 
-    def mark_archived(self, run: OldRun, *, archive: str, checksums: int) -> bool:
+    def mark_archived(self, run: OldRun, *, archive: str) -> bool:
         """See the port."""
-        stands = sa.select(
-            sa.func.count(), sa.func.coalesce(sa.func.sum(decisions.c.checksum), 0)
-        ).where(decisions.c.run_key == run.key)
-        count, total = self._connection.execute(stands).one()
-        if (count, int(total)) != (run.decisions, checksums):
+        stands = sa.select(sa.func.count(), sa.cast(_checksums(), sa.BigInteger))
+        found = self._connection.execute(stands.where(decisions.c.run_key == run.key)).one()
+        if tuple(found) != (run.decisions, run.checksums):
             return False
         adds = change(runs, {}, {"archive": archive})
         ended = runs.c.outcome if run.is_finished else runs.c.abandoned_at
@@ -97,16 +97,11 @@ class RetentionSql(Transaction):
         marked = self.write(query.values(archive=archive, checksum=runs.c.checksum + adds))
         return bool(marked.rowcount == 1)
 
-    def archived_runs(self, archive: str) -> set[str]:
+    def unmark_archived(self, archive: str) -> None:
         """See the port."""
-        query = sa.select(runs.c.id).where(runs.c.archive == archive)
-        return set(self._connection.execute(query).scalars())
-
-    def archives(self) -> Mapping[str, int]:
-        """See the port."""
-        query = sa.select(runs.c.archive, sa.func.count()).where(is_archived)
-        found = self._connection.execute(query.group_by(runs.c.archive))
-        return {archive: count for archive, count in found}
+        adds = change(runs, {"archive": archive}, {"archive": None})
+        query = sa.update(runs).where(runs.c.archive == archive)
+        self.write(query.values(archive=None, checksum=runs.c.checksum + adds))
 
     def archives_left(self) -> Sequence[str]:
         """See the port."""
@@ -148,8 +143,9 @@ class RetentionSql(Transaction):
         self.write(update.values(**after, checksum=controllers.c.checksum + adds))
 
 
-TABLES = ((decisions, "decision_"), (runs, "run_"), (controllers, "controller_"))
-"""What a stored row is joined of, each with the prefix of its columns' names in it."""
+def _checksums() -> sa.ColumnElement[int]:
+    """Return the sum of decisions' checksums, in a query; rows of old releases have none."""
+    return sa.func.coalesce(sa.func.sum(decisions.c.checksum), 0)
 
 
 def _size() -> sa.ColumnElement[int]:

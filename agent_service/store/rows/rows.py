@@ -56,13 +56,8 @@ def _cached_spec(text: str) -> ControllerSpec:
     return spec
 
 
-def array_to_bytes(array: np.ndarray) -> bytes:
-    """Return a float64 array as bytes that read back to the bit."""
-    return array.astype(_FLOAT64, copy=False).tobytes()
-
-
-def array_from_bytes(data: bytes) -> np.ndarray:
-    """Return the array that `array_to_bytes` wrote; read-only."""
+def _array(data: bytes) -> np.ndarray:
+    """Return a float64 array, to the bit as it was stored; read-only."""
     return np.frombuffer(data, dtype=_FLOAT64)
 
 
@@ -192,13 +187,13 @@ def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
         position=row[prefix + "position"],
         run_id=row["run_id"],
         chunk=row[prefix + "chunk"],
-        state=array_from_bytes(row[prefix + "state"]),
-        context=array_from_bytes(row[prefix + "context"] or b""),
+        state=_array(row[prefix + "state"]),
+        context=_array(row[prefix + "context"] or b""),
         feedback=_feedback(row, prefix),
         reward=row[prefix + "reward"],
         applied=row[prefix + "applied"],
         choice=Choice(
-            tuple(array_from_bytes(row[prefix + "sample"]).tolist()),
+            tuple(_array(row[prefix + "sample"]).tolist()),
             log_probability=row[prefix + "log_probability"],
             explored=row[prefix + "explored"],
         ),

@@ -1,9 +1,8 @@
 """Prunes copies of a store in processes that kill themselves at some point, each at another one.
 
 Run as `python -m tests.agent_service.archive.killed STORE FOLDER EVERY`: FOLDER/N then has the
-store and the archive as the Nth process left them. What is counted are the calls from the archive's
-and the store's modules; of a file's form only those that write it, since nine of ten others turn
-rows into others, where nothing lasting changes.
+store and the archive as the Nth process left them. What is counted are the calls from the modules
+that prune, write Parquet and write to the store.
 """
 
 import os
@@ -17,24 +16,21 @@ from typing import Any
 import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
-from agent_service.analysis.archive.folder import Archive
-from agent_service.analysis.archive.prune import Pruner, make_plan
+from agent_service.analysis.prune import Pruner, make_plan
 from agent_service.store.store import SqlStore
 
 COUNTED = (
-    "/agent_service/analysis/archive/",
+    "/agent_service/analysis/p",
     "/agent_service/store/rows/retention",
     "/agent_service/store/journal/writ",
 )
-FORM = "/agent_service/analysis/archive/form"
-WRITING = ("write_runs", "sync")
 
 
 def prune(store: SqlStore, archive: Path) -> None:
     """Prune all of a store, in small steps and files."""
-    with Archive(archive).pruning():
-        pruner = Pruner(store, Archive(archive), batch=3, per_file=8)
-        assert pruner.finish_killed() == []
+    pruner = Pruner(store, archive, batch=3, per_file=8)
+    with pruner.pruning() as elsewhere:
+        assert elsewhere == []
         pruner.prune(make_plan(store, before=1e12), told=lambda _count: None)
 
 
@@ -53,8 +49,6 @@ class _Killer:
 
 
 def _is_counted(code: CodeType) -> bool:
-    if FORM in code.co_filename:
-        return code.co_name in WRITING
     return any(part in code.co_filename for part in COUNTED)
 
 

@@ -1,12 +1,16 @@
 """Stores with runs of any age, made without a service, and what they hold in all."""
 
 import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 from prometheus_client import CollectorRegistry
 
-from agent_service.analysis.archive.folder import Archive
+from agent_service.analysis.records import FIELDS, transition_record
+from agent_service.analysis.tables import flat
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
@@ -16,6 +20,7 @@ from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.steering import Steering
+from agent_service.wire.convert import transition_to_message
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 SPECS = (
@@ -26,8 +31,8 @@ SPECS = (
 LEASE = 60.0
 LOSSES = np.array([0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308])
 
-Content = dict[int, tuple[str, str]]
-"""The run's id and all of a decision, by its position."""
+Content = dict[int, dict[str, Any]]
+"""Transitions by their position: cells by column."""
 
 
 class Trainings:
@@ -100,20 +105,32 @@ def many(trainings: Trainings, rng: random.Random, prefix: str, *, runs: int) ->
 
 
 def in_store(store: Store) -> Content:
-    """Return all that the store's log shows."""
-    found = store.read(lambda session: session.decisions(after=0, limit=1_000_000))
-    assert len({decision.position for _, decision in found}) == len(found)
-    return {d.position: (run.id, repr(d)) for run, d in found}
+    """Return all transitions that the store's log shows."""
+    found = store.read(
+        lambda session: list(
+            session.transitions(controller="", run_id="", after=0, limit=1_000_000)
+        )
+    )
+    return _content(transition_record(transition_to_message(*each)) for each in found)
 
 
-def in_archive(folder: Path, *, with_pending: bool = False) -> Content:
-    """Return all that an archive has, and see that no run is in it twice."""
+def in_archive(folder: Path) -> Content:
+    """Return all that the files of an archive have; parts of files count for nothing."""
+    tables = map(pyarrow.parquet.read_table, sorted(folder.glob("*.parquet")))
+    return _content(row for table in tables for row in table.to_pylist())
+
+
+def _content(records: Iterable[Mapping[str, Any]]) -> Content:
+    """Return records by position, as a table has them; fail where one is there twice."""
     content: Content = {}
-    if folder.is_dir():
-        for archived in Archive(folder).runs(with_pending=with_pending):
-            for d in archived.decisions:
-                assert d.position not in content
-                content[d.position] = (archived.run.id, repr(d))
+    for record in records:
+        cells: dict[str, Any] = {}
+        for field, value in record.items():
+            cells |= (
+                flat(field, FIELDS[field], value) if isinstance(value, dict) else {field: value}
+            )
+        assert record["position"] not in content
+        content[record["position"]] = cells
     return content
 
 

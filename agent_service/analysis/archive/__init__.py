@@ -1,1 +1,0 @@
-"""Old runs in Parquet files: how they get there, and how they are read again."""

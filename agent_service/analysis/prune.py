@@ -1,0 +1,296 @@
+"""Prunes a store: old runs go to Parquet files, the ordinary export, while the store is served.
+
+Whatever dies when, no transition is lost:
+
+1. the runs' transitions are written to a file `NAME.part`, which is synced and read back;
+2. the store marks the runs that still are as they were as archived in NAME, which takes them out of
+   all that is read;
+3. the file takes its name; where runs were not marked, it is written anew before, without them;
+4. the rows of marked runs are deleted, a few at a time.
+
+The next prune ends what a killed one left. Where the file has its name, the rows are deleted (4);
+where it is still a part, nothing was deleted, and the marks are taken back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent_service.analysis.parquet import same_parquet, write_parquet
+from agent_service.analysis.records import FIELDS, transition_record
+from agent_service.analysis.tables import Table
+from agent_service.domain.errors import AgentError
+from agent_service.domain.retention import Deleted, OldRun
+from agent_service.domain.runs import Run, Transition
+from agent_service.domain.store import Session, Store
+from agent_service.wire.convert import transition_to_message
+
+T = TypeVar("T")
+
+BATCH = 250
+"""Decisions in one atomic step at the most, since reports wait for it."""
+FILE_DECISIONS = 250_000
+"""Decisions after which a file ends with its run."""
+LEAST_PAUSE = 0.005
+"""Seconds between two steps at the least: a server looks every 2 ms whether it may write."""
+_PAGE = 500
+_PART = ".part"
+
+AWAITED = "waiting to be learned from; deleting the controller ends that"
+NEWEST = "the end of the log"
+CHANGED = "changed while being archived"
+
+
+class ArchiveError(AgentError):
+    """An archive cannot be written: see the message."""
+
+
+@dataclass(slots=True)
+class Share:
+    """What goes of one controller."""
+
+    runs: int = 0
+    transitions: int = 0
+    size: int = 0
+    """Bytes of the values in the store."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What may go and what stays."""
+
+    going: list[OldRun] = field(default_factory=list)
+    staying: Counter[str] = field(default_factory=Counter)
+    """Runs that are old enough, by why they stay."""
+
+    @property
+    def decisions(self) -> int:
+        """How many go."""
+        return sum(run.decisions for run in self.going)
+
+    def leave(self, stayed: Sequence[OldRun]) -> None:
+        """Note runs that changed meanwhile, and so did not go."""
+        keys = {run.key for run in stayed}
+        self.going = [run for run in self.going if run.key not in keys]
+        if stayed:
+            self.staying[CHANGED] += len(stayed)
+
+    def shares(self) -> dict[str, Share]:
+        """Return what goes, by controller."""
+        shares: dict[str, Share] = {}
+        for run in self.going:
+            share = shares.setdefault(run.controller, Share())
+            share.runs += 1
+            # A run has one decision more than it has transitions: the last one awaits its report.
+            share.transitions += run.decisions - 1
+            share.size += run.size
+        return shares
+
+
+def make_plan(store: Store, *, before: float) -> Plan:
+    """Return what goes of the runs whose last accepted call came before `before` (s since 1970)."""
+    plan, after = Plan(), 0
+    while page := store.read(partial(_old_runs, before=before, after=after)):
+        for run in page:
+            if run.is_newest:
+                plan.staying[NEWEST] += 1
+            elif run.is_awaited:
+                plan.staying[AWAITED] += 1
+            else:
+                plan.going.append(run)
+        after = page[-1].key
+    return plan
+
+
+class Pruner:
+    """Prunes one store into one folder of Parquet files, whose names sort by time."""
+
+    def __init__(
+        self, store: Store, folder: Path, *, batch: int = BATCH, per_file: int = FILE_DECISIONS
+    ) -> None:
+        """Keep both; own neither. `batch` and `per_file` are decisions, at least 1."""
+        self._store = store
+        self._folder = folder
+        self._batch = batch
+        self._per_file = per_file
+
+    @contextmanager
+    def pruning(self) -> Iterator[Sequence[str]]:
+        """Keep other prunes out of the folder, and end what a killed one left.
+
+        Gives the files of which the store still has rows, and that are elsewhere.
+
+        Raises:
+            ArchiveError: another prune works on this folder.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ArchiveError(
+                    f"another prune works on the archive {self._folder}; wait for its end"
+                ) from error
+            yield self._end_killed()
+
+    def _end_killed(self) -> list[str]:
+        elsewhere = []
+        for name in self._store.read(lambda session: session.archives_left()):
+            if (self._folder / name).is_file():
+                self._delete(name, told=lambda _count: None)
+            elif self._part(name).is_file():
+                self._take_back(name)
+            else:
+                elsewhere.append(name)
+        for part in self._folder.glob(f"*{_PART}"):  # of a prune that marked nothing
+            part.unlink()
+        return elsewhere
+
+    def prune(self, plan: Plan, *, told: Callable[[int], None]) -> list[OldRun]:
+        """Archive and delete what a plan says, inside `pruning`.
+
+        Args:
+            plan: of this store.
+            told: how many decisions a step archived or deleted: each decision counts twice.
+
+        Returns:
+            Runs that stay, since they have changed meanwhile.
+
+        Raises:
+            ArchiveError: a file cannot be written, or is read otherwise than it was written.
+            Unavailable: a row is damaged; everything stays where it is.
+        """
+        stayed: list[OldRun] = []
+        for runs in _files(plan.going, self._per_file):
+            moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            name = f"runs-{moment}-{uuid.uuid4().hex[:8]}.parquet"
+            try:
+                changed = self._archive(name, runs)
+            except BaseException:
+                self._take_back(name)
+                raise
+            told(sum(run.decisions for run in runs))
+            stayed += changed
+            self._delete(name, told=told)
+        return stayed
+
+    def _archive(self, name: str, runs: Sequence[OldRun]) -> list[OldRun]:
+        """Write and mark runs, and name the file; return those that have changed meanwhile."""
+        self._write(name, [run.key for run in runs])
+        changed: list[OldRun] = []
+        for some in _slices(runs, self._batch):
+            changed += self._step(partial(_mark_some, runs=some, archive=name))
+        left = [run.key for run in runs if run not in changed]
+        if changed and left:
+            self._write(name, left)
+        if left:
+            os.replace(self._part(name), self._folder / name)
+            _sync(self._folder)
+        else:
+            self._part(name).unlink()
+        return changed
+
+    def _take_back(self, name: str) -> None:
+        """Leave runs in the store, whose file is not whole."""
+        self._step(lambda session: session.unmark_archived(name))
+        self._part(name).unlink(missing_ok=True)
+
+    def _part(self, name: str) -> Path:
+        return self._folder / f"{name}{_PART}"
+
+    def _write(self, name: str, keys: Sequence[int]) -> None:
+        """Write runs, by the store's keys, to the part of a file, durably, and read it back."""
+        part = self._part(name)
+        try:
+            write_parquet(Table(records=self._records(keys), fields=FIELDS), part)
+            _sync(part)
+            is_same = same_parquet(Table(records=self._records(keys), fields=FIELDS), part)
+            _sync(self._folder)
+        except (OSError, ValueError) as error:  # pyarrow's own are such
+            raise ArchiveError(f"{part}: {' '.join(str(error).split())}") from error
+        if not is_same:
+            raise ArchiveError(f"{part} is read otherwise than written; see to its disk")
+
+    def _records(self, keys: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Yield the transitions of runs, run by run, as `transitions` shows them."""
+        for key in keys:
+            after = 0
+            while page := self._store.read(partial(_page, key=key, after=after)):
+                for run, transition in page:
+                    yield transition_record(transition_to_message(run, transition))
+                after = page[-1][1].decision.chunk
+
+    def _delete(self, name: str, *, told: Callable[[int], None]) -> None:
+        key = 0
+        while True:
+            deleted = self._step(partial(_delete_some, archive=name, after=key, limit=self._batch))
+            told(deleted.rows)
+            if deleted.rows < self._batch:
+                return
+            key = deleted.last_key
+
+    def _step(self, work: Callable[[Session], T]) -> T:
+        """Take one atomic step, then let others write for as long as it took."""
+        began = time.monotonic()
+        result = self._store.write(work).result()
+        time.sleep(max(time.monotonic() - began, LEAST_PAUSE))
+        return result
+
+
+def _page(session: Session, *, key: int, after: int) -> Sequence[tuple[Run, Transition]]:
+    return session.run_transitions(key, after=after, limit=_PAGE)
+
+
+def _old_runs(session: Session, *, before: float, after: int) -> Sequence[OldRun]:
+    return session.old_runs(before=before, after=after, limit=_PAGE)
+
+
+def _mark_some(session: Session, *, runs: Sequence[OldRun], archive: str) -> list[OldRun]:
+    """Mark runs as archived; return those that are not as they were."""
+    return [run for run in runs if not session.mark_archived(run, archive=archive)]
+
+
+def _delete_some(session: Session, *, archive: str, after: int, limit: int) -> Deleted:
+    return session.delete_archived(archive, after=after, limit=limit)
+
+
+def _files(runs: Sequence[OldRun], decisions: int) -> Iterator[Sequence[OldRun]]:
+    """Yield the runs of each file: of one controller, so that all have the same columns."""
+    by_controller = sorted(runs, key=lambda run: (run.controller, run.key))
+    for _, of_one in groupby(by_controller, key=lambda run: run.controller):
+        yield from _slices(list(of_one), decisions)
+
+
+def _slices(runs: Sequence[OldRun], decisions: int) -> Iterator[Sequence[OldRun]]:
+    """Yield all runs, in slices of so many decisions or little more, or of one longer run."""
+    some: list[OldRun] = []
+    count = 0
+    for run in runs:
+        if some and count + run.decisions > decisions:
+            yield some
+            some, count = [], 0
+        some.append(run)
+        count += run.decisions
+    if some:
+        yield some
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's list of names, on its disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
