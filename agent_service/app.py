@@ -22,8 +22,8 @@ from agent_service.config import AgentConfig
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.errors import AgentError, NotFound
 from agent_service.domain.store import Durability, Session, Store
+from agent_service.learning import policies
 from agent_service.learning.learner import Learner
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.lifeline import end_with_parent
 from agent_service.metrics.decisions import Metrics
@@ -55,19 +55,6 @@ ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "I
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
-def make_steering(
-    store: Store, *, metrics: Metrics, capacity: Capacity = DEFAULT_CAPACITY
-) -> Steering:
-    """Return the rules of runs on `store`, which stays the caller's."""
-    return Steering(
-        store,
-        make_decider=make_decider,
-        policies=SnapshotPolicies(),
-        observer=metrics,
-        capacity=capacity,
-    )
-
-
 def make_server(
     store: Store,
     steering: Steering,
@@ -88,7 +75,7 @@ def _empty_server(registry: CollectorRegistry, config: ServingConfig, capacity: 
 
 
 def _add_agent(server: Server, store: Store, steering: Steering, capacity: Capacity) -> None:
-    catalog = Catalog(store, policies=SnapshotPolicies(), capacity=capacity)
+    catalog = Catalog(store, capacity=capacity)
     servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
     server.add(
         agent_pb2_grpc.add_AgentServiceServicer_to_server,
@@ -131,7 +118,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         if store.folder is not None:
             registry.register(DiskCollector("agent", store.folder))
         _prepare_deciders(store)
-        steering = make_steering(store, metrics=metrics, capacity=config.capacity)
+        steering = Steering(store, metrics=metrics, capacity=config.capacity)
         _add_agent(server, store, steering, config.capacity)
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
@@ -162,8 +149,7 @@ def verify_store(url: str) -> int:
     require_store(url)
     with SqlStore(url) as store:
         count = 0
-        log = verify(store, make_decider=make_decider, policies=SnapshotPolicies())
-        for decision in log:
+        for decision in verify(store):
             count += 1
             if decision.difference is not None:
                 raise VerificationError(f"position {decision.position}: {decision.difference}")
@@ -188,7 +174,6 @@ def compare_policies(
         AgentError: there is no such controller or version, or no transition yet.
     """
     spec = convert.spec_from_message(client.get_controller(name).spec)
-    policies = SnapshotPolicies()
     versions = (
         policies.load(client.export_policy(name, one), spec),
         policies.load(client.export_policy(name, other), spec),

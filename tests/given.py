@@ -15,12 +15,13 @@ from tempfile import TemporaryDirectory
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_server, make_steering
+from agent_service.app import make_server
 from agent_service.domain.store import Durability
 from agent_service.metrics.decisions import Metrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
 from agent_service.rules.capacity import Capacity
+from agent_service.rules.steering import Steering
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.server import Server
 from agent_service.store.journal.journal import LoopJournal
@@ -93,7 +94,7 @@ class ServedAgent:
             journal=LoopJournal,
         ) as store:
             self.registry.register(StoreCollector(store, self.metrics))
-            steering = make_steering(store, metrics=self.metrics, capacity=self._capacity)
+            steering = Steering(store, metrics=self.metrics, capacity=self._capacity)
             server: Server = make_server(
                 store,
                 steering,

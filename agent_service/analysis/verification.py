@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from agent_service.controllers.derivation import Derived, derive
+from agent_service.controllers.registry import make_decider
 from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
-from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Decider, Policies, Session, Store
-from agent_service.rules.policies import PolicyCache
+from agent_service.domain.store import Session, Store
+from agent_service.rules.policy_cache import PolicyCache
 
 PAGE = 500
 """Decisions read at once."""
@@ -31,43 +31,26 @@ class Verified:
     """What differs, in words; None where it was derived again to the bit."""
 
 
-def verify(
-    store: Store, *, make_decider: Callable[[ControllerSpec], Decider], policies: Policies
-) -> Iterator[Verified]:
+def verify(store: Store) -> Iterator[Verified]:
     """Derive each decision again, in order of position, lazily."""
-    cache = PolicyCache(policies)
+    cache = PolicyCache()
     after = 0
     while True:
-        page = store.read(partial(_page, after=after, make_decider=make_decider, cache=cache))
+        page = store.read(partial(_page, after=after, cache=cache))
         yield from page
         if not page:
             return
         after = page[-1].position
 
 
-def _page(
-    session: Session,
-    *,
-    after: int,
-    make_decider: Callable[[ControllerSpec], Decider],
-    cache: PolicyCache,
-) -> list[Verified]:
+def _page(session: Session, *, after: int, cache: PolicyCache) -> list[Verified]:
     return [
-        Verified(
-            decision.position,
-            _difference(session, run, decision, make_decider, cache),
-        )
+        Verified(decision.position, _difference(session, run, decision, cache))
         for run, decision in session.decisions(after=after, limit=PAGE)
     ]
 
 
-def _difference(
-    session: Session,
-    run: Run,
-    decision: Decision,
-    make_decider: Callable[[ControllerSpec], Decider],
-    cache: PolicyCache,
-) -> str | None:
+def _difference(session: Session, run: Run, decision: Decision, cache: PolicyCache) -> str | None:
     """Return what differs in one row of the log, None where it follows from what is stored."""
     if (lost := _lost(session, run, decision)) is not None:
         return lost

@@ -84,30 +84,6 @@ class Decider(Protocol):
         ...
 
 
-class Policies(Protocol):
-    """How policies are made and read; keeps the rules free of file formats."""
-
-    def initial(self, spec: ControllerSpec) -> bytes | None:
-        """Return policy version 1 of a new controller; None where the algorithm has no policy."""
-        ...
-
-    def adopted(self, data: bytes, spec: ControllerSpec) -> bytes:
-        """Return another controller's policy as version 1 of a new one; raises InvalidArgument."""
-        ...
-
-    def largest(self, spec: ControllerSpec) -> int:
-        """Return how many bytes a policy file of `spec` has at the most."""
-        ...
-
-    def load(self, data: bytes, spec: ControllerSpec) -> AnyPolicy:
-        """Return a stored or imported policy; raises InvalidArgument if it is not of `spec`."""
-        ...
-
-    def dump(self, history: TrialHistory, spec: ControllerSpec) -> bytes:
-        """Return the data of the policy version that holds these trials."""
-        ...
-
-
 class Origin(StrEnum):
     """How a policy version came to be."""
 
@@ -125,7 +101,7 @@ class PolicyVersion:
 
     version: int
     data: bytes
-    """As `Policies` made or accepted it."""
+    """As `learning.policies` made or accepted it."""
     origin: Origin
     learned_transitions: int = 0
     """Transitions that the update which made it learned from."""
@@ -395,19 +371,4 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Finish what was submitted and let go of the storage."""
-        ...
-
-
-class Observer(Protocol):
-    """Who is told of what became durable: the metrics."""
-
-    def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
-        """A new decision is in the log (never called for a repeated call).
-
-        `running` is what was decided for the chunk whose report made it; None for A_0.
-        """
-        ...
-
-    def ended(self, run: Run) -> None:
-        """A run was finished or abandoned; an abandoned one may decide again."""
         ...

@@ -71,7 +71,7 @@ class _ControllerTallies:
 
 
 class Metrics:
-    """Observes decisions; an `Observer`, thread-safe.
+    """Observes what became durable: decisions, and ends of runs. Thread-safe.
 
     Decisions come by thousands and scrapes by seconds, so series are made when they are scraped:
     by `StoreCollector`, which first takes out those of controllers that were deleted.
@@ -108,7 +108,10 @@ class Metrics:
         self._batch_size.observe(size)
 
     def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
-        """Observe a new decision, and what the chunk before it ran under."""
+        """Observe a new decision; never called for a repeated call.
+
+        `running` is what was decided for the chunk whose report made it; None for A_0.
+        """
         spec = run.controller.spec
         with self._lock:
             tallies = self._controllers.get(spec.name) or self._add_controller(spec)
@@ -152,7 +155,7 @@ class Metrics:
                 self._controllers.pop(name, None)
 
     def ended(self, run: Run) -> None:
-        """Remove a run's gauges."""
+        """Remove the gauges of a run that was finished or abandoned; that one may decide again."""
         with self._lock:
             self._newest.pop(run.id, None)
 

@@ -19,7 +19,6 @@ from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec, ReplaySettings
 from agent_service.domain.store import (
     Origin,
-    Policies,
     PolicyEntry,
     PolicyVersion,
     Session,
@@ -27,6 +26,7 @@ from agent_service.domain.store import (
     T,
     Usage,
 )
+from agent_service.learning import policies
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.lookups import CREATE_IT, found_controller, found_policy, found_run
 from agent_service.rules.warm_start import adopted_policy, with_version
@@ -55,14 +55,12 @@ class Catalog:
         self,
         store: Store,
         *,
-        policies: Policies,
         capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep the ports; own none of them."""
+        """Keep the store, which stays the caller's."""
         self._store = store
         self._capacity = capacity
-        self._policies = policies
         self._clock = clock
 
     def prepared(self, spec: ControllerSpec) -> NewController:
@@ -98,7 +96,7 @@ class Catalog:
         if existing is not None:
             return NewController(asked, spec, None)
         self._capacity.check_new_controller(session, spec)
-        data = adopted_policy(session, spec, self._policies) or self._policies.initial(spec)
+        data = adopted_policy(session, spec) or policies.initial(spec)
         return NewController(asked, spec, data)
 
     def _create_controller(self, session: Session, new: NewController, mode: Mode) -> Controller:
@@ -211,7 +209,7 @@ class Catalog:
         def work(session: Session) -> int:
             controller = found_controller(session, name)
             _require_policy(controller)
-            return self._policies.largest(controller.spec)
+            return policies.largest(controller.spec)
 
         return self._store.read(work)
 
@@ -229,7 +227,7 @@ class Catalog:
             _require_policy(controller)
             return controller.spec
 
-        self._policies.load(data, self._store.read(work))
+        policies.load(data, self._store.read(work))
 
     def import_policy(self, name: str, data: bytes) -> Future[int]:
         """Make a policy file the newest version; answer the newest, where it is that file already.

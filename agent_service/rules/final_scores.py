@@ -9,12 +9,13 @@ import numpy as np
 from agent_service.domain.runs import Decision, FinishRun, Mode, Outcome, Run
 from agent_service.domain.store import Origin, PolicyVersion, Session
 from agent_service.domain.trials import TrialHistory
+from agent_service.learning import policies
 from agent_service.rules.lookups import stored_decision
-from agent_service.rules.policies import PolicyCache
+from agent_service.rules.policy_cache import PolicyCache
 
 
 def learn_from_end(
-    session: Session, run: Run, finish: FinishRun, *, policies: PolicyCache, now: float
+    session: Session, run: Run, finish: FinishRun, *, cache: PolicyCache, now: float
 ) -> None:
     """Store the policy version that a run's end makes, where its controller learns from ends.
 
@@ -27,14 +28,14 @@ def learn_from_end(
     decision = stored_decision(session, run, 1)
     if not _ran_as_decided(session, run, decision):
         return
-    history = policies.get(session, run.controller, run.controller.policy_version)
+    history = cache.get(session, run.controller, run.controller.policy_version)
     assert isinstance(history, TrialHistory), "what learns from ends has a trial history"
     longer = history.with_trial(decision.choice.sample, score)
     session.add_policy(
         run.controller,
         PolicyVersion(
             version=run.controller.policy_version + 1,
-            data=policies.forms.dump(longer, run.controller.spec),
+            data=policies.dump(longer, run.controller.spec),
             origin=Origin.LEARNED,
             statistics=_statistics(longer),
             created_at=now,

@@ -17,6 +17,7 @@ import numpy as np
 
 from agent_service.controllers.derivation import derive
 from agent_service.controllers.observations import check_plan, context_size
+from agent_service.controllers.registry import make_decider
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
 from agent_service.domain.rewards import compute_reward
@@ -36,11 +37,13 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Decider, Observer, Policies, Session, Situation, Store, T
+from agent_service.domain.store import Decider, Session, Situation, Store, T
+from agent_service.learning import policies
+from agent_service.metrics.decisions import Metrics
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.final_scores import learn_from_end
 from agent_service.rules.lookups import CREATE_IT, found_controller, found_run, stored_decision
-from agent_service.rules.policies import PolicyCache
+from agent_service.rules.policy_cache import PolicyCache
 from agent_service.rules.starts import other_start, pinned_version
 
 ABANDONED_AT_ONCE = 100
@@ -62,19 +65,16 @@ class Steering:
         self,
         store: Store,
         *,
-        make_decider: Callable[[ControllerSpec], Decider],
-        policies: Policies,
-        observer: Observer,
+        metrics: Metrics,
         capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep the ports; own none of them."""
+        """Keep the store, which stays the caller's; `metrics` are told of what became durable."""
         self._store = store
-        self._make_decider = make_decider
         self._deciders: dict[int, Decider] = {}
         self._slow: dict[str, bool] = {}
-        self._policies = PolicyCache(policies)
-        self._observer = observer
+        self._policies = PolicyCache()
+        self._metrics = metrics
         self._capacity = capacity
         self._clock = clock
 
@@ -123,7 +123,7 @@ class Steering:
                 observation=np.zeros(controller.spec.chunk_size),
                 mode=Mode.LEARNING,
                 previous=None,
-                policy=self._policies.forms.load(data, controller.spec),
+                policy=policies.load(data, controller.spec),
             )
         )
 
@@ -253,14 +253,14 @@ class Steering:
             created_at=self._clock(),
         )
         session.append(run, decision)
-        session.after_commit(partial(self._observer.decided, run, decision, running))
+        session.after_commit(partial(self._metrics.decided, run, decision, running))
         return decision
 
     def _decider(self, controller: Controller) -> Decider:
         """Return what decides for a controller, made once, since its spec never changes."""
         decider = self._deciders.get(controller.id)
         if decider is None:
-            decider = self._deciders[controller.id] = self._make_decider(controller.spec)
+            decider = self._deciders[controller.id] = make_decider(controller.spec)
         return decider
 
     def finish_run(self, finish: FinishRun) -> Future[Run]:
@@ -288,13 +288,13 @@ class Steering:
         self._end_episode(session, run)
         if finish.outcome is Outcome.DIVERGED:
             self._punish(session, run)
-        learn_from_end(session, run, finish, policies=self._policies, now=self._clock())
+        learn_from_end(session, run, finish, cache=self._policies, now=self._clock())
         return found_run(session, finish.run_id)
 
     def _end_episode(self, session: Session, run: Run) -> None:
         """Let the last complete transition be learned from, since none is known to follow."""
         session.set_use(run, run.reported_chunks, was=Use.PENDING, use=Use.READY)
-        session.after_commit(lambda: self._observer.ended(run))
+        session.after_commit(lambda: self._metrics.ended(run))
 
     def _punish(self, session: Session, run: Run) -> None:
         """Complete the transition of the action whose chunk diverged, which has no report."""

@@ -7,7 +7,8 @@ from dataclasses import replace
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, invalid
 from agent_service.domain.runs import Controller
 from agent_service.domain.specs import ControllerSpec, PPOSettings, WarmStart
-from agent_service.domain.store import Policies, Session
+from agent_service.domain.store import Session
+from agent_service.learning import policies
 
 FIELD = "spec.ppo.warm_start"
 
@@ -39,7 +40,7 @@ def with_version(
     return replace(spec, algorithm=replace(spec.algorithm, warm_start=resolved))
 
 
-def adopted_policy(session: Session, spec: ControllerSpec, policies: Policies) -> bytes | None:
+def adopted_policy(session: Session, spec: ControllerSpec) -> bytes | None:
     """Return policy version 1 of a controller whose warm start names a version; None without one.
 
     Raises:

@@ -11,8 +11,7 @@ from agent_service.client import AgentClient
 from agent_service.controllers import tpe
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.specs import BayesianSettings, PPOSettings, ReplaySettings, WarmStart
-from agent_service.learning import policy_file
-from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning import policies, policy_file
 from agent_service.wire import convert
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent, of_sqlite
@@ -44,8 +43,8 @@ def test_controllers_and_policies_are_made_beside_it(
     calls = {
         name: noted(owner, name)
         for owner, name in (
-            (SnapshotPolicies, "initial"),
-            (SnapshotPolicies, "adopted"),
+            (policies, "initial"),
+            (policies, "adopted"),
             (policy_file, "from_bytes"),
             (convert, "spec_from_message"),
             (convert, "spec_to_message"),

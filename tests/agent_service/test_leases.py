@@ -8,9 +8,7 @@ from prometheus_client import generate_latest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, Mode, Outcome
-from agent_service.controllers.registry import make_decider
 from agent_service.domain.errors import FailedPrecondition
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.rules.steering import Steering
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
@@ -25,9 +23,7 @@ def steering_in(served: ServedAgent, *, seconds: float) -> Steering:
     """Return the served store's rules, so many seconds from now."""
     return Steering(
         served.store,
-        make_decider=make_decider,
-        policies=SnapshotPolicies(),
-        observer=served.metrics,
+        metrics=served.metrics,
         clock=lambda: time.time() + seconds,
     )
 

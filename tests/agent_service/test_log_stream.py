@@ -18,14 +18,12 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_steering
 from agent_service.client import AgentClient
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Appended, ChunkReport, LogPage, Mode, StartRun
 from agent_service.domain.specs import ControllerSpec, RandomSettings
 from agent_service.domain.store import Durability
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rpc.log_stream import LOG_PAGE, LogStreams
 from agent_service.rules.catalog import Catalog
@@ -164,8 +162,8 @@ def test_a_long_log_fills_no_memory(tmp_path: Path) -> None:
 def fill(path: Path, of: ControllerSpec, *, chunks: int) -> None:
     """Make a store with one run's log, without a service: large reports are slow on the wire."""
     with SqlStore(f"sqlite:///{path}", durability=Durability.PROCESS) as store:
-        Catalog(store, policies=SnapshotPolicies()).create_controller(of, Mode.LEARNING).result()
-        steering = make_steering(store, metrics=Metrics(CollectorRegistry()))
+        Catalog(store).create_controller(of, Mode.LEARNING).result()
+        steering = Steering(store, metrics=Metrics(CollectorRegistry()))
         steering.start_run(StartRun(controller=of.name, run_id="r", labels={})).result()
         losses, scores = np.full(of.chunk_size, 0.5), Scores(training=0, validation=0.5)
         for chunk in range(1, chunks + 1):
@@ -210,7 +208,7 @@ def test_a_reader_of_a_quiet_run_is_not_led_through_the_others_again(
     client.create_controller(spec())
     report(client, "quiet", 2)
     report(client, "busy", 20)
-    steering = make_steering(served.store, metrics=served.metrics)
+    steering = Steering(served.store, metrics=served.metrics)
     last = served.store.read(lambda session: session.last_position())
 
     page = steering.transitions(controller="", run_id="quiet", after=0, limit=100)
@@ -225,7 +223,7 @@ def test_a_page_of_long_chunks_is_short(served: ServedAgent, client: AgentClient
     run = client.run("c", run_id="r")
     for _ in range(8):
         run.report_chunk([0.5] * 10_000, training_score=0, validation_score=0.5)
-    steering = make_steering(served.store, metrics=served.metrics)
+    steering = Steering(served.store, metrics=served.metrics)
 
     page = steering.transitions(controller="", run_id="", after=0, limit=LOG_PAGE)
     rest = steering.transitions(controller="", run_id="", after=page.reached, limit=LOG_PAGE)

@@ -6,12 +6,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent_service.app import make_steering
 from agent_service.client import AgentClient
 from agent_service.domain.runs import FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import RandomSettings
 from agent_service.domain.store import Durability
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rules.catalog import Catalog
@@ -51,11 +49,11 @@ def test_five_thousand_runs_leave_the_page_as_small_as_before(tmp_path: Path) ->
         sizes: list[int] = []
         with SqlStore(url, durability=Durability.PROCESS, journal=LoopJournal) as store:
             registry.register(StoreCollector(store, metrics))
-            made: Any = Catalog(store, policies=SnapshotPolicies()).create_controller(
+            made: Any = Catalog(store).create_controller(
                 spec(algorithm=RandomSettings()), Mode.LEARNING
             )
             await made
-            steering = make_steering(store, metrics=metrics)
+            steering = Steering(store, metrics=metrics)
             await start(steering, ["first"])
             await finish(steering, ["first"])
             sizes.append(series(registry))

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_steering, verify_store
+from agent_service.app import verify_store
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
@@ -42,9 +42,9 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import BayesianSettings, PPOSettings, RandomSettings
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
 from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
@@ -103,13 +103,13 @@ class ServiceMachine(RuleBasedStateMachine):
         self.url = new_store(self.folder / "agent.db")
         self.model: dict[str, ModelRun] = {}
         self.open()
-        catalog = Catalog(self.store, policies=SnapshotPolicies())
+        catalog = Catalog(self.store)
         for one in CONTROLLERS.values():
             catalog.create_controller(one, Mode.LEARNING).result()
 
     def open(self) -> None:
         self.store = SqlStore(self.url)
-        self.steering = make_steering(self.store, metrics=Metrics(CollectorRegistry()))
+        self.steering = Steering(self.store, metrics=Metrics(CollectorRegistry()))
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):

@@ -13,9 +13,9 @@ from agent_service.domain.runs import Mode
 from agent_service.domain.specs import BayesianSettings
 from agent_service.domain.store import Origin, PolicyVersion, Session
 from agent_service.domain.trials import TrialHistory, no_trials
-from agent_service.learning.policies import SnapshotPolicies
-from agent_service.rules import policies
-from agent_service.rules.policies import PolicyCache
+from agent_service.learning import policies
+from agent_service.rules import policy_cache
+from agent_service.rules.policy_cache import PolicyCache
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 
@@ -27,7 +27,7 @@ def add_and_get(session: Session, cache: PolicyCache, score: float) -> np.ndarra
     controller = session.find_controller("c") or session.add_controller(
         SPEC, mode=Mode.LEARNING, now=1.0
     )
-    data = SnapshotPolicies().dump(no_trials(1).with_trial((0.5,), score), SPEC)
+    data = policies.dump(no_trials(1).with_trial((0.5,), score), SPEC)
     session.add_policy(
         controller,
         PolicyVersion(version=1, data=data, origin=Origin.LEARNED, statistics={}, created_at=1.0),
@@ -39,7 +39,7 @@ def add_and_get(session: Session, cache: PolicyCache, score: float) -> np.ndarra
 
 def test_a_version_that_was_taken_back_is_not_kept(tmp_path: Path) -> None:
     """Another one with its number decides, once that is stored."""
-    cache = PolicyCache(SnapshotPolicies())
+    cache = PolicyCache()
 
     def fails(session: Session) -> None:
         add_and_get(session, cache, 0.25)
@@ -54,7 +54,7 @@ def test_a_version_that_was_taken_back_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_durable_version_is_read_once(tmp_path: Path) -> None:
     """From then on it decides without the store, as the very same object."""
-    cache = PolicyCache(SnapshotPolicies())
+    cache = PolicyCache()
 
     def get(session: Session) -> object:
         controller = session.find_controller("c")
@@ -73,8 +73,8 @@ def test_a_durable_version_is_read_once(tmp_path: Path) -> None:
 
 def test_versions_are_kept_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two are too large together, the one used last is there and the other is read again."""
-    monkeypatch.setattr(policies, "KEPT_BYTES", 10)
-    cache = PolicyCache(SnapshotPolicies())
+    monkeypatch.setattr(policy_cache, "KEPT_BYTES", 10)
+    cache = PolicyCache()
 
     def get(session: Session) -> list[object]:
         for name in "ab":
@@ -82,7 +82,7 @@ def test_versions_are_kept_by_their_bytes(tmp_path: Path, monkeypatch: pytest.Mo
             controller = session.find_controller(name)
             if controller is None:
                 controller = session.add_controller(of, mode=Mode.LEARNING, now=1.0)
-                data = SnapshotPolicies().dump(no_trials(1), of)
+                data = policies.dump(no_trials(1), of)
                 initial = PolicyVersion(
                     version=1, data=data, origin=Origin.INITIAL, statistics={}, created_at=1.0
                 )

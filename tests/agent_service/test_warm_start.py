@@ -17,7 +17,6 @@ from agent_service.domain.errors import (
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings, WarmStart
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes, read_manifest
 from agent_service.rules.catalog import Catalog
 from tests.agent_service.learned import learn_once
@@ -122,7 +121,7 @@ def test_two_that_create_it_while_the_source_learns_get_the_same(
 ) -> None:
     """The version that it begins with is that of whose creation is stored first."""
     client.create_controller(spec("source", SMALL))
-    catalog = Catalog(served.store, policies=SnapshotPolicies())
+    catalog = Catalog(served.store)
     first = catalog.prepared(warm())
     learn(served, client)
     second = catalog.prepared(warm())

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_steering
 from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Mode, StartRun
 from agent_service.domain.store import Durability, Session
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import from_bytes
 from agent_service.learning.rollout import segments
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
 from agent_service.store.store import SqlStore
 
 TRANSITIONS = 2048
@@ -39,8 +38,8 @@ SPEC = ControllerSpec(
 
 def fill(store: SqlStore) -> None:
     """Have as many transitions wait as two updates take."""
-    Catalog(store, policies=SnapshotPolicies()).create_controller(SPEC, Mode.LEARNING).result()
-    steering = make_steering(store, metrics=Metrics(CollectorRegistry()))
+    Catalog(store).create_controller(SPEC, Mode.LEARNING).result()
+    steering = Steering(store, metrics=Metrics(CollectorRegistry()))
     rng = np.random.default_rng(0)
     for number in range(RUNS):
         steering.start_run(StartRun(controller="bench", run_id=f"r{number}", labels={})).result()

@@ -23,7 +23,7 @@ from typing import Any
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
-from agent_service.rules.policies import KEPT
+from agent_service.rules.policy_cache import KEPT
 from tests.end_to_end.kills import Memory, check_log, controller, load
 from tests.end_to_end.long import measure
 from tests.end_to_end.network import HERE, NETWORK, Machine, network

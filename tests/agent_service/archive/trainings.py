@@ -11,12 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.analysis.records import FIELDS, transition_record
 from agent_service.analysis.tables import flat
-from agent_service.controllers.registry import make_decider
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ConstantSettings, ControllerSpec, PPOSettings, RandomSettings
 from agent_service.domain.store import Store
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.steering import Steering
@@ -41,12 +39,10 @@ class Trainings:
     def __init__(self, store: Store) -> None:
         self.now = 1_000_000.0
         self.store = store
-        self.catalog = Catalog(store, policies=SnapshotPolicies())
+        self.catalog = Catalog(store)
         self.steering = Steering(
             store,
-            make_decider=make_decider,
-            policies=SnapshotPolicies(),
-            observer=Metrics(CollectorRegistry()),
+            metrics=Metrics(CollectorRegistry()),
             clock=lambda: self.now,
         )
 

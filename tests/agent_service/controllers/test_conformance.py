@@ -25,7 +25,7 @@ from agent_service.domain.specs import (
 )
 from agent_service.domain.store import AnyPolicy, Situation
 from agent_service.domain.trials import TrialHistory
-from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning import policies
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 MIDDLE = {"dropout": 0.3, "noise": 0.5}
@@ -58,8 +58,8 @@ TRIALS = np.array([[-0.5, 0.25], [1.0, 1.0], [0.0, -1.0]])
 def policy_of(of: ControllerSpec) -> AnyPolicy | None:
     if of.algorithm.learns_from_scores:
         return TrialHistory(TRIALS, np.array([0.25, math.nan, 0.75]))
-    data = SnapshotPolicies().initial(of)
-    return None if data is None else SnapshotPolicies().load(data, of)
+    data = policies.initial(of)
+    return None if data is None else policies.load(data, of)
 
 
 POLICIES = {kind: policy_of(of) for kind, of in SPECS.items()}

@@ -20,15 +20,15 @@ from agent_service.domain.specs import (
     Shape,
 )
 from agent_service.domain.store import Situation
-from agent_service.learning.policies import SnapshotPolicies
+from agent_service.learning import policies
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 
 def decide(
     of: ControllerSpec, *, run_id: str = "r", chunk: int = 1, mode: Mode = Mode.LEARNING
 ) -> Choice:
-    data = SnapshotPolicies().initial(of)
-    policy = None if data is None else SnapshotPolicies().load(data, of)
+    data = policies.initial(of)
+    policy = None if data is None else policies.load(data, of)
     state = np.zeros(4) if chunk == 1 else np.array([2.0, 1.5, 1.0, 0.5])
     return make_decider(of).decide(
         Situation(

@@ -4,22 +4,21 @@ import numpy as np
 import safetensors.numpy
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_steering
 from agent_service.domain.rewards import GivenReward
 from agent_service.domain.runs import ChunkReport, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Store
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.learning.policy_file import to_bytes
 from agent_service.learning.snapshot import PolicySnapshot
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
+from agent_service.rules.steering import Steering
 
 CHUNKS = 3
 
 
 def create(store: Store, spec: ControllerSpec) -> Catalog:
-    catalog = Catalog(store, policies=SnapshotPolicies())
+    catalog = Catalog(store)
     catalog.create_controller(spec, Mode.LEARNING).result()
     return catalog
 
@@ -45,7 +44,7 @@ def train_all(
     A chunk's losses rise with the value that it runs under, and its reward is best at 0.6 early
     and at 0.3 later, less for a high first loss: what an action does outlives its chunk.
     """
-    steering = make_steering(store, metrics=Metrics(CollectorRegistry()))
+    steering = Steering(store, metrics=Metrics(CollectorRegistry()))
     names = [f"{prefix or controller}-{number}" for number in range(runs)]
     starts = [StartRun(controller=controller, run_id=n, mode=mode, labels={}) for n in names]
     decisions = [future.result() for future in [steering.start_run(s) for s in starts]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_steering, verify_store
+from agent_service.app import verify_store
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
@@ -21,7 +21,6 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import PPOSettings
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.catalog import Catalog
@@ -40,10 +39,10 @@ class Process:
 
     def __init__(self, path: Path) -> None:
         self.store = SqlStore(f"sqlite:///{path}")
-        self.steering: Steering = make_steering(
+        self.steering: Steering = Steering(
             self.store, metrics=Metrics(CollectorRegistry()), capacity=Capacity(runs=MOST_RUNS)
         )
-        self.catalog = Catalog(self.store, policies=SnapshotPolicies())
+        self.catalog = Catalog(self.store)
 
     def start(self, run_id: str = "r") -> Decision:
         wish = StartRun(controller="c", run_id=run_id, labels={})

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_steering
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, Mode, StartRun
 from agent_service.domain.specs import RandomSettings
 from agent_service.domain.store import Session
-from agent_service.learning.policies import SnapshotPolicies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.steering import Steering
@@ -27,13 +25,13 @@ RUNS = [f"r{number}" for number in range(10)]
 
 
 def steering_on(store: SqlStore) -> Steering:
-    return make_steering(store, metrics=Metrics(CollectorRegistry()))
+    return Steering(store, metrics=Metrics(CollectorRegistry()))
 
 
 def begin(url: str) -> None:
     """Make a controller and its runs."""
     with SqlStore(url) as store:
-        catalog = Catalog(store, policies=SnapshotPolicies())
+        catalog = Catalog(store)
         catalog.create_controller(spec("c", RandomSettings()), Mode.LEARNING).result()
         for run_id in RUNS:
             start = StartRun(controller="c", run_id=run_id, labels={})

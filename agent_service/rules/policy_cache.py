@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from agent_service.domain.caches import SizedCache
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Controller
-from agent_service.domain.store import AnyPolicy, Policies, PolicyVersion
+from agent_service.domain.store import AnyPolicy, Session
+from agent_service.learning import policies
 
 KEPT = 256
 """Policy versions in memory at the most; others are read again when they are needed."""
@@ -24,31 +23,17 @@ class _Entry:
     """What it was read from, until that is known to be durable."""
 
 
-class PolicyReads(Protocol):
-    """What a policy is read by: a session, as a rule."""
-
-    def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
-        """See the store port's `Session`."""
-        ...
-
-    def after_commit(self, call: Callable[[], None]) -> None:
-        """See the store port's `Session`."""
-        ...
-
-
 class PolicyCache:
     """Policy versions by controller and number; once durable they never change.
 
     Used inside the store's atomic steps only, one at a time.
     """
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self) -> None:
         """Start empty."""
-        self.forms = policies
-        """How they are read and written."""
         self._kept: SizedCache[tuple[int, int], _Entry] = SizedCache(entries=KEPT, size=KEPT_BYTES)
 
-    def get(self, session: PolicyReads, controller: Controller, version: int) -> AnyPolicy | None:
+    def get(self, session: Session, controller: Controller, version: int) -> AnyPolicy | None:
         """Return a stored policy version; None for version 0, that of algorithms without one."""
         if version == 0:
             return None
@@ -60,7 +45,7 @@ class PolicyCache:
         return entry.policy
 
     def _read(
-        self, session: PolicyReads, controller: Controller, version: int, seen: _Entry | None
+        self, session: Session, controller: Controller, version: int, seen: _Entry | None
     ) -> tuple[_Entry, int]:
         """Return a version as it is stored, and the bytes of its file.
 
@@ -76,7 +61,7 @@ class PolicyCache:
             )
         entry = seen
         if entry is None or entry.data != stored.data:
-            entry = _Entry(self.forms.load(stored.data, controller.spec), stored.data)
+            entry = _Entry(policies.load(stored.data, controller.spec), stored.data)
 
         def settle() -> None:
             entry.data = None
