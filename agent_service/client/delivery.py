@@ -265,7 +265,7 @@ class AgentDelivery:
         """As they are sent: a message takes six times as much memory."""
 
     def joined(self, numbers: Sequence[float]) -> Sequence[float]:
-        """See the protocol; one process trains."""
+        """Return the numbers as they are: one process trains."""
         return numbers
 
     def begin_start(self) -> None:
@@ -367,7 +367,7 @@ class AgentDelivery:
         return Lost()
 
     def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
-        """See the protocol; a run that holds raises nothing, and waits for a few seconds at most.
+        """Send the run's end; a run that holds raises nothing, and waits a few seconds at most.
 
         What the script does next, such as saving its model, must not be lost.
 
@@ -381,7 +381,7 @@ class AgentDelivery:
         self.flush()
 
     def flush(self) -> None:
-        """See the protocol; what could not be delivered is said, and dropped."""
+        """Deliver what still waits; say what could not be delivered, and drop it."""
         gives_up = time.monotonic() + self._presence.end_seconds
         why: object = "there is too much of it"
         while self._waiting:

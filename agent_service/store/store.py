@@ -107,11 +107,11 @@ class SqlStore:
         return True
 
     def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
-        """See the port."""
+        """Run `work` as one atomic step among others; the future is done when it is durable."""
         return self._journal.submit(work, run_id=run_id)
 
     def read(self, work: Callable[[Session], T]) -> T:
-        """See the port."""
+        """Run `work`, which only reads, on a consistent view of what is committed."""
         try:
             with self._reading.begin() as connection:
                 session = SqlSession(connection, RunCache())
@@ -126,7 +126,7 @@ class SqlStore:
 
     @contextmanager
     def learning_for(self, controller: Controller) -> Iterator[bool]:
-        """See the port."""
+        """Give, until it is left, whether nobody else learns for a controller meanwhile."""
         try:
             with self._database.learning_for(controller.id) as is_alone:
                 yield is_alone
@@ -134,7 +134,7 @@ class SqlStore:
             raise unavailable(error) from error
 
     def close(self) -> None:
-        """See the port."""
+        """Finish what was submitted and let go of the storage."""
         self._journal.close()
         self._reading.dispose()
         self._writing.dispose()

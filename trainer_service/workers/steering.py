@@ -124,7 +124,7 @@ class AgentSteering:
         self.policy_version = int(self._run.action.policy_version)
 
     def report(self, chunk: Chunk) -> None:
-        """See the protocol."""
+        """Report the chunk, and take the values that the agent decides."""
         self._patience.call(
             lambda: self._run.report_chunk(
                 chunk.losses,
@@ -136,11 +136,11 @@ class AgentSteering:
         self._take_action()
 
     def finish(self, outcome: Outcome, score: float | None) -> None:
-        """See the protocol."""
+        """Finish the run at the agent."""
         self._patience.call(lambda: self._run.finish(outcome, final_score=score))
 
     def give_up(self, outcome: Outcome) -> None:
-        """See the protocol; where the agent is away, its lease ends the run there."""
+        """Tell the end once; where the agent is away, its lease ends the run there."""
         try:
             self._run.finish(outcome)
         except AgentError as error:

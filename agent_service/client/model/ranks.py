@@ -204,21 +204,21 @@ class SharedDelivery:
         self._ranks = ranks
 
     def joined(self, numbers: Sequence[float]) -> Sequence[float]:
-        """See the protocol; every rank calls this with its own numbers of the same chunk."""
+        """Return the ranks' mean; every rank calls this with its own numbers of the same chunk."""
         return self._ranks.mean(numbers)
 
     def send(self, request: Any) -> Any:
-        """See the protocol; every rank calls this."""
+        """Send a call from rank 0, and give every rank the answer; every rank calls this."""
         return self._ranks.of_rank_0(lambda: self._delivery.send(request))
 
     def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
-        """See the protocol."""
+        """Send the run's end from rank 0; no rank waits for another."""
         self._ranks.leave()
         if not self._ranks.rank:
             self._delivery.finish(request, is_best_effort=is_best_effort)
 
     def flush(self) -> None:
-        """See the protocol."""
+        """Deliver from rank 0 what still waits; no rank waits for another."""
         self._ranks.leave()
         if not self._ranks.rank:
             self._delivery.flush()

@@ -62,7 +62,7 @@ class DirectJournal:
         self._is_closed = False
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
-        """See the protocol."""
+        """Do `work` in a transaction of its own; the future is done when this returns."""
         future: Future[Any] = Future()
         group = [Job(work, future, run_id)]
         with self._lock:
@@ -78,7 +78,7 @@ class DirectJournal:
         return future
 
     def close(self) -> None:
-        """See the protocol."""
+        """Take no more."""
         with self._lock:
             self._is_closed = True
             self._writer.close()
@@ -93,11 +93,11 @@ class ThreadJournal:
         self._journal = DirectJournal(writer)
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
-        """See the protocol."""
+        """Do `work` in the thread, in a transaction of its own."""
         return self._thread.submit(lambda: self._journal.submit(work, run_id=run_id).result())
 
     def close(self) -> None:
-        """See the protocol."""
+        """Take no more."""
         self._journal.close()
 
 
@@ -136,7 +136,7 @@ class LoopJournal:
         self._step: Future[None] | None = None
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Any:
-        """See the protocol."""
+        """Do `work` with the next group; the future is done when that is durable."""
         future: asyncio.Future[Any] = self._loop.create_future()
         job = Job(work, future, run_id)
         if self._is_closed:
@@ -274,7 +274,7 @@ class LoopJournal:
         self._ended = self._loop.time()
 
     def close(self) -> None:
-        """See the protocol."""
+        """Commit what was submitted, and take no more."""
         self._is_closed = True
         self._thread.shutdown(wait=True)
         if self._step is not None:

@@ -29,13 +29,13 @@ class Controllers(Transaction):
     """What the store port's `Session` says of controllers."""
 
     def find_controller(self, name: str) -> Controller | None:
-        """See the port."""
+        """Return the controller of this name, deleted ones too."""
         query = queries.CONTROLLERS.where(controllers.c.name == name)
         row = self._row(query)
         return None if row is None else rows.controller_from_row(row)
 
     def list_controllers(self, *, after: str, limit: int) -> Iterator[Controller]:
-        """See the port."""
+        """Yield controllers that are not deleted, by name, after the name `after`."""
         query = sa.select(controllers.c.id).where(
             controllers.c.deleted_at.is_(None), controllers.c.name > after
         )
@@ -46,12 +46,12 @@ class Controllers(Transaction):
             yield from self._by_id([key])
 
     def newer_controllers(self, *, than: int) -> Iterator[Controller]:
-        """See the port."""
+        """Yield controllers whose ids are above `than`, by id, each read as it is asked for."""
         query = sa.select(controllers.c.id).where(controllers.c.id > than)
         return self._one_by_one(query.order_by(controllers.c.id))
 
     def learning_controllers(self, ids: Collection[int]) -> Sequence[Controller]:
-        """See the port."""
+        """Return those of these ids that learn, neither frozen nor deleted; reads no others."""
         is_learning = controllers.c.mode == Mode.LEARNING.value
         return self._by_id(ids, is_learning, controllers.c.deleted_at.is_(None))
 
@@ -67,13 +67,13 @@ class Controllers(Transaction):
         ]
 
     def has_controllers(self, *, count: int) -> bool:
-        """See the port."""
+        """Return whether at least so many controllers are not deleted."""
         query = sa.select(sa.func.count()).where(controllers.c.deleted_at.is_(None))
         found: int = self._execute(query).scalar_one()
         return found >= count
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
-        """See the port."""
+        """Store a new controller."""
         row = {
             "name": spec.name,
             "spec": rows.spec_to_text(spec),
@@ -87,11 +87,11 @@ class Controllers(Transaction):
         return Controller(id=key[0], spec=spec, mode=mode, policy_version=0, created_at=now)
 
     def set_mode(self, controller: Controller, mode: Mode) -> None:
-        """See the port."""
+        """Store a controller's mode."""
         self._update_controller(controller, mode=mode.value)
 
     def delete_controller(self, controller: Controller, *, now: float) -> None:
-        """See the port."""
+        """Mark a controller as deleted."""
         self._update_controller(controller, deleted_at=now)
 
     def _update_controller(self, controller: Controller, **values: Any) -> None:
@@ -103,7 +103,7 @@ class Controllers(Transaction):
         self._cache.controllers.pop(controller.id, None)
 
     def usage(self, controller: Controller) -> Usage:
-        """See the port."""
+        """Return the counts of its runs and transitions."""
         of_controller = runs.c.controller_id == controller.id
         by_state = self._counts(run_state, of_controller & runs.c.archive.is_(None))
         by_outcome = self._counts(runs.c.outcome, of_controller & runs.c.outcome.is_not(None))
@@ -119,7 +119,7 @@ class Controllers(Transaction):
         )
 
     def count_recorded(self, controller: Controller) -> int:
-        """See the port."""
+        """Return how many of its transitions are kept only, archived ones too; reads each."""
         query = sa.select(controllers.c.archived_recorded).where(controllers.c.id == controller.id)
         archived: int | None = self._execute(query).scalar_one()
         return self._count_decisions(controller, Use.RECORDED) + (archived or 0)
@@ -137,7 +137,7 @@ class Controllers(Transaction):
         return {key: count for key, count in found}
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
-        """See the port."""
+        """Store a policy version and make it the controller's newest."""
         row = {
             "controller_id": controller.id,
             "version": policy.version,
@@ -151,7 +151,7 @@ class Controllers(Transaction):
         self._update_controller(controller, policy_version=policy.version)
 
     def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
-        """See the port."""
+        """Return one policy version."""
         query = sa.select(policies).where(
             policies.c.controller_id == controller.id, policies.c.version == version
         )
@@ -161,7 +161,7 @@ class Controllers(Transaction):
     def list_policies(
         self, controller: Controller, *, before: int | None, limit: int
     ) -> Sequence[PolicyEntry]:
-        """See the port."""
+        """Return policy versions, newest first, those below `before`; reads no data."""
         told = [column for column in policies.columns if column is not policies.c.data]
         query = sa.select(*told, sa.func.length(policies.c.data).label("size")).where(
             policies.c.controller_id == controller.id

@@ -25,13 +25,13 @@ class Log(Transaction):
     """What the store port's `Session` says of decisions."""
 
     def next_position(self) -> int:
-        """See the port."""
+        """Return the place in the log of what is appended next."""
         if self._cache.next_position is None:
             self._cache.next_position = self.last_position() + 1
         return self._cache.next_position
 
     def append(self, run: Run, decision: Decision) -> None:
-        """See the port."""
+        """Append a decision to the log, at its position, which is the next one."""
         self.sender.send(queries.APPEND, rows.decision_to_row(run, decision))
         self._cache.next_position = decision.position + 1
         # The run of an end is finished, so it is not cached.
@@ -39,7 +39,7 @@ class Log(Transaction):
             cached.newest = decision
 
     def find_decision(self, run: Run, chunk: int) -> Decision | None:
-        """See the port."""
+        """Return the decision for one chunk of a run."""
         cached = self._cache.runs.get(run.id)
         if cached is not None and cached.newest is not None and cached.newest.chunk == chunk:
             return cached.newest
@@ -48,14 +48,14 @@ class Log(Transaction):
         return None if row is None else rows.decision_from_row(row)
 
     def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
-        """See the port."""
+        """Return what chunks of a run truly ran under, of those whose reports told it."""
         query = sa.select(decisions.c.applied).where(
             decisions.c.run_key == run.key, decisions.c.applied.is_not(None)
         )
         return self._execute(query).scalars().all()
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
-        """See the port."""
+        """Change what learning does with a run's decision for `chunk`, if it is `was`."""
         self.sender.send(
             queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value)
         )
@@ -63,7 +63,7 @@ class Log(Transaction):
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Iterator[tuple[Run, Transition]]:
-        """See the port."""
+        """Yield complete transitions by position, of one controller or run or (empty) of all."""
         query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION, queries.KEPT)
         query = query.limit(limit)
         if controller:
@@ -76,38 +76,38 @@ class Log(Transaction):
             yield rows.run_from_row(row), rows.transition_from_row(row)
 
     def appended(self, *, after: int, limit: int) -> Sequence[Appended]:
-        """See the port."""
+        """Return of whose runs the decisions after a position are, by position."""
         query = queries.APPENDED.where(decisions.c.position > after).limit(limit)
         return [Appended(**row) for row in self._rows(query)]
 
     def last_position(self) -> int:
-        """See the port."""
+        """Return the log's last position; 0 where it is empty."""
         query = sa.select(sa.func.coalesce(sa.func.max(decisions.c.position), 0))
         position: int = self._execute(query).scalar_one()
         return position
 
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
-        """See the port."""
+        """Return the whole log by position."""
         query = queries.DECISIONS.where(decisions.c.position > after, queries.KEPT)
         query = query.order_by(decisions.c.position).limit(limit)
         return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
 
     def with_ready(self, *, count: int) -> Set[int]:
-        """See the port."""
+        """Return the ids of controllers with so many transitions ready, deleted ones too."""
         return set(self._execute(WITH_READY, {"before": count - 1}).scalars())
 
     def ready_transitions(
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
-        """See the port."""
+        """Return the oldest transitions that wait to be learned from, by position."""
         return read_ready(self._rows, controller, limit=limit)
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
-        """See the port."""
+        """Store that the update that makes `version` consumed these transitions."""
         self._mark(transitions, use=Use.LEARNED.value, learned_in=version)
 
     def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
-        """See the port."""
+        """Store that these transitions are never learned from."""
         self._mark(transitions, use=Use.RECORDED.value)
 
     def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:

@@ -25,7 +25,7 @@ class RetentionSql(Transaction):
     """What the store port's `Session` says of runs that leave the store."""
 
     def old_runs(self, *, before: float, after: int, limit: int) -> Sequence[OldRun]:
-        """See the port."""
+        """Return ended runs whose last accepted call came before `before`, by key."""
         awaited = (
             sa.select(decisions.c.run_key)
             .join(controllers, controllers.c.id == decisions.c.controller_id)
@@ -74,13 +74,13 @@ class RetentionSql(Transaction):
     def run_transitions(
         self, key: int, *, after: int, limit: int
     ) -> Sequence[tuple[Run, Transition]]:
-        """See the port."""
+        """Return a run's transitions, archived or not, for chunks above `after`."""
         query = queries.TRANSITIONS.where(runs.c.key == key, decisions.c.chunk > after)
         query = query.order_by(decisions.c.chunk).limit(limit)
         return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
 
     def mark_archived(self, run: OldRun, *, archive: str) -> bool:
-        """See the port."""
+        """Store that a run is in an archive file, by its name; return whether it is as it was."""
         stands = sa.select(sa.func.count(), sa.cast(_checksums(), sa.BigInteger))
         found = self._connection.execute(stands.where(decisions.c.run_key == run.key)).one()
         if tuple(found) != (run.decisions, run.checksums):
@@ -98,19 +98,19 @@ class RetentionSql(Transaction):
         return bool(marked.rowcount == 1)
 
     def unmark_archived(self, archive: str) -> None:
-        """See the port."""
+        """Take back that runs are in an archive file; none of their rows was deleted."""
         adds = change(runs, {"archive": archive}, {"archive": None})
         query = sa.update(runs).where(runs.c.archive == archive)
         self.write(query.values(archive=None, checksum=runs.c.checksum + adds))
 
     def archives_left(self) -> Sequence[str]:
-        """See the port."""
+        """Return the archive files of which the store still has decisions that are to go."""
         has_rows = sa.select(1).select_from(decisions).where(_of_run).exists()
         query = sa.select(runs.c.archive).where(is_archived, has_rows).distinct()
         return sorted(self._connection.execute(query).scalars())
 
     def delete_archived(self, archive: str, *, after: int, limit: int) -> Deleted:
-        """See the port."""
+        """Delete up to `limit` decisions of an archive file's runs, by key from `after` on."""
         query = (
             sa.select(
                 decisions.c.position,

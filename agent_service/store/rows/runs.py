@@ -22,7 +22,7 @@ class Runs(Transaction):
     """What the store port's `Session` says of runs."""
 
     def find_run(self, run_id: str) -> Run | None:
-        """See the port."""
+        """Return one run."""
         self.looked_up.append(run_id)
         cached = self._cache.runs.get(run_id)
         if cached is None:
@@ -74,7 +74,7 @@ class Runs(Transaction):
         before: int | None,
         limit: int,
     ) -> Iterator[Run]:
-        """See the port."""
+        """Yield runs, newest first, with keys below `before`."""
         query = queries.RUNS.where(queries.KEPT)
         if controller:
             query = query.where(controllers.c.name == controller)
@@ -97,7 +97,7 @@ class Runs(Transaction):
         return sa.func.json_each(column) if is_sqlite else sa.func.json_each_text(column)
 
     def has_active_runs(self, *, count: int) -> bool:
-        """See the port."""
+        """Return whether at least so many runs are active."""
         most = self._cache.most_active
         if most is None or most >= count:
             # Their index is walked and no row is read, but each start would walk it.
@@ -115,7 +115,7 @@ class Runs(Transaction):
         pinned_version: int | None,
         now: float,
     ) -> Run:
-        """See the port."""
+        """Store a new run."""
         row = {
             "id": start.run_id,
             "controller_id": controller.id,
@@ -136,19 +136,19 @@ class Runs(Transaction):
         return run
 
     def requested_mode(self, run: Run) -> Mode | None:
-        """See the port."""
+        """Return the mode that the run's start asked for; None where it asked for none."""
         query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
         mode = self._execute(query).scalar_one()
         return None if mode is None else Mode(mode)
 
     def requested_version(self, run: Run) -> int | None:
-        """See the port."""
+        """Return the policy version that the run's start asked for; None for none."""
         query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
         version: int | None = self._execute(query).scalar_one()
         return version
 
     def count_chunk(self, run: Run, *, now: float) -> None:
-        """See the port."""
+        """Store that one more chunk was reported, and that the run is not abandoned."""
         if run.abandoned_at is not None:
             self._update_run(run, abandoned_at=None)
             self._cache.count_active()
@@ -165,19 +165,19 @@ class Runs(Transaction):
             cached.run = counted
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
-        """See the port."""
+        """Return active runs whose last accepted call came before `since`, the oldest first."""
         query = queries.RUNS.where(is_on_lease, runs.c.updated_at < since)
         found = self._rows(query.order_by(runs.c.updated_at).limit(limit))
         return [rows.run_from_row(row) for row in found]
 
     def abandon_run(self, run: Run, *, now: float) -> None:
-        """See the port."""
+        """Store that a run's lease ran out."""
         self._update_run(run, abandoned_at=now)
 
     def finish_run(
         self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
     ) -> None:
-        """See the port."""
+        """Store how a run ended."""
         self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
 
     def _update_run(self, run: Run, **values: Any) -> None:

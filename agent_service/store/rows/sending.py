@@ -51,7 +51,7 @@ def sender_to(driver: Any) -> Sender:
 
 
 class DirectSender:
-    """Sends to SQLite. See the protocol."""
+    """Sends to SQLite, each statement at once."""
 
     def __init__(self, driver: sqlite3.Connection) -> None:
         """Send by a connection."""
@@ -59,17 +59,17 @@ class DirectSender:
         self.sent = 0
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
-        """See the protocol."""
+        """Run a statement; raises StaleWrite where it changes nothing that it must change."""
         self.sent += 1
         cursor = self._driver.execute(statement.of_sqlite, values)
         if changes and cursor.rowcount != 1:
             raise StaleWrite(changes)
 
     def finish(self) -> None:
-        """See the protocol: all is done."""
+        """Do nothing: all is done."""
 
     def drop(self) -> None:
-        """See the protocol: all is done."""
+        """Do nothing: all is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class _Sent:
 
 
 class PipelinedSender:
-    """Sends to PostgreSQL: keeps statements until their answers are needed. See the protocol."""
+    """Sends to PostgreSQL: keeps statements until their answers are needed."""
 
     def __init__(self, driver: Any) -> None:
         """Send by psycopg's connection."""
@@ -89,12 +89,12 @@ class PipelinedSender:
         self._waiting: list[_Sent] = []
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
-        """See the protocol."""
+        """Keep a statement for `finish`."""
         self.sent += 1
         self._waiting.append(_Sent(statement, values, changes))
 
     def finish(self) -> None:
-        """See the protocol."""
+        """Run what is kept, in one way to the server and back; raises StaleWrite of any of them."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
@@ -111,5 +111,5 @@ class PipelinedSender:
                 raise StaleWrite(sent.changes)
 
     def drop(self) -> None:
-        """See the protocol."""
+        """Forget what is kept."""
         self._waiting = []

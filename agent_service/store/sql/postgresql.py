@@ -55,7 +55,7 @@ _NONE: Mapping[str, object] = {}
 
 
 class PostgresqlDatabase:
-    """See the protocol `Database`."""
+    """A database on a PostgreSQL server, which any number of processes may share."""
 
     is_server = True
     folder = None
@@ -87,11 +87,11 @@ class PostgresqlDatabase:
 
     @property
     def commit_syncs(self) -> bool:
-        """See the protocol."""
+        """Whether the server syncs each commit."""
         return self._durability is Durability.POWER
 
     def require(self) -> None:
-        """See the protocol."""
+        """Check that the database has our tables; raises StoreError."""
         engine = self.reading()
         try:
             with engine.begin() as connection:
@@ -104,23 +104,23 @@ class PostgresqlDatabase:
             raise StoreError(f"store {self.url}: the database has no tables of ours")
 
     def prepare(self) -> None:
-        """See the protocol: nothing here is a file of ours."""
+        """Do nothing: no file here is ours."""
 
     def hold(self) -> None:
-        """See the protocol: the files are the server's."""
+        """Do nothing: the files are the server's."""
 
     def check_place(self) -> None:
-        """See the protocol."""
+        """Do nothing: the files are the server's."""
 
     def join(self) -> bool:
-        """See the protocol: replicas are what it is for."""
+        """Return that nothing is unusual: a server is for replicas."""
         return False
 
     def close(self) -> None:
-        """See the protocol."""
+        """Do nothing: nothing is held."""
 
     def check(self, connection: sa.Connection) -> None:
-        """See the protocol: a server sees to its own pages."""
+        """Do nothing: a server checks its own pages."""
 
     def _engine(
         self, *, answer_seconds: float, settings: Mapping[str, object] = _NONE, **options: Any
@@ -149,7 +149,7 @@ class PostgresqlDatabase:
         return {**ours, "options": options, **_OUR_END}
 
     def reading(self) -> sa.Engine:
-        """See the protocol."""
+        """Return an engine of repeatable reads, by at most `READERS` sessions."""
         return self._engine(
             answer_seconds=READING_SECONDS,
             settings={"statement_timeout": READING_SECONDS * 1000},
@@ -161,7 +161,7 @@ class PostgresqlDatabase:
         )
 
     def migrating(self) -> sa.Engine:
-        """See the protocol."""
+        """Return an engine whose transactions begin by taking the writers' lock."""
         engine = sa.create_engine(
             self.url,
             connect_args=self._options(lock_timeout=MIGRATION_SECONDS * 1000),
@@ -175,7 +175,7 @@ class PostgresqlDatabase:
         return engine
 
     def writing(self) -> sa.Engine:
-        """See the protocol."""
+        """Return an engine of sessions that `begin` transactions themselves."""
         return self._engine(
             answer_seconds=WRITER_SECONDS,
             settings={
@@ -189,7 +189,7 @@ class PostgresqlDatabase:
         )
 
     def begin(self, driver: Any) -> int:
-        """See the protocol."""
+        """Begin a transaction under the writers' lock; return the count of others' commits."""
         # One way to the server and back for all. Statements see what was committed before them,
         # whatever the server's default is. A number is taken only by who has the lock.
         try:
@@ -214,7 +214,7 @@ class PostgresqlDatabase:
 
     @contextmanager
     def learning_for(self, controller_id: int) -> Iterator[bool]:
-        """See the protocol: by a lock of a session of its own, which the server ends with that."""
+        """Take a lock by a session of its own, with which it ends; give whether it was free."""
         with self._learning.connect() as connection:
             lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
             yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
@@ -228,4 +228,4 @@ class PostgresqlDatabase:
         return self.writing()
 
     def checkpoint(self, driver: Any) -> None:
-        """See the protocol: the server makes its own."""
+        """Do nothing: the server makes its own."""

@@ -36,7 +36,7 @@ _SYNCING = {
 
 
 class SqliteDatabase:
-    """See the protocol `Database`."""
+    """A database in a file of this machine."""
 
     is_server = False
 
@@ -49,25 +49,25 @@ class SqliteDatabase:
         self._path = Path(url.database or "")
         self._held = ExitStack()
         self.check_place: Callable[[], None] = lambda: None
-        """See the protocol; of no files before `hold`."""
+        """Checks that the files held are in their place; raises Unavailable. None before `hold`."""
 
     @property
     def folder(self) -> Path:
-        """See the protocol."""
+        """Where its files lie, as an absolute path."""
         return self._path.resolve().parent
 
     @property
     def commit_syncs(self) -> bool:
-        """See the protocol."""
+        """Whether a commit waits for the disk; if not, `checkpoint` does."""
         return self._durability is Durability.POWER
 
     def require(self) -> None:
-        """See the protocol."""
+        """Check that the file is there; raises StoreError."""
         if not self._path.is_file():
             raise StoreError(f"store {self.url}: there is no file {self._path}")
 
     def prepare(self) -> None:
-        """See the protocol: what SQLite itself would see too late, or not at all.
+        """Check what SQLite itself would see too late, or not at all; raises StoreError.
 
         File or folder may not be written, or the database is emptied and its log not.
         """
@@ -86,7 +86,7 @@ class SqliteDatabase:
             )
 
     def check(self, connection: sa.Connection) -> None:
-        """See the protocol; some 3 s for a million decisions.
+        """Check the file's structure and indexes, some 3 s for a million decisions.
 
         Of what the rows hold, their own checksums tell.
         """
@@ -95,7 +95,7 @@ class SqliteDatabase:
             raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
 
     def hold(self) -> None:
-        """See the protocol."""
+        """Open the files, so that `check_place` sees where they are moved or replaced."""
         try:
             files = StoreFiles(self._path, verified_by=f"agent-service verify --store {self.url}")
             self._held.enter_context(closing(files))
@@ -104,7 +104,7 @@ class SqliteDatabase:
             raise StoreError(explained(error)) from error
 
     def join(self) -> bool:
-        """See the protocol: by a lock on a file beside the store, which ends with the process."""
+        """Lock a file beside the store until `close`; return whether others hold it, too."""
         file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         self._held.callback(os.close, file)
         try:
@@ -116,19 +116,19 @@ class SqliteDatabase:
         return False
 
     def close(self) -> None:
-        """See the protocol."""
+        """Let go of what `hold` and `join` took."""
         self._held.close()
 
     def reading(self) -> sa.Engine:
-        """See the protocol."""
+        """Return an engine whose transactions read one snapshot."""
         return self._engine(begin="BEGIN", lock_seconds=LOCK_SECONDS)
 
     def migrating(self) -> sa.Engine:
-        """See the protocol."""
+        """Return an engine whose transactions take the write lock as they begin."""
         return self._engine(begin="BEGIN IMMEDIATE", lock_seconds=LOCK_SECONDS)
 
     def writing(self) -> sa.Engine:
-        """See the protocol."""
+        """Return an engine that begins no transaction of its own, and waits for no lock."""
         return self._engine(begin=None, lock_seconds=0.0)
 
     def _engine(self, *, begin: str | None, lock_seconds: float) -> sa.Engine:
@@ -163,7 +163,7 @@ class SqliteDatabase:
         return engine
 
     def begin(self, driver: sqlite3.Connection) -> int:
-        """See the protocol."""
+        """Begin a transaction with the write lock; return what others' commits change."""
         try:
             driver.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
@@ -175,11 +175,11 @@ class SqliteDatabase:
         return version
 
     def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
-        """See the protocol: of two learners on a file that learn from the same, one is kept."""
+        """Give true: of two learners on a file that learn from the same, one result is kept."""
         return nullcontext(True)
 
     def checkpoint(self, driver: sqlite3.Connection) -> None:
-        """See the protocol."""
+        """Bring what was committed from the write-ahead log into the file."""
         driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
