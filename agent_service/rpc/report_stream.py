@@ -48,7 +48,9 @@ class ReportStream:
             reading.cancel()
             self._leave_unanswered()
         if reading.cancelled():
-            raise Unavailable("the service drains; send what was not answered to the next one")
+            raise Unavailable(
+                "the service is draining; resend what was not answered to another replica"
+            )
         await reading
 
     async def _read(self, requests: AsyncIterator[pb.StreamReportsRequest]) -> None:

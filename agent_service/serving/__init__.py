@@ -1,1 +1,1 @@
-"""The kit of both services: server, handlers, limits, guards, options, logs, health."""
+"""Kit of both services: server, handlers, limits, authorization, options, logs, health."""

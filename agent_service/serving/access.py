@@ -1,4 +1,4 @@
-"""What commands that ask a running service have in common: where it is, and how it is asked."""
+"""Options and connections of commands that call a running service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a command proves who it is, as its options say."""
+    """TLS files and token with which a command calls a service."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -32,7 +32,7 @@ class Access:
 
     @property
     def tls(self) -> Tls | None:
-        """For a client; None where no option asks for TLS."""
+        """The client's TLS settings; None if no option asks for TLS."""
         # Imported here, since gRPC reads its settings from the environment when it is imported.
         from agent_service.client.connection.tls import Tls
 
@@ -41,10 +41,10 @@ class Access:
         return Tls(ca=self.ca, certificate=self.certificate, key=self.key)
 
     def check(self) -> None:
-        """Read a service's files for its calls of the agent once.
+        """Validate the files with which the trainer service will call the agent.
 
         Raises:
-            InvalidArgument: naming the service's option, as `agent_ca`; a file is wrong.
+            InvalidArgument: a file is invalid; names the trainer's option, such as `agent_ca`.
         """
         from agent_service.client.connection.channel import open_channel
 
@@ -58,25 +58,25 @@ class Access:
 
 @dataclass(frozen=True)
 class Target:
-    """A service that a command asks."""
+    """The service that a command calls."""
 
     address: str
     access: Access
 
 
 _ACCESS = {
-    "ca": "PEM file of who signs the service's certificate; speaks TLS.",
-    "certificate": "PEM file of our own certificate, for mutual TLS.",
-    "key": "PEM file of its private key.",
-    "token": "File of the token that the service asks for.",
+    "ca": "PEM file of the CA that signed the service's certificate; enables TLS.",
+    "certificate": "PEM file of the client certificate, for mutual TLS.",
+    "key": "PEM file of the client's private key.",
+    "token": "File with the bearer token for the service.",
 }
 
 
 def access_options(prefix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the options of `Access`, which is passed on as `access`.
+    """Add the options of `Access`, passed to the command as `access`.
 
-    Each can come from <PREFIX>_<COMMAND>_<OPTION>, as all options, and for all commands at once
-    from <PREFIX>_<OPTION>.
+    Like all options, each can be set by <PREFIX>_<COMMAND>_<OPTION>; <PREFIX>_<OPTION> sets it for
+    all commands.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +97,7 @@ def access_options(prefix: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def agent_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which agent service is asked; passed on as the target `agent`."""
+    """Add the options that select the agent service, passed to the command as `agent`, a Target."""
 
     @functools.wraps(command)
     def run(*, agent: str, access: Access, **options: Any) -> Any:
@@ -109,7 +109,7 @@ def agent_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def connect(target: Target) -> AgentClient:
-    """Return a client for one command, which a person waits for."""
+    """Return a client with a retry budget short enough for an interactive command."""
     from agent_service.client import AgentClient
 
     access = target.access

@@ -1,4 +1,4 @@
-"""What our commands have in common: how they end."""
+"""Kit of the command lines: option types, error reporting, exit codes, output."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from agent_service.text import printable
 T = TypeVar("T")
 
 LONGEST_SECONDS: Final = 1e9
-"""That an option takes; locks of threads wait no longer than ten times as long."""
+"""Maximum of options in seconds; threading's locks cannot wait ten times as long."""
 
 
 class Count(click.IntRange):
-    """A whole number of a range."""
+    """Option type: a whole number in a range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> int:
-        """Return it; says which numbers it may be where it is none."""
+        """Return the number, or fail naming the allowed range."""
         try:
             int(value)
         except ValueError:
@@ -39,31 +39,31 @@ class Count(click.IntRange):
 
 
 class NewFile(click.Path):
-    """A file to write, in a folder that is there."""
+    """Option type: a file to write in an existing folder."""
 
     def __init__(self) -> None:
-        """Take any path that is not a folder's."""
+        """Accept any path that is not a folder."""
         super().__init__(dir_okay=False, writable=True, path_type=Path)
 
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        """Return its path, before anything is asked for that is to be written there."""
+        """Return the path, or fail before any work is done for its content."""
         path = Path(os.fsdecode(super().convert(value, param, context)))
         if not path.parent.is_dir():
-            self.fail(f"'{path}': its folder is not there; make it first", param, context)
+            self.fail(f"'{path}': its folder does not exist; create it first", param, context)
         return path
 
 
 class Amount(click.FloatRange):
-    """A finite number of a range."""
+    """Option type: a finite number in a range."""
 
     name = "number"
 
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> float:
-        """Return it; fails for NaN too, which is in every range."""
+        """Return the number; fails for NaN too, which click accepts in any range."""
         number = super().convert(value, param, context)
         if not math.isfinite(number):
             self.fail(f"{number} is not finite.", param, context)
@@ -71,10 +71,10 @@ class Amount(click.FloatRange):
 
 
 class Commands(click.Group):
-    """A group whose commands refuse a wrong value by its option, as click does; others pass."""
+    """A command group that reports InvalidArgument for the option that caused it, as click does."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command; raises BadParameter for an InvalidArgument of what was typed."""
+        """Run a command; an InvalidArgument for one of its options becomes a BadParameter."""
         try:
             return super().invoke(context)
         except InvalidArgument as error:
@@ -86,19 +86,19 @@ class Commands(click.Group):
 
 
 def _parameter(command: click.Command, field: str) -> click.Parameter | None:
-    """Return what a field is typed as: `spec.values[dropout]` is `values`; None for no option."""
+    """Return the option for a field (`spec.values[dropout]` is `values`), or None."""
     names = re.sub(r"\[.*?\]", "", field).split(".")
     by_name = {parameter.name: parameter for parameter in command.params}
     return next((by_name[name] for name in reversed(names) if name in by_name), None)
 
 
 def run_command(cli: click.Group) -> None:
-    """Run a command line and end the process.
+    """Run a command line and exit the process.
 
-    Exit code 0 on success, 130 on Ctrl-C, 2 on bad usage and 1 on failure, both with one line on
-    stderr or, with `--debug`, a failure's traceback.
+    Exit code 0 on success, 130 on Ctrl-C, 2 on bad usage and 1 on failure, the last two with one
+    line on stderr; with `--debug` a failure prints its traceback.
     """
-    # gRPC's core writes lines of its own beside ours; what a person needs is in ours.
+    # gRPC's core would log beside our one line, which has all that a person needs.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         cli.main(standalone_mode=False)
@@ -110,29 +110,29 @@ def run_command(cli: click.Group) -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _tell(cli, " ".join(error.format_message().split()))
+        _print_error(cli, " ".join(error.format_message().split()))
         sys.exit(error.exit_code)
     except ValueError as error:
-        number = str(error).removeprefix("Value out of range: ")  # protobuf's words
+        number = str(error).removeprefix("Value out of range: ")  # protobuf's message
         if "--debug" in sys.argv or not number.lstrip("-").isdecimal():
             raise
         given = (f"{a} {b}" if a.startswith("-") else b for a, b in pairwise(sys.argv))
         found = next((text for text in given if number in text), number)
-        _tell(cli, f"{found}: this number is out of range")
+        _print_error(cli, f"{found}: this number is out of range")
         sys.exit(2)
     except (AgentError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        _tell(cli, str(error))
+        _print_error(cli, str(error))
         sys.exit(1)
 
 
-def _tell(cli: click.Group, error: str) -> None:
+def _print_error(cli: click.Group, error: str) -> None:
     click.echo(f"{cli.name}: {printable(error)}", err=True)
 
 
 def headed(rows: Iterable[T], *columns: str) -> Iterator[T]:
-    """Pass rows on, under their columns' names on a terminal; scripts get the rows alone."""
+    """Yield rows, printing a header before the first on a terminal; scripts get rows alone."""
     for place, row in enumerate(rows):
         if place == 0 and sys.stdout is not None and sys.stdout.isatty():
             echo("\t".join(columns))
@@ -140,5 +140,5 @@ def headed(rows: Iterable[T], *columns: str) -> Iterator[T]:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print lines for a person; escape sequences in names of others are written out, not obeyed."""
+    """Print text with control characters escaped, since names may come from strangers."""
     click.echo(printable(text, kept="\t\n"), err=err)

@@ -1,4 +1,4 @@
-"""How any of our servers serves: who may call, how it is hidden from others, and how much."""
+"""Configuration that both services share: TLS, tokens, limits, logging, tracing."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from agent_service.wire.addresses import Address
 
 @dataclass(frozen=True, kw_only=True)
 class ServingConfig:
-    """Files and limits; files are read again when they change."""
+    """Files and limits; changed files are read again."""
 
     tls_certificate: Path | None = None
-    """The server's certificate, with its chain; None serves without TLS."""
+    """The server's certificate chain; None serves without TLS."""
     tls_key: Path | None = None
-    """Its private key."""
+    """The certificate's private key."""
     tls_clients: Path | None = None
-    """Who signs the certificates of clients; set, a client without one is refused."""
+    """CA of client certificates; if set, clients without a certificate are refused."""
     run_token: Path | None = None
-    """Tokens for runs, one a line: all that a training needs."""
+    """Tokens that allow all a training needs, one per line."""
     admin_token: Path | None = None
-    """Tokens for everything."""
+    """Tokens that allow everything, one per line."""
     insecure: bool = False
-    """Listen for other machines even without TLS and tokens."""
+    """Allow other machines to connect even without TLS and tokens."""
     max_message_bytes: int = 4 * 2**20
-    """Size of one request, or of one message of a stream."""
+    """Maximum size of a request, or of one message of a request stream."""
     max_header_bytes: int = 16 * 2**10
-    """Size of a call's metadata, the token included."""
+    """Maximum size of a call's metadata, the token included."""
     max_calls: int = 1024
-    """Calls in work at once, streams not counted."""
+    """Maximum number of concurrent calls, not counting streams."""
     max_streams: int = 1024
-    """Streams open at once."""
+    """Maximum number of open streams."""
     log_format: LogFormat = LogFormat.TEXT
-    """Of the lines on standard error."""
+    """Format of the log on standard error."""
     traces: str | None = None
-    """URL of an OpenTelemetry collector that gets the spans of calls; None traces nothing."""
+    """OTLP endpoint of an OpenTelemetry collector; None disables tracing."""
 
     def __post_init__(self) -> None:
-        """Check what belongs together; raises InvalidArgument naming the field."""
+        """Check fields and their combinations; raises InvalidArgument naming the field."""
         if self.tls_certificate is None and self.tls_key is not None:
             raise invalid("tls_certificate", "is not set; give the certificate of --tls-key")
         if self.tls_certificate is not None and self.tls_key is None:
@@ -48,7 +48,7 @@ class ServingConfig:
         if self.tls_clients is not None and self.tls_certificate is None:
             raise invalid("tls_clients", "needs --tls-certificate and --tls-key")
         for name in ("max_message_bytes", "max_header_bytes", "max_calls", "max_streams"):
-            if not 1 <= getattr(self, name) < 2**30:  # gRPC counts to 2^31, and calls with streams
+            if not 1 <= getattr(self, name) < 2**30:  # the sum of calls and streams must fit int32
                 raise invalid(name, f"{getattr(self, name)} is not from 1 to {2**30 - 1}")
 
     @property
@@ -58,16 +58,16 @@ class ServingConfig:
 
     @property
     def missing(self) -> list[str]:
-        """What is missing to serve other machines than this one, as options."""
+        """The options that are missing to serve other machines securely."""
         missing = [] if self.tls_certificate else ["--tls-certificate and --tls-key"]
         return missing if self.has_tokens else [*missing, "--run-token or --admin-token"]
 
     def check_listening(self, address: Address, metrics_port: int) -> None:
-        """Refuse to listen for other machines without TLS and tokens, and on no port at all.
+        """Refuse an invalid metrics port, and an exposed address without TLS and tokens.
 
         Raises:
-            InvalidArgument: others reach it, something is missing, and not `insecure` either; or
-                there is no such port of metrics.
+            InvalidArgument: `metrics_port` is out of range; or other machines reach the address,
+                TLS or tokens are missing, and `insecure` is not set.
         """
         if not 0 <= metrics_port < 2**16:
             raise invalid("metrics_port", f"{metrics_port} is not from 0 to 65535")
@@ -75,5 +75,5 @@ class ServingConfig:
             raise invalid(
                 "listen",
                 f"{address.target} can be reached from other machines: give "
-                f"{' and '.join(self.missing)}, or --insecure to let anybody in",
+                f"{' and '.join(self.missing)}, or --insecure to allow anybody",
             )

@@ -1,4 +1,4 @@
-"""The server's end of TLS: its certificate, and who signs its clients'."""
+"""Server-side TLS: the server's certificate and the CA of its clients'."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a server listens with, in PEM form."""
+    """A server's TLS credentials, in PEM form."""
 
     chain: bytes
-    """Its certificate, with those of who signed it."""
+    """The certificate chain."""
     key: bytes
+    """The private key."""
     signers: bytes | None
-    """Who signs the certificates of clients; None asks for none."""
+    """CA of client certificates; None does not ask for one."""
 
 
 def server_identity(config: ServingConfig) -> Reloaded[Identity] | None:
-    """Return what a server listens with, as its files have it; None without TLS.
+    """Return the server's TLS credentials, reloaded when their files change; None without TLS.
 
     Raises:
-        InvalidArgument: a file is not what it should be.
+        InvalidArgument: a file is invalid.
     """
     certificate, key, clients = config.tls_certificate, config.tls_key, config.tls_clients
     if certificate is None or key is None:
@@ -38,7 +39,7 @@ def server_identity(config: ServingConfig) -> Reloaded[Identity] | None:
     def read() -> Identity:
         chain, private = read_identity(certificate, key, "tls_certificate")
         if (why := weakness(certificate, key)) is not None:
-            log.warning("clients will not accept the certificate %s: %s", certificate, why)
+            log.warning("clients will reject the certificate %s: %s", certificate, why)
         signers = None if clients is None else read_authority(clients, "tls_clients")
         return Identity(chain, private, signers)
 
@@ -46,7 +47,7 @@ def server_identity(config: ServingConfig) -> Reloaded[Identity] | None:
 
 
 def server_credentials(identity: Identity) -> grpc.ServerCredentials:
-    """Return an identity as gRPC takes it."""
+    """Return gRPC's credentials of an identity."""
     return grpc.ssl_server_credentials(
         [(identity.key, identity.chain)],
         identity.signers,

@@ -1,6 +1,6 @@
-"""How full the disk is that a service writes to.
+"""Disk usage of a service's store, as metrics.
 
-Generic: knows no service of ours.
+Generic: knows none of our services.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ log = logging.getLogger(__name__)
 
 
 class DiskCollector(Collector):
-    """Looks, at each scrape, at the file system of one folder."""
+    """Exports the free space and size of a folder's file system, read at each scrape."""
 
     def __init__(self, service: str, folder: Path) -> None:
-        """Take the name that the metrics begin with, and the folder, which is there."""
+        """Take the prefix of the metrics' names, and an existing folder."""
         self._service = service
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        """Return what is free for the service, and the size of the whole."""
+        """Return the space available to the service, and the file system's size."""
         try:
             usage = shutil.disk_usage(self._folder)
         except OSError as error:
-            # The page has more to tell than this.
-            log.warning("the page goes without the disk's metrics: %s", error)
+            # The other metrics must still be exported.
+            log.warning("no disk metrics: %s", error)
             return
-        for what, text, value in (
-            ("free", "Free space, for this service, on the disk of its store.", usage.free),
-            ("size", "Size of the disk of its store.", usage.total),
+        for name, text, value in (
+            ("free", "Free space for this service on its store's disk.", usage.free),
+            ("size", "Size of its store's disk.", usage.total),
         ):
             yield GaugeMetricFamily(
-                f"{self._service}_disk_{what}_bytes", text, value=value, unit="bytes"
+                f"{self._service}_disk_{name}_bytes", text, value=value, unit="bytes"
             )

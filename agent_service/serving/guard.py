@@ -1,4 +1,4 @@
-"""Who may call what: bearer tokens, compared in constant time."""
+"""Authorization of calls by bearer tokens, compared in constant time."""
 
 from __future__ import annotations
 
@@ -24,53 +24,57 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 LOG_SECONDS = 1.0
-"""Between two lines about refusals of one kind, at the least."""
+"""Minimum interval between log lines about one kind of refusal."""
 
 
 class Needs(Enum):
-    """What a call must carry, where the service has tokens."""
+    """The token that a call must carry, if the service has tokens."""
 
     NOTHING = "nothing"
     RUN_TOKEN = "run token"
-    """Or the admin token, which opens everything."""
+    """Or the admin token, which grants everything."""
     ADMIN_TOKEN = "admin token"
 
 
 class Guard:
-    """Looks at the tokens that calls carry."""
+    """Checks the bearer tokens of calls."""
 
     def __init__(self, config: ServingConfig) -> None:
-        """Read the tokens; raises InvalidArgument where a file holds none, or both hold one."""
+        """Read the token files.
+
+        Raises:
+            InvalidArgument: a file holds no token, or both hold the same one.
+        """
         self._runs = _digests(config.run_token, "run_token")
         self._admins = _digests(config.admin_token, "admin_token")
         if self._runs and self._admins and set(self._runs.get()) & set(self._admins.get()):
             raise invalid(
                 "admin_token",
                 f"{config.admin_token} and {config.run_token} hold the same token, so every run "
-                "could administer; for one token that opens everything give --admin-token alone",
+                "could administer; for one token that grants everything give --admin-token alone",
             )
         self.is_open = not config.has_tokens
-        """Whether anybody may call anything."""
+        """Whether all calls are allowed without a token."""
         self._refusals = RefusalLog()
 
     def check(self, context: Context, needs: Needs, method: str) -> None:
-        """Let a call through.
+        """Return if the call is allowed.
 
         Raises:
-            Unauthenticated: it carries no token, or none of ours.
-            PermissionDenied: it carries the run token, and needs the admin token.
+            Unauthenticated: it carries no token or an unknown one.
+            PermissionDenied: it carries the run token but needs the admin token.
         """
         try:
             self._check(context.invocation_metadata() or (), needs, method)
         except (PermissionDenied, Unauthenticated) as error:
             kind = f"{type(error).__name__} {method}"
-            self._refusals.tell(kind, f"refused {method} of {context.peer()}: {error}")
+            self._refusals.warn(kind, f"refused {method} from {context.peer()}: {error}")
             raise
 
     def _check(self, metadata: Iterable[Any], needs: Needs, method: str) -> None:
         token = _token(metadata)
         digest = _digest(token)
-        # Both, whatever the first says: how long it takes tells nothing.
+        # Both comparisons, always: the time taken must reveal nothing.
         is_admin = _is_one_of(digest, self._admins)
         is_run = _is_one_of(digest, self._runs)
         if is_admin or (is_run and needs is Needs.RUN_TOKEN):
@@ -78,37 +82,39 @@ class Guard:
         if is_run:
             raise PermissionDenied(f"{method} needs the admin token; this is the run token")
         raise Unauthenticated(
-            "the token is none that this service knows; is it an old one?"
+            "unknown token; was it rotated?"
             if token
             else "no token; send the metadata `authorization: Bearer TOKEN`, or give --token FILE"
         )
 
 
 @dataclass(slots=True)
-class _Kind:
+class _Recent:
     logged_at: float = float("-inf")
-    unlogged: int = 0
+    suppressed: int = 0
 
 
 class RefusalLog:
-    """Logs a refusal of each kind at most once in a while, and how many there were.
-
-    So nobody fills the log by being refused.
-    """
+    """Rate-limited log of refusals, by kind, so that refused callers cannot flood the log."""
 
     def __init__(self) -> None:
-        """Know of none."""
-        self._kinds: dict[str, _Kind] = {}
+        """Start with no refusal logged."""
+        self._by_kind: dict[str, _Recent] = {}
 
-    def tell(self, kind: str, line: str) -> None:
-        """Log `line`, unless one of its kind just was; of kinds there are few."""
+    def warn(self, kind: str, line: str) -> None:
+        """Log `line`, or only count it if one of its kind was just logged.
+
+        Args:
+            kind: of the refusal; the set of kinds must be small, since each is kept.
+            line: to log.
+        """
         now = time.monotonic()
-        seen = self._kinds.setdefault(kind, _Kind())
-        if now - seen.logged_at < LOG_SECONDS:
-            seen.unlogged += 1
+        recent = self._by_kind.setdefault(kind, _Recent())
+        if now - recent.logged_at < LOG_SECONDS:
+            recent.suppressed += 1
             return
-        more = f" (and {seen.unlogged} more like it before)" if seen.unlogged else ""
-        self._kinds[kind] = _Kind(logged_at=now)
+        more = f" (and {recent.suppressed} more like it before)" if recent.suppressed else ""
+        self._by_kind[kind] = _Recent(logged_at=now)
         log.warning("%s%s", line, more)
 
 
@@ -121,7 +127,7 @@ def _token(metadata: Iterable[Any]) -> str:
 
 
 def _digest(token: str) -> bytes:
-    """Return a digest, which has one length whatever the token's."""
+    """Return a digest, whose length does not depend on the token's."""
     return hashlib.sha256(token.encode()).digest()
 
 

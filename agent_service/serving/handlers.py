@@ -1,6 +1,6 @@
-"""What every call of every service goes through: errors become statuses, and calls are counted.
+"""Wrappers around all RPC handlers: tokens, limits, errors to statuses, call metrics.
 
-Generic: knows the domain's errors and no service.
+Generic: knows the domain's errors and none of our services.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from agent_service.domain.errors import AgentError, ResourceExhausted, invalid
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.guard import Guard, Needs
-from agent_service.serving.limits import LimitMetrics, Room
+from agent_service.serving.limits import CallLimiter, LimitMetrics
 from agent_service.wire.status import to_status
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 
 class Handlers:
-    """Takes the handlers of services, as a gRPC server does, and adds them to servers, wrapped.
+    """Collects the handlers of services, wraps them and adds them to gRPC servers.
 
-    Not a gRPC interceptor: asyncio's are asked for a handler anew in each call, which costs a third
-    of what the call itself does. Requests come here as bytes, so that a call is refused before it
-    is decoded, and what cannot be decoded is the caller's error, not ours. The metrics have the
-    names and labels that Go's gRPC middleware made conventional.
+    Not a gRPC interceptor: with asyncio an interceptor looks up the handler in every call, which
+    adds a third to the call's cost. Requests arrive as bytes, so that a call can be refused before
+    it is decoded, and malformed bytes are the caller's error. The metrics use the conventional
+    names and labels of Go's gRPC middleware.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Handlers:
         """Declare the metrics in `registry`.
 
         Args:
-            registry: of the metrics.
-            config: who may call, and how much.
-            limits: what else may raise ResourceExhausted, by name.
+            registry: registry for the metrics.
+            config: tokens and limits of calls.
+            limits: further limits that may raise ResourceExhausted, by name.
 
         Raises:
-            InvalidArgument: a file of tokens is not what it should be.
+            InvalidArgument: a token file is invalid.
         """
         self._services: dict[str, dict[str, Any]] = {}
-        """Wrapped handlers by method, by service."""
+        """Wrapped handlers by service and method."""
         self._guard = Guard(config)
-        self._calls = Room("calls", config.max_calls)
-        self._streams = Room("streams", config.max_streams)
+        self._calls = CallLimiter("calls", config.max_calls)
+        self._streams = CallLimiter("streams", config.max_streams)
         ours = {name: getattr(config, f"max_{name}") for name in _LIMITS}
         self._limits = LimitMetrics(registry, {**ours, **limits})
         self._started = Counter(
@@ -73,22 +73,22 @@ class Handlers:
         )
         self._seconds = Histogram(
             "grpc_server_handling_seconds",
-            "Time from a call's begin to its end.",
+            "Time from a call's start to its end.",
             _LABELS,
             unit="seconds",
             buckets=_SECONDS,
             registry=registry,
         )
 
-    def of(self, needs: Needs, administration: Collection[str]) -> Registrar:
-        """Return what generated code adds a service's methods to.
+    def registrar(self, needs: Needs, administration: Collection[str]) -> Registrar:
+        """Return the object to which generated code adds a service's methods.
 
         Args:
-            needs: what its calls must carry, where there are tokens.
-            administration: names of its methods that need the admin token.
+            needs: the token that calls must carry, if there are tokens.
+            administration: names of the methods that need the admin token.
         """
 
-        def added(service: str, handlers: Mapping[str, Any]) -> None:
+        def register(service: str, handlers: Mapping[str, Any]) -> None:
             self._services[service] = {
                 name: self._wrapped(
                     service, name, h, Needs.ADMIN_TOKEN if name in administration else needs
@@ -96,10 +96,10 @@ class Handlers:
                 for name, h in handlers.items()
             }
 
-        return Registrar(added)
+        return Registrar(register)
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Add all to a server that was just made, which is not yet started."""
+        """Add all handlers to a server that is not yet started."""
         for service, wrapped in self._services.items():
             generic = grpc.method_handlers_generic_handler(service, wrapped)
             server.add_generic_rpc_handlers((generic,))
@@ -110,19 +110,19 @@ class Handlers:
         kind = _KINDS[shape]
         labels = (kind, service, method)
         behaviour = getattr(handler, shape)
-        # Messages of a stream are decoded one by one as they are read, after the first check.
+        # Messages of a request stream are decoded as they are read, after the token check.
         decode = handler.request_deserializer
         rpc = _Rpc(
             started=self._started.labels(*labels),
             seconds=self._seconds.labels(*labels),
             succeeded=self._handled.labels(*labels, "OK"),
             ended=lambda code: self._handled.labels(*labels, code),
-            decode=_as_it_is if handler.request_streaming else decode,
+            decode=_unchanged if handler.request_streaming else decode,
             check=self._check(needs, method),
-            room=self._room(kind, needs),
+            limiter=self._limiter(kind, needs),
             refused=self._limits.refused,
         )
-        # gRPC's own health service streams by a coroutine that writes to its context.
+        # gRPC's health service streams from a coroutine that writes to its context.
         wrap = _streaming if inspect.isasyncgenfunction(behaviour) else _single
         make = getattr(grpc, f"{shape}_rpc_method_handler")
         return make(
@@ -131,11 +131,11 @@ class Handlers:
             handler.response_serializer,
         )
 
-    def _room(self, kind: str, needs: Needs) -> Room:
+    def _limiter(self, kind: str, needs: Needs) -> CallLimiter:
         if kind != "unary":
             return self._streams
-        # Whoever looks after the service must hear from it however busy it is.
-        return _BOUNDLESS if needs is Needs.NOTHING else self._calls
+        # Health checks must be answered however busy the service is.
+        return _UNLIMITED if needs is Needs.NOTHING else self._calls
 
     def _check(self, needs: Needs, method: str) -> Callable[[Context], None] | None:
         if self._guard.is_open or needs is Needs.NOTHING:
@@ -144,25 +144,25 @@ class Handlers:
 
 
 class Registrar:
-    """What a generated `add_...Servicer_to_server` takes for a server."""
+    """Stands in for the server in a generated `add_...Servicer_to_server`."""
 
-    def __init__(self, added: Callable[[str, Mapping[str, Any]], None]) -> None:
-        """Tell `added` each service's name, and its handlers by method."""
-        self._added = added
+    def __init__(self, register: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """Pass each service's name, and its handlers by method, to `register`."""
+        self._register = register
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Leave these alone: generated code registers the same methods by name next."""
+        """Ignore these: generated code registers the same methods by name next."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Add a service's methods."""
-        self._added(service, handlers)
+        """Register a service's methods."""
+        self._register(service, handlers)
 
 
 _LIMITS = ("calls", "streams", "message_bytes", "header_bytes")
-_BOUNDLESS = Room("calls", sys.maxsize)
+_UNLIMITED = CallLimiter("calls", sys.maxsize)
 
 
-def _as_it_is(request: Any) -> Any:
+def _unchanged(request: Any) -> Any:
     return request
 
 
@@ -176,7 +176,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class _Rpc:
-    """A method's metrics and limits, found once."""
+    """A method's metrics and limits, looked up once."""
 
     started: Counter
     seconds: Histogram
@@ -185,13 +185,13 @@ class _Rpc:
     """By status code."""
     decode: Callable[[Any], Any]
     check: Callable[[Context], None] | None
-    """Whether a caller may call; None where everybody may."""
-    room: Room
+    """Checks the caller's token; None if the method is open to everybody."""
+    limiter: CallLimiter
     refused: Counter
-    """Calls that a limit refused, by limit."""
+    """Calls refused by a limit, labelled by limit."""
 
-    def end(self, error: BaseException, context: Context, started: float) -> None:
-        """Count a call that ends otherwise than with an answer."""
+    def count_failure(self, error: BaseException, context: Context, started: float) -> None:
+        """Count a call that ends with an error."""
         self.ended(_camel(_code(error, context).name)).inc()
         if isinstance(error, ResourceExhausted) and error.limit:
             self.refused.labels(error.limit).inc()
@@ -205,15 +205,12 @@ def _single(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
         try:
             if rpc.check is not None:
                 rpc.check(context)
-            rpc.room.enter()
-            try:
+            with rpc.limiter:
                 response = await behaviour(rpc.decode(request), context)
-            finally:
-                rpc.room.leave()
         except BaseException as error:
-            told = _translated(error)
-            rpc.end(told, context, started)
-            await _abort(context, told)
+            reported = _reported(error)
+            rpc.count_failure(reported, context, started)
+            await _abort(context, reported)
         rpc.succeeded.inc()
         rpc.seconds.observe(time.perf_counter() - started)
         return response
@@ -228,31 +225,28 @@ def _streaming(behaviour: Callable[..., Any], rpc: _Rpc) -> Any:
         try:
             if rpc.check is not None:
                 rpc.check(context)
-            rpc.room.enter()
-            try:
+            with rpc.limiter:
                 async for response in behaviour(rpc.decode(request), context):
                     yield response
-            finally:
-                rpc.room.leave()
         except BaseException as error:
-            told = _translated(error)
-            rpc.end(told, context, started)
-            await _abort(context, told)
+            reported = _reported(error)
+            rpc.count_failure(reported, context, started)
+            await _abort(context, reported)
         rpc.succeeded.inc()
         rpc.seconds.observe(time.perf_counter() - started)
 
     return call
 
 
-def _translated(error: BaseException) -> BaseException:
-    """Return what an error is to the caller."""
+def _reported(error: BaseException) -> BaseException:
+    """Return the error as reported to the caller."""
     if isinstance(error, DecodeError):
-        return invalid("request", "its bytes are no message of this method's type")
+        return invalid("request", "does not parse as this method's request message")
     return error
 
 
 async def _abort(context: Context, error: BaseException) -> NoReturn:
-    """End the call; what is no domain error is ours, so it is logged whole and told as INTERNAL."""
+    """Abort the call; any error outside the domain is logged in full and reported as INTERNAL."""
     if isinstance(error, AgentError):
         status = rpc_status.to_status(to_status(error))
         context.set_trailing_metadata(status.trailing_metadata)
@@ -270,7 +264,7 @@ def _shape(handler: Any) -> str:
 
 
 def _code(error: BaseException, context: Context) -> grpc.StatusCode:
-    """Return the status code that `_abort` ends the call with, so that it is counted before."""
+    """Return the status code with which `_abort` will end the call, so it can be counted first."""
     if isinstance(error, AgentError):
         code: grpc.StatusCode = rpc_status.to_status(to_status(error)).code
         return code
@@ -284,5 +278,5 @@ def _code(error: BaseException, context: Context) -> grpc.StatusCode:
 
 
 def _camel(name: str) -> str:
-    """Return a code as Go's middleware writes it: NOT_FOUND as NotFound, OK as OK."""
+    """Return a code as Go's middleware spells it: NOT_FOUND as NotFound, OK as OK."""
     return name if name == "OK" else name.title().replace("_", "")

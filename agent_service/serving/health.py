@@ -1,4 +1,4 @@
-"""The health probe of any of our services, for command lines and container checks."""
+"""Health probe of either service, for commands and container checks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agent_service.domain.errors import NotFound, Unavailable
 
 
 def check_health(address: str, name: str, *, tls: Tls | None = None) -> None:
-    """Return if the service at an address serves; health needs no token.
+    """Return if the service at an address is serving; needs no token.
 
     Raises:
-        Unavailable: where it does not answer, or answers that it does not serve.
-        AgentError: it is another service.
+        Unavailable: it does not answer, or answers that it is not serving.
+        AgentError: another service listens there.
     """
     request = health_pb2.HealthCheckRequest(service=SERVICES[name].full_name)
     calls = Calls(address, budget_seconds=0, name=name, tls=tls)
@@ -28,4 +28,4 @@ def check_health(address: str, name: str, *, tls: Tls | None = None) -> None:
         except NotFound:
             raise calls.not_this_service() from None
     if response.status != health_pb2.HealthCheckResponse.SERVING:
-        raise Unavailable(f"the {name} at {address} does not serve: it drains")
+        raise Unavailable(f"the {name} at {address} is not serving: it is draining")

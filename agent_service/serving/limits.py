@@ -1,4 +1,4 @@
-"""Limits of any of our servers: how many calls are in work, and what their metrics show."""
+"""Concurrency limits of a server, and the metrics of all its limits."""
 
 from __future__ import annotations
 
@@ -11,39 +11,43 @@ from prometheus_client.registry import Collector
 from agent_service.domain.errors import Busy
 
 
-class Room:
-    """Room for so many calls at once; for one event loop."""
+class CallLimiter:
+    """Limits concurrent calls, as a context manager around each. For one event loop."""
 
     def __init__(self, name: str, size: int) -> None:
-        """Name the limit, as in metrics; its option is `--max-NAME`."""
+        """Allow `size` calls at once.
+
+        Args:
+            name: of the limit, as in metrics; its option is `--max-NAME`.
+            size: at least 1.
+        """
         self._name = name
         self._size = size
-        self._taken = 0
+        self._running = 0
 
-    def enter(self) -> None:
-        """Take a place, to be left again; raises Busy where there is none."""
-        if self._taken >= self._size:
+    def __enter__(self) -> None:
+        """Count a call in; raises Busy at the limit."""
+        if self._running >= self._size:
             raise Busy(
-                f"{self._size} {self._name} at once are the limit (--max-{self._name}); "
-                "send it again a little later",
+                f"the limit is {self._size} concurrent {self._name} (--max-{self._name}); "
+                "retry a little later",
                 limit=self._name,
             )
-        self._taken += 1
+        self._running += 1
 
-    def leave(self) -> None:
-        """Give the place back."""
-        self._taken -= 1
+    def __exit__(self, *_: object) -> None:
+        self._running -= 1
 
 
 class LimitMetrics(Collector):
-    """What the limits are, and how often each refused something."""
+    """Exports each limit, and how many calls it refused."""
 
     def __init__(self, registry: CollectorRegistry, limits: Mapping[str, float]) -> None:
-        """Declare the metrics in `registry`; `limits` by name."""
+        """Declare the metrics in `registry`; `limits` are values by name."""
         self._limits = limits
         self.refused = Counter(
             "service_limit_refusals_total",
-            "Calls that a limit refused.",
+            "Calls refused by a limit.",
             ("limit",),
             registry=registry,
         )
@@ -52,8 +56,8 @@ class LimitMetrics(Collector):
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the limits."""
-        sizes = GaugeMetricFamily("service_limit", "A limit as it is set.", labels=("limit",))
+        """Return the limits' values."""
+        sizes = GaugeMetricFamily("service_limit", "Configured limit.", labels=("limit",))
         for name, size in self._limits.items():
             sizes.add_metric((name,), size)
         return [sizes]

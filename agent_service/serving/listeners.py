@@ -1,8 +1,8 @@
-"""gRPC's servers of one address: the one that listens, and older ones that drain.
+"""The gRPC servers of one address: the current one, and older ones that drain.
 
-gRPC crashes where the certificate of a port is exchanged while clients connect (grpc/grpc#36693).
-So a renewed one comes with a listener of its own, on the same port beside the old one, which then
-takes no more connections. Calls of connections that are open go on to their end.
+Replacing a port's certificate while clients connect crashes gRPC (grpc/grpc#36693). So a renewed
+certificate gets a new server on the same port, and the old one stops accepting connections; calls
+on its open connections run to their end.
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from contextlib import suppress
 import grpc
 
 from agent_service.serving.credentials import Identity, server_credentials
-from agent_service.serving.listening import ListenError, check_free
+from agent_service.serving.ports import ListenError, check_free
 from agent_service.wire.addresses import Address, at
 from agent_service.wire.reloading import Reloaded
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-"""How often the files of certificates are looked at. A call that comes just as the old listener
-stops may be cut: once a renewal, not once a file."""
-_TO_THEIR_END = 10 * 365 * 24 * 3600.0
-"""Seconds that calls of an old listener may take."""
+"""Interval at which certificate files are checked. A call that arrives just as the old server stops
+may be cut, so files that are renewed together should cause one switch, not several."""
+_TEN_YEARS = 10 * 365 * 24 * 3600.0
+"""Grace of an old server's calls: effectively unlimited."""
 
 
 class Listeners:
-    """Serves one address, by one gRPC server after another. For one event loop."""
+    """Serves one address by successive gRPC servers. For one event loop."""
 
     def __init__(
         self,
         make: Callable[[bool], grpc.aio.Server],
         identity: Reloaded[Identity] | None,
     ) -> None:
-        """Listen nowhere yet.
+        """Prepare without listening.
 
         Args:
-            make: returns a server with all that it serves; told whether others share its port.
-            identity: of the service, as files have it; None without TLS.
+            make: returns a server with its handlers; its argument says whether it shares its port.
+            identity: the service's TLS credentials, reloaded from files; None without TLS.
         """
         self._make = make
         self._identity = identity
         self._used = None if identity is None else identity.get()
         self._server: grpc.aio.Server | None = None
         self._old: dict[asyncio.Task[None], grpc.aio.Server] = {}
-        """Servers that drain, by what waits for their end."""
+        """Draining servers, by the tasks that wait for their end."""
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, place: Address) -> int:
-        """Listen, and return the port, any free one for 0.
+        """Listen, and return the port (0 takes any free one).
 
         Raises:
-            ListenError: where the address cannot be taken.
+            ListenError: the address cannot be bound.
         """
         check_free(place, "--listen")
         try:
             port = await self._begin(place.target)
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {place.target} of --listen") from error
-        # Of a Unix socket, whoever stops to listen takes the file away that is another's by then.
+        # Not for Unix sockets: a server that stops removes the file, by then its successor's.
         if self._identity is not None and place.places:
             target = at(place.places[0][0], port)
-            self._watch = asyncio.create_task(self._take_up_renewed(self._identity, target))
+            self._watch = asyncio.create_task(self._watch_identity(self._identity, target))
         return port
 
     async def _begin(self, target: str) -> int:
-        """Listen by a new server; raises RuntimeError, and the one before listens on."""
+        """Start a new server; on RuntimeError the previous one keeps listening."""
         server = self._make(self._used is not None)
         if self._used is None:
             port = server.add_insecure_port(target)
@@ -78,7 +78,7 @@ class Listeners:
         self._server = server
         return port
 
-    async def _take_up_renewed(self, identity: Reloaded[Identity], target: str) -> None:
+    async def _watch_identity(self, identity: Reloaded[Identity], target: str) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if (found := identity.get()) != self._used:
@@ -87,18 +87,18 @@ class Listeners:
 
     async def _renew(self, target: str) -> None:
         old = self._server
-        assert old is not None, "a watched address is listened on"
+        assert old is not None, "started before it is watched"
         try:
             await self._begin(target)
         except RuntimeError:
-            log.error("cannot listen on %s with what was renewed; restart the service", target)
+            log.error("cannot listen on %s with the renewed TLS files; restart the service", target)
             return
-        ending = asyncio.create_task(old.stop(_TO_THEIR_END))
+        ending = asyncio.create_task(old.stop(_TEN_YEARS))
         self._old[ending] = old
         ending.add_done_callback(self._old.pop)
 
     async def stop(self, grace: float) -> None:
-        """Take no more calls, and let those in flight go on for so many seconds."""
+        """Refuse new calls, and give those in flight `grace` seconds to finish."""
         if self._watch is not None:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,7 +1,7 @@
-"""How our processes log: one line an event, for people or, as JSON, for machines.
+"""Logging setup: one line per event, as text for people or JSON for machines.
 
-What an event is about stands in its fields (`extra={"run": ..., "controller": ...}`) as well as in
-its words. The standard library's formatter does all but a few lines of it.
+An event's context is in its fields (`extra={"run": ..., "controller": ...}`) as well as in its
+message.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "tas
 
 
 class LogFormat(StrEnum):
-    """How a line of the log is written."""
+    """Format of a log line."""
 
     TEXT = "text"
-    """Time, service and words."""
+    """Time, service and message."""
     JSON = "json"
-    """An object: time (UTC), level, service, logger, event, the event's fields, and its error."""
+    """An object: time (UTC), level, service, logger, event, the event's fields, traceback."""
 
 
 def start_logging(service: str, form: LogFormat, **fields: str) -> None:
-    """Log to standard error from now on.
+    """Set up logging to standard error.
 
     Args:
-        service: who speaks, in each line.
-        form: of the lines.
-        fields: of all events of this process, as its run.
+        service: name of the service, in each line.
+        form: format of the lines.
+        fields: fields of all events of this process, for example its run.
     """
     about = "".join(f" {name} {value}:" for name, value in fields.items())
     formatter = (
@@ -48,7 +48,7 @@ def start_logging(service: str, form: LogFormat, **fields: str) -> None:
 
 
 class _Text(logging.Formatter):
-    """One line an event; only the trace of an error takes more."""
+    """One line per event; only tracebacks take more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))

@@ -1,6 +1,6 @@
-"""Serving any gRPC service: build apart from run, health, reflection, metrics, drain on a signal.
+"""A gRPC server with health, reflection, metrics and a graceful drain on signals.
 
-Generic: knows no service of ours.
+Built separately from running it. Generic: knows none of our services.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from agent_service.serving.credentials import server_identity
 from agent_service.serving.guard import Needs
 from agent_service.serving.handlers import Handlers
 from agent_service.serving.listeners import Listeners
-from agent_service.serving.listening import check_free
+from agent_service.serving.ports import check_free
 from agent_service.serving.tracing import server_interceptors
 from agent_service.wire.addresses import Address, address_to_listen, at
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 4.0
-"""How long calls in flight may go on once the server drains; it is closed within 5 s."""
+"""Grace for calls in flight while draining; the server is closed within 5 s."""
 ENDING_SECONDS = 1.0
-"""How long what is left of them is waited for."""
+"""Timeout for gRPC's own tasks of the calls that it cut."""
 
 PINGS = (("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),)
-"""A client may ask so often whether a silent connection lives: by default each 5 minutes."""
+"""Allows keepalive pings on idle connections every 10 s; gRPC's default is every 5 minutes."""
 
 
 class Server:
@@ -53,22 +53,22 @@ class Server:
         config: ServingConfig,
         limits: Mapping[str, int],
     ) -> None:
-        """Make a server, to which servicers are added.
+        """Prepare a server; servicers are added by `add`.
 
         Args:
-            registry: where its call metrics go.
-            services: full names of the services that it will serve.
-            config: who may call, and how much.
-            limits: those that the services keep themselves, by name, for the metrics.
+            registry: registry for the call metrics.
+            services: full names of the services that will be served.
+            config: credentials and limits.
+            limits: limits that the services enforce themselves, by name, for the metrics.
 
         Raises:
-            InvalidArgument: a certificate, key or token file is not what it should be.
+            InvalidArgument: a certificate, key or token file is invalid.
         """
         self._config = config
         self._services = services
         self._draining = asyncio.Event()
         self._others: set[asyncio.Task[Any]] = set()
-        """Tasks of the loop that are none of its calls."""
+        """The event loop's tasks that do not belong to calls."""
         self._handlers = Handlers(registry, config, limits)
         self._health = health.aio.HealthServicer()
         self.add(health_pb2_grpc.add_HealthServicer_to_server, self._health, needs=Needs.NOTHING)
@@ -81,9 +81,9 @@ class Server:
         self._listeners = Listeners(self._make, server_identity(config))
 
     def _make(self, shares_port: bool) -> grpc.aio.Server:
-        """Return one of gRPC's servers, not yet started, with all that this one serves."""
+        """Return a gRPC server, not yet started, with all handlers added."""
         server = grpc.aio.server(
-            # But for our own, a second server on a port in use must fail, not share it in silence.
+            # Only our own listeners may share a port; another process must fail, not join in.
             options=[("grpc.so_reuseport", int(shares_port)), *PINGS, *_limits(self._config)],
             interceptors=server_interceptors(self._config.traces),
         )
@@ -98,53 +98,53 @@ class Server:
         needs: Needs,
         administration: Collection[str] = (),
     ) -> None:
-        """Serve a servicer's methods too, by its generated `add_...Servicer_to_server`.
+        """Add a servicer by its generated `add_...Servicer_to_server`.
 
         Args:
-            add_to_server: generated.
-            servicer: whose methods.
-            needs: what calls must carry, where the config has tokens.
-            administration: the methods that need the admin token.
+            add_to_server: the generated function.
+            servicer: implements the service's methods.
+            needs: the token that calls must carry, if the config has tokens.
+            administration: names of the methods that need the admin token.
         """
-        add_to_server(servicer, self._handlers.of(needs, administration))
+        add_to_server(servicer, self._handlers.registrar(needs, administration))
 
     async def start(self, address: str) -> int:
         """Listen on HOST:PORT (port 0 for any free one) or unix:PATH, and return the port.
 
         Raises:
-            ListenError: where the address cannot be taken.
+            ListenError: the address cannot be bound.
         """
         place = address_to_listen(address, "listen")
         self._others = asyncio.all_tasks()
         port = await self._listeners.start(place)
         if self._config.missing and not place.is_private:
-            lacks = " and ".join(self._config.missing)
-            log.warning("insecure: %s is open to other machines without %s", address, lacks)
+            missing = " and ".join(self._config.missing)
+            log.warning("insecure: %s is open to other machines without %s", address, missing)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
 
     async def pause(self, seconds: float) -> None:
-        """Wait, as a stream does that follows what happens.
+        """Sleep between two polls of a following stream.
 
         Raises:
-            Unavailable: where the server drains, so that nobody waits for such a stream.
+            Unavailable: the server is draining, so that it does not wait for the stream.
         """
         try:
             await asyncio.wait_for(self._draining.wait(), seconds)
         except TimeoutError:
             return
-        raise Unavailable("the service drains; follow again from here when it is back")
+        raise Unavailable("the service is draining; follow again from here when it is back")
 
     async def draining(self) -> None:
         """Wait until the server drains."""
         await self._draining.wait()
 
     async def drain(self) -> None:
-        """Refuse new calls, let those in flight end, and stop."""
+        """Refuse new calls, let those in flight finish, and stop."""
         self._draining.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._listeners.stop(GRACE_SECONDS)
-        # gRPC's own, of calls that it has cut. Those that the loop's end cancels log a traceback.
+        # gRPC's tasks of calls that it cut; if the closing loop cancels them, they log tracebacks.
         if ending := asyncio.all_tasks() - self._others:
             await asyncio.wait(ending, timeout=ENDING_SECONDS)
 
@@ -154,34 +154,34 @@ class Server:
 
 
 def _limits(config: ServingConfig) -> list[tuple[str, int]]:
-    """Return the limits that gRPC's core keeps, as its options."""
+    """Return the limits that gRPC's core enforces, as channel options."""
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
-        # Above the first, calls are refused by chance, up to the second.
+        # Between the two, gRPC refuses calls at random; so both are equal.
         ("grpc.max_metadata_size", config.max_header_bytes),
         ("grpc.absolute_max_metadata_size", config.max_header_bytes),
-        # Of one connection; more wait in the client.
+        # Per connection; further calls queue in the client.
         ("grpc.max_concurrent_streams", config.max_calls + config.max_streams),
     ]
 
 
 async def serve_until_signal(server: Server, address: str, announce: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second one ends the process at once.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal exits immediately.
 
     Args:
-        server: made in the event loop that runs this, since it belongs to one.
+        server: must have been created in the running event loop.
         address: HOST:PORT to listen on; port 0 takes any free one.
-        announce: told the port once it serves.
+        announce: called with the port once the server listens.
 
     Raises:
-        ListenError: where the address cannot be taken.
+        ListenError: the address cannot be bound.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
         if stopping.is_set():
-            # What was answered is stored, and the rest was promised to nobody.
+            # Every answered call is already stored; nothing else was promised.
             os._exit(128 + number)
         stopping.set()
 
@@ -194,8 +194,8 @@ async def serve_until_signal(server: Server, address: str, announce: Callable[[i
 
 
 def process_registry() -> CollectorRegistry:
-    """Return a registry that shows the process itself."""
-    # Creation times would double the page and tell what process_start_time_seconds tells.
+    """Return a registry with the metrics of the process."""
+    # Creation times would double the page and repeat process_start_time_seconds.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -205,10 +205,10 @@ def process_registry() -> CollectorRegistry:
 
 @contextmanager
 def metrics_page(registry: CollectorRegistry, *, host: str, port: int) -> Iterator[int]:
-    """Show a registry to Prometheus at http://HOST:PORT/metrics; gives the port, any for 0.
+    """Serve a registry at http://HOST:PORT/metrics, and yield the port (0 takes any free one).
 
     Raises:
-        ListenError: where the port cannot be taken.
+        ListenError: the port cannot be bound.
     """
     check_free(Address(at(host, port), ((host, port),)), "--metrics-port")
     page, thread = start_http_server(port, addr=host, registry=registry)

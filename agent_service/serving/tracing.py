@@ -1,7 +1,7 @@
-"""OpenTelemetry traces of calls, sent as OTLP; by gRPC's own instrumentation, where asked for.
+"""Optional OpenTelemetry tracing of calls by gRPC's instrumentation, exported as OTLP.
 
-A training that traces itself carries its trace on: calls and what the service does in them have one
-trace. Without the option nothing of this is imported, and nothing is added to a call.
+A traced training propagates its context, so its calls and the service's work share one trace.
+Without the option nothing is imported and calls pay no overhead.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from agent_service.wire.addresses import is_loopback
 
 @contextmanager
 def tracing(service: str, url: str | None) -> Iterator[None]:
-    """Send this process's spans to a collector while the context lasts; what is left, at its end.
+    """Export this process's spans to a collector within the context; flush them at its end.
 
     Args:
-        service: whose spans they are, as `agent`.
-        url: of the collector's OTLP over gRPC, as http://localhost:4317; None traces nothing.
+        service: service name of the spans, for example `agent`.
+        url: the collector's OTLP/gRPC endpoint, for example http://localhost:4317; None disables
+            tracing.
 
     Raises:
         AgentError: the extra `tracing` is not installed.
@@ -55,18 +56,18 @@ def tracing(service: str, url: str | None) -> Iterator[None]:
 
 
 def server_interceptors(url: str | None) -> list[Any]:
-    """Return what traces a server's calls; nothing without a collector."""
+    """Return the interceptors that trace a server's calls; none without a collector."""
     if url is None:
         return []
     from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
-    # Container checks ask every few seconds; and its stream is none that the interceptor knows.
-    chosen = filters.negate(filters.health_check())
-    return [aio_server_interceptor(filter_=chosen)]  # type: ignore[no-untyped-call]
+    # Container checks call every few seconds; and the interceptor cannot handle health's stream.
+    no_health = filters.negate(filters.health_check())
+    return [aio_server_interceptor(filter_=no_health)]  # type: ignore[no-untyped-call]
 
 
 def trace_clients(url: str | None) -> None:
-    """Trace the calls of clients that are made from now on in this process."""
+    """Trace the calls of clients that this process creates from now on."""
     if url is not None:
         from opentelemetry.instrumentation.grpc import GrpcInstrumentorClient
 

@@ -11,7 +11,7 @@ from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import InvalidArgument
 from agent_service.serving.command import Commands, run_command
-from agent_service.serving.listening import ListenError, check_free
+from agent_service.serving.ports import ListenError, check_free
 from agent_service.serving.server import metrics_page, process_registry
 from agent_service.wire.addresses import address_to_call, address_to_listen
 from trainer_service.cli.main import cli as trainer
@@ -211,10 +211,10 @@ def test_a_taken_port_is_told_with_its_option() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         for host in ("127.0.0.1", "localhost"):
-            with pytest.raises(ListenError, match=rf"{host}:{port} of --listen: it is taken"):
+            with pytest.raises(ListenError, match=rf"{host}:{port} of --listen: it is in use"):
                 check_free(address_to_listen(f"{host}:{port}", "listen"), "--listen")
         with (
-            pytest.raises(ListenError, match=rf"{port} of --metrics-port: it is taken"),
+            pytest.raises(ListenError, match=rf"{port} of --metrics-port: it is in use"),
             metrics_page(process_registry(), host="127.0.0.1", port=port),
         ):
             pass
@@ -229,7 +229,7 @@ def test_a_unix_socket_is_not_taken_from_who_listens(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(ListenError, match=r"agent\.sock of --listen: it is taken"):
+        with pytest.raises(ListenError, match=r"agent\.sock of --listen: it is in use"):
             check_free(address, "--listen")
     check_free(address, "--listen")
     with pytest.raises(ListenError, match="No such file"):

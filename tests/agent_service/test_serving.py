@@ -82,7 +82,7 @@ def test_a_drained_server_serves_no_more(tmp_path: Path) -> None:
         assert code == 0
         with pytest.raises(grpc.RpcError) as raised:
             next(stream)
-        assert "drains" in (raised.value.details() or ""), "it was cut, after a wait"
+        assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
         with pytest.raises(Unavailable, match="no agent service"):
             check_health(agent.address, "agent service")
 
@@ -129,7 +129,7 @@ def test_a_draining_server_ends_streams_of_reports(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             next(stream)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "drains" in (raised.value.details() or ""), "it was cut, after a wait"
+        assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
         silence.set()
 
 

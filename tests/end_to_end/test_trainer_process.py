@@ -398,7 +398,7 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
             2,
             "did you mean 'resnet34'? It is none of resnet18",
         ),
-        ("weights x no/f", 2, "'FILE': 'no/f': its folder is not there"),
+        ("weights x no/f", 2, "'FILE': 'no/f': its folder does not exist"),
         ("compare --output x --minutes nan", 2, "'--minutes': nan is not finite"),
         ("compare --output x --learning-runs 1001", 2, "'--learning-runs': 1001 is not in"),
         ("serve --stall-seconds inf", 2, "'--stall-seconds': inf is not in the range"),

@@ -97,7 +97,7 @@ def test_calls_in_work_are_limited(
         wait_for(lambda: is_in_work(served, "StartRun"))
         with (
             AgentClient(served.address, budget_seconds=0) as hasty,
-            pytest.raises(Busy, match=r"1 calls at once are the limit \(--max-calls\)"),
+            pytest.raises(Busy, match=r"limit is 1 concurrent calls \(--max-calls\)"),
         ):
             hasty.get_run("r")
         check_health(served.address, "agent service")
@@ -124,7 +124,7 @@ def test_open_streams_are_limited(served: ServedAgent, client: AgentClient) -> N
     request = pb.StreamTransitionsRequest(follow=True)
     first = client._stub.StreamTransitions(request)
     next(first)
-    with pytest.raises(Busy, match=r"1 streams at once are the limit \(--max-streams\)"):
+    with pytest.raises(Busy, match=r"limit is 1 concurrent streams \(--max-streams\)"):
         list(client.transitions())
     assert refusals(served, "streams") == 1
     first.cancel()

@@ -1,7 +1,7 @@
-"""Why an address cannot be listened on, told before gRPC or the metrics page tries.
+"""Checks that an address can be bound, before gRPC or the metrics page tries.
 
-gRPC gives no reason, takes a Unix socket away from who listens on it, and is content with one of a
-name's numbers where the port of another is taken.
+gRPC reports no reason, takes over a Unix socket that another process listens on, and accepts a host
+name if only one of its addresses can be bound, even if another's port is in use.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from agent_service.wire.addresses import Address
 
 
 class ListenError(AgentError):
-    """The address cannot be listened on; the message says which and why."""
+    """The address cannot be bound; the message says which and why."""
 
 
 def check_free(address: Address, option: str) -> None:
-    """Return where an address can be listened on, as far as can be seen.
+    """Return if an address can be bound, by binding and releasing it.
 
     Args:
-        address: with port 0 any free one will do.
-        option: what gave it, for the message.
+        address: port 0 stands for any free one.
+        option: the option that gave it, for the message.
 
     Raises:
-        ListenError: it is taken, or none of this machine's.
+        ListenError: it is in use, or not an address of this machine.
     """
     try:
         _try(address)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            reason = "it is taken; is the service running already?"
+            reason = "it is in use; is the service already running?"
         raise ListenError(f"cannot listen on {address.target} of {option}: {reason}") from error
 
 
@@ -47,7 +47,7 @@ def _try(address: Address) -> None:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     failures = [error for family, *_, place in found if (error := _bound(family, place))]
     taken = [error for error in failures if error.errno == errno.EADDRINUSE]
-    # One of a name's numbers may be none of this machine's, as ::1 where there is no IPv6.
+    # One of a name's addresses may not exist here, such as ::1 on a machine without IPv6.
     if taken or len(failures) == len(found):
         raise (taken or failures)[0]
 
