@@ -1,3 +1,4 @@
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,21 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take no agent for absent that a busy machine keeps waiting."""
     for seconds in ("PATIENCE", "TRY", "CATCH_UP", "END"):
         monkeypatch.setattr(delivery, f"{seconds}_SECONDS", 20.0)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo `start_logging` after a test: others count the lines that they see."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    logging.captureWarnings(False)
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if type(handler.formatter).__module__ == "agent_service.serving.logs":
+            root.removeHandler(handler)
+    for name in ("agent_service", "trainer_service"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

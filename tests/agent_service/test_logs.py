@@ -3,25 +3,12 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
 from agent_service.serving.logs import LogFormat, start_logging
 
 log = logging.getLogger("agent_service.test")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    before = (root.level, root.handlers[:])
-    yield
-    logging.captureWarnings(False)
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
-    for name in ("agent_service", "trainer_service"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def test_an_event_is_a_json_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,17 +126,12 @@ def test_a_command_prints_no_escape_sequence(
 
 def test_the_log_obeys_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither in words nor in the trace of an error."""
-    before = logging.getLogger().handlers[:], logging.getLogger().level
+    start_logging("agent", LogFormat.TEXT)
     try:
-        start_logging("agent", LogFormat.TEXT)
-        try:
-            raise ValueError("\x1b[2J")
-        except ValueError:
-            logging.getLogger("agent_service").exception("class \x1b[31m is odd")
-        shown = capsys.readouterr().err
-    finally:
-        logging.captureWarnings(False)
-        logging.getLogger().handlers[:], logging.getLogger().level = before
+        raise ValueError("\x1b[2J")
+    except ValueError:
+        logging.getLogger("agent_service").exception("class \x1b[31m is odd")
+    shown = capsys.readouterr().err
 
     assert r"class \x1b[31m is odd" in shown
     assert r"ValueError: \x1b[2J" in shown

@@ -1,6 +1,7 @@
 """The trainer service as a process: queue, states, events, cancelled."""
 
 import math
+import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -411,10 +412,12 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
         ("serve --agent-ca nowhere.pem", 2, "'--agent-ca': nowhere.pem cannot be read"),
     ],
 )
-def test_commands_fail_in_one_line(words: str, code: int, says: str) -> None:
+def test_commands_fail_in_one_line(words: str, code: int, says: str, tmp_path: Path) -> None:
     """Exit code 2 for bad usage, else 1; no traceback, and what to do."""
     command = [*command_of("trainer_service"), *words.split()]
-    shown = subprocess.run(command, capture_output=True, text=True)
+    # Else it removes, and says so, what a service left that another test has killed.
+    here = os.environ | {"TMPDIR": str(tmp_path)}
+    shown = subprocess.run(command, capture_output=True, text=True, env=here)
 
     assert shown.returncode == code
     assert shown.stderr.count("\n") == 1
