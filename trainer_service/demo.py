@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import PPOSettings
 from trainer_service.study.command import run_study
 from trainer_service.study.spec import StudySpec, table_1
 from trainer_service.training.spec import Method, TrainingSpec

@@ -18,20 +18,16 @@ from agent_service.client.report_stream import FleetReport, ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Dropout, GaussianNoise
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
+from agent_service.controllers.replay import ReplaySettings
+from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
-from agent_service.domain.specs import (
-    BayesianSettings,
-    ConstantSettings,
-    ControllerSpec,
-    PPOSettings,
-    RandomSettings,
-    ReplaySettings,
-    ScheduleSettings,
-    Shape,
-    WarmStart,
-)
+from agent_service.domain.specs import ControllerSpec, WarmStart
 
 __all__ = [
     "AgentClient",

@@ -33,7 +33,7 @@ from agent_service.domain.errors import (
     Unavailable,
     invalid,
 )
-from agent_service.domain.hyperparameters import check_values
+from agent_service.domain.hyperparameters import Hyperparameter, check_values
 from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -163,6 +163,16 @@ class Starting:
 
 
 @dataclass(frozen=True, slots=True)
+class _Controller:
+    """What a run needs of a controller that is there, whatever decides for it."""
+
+    name: str
+    chunk_size: int
+    """N: losses in a chunk."""
+    hyperparameters: tuple[Hyperparameter, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Beginning:
     """What a run begins with; every process of a training does each step of it."""
 
@@ -186,19 +196,19 @@ class _Beginning:
         """Return the arguments of the run, whose model has the first action's values then."""
         start, once = self._start, self._once
         self._own.begin_start()
+        given = start.controller
         values = None if start.when_away is None else start.when_away.values
-        is_held = values is not None and isinstance(start.controller, ControllerSpec)
+        is_held = values is not None and isinstance(given, ControllerSpec)
         ask = self._own.send if is_held else self._own.ask
-        spec = start.controller
-        if isinstance(spec, str):
-            spec = once(partial(self._found, spec, ask))
+        spec: ControllerSpec | _Controller
+        spec = once(partial(self._found, given, ask)) if isinstance(given, str) else given
         self._check_held(spec)
         self._own.names = frozenset(h.name for h in spec.hyperparameters)
         model = None if start.model is None else _connected(start.model, start, spec)
         try:
-            if isinstance(start.controller, ControllerSpec):
+            if isinstance(given, ControllerSpec):
                 # Not before: one that does not fit the model would keep its name.
-                once(lambda: _answered(ask(_creation(spec))))
+                once(lambda: _answered(ask(_creation(given))))
             first = once(lambda: _answered(ask(_request(start, spec, self._run_id))))
             newest = first
             if first is not None and start.run_id is not None:
@@ -219,15 +229,16 @@ class _Beginning:
             "first_action": first,
         }
 
-    def _found(self, name: str, ask: Callable[[Any], Any]) -> ControllerSpec:
-        """Return the spec of a controller that is there."""
+    def _found(self, name: str, ask: Callable[[Any], Any]) -> _Controller:
+        """Return a controller that is there."""
         found = ask(pb.GetControllerRequest(name=name)).controller
         try:
-            return convert.spec_from_message(found.spec)
+            hyperparameters = convert.hyperparameters_from_message(found.spec)
         except InvalidArgument as error:
             raise Failed(f"the agent answered with a controller of no use: {error}") from error
+        return _Controller(found.spec.name, found.spec.chunk_size, hyperparameters)
 
-    def _check_held(self, spec: ControllerSpec) -> None:
+    def _check_held(self, spec: ControllerSpec | _Controller) -> None:
         """Check what the run begins under where the agent is away, also where it is there."""
         hold = self._start.when_away
         if hold is not None and hold.values is not None:
@@ -256,7 +267,7 @@ def _creation(spec: ControllerSpec) -> pb.CreateControllerRequest:
     return pb.CreateControllerRequest(spec=convert.spec_to_message(spec))
 
 
-def _request(start: Start, spec: ControllerSpec, run_id: str) -> pb.StartRunRequest:
+def _request(start: Start, spec: ControllerSpec | _Controller, run_id: str) -> pb.StartRunRequest:
     return pb.StartRunRequest(
         controller=spec.name,
         run_id=run_id,
@@ -268,7 +279,7 @@ def _request(start: Start, spec: ControllerSpec, run_id: str) -> pb.StartRunRequ
 
 
 def _connected(
-    model: nn.Module, start: Start, spec: ControllerSpec
+    model: nn.Module, start: Start, spec: ControllerSpec | _Controller
 ) -> SteeredModel | ShadowedModel:
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel

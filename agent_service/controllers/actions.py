@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agent_service.domain.hyperparameters import named_values
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 
 
 def places_of(spec: ControllerSpec, values: Mapping[str, float]) -> tuple[float, ...]:
@@ -28,7 +28,7 @@ def action_values(
         before: what the chunk before ran under; None for a run's first chunk, whose action is a
             place even where later ones are changes: there is nothing to change.
     """
-    limit = spec.algorithm.max_change if isinstance(spec.algorithm, PPOSettings) else None
+    limit = spec.algorithm.max_change
     if limit is None or before is None:
         return named_values(spec.hyperparameters, sample)
     moved = [

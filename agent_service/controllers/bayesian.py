@@ -4,24 +4,64 @@ from __future__ import annotations
 
 import importlib
 import threading
+from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from agent_service.controllers.draws import generator
 from agent_service.controllers.uniform import uniform_choice
+from agent_service.domain.checks import check_at_least_one, fields_by_name
+from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import BayesianSettings, ControllerSpec
-from agent_service.domain.store import Situation
-from agent_service.domain.trials import TrialHistory
+from agent_service.domain.specs import ControllerSpec, Settings
+from agent_service.domain.trials import KEPT, TrialHistory
+
+if TYPE_CHECKING:
+    from agent_service.domain.store import Situation
+
+MAX_CANDIDATES = 48
+"""Twice Optuna's default; more would let others' reports wait for a proposal."""
+
+
+@fields_by_name
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BayesianSettings(Settings):
+    """One value a run, proposed by Optuna's TPE from earlier runs' final scores (Figure 4).
+
+    Names and defaults are those of Optuna's `TPESampler`. A frozen run takes the best value so far.
+    """
+
+    learns_from_scores: ClassVar[bool] = True
+
+    kind: Literal["bayesian"] = "bayesian"
+    n_startup_trials: int = 10
+    """Ended runs before TPE proposes; until then values are drawn uniformly."""
+    n_ei_candidates: int = 24
+    """Candidates of which the most promising one is proposed."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises InvalidArgument naming the setting."""
+        check_at_least_one("n_startup_trials", self.n_startup_trials)
+        check_at_least_one("n_ei_candidates", self.n_ei_candidates)
+        if self.n_startup_trials > KEPT:
+            raise invalid("n_startup_trials", f"{self.n_startup_trials} must be at most {KEPT}")
+        if self.n_ei_candidates > MAX_CANDIDATES:
+            raise invalid(
+                "n_ei_candidates", f"{self.n_ei_candidates} must be at most {MAX_CANDIDATES}"
+            )
+
+    def decider(self, spec: ControllerSpec) -> BayesianController:
+        """Return what decides for `spec`."""
+        return BayesianController(spec, self)
 
 
 class BayesianController:
     """Proposes a value by Optuna's TPE while learning, and takes the best one when frozen."""
 
-    def __init__(self, spec: ControllerSpec) -> None:
-        """Take seed and settings from a spec whose algorithm is Bayesian."""
-        assert isinstance(spec.algorithm, BayesianSettings)
+    def __init__(self, spec: ControllerSpec, settings: BayesianSettings) -> None:
+        """Take the seed of `spec` and the settings."""
         self._spec = spec
-        self._settings = spec.algorithm
+        self._settings = settings
         _import_optuna_beside()
 
     def decide(self, situation: Situation) -> Choice:

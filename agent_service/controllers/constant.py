@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from agent_service.domain.checks import fields_by_name
+from agent_service.domain.hyperparameters import Hyperparameter, check_values
 from agent_service.domain.runs import Choice
-from agent_service.domain.specs import ConstantSettings, ControllerSpec
-from agent_service.domain.store import Situation
+from agent_service.domain.specs import ControllerSpec, Settings
+
+if TYPE_CHECKING:
+    from agent_service.domain.store import Situation
+
+
+@fields_by_name
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantSettings(Settings):
+    """One value for each hyperparameter, for good (Figure 2, Diagram 1)."""
+
+    kind: Literal["constant"] = "constant"
+    values: Mapping[str, float]
+    """By hyperparameter name, each within its range."""
+
+    def check(self, hyperparameters: Sequence[Hyperparameter]) -> None:
+        """Check each value against its range; raises InvalidArgument naming it."""
+        check_values(hyperparameters, self.values, field="values")
+
+    def decider(self, spec: ControllerSpec) -> ConstantController:
+        """Return what decides for `spec`."""
+        return ConstantController(spec, self)
 
 
 class ConstantController:
     """Decides the same action, whatever it sees."""
 
-    def __init__(self, spec: ControllerSpec) -> None:
-        """Take the values from a spec whose algorithm is constant."""
-        assert isinstance(spec.algorithm, ConstantSettings)
-        values = spec.algorithm.values
-        self._sample = tuple(h.unit(values[h.name]) for h in spec.hyperparameters)
+    def __init__(self, spec: ControllerSpec, settings: ConstantSettings) -> None:
+        """Take the values of `settings`."""
+        self._sample = tuple(h.unit(settings.values[h.name]) for h in spec.hyperparameters)
 
     def decide(self, situation: Situation) -> Choice:
         """Return the constant action."""

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+# NumPy is imported inside functions alone: the client imports this for the settings above it.
 
 
 class _Keyed(threading.local):
     """A thread's generator, keyed anew for each decision: making one costs six times as much."""
 
     def __init__(self) -> None:
+        import numpy as np
+
         self.philox = np.random.Philox(key=0)
         self.fresh: Any = self.philox.state
         self.generator = np.random.Generator(self.philox)
 
 
-_keyed = _Keyed()
+_keyed = cache(_Keyed)
 
 
 def generator(*, seed: int, run_id: str, chunk: int) -> np.random.Generator:
@@ -33,8 +39,11 @@ def generator(*, seed: int, run_id: str, chunk: int) -> np.random.Generator:
         run_id: the run that the decision is for.
         chunk: index of the chunk that the decision is for, from 1.
     """
+    import numpy as np
+
+    keyed = _keyed()
     name = f"{seed}/{chunk}/{run_id}".encode()
     key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), "<u8")
-    _keyed.fresh["state"]["key"] = key
-    _keyed.philox.state = _keyed.fresh
-    return _keyed.generator
+    keyed.fresh["state"]["key"] = key
+    keyed.philox.state = keyed.fresh
+    return keyed.generator

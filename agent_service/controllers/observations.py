@@ -5,17 +5,20 @@ Derived from what is stored of the run, so that `verify` derives it again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from agent_service.controllers.actions import places_of
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Feedback, GivenReward, Reward
 from agent_service.domain.runs import Decision, Run, StartRun
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 
-_LARGEST = np.finfo(np.float64).max
+if TYPE_CHECKING:
+    import numpy as np
+
+_LARGEST = sys.float_info.max
 
 
 def observation_size(spec: ControllerSpec) -> int:
@@ -26,8 +29,6 @@ def observation_size(spec: ControllerSpec) -> int:
 def context_size(spec: ControllerSpec) -> int:
     """Return how many numbers a policy of `spec` sees beside the losses."""
     settings = spec.algorithm
-    if not isinstance(settings, PPOSettings):
-        return 0
     scores = 1 if spec.reward is Reward.GIVEN else 2
     return (
         len(spec.hyperparameters) * settings.observe_action
@@ -55,18 +56,19 @@ def observed_context(
         feedback: of the reported chunk.
         ran: what the chunk ran under.
     """
+    import numpy as np  # here alone: the client imports this file, and needs none of it for that
+
     spec, settings = run.controller.spec, run.controller.spec.algorithm
     if running is None or ran is None:
         return np.zeros(context_size(spec))
     context: list[float] = []
-    if isinstance(settings, PPOSettings):
-        if settings.observe_action:
-            context += places_of(spec, ran)
-        if settings.observe_progress:
-            context.append(_progress(running.chunk, run.planned_chunks))
-        if settings.observe_scores:
-            assert feedback is not None, "a chunk is reported with its feedback"
-            context += _trend(feedback, running.feedback)
+    if settings.observe_action:
+        context += places_of(spec, ran)
+    if settings.observe_progress:
+        context.append(_progress(running.chunk, run.planned_chunks))
+    if settings.observe_scores:
+        assert feedback is not None, "a chunk is reported with its feedback"
+        context += _trend(feedback, running.feedback)
     # Two finite rewards may lie further apart than a number can tell.
     return np.clip(context, -_LARGEST, _LARGEST) if context else np.zeros(0)
 
@@ -80,8 +82,7 @@ def check_plan(start: StartRun, spec: ControllerSpec) -> None:
     Raises:
         InvalidArgument: field `planned_chunks`, where it is missing.
     """
-    observes = isinstance(spec.algorithm, PPOSettings) and spec.algorithm.observe_progress
-    if observes and start.planned_chunks is None:
+    if spec.algorithm.observe_progress and start.planned_chunks is None:
         raise invalid(
             "planned_chunks",
             f"is not set; controller {spec.name!r} observes progress, so say how many chunks "

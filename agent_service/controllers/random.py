@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
 from agent_service.controllers.uniform import uniform_choice
+from agent_service.domain.checks import fields_by_name
 from agent_service.domain.runs import Choice
-from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Situation
+from agent_service.domain.specs import ControllerSpec, Settings
+
+if TYPE_CHECKING:
+    from agent_service.domain.store import Situation
+
+
+@fields_by_name
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomSettings(Settings):
+    """A fresh uniform draw from the range for each chunk: the floor that learning must beat."""
+
+    kind: Literal["random"] = "random"
+
+    def decider(self, spec: ControllerSpec) -> RandomController:
+        """Return what decides for `spec`."""
+        return RandomController(spec)
 
 
 class RandomController:

@@ -1,37 +1,35 @@
-"""Which class decides for which settings: the only place that tells controllers apart."""
+"""Every algorithm by its kind: the one place that tells them apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from agent_service.controllers.bayesian import BayesianController
-from agent_service.controllers.constant import ConstantController
-from agent_service.controllers.ppo import PPOController
-from agent_service.controllers.random import RandomController
-from agent_service.controllers.replay import ReplayController
-from agent_service.controllers.schedule import ScheduleController
-from agent_service.domain.specs import (
-    BayesianSettings,
-    ConstantSettings,
-    ControllerSpec,
-    PPOSettings,
-    RandomSettings,
-    ReplaySettings,
-    ScheduleSettings,
-)
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
+from agent_service.controllers.replay import ReplaySettings
+from agent_service.controllers.schedule import ScheduleSettings
+from agent_service.domain.checks import quoted
+from agent_service.domain.errors import invalid
+from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.domain.store import Decider
 
-CONTROLLERS: dict[type[Any], Callable[[ControllerSpec], Decider]] = {
-    PPOSettings: PPOController,
-    ConstantSettings: ConstantController,
-    ScheduleSettings: ScheduleController,
-    RandomSettings: RandomController,
-    BayesianSettings: BayesianController,
-    ReplaySettings: ReplayController,
+KINDS: dict[str, type[Settings]] = {
+    "ppo": PPOSettings,
+    "constant": ConstantSettings,
+    "schedule": ScheduleSettings,
+    "random": RandomSettings,
+    "bayesian": BayesianSettings,
+    "replay": ReplaySettings,
 }
+
+
+def settings_class(kind: str) -> type[Settings]:
+    """Return the settings of a kind; raises InvalidArgument naming those that there are."""
+    if kind not in KINDS:
+        raise invalid("algorithm", f"{quoted(kind)} is none of {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
 def make_decider(spec: ControllerSpec) -> Decider:
     """Return what decides for a controller of this spec."""
-    return CONTROLLERS[type(spec.algorithm)](spec)
+    return spec.algorithm.decider(spec)

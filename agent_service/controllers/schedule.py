@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
 
+from agent_service.domain.checks import check_at_least_one, fields_by_name, member
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter, check_values
 from agent_service.domain.runs import Choice
-from agent_service.domain.specs import ControllerSpec, ScheduleSettings, Shape
-from agent_service.domain.store import Situation
+from agent_service.domain.specs import ControllerSpec, Settings
+
+if TYPE_CHECKING:
+    from agent_service.domain.store import Situation
+
+
+class Shape(StrEnum):
+    """The course of a hand-made schedule."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    STEP = "step"
+    EXPONENTIAL = "exponential"
+    """1 - exp(-10 progress): curriculum dropout's (Morerio et al. 2017)."""
+
+
+@fields_by_name
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSettings(Settings):
+    """Values that follow the run's progress and nothing else (Figure 2, Diagram 2)."""
+
+    kind: Literal["schedule"] = "schedule"
+    shape: Shape
+    """The way from start to end."""
+    start: Mapping[str, float]
+    """Values for chunk 1, by hyperparameter name."""
+    end: Mapping[str, float]
+    """Values from chunk `chunks` on, by hyperparameter name."""
+    chunks: int
+    """Index of the chunk that is the first to run under `end`; at least 2."""
+    steps: int = 1
+    """Jumps of a step schedule, evenly placed; unused by the other shapes."""
+
+    def __post_init__(self) -> None:
+        """Check the shape and the lengths; raises InvalidArgument naming the setting."""
+        object.__setattr__(self, "shape", member(Shape, self.shape, "shape"))
+        if self.chunks < 2:
+            raise invalid("chunks", f"{self.chunks} must be at least 2")
+        check_at_least_one("steps", self.steps)
+
+    def check(self, hyperparameters: Sequence[Hyperparameter]) -> None:
+        """Check both ends against the ranges; raises InvalidArgument naming the value."""
+        check_values(hyperparameters, self.start, field="start")
+        check_values(hyperparameters, self.end, field="end")
+
+    def decider(self, spec: ControllerSpec) -> ScheduleController:
+        """Return what decides for `spec`."""
+        return ScheduleController(spec, self)
 
 
 class ScheduleController:
     """Decides by progress, blind to the losses."""
 
-    def __init__(self, spec: ControllerSpec) -> None:
-        """Take the course from a spec whose algorithm is a schedule."""
-        assert isinstance(spec.algorithm, ScheduleSettings)
-        self._settings = spec.algorithm
+    def __init__(self, spec: ControllerSpec, settings: ScheduleSettings) -> None:
+        """Take the course of `settings`."""
+        self._settings = settings
         self._hyperparameters = spec.hyperparameters
 
     def decide(self, situation: Situation) -> Choice:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from agent_service.controllers.draws import generator
 from agent_service.domain.runs import Choice
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Situation
+
+if TYPE_CHECKING:
+    from agent_service.domain.store import Situation
 
 
 def uniform_choice(spec: ControllerSpec, situation: Situation) -> Choice:

@@ -55,6 +55,12 @@ def check_number(value: object, field: str) -> None:
         raise invalid(field, f"{quoted(value)} is no number")
 
 
+def check_at_least_one(name: str, value: int) -> None:
+    """Check a count; raises InvalidArgument naming it."""
+    if value < 1:
+        raise invalid(name, f"{value} must be at least 1")
+
+
 def member(kind: type[E], given: Any, field: str) -> E:
     """Return an enum's member by its name; raises InvalidArgument naming those that there are."""
     try:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+# NumPy is imported inside functions alone: the client imports this for the settings above it.
 
 BEST = 25
 """The best trials that are always kept: as many as TPE ever calls good."""
@@ -34,6 +38,8 @@ class TrialHistory:
     @property
     def best(self) -> int | None:
         """The place of the first trial with the largest score; None where none has one."""
+        import numpy as np
+
         return None if np.isnan(self.scores).all() else int(np.nanargmax(self.scores))
 
     def with_trial(self, sample: tuple[float, ...], score: float) -> TrialHistory:
@@ -43,6 +49,8 @@ class TrialHistory:
             sample: what the run trained under, h values in the policy's [-1, 1].
             score: its final score; NaN where it diverged.
         """
+        import numpy as np
+
         samples = np.vstack([self.samples, np.clip(sample, -1.0, 1.0)])
         scores = np.append(self.scores, score)
         if len(scores) <= KEPT:
@@ -55,4 +63,6 @@ class TrialHistory:
 
 def no_trials(hyperparameters: int) -> TrialHistory:
     """Return the history of a controller of which no run has ended."""
+    import numpy as np
+
     return TrialHistory(np.zeros((0, hyperparameters)), np.zeros(0))

@@ -17,9 +17,9 @@ from typing import NoReturn
 import numpy as np
 
 from agent_service.controllers.draws import generator
+from agent_service.controllers.ppo import ppo_settings
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.specs import PPOSettings
 from agent_service.domain.store import LearnableTransition, Origin, PolicyVersion, Session, Store
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.process import Heartbeat
@@ -93,8 +93,8 @@ class Learner:
     def _look_for_new(self, session: Session) -> None:
         for controller in session.newer_controllers(than=self._last_seen):
             self._last_seen = controller.id
-            if isinstance(controller.spec.algorithm, PPOSettings):
-                self._sizes[controller.id] = controller.spec.algorithm.rollout_size
+            if size := controller.spec.algorithm.rollout_size:
+                self._sizes[controller.id] = size
 
     def _learn_alone(self, store: Store, controller: Controller) -> bool:
         """Learn for a controller unless another process does; return whether something was done.
@@ -132,13 +132,12 @@ def _learn_for(store: Store, controller: Controller) -> bool:
 
 def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
     """Return the oldest ready transitions of a controller, if they fill a rollout."""
-    settings = of.spec.algorithm
-    assert isinstance(settings, PPOSettings)
+    size = of.spec.algorithm.rollout_size
     found = session.learning_controllers([of.id])
-    if not found or of.id not in session.with_ready(count=settings.rollout_size):
+    if not found or of.id not in session.with_ready(count=size):
         return None
     (controller,) = found
-    transitions = session.ready_transitions(controller, limit=settings.rollout_size)
+    transitions = session.ready_transitions(controller, limit=size)
     policy = session.find_policy(controller, controller.policy_version)
     assert policy is not None, "a PPO controller has its newest policy"
     return _Rollout(controller, policy, transitions)
@@ -170,9 +169,7 @@ def _learn_from(store: Store, rollout: _Rollout) -> None:
 
 def _stale(rollout: _Rollout) -> list[LearnableTransition]:
     """Return the transitions whose action too old a policy decided."""
-    settings = rollout.controller.spec.algorithm
-    assert isinstance(settings, PPOSettings)
-    oldest = rollout.policy.version - settings.max_staleness
+    oldest = rollout.policy.version - ppo_settings(rollout.controller.spec).max_staleness
     return [t for t in rollout.transitions if t.transition.decision.policy_version < oldest]
 
 

@@ -13,15 +13,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from agent_service.controllers.ppo import ppo_settings
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Reward
 from agent_service.domain.specs import ControllerSpec
-from agent_service.learning.snapshot import (
-    OBSERVATION_LIMIT,
-    PolicySnapshot,
-    empty_arrays,
-    ppo_settings,
-)
+from agent_service.learning.snapshot import OBSERVATION_LIMIT, PolicySnapshot, empty_arrays
 
 FORMAT = 1
 """Version of the file form; a file of another one is refused."""

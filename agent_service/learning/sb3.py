@@ -21,7 +21,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
 from agent_service.controllers.observations import observation_size
-from agent_service.controllers.sizes import affordable_epochs
+from agent_service.controllers.ppo import affordable_epochs, ppo_settings
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import check_arrays
@@ -33,7 +33,6 @@ from agent_service.learning.snapshot import (
     PolicySnapshot,
     fold_normalization,
     parameter_shapes,
-    ppo_settings,
 )
 
 Arrays = dict[str, np.ndarray]

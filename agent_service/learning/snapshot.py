@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from agent_service.controllers import draws
 from agent_service.controllers.observations import observation_size
-from agent_service.domain.errors import invalid
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.controllers.ppo import ppo_settings
+from agent_service.domain.specs import ControllerSpec
 
 FloatArray = npt.NDArray[np.float64]
 Layers = tuple[tuple[FloatArray, FloatArray], ...]
@@ -125,13 +125,6 @@ def _forward(layers: Layers, observation: FloatArray) -> FloatArray:
 def _round(values: FloatArray) -> FloatArray:
     """Round to float32 precision; see PolicySnapshot."""
     return values.astype(np.float32).astype(np.float64)
-
-
-def ppo_settings(spec: ControllerSpec) -> PPOSettings:
-    """Return the settings of a PPO controller; raises InvalidArgument for any other."""
-    if not isinstance(spec.algorithm, PPOSettings):
-        raise invalid("spec.algorithm", f"{spec.algorithm.kind} has no such policy; only ppo has")
-    return spec.algorithm
 
 
 def parameter_shapes(spec: ControllerSpec) -> dict[str, tuple[int, ...]]:

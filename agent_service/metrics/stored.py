@@ -19,7 +19,6 @@ from prometheus_client.registry import Collector
 
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.specs import PPOSettings
 from agent_service.domain.store import Session, Store, Usage
 from agent_service.metrics.decisions import Metrics
 from agent_service.metrics.tallies import Tallies, Updates
@@ -127,8 +126,8 @@ class _Families:
         self._transitions.add_metric((name, "learned"), usage.learned)
         self._version.add_metric((name,), controller.policy_version)
         # A frozen controller's transitions wait until it learns again, and nobody is late.
-        if isinstance(settings, PPOSettings) and controller.mode is Mode.LEARNING:
-            self._filled.add_metric((name,), usage.ready / settings.rollout_size)
+        if (size := settings.rollout_size) and controller.mode is Mode.LEARNING:
+            self._filled.add_metric((name,), usage.ready / size)
 
     def _add_updates(self, name: str, updates: Updates) -> None:
         self._updates.add_metric((name,), updates.count)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent_service.controllers.sizes import check_sizes
-from agent_service.domain.errors import ResourceExhausted, invalid
+from agent_service.domain.errors import ResourceExhausted, invalid, within
 from agent_service.domain.specs import MAX_CHUNK_SIZE, MAX_HYPERPARAMETERS, ControllerSpec
 from agent_service.domain.store import Session
 
@@ -34,9 +33,10 @@ class Capacity:
 
         Raises:
             ResourceExhausted: it is over a limit of this service.
-            InvalidArgument: its parts are too large together, whatever the service (`sizes`).
+            InvalidArgument: its parts are too large together, whatever the service.
         """
-        check_sizes(spec)
+        with within(f"spec.{spec.algorithm.kind}."):
+            spec.algorithm.check_size(spec)
         count = len(spec.hyperparameters)
         if count > self.hyperparameters:
             raise _exhausted("hyperparameters", self.hyperparameters, f"the spec has {count}")

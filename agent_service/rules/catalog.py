@@ -8,15 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from agent_service.domain.checks import differences, quoted
-from agent_service.domain.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    NotFound,
-    invalid,
-    within,
-)
+from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
 from agent_service.domain.runs import Controller, Mode, RunState
-from agent_service.domain.specs import ControllerSpec, ReplaySettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import (
     Origin,
     PolicyEntry,
@@ -28,8 +22,8 @@ from agent_service.domain.store import (
 )
 from agent_service.learning import policies
 from agent_service.rules.capacity import DEFAULT, Capacity
-from agent_service.rules.lookups import CREATE_IT, found_controller, found_policy, found_run
-from agent_service.rules.warm_start import adopted_policy, with_version
+from agent_service.rules.completion import adopted_policy, completed
+from agent_service.rules.lookups import CREATE_IT, found_controller, found_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +31,8 @@ class NewController:
     """All that a creation looks up and makes, ready to be stored."""
 
     asked: ControllerSpec
-    """With the values that it replays."""
     spec: ControllerSpec
-    """With the version that it begins with, too."""
+    """With what the store alone knows."""
     policy: bytes | None
     """Version 1; None without one, or where the controller is there."""
 
@@ -91,8 +84,7 @@ class Catalog:
 
     def _prepared(self, session: Session, spec: ControllerSpec) -> NewController:
         existing = session.find_controller(spec.name)
-        asked = _with_replayed_values(session, spec, existing)
-        spec = with_version(session, asked, existing)
+        asked, spec = spec, completed(session, spec, existing)
         if existing is not None:
             return NewController(asked, spec, None)
         self._capacity.check_new_controller(session, spec)
@@ -110,8 +102,8 @@ class Catalog:
             return replace(controller, policy_version=version)
         if existing.is_deleted:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
-        # Another may have created it since, when the source had another version.
-        spec = with_version(session, new.asked, existing)
+        # Another may have created it since, when the store held something else.
+        spec = completed(session, new.asked, existing)
         if existing.spec != spec:
             raise AlreadyExists(
                 f"controller {spec.name!r} has another spec: {differences(existing.spec, spec)}; "
@@ -267,33 +259,6 @@ class Catalog:
 def _check_mode(mode: Mode) -> None:
     if mode is Mode.SHADOW:
         raise invalid("mode", "shadow is a mode of runs; a controller is learning or frozen")
-
-
-def _with_replayed_values(
-    session: Session, spec: ControllerSpec, existing: Controller | None
-) -> ControllerSpec:
-    """Return a run's replay with what its chunks ran under in its spec; other specs as they are.
-
-    The values become part of the spec, so that decisions need nothing else, and neither does the
-    same spec again: the run may have been pruned since.
-    """
-    if not isinstance(spec.algorithm, ReplaySettings) or not spec.algorithm.run_id:
-        return spec
-    if spec.algorithm.values:
-        raise invalid("spec.replay.values", "are given beside run_id; leave one of the two out")
-    there = None if existing is None else existing.spec.algorithm
-    if isinstance(there, ReplaySettings) and there.run_id == spec.algorithm.run_id:
-        return replace(spec, algorithm=replace(spec.algorithm, values=there.values))
-    run = found_run(session, spec.algorithm.run_id)
-    if run.state is not RunState.FINISHED or run.reported_chunks == 0:
-        raise FailedPrecondition(
-            f"run {run.id!r} is {run.state} after {run.reported_chunks} chunks; replay a finished "
-            "run with at least one"
-        )
-    log = session.transitions(controller="", run_id=run.id, after=0, limit=run.reported_chunks)
-    values = tuple(dict(step.applied or step.decision.values) for _run, step in log)
-    with within("spec."):
-        return replace(spec, algorithm=replace(spec.algorithm, values=values))
 
 
 def _require_policy(controller: Controller) -> None:

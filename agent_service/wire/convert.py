@@ -1,21 +1,23 @@
 """Messages to values and back: the only place that touches the agent contract's fields.
 
-Pairs stand together. Enum maps are one dictionary each, and its inverse made from it.
+Pairs stand together. Settings of algorithms and hyperparameters go by the names of their fields.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from agent_service.controllers.registry import settings_class
 from agent_service.domain.checks import member
 from agent_service.domain.errors import invalid, within
-from agent_service.domain.hyperparameters import Hyperparameter, Scale
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
 from agent_service.domain.runs import (
     ChunkReport,
@@ -30,19 +32,7 @@ from agent_service.domain.runs import (
     Transition,
     Use,
 )
-from agent_service.domain.specs import (
-    Algorithm,
-    BayesianSettings,
-    ConstantSettings,
-    ControllerSpec,
-    FrozenStart,
-    PPOSettings,
-    RandomSettings,
-    ReplaySettings,
-    ScheduleSettings,
-    Shape,
-    WarmStart,
-)
+from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
@@ -70,35 +60,12 @@ class Numbers:
         return self._numbers[type(member), member]
 
 
-SCALES = by_number(pb.Scale, Scale)
 REWARDS = by_number(pb.Reward, Reward)
 MODES = by_number(pb.Mode, Mode)
 OUTCOMES = by_number(pb.Outcome, Outcome)
 STATES = by_number(pb.RunState, RunState)
 USES = by_number(pb.Use, Use)
-FROZEN_STARTS = by_number(pb.FrozenStart, FrozenStart)
-SHAPES = by_number(pb.Shape, Shape)
-_NUMBERS = Numbers(SCALES, REWARDS, MODES, OUTCOMES, STATES, USES, FROZEN_STARTS, SHAPES)
-_PPO_SCALARS = (
-    "rollout_size",
-    "batch_size",
-    "n_epochs",
-    "learning_rate",
-    "gamma",
-    "gae_lambda",
-    "clip_range",
-    "ent_coef",
-    "vf_coef",
-    "max_grad_norm",
-    "log_std_init",
-    "normalize_observations",
-    "center_rewards",
-    "max_staleness",
-    "observe_action",
-    "observe_progress",
-    "observe_scores",
-    "max_change",
-)
+_NUMBERS = Numbers(REWARDS, MODES, OUTCOMES, STATES, USES)
 
 
 def enum_value(
@@ -137,18 +104,23 @@ def timestamp(seconds: float) -> Timestamp:
 # Specs
 
 
+def hyperparameters_from_message(message: pb.ControllerSpec) -> tuple[Hyperparameter, ...]:
+    """Return the hyperparameters of a spec of any algorithm; raises InvalidArgument."""
+    hyperparameters = []
+    for place, one in enumerate(message.hyperparameters):
+        with within(f"spec.hyperparameters[{place}]."):
+            hyperparameters.append(Hyperparameter(**_contents(one, Hyperparameter)))
+    return tuple(hyperparameters)
+
+
 def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
     """Return the checked spec; raises InvalidArgument naming each field from `spec.` on."""
-    hyperparameters = []
-    for place, h in enumerate(message.hyperparameters):
-        with within(f"spec.hyperparameters[{place}]."):
-            scale = enum_value(SCALES, h.scale, field="scale", default=Scale.LINEAR)
-            hyperparameters.append(Hyperparameter(name=h.name, low=h.low, high=h.high, scale=scale))
+    hyperparameters = hyperparameters_from_message(message)
     with within("spec."):
         return ControllerSpec(
             name=message.name,
             chunk_size=message.chunk_size or 20,
-            hyperparameters=tuple(hyperparameters),
+            hyperparameters=hyperparameters,
             reward=enum_value(REWARDS, message.reward, field="reward", default=Reward.GAP),
             diverged_reward=(
                 message.diverged_reward if message.HasField("diverged_reward") else None
@@ -158,112 +130,129 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
         )
 
 
-def _algorithm_from_message(message: pb.ControllerSpec) -> Algorithm:
+def _algorithm_from_message(message: pb.ControllerSpec) -> Settings:
     kind = message.WhichOneof("algorithm")
     if kind is None:
-        raise invalid(
-            "algorithm", "is not set; set one of ppo, constant, schedule, random, bayesian, replay"
-        )
+        raise invalid("algorithm", f"is not set; set one of {', '.join(_ALGORITHMS)}")
+    settings = settings_class(kind)
     with within(f"{kind}."):
-        if kind == "ppo":
-            return _ppo_from_message(message.ppo)
-        if kind == "constant":
-            return ConstantSettings(values=dict(message.constant.values))
-        if kind == "schedule":
-            return _schedule_from_message(message.schedule)
-        if kind == "bayesian":
-            return BayesianSettings(**_given(message.bayesian))
-        if kind == "replay":
-            return ReplaySettings(
-                run_id=message.replay.run_id,
-                values=tuple(dict(chunk.values) for chunk in message.replay.values),
-            )
-        return RandomSettings()
-
-
-def _given(message: Message) -> dict[str, Any]:
-    """Return the fields that are set, zeros too where they are `optional`, by name."""
-    return {field.name: value for field, value in message.ListFields()}
-
-
-def _ppo_from_message(message: pb.Ppo) -> PPOSettings:
-    given = {name: value for name, value in _given(message).items() if name in _PPO_SCALARS}
-    if message.net_arch:
-        given["net_arch"] = tuple(message.net_arch)
-    start = enum_value(
-        FROZEN_STARTS, message.frozen_start, field="frozen_start", default=FrozenStart.MEAN
-    )
-    if message.HasField("warm_start"):
-        with within("warm_start."):
-            given["warm_start"] = WarmStart(
-                controller=message.warm_start.controller,
-                policy_version=message.warm_start.policy_version,
-            )
-    return PPOSettings(frozen_start=start, **given)
-
-
-def _schedule_from_message(message: pb.Schedule) -> ScheduleSettings:
-    return ScheduleSettings(
-        shape=enum_value(SHAPES, message.shape, field="shape"),
-        start=dict(message.start),
-        end=dict(message.end),
-        chunks=message.chunks,
-        steps=message.steps or 1,
-    )
+        return settings(**_contents(getattr(message, kind), settings))
 
 
 def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
-    """Return the message of a spec, every default filled in."""
+    """Return the message of a spec, every default filled in.
+
+    Raises:
+        InvalidArgument: its algorithm is of a kind that the contract lacks.
+    """
+    kind = spec.algorithm.kind
+    if kind not in _ALGORITHMS:
+        raise invalid(
+            "spec.algorithm",
+            f"{kind!r} has no message in agent.proto; create its controllers in the service's own "
+            f"process, or use one of {', '.join(_ALGORITHMS)}",
+        )
+    return _spec_told(spec)
+
+
+def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
+    """Return the message of a spec, its algorithm unset where the contract lacks it."""
     message = pb.ControllerSpec(
         name=spec.name,
         chunk_size=spec.chunk_size,
         hyperparameters=[
-            pb.Hyperparameter(name=h.name, low=h.low, high=h.high, scale=_NUMBERS[h.scale])
+            pb.Hyperparameter(**_told(h, pb.Hyperparameter.DESCRIPTOR))
             for h in spec.hyperparameters
         ],
         reward=_NUMBERS[spec.reward],
         diverged_reward=spec.diverged_reward,
         seed=spec.seed,
     )
-    algorithm = spec.algorithm
-    match algorithm:
-        case PPOSettings():
-            message.ppo.CopyFrom(_ppo_to_message(algorithm))
-        case ConstantSettings():
-            message.constant.values.update(algorithm.values)
-        case ScheduleSettings():
-            message.schedule.shape = _NUMBERS[algorithm.shape]
-            message.schedule.start.update(algorithm.start)
-            message.schedule.end.update(algorithm.end)
-            message.schedule.chunks = algorithm.chunks
-            message.schedule.steps = algorithm.steps
-        case RandomSettings():
-            message.random.SetInParent()
-        case BayesianSettings():
-            message.bayesian.n_startup_trials = algorithm.n_startup_trials
-            message.bayesian.n_ei_candidates = algorithm.n_ei_candidates
-        case ReplaySettings():
-            message.replay.run_id = algorithm.run_id
-            # A stored run's values are found again by its id.
-            for values in () if algorithm.run_id else algorithm.values:
-                message.replay.values.add().values.update(values)
+    settings = spec.algorithm.as_asked()
+    if settings.kind in _ALGORITHMS:
+        algorithm = getattr(message, settings.kind)
+        algorithm.MergeFrom(type(algorithm)(**_told(settings, algorithm.DESCRIPTOR)))
+        algorithm.SetInParent()
     return message
 
 
-def _ppo_to_message(settings: PPOSettings) -> pb.Ppo:
-    scalars = {name: getattr(settings, name) for name in _PPO_SCALARS}
-    start = _NUMBERS[settings.frozen_start]
-    message = pb.Ppo(net_arch=settings.net_arch, frozen_start=start, **scalars)
-    if settings.warm_start is not None:
-        message.warm_start.controller = settings.warm_start.controller
-        message.warm_start.policy_version = settings.warm_start.policy_version
-    return message
+_ALGORITHMS = [f.name for f in pb.ControllerSpec.DESCRIPTOR.oneofs_by_name["algorithm"].fields]
+"""The kinds that the contract has a message for."""
+
+
+def _contents(message: Message, kind: type[Any] | None = None) -> dict[str, Any]:
+    """Return a message's fields by name, as plain values.
+
+    Enums are named as their members. A map that stands alone in a message is told without it.
+
+    Args:
+        message: of any type.
+        kind: the dataclass that takes the fields. Where one does not tell whether it is set, and
+            has a default there, its zero stands for that.
+    """
+    with_default = {f.name for f in fields(kind) if f.default is not MISSING} if kind else ()
+    is_set = {field.name for field, _ in message.ListFields()}
+    return {
+        field.name: _plain(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if field.name in is_set or not (field.has_presence or field.name in with_default)
+    }
+
+
+def _plain(field: Any, value: Any) -> Any:
+    if _is_map(field):
+        return dict(value)
+    if field.is_repeated:
+        return tuple(_plain_one(field, one) for one in value)
+    return _plain_one(field, value)
+
+
+def _plain_one(field: Any, value: Any) -> Any:
+    if field.enum_type is not None:
+        named = field.enum_type.values_by_number.get(value)
+        return str(value) if named is None else named.name.removeprefix(_prefix(field)).lower()
+    if field.message_type is not None:
+        contents = _contents(value)
+        return contents["values"] if contents.keys() == {"values"} else contents
+    return value
+
+
+def _told(value: Any, descriptor: Any) -> dict[str, Any]:
+    """Return the fields of a message by name, as its constructor takes them, from attributes."""
+    return {f.name: _field_told(f, getattr(value, f.name)) for f in descriptor.fields}
+
+
+def _field_told(field: Any, value: Any) -> Any:
+    if value is None or _is_map(field):
+        return value
+    if field.is_repeated:
+        return [_one_told(field, one) for one in value]
+    return _one_told(field, value)
+
+
+def _one_told(field: Any, value: Any) -> Any:
+    if field.enum_type is not None:
+        return _prefix(field) + value.name
+    if field.message_type is not None:
+        is_map = isinstance(value, Mapping)
+        return {"values": value} if is_map else _told(value, field.message_type)
+    return value
+
+
+def _is_map(field: Any) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _prefix(field: Any) -> str:
+    """Return what the names of an enum's values begin with in the contract, as `SHAPE_`."""
+    unspecified: str = field.enum_type.values_by_number[0].name
+    return unspecified.removesuffix("UNSPECIFIED")
 
 
 def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller:
     """Return the message of a controller and its counts."""
     return pb.Controller(
-        spec=spec_to_message(controller.spec),
+        spec=_spec_told(controller.spec),
         mode=_NUMBERS[controller.mode],
         policy_version=controller.policy_version,
         create_time=timestamp(controller.created_at),

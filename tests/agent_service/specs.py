@@ -1,8 +1,9 @@
 """Specs that the tests of the agent service use."""
 
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import Algorithm, ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec, Settings
 
 DROPOUT = Hyperparameter(name="dropout", low=0.0, high=0.9)
 NOISE = Hyperparameter(name="noise", low=0.001, high=1.0)
@@ -10,7 +11,7 @@ NOISE = Hyperparameter(name="noise", low=0.001, high=1.0)
 
 def spec(
     name: str = "c",
-    algorithm: Algorithm | None = None,
+    algorithm: Settings | None = None,
     *,
     reward: Reward = Reward.GAP,
     chunk_size: int = 4,

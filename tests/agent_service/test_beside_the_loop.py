@@ -9,8 +9,11 @@ import pytest
 
 from agent_service.client import AgentClient
 from agent_service.controllers import tpe
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.replay import ReplaySettings
 from agent_service.domain.hyperparameters import Hyperparameter
-from agent_service.domain.specs import BayesianSettings, PPOSettings, ReplaySettings, WarmStart
+from agent_service.domain.specs import WarmStart
 from agent_service.learning import policies, policy_file
 from agent_service.wire import convert
 from tests.agent_service.specs import spec

@@ -8,9 +8,10 @@ import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning import policy_file
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, spec

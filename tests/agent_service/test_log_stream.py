@@ -19,10 +19,11 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from agent_service.client import AgentClient
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Appended, ChunkReport, LogPage, Mode, StartRun
-from agent_service.domain.specs import ControllerSpec, RandomSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Durability
 from agent_service.metrics.decisions import Metrics
 from agent_service.rpc.log_stream import LOG_PAGE, LogStreams

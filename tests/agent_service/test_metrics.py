@@ -8,9 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agent_service.client import AgentClient, ConstantSettings, Hyperparameter, Scale
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode, Outcome
-from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.metrics import decisions as metrics_module
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec

@@ -25,8 +25,8 @@ from agent_service.client import (
     Tls,
     WarmStart,
 )
+from agent_service.controllers.ppo import FrozenStart
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
-from agent_service.domain.specs import FrozenStart
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
 

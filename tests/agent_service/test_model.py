@@ -28,6 +28,9 @@ from hypothesis.stateful import (
 from prometheus_client import CollectorRegistry
 
 from agent_service.app import verify_store
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
@@ -41,7 +44,6 @@ from agent_service.domain.runs import (
     StartRun,
     Use,
 )
-from agent_service.domain.specs import BayesianSettings, PPOSettings, RandomSettings
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.steering import Steering

@@ -11,11 +11,12 @@ import pytest
 from agent_service.analysis.verification import VerificationError
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import from_bytes
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import update

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, Outcome
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AlreadyExists, NotFound, Unavailable
-from agent_service.domain.specs import PPOSettings
 from agent_service.rules.leases import SHORTEST_PAUSE, watching_leases
 from agent_service.store.sql.sqlite import LOG_BYTES
 from agent_service.v1 import agent_pb2 as pb

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import BayesianSettings
 from agent_service.domain.store import Origin, PolicyVersion, Session
 from agent_service.domain.trials import TrialHistory, no_trials
 from agent_service.learning import policies

@@ -7,11 +7,13 @@ import pytest
 import safetensors.numpy
 
 from agent_service.client import AgentClient
-from agent_service.controllers import sizes
+from agent_service.controllers import ppo
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.replay import ReplaySettings
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import ControllerSpec, PPOSettings, ReplaySettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.snapshot import parameter_shapes
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
@@ -62,7 +64,7 @@ def test_what_is_too_much_together_is_refused(
 )
 def test_what_people_use_is_not(of: ControllerSpec) -> None:
     """The paper's settings, large networks, long chunks and fleets' rollouts are within all."""
-    sizes.check_sizes(of)
+    of.algorithm.check_size(of)
 
 
 @pytest.mark.parametrize("net_arch", [(), (8,), (16, 4, 32)])
@@ -73,7 +75,7 @@ def test_parameters_are_those_of_the_policy(net_arch: tuple[int, ...]) -> None:
 
     shapes = parameter_shapes(of).values()
 
-    assert sizes.parameters(of) == sum(int(np.prod(shape)) for shape in shapes)
+    assert ppo.parameters(of) == sum(int(np.prod(shape)) for shape in shapes)
 
 
 def test_a_stored_spec_over_a_limit_goes_on(
@@ -84,8 +86,8 @@ def test_a_stored_spec_over_a_limit_goes_on(
     of, one = spec(algorithm=settings, reward=Reward.GIVEN), replace(settings, n_epochs=1)
     client.create_controller(of)
     client.create_controller(replace(of, name="one", algorithm=one))
-    monkeypatch.setattr(sizes, "MAX_UPDATE_WORK", 1)
-    monkeypatch.setattr(sizes, "MAX_PARAMETERS", 1)
+    monkeypatch.setattr(ppo, "MAX_UPDATE_WORK", 1)
+    monkeypatch.setattr(ppo, "MAX_PARAMETERS", 1)
 
     client.create_controller(of)
     for name in ("c", "one"):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from agent_service.client import AgentClient
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition, NotFound
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode, Outcome
-from agent_service.domain.specs import RandomSettings
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 from tests.agent_service.specs import spec

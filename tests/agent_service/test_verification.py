@@ -12,11 +12,13 @@ import pytest
 from agent_service.analysis.verification import VerificationError
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AgentError
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import BayesianSettings, ConstantSettings, PPOSettings
 from agent_service.store.sql.database import StoreError
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb

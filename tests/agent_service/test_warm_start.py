@@ -7,6 +7,8 @@ import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import (
     AgentError,
     AlreadyExists,
@@ -16,7 +18,7 @@ from agent_service.domain.errors import (
 )
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings, WarmStart
+from agent_service.domain.specs import ControllerSpec, WarmStart
 from agent_service.learning.policy_file import from_bytes, read_manifest
 from agent_service.rules.catalog import Catalog
 from tests.agent_service.learned import learn_once

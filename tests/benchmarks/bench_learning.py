@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from agent_service.controllers.derivation import derive
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.controllers.registry import make_decider
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Feedback, Reward, Scores
 from agent_service.domain.runs import Controller, Decision, Mode, Run, Use
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import update

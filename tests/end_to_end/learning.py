@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from agent_service.client import AgentClient, FleetReport, ReportStream
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, wait_for
 from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild

@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from agent_service.client import AgentClient, ControllerSpec, Hyperparameter, Run
 from agent_service.client.model import Validation
+from agent_service.controllers.constant import ConstantSettings
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import ConstantSettings
 
 RATE = 0.25
 """The models' own, and the controller's: steered or not, the rates are the same."""

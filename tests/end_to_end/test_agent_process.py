@@ -12,9 +12,10 @@ import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, Run
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import (

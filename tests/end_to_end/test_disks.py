@@ -13,8 +13,8 @@ import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, Run
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import Unavailable
-from agent_service.domain.specs import PPOSettings
 from agent_service.store.journal import journal
 from agent_service.store.sql import sqlite
 from agent_service.store.sql.database import StoreError

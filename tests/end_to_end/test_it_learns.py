@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import ControllerSpec, RandomSettings
+from agent_service.domain.specs import ControllerSpec
 from tests.end_to_end.learning import DROPOUT, LEAST, mean_return, serving, way_learned
 from trainer_service.simulation.child import SimulatedChild
 

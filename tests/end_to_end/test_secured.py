@@ -12,8 +12,9 @@ from urllib.request import urlopen
 import pytest
 
 from agent_service.client import AgentClient, Tls
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import Unauthenticated, Unavailable
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from tests.end_to_end.collector import Collector
 from tests.end_to_end.processes import (
     AgentProcess,

@@ -12,9 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AlreadyExists, InvalidArgument, NotFound
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import (

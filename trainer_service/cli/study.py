@@ -91,9 +91,9 @@ def _refuse_given(context: click.Context, names: Iterable[str]) -> None:
 
 
 def _study_of_options(options: dict[str, Any]) -> StudySpec:
+    from agent_service.controllers.ppo import PPOSettings
     from agent_service.domain.checks import member
     from agent_service.domain.rewards import Reward
-    from agent_service.domain.specs import PPOSettings
     from trainer_service.study.spec import StudySpec, table_1
     from trainer_service.training.spec import Method
 

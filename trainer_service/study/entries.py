@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Literal
 
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.schedule import Shape
 from agent_service.domain.checks import check_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import PPOSettings, Shape
 from trainer_service.study.plain import shortened
 from trainer_service.training.spec import RANGES, Method, Sites
 

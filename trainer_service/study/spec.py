@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import PPOSettings
 from trainer_service.study.entries import (
     Entry,
     Fixed,

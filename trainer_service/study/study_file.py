@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from agent_service.controllers.registry import KINDS as ALGORITHMS
 from agent_service.domain.errors import AgentError, InvalidArgument
-from agent_service.domain.specs import PPOSettings
 from agent_service.text import read_text
 from trainer_service.study.entries import KINDS, Entry
 from trainer_service.study.spec import StudySpec
@@ -106,8 +106,9 @@ def _entry(table: Any, place: Place) -> Entry:
     kind = table.get("kind") if isinstance(table, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise _Wrong((*place, "kind"), f"{kind!r} is none of {', '.join(KINDS)}")
-    if isinstance(table.get("ppo"), dict):
-        table = {**table, "ppo": _made(PPOSettings, table["ppo"], (*place, "ppo"))}
+    for name in ALGORITHMS.keys() & table.keys():
+        if isinstance(table[name], dict):
+            table = {**table, name: _made(ALGORITHMS[name], table[name], (*place, name))}
     entry: Entry = _made(KINDS[kind], table, place)
     return entry
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
+from agent_service.controllers.registry import settings_class
 from agent_service.domain.caches import SizedCache
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Feedback, GivenReward, Scores
 from agent_service.domain.runs import (
     Choice,
@@ -26,7 +29,6 @@ from agent_service.domain.store import Origin, PolicyEntry, PolicyVersion
 from agent_service.store.rows.checksums import check, checksum
 from agent_service.store.sql.schema import controllers, decisions, policies, runs
 
-_SPEC = TypeAdapter(ControllerSpec)
 _FLOAT64 = np.dtype("<f8")
 
 _in_order = itemgetter(*(column.name for column in decisions.columns))
@@ -37,12 +39,23 @@ Row = Mapping[str, Any]
 
 def spec_to_text(spec: ControllerSpec) -> str:
     """Return a spec as JSON."""
-    return _SPEC.dump_json(spec).decode()
+    return json.dumps(spec, default=_contents, separators=(",", ":"))
+
+
+def _contents(value: Any) -> dict[str, Any]:
+    """Return a dataclass's fields, or a mapping's entries, as `json` takes them."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def spec_from_text(text: str) -> ControllerSpec:
-    """Return the spec that `spec_to_text` wrote."""
-    return _SPEC.validate_json(text)
+    """Return the spec that `spec_to_text` wrote; raises InvalidArgument of an unknown kind."""
+    content = json.loads(text)
+    content["hyperparameters"] = [Hyperparameter(**one) for one in content["hyperparameters"]]
+    settings = content["algorithm"]
+    content["algorithm"] = settings_class(settings["kind"])(**settings)
+    return ControllerSpec(**content)
 
 
 # Specs never change, and every call reads one. Read, a long one takes 8 times its text.

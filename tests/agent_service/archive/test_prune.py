@@ -24,9 +24,10 @@ from agent_service.analysis.prune import (
 )
 from agent_service.analysis.tables import Table
 from agent_service.app import verify_store
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.replay import ReplaySettings
 from agent_service.domain.errors import AlreadyExists, NotFound
 from agent_service.domain.runs import Mode, RunState
-from agent_service.domain.specs import PPOSettings, ReplaySettings
 from agent_service.domain.store import Usage
 from agent_service.store.store import SqlStore
 from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store, many

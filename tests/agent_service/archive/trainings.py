@@ -11,9 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.analysis.records import FIELDS, transition_record
 from agent_service.analysis.tables import flat
+from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
-from agent_service.domain.specs import ConstantSettings, ControllerSpec, PPOSettings, RandomSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Store
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog

@@ -10,12 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from agent_service.controllers.bayesian import BayesianController
+from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.controllers.draws import generator
+from agent_service.controllers.registry import make_decider
 from agent_service.controllers.uniform import uniform_choice
 from agent_service.domain.hyperparameters import Hyperparameter, Scale, named_values
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import BayesianSettings, ControllerSpec
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Situation
 from agent_service.domain.trials import KEPT, TrialHistory, no_trials
 from tests.agent_service.specs import DROPOUT, NOISE, spec
@@ -52,7 +53,7 @@ def bowl(sample: np.ndarray | tuple[float, ...]) -> float:
 def test_values_are_uniform_until_enough_runs_have_ended() -> None:
     """Diverged ones count; with one more, TPE proposes."""
     few = TrialHistory(np.array([[0.5]] * 9), np.array([0.5, math.nan, *[0.25] * 7]))
-    controller = BayesianController(of(DROPOUT))
+    controller = make_decider(of(DROPOUT))
 
     assert controller.decide(start(few)) == uniform_choice(of(DROPOUT), start(few))
     enough = few.with_trial((0.5,), math.nan)
@@ -71,13 +72,13 @@ def test_a_run_keeps_its_value() -> None:
             previous=value,
             policy=drawn(30, 1, score=bowl),
         )
-        assert BayesianController(of(DROPOUT)).decide(later) == value
+        assert make_decider(of(DROPOUT)).decide(later) == value
 
 
 @pytest.mark.parametrize("mode", [Mode.FROZEN, Mode.SHADOW])
 def test_a_frozen_run_takes_the_best_value(mode: Mode) -> None:
     """The same for every run; the middle of each range where no run has a score."""
-    controller = BayesianController(of(DROPOUT, NOISE))
+    controller = make_decider(of(DROPOUT, NOISE))
     samples = np.array([[0.5, -0.5], [0.25, 0.75], [-1.0, 1.0]])
 
     best = controller.decide(start(TrialHistory(samples, np.array([0.1, 0.3, 0.2])), mode=mode))
@@ -115,7 +116,7 @@ def test_proposals_are_optunas_own(hyperparameters: tuple[Hyperparameter, ...]) 
             )
         )
 
-    choice = BayesianController(made).decide(start(history))
+    choice = make_decider(made).decide(start(history))
 
     proposed = named_values(hyperparameters, choice.sample)
     assert proposed == pytest.approx(study.ask(space).params, rel=1e-5)
@@ -125,7 +126,7 @@ def test_proposals_are_optunas_own(hyperparameters: tuple[Hyperparameter, ...]) 
 def test_where_runs_diverged_no_more_are_sent() -> None:
     """Below the middle every run diverged: nearly all proposals are above it."""
     history = drawn(30, 1, score=lambda sample: math.nan if sample[0] < 0 else bowl(sample))
-    controller = BayesianController(of(DROPOUT))
+    controller = make_decider(of(DROPOUT))
 
     proposed = [controller.decide(start(history, run_id=f"r{i}")).sample[0] for i in range(50)]
 
@@ -136,14 +137,14 @@ def test_where_all_diverged_proposals_go_on() -> None:
     """Trials without any score are no error."""
     history = drawn(KEPT, 2, score=lambda _sample: math.nan)
 
-    choice = BayesianController(of(DROPOUT, NOISE)).decide(start(history))
+    choice = make_decider(of(DROPOUT, NOISE)).decide(start(history))
 
     assert np.abs(choice.sample).max() <= 1
 
 
 def regret(seed: int, *, startup: int) -> float:
     """How far the best of 40 runs is from the best score there is."""
-    controller = BayesianController(of(DROPOUT, NOISE, startup=startup, seed=seed))
+    controller = make_decider(of(DROPOUT, NOISE, startup=startup, seed=seed))
     history = no_trials(2)
     for run in range(40):
         sample = controller.decide(start(history, run_id=f"r{run}")).sample

@@ -1,7 +1,9 @@
 """What every controller keeps to, whatever it decides by."""
 
 import math
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,27 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_service.controllers.actions import action_values
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.constant import ConstantSettings
 from agent_service.controllers.observations import observation_size
-from agent_service.controllers.registry import CONTROLLERS, make_decider
+from agent_service.controllers.ppo import FrozenStart, PPOSettings
+from agent_service.controllers.random import RandomSettings
+from agent_service.controllers.registry import KINDS, make_decider
+from agent_service.controllers.replay import ReplaySettings
+from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import (
-    Algorithm,
-    BayesianSettings,
-    ConstantSettings,
-    ControllerSpec,
-    PPOSettings,
-    RandomSettings,
-    ReplaySettings,
-    ScheduleSettings,
-    Shape,
-)
+from agent_service.domain.specs import ControllerSpec, Settings, WarmStart
 from agent_service.domain.store import AnyPolicy, Situation
 from agent_service.domain.trials import TrialHistory
 from agent_service.learning import policies
+from agent_service.store.rows.rows import spec_from_text, spec_to_text
+from agent_service.wire.convert import spec_from_message, spec_to_message
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 MIDDLE = {"dropout": 0.3, "noise": 0.5}
-ALGORITHMS: dict[str, Algorithm] = {
+ALGORITHMS: dict[str, Settings] = {
     "ppo": PPOSettings(log_std_init=1.0),
     "ppo, all options": PPOSettings(
         log_std_init=1.0,
@@ -37,6 +37,11 @@ ALGORITHMS: dict[str, Algorithm] = {
         observe_progress=True,
         observe_scores=True,
         max_change=0.3,
+        frozen_start=FrozenStart.UNIFORM,
+        center_rewards=False,
+        gamma=0.0,
+        net_arch=(8,),
+        warm_start=WarmStart(controller="other", policy_version=3),
     ),
     "constant": ConstantSettings(values=MIDDLE),
     "schedule": ScheduleSettings(
@@ -107,7 +112,29 @@ def values_before() -> st.SearchStrategy[dict[str, float]]:
 
 def test_the_suite_covers_every_controller() -> None:
     """A controller that is registered and not tested here fails this test."""
-    assert {type(a) for a in ALGORITHMS.values()} == set(CONTROLLERS)
+    assert {a.kind: type(a) for a in ALGORITHMS.values()} == KINDS
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS)
+def test_specs_come_back_as_they_were(kind: str) -> None:
+    """From the store, from another process, and from a client, whom no run's values are told."""
+    made = SPECS[kind]
+    asked = replace(made, algorithm=made.algorithm.as_asked())
+
+    assert spec_from_text(spec_to_text(made)) == made
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert spec_from_message(spec_to_message(made)) == asked
+
+
+def test_pickles_of_older_releases_are_read() -> None:
+    """Written when all settings stood in `domain.specs`."""
+    path = Path(__file__).parents[2] / "data/specs/settings-in-domain.pickle"
+
+    made = {spec.name: spec.algorithm for spec in pickle.loads(path.read_bytes())}
+
+    assert {kind: type(settings) for kind, settings in made.items()} == KINDS
+    assert made["schedule"].shape is Shape.STEP
+    assert made["ppo"].warm_start == WarmStart(controller="other", policy_version=3)
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)

@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.ppo import FrozenStart, PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.controllers.registry import make_decider
-from agent_service.controllers.schedule import course
+from agent_service.controllers.schedule import ScheduleSettings, Shape, course
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import (
-    ConstantSettings,
-    ControllerSpec,
-    FrozenStart,
-    PPOSettings,
-    RandomSettings,
-    ScheduleSettings,
-    Shape,
-)
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Situation
 from agent_service.learning import policies
 from tests.agent_service.specs import DROPOUT, NOISE, spec

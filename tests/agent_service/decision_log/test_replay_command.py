@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 
 from agent_service.cli.main import cli
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import AgentError, FailedPrecondition, NotFound
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import PPOSettings, RandomSettings
 from agent_service.learning.policy_file import from_bytes
 from tests.agent_service.decision_log.populations import CHUNKS, create, opinionated, train_all
 from tests.agent_service.specs import spec

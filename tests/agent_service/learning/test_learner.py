@@ -14,10 +14,12 @@ import safetensors.numpy
 import sqlalchemy as sa
 
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.specs import ControllerSpec, PPOSettings, RandomSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning import learner as learner_module
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner

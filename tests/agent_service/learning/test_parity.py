@@ -11,7 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from agent_service.controllers.observations import observation_size
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.rollout import Segment
 from agent_service.learning.sb3 import _optimizer_state, _parameters, update
 from agent_service.learning.snapshot import PolicySnapshot, initial_snapshot

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
 from agent_service.controllers.observations import observation_size
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning import policy_file, sb3
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.rollout import Segment

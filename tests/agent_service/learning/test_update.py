@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent_service.domain.specs import ControllerSpec, PPOSettings
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.rollout import Segment, UpdateError
 from agent_service.learning.sb3 import OUTLIER, update

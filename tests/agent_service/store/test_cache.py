@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agent_service.app import verify_store
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import (
@@ -20,7 +21,6 @@ from agent_service.domain.runs import (
     StartRun,
     Use,
 )
-from agent_service.domain.specs import PPOSettings
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.catalog import Catalog

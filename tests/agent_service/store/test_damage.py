@@ -11,10 +11,11 @@ import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
+from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Use
-from agent_service.domain.specs import ConstantSettings, PPOSettings
 from agent_service.domain.store import Session
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, Mode, StartRun
-from agent_service.domain.specs import RandomSettings
 from agent_service.domain.store import Session
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.catalog import Catalog

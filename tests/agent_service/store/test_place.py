@@ -11,8 +11,8 @@ import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import Unavailable
-from agent_service.domain.specs import PPOSettings
 from agent_service.store.sql.database import StoreError
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb

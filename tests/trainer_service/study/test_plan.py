@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import ScheduleSettings, Shape
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
 from trainer_service.study.entries import Bayesian, Drawn, Grid, Learned, Replayed, Scheduled
 from trainer_service.study.methods.choices import best_constant, mean_values, replayed_values

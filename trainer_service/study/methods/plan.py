@@ -7,17 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent_service.controllers.bayesian import BayesianSettings
+from agent_service.controllers.random import RandomSettings
+from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
-from agent_service.domain.specs import (
-    Algorithm,
-    BayesianSettings,
-    ControllerSpec,
-    RandomSettings,
-    ScheduleSettings,
-    Shape,
-)
+from agent_service.domain.specs import ControllerSpec, Settings
 from trainer_service.run import RunSpec
 from trainer_service.study.entries import (
     Bayesian,
@@ -124,7 +120,7 @@ def _hyperparameters(spec: StudySpec, entry: Steering) -> tuple[Hyperparameter, 
     return whole if high is None else tuple(replace(one, high=high) for one in whole)
 
 
-def _algorithm(spec: StudySpec, entry: Steering) -> Algorithm:
+def _algorithm(spec: StudySpec, entry: Steering) -> Settings:
     match entry:
         case Learned():
             return entry.ppo

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from agent_service.client import AgentClient
+from agent_service.controllers.replay import ReplaySettings
 from agent_service.domain.errors import AgentError, invalid
-from agent_service.domain.specs import ReplaySettings
 from trainer_service.client import TrainerClient
 from trainer_service.run import RunSpec, RunState, StateChanged
 from trainer_service.study.entries import (

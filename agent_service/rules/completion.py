@@ -1,0 +1,106 @@
+"""What a new controller takes over from the store: a run to replay, a policy to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent_service.domain.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    invalid,
+    within,
+)
+from agent_service.domain.runs import Controller, RunState
+from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.store import Session
+from agent_service.learning import policies
+from agent_service.rules.lookups import found_run
+
+
+def completed(
+    session: Session, spec: ControllerSpec, existing: Controller | None
+) -> ControllerSpec:
+    """Return a spec with what only the store knows filled in; see `Settings.completed`.
+
+    Args:
+        session: where it is looked up.
+        spec: of any algorithm.
+        existing: the controller of this name.
+
+    Raises:
+        InvalidArgument: a replayed value is out of range, or given beside a run.
+        NotFound: the run to replay, or the controller to begin with, is not there.
+        FailedPrecondition: that run goes on, or reported nothing; that controller has no policy.
+    """
+    kind = spec.algorithm.kind
+    there = None if existing is None else existing.spec.algorithm
+    with within(f"spec.{kind}."):
+        algorithm = spec.algorithm.completed(there, _Stored(session, kind))
+    with within("spec."):
+        return spec if algorithm is spec.algorithm else replace(spec, algorithm=algorithm)
+
+
+def adopted_policy(session: Session, spec: ControllerSpec) -> bytes | None:
+    """Return policy version 1 of a controller whose warm start names a version; None without one.
+
+    Raises:
+        NotFound: the source, or its version, is not there.
+        FailedPrecondition: its algorithm has no policy.
+        InvalidArgument: field `warm_start`, where the policy has another shape or meaning.
+    """
+    start = spec.algorithm.warm_start
+    if start is None:
+        return None
+    stored = _Stored(session, spec.algorithm.kind)
+    source = stored.source(start.controller)
+    policy = session.find_policy(source, start.policy_version)
+    if policy is None:
+        raise NotFound(
+            f"{stored.field}.policy_version: controller {start.controller!r} has no version "
+            f"{start.policy_version}; its newest is {source.policy_version}"
+        )
+    try:
+        return policies.adopted(policy.data, spec)
+    except InvalidArgument as error:
+        reason = "; ".join(v.description for v in error.violations)
+        raise invalid(stored.field, f"the policy of {start.controller!r} {reason}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What settings of a kind ask of the store."""
+
+    session: Session
+    kind: str
+
+    @property
+    def field(self) -> str:
+        return f"spec.{self.kind}.warm_start"
+
+    def policy_version(self, controller: str) -> int:
+        return self.source(controller).policy_version
+
+    def source(self, controller: str) -> Controller:
+        source = self.session.find_controller(controller)
+        if source is None or source.is_deleted:
+            raise NotFound(f"{self.field}.controller: no controller {controller!r}")
+        if not source.spec.algorithm.learns_from_transitions:
+            raise FailedPrecondition(
+                f"{self.field}.controller: {controller!r} is {source.spec.algorithm.kind}: it has "
+                "no policy to begin with"
+            )
+        return source
+
+    def values_of(self, run_id: str) -> tuple[Mapping[str, float], ...]:
+        run = found_run(self.session, run_id)
+        if run.state is not RunState.FINISHED or run.reported_chunks == 0:
+            raise FailedPrecondition(
+                f"run {run.id!r} is {run.state} after {run.reported_chunks} chunks; replay a "
+                "finished run with at least one"
+            )
+        log = self.session.transitions(
+            controller="", run_id=run.id, after=0, limit=run.reported_chunks
+        )
+        return tuple(dict(step.applied or step.decision.values) for _run, step in log)
