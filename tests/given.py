@@ -5,9 +5,11 @@ import functools
 import importlib
 import io
 import os
+import signal
 import sys
 import threading
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
@@ -46,14 +48,29 @@ def new_store(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Set the handlers of signals as they were, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_command(package: str, *words: str) -> CompletedProcess[str]:
-    """Run a package's console command in this process: to its exit code, output and errors."""
+    """Run a package's console command in this process; return its exit code, output and errors.
+
+    For commands that serve nothing, and that nobody interrupts: those take a process of their own.
+    """
     main = importlib.import_module(f"{package}.cli.main").main
     output, errors, code = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as patch,
         redirect_stdout(output),
         redirect_stderr(errors),
+        handlers_kept(),
     ):
         patch.setattr(sys, "argv", [package, *words])
         try:

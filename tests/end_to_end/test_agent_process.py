@@ -26,6 +26,7 @@ from tests.end_to_end.processes import (
     learners,
     wait_for,
 )
+from tests.given import run_command
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
 
@@ -216,26 +217,31 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
     assert agent.address in second.stderr
 
 
+TORCH = ("torch", "stable_baselines3", "gymnasium", "optuna")
+
+
 @pytest.mark.parametrize(
-    ("module", "light"),
+    ("module", "heavy"),
     [
-        ("agent_service.client", ("numpy", "sqlalchemy", "pydantic", "click", "prometheus_client")),
-        # What few scripts do, and what servers need, takes its time to import, too.
+        # NumPy was half of what importing the client took. What few scripts do, and what servers
+        # need, takes its time to import, too.
         (
             "agent_service.client",
-            ("json", "uuid", "grpc_status", "agent_service.domain.store", "agent_service.wire.pem"),
+            (
+                *TORCH,
+                *("numpy", "sqlalchemy", "pydantic", "click", "prometheus_client", "json", "uuid"),
+                *("grpc_status", "agent_service.domain.store", "agent_service.wire.pem"),
+            ),
         ),
-        ("agent_service.app", ()),
-        ("agent_service.analysis.replay", ("pyarrow", "sqlalchemy")),
-        ("trainer_service.client", ("sqlalchemy", "click")),
+        ("agent_service.app", TORCH),
+        ("agent_service.analysis.replay", (*TORCH, "pyarrow", "sqlalchemy")),
+        ("trainer_service.client", (*TORCH, "sqlalchemy", "click")),
+        # It describes the device, and leaves training to processes of their own.
+        ("trainer_service.app, trainer_service.training.device", ("torchvision", "sklearn")),
     ],
 )
-def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, ...]) -> None:
-    """Nor stable-baselines3; only the learner's process does. The clients are lighter still.
-
-    NumPy was half of what importing the client took.
-    """
-    heavy = ("torch", "stable_baselines3", "gymnasium", "optuna", *light)
+def test_nothing_is_imported_that_is_not_needed(module: str, heavy: tuple[str, ...]) -> None:
+    """The agent's server leaves torch to the learner's process; the clients are lighter still."""
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -249,11 +255,7 @@ def test_neither_client_nor_server_imports_torch(module: str, light: tuple[str, 
 )
 def test_commands_without_a_service_fail_in_one_line(command: list[str]) -> None:
     """Exit code 1, and a line that says where nobody answered."""
-    shown = subprocess.run(
-        [*command_of("agent_service"), *command, "--agent", "127.0.0.1:9"],
-        capture_output=True,
-        text=True,
-    )
+    shown = run_command("agent_service", *command, "--agent", "127.0.0.1:9")
 
     assert shown.returncode == 1
     assert "127.0.0.1:9" in shown.stderr

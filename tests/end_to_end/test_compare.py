@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.end_to_end.processes import (
     start_in_terminal,
     wait_for,
 )
+from tests.given import run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.study.report.audit import departs
@@ -42,9 +44,10 @@ class Services:
         self.trainer = trainer
 
     def compare(self, output: Path, *options: str) -> list[str]:
-        command = [*command_of("trainer_service"), "compare", "--output", str(output), *OPTIONS]
-        command += ["--agent", self.agent.address, "--trainer", self.trainer.address]
-        return [*command, *options]
+        """Return the words of a study's command."""
+        words = ["compare", "--output", str(output), *OPTIONS]
+        words += ["--agent", self.agent.address, "--trainer", self.trainer.address]
+        return [*words, *options]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +60,16 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         yield Services(agent, trainer)
 
 
-def succeed(command: list[str]) -> str:
-    shown = subprocess.run(command, capture_output=True, text=True)
+def succeed(words: list[str]) -> str:
+    """Run a command, which must succeed; return what it shows."""
+    shown = run_command("trainer_service", *words)
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
+
+
+def begin(words: list[str], **options: Any) -> subprocess.Popen[str]:
+    """Start a command that will be interrupted."""
+    return start_in_terminal([*command_of("trainer_service"), *words], **options)
 
 
 def test_a_study_learns_freezes_judges_and_reports(services: Services, tmp_path: Path) -> None:
@@ -109,7 +118,7 @@ def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> Non
     lines = tmp_path / "results.jsonl"
     done = b""
     for told in (signal.SIGINT, signal.SIGTERM):
-        with start_in_terminal(command) as process:
+        with begin(command) as process:
             wait_for(lambda: lines.exists() and len(lines.read_bytes()) > len(done))  # noqa: B023
             process.send_signal(told)
             process.wait(60)
@@ -139,7 +148,7 @@ def test_a_check_that_waits_is_told_and_cancelled(
             trainer.submit(other, run_spec(chunks=ENDLESS))
         wait_for(lambda: trainer.device().running == 2)
 
-        with start_in_terminal(services.compare(tmp_path, "--methods", "vanilla")) as process:
+        with begin(services.compare(tmp_path, "--methods", "vanilla")) as process:
             assert process.stdout is not None
             line = process.stdout.readline()
             process.send_signal(told)
@@ -159,9 +168,7 @@ def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_pat
     succeed(services.compare(tmp_path, "--methods", "vanilla"))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
-    refused = subprocess.run(
-        services.compare(tmp_path, "--methods", "dni"), capture_output=True, text=True
-    )
+    refused = run_command("trainer_service", *services.compare(tmp_path, "--methods", "dni"))
 
     assert refused.returncode == 1
     assert "another study" in refused.stderr
@@ -172,15 +179,15 @@ def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_pat
 def test_a_second_study_in_a_folder_at_work_is_refused(services: Services, tmp_path: Path) -> None:
     """At once and in a line; the first's runs are not cancelled."""
     command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "100000")
-    merged = [*command_of("trainer_service"), "merge", str(tmp_path), "--output", str(tmp_path)]
+    merged = ["merge", str(tmp_path), "--output", str(tmp_path)]
     with (
         TrainerClient(services.trainer.address) as trainer,
-        start_in_terminal(command) as process,
+        begin(command) as process,
     ):
         wait_for(lambda: trainer.device().running == 2)
 
         for refused in (command, merged):
-            shown = subprocess.run(refused, capture_output=True, text=True)
+            shown = run_command("trainer_service", *refused)
 
             assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
             assert f"at work in {tmp_path}" in shown.stderr
@@ -195,9 +202,7 @@ def test_a_second_study_in_a_folder_at_work_is_refused(services: Services, tmp_p
 
 def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_path: Path) -> None:
     """What is missing is named; the services are left without runs, the folder without a study."""
-    failed = subprocess.run(
-        services.compare(tmp_path, "--dataset", "npz:missing"), capture_output=True, text=True
-    )
+    failed = run_command("trainer_service", *services.compare(tmp_path, "--dataset", "npz:missing"))
 
     assert failed.returncode == 1
     assert "missing.npz" in failed.stderr
@@ -215,9 +220,7 @@ def test_the_agent_is_asked_before_anything_is_trained(services: Services, tmp_p
     with TrainerClient(services.trainer.address) as trainer:
         runs = len(list(trainer.list()))
 
-        refused = subprocess.run(
-            services.compare(tmp_path / "new", *wrong), capture_output=True, text=True
-        )
+        refused = run_command("trainer_service", *services.compare(tmp_path / "new", *wrong))
 
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
         assert "give the agent service's own address" in refused.stderr
@@ -295,7 +298,7 @@ of = "{of}"
 
 def studied(services: Services, file: Path, output: Path, *options: str) -> list[str]:
     """Return the command that runs a study file."""
-    command = [*command_of("trainer_service"), "compare", str(file), "--output", str(output)]
+    command = ["compare", str(file), "--output", str(output)]
     command += ["--agent", services.agent.address, "--trainer", services.trainer.address]
     return [*command, *options]
 
@@ -369,9 +372,7 @@ def test_a_wrong_part_is_refused(
     services: Services, tmp_path: Path, options: list[str], error: str
 ) -> None:
     """By its option, before a folder is made."""
-    refused = subprocess.run(
-        services.compare(tmp_path / "new", *options), capture_output=True, text=True
-    )
+    refused = run_command("trainer_service", *services.compare(tmp_path / "new", *options))
 
     assert (refused.returncode, error in refused.stderr) == (2, True), refused.stderr
     assert not (tmp_path / "new").exists()
@@ -386,7 +387,7 @@ def test_a_controller_that_learned_nothing_is_not_judged(
     del command[place : place + 2]
     command += ["--rollout-size", "1000"]
 
-    failed = subprocess.run(command, capture_output=True, text=True)
+    failed = run_command("trainer_service", *command)
 
     assert failed.returncode == 1
     assert "learned nothing" in failed.stderr
@@ -400,7 +401,7 @@ def test_the_report_command_writes_it_again(services: Services, tmp_path: Path) 
     shutil.rmtree(tmp_path / "pictures")
     (tmp_path / "report.html").unlink()
 
-    succeed([*command_of("trainer_service"), "report", str(tmp_path)])
+    succeed(["report", str(tmp_path)])
 
     assert (tmp_path / "report.html").read_bytes() == page
     assert (tmp_path / "pictures" / "losses.png").exists()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import torch
 
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from agent_service.scores import macro_f1
-from tests.end_to_end.processes import TrainerProcess, command_of, wait_for
+from tests.end_to_end.processes import TrainerProcess, wait_for
+from tests.given import run_command
 from tests.trainer_service.specs import CHILD, ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.run import ChunkTrained, RunSpec
@@ -54,8 +54,9 @@ def files(trainer: TrainerProcess, run_id: str) -> list[str]:
 
 
 def command(trainer: TrainerProcess, *words: str) -> str:
-    line = [*command_of("trainer_service"), *words, "--trainer", trainer.address]
-    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    shown = run_command("trainer_service", *words, "--trainer", trainer.address)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
 
 
 def test_the_weights_are_those_that_were_judged(

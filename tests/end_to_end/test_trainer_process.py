@@ -24,6 +24,7 @@ from tests.end_to_end.processes import (
     command_of,
     wait_for,
 )
+from tests.given import run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.run import (
@@ -336,12 +337,8 @@ def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
     """submit, watch, runs, cancel and health, as a person types them."""
 
     def command(*words: str) -> str:
-        shown = subprocess.run(
-            [*command_of("trainer_service"), *words, "--trainer", trainer.address],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        shown = run_command("trainer_service", *words, "--trainer", trainer.address)
+        assert shown.returncode == 0, shown.stderr
         return shown.stdout
 
     small = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
@@ -372,11 +369,7 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
     client.cancel("watch-cancelled")
 
     for run_id, error in (("watch-fails", "missing.npz"), ("watch-cancelled", "cancelled")):
-        shown = subprocess.run(
-            [*command_of("trainer_service"), "watch", run_id, "--trainer", trainer.address],
-            capture_output=True,
-            text=True,
-        )
+        shown = run_command("trainer_service", "watch", run_id, "--trainer", trainer.address)
 
         assert shown.returncode == 1
         assert shown.stderr.startswith(f"trainer-service: run {run_id}: ")
@@ -404,22 +397,36 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
         ("compare --output x --minutes nan", 2, "'--minutes': nan is not finite"),
         ("compare --output x --learning-runs 1001", 2, "'--learning-runs': 1001 is not in"),
         ("serve --stall-seconds inf", 2, "'--stall-seconds': inf is not in the range"),
-        ("serve --together 99999999999", 2, "'--together': 99999999999 must be"),
         ("serve --threads 1000000000", 2, "'--threads': 1000000000 is more than"),
         ("submit x --chunks", 2, "'--chunks' requires an argument"),
         ("runs --trainer 127.0.0.1:9", 1, "127.0.0.1:9"),
         ("report /no/such/study", 1, "study.json"),
-        ("serve --device cuda:77", 1, "cuda:77"),
         ("serve --agent-ca nowhere.pem", 2, "'--agent-ca': nowhere.pem cannot be read"),
     ],
 )
-def test_commands_fail_in_one_line(words: str, code: int, says: str, tmp_path: Path) -> None:
+def test_commands_fail_in_one_line(words: str, code: int, says: str) -> None:
     """Exit code 2 for bad usage, else 1; no traceback, and what to do."""
-    command = [*command_of("trainer_service"), *words.split()]
-    # Else it removes, and says so, what a service left that another test has killed.
-    here = os.environ | {"TMPDIR": str(tmp_path)}
-    shown = subprocess.run(command, capture_output=True, text=True, env=here)
+    check_failure(run_command("trainer_service", *words.split()), code, says)
 
+
+def check_failure(shown: subprocess.CompletedProcess[str], code: int, says: str) -> None:
     assert shown.returncode == code
     assert shown.stderr.count("\n") == 1
     assert says in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ("--together 99999999999", 2, "'--together': 99999999999 must be"),
+        ("--device cuda:77", 1, "cuda:77"),
+    ],
+)
+def test_a_service_that_cannot_start_says_so_in_one_line(
+    options: str, code: int, says: str, tmp_path: Path
+) -> None:
+    """As its process ends."""
+    command = [*command_of("trainer_service"), "serve", *options.split()]
+    # Else it removes, and says so, what a service left that another test has killed.
+    here = os.environ | {"TMPDIR": str(tmp_path)}
+    check_failure(subprocess.run(command, capture_output=True, text=True, env=here), code, says)

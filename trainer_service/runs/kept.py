@@ -14,8 +14,6 @@ from trainer_service.run import Run, RunSpec, RunState
 from trainer_service.runs.lineage import check_goes_on
 from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
-from trainer_service.training.child.inputs import Inputs
-from trainer_service.training.child_file import child_file
 from trainer_service.training.final import Which
 from trainer_service.training.folder import Folder
 from trainer_service.workers.keeper import last_checkpoint
@@ -99,6 +97,10 @@ class Kept:
             FailedPrecondition: there are none.
             Unavailable: they cannot be read now.
         """
+        # They import torchvision, which takes longer than all else that a service imports.
+        from trainer_service.training.child.inputs import Inputs
+        from trainer_service.training.child_file import child_file
+
         with self._one_at_a_time, _reading():
             content = self._content(run)
             assert run.result is not None, "what succeeded has one"

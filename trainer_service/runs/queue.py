@@ -26,7 +26,7 @@ from trainer_service.runs.kept import Kept
 from trainer_service.runs.store import RunStore
 from trainer_service.training.final import Which
 from trainer_service.training.folder import open_folder
-from trainer_service.training.stacked import is_stackable
+from trainer_service.training.spec import is_stackable
 from trainer_service.workers.executor import Executor, Process
 from trainer_service.workers.following import follow
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agent_service.domain.errors import AgentError
 from agent_service.scores import macro_f1
 from trainer_service.training.child.inputs import inputs_of
 from trainer_service.training.chunk import Chunk, chunk_of
@@ -296,20 +295,3 @@ class ChildTraining:
             validation_score_last=self._epoch_scores[-1],
             best_epoch=self._epoch_scores.index(best) + 1,
         )
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of a name; raises AgentError where it is not there."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise AgentError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def describe_device(device: torch.device) -> str:
-    """Return a device in words, for results."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

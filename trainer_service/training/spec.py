@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import PurePosixPath
 
@@ -286,3 +286,10 @@ def check_dataset(dataset: str) -> None:
 def _at_least_one(name: str, value: int) -> None:
     if not 1 <= value < 2**31:
         raise invalid(name, f"{value} must be at least 1, and below 2^31")
+
+
+def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
+    """Whether children of these specs can be trained as one network."""
+    # Without values, since those of one method may be refused for another.
+    alike, other_alike = (replace(each, seed=0, values={}) for each in (spec, other))
+    return alike == other_alike and spec.model.is_resnet

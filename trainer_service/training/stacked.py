@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +27,7 @@ from trainer_service.training.final import FinalScores
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.passes import Forward, Passes, Pixels, TrainingStep, adam
 from trainer_service.training.regularizers import Draws, Site
-from trainer_service.training.spec import TrainingSpec
-
-
-def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
-    """Whether children of these specs can be trained as one network."""
-    # Without values, since those of one method may be refused for another.
-    alike, other_alike = (replace(each, seed=0, values={}) for each in (spec, other))
-    return alike == other_alike and spec.model.is_resnet
+from trainer_service.training.spec import TrainingSpec, is_stackable
 
 
 class StackedTraining:

@@ -6,14 +6,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_service.domain.errors import FailedPrecondition
 from trainer_service.run import ChunkTrained, Run
 from trainer_service.training.checkpoint import Checkpoints, Pace
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.folder import Folder
-from trainer_service.training.loop import ChildTraining
+
+if TYPE_CHECKING:
+    # It imports torchvision, which whoever only reads checkpoints need not wait for.
+    from trainer_service.training.loop import ChildTraining
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ class LocalExecutor:
     def describe(self) -> str:
         """Return the device in words; raises AgentError where it is not there."""
         # Who only starts processes need not import torch.
-        from trainer_service.training.loop import describe_device, find_device
+        from trainer_service.training.device import describe_device, find_device
 
         return describe_device(find_device(self._config.device))
 

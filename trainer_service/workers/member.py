@@ -18,8 +18,9 @@ from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, 
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import Images
+from trainer_service.training.device import describe_device
 from trainer_service.training.folder import open_folder
-from trainer_service.training.loop import ChildTraining, Diverged, describe_device
+from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.workers.keeper import CheckpointsAway, Keeper
 from trainer_service.workers.link import Teller
 from trainer_service.workers.steering import Patience, Steering, make_steering

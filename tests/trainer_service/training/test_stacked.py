@@ -16,8 +16,9 @@ from trainer_service.training.spec import (
     Model,
     Sites,
     hyperparameters,
+    is_stackable,
 )
-from trainer_service.training.stacked import StackedTraining, is_stackable
+from trainer_service.training.stacked import StackedTraining
 
 CPU = torch.device("cpu")
 SPEC = replace(CHILD, learning_rate=1e-4)
