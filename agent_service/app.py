@@ -19,9 +19,8 @@ from agent_service.analysis.comparison import Difference, PastRun, differences
 from agent_service.analysis.verification import VerificationError, verify
 from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
-from agent_service.controllers.registry import make_decider
 from agent_service.domain.errors import AgentError, NotFound
-from agent_service.domain.store import Durability, Session, Store
+from agent_service.domain.store import Durability, Store
 from agent_service.learning import policies
 from agent_service.learning.learner import Learner
 from agent_service.learning.process import Heartbeat, Supervisor
@@ -49,7 +48,6 @@ log = logging.getLogger(__name__)
 
 LEARNER_RETRY_SECONDS = 3.0
 """Pause before the learner opens a store again that failed it."""
-_EVERY = 1_000_000
 ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "ImportPolicy"}
 """Calls that change what others' runs are steered by: they need the admin token."""
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
@@ -117,7 +115,6 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         registry.register(StoreCollector(store, metrics))
         if store.folder is not None:
             registry.register(DiskCollector("agent", store.folder))
-        _prepare_deciders(store)
         steering = Steering(store, metrics=metrics, capacity=config.capacity)
         _add_agent(server, store, steering, config.capacity)
         # What is there now is there for good; looking through it for garbage costs each report.
@@ -127,16 +124,6 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         gc.set_threshold(2_000, 10, 100)
         async with watching_leases(steering, lease=config.lease):
             await serve_until_signal(server, config.listen, lambda port: announce(port, page))
-
-
-def _prepare_deciders(store: Store) -> None:
-    """Make what stored controllers decide by, so that it begins to import what it will need."""
-
-    def work(session: Session) -> None:
-        for controller in session.list_controllers(after="", limit=_EVERY):
-            make_decider(controller.spec)
-
-    store.read(work)
 
 
 def verify_store(url: str) -> int:
@@ -181,7 +168,7 @@ def compare_policies(
     runs = _newest_runs(client, name, transitions=transitions)
     if not runs:
         raise NotFound(f"controller {name!r} has no transition yet to compare its policies on")
-    found = differences(spec, make_decider(spec), versions, runs)
+    found = differences(spec, versions, runs)
     return found, sum(len(run.states) for run in runs)
 
 

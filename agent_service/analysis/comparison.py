@@ -10,7 +10,7 @@ import numpy as np
 from agent_service.controllers.actions import action_values
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import AnyPolicy, Decider, Situation
+from agent_service.domain.store import AnyPolicy, Situation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,6 @@ class Difference:
 
 def differences(
     spec: ControllerSpec,
-    decider: Decider,
     versions: tuple[AnyPolicy, AnyPolicy],
     runs: Sequence[PastRun],
 ) -> list[Difference]:
@@ -51,26 +50,23 @@ def differences(
 
     Args:
         spec: of the controller.
-        decider: of `spec`.
         versions: the two policies.
         runs: at least one, with at least one state.
     """
     places = [(run.run_id, chunk) for run in runs for chunk in range(1, len(run.states) + 1)]
     one, other = (
-        [values for run in runs for values in _decisions(spec, decider, policy, run)]
-        for policy in versions
+        [values for run in runs for values in _decisions(spec, policy, run)] for policy in versions
     )
     return [_difference(h.name, places, one, other) for h in spec.hyperparameters]
 
 
-def _decisions(
-    spec: ControllerSpec, decider: Decider, policy: AnyPolicy, run: PastRun
-) -> Iterator[dict[str, float]]:
+def _decisions(spec: ControllerSpec, policy: AnyPolicy, run: PastRun) -> Iterator[dict[str, float]]:
     """Return what a frozen run under a policy would have been given, had it seen what was seen."""
     previous: Choice | None = None
     values: dict[str, float] | None = None
     for chunk, (state, context) in enumerate(zip(run.states, run.contexts, strict=True), start=1):
-        previous = decider.decide(
+        previous = spec.algorithm.decide(
+            spec,
             Situation(
                 run_id=run.run_id,
                 chunk=chunk,
@@ -78,7 +74,7 @@ def _decisions(
                 mode=Mode.FROZEN,
                 previous=previous,
                 policy=policy,
-            )
+            ),
         )
         values = action_values(spec, previous.sample, before=values)
         yield values

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent_service.controllers.derivation import Derived, derive
-from agent_service.controllers.registry import make_decider
 from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
@@ -70,7 +69,6 @@ def _difference(session: Session, run: Run, decision: Decision, cache: PolicyCac
         state=decision.state,
         feedback=decision.feedback,
         applied=decision.applied,
-        decider=make_decider(run.controller.spec),
         policy=cache.get(session, run.controller, decision.policy_version),
     )
     return (

@@ -1,1 +1,1 @@
-"""Deciders of actions, one file, one class, one idea each."""
+"""Algorithms, one file each: settings, their checks, and how they decide."""

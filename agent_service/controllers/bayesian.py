@@ -50,21 +50,7 @@ class BayesianSettings(Settings):
                 "n_ei_candidates", f"{self.n_ei_candidates} must be at most {MAX_CANDIDATES}"
             )
 
-    def decider(self, spec: ControllerSpec) -> BayesianController:
-        """Return what decides for `spec`."""
-        return BayesianController(spec, self)
-
-
-class BayesianController:
-    """Proposes a value by Optuna's TPE while learning, and takes the best one when frozen."""
-
-    def __init__(self, spec: ControllerSpec, settings: BayesianSettings) -> None:
-        """Take the seed of `spec` and the settings."""
-        self._spec = spec
-        self._settings = settings
-        _import_optuna_beside()
-
-    def decide(self, situation: Situation) -> Choice:
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         """Return the run's value: what it began with, or for chunk 1 a new one."""
         # A run keeps its value while others end and the newest version moves on. So no version must
         # be pinned for it, and only a run's start costs a proposal.
@@ -73,36 +59,38 @@ class BayesianController:
         history = situation.policy
         assert isinstance(history, TrialHistory)
         if situation.mode is not Mode.LEARNING:
-            return self._best(history)
-        if len(history) < self._settings.n_startup_trials:
-            return uniform_choice(self._spec, situation)
-        return self._proposed(history, situation)
+            return _best(history)
+        if len(history) < self.n_startup_trials:
+            _import_optuna_beside()
+            return uniform_choice(spec, situation)
+        return self._proposed(history, spec, situation)
 
-    def _best(self, history: TrialHistory) -> Choice:
-        """Return the value with the best score so far; where there is none, the ranges' middle."""
-        sample = (0.0,) * len(self._spec.hyperparameters)
-        if history.best is not None:
-            sample = tuple(history.samples[history.best].tolist())
-        return Choice(sample, log_probability=0.0, explored=False)
-
-    def _proposed(self, history: TrialHistory, situation: Situation) -> Choice:
+    def _proposed(
+        self, history: TrialHistory, spec: ControllerSpec, situation: Situation
+    ) -> Choice:
         """Return TPE's proposal, whose density it does not tell: the log probability is left 0."""
         from agent_service.controllers.tpe import propose
 
-        draws = generator(seed=self._spec.seed, run_id=situation.run_id, chunk=situation.chunk)
+        draws = generator(seed=spec.seed, run_id=situation.run_id, chunk=situation.chunk)
         sample = propose(
-            history,
-            n_ei_candidates=self._settings.n_ei_candidates,
-            seed=int(draws.integers(2**32)),
+            history, n_ei_candidates=self.n_ei_candidates, seed=int(draws.integers(2**32))
         )
         return Choice(sample, log_probability=0.0, explored=True)
 
 
+def _best(history: TrialHistory) -> Choice:
+    """Return the value with the best score so far; where there is none, the ranges' middle."""
+    place = history.best
+    width = history.samples.shape[1]
+    sample = (0.0,) * width if place is None else tuple(history.samples[place].tolist())
+    return Choice(sample, log_probability=0.0, explored=False)
+
+
 @cache
 def _import_optuna_beside() -> None:
-    """Import Optuna in a thread, once, when the first of these controllers is made.
+    """Import Optuna in a thread, once, while the first runs draw their values.
 
-    Decisions are made one at a time: nobody's report should wait the half second that it takes.
+    It takes half a second, which no later run's start should wait for.
     """
     module = "agent_service.controllers.tpe"
     threading.Thread(target=importlib.import_module, args=(module,), name="optuna").start()

@@ -28,18 +28,7 @@ class ConstantSettings(Settings):
         """Check each value against its range; raises InvalidArgument naming it."""
         check_values(hyperparameters, self.values, field="values")
 
-    def decider(self, spec: ControllerSpec) -> ConstantController:
-        """Return what decides for `spec`."""
-        return ConstantController(spec, self)
-
-
-class ConstantController:
-    """Decides the same action, whatever it sees."""
-
-    def __init__(self, spec: ControllerSpec, settings: ConstantSettings) -> None:
-        """Take the values of `settings`."""
-        self._sample = tuple(h.unit(settings.values[h.name]) for h in spec.hyperparameters)
-
-    def decide(self, situation: Situation) -> Choice:
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         """Return the constant action."""
-        return Choice(self._sample, log_probability=0.0, explored=False)
+        sample = tuple(h.unit(self.values[h.name]) for h in spec.hyperparameters)
+        return Choice(sample, log_probability=0.0, explored=False)

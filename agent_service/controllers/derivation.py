@@ -11,7 +11,7 @@ from agent_service.controllers.actions import action_values
 from agent_service.controllers.observations import observed_context
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.runs import Choice, Decision, Run
-from agent_service.domain.store import AnyPolicy, Decider, Situation
+from agent_service.domain.store import AnyPolicy, Situation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,6 @@ def derive(
     state: np.ndarray,
     feedback: Feedback | None,
     applied: Mapping[str, float] | None,
-    decider: Decider,
     policy: AnyPolicy | None,
 ) -> Derived:
     """Derive what is decided after a report.
@@ -43,13 +42,14 @@ def derive(
         state: the reported losses, float64[N]; zeros at the start.
         feedback: of the reported chunk; None at the start.
         applied: what the chunk truly ran under, where it was not the decided values.
-        decider: the controller's algorithm.
         policy: the version to decide by; None where the algorithm has none.
     """
     # What the reported chunk truly ran under; None before a run's first chunk.
     ran = running.values if applied is None and running is not None else applied
+    spec = run.controller.spec
     context = observed_context(run, running, feedback=feedback, ran=ran)
-    choice = decider.decide(
+    choice = spec.algorithm.decide(
+        spec,
         Situation(
             run_id=run.id,
             chunk=1 if running is None else running.chunk + 1,
@@ -57,8 +57,7 @@ def derive(
             mode=run.mode,
             previous=None if running is None else running.choice,
             policy=policy,
-        )
+        ),
     )
-    spec = run.controller.spec
     values = action_values(spec, choice.sample, before=ran)
     return Derived(context, choice, values)

@@ -222,9 +222,19 @@ class PPOSettings(Settings):
             version = 0 if there.warm_start is None else there.warm_start.policy_version
         return replace(self, warm_start=replace(self.warm_start, policy_version=version))
 
-    def decider(self, spec: ControllerSpec) -> PPOController:
-        """Return what decides for `spec`."""
-        return PPOController(spec, self)
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
+        """Return the action: uniform at first, then sampled; the mean where the run is frozen."""
+        policy, is_learning = situation.policy, situation.mode is Mode.LEARNING
+        assert not isinstance(policy, TrialHistory | None)
+        if situation.chunk == 1 and (is_learning or self.frozen_start is FrozenStart.UNIFORM):
+            return uniform_choice(spec, situation)
+        if not is_learning:
+            mean = policy.mean(situation.observation)
+            return Choice(tuple(mean.tolist()), log_probability=0.0, explored=False)
+        draws = generator(seed=spec.seed, run_id=situation.run_id, chunk=situation.chunk)
+        noise = draws.standard_normal(len(spec.hyperparameters))
+        sample, log_probability = policy.sample(situation.observation, noise)
+        return Choice(tuple(sample.tolist()), log_probability=log_probability, explored=True)
 
 
 def ppo_settings(spec: ControllerSpec) -> PPOSettings:
@@ -274,26 +284,3 @@ def _not_negative(name: str, value: float) -> None:
 def _share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise invalid(name, f"{value} is not in [0, 1]")
-
-
-class PPOController:
-    """Samples from the policy while learning, and takes its mean when frozen."""
-
-    def __init__(self, spec: ControllerSpec, settings: PPOSettings) -> None:
-        """Take the seed of `spec` and the settings."""
-        self._spec = spec
-        self._uniform_frozen_start = settings.frozen_start is FrozenStart.UNIFORM
-
-    def decide(self, situation: Situation) -> Choice:
-        """Return the action: uniform at first, then sampled; the mean where the run is frozen."""
-        assert not isinstance(situation.policy, TrialHistory | None)
-        is_learning = situation.mode is Mode.LEARNING
-        if situation.chunk == 1 and (is_learning or self._uniform_frozen_start):
-            return uniform_choice(self._spec, situation)
-        if not is_learning:
-            mean = situation.policy.mean(situation.observation)
-            return Choice(tuple(mean.tolist()), log_probability=0.0, explored=False)
-        draws = generator(seed=self._spec.seed, run_id=situation.run_id, chunk=situation.chunk)
-        noise = draws.standard_normal(len(self._spec.hyperparameters))
-        sample, log_probability = situation.policy.sample(situation.observation, noise)
-        return Choice(tuple(sample.tolist()), log_probability=log_probability, explored=True)

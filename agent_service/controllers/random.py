@@ -21,18 +21,6 @@ class RandomSettings(Settings):
 
     kind: Literal["random"] = "random"
 
-    def decider(self, spec: ControllerSpec) -> RandomController:
-        """Return what decides for `spec`."""
-        return RandomController(spec)
-
-
-class RandomController:
-    """Draws each action uniformly, in every mode."""
-
-    def __init__(self, spec: ControllerSpec) -> None:
-        """Take seed and number of hyperparameters from the spec."""
-        self._spec = spec
-
-    def decide(self, situation: Situation) -> Choice:
-        """Return a uniform action, drawn anew for each chunk."""
-        return uniform_choice(self._spec, situation)
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
+        """Return a uniform action, drawn anew for each chunk, in every mode."""
+        return uniform_choice(spec, situation)

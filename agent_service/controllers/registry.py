@@ -10,8 +10,7 @@ from agent_service.controllers.replay import ReplaySettings
 from agent_service.controllers.schedule import ScheduleSettings
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
-from agent_service.domain.specs import ControllerSpec, Settings
-from agent_service.domain.store import Decider
+from agent_service.domain.specs import Settings
 
 KINDS: dict[str, type[Settings]] = {
     "ppo": PPOSettings,
@@ -28,8 +27,3 @@ def settings_class(kind: str) -> type[Settings]:
     if kind not in KINDS:
         raise invalid("algorithm", f"{quoted(kind)} is none of {', '.join(KINDS)}")
     return KINDS[kind]
-
-
-def make_decider(spec: ControllerSpec) -> Decider:
-    """Return what decides for a controller of this spec."""
-    return spec.algorithm.decider(spec)

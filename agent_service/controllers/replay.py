@@ -74,21 +74,8 @@ class ReplaySettings(Settings):
         """Return a stored run's replay without values, which are found again by its id."""
         return replace(self, values=()) if self.run_id else self
 
-    def decider(self, spec: ControllerSpec) -> ReplayController:
-        """Return what decides for `spec`."""
-        return ReplayController(spec, self)
-
-
-class ReplayController:
-    """Decides by the chunk index what was decided, or applied, before."""
-
-    def __init__(self, spec: ControllerSpec, settings: ReplaySettings) -> None:
-        """Take the values of `settings`, filled in."""
-        self._values = settings.values
-        self._hyperparameters = spec.hyperparameters
-
-    def decide(self, situation: Situation) -> Choice:
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         """Return the action of the situation's chunk; past the run's end, of its last."""
-        values = self._values[min(situation.chunk, len(self._values)) - 1]
-        sample = tuple(h.unit(values[h.name]) for h in self._hyperparameters)
+        values = self.values[min(situation.chunk, len(self.values)) - 1]
+        sample = tuple(h.unit(values[h.name]) for h in spec.hyperparameters)
         return Choice(sample, log_probability=0.0, explored=False)

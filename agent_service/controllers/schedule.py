@@ -57,26 +57,12 @@ class ScheduleSettings(Settings):
         check_values(hyperparameters, self.start, field="start")
         check_values(hyperparameters, self.end, field="end")
 
-    def decider(self, spec: ControllerSpec) -> ScheduleController:
-        """Return what decides for `spec`."""
-        return ScheduleController(spec, self)
-
-
-class ScheduleController:
-    """Decides by progress, blind to the losses."""
-
-    def __init__(self, spec: ControllerSpec, settings: ScheduleSettings) -> None:
-        """Take the course of `settings`."""
-        self._settings = settings
-        self._hyperparameters = spec.hyperparameters
-
-    def decide(self, situation: Situation) -> Choice:
-        """Return the action for the situation's chunk."""
-        settings = self._settings
-        share = course(settings, chunk=situation.chunk)
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
+        """Return the action for the situation's chunk, blind to the losses."""
+        share = course(self, chunk=situation.chunk)
         sample = tuple(
-            h.unit(settings.start[h.name] * (1.0 - share) + settings.end[h.name] * share)
-            for h in self._hyperparameters
+            h.unit(self.start[h.name] * (1.0 - share) + self.end[h.name] * share)
+            for h in spec.hyperparameters
         )
         return Choice(sample, log_probability=0.0, explored=False)
 

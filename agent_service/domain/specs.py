@@ -26,7 +26,8 @@ from agent_service.domain.hyperparameters import LONGEST_NAME, NAME, Hyperparame
 from agent_service.domain.rewards import DEFINITIONS, Reward
 
 if TYPE_CHECKING:
-    from agent_service.domain.store import Decider
+    from agent_service.domain.runs import Choice
+    from agent_service.domain.store import Situation
 
 
 @fields_by_name
@@ -99,8 +100,12 @@ class Settings:
     warm_start: WarmStart | None = None
     """Begin with another controller's policy; None begins anew."""
 
-    def decider(self, spec: ControllerSpec) -> Decider:
-        """Return what decides for a controller of `spec`, whose algorithm this is."""
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
+        """Return the action A_t for the situation's state S_t, under the controller's `spec`.
+
+        Equal situations give equal choices, whenever and wherever they are asked for: randomness
+        comes from `draws.generator`, which is named by the situation.
+        """
         raise NotImplementedError
 
     def check(self, hyperparameters: Sequence[Hyperparameter]) -> None:

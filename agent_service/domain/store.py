@@ -72,18 +72,6 @@ class Situation:
     """The policy version to decide by; None where the algorithm has none."""
 
 
-class Decider(Protocol):
-    """A controller's algorithm: a pure function from situations to choices.
-
-    Equal situations give equal choices, whenever and wherever they are asked for: randomness comes
-    from `draws.generator`, which is named by the situation.
-    """
-
-    def decide(self, situation: Situation) -> Choice:
-        """Return the action A_t for the situation's state S_t."""
-        ...
-
-
 class Origin(StrEnum):
     """How a policy version came to be."""
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from agent_service.controllers.derivation import derive
 from agent_service.controllers.observations import check_plan, context_size
-from agent_service.controllers.registry import make_decider
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
 from agent_service.domain.rewards import compute_reward
@@ -37,7 +36,7 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Decider, Session, Situation, Store, T
+from agent_service.domain.store import Session, Situation, Store, T
 from agent_service.learning import policies
 from agent_service.metrics.decisions import Metrics
 from agent_service.rules.capacity import DEFAULT, Capacity
@@ -71,7 +70,6 @@ class Steering:
     ) -> None:
         """Keep the store, which stays the caller's; `metrics` are told of what became durable."""
         self._store = store
-        self._deciders: dict[int, Decider] = {}
         self._slow: dict[str, bool] = {}
         self._policies = PolicyCache()
         self._metrics = metrics
@@ -116,7 +114,8 @@ class Steering:
         if (found := self._store.read(work)) is None:
             return
         controller, data = found
-        self._decider(controller).decide(
+        controller.spec.algorithm.decide(
+            controller.spec,
             Situation(
                 run_id=start.run_id,
                 chunk=1,
@@ -124,7 +123,7 @@ class Steering:
                 mode=Mode.LEARNING,
                 previous=None,
                 policy=policies.load(data, controller.spec),
-            )
+            ),
         )
 
     def _start_run(self, session: Session, start: StartRun) -> Decision:
@@ -233,7 +232,6 @@ class Steering:
             state=state,
             feedback=feedback,
             applied=applied,
-            decider=self._deciders.get(run.controller.id) or self._decider(run.controller),
             policy=self._policies.get(session, run.controller, version),
         )
         decision = Decision(
@@ -255,13 +253,6 @@ class Steering:
         session.append(run, decision)
         session.after_commit(partial(self._metrics.decided, run, decision, running))
         return decision
-
-    def _decider(self, controller: Controller) -> Decider:
-        """Return what decides for a controller, made once, since its spec never changes."""
-        decider = self._deciders.get(controller.id)
-        if decider is None:
-            decider = self._deciders[controller.id] = make_decider(controller.spec)
-        return decider
 
     def finish_run(self, finish: FinishRun) -> Future[Run]:
         """End a run.

@@ -4,15 +4,18 @@ import numpy as np
 
 from agent_service.analysis.comparison import Difference, PastRun, differences
 from agent_service.domain.runs import Choice, Mode
+from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.domain.store import Situation
 from agent_service.domain.trials import TrialHistory
 from tests.agent_service.specs import spec
 
 
-class Climber:
+class Climber(Settings):
     """Goes up from its own last action, by the score of the version's only trial."""
 
-    def decide(self, situation: Situation) -> Choice:
+    kind = "climber"
+
+    def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         assert isinstance(situation.policy, TrialHistory)
         assert situation.mode is Mode.FROZEN
         before = -1.0 if situation.previous is None else situation.previous.sample[0]
@@ -28,7 +31,7 @@ def test_each_version_follows_its_own_actions() -> None:
         PastRun(run_id="b", states=[np.zeros(4)] * 4, contexts=[np.zeros(0)] * 4),
     ]
 
-    found = differences(spec(), Climber(), (slow, fast), runs)
+    found = differences(spec(algorithm=Climber()), (slow, fast), runs)
 
     # Steps of 0.25 and 0.5 in [-1, 1] are such of 0.1125 and 0.225 in the drop rate's [0, 0.9].
     assert found == [

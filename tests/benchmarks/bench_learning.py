@@ -17,7 +17,6 @@ import torch
 
 from agent_service.controllers.derivation import derive
 from agent_service.controllers.ppo import PPOSettings
-from agent_service.controllers.registry import make_decider
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Feedback, Reward, Scores
 from agent_service.domain.runs import Controller, Decision, Mode, Run, Use
@@ -103,14 +102,12 @@ def decide(
     policy: PolicySnapshot,
 ) -> Decision:
     """Derive the next decision, as the service does."""
-    decider = make_decider(run.controller.spec)
     derived = derive(
         run,
         running,
         state=state,
         feedback=feedback,
         applied=None,
-        decider=decider,
         policy=policy,
     )
     return Decision(

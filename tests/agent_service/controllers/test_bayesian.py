@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.controllers.draws import generator
-from agent_service.controllers.registry import make_decider
 from agent_service.controllers.uniform import uniform_choice
 from agent_service.domain.hyperparameters import Hyperparameter, Scale, named_values
 from agent_service.domain.runs import Choice, Mode
@@ -27,6 +26,10 @@ LOG = Hyperparameter(name="rate", low=1e-4, high=1.0, scale=Scale.LOG)
 def of(*hyperparameters: Hyperparameter, startup: int = 10, seed: int = 7) -> ControllerSpec:
     settings = BayesianSettings(n_startup_trials=startup)
     return spec(algorithm=settings, hyperparameters=hyperparameters, seed=seed)
+
+
+def decide(of: ControllerSpec, situation: Situation) -> Choice:
+    return of.algorithm.decide(of, situation)
 
 
 def start(history: TrialHistory, *, run_id: str = "r", mode: Mode = Mode.LEARNING) -> Situation:
@@ -53,11 +56,11 @@ def bowl(sample: np.ndarray | tuple[float, ...]) -> float:
 def test_values_are_uniform_until_enough_runs_have_ended() -> None:
     """Diverged ones count; with one more, TPE proposes."""
     few = TrialHistory(np.array([[0.5]] * 9), np.array([0.5, math.nan, *[0.25] * 7]))
-    controller = make_decider(of(DROPOUT))
+    made = of(DROPOUT)
 
-    assert controller.decide(start(few)) == uniform_choice(of(DROPOUT), start(few))
+    assert decide(made, start(few)) == uniform_choice(of(DROPOUT), start(few))
     enough = few.with_trial((0.5,), math.nan)
-    assert controller.decide(start(enough)) != uniform_choice(of(DROPOUT), start(enough))
+    assert decide(made, start(enough)) != uniform_choice(of(DROPOUT), start(enough))
 
 
 def test_a_run_keeps_its_value() -> None:
@@ -72,18 +75,18 @@ def test_a_run_keeps_its_value() -> None:
             previous=value,
             policy=drawn(30, 1, score=bowl),
         )
-        assert make_decider(of(DROPOUT)).decide(later) == value
+        assert decide(of(DROPOUT), later) == value
 
 
 @pytest.mark.parametrize("mode", [Mode.FROZEN, Mode.SHADOW])
 def test_a_frozen_run_takes_the_best_value(mode: Mode) -> None:
     """The same for every run; the middle of each range where no run has a score."""
-    controller = make_decider(of(DROPOUT, NOISE))
+    made = of(DROPOUT, NOISE)
     samples = np.array([[0.5, -0.5], [0.25, 0.75], [-1.0, 1.0]])
 
-    best = controller.decide(start(TrialHistory(samples, np.array([0.1, 0.3, 0.2])), mode=mode))
+    best = decide(made, start(TrialHistory(samples, np.array([0.1, 0.3, 0.2])), mode=mode))
     none = [
-        controller.decide(start(history, mode=mode))
+        decide(made, start(history, mode=mode))
         for history in (no_trials(2), TrialHistory(samples, np.full(3, math.nan)))
     ]
 
@@ -116,7 +119,7 @@ def test_proposals_are_optunas_own(hyperparameters: tuple[Hyperparameter, ...]) 
             )
         )
 
-    choice = make_decider(made).decide(start(history))
+    choice = decide(made, start(history))
 
     proposed = named_values(hyperparameters, choice.sample)
     assert proposed == pytest.approx(study.ask(space).params, rel=1e-5)
@@ -126,9 +129,9 @@ def test_proposals_are_optunas_own(hyperparameters: tuple[Hyperparameter, ...]) 
 def test_where_runs_diverged_no_more_are_sent() -> None:
     """Below the middle every run diverged: nearly all proposals are above it."""
     history = drawn(30, 1, score=lambda sample: math.nan if sample[0] < 0 else bowl(sample))
-    controller = make_decider(of(DROPOUT))
+    made = of(DROPOUT)
 
-    proposed = [controller.decide(start(history, run_id=f"r{i}")).sample[0] for i in range(50)]
+    proposed = [decide(made, start(history, run_id=f"r{i}")).sample[0] for i in range(50)]
 
     assert sum(sample < 0 for sample in proposed) <= 2
 
@@ -137,19 +140,19 @@ def test_where_all_diverged_proposals_go_on() -> None:
     """Trials without any score are no error."""
     history = drawn(KEPT, 2, score=lambda _sample: math.nan)
 
-    choice = make_decider(of(DROPOUT, NOISE)).decide(start(history))
+    choice = decide(of(DROPOUT, NOISE), start(history))
 
     assert np.abs(choice.sample).max() <= 1
 
 
 def regret(seed: int, *, startup: int) -> float:
     """How far the best of 40 runs is from the best score there is."""
-    controller = make_decider(of(DROPOUT, NOISE, startup=startup, seed=seed))
+    made = of(DROPOUT, NOISE, startup=startup, seed=seed)
     history = no_trials(2)
     for run in range(40):
-        sample = controller.decide(start(history, run_id=f"r{run}")).sample
+        sample = decide(made, start(history, run_id=f"r{run}")).sample
         history = history.with_trial(sample, bowl(sample))
-    return 1 - bowl(controller.decide(start(history, mode=Mode.FROZEN)).sample)
+    return 1 - bowl(decide(made, start(history, mode=Mode.FROZEN)).sample)
 
 
 def test_it_finds_the_best_value_sooner_than_chance() -> None:

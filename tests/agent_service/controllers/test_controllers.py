@@ -9,7 +9,6 @@ from scipy import stats
 from agent_service.controllers.constant import ConstantSettings
 from agent_service.controllers.ppo import FrozenStart, PPOSettings
 from agent_service.controllers.random import RandomSettings
-from agent_service.controllers.registry import make_decider
 from agent_service.controllers.schedule import ScheduleSettings, Shape, course
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.runs import Choice, Mode
@@ -25,7 +24,8 @@ def decide(
     data = policies.initial(of)
     policy = None if data is None else policies.load(data, of)
     state = np.zeros(4) if chunk == 1 else np.array([2.0, 1.5, 1.0, 0.5])
-    return make_decider(of).decide(
+    return of.algorithm.decide(
+        of,
         Situation(
             run_id=run_id,
             chunk=chunk,
@@ -33,7 +33,7 @@ def decide(
             mode=mode,
             previous=None,
             policy=policy,
-        )
+        ),
     )
 
 
