@@ -1,1 +1,1 @@
-"""Durable implementations of the store's port."""
+"""The durable store: runs, controllers, policies and the decision log."""

@@ -21,8 +21,8 @@ from agent_service.store.journal.writer import Writer
 from agent_service.store.rows.cache import RunCache
 from agent_service.store.rows.session import SqlSession
 from agent_service.store.sql.database import Database, StoreError
-from agent_service.store.sql.failures import explained, is_of_storage, unavailable
-from agent_service.store.sql.migration import bring_up_to_date
+from agent_service.store.sql.failures import explain, is_storage_failure, unavailable
+from agent_service.store.sql.migration import migrate
 from agent_service.store.sql.postgresql import PostgresqlDatabase
 from agent_service.store.sql.sqlite import SqliteDatabase
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """The store port on SQLAlchemy. Thread-safe; several processes may open the same database.
+    """The store, on SQLAlchemy. Thread-safe; several processes may open the same database.
 
     Close it, or use it as a context manager.
     """
@@ -45,61 +45,61 @@ class SqlStore:
         observe_commit: Callable[[float, int], None] = lambda _seconds, _size: None,
         journal: Callable[[Writer], Journal] = DirectJournal,
     ) -> None:
-        """Open the database, making its tables where there are none, or bringing them up to date.
+        """Open the database, and create or migrate its tables.
 
         Args:
-            url: SQLAlchemy's, e.g. `sqlite:///agent.db`, `postgresql+psycopg://agent@db/agent`.
+            url: SQLAlchemy URL, e.g. `sqlite:///agent.db`, `postgresql+psycopg://agent@db/agent`.
             durability: what a write survives once its future is done.
-            observe_commit: told each commit's seconds and the number of calls in it.
-            journal: the way of calls to the writer; `LoopJournal` in a running event loop.
+            observe_commit: called with each commit's duration in seconds and its number of calls.
+            journal: passes calls to the writer; `LoopJournal` in a running event loop.
 
         Raises:
-            InvalidArgument: the URL is wrong.
-            StoreError: the file is no store, damaged, or of a newer release.
+            InvalidArgument: the URL is invalid.
+            StoreError: the file is not a store, is damaged, or was written by a newer release.
         """
         self._database = _database(url, durability)
         self._database.prepare()
-        shown = self._database.url  # as text without its password
+        shown = self._database.url  # formats without its password
         self._reading = self._database.reading()
         try:
             with self._reading.begin() as connection:
                 self._database.check(connection)
-            self._bring_up_to_date()
+            self._migrate()
             self._database.hold()
         except (sa.exc.DatabaseError, UnicodeDecodeError) as error:
             self._reading.dispose()
-            raise StoreError(f"store {shown}: {explained(error)}") from error
+            raise StoreError(f"store {shown}: {explain(error)}") from error
         except StoreError as error:
             self._reading.dispose()
             raise StoreError(f"store {shown}: {error}") from error
-        # The writer begins its transactions itself, and the journal waits for others in its way.
+        # Without transactions of its own: the writer begins them, and the journal waits for locks.
         self._writing = self._database.writing()
         self._journal = journal(
             Writer(self._writing, self._database, observe_commit=observe_commit)
         )
 
-    def _bring_up_to_date(self) -> None:
+    def _migrate(self) -> None:
         engine = self._database.migrating()
         try:
-            bring_up_to_date(engine)
+            migrate(engine)
         finally:
             engine.dispose()
 
     @property
     def folder(self) -> Path | None:
-        """Where the database lies, as an absolute path; None where that is a server's matter."""
+        """The database's folder, as an absolute path; None on a database server."""
         return self._database.folder
 
     def join(self) -> None:
-        """Serve it until it is closed; the log says where another service does, too."""
+        """Register as a service of this store until it is closed; warn if another one serves it."""
         if self._database.join():
             log.warning(
-                "another agent service serves %s, too: each answers for all runs of it",
+                "another agent service serves %s too: each answers for all of its runs",
                 self._database.url,
             )
 
     def is_in_place(self) -> bool:
-        """Whether its files are where they were opened; if not, the log says what to do."""
+        """Whether its files are still those that were opened; if not, logs what to do."""
         try:
             self._database.check_place()
         except Unavailable:
@@ -117,7 +117,7 @@ class SqlStore:
                 session = SqlSession(connection, RunCache())
                 result = work(session)
         except Exception as error:
-            if is_of_storage(error):
+            if is_storage_failure(error):
                 raise unavailable(error) from error
             raise
         for call in session.calls:
@@ -126,7 +126,7 @@ class SqlStore:
 
     @contextmanager
     def learning_for(self, controller: Controller) -> Iterator[bool]:
-        """Give, until it is left, whether nobody else learns for a controller meanwhile."""
+        """Yield whether no other process learns for a controller, and keep others out meanwhile."""
         try:
             with self._database.learning_for(controller.id) as is_alone:
                 yield is_alone
@@ -134,7 +134,7 @@ class SqlStore:
             raise unavailable(error) from error
 
     def close(self) -> None:
-        """Finish what was submitted and let go of the storage."""
+        """Finish submitted work and close the database."""
         self._journal.close()
         self._reading.dispose()
         self._writing.dispose()
@@ -153,11 +153,11 @@ class SqlStore:
 
 
 def require_store(url: str) -> None:
-    """Check that a store is there, for who only looks at one and must not make it.
+    """Check that a store exists, for commands that must not create one.
 
     Raises:
-        InvalidArgument: the URL is wrong.
-        StoreError: there is none.
+        InvalidArgument: the URL is invalid.
+        StoreError: it does not exist.
     """
     _database(url, Durability.POWER).require()
 
@@ -173,12 +173,12 @@ def _database(url: str, durability: Durability) -> Database:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
         if re.fullmatch(r"[\w./-]+", url):
-            raise invalid("store", f"{url!r} is no URL; write sqlite:///{url}") from error
-        # Not shown: a password may stand anywhere in what is no URL.
-        raise invalid("store", f"the URL cannot be read; give {_FORMS}") from error
+            raise invalid("store", f"{url!r} is not a URL; write sqlite:///{url}") from error
+        # Not shown: it may contain a password anywhere.
+        raise invalid("store", f"the URL cannot be parsed; give {_FORMS}") from error
     make = _DATABASES.get(parsed.get_backend_name())
     if make is None:
-        raise invalid("store", f"{parsed} is of no kind that is known; give {_FORMS}")
+        raise invalid("store", f"{parsed} is not supported; give {_FORMS}")
     return make(parsed, durability)
 
 

@@ -119,7 +119,7 @@ def test_a_store_that_becomes_read_only_is_told_and_gone_on_with(tmp_path: Path)
         run = client.run("c", run_id="r", when_away=None)
         report(run)
         with read_only(agent, path):
-            assert "see to its disk" in str(report_until_refused(run))
+            assert "check its disk" in str(report_until_refused(run))
             assert client.get_run("r").reported_chunks == 1
         report(run)
 
@@ -199,10 +199,10 @@ def test_a_store_that_another_process_holds_is_waited_for_and_told(
         client.create_controller(spec())
         run = client.run("c", run_id="r", when_away=None)
         with held(path):
-            with pytest.raises(Unavailable, match="another process holds it"):
+            with pytest.raises(Unavailable, match="another process locks it"):
                 report(run)
             assert client.get_run("r").reported_chunks == 0
-            with pytest.raises(StoreError, match="another process holds it"):
+            with pytest.raises(StoreError, match="another process locks it"):
                 SqlStore(served.url)
         report(run)
         assert client.get_run("r").reported_chunks == 1

@@ -203,7 +203,7 @@ def test_a_database_that_crashes_costs_nothing_that_was_acknowledged() -> None:
                     for caller in callers
                 }
             assert verify_store(url) > 4
-    assert "see to the database server" in " ".join(callers[0].failures)
+    assert "check the database server" in " ".join(callers[0].failures)
     for caller in callers:
         # A transition has what its chunk ran under: the answer before it.
         assert logs[caller._run.run_id][1 : len(caller.acknowledged)] == caller.acknowledged[:-1]
@@ -224,4 +224,4 @@ def test_a_password_is_never_shown() -> None:
     assert done.returncode == 1
     assert "hush" not in done.stdout + done.stderr
     assert done.stderr.count("\n") == 1
-    assert "see to the database server" in done.stderr
+    assert "check the database server" in done.stderr

@@ -1,1 +1,1 @@
-"""The one writer, and the group commit by which calls reach it."""
+"""The single writer, and the group commit in front of it."""

@@ -1,9 +1,9 @@
-"""Ways to the one writer: alone, call by call, or in an event loop, where calls share a commit.
+"""Journals, which pass work to the single writer: one commit per call, or group commit.
 
-A server's calls meet in its event loop. On a file, what they do is done there at once, in the
-loop's own thread; the disk alone is waited for in another. Two threads that pass calls, answers and
-Python's lock to and fro cost a report as much again as all that is done for it. On a database
-server, most of a group's time is spent on waiting for it, so all of the group runs in the other.
+A server submits from its event loop. With SQLite, a group runs in the loop's thread and only the
+disk sync runs in another: passing calls, answers and the GIL between two threads doubles a report's
+cost. With a database server most of the time is spent waiting for it, so the whole group runs in
+the other thread.
 """
 
 from __future__ import annotations
@@ -25,44 +25,48 @@ from agent_service.store.sql.database import Locked
 log = logging.getLogger(__name__)
 
 GROUP_LIMIT = 256
-"""Calls in one transaction at the most, so that a burst does not delay the first of it."""
-PATIENCE = 16
-"""Turns of the loop without a newcomer after which a group of several begins; some 10 us each."""
+"""Maximum number of calls in one transaction, so that a burst does not delay its first call."""
+GATHER_TURNS = 16
+"""Loop turns without a new call after which a group starts, if the last one had several calls; some
+10 us each."""
 IDLE_SECONDS = 0.00025
-"""A loop that took nothing up for so long had nothing to take up. One caller comes 600 us after its
-last answer, 64 callers within 200 us of the last commit, as a rule (measured)."""
+"""A caller that comes this long after the last commit is alone. A single caller reports some 600 us
+after its last answer, 64 callers within 200 us of the last commit (measured)."""
 BRIEF_SECONDS = 0.002
-"""A disk that synced within this is waited for in the loop, where nothing else is to be done."""
+"""If the last commit took less than this, a lone call commits in the loop's thread."""
 LOCK_SECONDS = 10.0
-"""For how long another process's write is waited for, such as the learner's, before calls fail."""
+"""How long to wait for another process's write, such as the learner's, before calls fail."""
 _LOCK_PAUSE = 0.002
-_LOCKED = "the store is locked: another process holds it: end that one, or wait; then retry"
+_LOCKED = "the store is locked by another process: end that process, or wait; then retry"
 _CLOSED = "the store is closed; retry with another server"
 
 
 class Journal(Protocol):
-    """Takes what is to be done in transactions."""
+    """Runs work in transactions."""
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
-        """Have `work` done, which looks up a run; its future is done when that is durable."""
+        """Run `work` in a transaction; the future is done when it is durable.
+
+        `run_id` names the run that it will look up.
+        """
         ...
 
     def close(self) -> None:
-        """Commit what was submitted, and take no more."""
+        """Commit what was submitted, and refuse further work."""
         ...
 
 
 class DirectJournal:
-    """Each call a transaction, done before `submit` returns. Thread-safe."""
+    """Commits each call in its own transaction, before `submit` returns. Thread-safe."""
 
     def __init__(self, writer: Writer) -> None:
-        """Write through `writer`, and close it at the end."""
+        """Write through `writer`, which is closed with the journal."""
         self._writer = writer
         self._lock = threading.Lock()
         self._is_closed = False
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
-        """Do `work` in a transaction of its own; the future is done when this returns."""
+        """Run `work` in its own transaction; the future is done on return."""
         future: Future[Any] = Future()
         group = [Job(work, future, run_id)]
         with self._lock:
@@ -78,31 +82,31 @@ class DirectJournal:
         return future
 
     def close(self) -> None:
-        """Take no more."""
+        """Refuse further work."""
         with self._lock:
             self._is_closed = True
             self._writer.close()
 
 
 class ThreadJournal:
-    """Each call a transaction, done in one thread, whose priority is then not the callers'."""
+    """Commits each call in one dedicated thread, which may have another priority."""
 
     def __init__(self, thread: Executor, writer: Writer) -> None:
-        """Write through `writer` in `thread`, which stays the caller's."""
+        """Write through `writer` in `thread`, which the caller still owns."""
         self._thread = thread
         self._journal = DirectJournal(writer)
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Future[Any]:
-        """Do `work` in the thread, in a transaction of its own."""
+        """Run `work` in the thread, in its own transaction."""
         return self._thread.submit(lambda: self._journal.submit(work, run_id=run_id).result())
 
     def close(self) -> None:
-        """Take no more."""
+        """Refuse further work."""
         self._journal.close()
 
 
 def _run_and_commit(writer: Writer, group: list[Job]) -> None:
-    """Do all that a group needs in the caller's thread; raises where nothing of it is kept."""
+    """Run and commit a group in the calling thread; if it raises, nothing of it is stored."""
     gives_up = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -116,13 +120,13 @@ def _run_and_commit(writer: Writer, group: list[Job]) -> None:
 
 
 class LoopJournal:
-    """Calls of one event loop: what waits shares a transaction. Of that loop's thread only.
+    """Group commit for the calls of one event loop; use it from the loop's thread only.
 
-    Nobody waits for more than the commit in progress and the own. `submit` answers asyncio futures.
+    A call waits for at most the commit in progress and its own. `submit` returns asyncio futures.
     """
 
     def __init__(self, writer: Writer) -> None:
-        """Write through `writer` in the running event loop, and close it at the end."""
+        """Write through `writer`, which is closed with the journal, in the running event loop."""
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -130,13 +134,13 @@ class LoopJournal:
         self._group: list[Job] = []
         self._locked_since: float | None = None
         self._is_due = False
-        self._patience = self._seen = self._idle_turns = 0
+        self._gather_turns = self._seen = self._idle_turns = 0
         self._ended = -math.inf
         self._is_closed = False
         self._step: Future[None] | None = None
 
     def submit(self, work: Work, *, run_id: str | None = None) -> Any:
-        """Do `work` with the next group; the future is done when that is durable."""
+        """Run `work` with the next group; the future is done when that is durable."""
         future: asyncio.Future[Any] = self._loop.create_future()
         job = Job(work, future, run_id)
         if self._is_closed:
@@ -150,13 +154,13 @@ class LoopJournal:
         return future
 
     def _is_alone(self) -> bool:
-        """Whether the one call that waits shares its commit with nobody, whatever it waits for."""
+        """Whether the only waiting call would get its own commit even if it waited for others."""
         is_free = not self._is_due and self._step is None and len(self._waiting) == 1
-        was_alone = self._patience == 0
+        was_alone = self._gather_turns == 0
         return is_free and was_alone and self._loop.time() - self._ended > IDLE_SECONDS
 
     def _begin_soon(self, pause: float = 0.0) -> None:
-        """Begin the next group when those who are on their way have joined it."""
+        """Begin the next group once the calls that are about to arrive have joined it."""
         if self._is_due or self._step is not None or not self._waiting:
             return
         self._is_due = True
@@ -167,38 +171,38 @@ class LoopJournal:
             self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Begin once the loop has turned some times without a newcomer.
+        """Begin once the loop has made some turns without a new call.
 
-        gRPC takes calls up one by one, so without patience a group of 64 callers had 1.2 calls. One
-        who is alone, as after a group of one, waits for nobody.
+        gRPC starts calls one by one: without waiting, 64 callers made groups of 1.2 calls. After a
+        group of one, the next does not wait.
         """
         newcomers = len(self._waiting) - self._seen
         self._idle_turns = 0 if newcomers else self._idle_turns + 1
         self._seen = len(self._waiting)
-        if self._idle_turns < self._patience and self._seen < GROUP_LIMIT:
+        if self._idle_turns < self._gather_turns and self._seen < GROUP_LIMIT:
             self._loop.call_soon(self._gather)
         else:
             self._begin()
 
     def _begin(self, *, in_loop: bool = False) -> None:
-        """Run a group and commit it: in the loop's thread, or where that would hold others up."""
+        """Run a group and commit it, in the other thread if it would block the loop."""
         self._is_due = False
         group = self._next_group()
         if not group:
             self._begin_soon()
-        elif self._writer.is_of_server:
+        elif self._writer.is_remote:
             self._group = group
-            self._patience = 0 if len(group) == 1 else PATIENCE
+            self._gather_turns = 0 if len(group) == 1 else GATHER_TURNS
             self._wait_for(partial(_run_and_commit, self._writer, group))
         elif self._run(group):
-            self._patience = 0 if len(group) == 1 else PATIENCE
+            self._gather_turns = 0 if len(group) == 1 else GATHER_TURNS
             self._commit(in_loop=in_loop)
 
     def _commit(self, *, in_loop: bool) -> None:
         if self._writer.commit_syncs and not in_loop:
             self._wait_for(self._writer.commit)
             return
-        # Another thread would begin later than this ends, as a rule.
+        # Faster than starting it in the other thread, as a rule.
         self._commit_group()
         if self._writer.checkpoint_is_due:
             self._wait_for(self._writer.checkpoint)
@@ -216,18 +220,18 @@ class LoopJournal:
         self._ended = self._loop.time()
 
     def _wait_for(self, step: Callable[[], None]) -> None:
-        """Take a step of the writer in the other thread, then answer the group and go on."""
+        """Run a step of the writer in the other thread, then resolve the group and continue."""
         self._step = self._thread.submit(step)
         self._step.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._end_and_go_on))
 
     def _next_group(self) -> list[Job]:
-        """Take the calls that share the next transaction, if there are any."""
+        """Dequeue the calls of the next transaction, if any."""
         group = [job for job in self._waiting[:GROUP_LIMIT] if not job.future.done()]
         del self._waiting[:GROUP_LIMIT]
         return group
 
     def _run(self, group: list[Job]) -> bool:
-        """Run a group in the loop's thread; return whether it is to be committed."""
+        """Run a group in the loop's thread; return whether it must be committed."""
         try:
             self._writer.run(group)
         except Locked:
@@ -264,8 +268,8 @@ class LoopJournal:
         error = self._step.exception()
         self._step = None
         if isinstance(error, Exception):
-            # Of a checkpoint, nobody waits; it comes again, and a commit tells of a broken disk.
-            if not isinstance(error, Unavailable):  # whose callers, and log, were told
+            # Nobody waits for a checkpoint: it is repeated, and commits report a broken disk.
+            if not isinstance(error, Unavailable):  # already reported to callers and logged
                 log.warning("the store: %s", error)
             fail(self._group, error)
         elif self._group:
@@ -274,7 +278,7 @@ class LoopJournal:
         self._ended = self._loop.time()
 
     def close(self) -> None:
-        """Commit what was submitted, and take no more."""
+        """Commit what was submitted, and refuse further work."""
         self._is_closed = True
         self._thread.shutdown(wait=True)
         if self._step is not None:

@@ -1,6 +1,6 @@
-"""The one writer of a database: runs a group of calls in one transaction.
+"""The single writer of a database: runs a group of calls in one transaction.
 
-One call that fails takes nothing of the others with it.
+A call that fails does not affect the others.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ import sqlalchemy as sa
 from agent_service.store.rows.cache import RunCache, StaleWrite
 from agent_service.store.rows.session import SqlSession
 from agent_service.store.sql.database import Database, Locked
-from agent_service.store.sql.failures import is_of_storage, unavailable
+from agent_service.store.sql.failures import is_storage_failure, unavailable
 from agent_service.store.sql.queries import driver_of
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_CALLS = 250
-"""Calls between checkpoints: some 1,000 pages, after which SQLite would make one of its own."""
+"""Calls between checkpoints: some 1,000 pages, after which SQLite would start one in a commit."""
 
 Work = Callable[[SqlSession], Any]
-"""What runs in a transaction. It may be rolled back and run again, so it does nothing but through
+"""Work in a transaction. It may be rolled back and run again, so all its effects must go through
 the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A call, and who waits for it."""
+    """Work, and the future that its caller waits for."""
 
     work: Work
     future: Future[Any] | LoopFuture[Any]
     run_id: str | None
-    """The run that it looks up, where it does."""
+    """The run that it looks up, if any."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _Result:
     result: Any
     calls: Sequence[Callable[[], None]]
-    """What waits for the commit."""
+    """Callbacks to run after the commit."""
 
 
-class _Spoilt(Exception):
-    """A job failed after it had written: the transaction cannot be kept."""
+class _DirtyTransaction(Exception):
+    """A job failed after it had written: the transaction must be rolled back."""
 
 
 class Writer:
     """Runs groups, one at a time: `run`, then `commit`, then `settle`. Not thread-safe.
 
-    `run` and `commit` may be called in different threads, as a commit waits for the disk.
+    `run` and `commit` may be called in different threads, since a commit waits for the disk.
     """
 
     def __init__(
@@ -69,60 +69,60 @@ class Writer:
         """Write through a connection of `engine`.
 
         Args:
-            engine: the database's for writing.
-            database: how its transactions begin.
-            observe_commit: told each commit's seconds and the number of calls in it.
+            engine: the database's engine for writing.
+            database: begins transactions.
+            observe_commit: called with each commit's duration in seconds and its number of calls.
         """
         self.commit_syncs = database.commit_syncs
-        """Whether a commit waits for the disk; if not, `checkpoint` does, when due."""
+        """Whether a commit waits for the disk; if not, a due `checkpoint` does."""
         self.commit_seconds = math.inf
-        """What the last commit took; of the first, nothing good is expected."""
+        """Duration of the last commit; infinite before the first."""
         self.checkpoint_is_due = False
         """Whether to call `checkpoint` before the next group."""
         self._calls = 0
         self._engine = engine
         self._database = database
         self._observe_commit = observe_commit
-        self.is_of_server = database.is_server
-        """Whether `run` and `commit` wait for a server."""
+        self.is_remote = database.is_server
+        """Whether `run` and `commit` wait for a database server."""
         self._cache = RunCache(keeps_runs=not database.is_server)
         self._connection: sa.Connection | None = None
         self._driver: Any
         self._session: SqlSession
         self._group: Sequence[Job] = ()
-        self._outcomes: list[_Done | Exception] = []
+        self._outcomes: list[_Result | Exception] = []
         self._started = 0.0
 
     def run(self, group: Sequence[Job]) -> None:
-        """Run a group in a transaction, and leave that open.
+        """Run a group in a transaction, and leave it open.
 
         Raises:
-            Locked: another process writes; nothing was run.
-            Exception: the storage fails (`is_of_storage`); nothing is kept.
+            Locked: another process is writing; nothing was run.
+            Exception: the storage failed (`is_storage_failure`); nothing is stored.
         """
         self._started = time.perf_counter()
         self._group = group
         try:
             self._outcomes = self._run(group, _run)
-        except (_Spoilt, StaleWrite):
-            # A savepoint costs as much as two more statements, so there are none until one fails.
+        except (_DirtyTransaction, StaleWrite):
+            # Savepoints cost as much as two more statements, so they are used only after a failure.
             self._outcomes = self._run(group, _run_in_savepoint)
 
     def _run(
-        self, group: Sequence[Job], run: Callable[[SqlSession, Job], _Done | Exception]
-    ) -> list[_Done | Exception]:
+        self, group: Sequence[Job], run: Callable[[SqlSession, Job], _Result | Exception]
+    ) -> list[_Result | Exception]:
         if self._connection is None:
             self._connect()
         session = self._session
         try:
-            # In the driver's own words, as SQLAlchemy takes 20 us for a transaction to its 5.
+            # By the driver: beginning takes it 5 us, SQLAlchemy 20 us.
             version = self._database.begin(self._driver)
             if version != self._cache.data_version:
                 self._cache.see(version)
-            if self.is_of_server:
-                session.foresee(job.run_id for job in group if job.run_id is not None)
+            if self.is_remote:
+                session.prefetch(job.run_id for job in group if job.run_id is not None)
             outcomes = [run(session, job) for job in group]
-            if self.is_of_server:
+            if self.is_remote:
                 session.sender.finish()
             return outcomes
         except Locked:
@@ -137,7 +137,7 @@ class Writer:
         self._session = SqlSession(self._connection, self._cache)
 
     def commit(self) -> None:
-        """Make what `run` did durable; where the storage fails, nothing of it is acknowledged."""
+        """Commit what `run` did; if the storage fails, nothing of it is acknowledged."""
         began = time.perf_counter()
         try:
             self._driver.execute("COMMIT")
@@ -150,73 +150,73 @@ class Writer:
         self.checkpoint_is_due = not self.commit_syncs and self._calls >= CHECKPOINT_CALLS
 
     def checkpoint(self) -> None:
-        """Bring what was committed from the database's log into place, so that the log ends."""
+        """Checkpoint the write-ahead log into the database, so that the log stays short."""
         self._calls, self.checkpoint_is_due = 0, False
         self._database.checkpoint(self._driver)
 
     def _roll_back(self) -> None:
-        """End the transaction, and have the next one begin on a fresh connection."""
+        """Drop the connection and its transaction; the next group opens a new one."""
         self._cache.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
-            # To be closed without a word: a database that failed is not asked to roll back.
+            # So that closing it does not ask a failed database to roll back.
             connection.invalidate()
             connection.close()
 
     def settle(self) -> None:
-        """Tell everybody who waits for the group what came of the own call."""
+        """Resolve the futures of the group with their own results or errors."""
         self._observe_commit(time.perf_counter() - self._started, len(self._group))
         for job, outcome in zip(self._group, self._outcomes, strict=True):
-            if isinstance(outcome, _Done):
+            if isinstance(outcome, _Result):
                 for call in outcome.calls:
                     try:
                         call()
-                    except Exception:  # must not end the only writer
+                    except Exception:  # must not end the single writer
                         log.exception("an observer of the log failed")
             if job.future.done():
-                continue  # who waited has gone
-            if isinstance(outcome, _Done):
+                continue  # its caller has gone
+            if isinstance(outcome, _Result):
                 job.future.set_result(outcome.result)
             else:
                 job.future.set_exception(outcome)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._roll_back()
 
 
 def fail(group: Sequence[Job], error: Exception) -> None:
-    """Tell everybody who waits for a group that nothing of it is kept."""
-    if is_of_storage(error):
+    """Fail the futures of a group, of which nothing was stored."""
+    if is_storage_failure(error):
         error = unavailable(error)
     for job in group:
         if not job.future.done():
             job.future.set_exception(error)
 
 
-def _run(session: SqlSession, job: Job, *, is_again: bool = False) -> _Done | Exception:
-    """Run a job; one that is refused is run again on what is stored, not on what is cached."""
+def _run(session: SqlSession, job: Job, *, is_again: bool = False) -> _Result | Exception:
+    """Run a job; if it fails, run it again without the cache, which may be stale."""
     session.calls, session.looked_up = [], []
     before = session.sender.sent
     try:
-        return _Done(job.work(session), session.calls)
+        return _Result(job.work(session), session.calls)
     except Exception as error:
-        if is_of_storage(error):
-            raise  # nothing of this group can be trusted to be in it
+        if is_storage_failure(error):
+            raise  # the whole transaction is in doubt
         if isinstance(error, StaleWrite) or session.sender.sent != before:
-            raise _Spoilt from error
+            raise _DirtyTransaction from error
         if is_again:
             return error
     session.forget()
     return _run(session, job, is_again=True)
 
 
-def _run_in_savepoint(session: SqlSession, job: Job) -> _Done | Exception:
+def _run_in_savepoint(session: SqlSession, job: Job) -> _Result | Exception:
     session.calls, session.looked_up = [], []
     try:
         with session.savepoint():
-            return _Done(job.work(session), session.calls)
+            return _Result(job.work(session), session.calls)
     except Exception as error:
-        if is_of_storage(error):
+        if is_storage_failure(error):
             raise
         return error

@@ -1,1 +1,1 @@
-"""Rows to values and back, table by table."""
+"""Conversion between rows and values, table by table."""

@@ -11,7 +11,7 @@ from agent_service.domain.runs import Controller, Mode, Outcome, RunState, Use
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import PolicyEntry, PolicyVersion, Usage
 from agent_service.store.rows import rows
-from agent_service.store.rows.checksums import change, sealed
+from agent_service.store.rows.checksums import checksum_delta, with_checksum
 from agent_service.store.rows.rollouts import slices
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
@@ -26,16 +26,16 @@ from agent_service.store.sql.schema import (
 
 
 class Controllers(Transaction):
-    """What the store port's `Session` says of controllers."""
+    """The session's methods for controllers and policy versions."""
 
     def find_controller(self, name: str) -> Controller | None:
-        """Return the controller of this name, deleted ones too."""
+        """Return the controller of this name, even if deleted."""
         query = queries.CONTROLLERS.where(controllers.c.name == name)
         row = self._row(query)
         return None if row is None else rows.controller_from_row(row)
 
     def list_controllers(self, *, after: str, limit: int) -> Iterator[Controller]:
-        """Yield controllers that are not deleted, by name, after the name `after`."""
+        """Yield controllers that are not deleted, ordered by name, after the name `after`."""
         query = sa.select(controllers.c.id).where(
             controllers.c.deleted_at.is_(None), controllers.c.name > after
         )
@@ -46,12 +46,12 @@ class Controllers(Transaction):
             yield from self._by_id([key])
 
     def newer_controllers(self, *, than: int) -> Iterator[Controller]:
-        """Yield controllers whose ids are above `than`, by id, each read as it is asked for."""
+        """Yield controllers with ids above `than`, by id; each is read when it is yielded."""
         query = sa.select(controllers.c.id).where(controllers.c.id > than)
         return self._one_by_one(query.order_by(controllers.c.id))
 
     def learning_controllers(self, ids: Collection[int]) -> Sequence[Controller]:
-        """Return those of these ids that learn, neither frozen nor deleted; reads no others."""
+        """Return those of these controllers that are learning and not deleted; reads no others."""
         is_learning = controllers.c.mode == Mode.LEARNING.value
         return self._by_id(ids, is_learning, controllers.c.deleted_at.is_(None))
 
@@ -67,7 +67,7 @@ class Controllers(Transaction):
         ]
 
     def has_controllers(self, *, count: int) -> bool:
-        """Return whether at least so many controllers are not deleted."""
+        """Return whether at least `count` controllers are not deleted."""
         query = sa.select(sa.func.count()).where(controllers.c.deleted_at.is_(None))
         found: int = self._execute(query).scalar_one()
         return found >= count
@@ -81,7 +81,7 @@ class Controllers(Transaction):
             "policy_version": 0,
             "created_at": now,
         }
-        result = self.write(sa.insert(controllers).values(sealed(controllers, row)))
+        result = self.write(sa.insert(controllers).values(with_checksum(controllers, row)))
         key = result.inserted_primary_key
         assert key is not None
         return Controller(id=key[0], spec=spec, mode=mode, policy_version=0, created_at=now)
@@ -95,9 +95,9 @@ class Controllers(Transaction):
         self._update_controller(controller, deleted_at=now)
 
     def _update_controller(self, controller: Controller, **values: Any) -> None:
-        # Of those that are not deleted only, so deleted_at is empty before.
+        # Only called for controllers that are not deleted, so deleted_at is NULL before.
         before = {"mode": controller.mode.value, "policy_version": controller.policy_version}
-        checksum = controllers.c.checksum + change(controllers, before, values)
+        checksum = controllers.c.checksum + checksum_delta(controllers, before, values)
         query = sa.update(controllers).where(controllers.c.id == controller.id)
         self.write(query.values(**values, checksum=checksum))
         self._cache.controllers.pop(controller.id, None)
@@ -107,7 +107,7 @@ class Controllers(Transaction):
         of_controller = runs.c.controller_id == controller.id
         by_state = self._counts(run_state, of_controller & runs.c.archive.is_(None))
         by_outcome = self._counts(runs.c.outcome, of_controller & runs.c.outcome.is_not(None))
-        # Of the log itself only what waits is counted, so this costs the same however long it is.
+        # In the log only ready transitions are counted, so the cost does not grow with the log.
         learned = sa.select(sa.func.coalesce(sa.func.sum(policies.c.learned_transitions), 0))
         return Usage(
             runs={state: by_state.get(state.value, 0) for state in RunState},
@@ -119,7 +119,7 @@ class Controllers(Transaction):
         )
 
     def count_recorded(self, controller: Controller) -> int:
-        """Return how many of its transitions are kept only, archived ones too; reads each."""
+        """Return the number of recorded-only transitions, archived ones included; reads each."""
         query = sa.select(controllers.c.archived_recorded).where(controllers.c.id == controller.id)
         archived: int | None = self._execute(query).scalar_one()
         return self._count_decisions(controller, Use.RECORDED) + (archived or 0)
@@ -147,7 +147,7 @@ class Controllers(Transaction):
             "statistics": dict(policy.statistics),
             "created_at": policy.created_at,
         }
-        self.write(sa.insert(policies).values(sealed(policies, row)))
+        self.write(sa.insert(policies).values(with_checksum(policies, row)))
         self._update_controller(controller, policy_version=policy.version)
 
     def find_policy(self, controller: Controller, version: int) -> PolicyVersion | None:
@@ -161,9 +161,9 @@ class Controllers(Transaction):
     def list_policies(
         self, controller: Controller, *, before: int | None, limit: int
     ) -> Sequence[PolicyEntry]:
-        """Return policy versions, newest first, those below `before`; reads no data."""
-        told = [column for column in policies.columns if column is not policies.c.data]
-        query = sa.select(*told, sa.func.length(policies.c.data).label("size")).where(
+        """Return policy versions below `before`, newest first, without reading their data."""
+        listed = [column for column in policies.columns if column is not policies.c.data]
+        query = sa.select(*listed, sa.func.length(policies.c.data).label("size")).where(
             policies.c.controller_id == controller.id
         )
         if before is not None:

@@ -1,4 +1,4 @@
-"""The log of decisions, and what learning takes from it, in SQL."""
+"""The decision log, and what learning reads from it, in SQL."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import sqlalchemy as sa
 from agent_service.domain.runs import Appended, Controller, Decision, Run, Transition, Use
 from agent_service.domain.store import LearnableTransition
 from agent_service.store.rows import rows
-from agent_service.store.rows.checksums import change
+from agent_service.store.rows.checksums import checksum_delta
 from agent_service.store.rows.rollouts import WITH_READY, read_ready, slices
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
 from agent_service.store.sql.schema import decisions, runs
 
-_use_change = cache(lambda was, use: change(decisions, {"use": was.value}, {"use": use.value}))
-"""What a change of use adds to a decision's checksum."""
+_use_delta = cache(
+    lambda was, use: checksum_delta(decisions, {"use": was.value}, {"use": use.value})
+)
+"""The change of a decision's checksum when its use changes."""
 
 
 class Log(Transaction):
-    """What the store port's `Session` says of decisions."""
+    """The session's methods for decisions and transitions."""
 
     def next_position(self) -> int:
-        """Return the place in the log of what is appended next."""
+        """Return the log position of the next decision to be appended."""
         if self._cache.next_position is None:
             self._cache.next_position = self.last_position() + 1
         return self._cache.next_position
@@ -34,7 +36,7 @@ class Log(Transaction):
         """Append a decision to the log, at its position, which is the next one."""
         self.sender.send(queries.APPEND, rows.decision_to_row(run, decision))
         self._cache.next_position = decision.position + 1
-        # The run of an end is finished, so it is not cached.
+        # A decision that ends a run finds no cache entry, as the run is finished.
         if (cached := self._cache.runs.get(run.id)) is not None:
             cached.newest = decision
 
@@ -48,22 +50,22 @@ class Log(Transaction):
         return None if row is None else rows.decision_from_row(row)
 
     def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
-        """Return what chunks of a run truly ran under, of those whose reports told it."""
+        """Return the values that a run's chunks actually ran under, where reports gave them."""
         query = sa.select(decisions.c.applied).where(
             decisions.c.run_key == run.key, decisions.c.applied.is_not(None)
         )
         return self._execute(query).scalars().all()
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
-        """Change what learning does with a run's decision for `chunk`, if it is `was`."""
+        """Change the use of a run's decision for `chunk`, if it is `was`."""
         self.sender.send(
-            queries.SET_USE, (use.value, _use_change(was, use), run.key, chunk, was.value)
+            queries.SET_USE, (use.value, _use_delta(was, use), run.key, chunk, was.value)
         )
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Iterator[tuple[Run, Transition]]:
-        """Yield complete transitions by position, of one controller or run or (empty) of all."""
+        """Yield complete transitions by position, of one controller or run, or (empty) of all."""
         query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION, queries.KEPT)
         query = query.limit(limit)
         if controller:
@@ -76,12 +78,12 @@ class Log(Transaction):
             yield rows.run_from_row(row), rows.transition_from_row(row)
 
     def appended(self, *, after: int, limit: int) -> Sequence[Appended]:
-        """Return of whose runs the decisions after a position are, by position."""
+        """Return the controller and run of each decision after a position, by position."""
         query = queries.APPENDED.where(decisions.c.position > after).limit(limit)
         return [Appended(**row) for row in self._rows(query)]
 
     def last_position(self) -> int:
-        """Return the log's last position; 0 where it is empty."""
+        """Return the log's last position; 0 if it is empty."""
         query = sa.select(sa.func.coalesce(sa.func.max(decisions.c.position), 0))
         position: int = self._execute(query).scalar_one()
         return position
@@ -93,26 +95,26 @@ class Log(Transaction):
         return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
 
     def with_ready(self, *, count: int) -> Set[int]:
-        """Return the ids of controllers with so many transitions ready, deleted ones too."""
+        """Return the ids of controllers with at least `count` ready transitions, deleted too."""
         return set(self._execute(WITH_READY, {"before": count - 1}).scalars())
 
     def ready_transitions(
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
-        """Return the oldest transitions that wait to be learned from, by position."""
+        """Return the oldest transitions that are ready to be learned from, by position."""
         return read_ready(self._rows, controller, limit=limit)
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
-        """Store that the update that makes `version` consumed these transitions."""
+        """Mark transitions as consumed by the update that made `version`."""
         self._mark(transitions, use=Use.LEARNED.value, learned_in=version)
 
     def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
-        """Store that these transitions are never learned from."""
+        """Mark transitions as never to be learned from."""
         self._mark(transitions, use=Use.RECORDED.value)
 
     def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
-        # All are ready, so learned_in is empty before.
-        adds = change(decisions, {"use": Use.READY.value}, values)
+        # All are ready, so their learned_in is NULL.
+        adds = checksum_delta(decisions, {"use": Use.READY.value}, values)
         query = sa.update(decisions).values(**values, checksum=decisions.c.checksum + adds)
         for some in slices([t.transition.decision.position for t in transitions]):
             self.write(query.where(decisions.c.position.in_(some)))

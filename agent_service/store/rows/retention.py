@@ -1,4 +1,4 @@
-"""Old runs and their way out of the store, in SQL."""
+"""Archiving and deletion of old runs, in SQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from agent_service.domain.retention import Deleted, OldRun
 from agent_service.domain.runs import Run, Transition, Use
 from agent_service.store.rows import rows
-from agent_service.store.rows.checksums import change
+from agent_service.store.rows.checksums import checksum_delta
 from agent_service.store.rows.rollouts import IS_READY, slices
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
@@ -18,14 +18,14 @@ from agent_service.store.sql.schema import controllers, decisions, is_archived, 
 
 _of_run = decisions.c.run_key == runs.c.key
 _CELLS = 8 * 12
-"""Bytes of a decision's numbers, beside its arrays and texts."""
+"""Bytes of a decision's numeric columns."""
 
 
 class RetentionSql(Transaction):
-    """What the store port's `Session` says of runs that leave the store."""
+    """The session's methods for runs that leave the store."""
 
     def old_runs(self, *, before: float, after: int, limit: int) -> Sequence[OldRun]:
-        """Return ended runs whose last accepted call came before `before`, by key."""
+        """Return ended runs, by key above `after`, whose last accepted call was before `before`."""
         awaited = (
             sa.select(decisions.c.run_key)
             .join(controllers, controllers.c.id == decisions.c.controller_id)
@@ -80,12 +80,12 @@ class RetentionSql(Transaction):
         return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
 
     def mark_archived(self, run: OldRun, *, archive: str) -> bool:
-        """Store that a run is in an archive file, by its name; return whether it is as it was."""
+        """Mark a run as archived in a file of this name; return false if it changed meanwhile."""
         stands = sa.select(sa.func.count(), sa.cast(_checksums(), sa.BigInteger))
         found = self._connection.execute(stands.where(decisions.c.run_key == run.key)).one()
         if tuple(found) != (run.decisions, run.checksums):
             return False
-        adds = change(runs, {}, {"archive": archive})
+        adds = checksum_delta(runs, {}, {"archive": archive})
         ended = runs.c.outcome if run.is_finished else runs.c.abandoned_at
         query = sa.update(runs).where(
             runs.c.key == run.key,
@@ -98,13 +98,13 @@ class RetentionSql(Transaction):
         return bool(marked.rowcount == 1)
 
     def unmark_archived(self, archive: str) -> None:
-        """Take back that runs are in an archive file; none of their rows was deleted."""
-        adds = change(runs, {"archive": archive}, {"archive": None})
+        """Undo `mark_archived` for an archive file's runs, of which no row was deleted."""
+        adds = checksum_delta(runs, {"archive": archive}, {"archive": None})
         query = sa.update(runs).where(runs.c.archive == archive)
         self.write(query.values(archive=None, checksum=runs.c.checksum + adds))
 
     def archives_left(self) -> Sequence[str]:
-        """Return the archive files of which the store still has decisions that are to go."""
+        """Return the archive files whose runs still have decisions to delete."""
         has_rows = sa.select(1).select_from(decisions).where(_of_run).exists()
         query = sa.select(runs.c.archive).where(is_archived, has_rows).distinct()
         return sorted(self._connection.execute(query).scalars())
@@ -134,22 +134,22 @@ class RetentionSql(Transaction):
         return Deleted(rows=len(found), last_key=found[-1]["run_key"] if found else after)
 
     def _count_archived(self, controller_id: int, recorded: int) -> None:
-        # Those that were learned from are counted by their policies.
+        # Learned transitions need no such count: policies have theirs.
         query = sa.select(controllers.c.archived_recorded).where(controllers.c.id == controller_id)
         (before,) = self._rows(query)
         after = {"archived_recorded": (before["archived_recorded"] or 0) + recorded}
-        adds = change(controllers, before, after)
+        adds = checksum_delta(controllers, before, after)
         update = sa.update(controllers).where(controllers.c.id == controller_id)
         self.write(update.values(**after, checksum=controllers.c.checksum + adds))
 
 
 def _checksums() -> sa.ColumnElement[int]:
-    """Return the sum of decisions' checksums, in a query; rows of old releases have none."""
+    """Return the sum of the decisions' checksums, in a query; rows of old releases add 0."""
     return sa.func.coalesce(sa.func.sum(decisions.c.checksum), 0)
 
 
 def _size() -> sa.ColumnElement[int]:
-    """Return the bytes of a decision's values, in a query."""
+    """Return the size in bytes of a decision's values, in a query."""
     bulky = (
         decisions.c.state,
         decisions.c.context,

@@ -1,7 +1,7 @@
-"""Reads a rollout: the transitions that wait to be learned from, each of their rows once.
+"""Reads a rollout: transitions that are ready to be learned from, reading each row once.
 
-A transition ends with the decision that the next one begins with, so a join would read, check and
-make almost every decision twice.
+The decision that ends one transition begins the next, so a join would read, check and convert
+almost every decision twice.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import sqlalchemy as sa
 from agent_service.domain.runs import Controller, Decision, Run, Use
 from agent_service.domain.store import LearnableTransition
 from agent_service.store.rows import rows
-from agent_service.store.rows.checksums import refuse
+from agent_service.store.rows.checksums import raise_damaged
 from agent_service.store.sql import queries
 from agent_service.store.sql.schema import decisions, is_settled, runs
 
 T = TypeVar("T")
 Read = Callable[[sa.Executable], list[rows.Row]]
 _Place = tuple[int, int]
-"""A run's key and a chunk of it."""
+"""Run key and chunk of a decision."""
 
 IS_READY = (decisions.c.use == Use.READY.value) & is_settled
 _VALUES_AT_ONCE = 500
 
 
 def _with_ready() -> sa.Select[tuple[int]]:
-    """Return the query for controllers with more than `before` transitions that are ready.
+    """Return the query for controllers with more than `before` ready transitions.
 
-    One statement for all controllers: each costs ten times what the index does. It goes from one to
-    the next in the index alone: behind a long spec, the columns of a controller's row are far to
-    reach.
+    One statement for all controllers, since each statement costs ten times the index look-up. It
+    skips from controller to controller within the index: in a controller's row, long specs make the
+    other columns slow to reach.
     """
     key = decisions.c.controller_id
     first = sa.select(sa.func.min(key).label("id")).where(is_settled).cte(recursive=True)
@@ -47,18 +47,18 @@ WITH_READY = _with_ready()
 
 
 def read_ready(read: Read, controller: Controller, *, limit: int) -> list[LearnableTransition]:
-    """Return the oldest transitions of a controller that wait to be learned from, by position.
+    """Return the oldest transitions of a controller that are ready to be learned from, by position.
 
     Args:
         read: returns the rows of a query.
-        controller: whose.
-        limit: how many at the most.
+        controller: the controller.
+        limit: maximum number of transitions.
     """
     query = queries.LOGGED.where(decisions.c.controller_id == controller.id, IS_READY)
     ready = read(query.order_by(decisions.c.position).limit(limit))
     for row in ready:
         if row["decision_use"] != Use.READY.value:
-            refuse(decisions, row, "decision_")  # a damaged index led here
+            raise_damaged(decisions, row, "decision_")  # found by a damaged index
     made = {_place(row): rows.decision_from_row(row) for row in ready}
     following = made | _following(read, made)
     of = _runs(read, {key for key, _ in made})
@@ -74,7 +74,7 @@ def _place(row: rows.Row) -> _Place:
 
 
 def _following(read: Read, made: dict[_Place, Decision]) -> dict[_Place, Decision]:
-    """Return the decisions that transitions end with and none of them begins with."""
+    """Return the decisions that end a transition without beginning another one."""
     missing = [(key, chunk + 1) for key, chunk in made if (key, chunk + 1) not in made]
     place = sa.tuple_(decisions.c.run_key, decisions.c.chunk)
     return {
@@ -93,7 +93,7 @@ def _runs(read: Read, keys: set[int]) -> dict[int, Run]:
 
 
 def slices(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield all values, a few at a time, as a statement takes only so many."""
+    """Yield the values in slices that fit a statement's limit of parameters."""
     for start in range(0, len(values), _VALUES_AT_ONCE):
         yield values[start : start + _VALUES_AT_ONCE]
 

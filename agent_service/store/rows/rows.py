@@ -1,4 +1,4 @@
-"""Rows to values and back: the only place that knows how values lie in the tables."""
+"""Conversion between rows and values: the only place that knows how values are stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FLOAT64 = np.dtype("<f8")
 _in_order = itemgetter(*(column.name for column in decisions.columns))
 
 Row = Mapping[str, Any]
-"""Columns of a result by the names that `queries` gives them."""
+"""Columns of a result, by the labels that `queries` defines."""
 
 
 def spec_to_text(spec: ControllerSpec) -> str:
@@ -50,7 +50,7 @@ def _contents(value: Any) -> dict[str, Any]:
 
 
 def spec_from_text(text: str) -> ControllerSpec:
-    """Return the spec that `spec_to_text` wrote; raises InvalidArgument of an unknown kind."""
+    """Return the spec from the JSON of `spec_to_text`; InvalidArgument for an unknown kind."""
     content = json.loads(text)
     content["hyperparameters"] = [Hyperparameter(**one) for one in content["hyperparameters"]]
     settings = content["algorithm"]
@@ -58,7 +58,7 @@ def spec_from_text(text: str) -> ControllerSpec:
     return ControllerSpec(**content)
 
 
-# Specs never change, and every call reads one. Read, a long one takes 8 times its text.
+# Specs are immutable, and every call reads one. Parsed, a long one takes 8 times its text's memory.
 _SPECS: SizedCache[str, ControllerSpec] = SizedCache(entries=1024, size=8 * 2**20)
 
 
@@ -70,12 +70,12 @@ def _cached_spec(text: str) -> ControllerSpec:
 
 
 def _array(data: bytes) -> np.ndarray:
-    """Return a float64 array, to the bit as it was stored; read-only."""
+    """Return the stored float64 array, bit for bit; read-only."""
     return np.frombuffer(data, dtype=_FLOAT64)
 
 
 def controller_from_row(row: Row) -> Controller:
-    """Return the controller of the columns `controller_*`; raises Unavailable if damaged."""
+    """Return the controller from the columns `controller_*`; raises Unavailable if damaged."""
     check(controllers, row, "controller_")
     return Controller(
         id=row["controller_id"],
@@ -101,7 +101,7 @@ def policy_from_row(row: Row) -> PolicyVersion:
 
 
 def policy_entry_from_row(row: Row) -> PolicyEntry:
-    """Return a policy version without its data, of which the row has the `size`."""
+    """Return a policy version without its data; the row has the data's `size`."""
     return PolicyEntry(
         version=row["version"],
         size=row["size"],
@@ -113,7 +113,11 @@ def policy_entry_from_row(row: Row) -> PolicyEntry:
 
 
 def run_from_row(row: Row) -> Run:
-    """Return the run of the columns `run_*`, with its controller; raises Unavailable if damaged."""
+    """Return the run from the columns `run_*`, with its controller.
+
+    Raises:
+        Unavailable: the row is damaged.
+    """
     check(runs, row, "run_")
     outcome = row["run_outcome"]
     return Run(
@@ -146,11 +150,11 @@ def run_changes(run: Run) -> dict[str, Any]:
 
 
 def decision_to_row(run: Run, decision: Decision) -> tuple[Any, ...]:
-    """Return a decision with its checksum, as the driver takes it, in the order of the columns."""
+    """Return a decision's values and checksum for the driver, in column order."""
     feedback, choice, applied = decision.feedback, decision.choice, decision.applied
     scores = feedback if isinstance(feedback, Scores) else None
     given = feedback if isinstance(feedback, GivenReward) else None
-    # As they are read again: floats are floats, and none is a negative zero.
+    # As they will be read: no integers in float columns, and no negative zeros.
     row: dict[str, Any] = {
         "position": decision.position,
         "run_key": run.key,
@@ -185,12 +189,12 @@ def _floats(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _to_json(values: Mapping[str, float]) -> str:
-    """Return what `json.dumps` does, at a tenth of its cost: names are plain, floats are finite."""
+    """Return `json.dumps(values)` at a tenth of its cost; names are plain and floats finite."""
     return "{" + ", ".join(map('"%s": %r'.__mod__, values.items())) + "}"
 
 
 def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
-    """Return the decision of the columns that begin with `prefix`.
+    """Return the decision from the columns that begin with `prefix`.
 
     Raises:
         Unavailable: the row is damaged.
@@ -219,12 +223,12 @@ def decision_from_row(row: Row, prefix: str = "decision_") -> Decision:
 
 
 def transition_from_row(row: Row) -> Transition:
-    """Return the transition of a decision and the one that followed it, `following_*`."""
+    """Return the transition from a decision's columns and its successor's, `following_*`."""
     return transition(decision_from_row(row), decision_from_row(row, "following_"))
 
 
 def transition(decision: Decision, following: Decision) -> Transition:
-    """Return the transition of a decision and the one that its chunk's report brought."""
+    """Return the transition from a decision to the one that its chunk's report led to."""
     assert following.reward is not None
     return Transition(
         position=following.position,

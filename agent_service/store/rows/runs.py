@@ -12,14 +12,19 @@ from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Controller, Mode, Outcome, Run, RunState, StartRun
 from agent_service.store.rows import rows
 from agent_service.store.rows.cache import StaleWrite
-from agent_service.store.rows.checksums import as_stored, change, of_column, sealed
+from agent_service.store.rows.checksums import (
+    as_stored,
+    checksum_delta,
+    column_checksum,
+    with_checksum,
+)
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
 from agent_service.store.sql.schema import controllers, is_on_lease, run_state, runs
 
 
 class Runs(Transaction):
-    """What the store port's `Session` says of runs."""
+    """The session's methods for runs."""
 
     def find_run(self, run_id: str) -> Run | None:
         """Return one run."""
@@ -41,12 +46,12 @@ class Runs(Transaction):
         run = rows.run_from_row(row)
         self._cache.controllers[run.controller.id] = run.controller
         if run.state is RunState.ACTIVE:
-            # Others never report again as a rule, and may be pruned by another process.
+            # Other runs rarely report again, and another process may prune them.
             self._cache.keep_run(run)
         return run
 
-    def foresee(self, run_ids: Iterable[str]) -> None:
-        """Read runs that will be looked up, with their newest decisions, all at once."""
+    def prefetch(self, run_ids: Iterable[str]) -> None:
+        """Read runs that will be looked up, with their newest decisions, in one query."""
         unknown = sorted({run_id for run_id in run_ids if self._cache.runs.get(run_id) is None})
         if not unknown:
             return
@@ -55,9 +60,9 @@ class Runs(Transaction):
             try:
                 run, newest = rows.run_from_row(row), rows.decision_from_row(row)
             except Unavailable:
-                continue  # damaged: who looks it up is told
+                continue  # damaged: reported to the caller that looks it up
             self._cache.controllers[run.controller.id] = run.controller
-            if run.state is RunState.ACTIVE:  # as where one is found
+            if run.state is RunState.ACTIVE:  # as in _read_run
                 self._cache.keep_run(run, newest)
 
     def _read_controller(self, key: int) -> Controller:
@@ -81,7 +86,7 @@ class Runs(Transaction):
         if state is not None:
             query = query.where(run_state == state.value)
         for key, text in labels.items():
-            # Not by a JSON path: there is none for some keys, such as one with a quotation mark.
+            # Not by a JSON path, which cannot express some keys, such as ones with quotation marks.
             label = self._each(runs.c.labels).table_valued("key", "value")
             is_there = sa.select(1).select_from(label)
             is_there = is_there.where(label.c.key == key, label.c.value == text)
@@ -92,15 +97,15 @@ class Runs(Transaction):
         yield from map(rows.run_from_row, self._each_row(query))
 
     def _each(self, column: sa.ColumnElement[Any]) -> sa.Function[Any]:
-        """Return the rows of keys and texts that a JSON object has."""
+        """Return a table-valued function of a JSON object's keys and texts."""
         is_sqlite = self._connection.dialect.name == "sqlite"
         return sa.func.json_each(column) if is_sqlite else sa.func.json_each_text(column)
 
     def has_active_runs(self, *, count: int) -> bool:
-        """Return whether at least so many runs are active."""
+        """Return whether at least `count` runs are active."""
         most = self._cache.most_active
         if most is None or most >= count:
-            # Their index is walked and no row is read, but each start would walk it.
+            # Counted in the index, reading no row; cached, or each start would walk the index.
             found = sa.select(runs.c.key).where(is_on_lease).limit(count).subquery()
             most = self._execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
             self._cache.most_active = most
@@ -129,33 +134,33 @@ class Runs(Transaction):
             "created_at": now,
             "updated_at": now,
         }
-        self.write(sa.insert(runs).values(sealed(runs, row)))
+        self.write(sa.insert(runs).values(with_checksum(runs, row)))
         self._cache.count_active()
         run = self.find_run(start.run_id)
         assert run is not None
         return run
 
     def requested_mode(self, run: Run) -> Mode | None:
-        """Return the mode that the run's start asked for; None where it asked for none."""
+        """Return the mode that the run's start requested; None if it requested none."""
         query = sa.select(runs.c.requested_mode).where(runs.c.key == run.key)
         mode = self._execute(query).scalar_one()
         return None if mode is None else Mode(mode)
 
     def requested_version(self, run: Run) -> int | None:
-        """Return the policy version that the run's start asked for; None for none."""
+        """Return the policy version that the run's start requested; None if it requested none."""
         query = sa.select(runs.c.requested_version).where(runs.c.key == run.key)
         version: int | None = self._execute(query).scalar_one()
         return version
 
     def count_chunk(self, run: Run, *, now: float) -> None:
-        """Store that one more chunk was reported, and that the run is not abandoned."""
+        """Increment the run's count of reported chunks, and revive it if it was abandoned."""
         if run.abandoned_at is not None:
             self._update_run(run, abandoned_at=None)
             self._cache.count_active()
         chunks = run.reported_chunks + 1
-        adds = of_column("reported_chunks", chunks) + of_column("updated_at", now)
-        adds -= of_column("reported_chunks", run.reported_chunks)
-        adds -= of_column("updated_at", run.updated_at)
+        adds = column_checksum("reported_chunks", chunks) + column_checksum("updated_at", now)
+        adds -= column_checksum("reported_chunks", run.reported_chunks)
+        adds -= column_checksum("updated_at", run.updated_at)
         values = (chunks, now, adds, run.key, run.reported_chunks)
         self.sender.send(queries.COUNT_CHUNK, values, changes=run.id)
         counted = replace(run, reported_chunks=chunks, updated_at=now, abandoned_at=None)
@@ -165,23 +170,23 @@ class Runs(Transaction):
             cached.run = counted
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
-        """Return active runs whose last accepted call came before `since`, the oldest first."""
+        """Return active runs whose last accepted call was before `since`, oldest first."""
         query = queries.RUNS.where(is_on_lease, runs.c.updated_at < since)
         found = self._rows(query.order_by(runs.c.updated_at).limit(limit))
         return [rows.run_from_row(row) for row in found]
 
     def abandon_run(self, run: Run, *, now: float) -> None:
-        """Store that a run's lease ran out."""
+        """Mark a run as abandoned, since its lease expired."""
         self._update_run(run, abandoned_at=now)
 
     def finish_run(
         self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
     ) -> None:
-        """Store how a run ended."""
+        """Store a run's outcome and final score."""
         self._update_run(run, outcome=outcome.value, final_score=final_score, updated_at=now)
 
     def _update_run(self, run: Run, **values: Any) -> None:
-        checksum = runs.c.checksum + change(runs, rows.run_changes(run), values)
+        checksum = runs.c.checksum + checksum_delta(runs, rows.run_changes(run), values)
         query = sa.update(runs).where(
             runs.c.key == run.key,
             runs.c.reported_chunks == run.reported_chunks,

@@ -1,4 +1,4 @@
-"""The store port's `Session`, in SQL: one transaction on all tables."""
+"""The store's session: one transaction on all tables."""
 
 from __future__ import annotations
 

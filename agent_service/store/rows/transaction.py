@@ -1,4 +1,4 @@
-"""An open transaction: runs statements, and counts what changes, for whoever knows the tables."""
+"""An open transaction: runs the statements of the session's parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from agent_service.store.rows import rows
 from agent_service.store.rows.cache import RunCache
-from agent_service.store.rows.sending import sender_to
+from agent_service.store.rows.senders import make_sender
 from agent_service.store.sql import queries
 
 
@@ -18,27 +18,27 @@ class Transaction:
     """A transaction on one connection, valid while it is open."""
 
     def __init__(self, connection: sa.Connection, cache: RunCache) -> None:
-        """Work on the open transaction of `connection`, with the cache of earlier ones."""
+        """Use the open transaction of `connection`, with the cache kept between transactions."""
         self._connection = connection
-        self.sender = sender_to(queries.driver_of(connection))
-        """Runs the statements that every report needs."""
+        self.sender = make_sender(queries.driver_of(connection))
+        """Runs the writes that every report needs."""
         self._cache = cache
         self.calls: list[Callable[[], None]] = []
-        """What to call when this is durable, of the caller that is served now."""
+        """The current job's callbacks for when this is durable."""
         self.looked_up: list[str] = []
-        """The runs that this caller named."""
+        """The runs that the current job looked up."""
 
     def after_commit(self, call: Callable[[], None]) -> None:
-        """Note what to call once this is durable."""
+        """Call this once the transaction is durable."""
         self.calls.append(call)
 
     def forget(self) -> None:
-        """Have all read again that is cached and concerns this call."""
+        """Drop cached data that concerns the current job."""
         self._cache.drop(self.looked_up)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo what is done inside, and that alone, where it raises."""
+        """Undo what is done inside, and only that, if it raises."""
         try:
             with self._connection.begin_nested():
                 yield
@@ -49,14 +49,14 @@ class Transaction:
             raise
 
     def write(self, statement: sa.Insert | sa.Update | sa.Delete) -> sa.CursorResult[Any]:
-        """Run a statement that changes something."""
+        """Run a statement that writes."""
         self.sender.sent += 1
         return self._execute(statement)
 
     def _execute(
         self, statement: sa.Executable, names: Mapping[str, Any] | None = None
     ) -> sa.CursorResult[Any]:
-        """Run a statement after all that were sent before."""
+        """Run a statement after those that are queued."""
         self.sender.finish()
         return self._connection.execute(statement, names)
 
@@ -65,13 +65,13 @@ class Transaction:
         return found[0] if found else None
 
     def _rows(self, query: sa.Executable, names: Mapping[str, Any] | None = None) -> list[rows.Row]:
-        """Return what a query finds as plain dictionaries, which are read many times faster."""
+        """Return a query's rows as dictionaries, which are many times faster to read."""
         return list(self._each_row(query, names))
 
     def _each_row(
         self, query: sa.Executable, names: Mapping[str, Any] | None = None
     ) -> Iterator[rows.Row]:
-        """Yield what a query finds; SQLite reads each row as it is asked for."""
+        """Yield a query's rows as dictionaries; SQLite reads each row when it is yielded."""
         result = self._execute(query, names)
         columns = tuple(result.keys())
         try:

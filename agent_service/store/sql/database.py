@@ -1,4 +1,4 @@
-"""What the store needs of a database that SQL alone does not say: one implementation for each."""
+"""Protocol of what differs between databases: opening, locking, durability."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agent_service.domain.errors import AgentError
 
 
 class StoreError(AgentError):
-    """The store cannot be opened: see the message."""
+    """The store cannot be opened; the message says why."""
 
 
 class Locked(Exception):
-    """Another process writes; try again in a moment."""
+    """Another process is writing; retry in a moment."""
 
 
 class Database(Protocol):
@@ -25,70 +25,70 @@ class Database(Protocol):
     url: sa.URL
 
     is_server: bool
-    """Whether it is a server: others write to it as often, and its answers are waited for."""
+    """Whether it is a database server, which replicas share over the network."""
 
     @property
     def folder(self) -> Path | None:
-        """Where its files lie, as an absolute path; None where they are a server's."""
+        """The folder of its files, as an absolute path; None on a database server."""
         ...
 
     def require(self) -> None:
-        """Check that a store is there; raises StoreError."""
+        """Check that a store exists; raises StoreError."""
         ...
 
     def prepare(self) -> None:
-        """Check what can be checked before it is opened; raises StoreError."""
+        """Check the files before they are opened; raises StoreError."""
         ...
 
     def check(self, connection: sa.Connection) -> None:
-        """Check that tables and indexes are whole; raises StoreError."""
+        """Check the integrity of tables and indexes; raises StoreError."""
         ...
 
     def hold(self) -> None:
-        """Hold on to its files, which are up to date, so that `check_place` sees what is done."""
+        """Keep its migrated files open, so that `check_place` notices if they are replaced."""
         ...
 
     def check_place(self) -> None:
-        """Check that the files held are still in their place; raises Unavailable."""
+        """Check that the open files are still in their place; raises Unavailable."""
         ...
 
     def join(self) -> bool:
-        """Take part in serving it until `close`; return whether others do, where that is rare."""
+        """Register as its service until `close`; return whether others unexpectedly did."""
         ...
 
     def close(self) -> None:
-        """Let go of what `hold` and `join` took."""
+        """Release what `hold` and `join` took."""
         ...
 
     def reading(self) -> sa.Engine:
-        """Return an engine whose transactions see one state of the whole."""
+        """Return an engine whose transactions read one snapshot."""
         ...
 
     def migrating(self) -> sa.Engine:
-        """Return an engine whose transactions keep all other writers out from their beginning."""
+        """Return an engine whose transactions exclude other writers when they begin."""
         ...
 
     def writing(self) -> sa.Engine:
-        """Return an engine that begins no transaction of its own, and waits for nobody."""
+        """Return an engine that begins no transactions itself and waits for no locks."""
         ...
 
     def begin(self, driver: Any) -> int:
-        """Begin a transaction that no other writer is in; return the count of others' commits.
+        """Begin a transaction that excludes other writers; return a count of others' commits.
 
         Raises:
-            Locked: another one is.
+            Locked: another process is writing.
         """
         ...
 
     def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
-        """Give, until it is left, whether no other process learns for a controller."""
+        """Yield whether no other process learns for a controller, and keep others out meanwhile."""
         ...
 
     @property
     def commit_syncs(self) -> bool:
-        """Whether a commit waits for a disk; if not, `checkpoint` does, where there is one."""
+        """Whether a commit waits for the disk; if not, `checkpoint` does."""
         ...
 
     def checkpoint(self, driver: Any) -> None:
-        """Bring what was committed from its log into place, where it does not do so itself."""
+        """Checkpoint the write-ahead log, unless the database does so itself."""
         ...

@@ -1,4 +1,4 @@
-"""The version of a store's tables: made new, brought up to date, or refused."""
+"""Creation and migration of a store's tables."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 FIRST = "0001"
-"""The revision of stores from before Alembic, which carry a table `store_format`."""
+"""The revision of stores from before Alembic, which have a table `store_format`."""
 
 
-def bring_up_to_date(engine: sa.Engine) -> None:
-    """Make or migrate the tables, in one transaction; an older SQLite file is copied beside.
+def migrate(engine: sa.Engine) -> None:
+    """Create or migrate the tables, in one transaction; first copy an older SQLite file.
 
     Args:
-        engine: its transactions must lock for writing from their beginning.
+        engine: its transactions must take the write lock when they begin.
 
     Raises:
-        StoreError: the database holds other tables, or is of a newer release.
+        StoreError: the database has other tables, or was written by a newer release.
     """
-    # What it tells of itself is of no use to who runs a service; our own lines say what happens.
+    # Alembic's own lines are of no use to operators; ours say what happens.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -44,11 +44,11 @@ def bring_up_to_date(engine: sa.Engine) -> None:
             return
         if revision is not None and revision not in {s.revision for s in scripts.walk_revisions()}:
             raise StoreError(
-                f"its tables are of version {revision}, newer than {newest}; update this release"
+                f"its tables have version {revision}, newer than {newest}; update this release"
             )
         if revision is not None:
             _copy(engine.url, suffix=f".before-{newest}")
-            log.info("store: version %s is brought to %s", revision, newest)
+            log.info("store: migrating from version %s to %s", revision, newest)
         config.attributes["connection"] = connection
         if revision == FIRST:
             command.stamp(config, FIRST)
@@ -56,23 +56,23 @@ def bring_up_to_date(engine: sa.Engine) -> None:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    """Return the tables' version; None where there are no tables."""
+    """Return the tables' version; None if there are no tables."""
     tables = set(sa.inspect(connection).get_table_names())
     if not tables:
         return None
     if "alembic_version" in tables:
         return MigrationContext.configure(connection).get_current_revision()
     if "store_format" not in tables:
-        raise StoreError("the database holds other tables; give a new one")
+        raise StoreError("the database has other tables; give a new one")
     return FIRST
 
 
 def _copy(url: sa.URL, *, suffix: str) -> None:
-    """Copy a SQLite database as it is committed now; other databases have backups of their own."""
+    """Copy the committed state of a SQLite database; operators back up other databases."""
     if url.get_backend_name() != "sqlite":
         return
     assert url.database is not None
     path = Path(url.database + suffix)
     with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(path)) as copy:
         source.backup(copy)
-    log.info("store: the older one is kept as %s", path)
+    log.info("store: kept a copy of the old version as %s", path)

@@ -1,8 +1,8 @@
 """A store on a PostgreSQL server, which any number of replicas of the agent service may share.
 
-Writers take turns by one advisory lock, as they do by SQLite's: the log has one order, positions in
-it follow one another, and who follows it misses nothing. A group of calls shares a turn, and who
-waits for one stands in the server's queue. Nothing is waited for without end.
+Writers take turns by one advisory lock, as they do by SQLite's write lock: so the log has one order
+without gaps, and followers miss nothing. A group of calls shares a turn; waiting writers queue in
+the server. Every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from agent_service.domain.store import Durability
 from agent_service.store.sql.database import Locked, StoreError
 
 WRITERS, LEARNERS = 0x5EED0001, 0x5EED0002
-"""Advisory locks: of whoever writes, and, with a controller's id, of who learns for that one."""
+"""Keys of advisory locks: the writer's, and, with a controller's id, its learner's."""
 CONNECT_SECONDS = 3
 LOCK_SECONDS = 5
-"""For how long a turn is waited for at once; the journal says for how long in all."""
+"""Timeout of one attempt to get the writers' lock; the journal limits the attempts."""
 WRITER_SECONDS = 10
-"""After so long without an answer a session that writes is given up. The server ends one that is
-silent for so long inside a transaction, so that a writer that hangs does not keep its turn."""
+"""Timeout of a writing session's statements. The server also ends a session that idles this long in
+a transaction, so that a hung writer does not keep its turn."""
 READERS = 16
-"""Connections that read at once; who comes then waits for one."""
+"""Size of the pool of reading connections."""
 READER_SECONDS = 5.0
-"""For how long."""
+"""Timeout of waiting for one of them."""
 SILENT_SECONDS = 10
-"""After so long without a sign of the other machine a connection is given up, by both ends. The
-server ends the session, and its locks with it: then another one learns. The service opens another
-one, and until it can, its calls end with UNAVAILABLE."""
+"""Both ends drop a connection after this long without a sign of the other machine. The server then
+releases the session's locks, so another learner can start. The service reconnects, and until it
+can, its calls end with UNAVAILABLE."""
 MIGRATION_SECONDS = 60
-"""For how long a service that starts waits for its turn, as another one may change the tables."""
+"""How long a starting service waits for the lock, since another one may be migrating the tables."""
 READING_SECONDS = 30
-"""After so long without an answer a session that reads is given up: one page takes milliseconds."""
+"""Timeout of a reading session's statements: one page takes milliseconds."""
 _SERVERS_END = {
     "tcp_keepalives_idle": 4,
     "tcp_keepalives_interval": 2,
@@ -64,12 +64,12 @@ class PostgresqlDatabase:
         """Take a URL.
 
         Raises:
-            InvalidArgument: it is of another driver, or shows its password.
+            InvalidArgument: it names another driver, or has its password in the query.
             StoreError: the driver is not installed.
         """
         if url.get_driver_name() != "psycopg":
             raise invalid(
-                "store", f"{url} is of another driver; write it as postgresql+psycopg://..."
+                "store", f"{url} names another driver; write it as postgresql+psycopg://..."
             )
         try:
             import psycopg  # noqa: F401
@@ -78,7 +78,7 @@ class PostgresqlDatabase:
                 f"store {url}: needs psycopg ({error}); install the extra `postgresql`"
             ) from error
         if "password" in url.query:
-            # Of a URL, only what stands before the host is hidden where it is shown.
+            # SQLAlchemy hides only a password before the host when it formats a URL.
             raise invalid("store", "give its password by --store-password, not in the URL's query")
         self.url = url
         self._durability = durability
@@ -104,7 +104,7 @@ class PostgresqlDatabase:
             raise StoreError(f"store {self.url}: the database has no tables of ours")
 
     def prepare(self) -> None:
-        """Do nothing: no file here is ours."""
+        """Do nothing: the files are the server's."""
 
     def hold(self) -> None:
         """Do nothing: the files are the server's."""
@@ -113,11 +113,11 @@ class PostgresqlDatabase:
         """Do nothing: the files are the server's."""
 
     def join(self) -> bool:
-        """Return that nothing is unusual: a server is for replicas."""
+        """Return false: several services on one database server are normal."""
         return False
 
     def close(self) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing: nothing is open."""
 
     def check(self, connection: sa.Connection) -> None:
         """Do nothing: a server checks its own pages."""
@@ -125,8 +125,8 @@ class PostgresqlDatabase:
     def _engine(
         self, *, answer_seconds: float, settings: Mapping[str, object] = _NONE, **options: Any
     ) -> sa.Engine:
-        """Return an engine whose sessions have `settings` and are waited for so long."""
-        from agent_service.store.sql.patience import PatientConnection  # needs psycopg
+        """Return an engine whose sessions have `settings` and this timeout for answers."""
+        from agent_service.store.sql.answer_timeout import TimeoutConnection  # needs psycopg
 
         engine = sa.create_engine(self.url, connect_args=self._options(**settings), **options)
 
@@ -134,7 +134,7 @@ class PostgresqlDatabase:
         def take_ours(
             dialect: object, record: object, arguments: Any, names: dict[str, Any]
         ) -> object:
-            connection = PatientConnection.connect(*arguments, **names)
+            connection = TimeoutConnection.connect(*arguments, **names)
             connection.answer_seconds = answer_seconds
             return connection
 
@@ -144,12 +144,12 @@ class PostgresqlDatabase:
         given = self.url.query.get("options", "")
         words = [f"-c {name}={value}" for name, value in {**_SERVERS_END, **settings}.items()]
         options = " ".join([*words, *([given] if isinstance(given, str) else given)])
-        # Text is text, also of a database whose own encoding is none: SQL_ASCII gives bytes.
+        # Else a database in SQL_ASCII, which is no encoding, would return bytes for text.
         ours = {"connect_timeout": CONNECT_SECONDS, "client_encoding": "UTF8"}
         return {**ours, "options": options, **_OUR_END}
 
     def reading(self) -> sa.Engine:
-        """Return an engine of repeatable reads, by at most `READERS` sessions."""
+        """Return an engine with repeatable reads and a pool of `READERS` sessions."""
         return self._engine(
             answer_seconds=READING_SECONDS,
             settings={"statement_timeout": READING_SECONDS * 1000},
@@ -157,7 +157,7 @@ class PostgresqlDatabase:
             pool_size=READERS,
             max_overflow=0,
             pool_timeout=READER_SECONDS,
-            pool_pre_ping=True,  # one that broke while it was idle fails nobody
+            pool_pre_ping=True,  # so a connection that broke while idle fails no caller
         )
 
     def migrating(self) -> sa.Engine:
@@ -190,8 +190,8 @@ class PostgresqlDatabase:
 
     def begin(self, driver: Any) -> int:
         """Begin a transaction under the writers' lock; return the count of others' commits."""
-        # One way to the server and back for all. Statements see what was committed before them,
-        # whatever the server's default is. A number is taken only by who has the lock.
+        # One round trip. READ COMMITTED, whatever the server's default is, so that statements see
+        # what was committed before the lock was taken; the transaction's id is assigned after it.
         try:
             cursor = driver.execute(
                 "BEGIN ISOLATION LEVEL READ COMMITTED; "
@@ -205,8 +205,7 @@ class PostgresqlDatabase:
             raise Locked from error
         cursor.set_result(-1)
         (transaction,) = cursor.fetchone()
-        # The server numbers transactions that write. Where none lies between the last one and this,
-        # nobody else has written.
+        # Only writing transactions have ids: consecutive ids mean that nobody else has written.
         if int(transaction) != self._last_transaction + 1:
             self._others_commits += 1
         self._last_transaction = int(transaction)
@@ -214,18 +213,19 @@ class PostgresqlDatabase:
 
     @contextmanager
     def learning_for(self, controller_id: int) -> Iterator[bool]:
-        """Take a lock by a session of its own, with which it ends; give whether it was free."""
+        """Try to take a lock in a session of its own, which releases it; yield whether it did."""
         with self._learning.connect() as connection:
             lock = f"pg_try_advisory_lock({LEARNERS}, {controller_id})"
             yield bool(connection.exec_driver_sql(f"SELECT {lock}").scalar_one())
 
     @cached_property
     def _learning(self) -> sa.Engine:
-        """Of sessions for locks: each is closed at its end, and what SQLAlchemy asks first is kept.
+        """Engine of the sessions for locks.
 
-        Who waits for another learner to end opens one many times a second.
+        Cached, since a waiting learner connects many times a second, and SQLAlchemy queries the
+        server's settings for each new engine.
         """
         return self.writing()
 
     def checkpoint(self, driver: Any) -> None:
-        """Do nothing: the server makes its own."""
+        """Do nothing: the server makes its own checkpoints."""

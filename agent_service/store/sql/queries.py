@@ -1,7 +1,7 @@
-"""Statements that are made once: what every report needs, and what joins tables.
+"""Statements built once: those of every report, and joins.
 
-Making one anew costs more than running it: half of a report's time, when it was measured. Columns
-of joins carry the prefix that `rows` reads them by.
+Building a statement costs more than running it: half of a report's time (measured). The columns of
+joins are labelled with the prefixes that `rows` reads.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _RUN = [*_labelled(runs, "run_"), *_labelled(controllers, "controller_")]
 FOLLOWING_POSITION = _following.c.position
 """In TRANSITIONS: the position of the report that completed the transition."""
 FOLLOWING_CHUNK = _following.c.chunk
-"""In TRANSITIONS: orders one run as its positions do, and is what the run's index holds."""
+"""In TRANSITIONS: orders one run as its positions do, and is in the run's index."""
 OF_CONTROLLER = (
     _following.c.controller_id + 0
     == (
         sa.select(controllers.c.id).where(controllers.c.name == sa.bindparam("of_name"))
     ).scalar_subquery()
 )
-"""In TRANSITIONS: one controller's. A sum, since no index holds it: the log is walked by position,
-where an index by controller would have all of the controller's rows sorted for every page."""
+"""In TRANSITIONS: one controller's. The sum prevents the use of an index by controller, with which
+all of the controller's rows would be sorted for every page: the log is scanned by position."""
 
 CONTROLLERS = sa.select(*_labelled(controllers, "controller_"))
 RUNS = sa.select(*_RUN).join_from(runs, controllers, runs.c.controller_id == controllers.c.id)
@@ -68,24 +68,24 @@ TRANSITIONS = DECISIONS.add_columns(*_labelled(_following, "following_")).join(
     _following,
     (_following.c.run_key == decisions.c.run_key)
     & (_following.c.chunk == decisions.c.chunk + 1)
-    # The same again, since an index finds a column and not a sum: it is looked up from both sides.
+    # Repeated, so that the index can be used from either side: it has columns, not sums.
     & (decisions.c.chunk == _following.c.chunk - 1),
 )
-"""A decision and the one that its chunk's report brought: those that have no such one are left out,
-since the chunk that they are for is not reported."""
+"""Decisions with the one that their chunk's report led to; a decision whose chunk is not yet
+reported has none and is left out."""
 
 
 class Statement:
-    """A statement in the driver's own words: running it costs what the driver costs.
+    """A statement compiled to SQL, so that running it costs only what the driver costs.
 
-    SQLAlchemy's own execution took three quarters of a report's time. Values are passed as the
-    database takes them, since no type of a column is asked to convert them. `sending` runs it.
+    SQLAlchemy's execution took three quarters of a report's time. Values are passed as the database
+    takes them, since no column type converts them. `senders` runs it.
     """
 
     def __init__(self, clause: sa.Insert | sa.Update) -> None:
-        """Take a statement, whose values are bound in the order in which they stand in it."""
-        self.of_sqlite = str(clause.compile(dialect=sqlite.dialect()))
-        self.of_psycopg = self.of_sqlite.replace("?", "%s")
+        """Compile a statement; its parameters are bound in the order in which they appear."""
+        self.sqlite = str(clause.compile(dialect=sqlite.dialect()))
+        self.psycopg = self.sqlite.replace("?", "%s")
 
 
 APPEND = Statement(
@@ -114,9 +114,9 @@ COUNT_CHUNK = Statement(
         runs.c.abandoned_at.is_(None),
     )
 )
-"""Changes nothing where the run does not stand as the caller knows it."""
+"""Changes nothing if the run is not in the state that the caller knows."""
 
 
 def driver_of(connection: sa.Connection) -> Any:
-    """Return the driver's own connection under SQLAlchemy's."""
+    """Return the driver's connection under SQLAlchemy's."""
     return connection.connection.driver_connection

@@ -1,9 +1,9 @@
 """The tables: controllers, their policy versions, runs, and the decision log.
 
-The log is append-only: of a decision, only what learning did with it changes, until its run is
-archived and its rows are deleted (`retention`). Arrays are stored as
-little-endian float64, so that what is read is what was written, to the bit. The tables are made and
-changed by `migrations/`; a test compares the two. What `checksum` covers is said in `checksums`.
+The log is append-only: only a decision's use by learning changes, until its run is archived and its
+rows are deleted (`retention`). Arrays are stored as little-endian float64, so they are read back
+bit for bit. The tables are created and changed by `migrations/`; a test compares the two.
+`checksums` says what `checksum` covers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agent_service.domain.runs import RunState
 metadata = sa.MetaData()
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-"""Numbers that a database gives, and that a busy one gives many of. Of SQLite's, all are big."""
+"""Type of keys that the database assigns; SQLite's Integer has 64 bits."""
 
 controllers = sa.Table(
     "controllers",
@@ -67,9 +67,9 @@ runs = sa.Table(
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
 is_archived = runs.c.archive.is_not(None)
-"""In queries for runs whose decisions are in an archive file, or are on their way out of the store.
+"""In queries: runs whose decisions are in an archive file and are deleted, or about to be.
 
-Their rows stay, so that neither names nor keys are given twice."""
+The runs' own rows stay, so that neither ids nor keys are reused."""
 sa.Index(
     "runs_by_archive",
     runs.c.archive,
@@ -82,10 +82,10 @@ run_state = sa.case(
     (runs.c.abandoned_at.is_not(None), RunState.ABANDONED.value),
     else_=RunState.ACTIVE.value,
 )
-"""In queries: where a run stands."""
+"""In queries: the run's state."""
 is_on_lease = runs.c.outcome.is_(None) & runs.c.abandoned_at.is_(None)
-"""In queries for active runs, so that the index serves them."""
-# By key, which reports never change: an index by time would cost each of them two pages.
+"""In queries: active runs, in the form that uses the index."""
+# By key, which reports never change: with an index by time, each report would write two more pages.
 sa.Index("runs_on_lease", runs.c.key, sqlite_where=is_on_lease, postgresql_where=is_on_lease)
 
 decisions = sa.Table(
@@ -114,7 +114,7 @@ decisions = sa.Table(
     sa.UniqueConstraint("run_key", "chunk"),
 )
 is_settled = decisions.c.use != "pending"
-"""In queries for any other use, so that the index serves them."""
+"""In queries: any other use, in the form that uses the index."""
 sa.Index(
     "decisions_by_use",
     decisions.c.controller_id,

@@ -16,21 +16,21 @@ import sqlalchemy as sa
 from agent_service.domain.errors import invalid
 from agent_service.domain.store import Durability
 from agent_service.store.sql.database import Locked, StoreError
-from agent_service.store.sql.failures import explained, is_locked
+from agent_service.store.sql.failures import explain, is_locked
 from agent_service.store_files import StoreFiles
 
 LOCK_SECONDS = 10.0
-"""For how long a reader or a migration waits for another process's lock."""
+"""How long a reader or a migration waits for another process's lock."""
 LOG_BYTES = 8 * 2**20
-"""What is left of the write-ahead log when it starts anew.
+"""Size to which the write-ahead log is truncated when it is reset.
 
-It starts anew at some 4 MiB, unless somebody reads in one transaction for long, such as a dashboard
-on the file: until that one ends, the log grows with every commit.
+It is reset at some 4 MiB, unless somebody keeps a reading transaction open, such as a dashboard on
+the file: until that ends, the log grows with every commit.
 """
 _SYNCING = {
     Durability.POWER: ("synchronous = FULL",),
-    # In WAL mode NORMAL leaves syncing to the checkpoints: the file stays whole whatever happens.
-    # SQLite makes one, in a commit, only where the journal has not had one made long before.
+    # In WAL mode NORMAL syncs only at checkpoints; the file stays consistent whatever happens.
+    # SQLite checkpoints within a commit only if the journal has not done so long before.
     Durability.PROCESS: ("synchronous = NORMAL", "wal_autocheckpoint = 4000"),
 }
 
@@ -41,7 +41,7 @@ class SqliteDatabase:
     is_server = False
 
     def __init__(self, url: sa.URL, durability: Durability) -> None:
-        """Take a URL; raises InvalidArgument where it names no file."""
+        """Take a URL; raises InvalidArgument if it names no file."""
         if url.database in (None, "", ":memory:"):
             raise invalid("store", "give a file, e.g. sqlite:///agent.db; the learner reads it too")
         self.url = url
@@ -49,11 +49,11 @@ class SqliteDatabase:
         self._path = Path(url.database or "")
         self._held = ExitStack()
         self.check_place: Callable[[], None] = lambda: None
-        """Checks that the files held are in their place; raises Unavailable. None before `hold`."""
+        """Check that the open files are in place; raises Unavailable. A no-op before `hold`."""
 
     @property
     def folder(self) -> Path:
-        """Where its files lie, as an absolute path."""
+        """The folder of its files, as an absolute path."""
         return self._path.resolve().parent
 
     @property
@@ -76,8 +76,8 @@ class SqliteDatabase:
             # A store that it may only read, SQLite opens, and every write fails.
             if os.path.exists(needed) and not os.access(needed, os.R_OK | os.W_OK):
                 raise StoreError(f"store {self.url}: {needed} may not be read and written")
-        # SQLite would delete the log. A store that is being made never looks so: the first page of
-        # the database is written before the log.
+        # SQLite would delete the log. A store that is being created never looks like this: the
+        # database's first page is written before the log.
         is_empty = not path.is_file() or not path.stat().st_size
         if is_empty and log.is_file() and log.stat().st_size:
             raise StoreError(
@@ -95,16 +95,16 @@ class SqliteDatabase:
             raise StoreError(f"it is damaged ({' '.join(found.split())}); restore a copy")
 
     def hold(self) -> None:
-        """Open the files, so that `check_place` sees where they are moved or replaced."""
+        """Keep the files open, so that `check_place` notices if they are moved or replaced."""
         try:
             files = StoreFiles(self._path, verified_by=f"agent-service verify --store {self.url}")
             self._held.enter_context(closing(files))
             self.check_place = files.check
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(explained(error)) from error
+            raise StoreError(explain(error)) from error
 
     def join(self) -> bool:
-        """Lock a file beside the store until `close`; return whether others hold it, too."""
+        """Lock a file beside the store until `close`; return whether another service holds it."""
         file = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         self._held.callback(os.close, file)
         try:
@@ -116,7 +116,7 @@ class SqliteDatabase:
         return False
 
     def close(self) -> None:
-        """Let go of what `hold` and `join` took."""
+        """Release what `hold` and `join` took."""
         self._held.close()
 
     def reading(self) -> sa.Engine:
@@ -128,7 +128,7 @@ class SqliteDatabase:
         return self._engine(begin="BEGIN IMMEDIATE", lock_seconds=LOCK_SECONDS)
 
     def writing(self) -> sa.Engine:
-        """Return an engine that begins no transaction of its own, and waits for no lock."""
+        """Return an engine that begins no transactions itself and waits for no locks."""
         return self._engine(begin=None, lock_seconds=0.0)
 
     def _engine(self, *, begin: str | None, lock_seconds: float) -> sa.Engine:
@@ -139,12 +139,12 @@ class SqliteDatabase:
 
         @sa.event.listens_for(engine, "do_connect")
         def connect(*_: object) -> None:
-            self.check_place()  # SQLite would make a file that is away, an empty one
+            self.check_place()  # SQLite would create a missing file
 
         @sa.event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
             connection.isolation_level = None
-            # Write-ahead: readers never wait for the writer, nor it for them.
+            # Write-ahead log: readers and the writer never wait for each other.
             for setting in (
                 "journal_mode = WAL",
                 "foreign_keys = ON",
@@ -163,7 +163,7 @@ class SqliteDatabase:
         return engine
 
     def begin(self, driver: sqlite3.Connection) -> int:
-        """Begin a transaction with the write lock; return what others' commits change."""
+        """Begin a transaction with the write lock; return a number that others' commits change."""
         try:
             driver.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
@@ -175,16 +175,16 @@ class SqliteDatabase:
         return version
 
     def learning_for(self, controller_id: int) -> AbstractContextManager[bool]:
-        """Give true: of two learners on a file that learn from the same, one result is kept."""
+        """Yield true: if two processes learn from the same transitions, one result is dropped."""
         return nullcontext(True)
 
     def checkpoint(self, driver: sqlite3.Connection) -> None:
-        """Bring what was committed from the write-ahead log into the file."""
+        """Checkpoint the write-ahead log into the file."""
         driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _json_or_text(text: str) -> Any:
-    """Return what a JSON text says; a damaged text as it is, which its row's checksum refuses."""
+    """Parse JSON; return damaged text unchanged, which the row's checksum then refuses."""
     try:
         return json.loads(text)
     except (ValueError, TypeError):

@@ -276,7 +276,7 @@ def test_damage_that_is_met_while_serving_ends_the_call_only(tmp_path: Path) -> 
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE decisions SET action = '{' WHERE position = 1")
 
-        with pytest.raises(Unavailable, match="table decisions, row position 1, is not what was"):
+        with pytest.raises(Unavailable, match="table decisions, row position 1, does not match"):
             client._calls.call(client._stub.ReportChunk, report("damaged"))
         client._calls.call(client._stub.ReportChunk, report("sound"))
 

@@ -196,9 +196,9 @@ def test_a_long_rollout_is_marked_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("agent.db", "'agent.db' is no URL; write sqlite:///agent.db"),
-        ("postgresql//a:hush@db/x", r"cannot be read; give sqlite:///PATH(?!.*hush)"),
-        ("postgresql+psycopg://a@db:port/x", "cannot be read"),
+        ("agent.db", "'agent.db' is not a URL; write sqlite:///agent.db"),
+        ("postgresql//a:hush@db/x", r"cannot be parsed; give sqlite:///PATH(?!.*hush)"),
+        ("postgresql+psycopg://a@db:port/x", "cannot be parsed"),
         ("postgresql+psycopg://db/x?password=hush", r"by --store-password, (?!.*hush)"),
         ("mysql://host/x", "give sqlite:///PATH or postgresql"),
         ("postgresql+asyncpg://host/x", r"write it as postgresql\+psycopg"),

@@ -1,7 +1,7 @@
-"""How writes that every report makes reach the database: at once, or those of a group together.
+"""Senders of the writes that every report makes: one by one, or a group's in one round trip.
 
-To a file that this process has open, a statement takes no way. To a server each has one, and who
-waits for its answer before the next one is sent waits longer than the server works.
+SQLite runs a statement in this process. To a database server each statement is a round trip, and
+waiting for one answer before sending the next takes longer than the server's work.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent_service.store.rows.cache import StaleWrite
-from agent_service.store.sql.failures import is_of_storage
+from agent_service.store.sql.failures import is_storage_failure
 from agent_service.store.sql.queries import Statement
 
 
@@ -20,56 +20,56 @@ class Sender(Protocol):
     """Sends statements to one database, in order."""
 
     sent: int
-    """Statements so far."""
+    """Number of statements sent so far."""
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
         """Send a statement, now or with the next ones.
 
         Args:
-            statement: what.
-            values: in the order in which they stand in it.
-            changes: the run that it must change, by id; empty where it may change nothing.
+            statement: the statement.
+            values: its parameters, in order.
+            changes: id of the run that it must change; empty if it may change nothing.
 
         Raises:
-            StaleWrite: it changed nothing.
+            StaleWrite: it did not change the run.
         """
         ...
 
     def finish(self) -> None:
-        """Have all done that was sent; raises as `send` does, of any of them."""
+        """Run everything that was sent; raises as `send` does."""
         ...
 
     def drop(self) -> None:
-        """Forget what was sent and is not done, since it is taken back."""
+        """Discard what was sent and not yet run, since the transaction is rolled back."""
         ...
 
 
-def sender_to(driver: Any) -> Sender:
-    """Return what sends to the database of a driver's connection."""
+def make_sender(driver: Any) -> Sender:
+    """Return the sender for a driver's connection."""
     is_sqlite = isinstance(driver, sqlite3.Connection)
     return DirectSender(driver) if is_sqlite else PipelinedSender(driver)
 
 
 class DirectSender:
-    """Sends to SQLite, each statement at once."""
+    """Runs each statement at once, for SQLite."""
 
     def __init__(self, driver: sqlite3.Connection) -> None:
-        """Send by a connection."""
+        """Send through a connection."""
         self._driver = driver
         self.sent = 0
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
-        """Run a statement; raises StaleWrite where it changes nothing that it must change."""
+        """Run a statement; raises StaleWrite if it does not change the run."""
         self.sent += 1
-        cursor = self._driver.execute(statement.of_sqlite, values)
+        cursor = self._driver.execute(statement.sqlite, values)
         if changes and cursor.rowcount != 1:
             raise StaleWrite(changes)
 
     def finish(self) -> None:
-        """Do nothing: all is done."""
+        """Do nothing: each statement has already run."""
 
     def drop(self) -> None:
-        """Do nothing: all is done."""
+        """Do nothing: each statement has already run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +80,36 @@ class _Sent:
 
 
 class PipelinedSender:
-    """Sends to PostgreSQL: keeps statements until their answers are needed."""
+    """Queues statements for PostgreSQL, and runs them in a pipeline when results are needed."""
 
     def __init__(self, driver: Any) -> None:
-        """Send by psycopg's connection."""
+        """Send through psycopg's connection."""
         self._driver = driver
         self.sent = 0
         self._waiting: list[_Sent] = []
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
-        """Keep a statement for `finish`."""
+        """Queue a statement for `finish`."""
         self.sent += 1
         self._waiting.append(_Sent(statement, values, changes))
 
     def finish(self) -> None:
-        """Run what is kept, in one way to the server and back; raises StaleWrite of any of them."""
+        """Run what is queued in one round trip; raises StaleWrite for any of it."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         try:
             with self._driver.pipeline():
-                cursors = [self._driver.execute(s.statement.of_psycopg, s.values) for s in waiting]
+                cursors = [self._driver.execute(s.statement.psycopg, s.values) for s in waiting]
         except Exception as error:
-            if is_of_storage(error):
+            if is_storage_failure(error):
                 raise
-            # Whose it was is not known here; one by one it will be.
+            # Which job it was is unknown here; running them one by one will find it.
             raise StaleWrite from error
         for sent, cursor in zip(waiting, cursors, strict=True):
             if sent.changes and cursor.rowcount != 1:
                 raise StaleWrite(sent.changes)
 
     def drop(self) -> None:
-        """Forget what is kept."""
+        """Discard what is queued."""
         self._waiting = []
