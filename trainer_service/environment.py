@@ -22,7 +22,7 @@ from gymnasium import spaces
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter, named_values
-from agent_service.domain.rewards import Reward, Scores, compute_reward
+from agent_service.domain.rewards import REWARDS, Reward, Scores, compute_reward, named
 from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild
 from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
 
@@ -54,12 +54,11 @@ class ChunkEnvironment(gymnasium.Env[Observation, Action]):
         """Set the spaces up.
 
         Raises:
-            InvalidArgument: where the reward is `given`: nobody gives one here.
-            ValueError: where there is no such reward.
+            InvalidArgument: where there is no such reward, or it is `given`: nobody gives one here.
         """
         self.hyperparameters = tuple(controlled)
-        self._reward = Reward(reward)
-        if self._reward is Reward.GIVEN:
+        self._reward = named(reward)
+        if REWARDS[self._reward].is_given:
             raise invalid("reward", "`given` is for trainings that report one; choose another")
         shape = (chunk_size,)
         self.observation_space = spaces.Box(-LARGEST_LOSS, LARGEST_LOSS, shape, np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent_service.controllers.actions import places_of
 from agent_service.domain.errors import invalid
-from agent_service.domain.rewards import Feedback, GivenReward, Reward
+from agent_service.domain.rewards import REWARDS, Feedback, GivenReward
 from agent_service.domain.runs import Decision, Run, StartRun
 from agent_service.domain.specs import ControllerSpec
 
@@ -29,7 +29,7 @@ def observation_size(spec: ControllerSpec) -> int:
 def context_size(spec: ControllerSpec) -> int:
     """Return how many numbers a policy of `spec` sees beside the losses."""
     settings = spec.algorithm
-    scores = 1 if spec.reward is Reward.GIVEN else 2
+    scores = 1 if REWARDS[spec.reward].is_given else 2
     return (
         len(spec.hyperparameters) * settings.observe_action
         + settings.observe_progress

@@ -7,21 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
-
-
-class Reward(StrEnum):
-    """The definitions of method.md, by the name that a controller's spec gives."""
-
-    GAP = "gap"
-    """R_t = MVF_{t+1} - MTF_{t+1}, the paper's (Eq. 11); in [-1, 1]."""
-    VALIDATION = "validation"
-    """R_t = MVF_{t+1}; in [0, 1]."""
-    IMPROVEMENT = "improvement"
-    """R_t = MVF_{t+1} - MVF_t, and MVF_1 - 0 for the first chunk; in [-1, 1]."""
-    GIVEN = "given"
-    """A finite number that the training reports, ready made."""
-
 
 Formula = Callable[[float, float, float], float]
 """Of a chunk's training and validation scores, and the validation score of the chunk before."""
@@ -36,20 +23,44 @@ class Definition:
     formula: Formula | None
     """None where the training reports it ready made."""
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the training reports it, in place of its scores."""
+        return self.formula is None
 
-DEFINITIONS = {
-    Reward.GAP: Definition(
-        worst=-1.0, formula=lambda training, validation, before: validation - training
-    ),
-    Reward.VALIDATION: Definition(
-        worst=0.0, formula=lambda training, validation, before: validation
-    ),
-    Reward.IMPROVEMENT: Definition(
-        worst=-1.0, formula=lambda training, validation, before: validation - before
-    ),
-    Reward.GIVEN: Definition(worst=None, formula=None),
-}
+
+class Reward(StrEnum):
+    """The rewards of method.md by name, each with its worst value and its formula."""
+
+    GAP = "gap", -1.0, lambda training, validation, before: validation - training
+    """R_t = MVF_{t+1} - MTF_{t+1}, the paper's (Eq. 11); in [-1, 1]."""
+    VALIDATION = "validation", 0.0, lambda training, validation, before: validation
+    """R_t = MVF_{t+1}; in [0, 1]."""
+    IMPROVEMENT = "improvement", -1.0, lambda training, validation, before: validation - before
+    """R_t = MVF_{t+1} - MVF_t, and MVF_1 - 0 for the first chunk; in [-1, 1]."""
+    GIVEN = "given", None, None
+    """A finite number that the training reports, ready made."""
+
+    definition: Definition
+
+    def __new__(cls, name: str, worst: float | None, formula: Formula | None) -> Reward:
+        """Make a member whose value is its name."""
+        reward = str.__new__(cls, name)
+        reward._value_ = name
+        reward.definition = Definition(worst=worst, formula=formula)
+        return reward
+
+
+REWARDS: dict[str, Definition] = {reward: reward.definition for reward in Reward}
 """The one place that says what a reward is: services, environments and reports compute it here."""
+
+
+def named(reward: str) -> str:
+    """Return a reward's name as in `REWARDS`; raises InvalidArgument of an unknown one."""
+    for name in REWARDS:
+        if name == reward:
+            return name
+    raise invalid("reward", f"{quoted(reward)} is none of {', '.join(REWARDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +97,7 @@ class GivenReward:
 Feedback = Scores | GivenReward
 
 
-def compute_reward(reward: Reward, feedback: Feedback, previous: Feedback | None) -> float:
+def compute_reward(reward: str, feedback: Feedback, previous: Feedback | None) -> float:
     """Return the reward R_t that the action of the reported chunk earned.
 
     Args:
@@ -97,7 +108,7 @@ def compute_reward(reward: Reward, feedback: Feedback, previous: Feedback | None
     Raises:
         InvalidArgument: where the feedback is not of the kind that the reward needs.
     """
-    formula = DEFINITIONS[reward].formula
+    formula = REWARDS[reward].formula
     if isinstance(feedback, GivenReward):
         if formula is None:
             return feedback.value
@@ -117,7 +128,7 @@ def compute_reward(reward: Reward, feedback: Feedback, previous: Feedback | None
 
 
 def course_of_rewards(
-    reward: Reward, *, training: Sequence[float], validation: Sequence[float]
+    reward: str, *, training: Sequence[float], validation: Sequence[float]
 ) -> list[float]:
     """Return what each chunk of a whole run earned, by its scores.
 
@@ -126,6 +137,6 @@ def course_of_rewards(
         training: MTF of each chunk.
         validation: MVF of each chunk.
     """
-    formula = DEFINITIONS[reward].formula
+    formula = REWARDS[reward].formula
     assert formula is not None, reward
     return list(map(formula, training, validation, [0.0, *validation]))

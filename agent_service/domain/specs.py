@@ -17,13 +17,12 @@ from agent_service.domain.checks import (
     check_kind,
     check_name,
     fields_by_name,
-    member,
     quoted,
     several,
 )
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import LONGEST_NAME, NAME, Hyperparameter
-from agent_service.domain.rewards import DEFINITIONS, Reward
+from agent_service.domain.rewards import REWARDS, Reward, named
 
 if TYPE_CHECKING:
     from agent_service.domain.runs import Choice
@@ -143,8 +142,8 @@ class ControllerSpec:
     """N: training losses in a chunk, and so the length of a state."""
     hyperparameters: tuple[Hyperparameter, ...]
     """What one action sets, at least one, of different names."""
-    reward: Reward = Reward.GAP
-    """What is learned from."""
+    reward: str = Reward.GAP
+    """What is learned from, by its name in the registry of rewards."""
     diverged_reward: float | None = None
     """Reward of the action whose chunk diverged, finite; None takes the reward's worst value.
 
@@ -158,7 +157,7 @@ class ControllerSpec:
     def __post_init__(self) -> None:
         """Check the parts against one another; raises InvalidArgument naming the field."""
         check_name(self.name, NAME, longest=LONGEST_NAME)
-        object.__setattr__(self, "reward", member(Reward, self.reward, "reward"))
+        object.__setattr__(self, "reward", named(self.reward))
         example = "Hyperparameter('dropout', 0.0, 0.5)"
         given = several(self.hyperparameters, Hyperparameter, "hyperparameters", example)
         object.__setattr__(self, "hyperparameters", given)
@@ -185,7 +184,7 @@ class ControllerSpec:
         """The reward of an action whose chunk diverged; None where it earns none."""
         if self.diverged_reward is not None:
             return self.diverged_reward
-        return DEFINITIONS[self.reward].worst
+        return REWARDS[self.reward].worst
 
     @property
     def learns_from_transitions(self) -> bool:

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from agent_service.controllers.ppo import ppo_settings
 from agent_service.domain.errors import invalid
-from agent_service.domain.rewards import Reward
+from agent_service.domain.rewards import REWARDS
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.snapshot import OBSERVATION_LIMIT, PolicySnapshot, empty_arrays
 
@@ -48,7 +48,7 @@ def to_bytes(snapshot: PolicySnapshot, spec: ControllerSpec, *, policy_version: 
         "format": FORMAT,
         "policy_version": policy_version,
         "controller": spec.name,
-        "reward": spec.reward.value,
+        "reward": spec.reward,
         "gamma": settings.gamma,
         "observation": "in the order of `observes`; normalized by observation.* where there",
         "action": "mean, clipped to [-1, 1]: a place, mapped to [low, high] by each scale; with "
@@ -79,7 +79,8 @@ def _meaning(spec: ControllerSpec) -> dict[str, object]:
 def _observes(spec: ControllerSpec) -> list[str]:
     """Return the parts of an observation, in order."""
     settings = ppo_settings(spec)
-    scores = "reward and its change" if spec.reward is Reward.GIVEN else "scores and their changes"
+    is_given = REWARDS[spec.reward].is_given
+    scores = "reward and its change" if is_given else "scores and their changes"
     parts = {
         "losses": True,
         "action": settings.observe_action,
@@ -128,7 +129,7 @@ def _of_same_reward(
     than none. A controller that does not centre rewards has no such statistics.
     """
     fresh = {n: a for n, a in empty_arrays(spec).items() if n.startswith("reward.")}
-    is_same = manifest.get("reward") == spec.reward.value
+    is_same = manifest.get("reward") == spec.reward
     if is_same and fresh and fresh.keys() <= arrays.keys():
         return dict(arrays)
     return {n: a for n, a in arrays.items() if not n.startswith("reward.")} | fresh

@@ -60,12 +60,11 @@ class Numbers:
         return self._numbers[type(member), member]
 
 
-REWARDS = by_number(pb.Reward, Reward)
 MODES = by_number(pb.Mode, Mode)
 OUTCOMES = by_number(pb.Outcome, Outcome)
 STATES = by_number(pb.RunState, RunState)
 USES = by_number(pb.Use, Use)
-_NUMBERS = Numbers(REWARDS, MODES, OUTCOMES, STATES, USES)
+_NUMBERS = Numbers(MODES, OUTCOMES, STATES, USES)
 
 
 def enum_value(
@@ -121,7 +120,7 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
             name=message.name,
             chunk_size=message.chunk_size or 20,
             hyperparameters=hyperparameters,
-            reward=enum_value(REWARDS, message.reward, field="reward", default=Reward.GAP),
+            reward=_plain_one(_REWARD, message.reward) if message.reward else Reward.GAP,
             diverged_reward=(
                 message.diverged_reward if message.HasField("diverged_reward") else None
             ),
@@ -143,20 +142,23 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
     """Return the message of a spec, every default filled in.
 
     Raises:
-        InvalidArgument: its algorithm is of a kind that the contract lacks.
+        InvalidArgument: the contract lacks its algorithm or its reward.
     """
-    kind = spec.algorithm.kind
-    if kind not in _ALGORITHMS:
-        raise invalid(
-            "spec.algorithm",
-            f"{kind!r} has no message in agent.proto; create its controllers in the service's own "
-            f"process, or use one of {', '.join(_ALGORITHMS)}",
-        )
+    for field, name, is_there in (
+        ("algorithm", spec.algorithm.kind, spec.algorithm.kind in _ALGORITHMS),
+        ("reward", spec.reward, _reward_number(spec.reward) != _UNKNOWN),
+    ):
+        if not is_there:
+            raise invalid(
+                f"spec.{field}",
+                f"{str(name)!r} is not in the contract; create such a controller in the process of "
+                "its service",
+            )
     return _spec_told(spec)
 
 
 def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
-    """Return the message of a spec, its algorithm unset where the contract lacks it."""
+    """Return the message of a spec; what the contract lacks of it is of no known kind there."""
     message = pb.ControllerSpec(
         name=spec.name,
         chunk_size=spec.chunk_size,
@@ -164,7 +166,7 @@ def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
             pb.Hyperparameter(**_told(h, pb.Hyperparameter.DESCRIPTOR))
             for h in spec.hyperparameters
         ],
-        reward=_NUMBERS[spec.reward],
+        reward=_reward_number(spec.reward),
         diverged_reward=spec.diverged_reward,
         seed=spec.seed,
     )
@@ -178,6 +180,14 @@ def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
 
 _ALGORITHMS = [f.name for f in pb.ControllerSpec.DESCRIPTOR.oneofs_by_name["algorithm"].fields]
 """The kinds that the contract has a message for."""
+_REWARD: Any = pb.ControllerSpec.DESCRIPTOR.fields_by_name["reward"]
+_UNKNOWN = -1
+"""The number of a reward that the contract lacks, so that nobody takes it for another."""
+
+
+def _reward_number(reward: str) -> Any:
+    found = _REWARD.enum_type.values_by_name.get(f"REWARD_{reward.upper()}")
+    return _UNKNOWN if found is None else found.number
 
 
 def _contents(message: Message, kind: type[Any] | None = None) -> dict[str, Any]:

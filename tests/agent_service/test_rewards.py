@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.rewards import (
-    DEFINITIONS,
+    REWARDS,
     GivenReward,
     Reward,
     Scores,
@@ -47,9 +47,9 @@ def test_improvements_sum_to_the_last_validation_score(chunks: list[Scores]) -> 
     assert total == pytest.approx(chunks[-1].validation, abs=1e-12)
 
 
-@pytest.mark.parametrize("reward", [r for r in Reward if DEFINITIONS[r].formula])
+@pytest.mark.parametrize("reward", [name for name in REWARDS if not REWARDS[name].is_given])
 @given(chunks=st.lists(SCORES, max_size=20))
-def test_a_runs_rewards_are_those_of_its_chunks(reward: Reward, chunks: list[Scores]) -> None:
+def test_a_runs_rewards_are_those_of_its_chunks(reward: str, chunks: list[Scores]) -> None:
     """As each was computed when it was reported, and none below the worst."""
     earned = course_of_rewards(
         reward,
@@ -61,7 +61,7 @@ def test_a_runs_rewards_are_those_of_its_chunks(reward: Reward, chunks: list[Sco
         compute_reward(reward, now, before)
         for now, before in zip(chunks, [None, *chunks], strict=False)
     ]
-    worst = DEFINITIONS[reward].worst
+    worst = REWARDS[reward].worst
     assert worst is not None
     assert all(one >= worst for one in earned)
 
@@ -72,18 +72,18 @@ def test_a_given_reward_is_taken_as_it_is(value: float) -> None:
     assert compute_reward(Reward.GIVEN, GivenReward(value), None) == value
 
 
-@pytest.mark.parametrize("definition", list(Reward))
-def test_feedback_of_the_wrong_kind_is_refused(definition: Reward) -> None:
+@pytest.mark.parametrize("reward", REWARDS)
+def test_feedback_of_the_wrong_kind_is_refused(reward: str) -> None:
     """The error names the field that was sent and the one to send instead."""
     scores, ready = Scores(training=0.5, validation=0.5), GivenReward(0.1)
     wrong, field, other = (
         (scores, "scores", "`reward`")
-        if definition is Reward.GIVEN
+        if REWARDS[reward].is_given
         else (ready, "reward", "`scores`")
     )
 
     with pytest.raises(InvalidArgument, match=other) as raised:
-        compute_reward(definition, wrong, None)
+        compute_reward(reward, wrong, None)
 
     assert [v.field for v in raised.value.violations] == [field]
 

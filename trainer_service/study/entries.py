@@ -16,7 +16,7 @@ from agent_service.controllers.schedule import Shape
 from agent_service.domain.checks import check_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
-from agent_service.domain.rewards import Reward
+from agent_service.domain.rewards import REWARDS, Reward
 from trainer_service.study.plain import shortened
 from trainer_service.training.spec import RANGES, Method, Sites
 
@@ -175,7 +175,7 @@ class Learned(_Named):
         _check_high(self.regularizer, self.high)
         if self.budget is not None and self.budget < 1:
             raise invalid("budget", f"{self.budget} must be at least 1")
-        if self.reward is Reward.GIVEN:
+        if REWARDS[self.reward].is_given:
             raise invalid("reward", "a child tells its scores; use gap, validation or improvement")
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from agent_service.domain.errors import AgentError
-from agent_service.domain.rewards import DEFINITIONS, Definition, Reward
+from agent_service.domain.rewards import REWARDS, Definition, Reward
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from tests.trainer_service.test_store import FINISHED
 from trainer_service.study.report import courses
@@ -177,7 +177,7 @@ def test_a_report_shows_rewards_as_they_are_defined(
 ) -> None:
     """By the definitions that controllers learn from, whatever these are."""
     whole = Definition(worst=0.0, formula=lambda training, validation, _before: training)
-    monkeypatch.setitem(DEFINITIONS, Reward.GAP, whole)
+    monkeypatch.setitem(REWARDS, Reward.GAP, whole)
     (row,) = (row for row in make_rows(STUDY, folder.results()) if row.entry.name == "rd")
 
     assert rewards(row, row.judged[0]) == list(row.judged[0].trace.training_score)
