@@ -854,7 +854,7 @@ class ControllerSpec(_message.Message):
     chunk_size: _builtins.int
     """N, training losses in a chunk, in [1, 10000]; 0 is taken as 20."""
     reward: Global___Reward.ValueType
-    """What is learned from."""
+    """What is learned from; -1 in an answer: a reward that the service knows and this contract does not."""
     seed: _builtins.int
     """Seed of every draw."""
     diverged_reward: _builtins.float

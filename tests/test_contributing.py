@@ -1,0 +1,95 @@
+"""What CONTRIBUTING says to write for something new is all that is needed: each file is run."""
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from agent_service.app import verify_store
+from agent_service.client import AgentClient
+from agent_service.controllers.registry import KINDS
+from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.rewards import REWARDS, Definition
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import ControllerSpec
+from agent_service.rules.catalog import Catalog
+from agent_service.store.rows.rows import spec_from_text, spec_to_text
+from agent_service.wire.convert import spec_from_message
+from tests.agent_service.specs import spec
+from tests.given import ServedAgent
+
+TEXT = (Path(__file__).parent.parent / ".github" / "CONTRIBUTING.md").read_text()
+MOST_LINES = 10
+
+
+def blocks(heading: str) -> list[str]:
+    """Return the indented blocks of a section: a new file, and its line in the registry."""
+    section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found = re.findall(r"(?:^    .*\n|^\n)+", section, re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in found if block.strip()]
+
+
+@pytest.fixture
+def new_file(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The new file of a section, as a module; the section is the parameter."""
+    code, _line = blocks(request.param)
+    assert len([line for line in code.splitlines() if line.strip()]) <= MOST_LINES
+    module = ModuleType("new_file")
+    sys.modules["new_file"] = module
+    exec(compile(code, "new_file", "exec"), module.__dict__)
+    yield module
+    del sys.modules["new_file"]
+
+
+@pytest.mark.parametrize("new_file", ["Add a controller"], indirect=True)
+def test_a_new_controller_is_a_file_and_a_line(
+    new_file: ModuleType, served: ServedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It decides for a client, is stored, listed and verified, before the contract knows it."""
+    line = blocks("Add a controller")[1]
+    ((kind, settings),) = eval(f"{{{line}}}", vars(new_file)).items()
+    monkeypatch.setitem(KINDS, kind, settings)
+    made = spec("new", settings(rate=0.25))
+
+    values, _rewards = trained(served, made)
+
+    assert values == [pytest.approx(0.9 * 0.25**chunk) for chunk in (1, 2, 3)]
+    assert spec_from_text(spec_to_text(made)) == made
+
+
+def test_a_new_reward_is_a_line(served: ServedAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is computed, stored and verified, before the contract knows it."""
+    (line,) = blocks("Add a reward")
+    name, worst, formula = eval(line.partition(" = ")[2])
+    monkeypatch.setitem(REWARDS, name, Definition(worst=worst, formula=formula))
+    made = replace(spec("new"), reward=name)
+
+    _values, rewards = trained(served, made)
+
+    assert rewards == [0.25, 0.5, 0.5]
+    assert made.reward_of_divergence == worst
+
+
+def trained(served: ServedAgent, made: ControllerSpec) -> tuple[list[float], list[float]]:
+    """Return the values and the rewards of a run, whose controller no client can create."""
+    Catalog(served.store).create_controller(made, Mode.LEARNING).result()
+    with AgentClient(served.address) as client:
+        with pytest.raises(InvalidArgument, match="not in the contract"):
+            client.create_controller(replace(made, name="other"))
+        (found,) = client.list_controllers()
+        with pytest.raises(InvalidArgument, match=r"is not set|is none of"):
+            spec_from_message(found.spec)
+        with client.run("new", run_id="r") as run:
+            for validation in (0.25, 0.5, 0.75):
+                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=validation)
+        log = list(client.transitions())
+    counted = {"controller": "new", "use": "recorded"}
+    seen = served.registry.get_sample_value("agent_transitions_total", counted)
+    assert seen is not None
+    assert verify_store(served.url) == 4
+    return [t.action.values["dropout"] for t in log], [t.reward for t in log]
