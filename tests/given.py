@@ -131,7 +131,12 @@ class ServedAgent:
         self.store = SqlStore(self.url)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.store.close()
+    def drain(self) -> None:
+        """Stop it, as SIGTERM stops a service."""
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+        if self._thread.is_alive():
+            self.drain()

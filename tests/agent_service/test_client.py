@@ -5,7 +5,6 @@ import threading
 import time
 from concurrent import futures
 from datetime import timedelta
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -21,8 +20,9 @@ from agent_service.domain.runs import Outcome
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from agent_service.wire.status import to_status
+from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess
+from tests.given import ServedAgent
 
 
 def test_steps_become_a_chunk(client: AgentClient) -> None:
@@ -149,20 +149,20 @@ def test_an_absent_service_is_said_after_the_budget() -> None:
         assert time.monotonic() - started >= 0.3
 
 
-def test_a_service_that_comes_back_in_time_is_not_missed(tmp_path: Path) -> None:
+def test_a_service_that_comes_back_in_time_is_not_missed(served: ServedAgent) -> None:
     """A report that is sent while the service is away is answered once it is back."""
     with (
-        AgentProcess(tmp_path / "agent.db") as agent,
+        Network(served.address) as agent,
         AgentClient(agent.address, budget_seconds=60) as client,
         futures.ThreadPoolExecutor(1) as pool,
     ):
         client.create_controller(spec())
         run = client.run("c", run_id="r")
-        agent.kill()
+        agent.leave()
         report = pool.submit(run.report_chunk, [1.0] * 4, training_score=0.5, validation_score=0.5)
         with pytest.raises(futures.TimeoutError):
             report.result(0.3)
-        agent.start()
+        agent.come_back()
         assert report.result(60) == run.hyperparameters
         assert client.get_run("r").reported_chunks == 1
 

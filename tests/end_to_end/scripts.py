@@ -237,31 +237,30 @@ def _train(agent: AgentClient | None, model: nn.Module, watch: Watch, seed: int 
 
 
 def main() -> None:
-    """Train `ddp` as one of torchrun's processes, and keep the weights."""
+    """Train `ddp` as one of two ranks, and keep the weights."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("rank", type=int)
+    parser.add_argument("store", help="the file where ranks meet")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--agent", help="its address; none trains without a client")
     parser.add_argument("--fails", type=int, help="the rank that raises in its second chunk")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    rank = distributed.get_rank()
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{given.store}", rank=given.rank, world_size=2
+    )
 
     def watch(step: int) -> None:
-        if given.fails == rank and step == CHUNK + 2:
+        if given.fails == given.rank and step == CHUNK + 2:
             raise ValueError("boom")
-        if given.agent and given.fails is None and rank == 0 and step in (KILLED, BACK):
+        if given.agent and given.fails is None and given.rank == 0 and step in (KILLED, BACK):
             (given.folder / f"{step}").touch()
             while (given.folder / f"{step}").exists():
                 time.sleep(0.02)
 
     with AgentClient(given.agent) if given.agent else nullcontext() as agent:
         model = ddp(agent, watch)
-    if rank == 0:
+    if given.rank == 0:
         torch.save(model.state_dict(), given.folder / "weights.pt")
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,6 @@
 """Public scripts' shapes lose nothing by the client, though its agent is killed once."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,25 +9,28 @@ import torch
 
 from agent_service.client import AgentClient, delivery
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.client.network import Network
+from tests.agent_service.client.ranks import two_ranks
 from tests.end_to_end import scripts
-from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.end_to_end.processes import wait_for
+from tests.given import ServedAgent
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path / "agent.db") as process:
-        yield process
+def agent(served: ServedAgent) -> Iterator[Network]:
+    with Network(served.address) as network:
+        yield network
 
 
-def killed_once(agent: AgentProcess, patch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def killed_once(agent: Network, patch: pytest.MonkeyPatch) -> Callable[[int], None]:
     patient = delivery.PATIENCE_SECONDS
 
     def watch(step: int) -> None:
         if step == scripts.KILLED:
-            agent.kill()
+            agent.leave()
             patch.setattr(delivery, "PATIENCE_SECONDS", 0.2)  # it is away for sure
         elif step == scripts.BACK:
-            agent.start()
+            agent.come_back()
             patch.setattr(delivery, "PATIENCE_SECONDS", patient)
 
     return watch
@@ -61,7 +62,7 @@ def check_log(client: AgentClient) -> None:
     ids=lambda script: script.__name__,
 )
 def test_a_script_ends_with_the_weights_that_it_has_without_a_client(
-    agent: AgentProcess, script: scripts.Script, monkeypatch: pytest.MonkeyPatch
+    agent: Network, script: scripts.Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit, where the rates are the same; each chunk is in the log once."""
     alone = script(None, lambda step: None).state_dict()
@@ -74,37 +75,36 @@ def test_a_script_ends_with_the_weights_that_it_has_without_a_client(
     assert all(torch.equal(steered[name], alone[name]) for name in alone)
 
 
-def torchrun(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "tests.end_to_end.scripts", str(folder)]
-    with open(folder / "log", "wb") as log:
-        return subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+RANK = "from tests.end_to_end.scripts import main; main()"
 
 
 def test_two_processes_end_with_the_weights_that_they_have_without_a_client(
-    agent: AgentProcess, tmp_path: Path
+    agent: Network, tmp_path: Path
 ) -> None:
     """DistributedDataParallel over gloo; rank 0 alone talks to the agent."""
-    assert torchrun(tmp_path).wait() == 0
-    alone = torch.load(tmp_path / "weights.pt")
+    for name in ("alone", "steered"):
+        (tmp_path / name).mkdir()
+    with two_ranks(RANK, tmp_path / "alone", str(tmp_path / "alone")) as ranks:
+        assert [rank.wait(120) for rank in ranks] == [0, 0]
+    alone = torch.load(tmp_path / "alone" / "weights.pt")
 
-    job = torchrun(tmp_path, "--agent", agent.address)
-    for step, act in ((scripts.KILLED, agent.kill), (scripts.BACK, agent.start)):
-        wait_for((tmp_path / f"{step}").exists)
-        act()
-        (tmp_path / f"{step}").unlink()
-    assert job.wait() == 0
+    folder = tmp_path / "steered"
+    with two_ranks(RANK, folder, str(folder), "--agent", agent.address) as ranks:
+        for step, act in ((scripts.KILLED, agent.leave), (scripts.BACK, agent.come_back)):
+            wait_for((folder / f"{step}").exists)
+            act()
+            (folder / f"{step}").unlink()
+        assert [rank.wait(120) for rank in ranks] == [0, 0]
 
-    steered = torch.load(tmp_path / "weights.pt")
+    steered = torch.load(folder / "weights.pt")
     assert all(torch.equal(steered[name], alone[name]) for name in alone)
     with AgentClient(agent.address) as client:
         check_log(client)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_raises_ends_the_job(agent: AgentProcess, tmp_path: Path, rank: int) -> None:
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_rank_that_raises_ends(agent: Network, tmp_path: Path, fails: int) -> None:
     """Leaving the run enters no collective, which the other rank would never join."""
-    job = torchrun(tmp_path, "--agent", agent.address, "--fails", str(rank))
-
-    assert job.wait(120) == 1
-    assert "ValueError: boom" in (tmp_path / "log").read_text()
+    options = ("--agent", agent.address, "--fails", str(fails))
+    with two_ranks(RANK, tmp_path, str(tmp_path), *options) as ranks:
+        assert ranks[fails].wait(120) == 1

@@ -1,4 +1,7 @@
-"""A network between client and server that can be cut: bytes on their way wait, or are lost."""
+"""A network between client and server: it can be cut, and the server can be gone from it.
+
+Bytes on their way wait, or are lost. To a client, a server that is gone is one that was killed.
+"""
 
 from __future__ import annotations
 
@@ -36,17 +39,27 @@ class Network:
         self._open.set()
         self._gates.append(self._open)
 
+    def leave(self) -> None:
+        """End all connections, and refuse others: the server's process is gone."""
+        _close(self._listener)
+        for end in self._ends:
+            _close(end)
+        self._ends.clear()
+
+    def come_back(self) -> None:
+        """Take connections again: another process of the server."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._start(self._accept, self._listener)
+
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._start(self._accept)
+        self._port = 0
+        self.come_back()
+        self._port = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self._port}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for end in self._ends:
-            _close(end)
+        self.leave()
         for gate in self._gates:
             gate.set()
         for thread in self._threads:
@@ -57,10 +70,10 @@ class Network:
         self._threads.append(thread)
         thread.start()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                near, _ = listener.accept()
             except OSError:
                 return
             try:

@@ -1,10 +1,7 @@
 """The agent goes away in the middle of a training: killed, frozen, never there; and comes back."""
 
 import logging
-import os
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from torch import nn
@@ -13,8 +10,9 @@ from agent_service.client import AgentClient, Hold, Mode, Run
 from agent_service.client import delivery as delivery_module
 from agent_service.domain.errors import InvalidArgument, Unavailable
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess
+from tests.given import ServedAgent
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +21,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path / "agent.db") as process:
-        yield process
+def agent(served: ServedAgent) -> Iterator[Network]:
+    with Network(served.address) as network:
+        yield network
 
 
 def train(run: Run, chunks: int) -> list[dict[str, float]]:
@@ -53,7 +51,7 @@ def check_log(client: AgentClient, values: list[dict[str, float]], *, held: rang
 
 
 def test_a_training_goes_on_while_the_agent_is_killed(
-    agent: AgentProcess, caplog: pytest.LogCaptureFixture
+    agent: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Under the last action; all is delivered when it is back, and the user is told both once."""
     caplog.set_level(logging.WARNING, "agent_service.client")
@@ -61,10 +59,10 @@ def test_a_training_goes_on_while_the_agent_is_killed(
         client.create_controller(spec())
         with client.run("c", run_id="r") as run:
             values = train(run, 3)
-            agent.kill()
+            agent.leave()
             values += train(run, 4)
             assert all(value == values[3] for value in values[4:])
-            agent.start()
+            agent.come_back()
             client.wait_ready(20)
             values += train(run, 1)
             values += train(run, 2)
@@ -77,19 +75,19 @@ def test_a_training_goes_on_while_the_agent_is_killed(
 
 
 def test_a_frozen_agent_costs_no_more_than_a_deadline(
-    agent: AgentProcess, monkeypatch: pytest.MonkeyPatch
+    agent: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that neither answers nor refuses is left alone between tries."""
     with AgentClient(agent.address, budget_seconds=0.2) as client:
         client.create_controller(spec())
         with client.run("c", run_id="r", when_away=Hold()) as run:
             values = train(run, 1)
-            os.kill(agent.process.pid, signal.SIGSTOP)
+            agent.cut()
             with monkeypatch.context() as impatient:
                 impatient.setattr(delivery_module, "PATIENCE_SECONDS", 0.5)
                 impatient.setattr(delivery_module, "TRY_SECONDS", 0.2)
                 values += train(run, 3)
-            os.kill(agent.process.pid, signal.SIGCONT)
+            agent.mend()
             values += train(run, 1)
             while run._is_own:
                 values += train(run, 1)
@@ -102,20 +100,18 @@ def test_a_frozen_agent_costs_no_more_than_a_deadline(
         assert told == values
 
 
-def test_a_run_begins_without_an_agent(tmp_path: Path) -> None:
+def test_a_run_begins_without_an_agent(agent: Network) -> None:
     """Given the spec and values, it trains under these, and all is there when the agent comes."""
-    with AgentProcess(tmp_path / "agent.db") as process:
-        address = process.address
+    agent.leave()
     hold = Hold(values={"dropout": 0.25})
-    with AgentClient(address, budget_seconds=0.1) as client:
+    with AgentClient(agent.address, budget_seconds=0.1) as client:
         with client.run(spec(), run_id="r", when_away=hold) as run:
             values = train(run, 3)
             assert values == [{"dropout": 0.25}] * 3
-            process.start()
+            agent.come_back()
             client.wait_ready(20)
             values += train(run, 2)
         check_log(client, values, held=range(1, 5))
-    process.stop()
 
 
 def test_an_agent_that_never_comes_ends_no_training(caplog: pytest.LogCaptureFixture) -> None:
@@ -153,7 +149,7 @@ def test_how_long_an_agent_was_waited_for_is_told_as_a_person_would() -> None:
 
 
 def test_values_to_begin_under_are_checked_also_where_the_agent_is_there(
-    agent: AgentProcess,
+    agent: Network,
 ) -> None:
     """By the controller's name or its spec: a mistake shows before the outage that needs them."""
     with AgentClient(agent.address) as client:
@@ -164,18 +160,18 @@ def test_values_to_begin_under_are_checked_also_where_the_agent_is_there(
         assert not list(client.list_runs())
 
 
-def test_what_is_held_is_bounded(agent: AgentProcess, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_held_is_bounded(agent: Network, caplog: pytest.LogCaptureFixture) -> None:
     """At the limit the run ends, not the training; what it held is there when the agent is back."""
     with AgentClient(agent.address, budget_seconds=0.2) as client:
         client.create_controller(spec())
         with client.run("c", run_id="r", when_away=Hold(limit=5)) as run:
             train(run, 1)
-            agent.kill()
+            agent.leave()
             train(run, 5)
             assert not run.is_finished
             train(run, 5)
             assert run.is_finished
-            agent.start()
+            agent.come_back()
             client.wait_ready(20)
 
         assert client.get_run("r").reported_chunks == 6
@@ -183,7 +179,7 @@ def test_what_is_held_is_bounded(agent: AgentProcess, caplog: pytest.LogCaptureF
     assert caplog.text.count("5 of its reports wait for the agent") == 1
 
 
-def test_a_shadow_run_tells_its_models_rate_while_the_agent_is_away(agent: AgentProcess) -> None:
+def test_a_shadow_run_tells_its_models_rate_while_the_agent_is_away(agent: Network) -> None:
     """What was held in place of a decision is nothing that the model ran under."""
     dropout = nn.Dropout(0.3)
     with AgentClient(agent.address, budget_seconds=0.2) as client:
@@ -191,9 +187,9 @@ def test_a_shadow_run_tells_its_models_rate_while_the_agent_is_away(agent: Agent
         model = nn.Sequential(nn.Linear(2, 2), dropout)
         with client.run("c", run_id="r", mode=Mode.SHADOW, model=model, when_away=Hold()) as run:
             train(run, 1)
-            agent.kill()
+            agent.leave()
             train(run, 3)
-            agent.start()
+            agent.come_back()
             client.wait_ready(20)
             train(run, 1)
 

@@ -6,7 +6,6 @@ import logging
 import math
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,8 +35,9 @@ from agent_service.domain.errors import (
 from agent_service.domain.rewards import Reward
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import status
+from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import AgentProcess
+from tests.given import ServedAgent
 
 NOBODY = "127.0.0.1:9"
 HELD = Hold(values={"dropout": 0.25})
@@ -104,19 +104,19 @@ def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) 
     assert client.get_run("limited").outcome == pb.OUTCOME_TERMINATED
 
 
-def test_a_diverged_end_that_was_not_told_may_be_told_again(tmp_path: Path) -> None:
+def test_a_diverged_end_that_was_not_told_may_be_told_again(served: ServedAgent) -> None:
     """Where the script wants to know of an agent that is away: its run is diverged, not cut off."""
     with (
-        AgentProcess(tmp_path / "agent.db") as process,
-        AgentClient(process.address, budget_seconds=2) as client,
+        Network(served.address) as agent,
+        AgentClient(agent.address, budget_seconds=2) as client,
     ):
         client.create_controller(spec())
         run = client.run("c", run_id="r", when_away=None)
         steps(run, 1.0, math.nan, 1.0, 1.0)
-        process.stop()
+        agent.leave()
         with pytest.raises(Unavailable):
             run.report(0.5)
-        process.start()
+        agent.come_back()
         client.wait_ready(20)
 
         run.finish()
@@ -521,8 +521,12 @@ def test_a_controller_that_does_not_fit_the_model_is_not_made(client: AgentClien
         assert run.hyperparameters.keys() == {"dropout"}
 
 
-def test_values_that_nobody_decided_are_reported_as_the_trainings_own() -> None:
+def test_values_that_nobody_decided_are_reported_as_the_trainings_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Also in a training that starts again, which runs under them a second time."""
+    for seconds in ("PATIENCE", "END"):
+        monkeypatch.setattr(delivery_module, f"{seconds}_SECONDS", 0.3)
     with AgentClient(NOBODY) as client, client.run(spec(), when_away=HELD) as run:
         chunk(run)
         run.start_again()
@@ -533,14 +537,14 @@ def test_values_that_nobody_decided_are_reported_as_the_trainings_own() -> None:
     assert (request.chunk_index, dict(request.applied.values)) == (1, HELD.values)
 
 
-def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> None:
+def test_a_training_with_a_model_begins_without_the_agent(served: ServedAgent) -> None:
     """Under its own rates; its run begins once the agent answers, and drives it from then on."""
-    with AgentProcess(tmp_path / "agent.db") as process:
-        with AgentClient(process.address) as client:
+    with Network(served.address) as agent:
+        with AgentClient(agent.address) as client:
             client.create_controller(spec())
-        process.stop()
+        agent.leave()
         model = network()
-        with AgentClient(process.address, budget_seconds=0.1) as client:
+        with AgentClient(agent.address, budget_seconds=0.1) as client:
             with client.run("c", run_id="r", model=model) as run:
                 for _ in range(60):
                     run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
@@ -548,7 +552,7 @@ def test_a_training_with_a_model_begins_without_the_agent(tmp_path: Path) -> Non
                     assert run.report(0.5) == {}
                 assert rate(model) == 0.25
                 assert "nothing is driven: the run has not begun" in str(run.describe())
-                process.start()
+                agent.come_back()
                 client.wait_ready(20)
                 while not run.chunk_full:
                     run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))

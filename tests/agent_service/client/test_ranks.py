@@ -4,10 +4,7 @@ By each of torch's ways: DistributedDataParallel, fully_shard, and FullyShardedD
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,10 @@ import pytest
 
 from agent_service.client import AgentClient, Reward
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.client.network import Network
+from tests.agent_service.client.ranks import two_ranks
 from tests.agent_service.specs import DROPOUT, NOISE, spec
-from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.end_to_end.processes import wait_for
 from tests.given import ServedAgent
 
 WAYS = ("ddp", "fully_shard", "fsdp")
@@ -27,7 +26,7 @@ import torch
 from torch import distributed, nn
 from agent_service.client import AgentClient, GaussianNoise
 
-rank, address, store, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+rank, store, address, folder = int(sys.argv[1]), *sys.argv[2:5]
 torch.set_num_threads(1)
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 
@@ -86,25 +85,6 @@ distributed.destroy_process_group()
 """
 
 
-@contextmanager
-def two_ranks(script: str, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a script as rank 0 and rank 1; neither is left running."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank), *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        yield ranks
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-
-
 @dataclass(frozen=True)
 class Told:
     """What both ranks saw, and what the agent's log says."""
@@ -119,8 +99,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder = tmp_path_factory.mktemp("ranks")
     with ServedAgent(folder / "agent.db") as served, AgentClient(served.address) as client:
         client.create_controller(spec(hyperparameters=(DROPOUT, NOISE)))
-        command = [served.address, str(folder / "store"), str(folder), *WAYS]
-        with two_ranks(SCRIPT, *command) as ranks:
+        with two_ranks(SCRIPT, folder, served.address, str(folder), *WAYS) as ranks:
             assert [rank.wait(90) for rank in ranks] == [0, 0]
         yield Told(
             ranks=[json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)],
@@ -152,7 +131,7 @@ import datetime, os, sys, time
 from torch import distributed, nn
 from agent_service.client import AgentClient, Reward
 
-rank, address, store, how = int(sys.argv[1]), *sys.argv[2:]
+rank, store, address, how = int(sys.argv[1]), *sys.argv[2:]
 distributed.init_process_group(
     "gloo",
     init_method=f"file://{store}",
@@ -205,7 +184,7 @@ def test_ranks_part_and_the_training_goes_on(
 ) -> None:
     """However they part, none hangs, and no collective of the script meets one of the run's."""
     client.create_controller(spec())
-    with two_ranks(PARTING, served.address, str(tmp_path / "store"), how) as ranks:
+    with two_ranks(PARTING, tmp_path, served.address, how) as ranks:
         for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
             if code is not None:
                 assert rank.wait(90) == code
@@ -219,7 +198,7 @@ import datetime, sys
 from torch import distributed, nn, tensor
 from agent_service.client import AgentClient
 
-rank, address, store = int(sys.argv[1]), *sys.argv[2:]
+rank, store, address = int(sys.argv[1]), *sys.argv[2:]
 distributed.init_process_group(
     "gloo",
     init_method=f"file://{store}",
@@ -257,12 +236,11 @@ def test_ranks_find_each_other_again(
 ) -> None:
     """After a run that one began alone, and where what one reports fails at first."""
     client.create_controller(spec())
-    with two_ranks(APART, served.address, str(tmp_path / "store")) as ranks:
-        first, second = (rank.communicate(timeout=90)[0] for rank in ranks)
+    with two_ranks(APART, tmp_path, served.address) as ranks:
+        (first,), (second,) = (rank.told(90) for rank in ranks)
 
-    assert [rank.returncode for rank in ranks] == [0, 0]
     assert first == second
-    (t,) = client.transitions(run_id=first.strip())
+    (t,) = client.transitions(run_id=first)
     assert (t.scores.training, t.scores.validation) == (1.0, 0.0)
     assert list(t.next_state) == pytest.approx([0.9] * 4)
 
@@ -273,7 +251,7 @@ import numpy as np
 from torch import distributed, nn
 from agent_service.client import AgentClient, Reward
 
-rank, address, store = int(sys.argv[1]), *sys.argv[2:]
+rank, store, address = int(sys.argv[1]), *sys.argv[2:]
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 model = nn.Dropout(0.1)
 begun = []
@@ -296,23 +274,21 @@ distributed.barrier()
 """
 
 
-def test_a_run_of_several_ranks_begins_late_on_all_at_the_same_step(tmp_path: Path) -> None:
+def test_a_run_of_several_ranks_begins_late_on_all_at_the_same_step(
+    served: ServedAgent, client: AgentClient, tmp_path: Path
+) -> None:
     """With the same values; a reward that the script made is the mean of the ranks', too."""
-    with AgentProcess(tmp_path / "agent.db") as process:
-        with AgentClient(process.address) as client:
-            client.create_controller(spec(reward=Reward.GIVEN))
-        process.stop()
-        with two_ranks(LATE, process.address, str(tmp_path / "store")) as ranks:
+    client.create_controller(spec(reward=Reward.GIVEN))
+    with Network(served.address) as agent:
+        agent.leave()
+        with two_ranks(LATE, tmp_path, agent.address) as ranks:
             files = [tmp_path / f"store.{rank}" for rank in (0, 1)]
             wait_for(lambda: all(file.exists() for file in files), seconds=90)
-            process.start()
+            agent.come_back()
 
-            first, second = (rank.communicate(timeout=90)[0].split() for rank in ranks)
+            first, second = (rank.told(90) for rank in ranks)
 
-        assert [rank.returncode for rank in ranks] == [0, 0]
-        assert first == second
-        with AgentClient(process.address) as client:
-            log = list(client.transitions(run_id=first[2]))
-        assert [(t.chunk_index, t.reward, *t.next_state) for t in log] == [
-            (chunk, 0.5, *[0.5] * 4) for chunk in (1, 2)
-        ]
+    assert first == second
+    assert [
+        (t.chunk_index, t.reward, *t.next_state) for t in client.transitions(run_id=first[2])
+    ] == [(chunk, 0.5, *[0.5] * 4) for chunk in (1, 2)]

@@ -1,0 +1,63 @@
+"""Ranks of a training by several processes, forked from one that has imported what they need."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_IMPORTED = ["pytest", "torch.distributed.fsdp", "agent_service.client.model"]
+"""Torch takes seconds."""
+
+
+class Rank:
+    """A process that runs a script, as `python -c SCRIPT RANK ARGUMENTS` would."""
+
+    def __init__(self, script: str, rank: int, arguments: tuple[str, ...], output: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*_IMPORTED, __name__])
+        self._output = output
+        self._process = context.Process(
+            target=_run, args=(script, [str(rank), *arguments], str(output)), daemon=True
+        )
+        self._process.start()
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait for its end; return its exit code, None where it has none by then."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def told(self, seconds: float) -> list[str]:
+        """Wait for its end; return the words that it printed."""
+        assert self.wait(seconds) == 0
+        return self._output.read_text().split()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+@contextmanager
+def two_ranks(script: str, folder: Path, *arguments: str) -> Iterator[list[Rank]]:
+    """Start a script as rank 0 and rank 1, with a file to meet at; neither is left running.
+
+    Args:
+        script: told its rank, the path of the file, and the arguments.
+        folder: where that file will be, and what the ranks print.
+        arguments: of both.
+    """
+    store = str(folder / "store")
+    ranks = [Rank(script, rank, (store, *arguments), folder / f"output.{rank}") for rank in (0, 1)]
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.end()
+
+
+def _run(script: str, arguments: list[str], output: str) -> None:
+    sys.argv = ["-c", *arguments]
+    with open(output, "w") as sys.stdout:
+        exec(compile(script, "<rank>", "exec"), {"__name__": "__main__"})
