@@ -165,7 +165,8 @@ def controllers(agent: Target) -> None:
         columns = ("controller", "algorithm", "mode", "policy", "runs", "transitions")
         for c in headed(client.list_controllers(), *columns):
             echo(
-                f"{c.spec.name}\t{c.spec.WhichOneof('algorithm')}\t{pb.Mode.Name(c.mode)[5:].lower()}"
+                f"{c.spec.name}\t{c.spec.WhichOneof('algorithm') or 'unknown'}"
+                f"\t{pb.Mode.Name(c.mode)[5:].lower()}"
                 f"\tversion {c.policy_version}\t{c.active_runs} active runs"
                 f"\t{c.learned_transitions} learned\t{c.ready_transitions} ready"
             )

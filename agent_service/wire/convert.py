@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service.controllers.registry import settings_class
@@ -34,6 +32,7 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire.fields import contents, plain, told
 
 if TYPE_CHECKING:
     from agent_service.domain.store import PolicyEntry, Usage
@@ -108,7 +107,7 @@ def hyperparameters_from_message(message: pb.ControllerSpec) -> tuple[Hyperparam
     hyperparameters = []
     for place, one in enumerate(message.hyperparameters):
         with within(f"spec.hyperparameters[{place}]."):
-            hyperparameters.append(Hyperparameter(**_contents(one, Hyperparameter)))
+            hyperparameters.append(Hyperparameter(**contents(one, Hyperparameter)))
     return tuple(hyperparameters)
 
 
@@ -120,7 +119,7 @@ def spec_from_message(message: pb.ControllerSpec) -> ControllerSpec:
             name=message.name,
             chunk_size=message.chunk_size or 20,
             hyperparameters=hyperparameters,
-            reward=_plain_one(_REWARD, message.reward) if message.reward else Reward.GAP,
+            reward=plain(_REWARD, message.reward) if message.reward else Reward.GAP,
             diverged_reward=(
                 message.diverged_reward if message.HasField("diverged_reward") else None
             ),
@@ -135,7 +134,7 @@ def _algorithm_from_message(message: pb.ControllerSpec) -> Settings:
         raise invalid("algorithm", f"is not set; set one of {', '.join(_ALGORITHMS)}")
     settings = settings_class(kind)
     with within(f"{kind}."):
-        return settings(**_contents(getattr(message, kind), settings))
+        return settings(**contents(getattr(message, kind), settings))
 
 
 def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
@@ -163,8 +162,7 @@ def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
         name=spec.name,
         chunk_size=spec.chunk_size,
         hyperparameters=[
-            pb.Hyperparameter(**_told(h, pb.Hyperparameter.DESCRIPTOR))
-            for h in spec.hyperparameters
+            pb.Hyperparameter(**told(h, pb.Hyperparameter.DESCRIPTOR)) for h in spec.hyperparameters
         ],
         reward=_reward_number(spec.reward),
         diverged_reward=spec.diverged_reward,
@@ -173,7 +171,7 @@ def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
     settings = spec.algorithm.as_asked()
     if settings.kind in _ALGORITHMS:
         algorithm = getattr(message, settings.kind)
-        algorithm.MergeFrom(type(algorithm)(**_told(settings, algorithm.DESCRIPTOR)))
+        algorithm.MergeFrom(type(algorithm)(**told(settings, algorithm.DESCRIPTOR)))
         algorithm.SetInParent()
     return message
 
@@ -188,75 +186,6 @@ _UNKNOWN = -1
 def _reward_number(reward: str) -> Any:
     found = _REWARD.enum_type.values_by_name.get(f"REWARD_{reward.upper()}")
     return _UNKNOWN if found is None else found.number
-
-
-def _contents(message: Message, kind: type[Any] | None = None) -> dict[str, Any]:
-    """Return a message's fields by name, as plain values.
-
-    Enums are named as their members. A map that stands alone in a message is told without it.
-
-    Args:
-        message: of any type.
-        kind: the dataclass that takes the fields. Where one does not tell whether it is set, and
-            has a default there, its zero stands for that.
-    """
-    with_default = {f.name for f in fields(kind) if f.default is not MISSING} if kind else ()
-    is_set = {field.name for field, _ in message.ListFields()}
-    return {
-        field.name: _plain(field, getattr(message, field.name))
-        for field in message.DESCRIPTOR.fields
-        if field.name in is_set or not (field.has_presence or field.name in with_default)
-    }
-
-
-def _plain(field: Any, value: Any) -> Any:
-    if _is_map(field):
-        return dict(value)
-    if field.is_repeated:
-        return tuple(_plain_one(field, one) for one in value)
-    return _plain_one(field, value)
-
-
-def _plain_one(field: Any, value: Any) -> Any:
-    if field.enum_type is not None:
-        named = field.enum_type.values_by_number.get(value)
-        return str(value) if named is None else named.name.removeprefix(_prefix(field)).lower()
-    if field.message_type is not None:
-        contents = _contents(value)
-        return contents["values"] if contents.keys() == {"values"} else contents
-    return value
-
-
-def _told(value: Any, descriptor: Any) -> dict[str, Any]:
-    """Return the fields of a message by name, as its constructor takes them, from attributes."""
-    return {f.name: _field_told(f, getattr(value, f.name)) for f in descriptor.fields}
-
-
-def _field_told(field: Any, value: Any) -> Any:
-    if value is None or _is_map(field):
-        return value
-    if field.is_repeated:
-        return [_one_told(field, one) for one in value]
-    return _one_told(field, value)
-
-
-def _one_told(field: Any, value: Any) -> Any:
-    if field.enum_type is not None:
-        return _prefix(field) + value.name
-    if field.message_type is not None:
-        is_map = isinstance(value, Mapping)
-        return {"values": value} if is_map else _told(value, field.message_type)
-    return value
-
-
-def _is_map(field: Any) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def _prefix(field: Any) -> str:
-    """Return what the names of an enum's values begin with in the contract, as `SHAPE_`."""
-    unspecified: str = field.enum_type.values_by_number[0].name
-    return unspecified.removesuffix("UNSPECIFIED")
 
 
 def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller:
