@@ -1,6 +1,6 @@
-"""What training scripts import: light, without torch.
+"""The client for training scripts; imports neither torch nor the service.
 
-A run brings the values of the first chunk; each report brings those of the next one:
+A run starts with the values of the first chunk, and each report returns those of the next:
 
     with AgentClient("localhost:50051") as agent, agent.run("fer-dropout") as run:
         for batch in batches:

@@ -1,4 +1,4 @@
-"""The client of the agent service: controllers, and runs to steer a training by."""
+"""The client of the agent service: controllers, and runs that control a training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Self
 
 from agent_service.client.connection.calls import Calls
 from agent_service.client.connection.tls import Tls
-from agent_service.client.delivery import Hold, Presence
+from agent_service.client.delivery import Availability, Hold
 from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Drives, Site
-from agent_service.client.starting import Start, Starting
+from agent_service.client.starting import RunOptions, RunStarter
 from agent_service.domain.checks import by_name, member
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 HOLD = Hold()
 PIECE = 64 * 1024
-"""Bytes of a policy file in one message."""
+"""Bytes of a policy file per message."""
 
 
 class AgentClient:
     """A connection to an agent service; thread-safe, a context manager.
 
-    It belongs to the process that made it: a forked one makes its own, and a pickled one, as for
-    a spawned worker, connects anew where it is unpickled.
+    It belongs to the process that created it: a forked process must create its own. It can be
+    pickled, for example for a spawned worker, and then opens a new connection.
 
     Errors are those of `agent_service.domain.errors`, never a bare gRPC error.
     """
@@ -52,43 +52,43 @@ class AgentClient:
         tls: Tls | None = None,
         token: str | PathLike[str] | None = None,
     ) -> None:
-        """Connect when first used.
+        """Connect on first use.
 
         Args:
-            address: HOST:PORT of the service, [IPv6]:PORT or unix:PATH; of replicas
-                dns:///NAME:PORT. A proxy of the environment is not used for this machine.
-            budget_seconds: for how long a call is tried while the service is away; those of a run
-                that holds are given up sooner, so that they keep no training waiting.
-            tls: the certificates to connect with; None speaks without TLS.
-            token: file of the token that the service asks for, read again when it changes.
+            address: HOST:PORT of the service, [IPv6]:PORT or unix:PATH; dns:///NAME:PORT for
+                replicas. The environment's proxy is not used for this machine.
+            budget_seconds: how long a call is retried while the service is away; calls of a run
+                with `Hold` give up sooner, so that no training waits for them.
+            tls: certificates; None connects without TLS.
+            token: file with the token that the service requires; read again when it changes.
 
         Raises:
-            InvalidArgument: the address is none, or a file is not what it should be.
+            InvalidArgument: the address or a file is invalid.
         """
-        self._anew = partial(
+        self._reconnect = partial(
             type(self), address, budget_seconds=budget_seconds, tls=tls, token=token
         )
         self._calls = Calls(
             address, budget_seconds=budget_seconds, name="agent service", tls=tls, token=token
         )
         self._stub = agent_pb2_grpc.AgentServiceStub(self._calls.channel)
-        self._presence = Presence()
+        self._availability = Availability()
         self._local: LocalAgent | None = None
 
     @classmethod
     def local(cls, store: str = "sqlite:///agent.db") -> Self:
         """Start an agent service for this script alone, and connect to it; `close` ends it.
 
-        For notebooks and single scripts; needs the extra `agent`. What it learned is in the store,
-        for the next time, or for a service that others use, too.
+        For notebooks and single scripts; needs the extra `agent`. What it learns stays in the
+        store, for the next time or for a shared service.
 
         Args:
-            store: URL of the store; made where there is none.
+            store: URL of the store; created if it does not exist.
 
         Raises:
-            AgentError: the service did not start; says why.
+            AgentError: the service did not start; the message says why.
         """
-        from agent_service.client.local import LocalAgent  # which few need, and is slow to import
+        from agent_service.client.local import LocalAgent  # slow to import, and rarely needed
 
         agent = LocalAgent(store)
         client = cls(agent.address)
@@ -96,13 +96,13 @@ class AgentClient:
         return client
 
     def __reduce__(self) -> tuple[partial[AgentClient], tuple[()]]:
-        return self._anew, ()
+        return self._reconnect, ()
 
     def close(self) -> None:
         """Close the connection, and end the service that `local` started."""
         self._calls.close()
         if self._local is not None:
-            self._local.close(waited=self._presence.waited)
+            self._local.close(waited=self._availability.waited)
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +116,7 @@ class AgentClient:
         try:
             self.close()
         except BaseException:
-            if error is None:  # else the script ends with its own
+            if error is None:  # else the script's own exception goes on
                 raise
 
     def wait_ready(self, timeout: float) -> None:
@@ -124,19 +124,19 @@ class AgentClient:
         self._calls.wait_ready(timeout)
 
     def create_controller(self, spec: ControllerSpec, mode: Mode = Mode.LEARNING) -> pb.Controller:
-        """Create a controller; the same spec again answers the one that is there."""
+        """Create a controller; with the spec of an existing one, return that one."""
         request = pb.CreateControllerRequest(
             spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
         )
         return self._calls.call(self._stub.CreateController, request).controller
 
     def get_controller(self, name: str, *, within: float | None = None) -> pb.Controller:
-        """Return a controller as it stands; waits `within` seconds at the most, if given."""
+        """Return a controller; wait at most `within` seconds, if given."""
         request = pb.GetControllerRequest(name=name)
         return self._calls.call(self._stub.GetController, request, within=within).controller
 
     def list_controllers(self) -> Iterator[pb.Controller]:
-        """Return all controllers by name, read page by page."""
+        """Yield all controllers by name, read page by page."""
         request = pb.ListControllersRequest()
         while True:
             page = self._calls.call(self._stub.ListControllers, request)
@@ -146,12 +146,12 @@ class AgentClient:
             request.page_token = page.next_page_token
 
     def set_mode(self, name: str, mode: Mode) -> pb.Controller:
-        """Let a controller learn, or freeze it."""
+        """Set a controller's mode: learning or frozen."""
         request = pb.UpdateControllerRequest(name=name, mode=convert.mode_to_message(mode))
         return self._calls.call(self._stub.UpdateController, request).controller
 
     def delete_controller(self, name: str) -> None:
-        """Delete a controller; its log stays."""
+        """Delete a controller; its log is kept."""
         self._calls.call(self._stub.DeleteController, pb.DeleteControllerRequest(name=name))
 
     @by_name
@@ -174,49 +174,48 @@ class AgentClient:
     ) -> Run:
         """Start a run; use it as a context manager, so that it is finished.
 
-        With `model`, each action is applied to it: the run's values drive the dropout that it has,
-        or what `sites` adds, and its end leaves the model as it was. A shadow run changes nothing:
-        it tells the model's own rates beside what the controller would have set. Where
-        torch.distributed joins several processes, each calls this and all that follows: the first
-        talks to the agent, reports are the mean of all, and each applies the same action.
+        With `model`, each action is applied to it: the run's values drive its dropout, or what
+        `sites` adds, and the run's end restores the model. A shadow run changes nothing: it reports
+        the model's own rates beside what the controller would have set. With torch.distributed
+        every process calls this and all that follows: rank 0 calls the agent, reports are the mean
+        over ranks, and each rank applies the same action.
 
         Args:
-            controller: the name of the controller that decides, or its spec: it is created then,
-                unless it is there.
-            run_id: the run's id, unique in the service; a new one by default. One that is there
-                goes on with its next chunk, as after a crash of the script.
+            controller: the controller's name, or its spec, which creates it if it does not exist.
+            run_id: the run's id, unique in the service; a new one by default. An existing run
+                continues with its next chunk, for example after a crash of the script.
             mode: learning, frozen or shadow; the controller's own by default.
-            policy_version: what a frozen or shadow run keeps to; 0 takes the newest.
-            labels: your words about the run, for lists.
-            planned_chunks: how many the training plans, for controllers that observe progress.
-            model: a PyTorch model, on its device already; needs the extra `torch`.
+            policy_version: the version that a frozen or shadow run uses; 0 for the newest.
+            labels: free-form labels, for listing runs.
+            planned_chunks: planned length of the training, for controllers that observe progress.
+            model: a PyTorch model, already on its device; needs the extra `torch`.
             sites: regularizers to add, `Dropout()` or `GaussianNoise()`, by the name of the module
                 whose output they act on.
             drives: which of the model's own drop rates each hyperparameter drives: `MODULE` or
-                `MODULE:ATTRIBUTE`, or several, each a pattern such as `layer4.*`. Where there is
-                one hyperparameter and no `sites`, all dropout that is known to act. A module
-                without wildcards, or an attribute, also takes what is left alone else: rates of 0,
-                stochastic depth, and rates of modules that are not known.
-            score: of a batch's logits and labels, in [0, 1], larger is better; macro F1 of classes
-                by default. "binary-f1", "multilabel-f1" or "r2" (0 where it is below), a metric of
+                `MODULE:ATTRIBUTE`, or several, each a pattern such as `layer4.*`. By default, with
+                one hyperparameter and no `sites`, all known dropout that is active. A module
+                without wildcards, or an attribute, also selects what is otherwise left alone: rates
+                of 0, stochastic depth, and rates of unknown modules.
+            score: score of a batch's logits and labels, in [0, 1], larger is better; macro F1 over
+                classes by default. "binary-f1", "multilabel-f1" or "r2" (clipped at 0), a metric of
                 torchmetrics, or a function, which is called at each step.
-            when_away: what to do while the agent cannot be reached: the training goes on under its
-                last values, within 2 seconds. With a model it may also begin so, under the model's
-                own rates; its run begins once the agent answers. None has every call raise
+            when_away: what to do while the agent is unreachable. `Hold`: within 2 seconds the
+                training continues under its last values. With a model it may also start so, under
+                the model's own rates; the run then begins once the agent answers. None: calls raise
                 Unavailable once the client's budget is spent.
-            limits: how far the run follows the agent; None for all the way.
-            is_repeated: whether the run may have finished: a training that goes on from an older
-                checkpoint reports its last chunks again, and is answered as it was.
+            limits: limits on the agent's actions; None for no limits.
+            is_repeated: whether the run may already be finished: a training that resumes from an
+                older checkpoint reports its last chunks again, and gets the same answers.
 
         Raises:
-            Unavailable: the agent is away, and there are neither a model nor values to begin with.
-            NotFound: no such controller.
-            AlreadyExists: the run id is there with another start.
+            Unavailable: the agent is away, and there is neither a model nor `Hold.values`.
+            NotFound: the controller does not exist.
+            AlreadyExists: the run id exists and was started with other arguments.
             FailedPrecondition: the run has finished, or this client is closed.
             InvalidArgument: a hyperparameter drives nothing, a name is not in the model, or the
-                mode or a label is none; the run was not started then, and the model is as it was.
+                mode or a label is invalid. The run is not started, and the model is unchanged.
         """
-        start = Start(
+        options = RunOptions(
             controller=controller,
             run_id=run_id,
             mode=None if mode is None else member(Mode, mode, "mode"),
@@ -231,31 +230,31 @@ class AgentClient:
             limits=limits,
             is_repeated=is_repeated,
         )
-        return Starting(self._calls, self._stub, self._presence).begin(start)
+        return RunStarter(self._calls, self._stub, self._availability).begin(options)
 
     def schedule(self, run_id: str) -> Schedule:
-        """Return what the chunks of a run truly ran under, to be taken home.
+        """Return the values that a run's chunks actually ran under, to replay without an agent.
 
         Raises:
-            NotFound: no such run.
+            NotFound: the run does not exist.
             InvalidArgument: it has not reported a chunk yet.
         """
         controller = self.get_run(run_id).controller
-        told = [
+        applied = [
             t.applied if t.HasField("applied") else t.action
             for t in self.transitions(run_id=run_id)
         ]
         return Schedule(
             chunk_size=self.get_controller(controller).spec.chunk_size,
-            values=tuple(dict(values.values) for values in told),
+            values=tuple(dict(values.values) for values in applied),
         )
 
     def report_stream(self) -> ReportStream:
-        """Return a way to report chunks of many runs at once; use it as a context manager."""
-        return ReportStream(self._stub, self._presence)
+        """Return a stream that reports chunks of many runs; use it as a context manager."""
+        return ReportStream(self._stub, self._availability)
 
     def get_run(self, run_id: str) -> pb.Run:
-        """Return a run as it stands."""
+        """Return a run."""
         return self._calls.call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id)).run
 
     def list_runs(
@@ -265,12 +264,12 @@ class AgentClient:
         state: RunState | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Iterator[pb.Run]:
-        """Return runs, newest first, read page by page.
+        """Yield runs, newest first, read page by page.
 
         Args:
-            controller: only this one's; empty for all.
-            state: only those that stand so; None for all.
-            labels: only those that carry all of these.
+            controller: only runs of this controller; empty for all.
+            state: only runs in this state; None for all.
+            labels: only runs that have all of these labels.
         """
         request = pb.ListRunsRequest(
             controller=controller, state=convert.state_to_message(state), labels=labels
@@ -285,7 +284,7 @@ class AgentClient:
     def transitions(
         self, *, controller: str = "", run_id: str = "", after: int = 0
     ) -> Iterator[pb.Transition]:
-        """Return the decision log from a position on, of one controller or run or of all."""
+        """Yield the log's transitions after a position, of a controller, a run, or all."""
         request = pb.StreamTransitionsRequest(
             controller=controller, run_id=run_id, after_position=after
         )
@@ -295,25 +294,25 @@ class AgentClient:
     def follow_transitions(
         self, *, controller: str = "", run_id: str = "", after: int = 0
     ) -> Iterator[pb.Transition]:
-        """Return the log from a position on, and then what is added to it; this has no end.
+        """Yield transitions after a position, then new ones as they come, without end.
 
-        A service that goes away is waited for as long as it takes, and none is lost or repeated.
-        Close the iterator to end the call.
+        If the service goes away this waits for it, and loses and repeats nothing. Close the
+        iterator to end the call.
 
         Raises:
-            Unavailable: the service cannot be reached at first, for as long as the budget.
+            Unavailable: the service cannot be reached at first, within the budget.
         """
         request = pb.StreamTransitionsRequest(
             controller=controller, run_id=run_id, after_position=after, follow=True
         )
-        # A wrong address shows here, and is not waited for.
+        # Fails on a wrong address, which `follow` would wait for.
         self._calls.call(self._stub.ListControllers, pb.ListControllersRequest(page_size=1))
         for response in self._calls.follow(lambda: self._stub.StreamTransitions(request)):
             request.after_position = response.transition.position
             yield response.transition
 
     def list_policy_versions(self, controller: str) -> Iterator[pb.PolicyVersion]:
-        """Return a controller's policy versions, newest first, read page by page."""
+        """Yield a controller's policy versions, newest first, read page by page."""
         request = pb.ListPolicyVersionsRequest(controller=controller)
         while True:
             page = self._calls.call(self._stub.ListPolicyVersions, request)
@@ -323,14 +322,14 @@ class AgentClient:
             request.page_token = page.next_page_token
 
     def export_policy(self, controller: str, version: int = 0) -> bytes:
-        """Return a policy version as a file, the newest for 0."""
+        """Return the bytes of a policy version's file; 0 for the newest version."""
         request = pb.ExportPolicyRequest(controller=controller, policy_version=version)
         return b"".join(r.data for r in self._calls.stream(self._stub.ExportPolicy(request)))
 
     def import_policy(self, controller: str, data: bytes) -> int:
         """Make a policy file the controller's newest version; return its number."""
         pieces = range(0, max(len(data), 1), PIECE)
-        # A fresh iterator for each attempt, since a broken one has lost what was sent.
+        # A fresh iterator for each attempt, since a failed one has consumed its messages.
         return self._calls.call(
             lambda _request, timeout: self._stub.ImportPolicy(
                 (

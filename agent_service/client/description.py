@@ -1,4 +1,4 @@
-"""The answer of `Run.describe`: the rates that a run drives or leaves alone; needs no torch."""
+"""The result of `Run.describe`: the rates that a run drives or leaves alone; needs no torch."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SHOWN = 8
-"""Rates that a line names; a deep network has hundreds."""
+"""Maximum number of rates named in a line; a deep network has hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A rate of one module."""
+    """A module's rate."""
 
     module: str
     """The module's name in the model; empty for the model itself."""
     attribute: str
-    """Where the module keeps the rate; empty for a regularizer that `sites` added."""
+    """The attribute that holds the rate; empty for a regularizer that `sites` added."""
     own: float
-    """The value that the user gave it, which it has again at the run's end."""
+    """The user's value, which is restored at the run's end."""
     hyperparameter: str = ""
-    """What drives it; empty where it is left alone."""
+    """The hyperparameter that drives it; empty if it is left alone."""
     reason: str = ""
-    """Why it is left alone; of one that is driven by its name, why it may not act."""
+    """Why it is left alone; or, if it is driven because `drives` names it, why it may not act."""
 
     def __str__(self) -> str:
-        """Return it as `drives=` takes it, with its own value."""
+        """Return it in the form of `drives=`, with its own value."""
         if not self.attribute:
             return f"{self.module} (added by sites=)"
         return f"{self.module}:{self.attribute} ({self.own:g})"
@@ -33,18 +33,18 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The rates of a run's model; printed, a list for people."""
+    """The rates of a run's model; prints as a list."""
 
     driven: tuple[Found, ...] = ()
     left_alone: tuple[Found, ...] = ()
-    """Those that look like a drop rate and are not driven, each with its reason."""
+    """Rates that look like drop rates and are not driven, each with the reason."""
     is_shadow: bool = False
-    """Whether what is driven is only read, since a shadow run changes nothing."""
+    """Whether the rates are only read, since a shadow run changes nothing."""
     nothing: str = "no model is driven"
-    """The answer where nothing is."""
+    """The text if nothing is driven."""
 
     def __str__(self) -> str:
-        """Return a line for each rate."""
+        """Return one line per rate."""
         if not self.driven:
             return self.nothing
         lines = []
@@ -72,6 +72,6 @@ def _line(rate: Found) -> str:
 
 
 def some(found: tuple[Found, ...]) -> str:
-    """Return the first of them in one line, and how many more there are."""
+    """Return the first rates in one line, and the number of the others."""
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(map(str, found[:_SHOWN])) + more

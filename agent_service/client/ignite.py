@@ -1,4 +1,4 @@
-"""An Ignite handler: a model's regularization follows an agent while an engine trains it.
+"""An Ignite handler: an agent controls a model's regularization while an engine trains it.
 
 ReinforcedRegularization(agent, "fer-dropout", model, Validation(loader)).attach(trainer)
 """
@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from agent_service.client.client import AgentClient
-from agent_service.client.model.follower import Follower, Pass
+from agent_service.client.model.lifecycle import Pass, RunLifecycle
 from agent_service.client.model.validation import Validation, predict_pair
 from agent_service.domain.runs import Outcome
 from agent_service.domain.specs import ControllerSpec
@@ -22,7 +22,7 @@ __all__ = ["ReinforcedRegularization", "Validation", "predict_pair"]
 
 
 class ReinforcedRegularization:
-    """One run of the agent for each run of the engine."""
+    """Makes one run of the agent for each run of the engine."""
 
     def __init__(
         self,
@@ -34,60 +34,60 @@ class ReinforcedRegularization:
         output_transform: Callable[[Any], Pass | None] = lambda output: output,
         **options: Any,
     ) -> None:
-        """Steer a model by a controller; see `Follower` for the other arguments.
+        """Control a model by a controller.
 
         Args:
-            agent: see there.
-            controller: see there.
-            model: what the engine trains.
-            validation: see there.
-            output_transform: makes loss, logits and labels of what the engine's process function
-                returns; that may return the three itself.
-            options: see there.
+            agent: the client, which the caller closes.
+            controller: the controller's name, or its spec.
+            model: the model that the engine trains.
+            validation: computes a chunk's validation score.
+            output_transform: converts the output of the engine's process function to loss, logits
+                and labels; by default that returns all three itself.
+            options: further arguments of `AgentClient.run`, such as `run_id`, `sites`, `drives`.
         """
-        self._follower = Follower(agent, controller, validation, options)
+        self._lifecycle = RunLifecycle(agent, controller, validation, options)
         self._model = model
         self._output_transform = output_transform
 
     def attach(self, engine: Engine) -> None:
-        """Follow an engine that trains; its process function takes one optimizer step.
+        """Attach to an engine whose process function makes one optimizer step.
 
-        It may return None where it took none.
+        The function may return None if it made no step.
         """
-        engine.add_event_handler(Events.STARTED, lambda: self._follower.begin(self._model))
+        engine.add_event_handler(Events.STARTED, lambda: self._lifecycle.begin(self._model))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
-        engine.add_event_handler(Events.COMPLETED, lambda: self._follower.end())
+        engine.add_event_handler(Events.COMPLETED, lambda: self._lifecycle.end())
         engine.add_event_handler(Events.TERMINATE, self._terminate)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _step(self, engine: Engine) -> None:
-        told = self._output_transform(engine.state.output)
-        if told is None:
+        output = self._output_transform(engine.state.output)
+        if output is None:
             return
-        if not isinstance(told, tuple | list) or len(told) != 3:
+        if not isinstance(output, tuple | list) or len(output) != 3:
             raise TypeError(
                 "return loss, logits and labels from the engine's process function, or give "
-                "output_transform=, which makes them of what it returns"
+                "output_transform=, which converts its output to them"
             )
-        loss, logits, labels = told
-        self._follower.add_pass(logits, labels)
-        self._follower.step([torch.as_tensor(loss).detach()])
+        loss, logits, labels = output
+        self._lifecycle.add_pass(logits, labels)
+        self._lifecycle.step([torch.as_tensor(loss).detach()])
 
     def _terminate(self, engine: Engine) -> None:
         if engine.should_terminate == "skip_completed":  # else COMPLETED follows
-            self._follower.end(Outcome.TRUNCATED)
+            self._lifecycle.end(Outcome.TRUNCATED)
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         handlers = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
         ours = [handler for handler in handlers if _is_ours(handler)]
-        # A handler of this event takes the exception over: the script's decide, if it has any.
+        # Handlers of this event decide whether the exception is raised: the script's, if any.
         is_scripts = len(ours) < len(handlers)
-        # In an epoch, whose data are still open, the engine goes on if they do not raise it; where
-        # they do, it is told of once more, outside.
+        # Within an epoch, whose data iterator is still open, the engine continues unless one of
+        # them raises; if so, this is called again outside of the epoch.
         if is_scripts and engine._dataloader_iter is not None:
             return
-        self._follower.fail(error)
-        if not is_scripts and ours[-1].__self__ is self:  # after all others have ended their runs
+        self._lifecycle.fail(error)
+        if not is_scripts and ours[-1].__self__ is self:  # once the others have ended their runs
             raise error
 
 

@@ -1,4 +1,4 @@
-"""Limits on what an agent may do to a training; what they change is told to it, and counted."""
+"""Limits on an agent's actions; values that they change are reported as applied, and counted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger("agent_service.client")
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How far a run follows its agent; raises InvalidArgument where a limit makes no sense."""
+    """Limits on the actions that a run applies; raises InvalidArgument for an invalid limit."""
 
     max_change: float | None = None
     """Largest change of a value from chunk to chunk, in the hyperparameter's own unit, above 0."""
     spike: float | None = None
-    """A chunk whose mean loss is more than so many times that of the last safe chunk, above 1, or
-    is not finite: the next one runs under that safe chunk's values."""
+    """Factor above 1: if a chunk's mean loss exceeds the last safe chunk's by it, or is not finite,
+    the next chunk runs under that safe chunk's values."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -38,25 +38,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judgement:
-    """Of a chunk that is reported: it counts once the report is taken."""
+class _Verdict:
+    """On a reported chunk; it takes effect when the report is accepted."""
 
     mean: float
+    """Mean loss."""
     fault: str
-    """What is wrong with its losses; empty where it is safe."""
+    """The fault of its losses; empty if the chunk is safe."""
 
 
-class Guard:
+class RunLimiter:
     """Keeps one run within its limits."""
 
     def __init__(
         self, limits: Limits | None, hyperparameters: Sequence[Hyperparameter] = ()
     ) -> None:
-        """Start with nothing known of the run.
+        """Start before the first chunk.
 
         Args:
-            limits: of the script; None sets none.
-            hyperparameters: whose ranges no value leaves, whatever is answered.
+            limits: the script's limits; None for no limits.
+            hyperparameters: values are always kept in their ranges, whatever the agent answers.
         """
         self._limits = limits or Limits()
         self._ranges = {h.name: (h.low, h.high) for h in hyperparameters}
@@ -64,44 +65,43 @@ class Guard:
         self._safe: Mapping[str, float] = {}
         self._safe_loss = math.inf
         self._largest = 0.0
-        self._judged: _Judgement | None = None
+        self._verdict: _Verdict | None = None
         self.interventions: Counter[str] = Counter()
-        """How often a `change` was cut, a `spike` sent back, a loss `not finite`, a value out of
-        `range`."""
+        """How often a limit acted: `change`, `spike`, `not finite` (a loss), `range`."""
 
     def ends(self, losses: Sequence[float]) -> bool:
-        """Whether these losses end the run: one is not finite, and no `spike` is set."""
+        """Whether these losses end the run: one is not finite, and `spike` is not set."""
         return self._limits.spike is None and not all(map(math.isfinite, losses))
 
     def judge(self, losses: Sequence[float]) -> list[float]:
-        """Take a chunk's losses; return them as they can be told.
+        """Judge a chunk by its losses, and return them as they can be reported.
 
-        A loss that is not finite is told as the largest finite one of the run so far, where
-        `spike` is set: it ends no run then. A report that failed may be judged again.
+        With `spike` a non-finite loss does not end the run: it is reported as the largest finite
+        loss of the run so far. If the report fails, the chunk may be judged again.
         """
         if self._limits.spike is None:
             return list(losses)
         finite = [loss for loss in losses if math.isfinite(loss)]
         self._largest = max([self._largest, *finite])
-        told = [loss if math.isfinite(loss) else self._largest for loss in losses]
-        mean = sum(told) / len(told)
+        reported = [loss if math.isfinite(loss) else self._largest for loss in losses]
+        mean = sum(reported) / len(reported)
         fault = "spike" if mean > self._limits.spike * self._safe_loss else ""
-        self._judged = _Judgement(mean, "not finite" if len(finite) < len(losses) else fault)
-        return told
+        self._verdict = _Verdict(mean, "not finite" if len(finite) < len(losses) else fault)
+        return reported
 
     def limited(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return what the next chunk runs under, where `values` were decided."""
-        judged, self._judged = self._judged, None
-        if judged is not None and not judged.fault:
-            self._safe, self._safe_loss = self._running, judged.mean
-        elif judged is not None:
-            self._count(judged.fault)
-        is_sent_back = judged is not None and judged.fault and self._safe
-        self._running = dict(self._safe if is_sent_back else self._cut(self._within(values)))
+        """Return the values for the next chunk, given the decided ones."""
+        verdict, self._verdict = self._verdict, None
+        if verdict is not None and not verdict.fault:
+            self._safe, self._safe_loss = self._running, verdict.mean
+        elif verdict is not None:
+            self._count(verdict.fault)
+        goes_back = verdict is not None and verdict.fault and self._safe
+        self._running = dict(self._safe if goes_back else self._cut(self._within(values)))
         return dict(self._running)
 
     def _within(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        """Return values inside their ranges; NaN, which is nowhere, becomes the lowest."""
+        """Return values clipped to their ranges; NaN becomes the lower bound."""
         within = dict(values)
         for name, (low, high) in self._ranges.items():
             if not low <= within[name] <= high:
@@ -118,13 +118,13 @@ class Guard:
             self._count("change")
         return cut
 
-    def _count(self, what: str) -> None:
-        self.interventions[what] += 1
-        if self.interventions[what] == 1:
-            log.warning("the run's limits act for the first time: %s", what)
+    def _count(self, limit: str) -> None:
+        self.interventions[limit] += 1
+        if self.interventions[limit] == 1:
+            log.warning("the run's limits act for the first time: %s", limit)
 
 
 def _cut(value: float, running: float, most: float) -> float:
-    """Return `value`, or what lies `most` from `running` on the way to it."""
-    # Within the limit a value is taken to the bit: `running - most` may miss it in the last ones.
+    """Return `value`, or the point `most` away from `running` in its direction."""
+    # Within the limit `value` itself, bit for bit: clamping it to `running - most` may round.
     return value if abs(value - running) <= most else running + math.copysign(most, value - running)

@@ -1,4 +1,4 @@
-"""The reports of many runs at once, over one stream: for a process that steers a fleet."""
+"""Reports of many runs over one stream, for a process that trains a fleet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import grpc
 
-from agent_service.client.delivery import Presence, check_action
+from agent_service.client.delivery import Availability, check_action
 from agent_service.client.run import Run
 from agent_service.domain.errors import AgentError, Failed, InvalidArgument, Unavailable
 from agent_service.domain.rewards import GivenReward, Scores
@@ -20,12 +20,12 @@ from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 
 ANSWER_SECONDS = 0.01
-"""For how long each report's answer is waited for, beyond a call's patience for all of them."""
+"""Time allowed per report, on top of one call's timeout for all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetReport:
-    """One run's chunk."""
+    """A report of one run's chunk."""
 
     run: Run
     losses: Sequence[float]
@@ -34,28 +34,28 @@ class FleetReport:
 
 
 class ReportStream:
-    """Reports chunks of many runs together; a context manager, which ends the stream.
+    """Reports chunks of many runs together; a context manager, which closes the stream.
 
-    One stream answers several times as many reports a second as calls do. Where it breaks, or the
-    service does not have it, reports go by calls, and the next ones try a new stream. Not
+    A stream handles several times as many reports per second as calls. If it breaks, or the service
+    does not support it, reports are sent by calls, and the next ones try a new stream. Not
     thread-safe.
     """
 
-    def __init__(self, stub: agent_pb2_grpc.AgentServiceStub, presence: Presence) -> None:
-        """Open the stream with the first report."""
+    def __init__(self, stub: agent_pb2_grpc.AgentServiceStub, availability: Availability) -> None:
+        """Prepare; the first report opens the stream."""
         self._stub = stub
-        self._presence = presence
+        self._availability = availability
         self._requests: queue.SimpleQueue[pb.StreamReportsRequest | None] = queue.SimpleQueue()
         self._stream: Any = None
 
     def report(self, reports: Sequence[FleetReport]) -> list[AgentError | None]:
-        """Report one chunk of each of several different runs, and move each on to its next action.
+        """Report one chunk of each of several different runs, and apply their next actions.
 
-        A loss that is not finite ends its run as diverged, as `Run.report` does.
+        A non-finite loss ends its run as diverged, as in `Run.report`.
 
         Returns:
-            For each report, in order: None where it was taken or is held, else what was wrong with
-            it; that run stays where it was, and its chunk may be reported again.
+            For each report, in order: None if it was accepted or queued, else its error; that run
+            is unchanged, and its chunk may be reported again.
 
         Raises:
             InvalidArgument: a score is out of range; no report was sent.
@@ -69,7 +69,7 @@ class ReportStream:
             if not isinstance(request, pb.ReportChunkRequest):
                 errors.append(request)
                 continue
-            # Once nobody answers, the others are not tried one by one.
+            # Once the agent is unavailable, the other reports are not tried one by one.
             error = away or _settle(report.run, request, next(answers))
             away = error if isinstance(error, Unavailable) else None
             errors.append(error)
@@ -78,16 +78,16 @@ class ReportStream:
     def _send(
         self, requests: Sequence[pb.ReportChunkRequest]
     ) -> list[pb.StreamReportsResponse | None]:
-        """Send all, and return their answers in order; None for what the stream did not answer."""
-        if self._presence.is_away:
+        """Send all, and return the answers in order; None for a report without an answer."""
+        if self._availability.is_away:
             return [None] * len(requests)
         if self._stream is None:
             self._stream = self._stub.StreamReports(self._outgoing())
         for request in requests:
             self._requests.put(pb.StreamReportsRequest(report=request))
         answers: list[pb.StreamReportsResponse | None] = []
-        # A stream has no deadline of its own, and an agent that hangs would keep a fleet waiting.
-        seconds = self._presence.patience() + ANSWER_SECONDS * len(requests)
+        # A stream has no deadline per message; without one, a hung agent would block the fleet.
+        seconds = self._availability.patience() + ANSWER_SECONDS * len(requests)
         watchdog = threading.Timer(seconds, self._stream.cancel)
         watchdog.start()
         try:
@@ -96,7 +96,7 @@ class ReportStream:
         except (grpc.RpcError, StopIteration):
             self.close()
         except BaseException:
-            # On Ctrl-C: what is not read yet must not be taken for the next reports' answers.
+            # On Ctrl-C: unread answers must not be taken for those of the next reports.
             self.close()
             raise
         finally:
@@ -104,13 +104,13 @@ class ReportStream:
         return answers + [None] * (len(requests) - len(answers))
 
     def _outgoing(self) -> Iterator[pb.StreamReportsRequest]:
-        # The queue is this stream's own: a later stream has another.
+        # Bound here, since a later stream has another queue.
         requests = self._requests
         while (request := requests.get()) is not None:
             yield request
 
     def close(self) -> None:
-        """End the stream; an open one would keep the interpreter from ending."""
+        """Close the stream; an open one would keep the interpreter from exiting."""
         self._requests.put(None)
         self._requests = queue.SimpleQueue()
         if self._stream is not None:
@@ -130,7 +130,7 @@ class ReportStream:
 
 
 def _request(report: FleetReport) -> pb.ReportChunkRequest | AgentError | None:
-    """Return what to send; none of a run that ends, or why its end could not be told."""
+    """Return the request; None if the run ends, or the error if its end cannot be delivered."""
     try:
         return report.run.request(report.losses, report.feedback)
     except InvalidArgument:
@@ -142,7 +142,7 @@ def _request(report: FleetReport) -> pb.ReportChunkRequest | AgentError | None:
 def _settle(
     run: Run, request: pb.ReportChunkRequest, answer: pb.StreamReportsResponse | None
 ) -> AgentError | None:
-    """Move a run on by its answer; what was not answered, or refused, is told by a call again."""
+    """Apply an answer to its run; a report that was refused or not answered is sent by a call."""
     if answer is not None and answer.code == 0:
         with suppress(Failed):
             check_action(request, answer, run.action.values.keys())

@@ -1,4 +1,4 @@
-"""A run as the training script sees it: values to train under, steps to tell, chunks to report."""
+"""A run in the training script: values to train under, steps to record, chunks to report."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 
-from agent_service.client.delivery import Apart, Delivery, Lost, named
+from agent_service.client.delivery import Delivery, RankMissing, RunLost, named
 from agent_service.client.description import Description
-from agent_service.client.limits import Guard, Limits
+from agent_service.client.limits import Limits, RunLimiter
 from agent_service.domain.checks import by_name, check_number, quoted
 from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("agent_service.client")
 
 ROUNDING = 1e-3
-"""How far outside [0, 1] rounding may put a score, as half precision does a mean."""
+"""Tolerance for scores outside [0, 1], which a mean in half precision can be."""
 
 
 class Run:
-    """One training under a controller; made by `AgentClient.run`.
+    """One training under a controller; created by `AgentClient.run`.
 
     Leaving it as a context manager finishes it: terminated at its end, cancelled on Ctrl-C,
-    truncated by any other exception. A loss that is not finite ends it as diverged; then, as after
-    every end, its model is as it was, and more steps and reports change nothing.
-    Not thread-safe: it belongs to one training loop.
+    truncated by any other exception. A non-finite loss ends it as diverged. After any end its model
+    is restored, and further steps and reports do nothing. Not thread-safe: it belongs to one
+    training loop.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class Run:
         hyperparameters: Sequence[Hyperparameter] = (),
         first_action: pb.Action | None = None,
     ) -> None:
-        """Take a run that was started, or will be, with what it begins under.
+        """Take a run that was started, or will be, and apply its next action.
 
         Args:
-            delivery: of its calls.
-            run_id: the run's.
-            chunk_size: N; 0 where it has not begun.
-            action: for its next chunk; a model has it from now on.
-            is_held: whether nobody decided that action, since the agent is away.
-            model: what to apply actions to.
-            limits: how far to follow them.
-            hyperparameters: the controller's, whose ranges are kept to.
-            first_action: what it began under, once; `action` by default.
+            delivery: sends its calls.
+            run_id: the run's id.
+            chunk_size: N; 0 if it has not begun.
+            action: the action for its next chunk.
+            is_held: whether the action was not decided by the agent, which is away.
+            model: applies actions to a model.
+            limits: the script's limits on actions.
+            hyperparameters: the controller's, whose ranges are enforced.
+            first_action: the action for chunk 1; `action` by default.
         """
         self._delivery = delivery
         self.run_id = run_id
@@ -73,21 +73,21 @@ class Run:
         """N, training steps in a chunk."""
         self._first_action = action if first_action is None else first_action
         self.action: pb.Action
-        """What the chunk that trains now runs under: what was decided, within the limits."""
+        """The current chunk's action: as decided, within the limits."""
         self._losses: list[SupportsFloat] = []
         self._scores: list[SupportsFloat] = []
         self._tally: Tally | None = None
-        """The score of the chunk by its logits; none yet, or the script gives scores."""
+        """The chunk's score from its logits; None before the first, or if the script scores."""
         self._has_pass = False
         self._has_reported = False
         self._fault: Exception | None = None
-        """Why the chunk cannot be scored; None where it can, or no chunk was reported before."""
+        """Why the chunk cannot be scored; always None until a chunk was reported."""
         self.is_finished = False
-        """Whether the run has ended, by whatever: no more of the training is told or steered."""
+        """Whether the run has ended in any way: it records and controls nothing more."""
         self._model = model
-        self._guard = Guard(limits, hyperparameters)
+        self._limiter = RunLimiter(limits, hyperparameters)
         self._is_own: bool
-        """Whether what runs is not what was decided."""
+        """Whether the current values differ from the decided ones."""
         try:
             self.take(action)
         except BaseException:
@@ -97,7 +97,7 @@ class Run:
         self._is_own = self._is_own or is_held
         self._begins_held = is_held
         if model is not None:
-            # A run that is lost, as when a notebook's cell raises, leaves its model as it was.
+            # A run that is lost, as when a notebook's cell raises, restores its model.
             weakref.finalize(self, model.remove).atexit = False
 
     @property
@@ -110,21 +110,21 @@ class Run:
 
     @property
     def interventions(self) -> Mapping[str, int]:
-        """How often the run's limits acted, by what they changed."""
-        return self._guard.interventions
+        """How often each of the run's limits changed an action."""
+        return self._limiter.interventions
 
     @property
     def chunk_full(self) -> bool:
-        """Whether N steps were told and `report` is due."""
+        """Whether N steps are recorded and `report` is due."""
         return 0 < self.chunk_size == len(self._losses)
 
     @property
     def _is_idle(self) -> bool:
-        """Whether nothing is told: the run has ended, or not begun."""
+        """Whether the run records nothing: it has ended, or not begun."""
         return self.is_finished or not self.chunk_size
 
     def describe(self) -> Description:
-        """Return what the run drives, from which values, and what it leaves alone; print it."""
+        """Return which rates the run drives, their own values, and which it leaves alone."""
         return Description() if self._model is None else self._model.description
 
     def step(
@@ -135,25 +135,25 @@ class Run:
         *,
         score: SupportsFloat | None = None,
     ) -> None:
-        """Tell one training step; all stays where it is until the chunk is reported.
+        """Record one training step; nothing is copied off the device until the chunk is reported.
 
-        A step is one of the optimizer. Where it takes several passes, as with accumulated
-        gradients, tell each by `add_pass`, and then here their mean loss alone.
+        A step is an optimizer step. If it has several forward passes, as with gradient
+        accumulation, record each by `add_pass`, and then only their mean loss here.
 
         Args:
             loss: the step's training loss, a number or a scalar tensor.
-            logits: float[b, classes, ...] or float[b, ..., classes], of the very pass that gave the
-                loss; of a run with a model.
+            logits: float[b, classes, ...] or float[b, ..., classes], of the same forward pass as
+                the loss; for a run with a model.
             labels: int[b, ...].
-            score: in place of the two, the step's training score in [0, 1], larger is better.
+            score: instead of both, the step's training score in [0, 1], larger is better.
 
         Raises:
-            RuntimeError: where the chunk is full already.
+            RuntimeError: the chunk is already full.
             TypeError: neither logits and labels nor a score, both kinds in one chunk, or logits for
                 a run without a model.
-            InvalidArgument: the loss or score is no single number, or the score cannot be made of
-                such logits and labels. After the first report that drops the chunk instead, as does
-                an error of the script's own score; see `report`.
+            InvalidArgument: the loss or score is not a single number, or the score cannot be
+                computed from these logits and labels. After the first report that drops the chunk
+                instead, as does an error of the script's own score; see `report`.
         """
         if self._is_idle:
             return
@@ -171,7 +171,7 @@ class Run:
         self._losses.append(_detached(loss))
 
     def add_pass(self, logits: Tensor, labels: Tensor) -> None:
-        """Score one of several passes of a step, which `step(loss)` ends; arguments as there."""
+        """Score one of several forward passes of a step, which `step(loss)` completes."""
         if self._is_idle:
             return
         self._check_not_full()
@@ -182,9 +182,9 @@ class Run:
         self._has_pass = True
 
     def _score(self, score: Callable[..., Any], *of: Any) -> Any:
-        """Score; NaN, which drops the chunk, where that fails in the middle of a training.
+        """Return a score; NaN, which drops the chunk, if that fails after the first report.
 
-        Up to the first report it raises: the script's author is there, and is to see it.
+        Before, it raises, since the script's author is still watching.
         """
         if self._fault is None:
             try:
@@ -201,11 +201,11 @@ class Run:
 
     def _check_one_way(self, is_one: bool) -> None:
         if not is_one:
-            raise TypeError("the steps of one chunk are scored in one way, by logits or by score=")
+            raise TypeError("score all steps of a chunk in one way, by logits or by score=")
 
     def _new_tally(self) -> Tally:
         if self._model is None:
-            raise TypeError("logits are scored where agent.run(..., model=model) was given")
+            raise TypeError("logits are only scored for agent.run(..., model=model)")
         return self._model.scoring()
 
     def report(
@@ -214,28 +214,27 @@ class Run:
         *,
         applied: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """Report the full chunk and return the values for the next one, which a model then has.
+        """Report the full chunk, apply the next action, and return its values.
 
-        While the agent is away the report is held, and the values stay. A chunk whose score is not
-        finite or, once another was reported, cannot be made is dropped with a warning. A loss that
-        is not finite ends the run as diverged. After its end nothing is reported.
+        While the agent is away the report is queued, and the values stay. A chunk is dropped with a
+        warning if its score is not finite or, after the first report, cannot be computed. A
+        non-finite loss ends the run as diverged. After its end nothing is reported.
 
         Args:
-            validation: mean score of the chunk's validation batches, in [0, 1]; or, of a run with a
-                model, these batches' logits and labels.
-            applied: what the chunk ran under, where that was not what was decided; a shadow run
-                says it always, save where it has a model, whose own rates are read then.
+            validation: mean score of the chunk's validation batches, in [0, 1]; or, for a run with
+                a model, these batches' logits and labels.
+            applied: the values that the chunk ran under, if they were not the decided ones. A
+                shadow run must always give them, unless it has a model, whose own rates are read.
 
-        Whatever it raises, the chunk is kept, to be reported again, or dropped by `drop_chunk`.
+        If it raises, the chunk is kept: report it again, or drop it by `drop_chunk`.
 
         Raises:
             RuntimeError: the chunk is not full yet.
             TypeError: the validation is neither a number nor pairs.
-            InvalidArgument: a score is outside [0, 1], by more than rounding, or cannot be made;
-                wrong names are in `applied`; or the controller's reward is `given`.
-            AgentError: what the service answered a run with `when_away=None`; or this is a forked
-                process.
-            Exception: the validation batches' own; up to the first report, also the score's.
+            InvalidArgument: a score is outside [0, 1] by more than rounding, or cannot be computed;
+                `applied` has wrong names; or the controller's reward is `given`.
+            AgentError: the service's error, with `when_away=None`; or the process was forked.
+            Exception: of the validation batches; until the first report, also of the score.
         """
         if self._is_idle:
             return self.hyperparameters
@@ -251,9 +250,9 @@ class Run:
         return values
 
     def drop_chunk(self) -> None:
-        """Forget the steps that were told since the last report.
+        """Discard the steps recorded since the last report.
 
-        The next N steps make the chunk, under the same values.
+        The next N steps make up the chunk, under the same values.
         """
         self._losses.clear()
         self._scores.clear()
@@ -277,7 +276,7 @@ class Run:
                     raise _no_validation(batch)
                 self._score(tally.add, *batch)
         finally:
-            # A generator, such as `Validation.of`, gives the model its modes back at its end.
+            # A generator, such as `Validation.of`, restores the model's modes when closed.
             getattr(validation, "close", lambda: None)()
         return float(self._score(_value_of, tally))
 
@@ -291,22 +290,22 @@ class Run:
         applied: Mapping[str, float] | None = None,
         chunk: int | None = None,
     ) -> dict[str, float]:
-        """Report a chunk that was collected elsewhere and return the values for the next one.
+        """Report a chunk that was recorded elsewhere, and return the values for the next one.
 
         Args:
             losses: the N training losses, in order.
             training_score: mean training score, in [0, 1].
             validation_score: mean validation score, in [0, 1].
-            applied: what the chunk ran under, where that was not what was decided.
-            chunk: its index, from 1; the next one's by default. A training that goes on from a
-                checkpoint reports its last chunk again, and is answered as it was then.
+            applied: the values that the chunk ran under, if they were not the decided ones.
+            chunk: its index, from 1; by default the next one's. A training that resumes from a
+                checkpoint may report its last chunk again, and gets the same answer.
         """
         return self._report(
             losses, lambda: (training_score, validation_score), applied=applied, chunk=chunk
         )
 
     def report_reward(self, losses: Sequence[float], reward: float) -> dict[str, float]:
-        """Report a chunk with a ready reward, for controllers whose reward is `given`."""
+        """Report a chunk with its reward, for controllers whose reward is `given`."""
         values = self._report(losses, lambda: (reward,), count=1)
         self.drop_chunk()
         return values
@@ -320,38 +319,38 @@ class Run:
         applied: Mapping[str, float] | None = None,
         chunk: int | None = None,
     ) -> dict[str, float]:
-        """Report a chunk; `feedback` makes its two scores or its reward, where the losses are well.
+        """Report a chunk; `feedback` computes its two scores or its reward, if losses are finite.
 
-        Where several processes train, all of them decide from the same means: each tells all its
-        numbers at once, so that one whose feedback fails has told nothing.
+        In a distributed training all processes continue from the same means: each sends all its
+        numbers at once, so one whose feedback raises has sent nothing.
         """
         if self._is_idle:
             return self.hyperparameters
         try:
-            own = [math.nan] * count if self._guard.ends(losses) else feedback()
+            own = [math.nan] * count if self._limiter.ends(losses) else feedback()
             numbers = self._delivery.joined([*losses, *own])
-            losses, told = numbers[:-count], numbers[-count:]
+            losses, joint = numbers[:-count], numbers[-count:]
             if not self._diverges(losses):
-                request = self._request(losses, told, applied=applied, chunk=chunk)
+                request = self._request(losses, joint, applied=applied, chunk=chunk)
                 if request is not None:
                     self.send(request)
-        except Apart as error:
+        except RankMissing as error:
             self._stop()
             log.warning(
-                "%s ends: %s; the training goes on without the agent", named(self.run_id), error
+                "%s ends: %s; the training continues without the agent", named(self.run_id), error
             )
             self._delivery.finish(self._end(Outcome.TRUNCATED, None), is_best_effort=True)
         return self.hyperparameters
 
     def _diverges(self, losses: Sequence[float]) -> bool:
-        """Whether a loss that is not finite ends the run; then it has ended."""
-        if not self._guard.ends(losses):
+        """End the run as diverged if a loss is not finite; return whether it did."""
+        if not self._limiter.ends(losses):
             return False
-        # First, since a run that raises is to keep the chunk, and to end as diverged later.
+        # First: if it raises, the run must keep the chunk, and end as diverged later.
         self._delivery.send(self._end(Outcome.DIVERGED, None))
         self._stop()
         log.warning(
-            "%s: a loss is not finite; it ends as diverged, and the training goes on without "
+            "%s: a loss is not finite; it ends as diverged, and the training continues without "
             "the agent",
             named(self.run_id),
         )
@@ -360,9 +359,9 @@ class Run:
     def request(
         self, losses: Sequence[float], feedback: Scores | GivenReward
     ) -> pb.ReportChunkRequest | None:
-        """Return the report of the current chunk, to be sent; None where none is to be sent.
+        """Return the report of the current chunk; None if there is nothing to report.
 
-        That is of a run that has ended, or has not begun, and where a loss or score is not finite.
+        So for a run that has ended or not begun, and for a loss or score that is not finite.
 
         Raises:
             InvalidArgument: a loss or score is out of range.
@@ -376,18 +375,18 @@ class Run:
     def _request(
         self,
         losses: Sequence[float],
-        told: Sequence[float],
+        feedback: Sequence[float],
         *,
         applied: Mapping[str, float] | None = None,
         chunk: int | None = None,
     ) -> pb.ReportChunkRequest | None:
-        import numpy as np  # takes as long as gRPC: not when a script starts
+        import numpy as np  # here, since it takes as long to import as gRPC
 
         if len(losses) != self.chunk_size:
             raise invalid(
                 "losses", f"{len(losses)} given; the controller has chunks of {self.chunk_size}"
             )
-        if not all(map(math.isfinite, told)):
+        if not all(map(math.isfinite, feedback)):
             log.warning(
                 "%s: %s; the chunk is not reported, and the next one runs under the same values",
                 named(self.run_id),
@@ -397,23 +396,23 @@ class Run:
         report = ChunkReport(
             run_id=self.run_id,
             chunk=self.action.chunk_index if chunk is None else chunk,
-            losses=np.array(self._guard.judge(losses), dtype=np.float64),
-            feedback=GivenReward(*told)
-            if len(told) == 1
-            else Scores(training=_rounded(told[0]), validation=_rounded(told[1])),
+            losses=np.array(self._limiter.judge(losses), dtype=np.float64),
+            feedback=GivenReward(*feedback)
+            if len(feedback) == 1
+            else Scores(training=_rounded(feedback[0]), validation=_rounded(feedback[1])),
             applied=self._own_values() if applied is None else applied,
         )
         return convert.report_to_message(report)
 
     def _own_values(self) -> Mapping[str, float] | None:
-        """Return what the chunk ran under where that was not decided: a shadowed model's rates."""
+        """Return the values that the chunk ran under, if they differ from the decided ones."""
         own = None if self._model is None else self._model.own_values()
         return self.hyperparameters if own is None and self._is_own else own
 
     def send(self, request: pb.ReportChunkRequest) -> None:
-        """Send a report by a call of its own, and take the next action; or hold this one."""
+        """Send a report and take the next action; or queue it and keep the current values."""
         answer = self._delivery.send(request)
-        if isinstance(answer, Lost):
+        if isinstance(answer, RunLost):
             self._stop()
         elif answer is not None:
             self.take(answer.action)
@@ -422,14 +421,14 @@ class Run:
             self._is_own = True
 
     def _stop(self) -> None:
-        """Steer no more, and leave the model as it was."""
+        """End the control of the training, and restore the model."""
         self.is_finished = True
         if self._model is not None:
             self._model.remove()
 
     def take(self, action: pb.Action) -> None:
-        """Go on under the next action, as far as the limits allow."""
-        values = self._guard.limited(action.values)
+        """Apply the next action, within the limits."""
+        values = self._limiter.limited(action.values)
         self._is_own = values != dict(action.values)
         self.action = pb.Action()
         self.action.CopyFrom(action)
@@ -438,9 +437,9 @@ class Run:
             self._model.apply(values)
 
     def start_again(self) -> None:
-        """Go back to the first chunk, as a training does that has lost all that it had trained.
+        """Go back to the first chunk, for a training that starts over.
 
-        Reports of chunks that were told before, if they are the same, are answered as they were.
+        Equal reports of chunks that were already reported get the same answers again.
         """
         self.drop_chunk()
         self.take(self._first_action)
@@ -450,19 +449,18 @@ class Run:
     def finish(
         self, outcome: Outcome = Outcome.TERMINATED, *, final_score: float | None = None
     ) -> None:
-        """End the run, and leave its model as it was; the context manager does it, too.
+        """End the run and restore its model, as leaving the context manager does.
 
-        Where the agent is away this takes a few seconds at most, and what was held and cannot be
-        delivered is said in the log. With `when_away=None` it raises, and may be called again.
+        If the agent is away this takes a few seconds at most, and undelivered reports are logged.
+        With `when_away=None` it raises, and may be called again.
 
         Args:
-            outcome: how the training ended; diverged where a loss that was told since the last
+            outcome: how the training ended; becomes diverged if a loss recorded since the last
                 report is not finite.
-            final_score: the child's own final result, larger is better; left out where it is not
-                finite.
+            final_score: the child's final result, larger is better; dropped if it is not finite.
 
         Raises:
-            AgentError: what the service answered a run with `when_away=None`.
+            AgentError: the service's error, with `when_away=None`.
         """
         self._finish(outcome, final_score, is_best_effort=False)
 
@@ -480,26 +478,25 @@ class Run:
             raise
 
     def _has_diverged(self, *, is_best_effort: bool) -> bool:
-        """Whether a step that was told since the last report has a loss that is not finite."""
+        """Whether a step recorded since the last report has a non-finite loss."""
         if is_best_effort and self._delivery.is_shared:
-            return False  # a device that waits for a process that failed would never answer
+            return False  # reading a loss may hang, if the device waits for a failed process
         try:
-            return self._guard.ends([float(loss) for loss in self._losses])
-        except Exception:  # of the device, whose own error the script has seen
+            return self._limiter.ends([float(loss) for loss in self._losses])
+        except Exception:  # a device error, which the script has seen
             return False
 
     def _end(self, outcome: Outcome, final_score: float | None) -> pb.FinishRunRequest:
         if final_score is not None and not math.isfinite(final_score):
-            log.warning("%s: its final score is not finite, and is left out", named(self.run_id))
+            log.warning("%s: its final score is not finite and is dropped", named(self.run_id))
             final_score = None
         finish = FinishRun(run_id=self.run_id, outcome=outcome, final_score=final_score)
         return convert.finish_to_message(finish)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a run stays with the training that started it, and is not pickled or copied; pass its "
-            "values, run.hyperparameters, or in another process go on with it by "
-            "AgentClient(...).run(..., run_id=...)"
+            "a run cannot be pickled or copied; pass its values, run.hyperparameters, or continue "
+            "it in another process by AgentClient(...).run(..., run_id=...)"
         )
 
     def __enter__(self) -> Self:
@@ -520,12 +517,12 @@ class Run:
                 Outcome.CANCELLED if is_user else Outcome.TRUNCATED, None, is_best_effort=True
             )
         except BaseException as failed:
-            # The script ends with its own exception: nothing takes its place, not even Ctrl-C.
-            log.warning("%s: its end was not told: %r", named(self.run_id), failed)
+            # The script's own exception must not be replaced, not even by Ctrl-C.
+            log.warning("%s: its end was not delivered: %r", named(self.run_id), failed)
 
 
 def _check_one(number: Any, field: str) -> None:
-    """Check that it is one number, by its shape: its value is on a device that would be waited for.
+    """Check that it is a single number, by its shape, since reading it would wait for the device.
 
     Raises:
         InvalidArgument: naming `field`.
@@ -537,16 +534,16 @@ def _check_one(number: Any, field: str) -> None:
 
 
 def _rounded(score: float) -> float:
-    """Return the nearest score in [0, 1] where only rounding left that; others as they are."""
+    """Return a score that is outside [0, 1] by rounding only clipped to it; others unchanged."""
     nearest = min(max(score, 0.0), 1.0)
     return nearest if abs(score - nearest) <= ROUNDING else score
 
 
 def _value_of(tally: Tally) -> float:
-    """Return the score that was made; raises InvalidArgument where it is outside [0, 1]."""
+    """Return the score; raises InvalidArgument if it is outside [0, 1]."""
     score = tally.value()
     if not 0 <= _rounded(score) <= 1 and math.isfinite(score):
-        raise invalid("score", f"gave {score}; let it give one in [0, 1], larger is better")
+        raise invalid("score", f"returned {score}; it must be in [0, 1], larger is better")
     return score
 
 
@@ -558,9 +555,9 @@ def _no_validation(given: object) -> TypeError:
 
 
 def _detached(number: SupportsFloat) -> Any:
-    """Return a tensor without its graph, so that a chunk holds no activations; others as is.
+    """Return a detached tensor, so that a chunk keeps no activations alive; others unchanged.
 
-    A copy, since what a CUDA graph gave is overwritten by the next step.
+    A copy, since a CUDA graph overwrites its outputs in the next step.
     """
     detach = getattr(number, "detach", None)
     return number if detach is None else detach().clone()

@@ -1,4 +1,4 @@
-"""A run's schedule as a plain file, and trainings that follow it without an agent."""
+"""A run's schedule: saved to a file, and replayed in trainings without an agent."""
 
 from __future__ import annotations
 
@@ -21,53 +21,55 @@ if TYPE_CHECKING:
     from agent_service.client.model.scores import Score
 
 FORMAT = 1
-"""Version of the JSON form; a file of another one is refused."""
+"""Version of the JSON format; files with another version are refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What chunk after chunk ran under; made by `AgentClient.schedule` or `load`."""
+    """The values of each chunk; created by `AgentClient.schedule` or `load`."""
 
     chunk_size: int
     """N, training steps in a chunk."""
     values: tuple[Mapping[str, float], ...]
-    """By hyperparameter name, one entry a chunk; the last one holds on."""
+    """Values by hyperparameter name, one entry per chunk; later chunks use the last one."""
 
     def __post_init__(self) -> None:
-        """Check that all chunks have the same names, and numbers; raises InvalidArgument."""
+        """Check that all chunks have the same names and finite values; raises InvalidArgument."""
         if self.chunk_size < 1:
             raise invalid("chunk_size", f"{self.chunk_size} must be at least 1")
         if not self.values or not self.values[0]:
             raise invalid("values", "is empty; give at least one chunk and one hyperparameter")
         for chunk, values in enumerate(self.values, start=1):
             if set(values) != set(self.values[0]):
-                raise invalid(f"values[{chunk}]", f"names {sorted(values)}, others do otherwise")
+                raise invalid(
+                    f"values[{chunk}]", f"has {sorted(values)}, others {sorted(self.values[0])}"
+                )
             for name, value in values.items():
                 if not math.isfinite(value):
                     raise invalid(f"values[{chunk}][{name}]", f"{value} is not finite")
 
     def of(self, chunk: int) -> Mapping[str, float]:
-        """Return the values of a chunk, from 1."""
+        """Return the values of a chunk, counted from 1."""
         return self.values[min(chunk, len(self.values)) - 1]
 
     def save(self, path: str | Path) -> None:
-        """Write `path`: .json, or .csv with the columns chunk, steps and one a hyperparameter.
+        """Write a .json file, or .csv with the columns chunk, steps and one per hyperparameter.
 
         Raises:
-            InvalidArgument: naming the file, where it ends otherwise or cannot be written.
+            InvalidArgument: the suffix is another one, or the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in (".csv", ".json"):
-            raise invalid(str(path), "ends in no known format; name it .json or .csv")
+            raise invalid(str(path), "has no known suffix; name it .json or .csv")
         try:
             self._write(path)
         except OSError as error:
-            fix = "" if path.parent.is_dir() else f"; make the folder {path.parent} first"
+            fix = "" if path.parent.is_dir() else f"; create the folder {path.parent} first"
             raise invalid(str(path), f"cannot be written: {error.strerror}{fix}") from error
 
     def _write(self, path: Path) -> None:
         if _is_csv(path):
-            import csv  # slow to import, and the client is imported by every script
+            import csv  # slow to import
 
             names = list(self.values[0])
             with path.open("w", newline="") as file:
@@ -83,7 +85,7 @@ class Schedule:
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
-        """Read what `save` wrote; raises InvalidArgument, naming the file and what is wrong."""
+        """Read a file of `save`; raises InvalidArgument, naming the file and the fault."""
         from agent_service.text import csv_rows, read_text
 
         path = Path(path)
@@ -103,7 +105,7 @@ class Schedule:
             raise invalid(str(path), f"{error}") from error
         except _WRONG as error:
             raise invalid(
-                str(path), f"is no schedule; give a file that `Schedule.save` wrote ({error!r})"
+                str(path), f"is not a schedule; give a file of `Schedule.save` ({error!r})"
             ) from error
 
     def run(
@@ -114,7 +116,7 @@ class Schedule:
         drives: Drives | None = None,
         score: Score | None = None,
     ) -> Run:
-        """Return a run that follows this schedule; no agent is needed, and nobody is told.
+        """Return a run that follows this schedule, without an agent.
 
         The arguments are those of `AgentClient.run`.
         """
@@ -126,7 +128,7 @@ class Schedule:
                 model, self._hyperparameters(), sites=sites, drives=drives, score=score
             )
         return Run(
-            _Following(self),
+            _ScheduleDelivery(self),
             run_id="schedule",
             chunk_size=self.chunk_size,
             action=self._action(1),
@@ -137,7 +139,7 @@ class Schedule:
         return pb.Action(values=self.of(chunk), chunk_index=chunk)
 
     def _hyperparameters(self) -> list[Hyperparameter]:
-        """Return hyperparameters whose ranges are what the schedule uses."""
+        """Return hyperparameters whose ranges cover the schedule's values."""
         return [
             Hyperparameter(
                 name=name,
@@ -148,8 +150,8 @@ class Schedule:
         ]
 
 
-class _Following:
-    """A delivery of reports that needs no agent: the answer is the schedule's next entry."""
+class _ScheduleDelivery:
+    """A delivery without an agent: answers each report with the schedule's next entry."""
 
     is_shared = False
 
@@ -165,14 +167,14 @@ class _Following:
         return pb.ReportChunkResponse(action=self._schedule._action(request.chunk_index + 1))
 
     def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
-        """Nobody is told."""
+        """Do nothing: there is no agent."""
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no call is ever queued."""
 
 
 _WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What a file of another form, or of other values, ends in as it is taken apart."""
+"""The errors that parsing a malformed file can raise."""
 
 
 def _is_csv(path: Path) -> bool:
@@ -184,7 +186,7 @@ def _json_schedule(text: str) -> Schedule:
 
     content = json.loads(text)
     if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']}, this release reads {FORMAT}")
+        raise ValueError(f"format {content['format']}, but this release reads {FORMAT}")
     values = [{str(k): float(v) for k, v in entry.items()} for entry in content["values"]]
     return Schedule(chunk_size=int(content["chunk_size"]), values=tuple(values))
 

@@ -1,4 +1,4 @@
-"""Names for the parts of a model that can be driven, its own or added; needs no torch."""
+"""Types that name what a run drives in a model: added regularizers, own rates; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """Zeroes each element of a module's output with the driven rate, and scales up the rest."""
+    """Dropout on a module's output: zeroes elements at the driven rate and scales up the rest."""
 
     hyperparameter: str = ""
-    """What drives it; may be left out where the controller has one hyperparameter."""
+    """The hyperparameter that drives it; optional if the controller has only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class GaussianNoise:
-    """Adds zero-mean Gaussian noise to a module's output; what is driven is its deviation."""
+    """Adds zero-mean Gaussian noise to a module's output, with the driven standard deviation."""
 
     hyperparameter: str = ""
-    """What drives it; may be left out where the controller has one hyperparameter."""
+    """The hyperparameter that drives it; optional if the controller has only one."""
 
 
 Site = Dropout | GaussianNoise
 
 Drives = Mapping[str, str | Sequence[str]]
-"""By hyperparameter, which of a model's own drop rates it drives: `MODULE` or `MODULE:ATTRIBUTE`,
-or several, each a pattern such as `layer4.*`. A module without wildcards, or an attribute, also
-takes what is left alone else: rates of 0, stochastic depth, and modules that are not known."""
+"""The model's own drop rates that each hyperparameter drives: `MODULE` or `MODULE:ATTRIBUTE`, or
+several, each a pattern such as `layer4.*`. A module without wildcards, or an attribute, also
+selects what is otherwise left alone: rates of 0, stochastic depth, and unknown modules."""

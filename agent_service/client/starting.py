@@ -1,4 +1,4 @@
-"""How a run begins: its controller, its model, its first action; alone or on several ranks."""
+"""Starting a run: its controller, model and first action, in one process or on several ranks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent_service.client.connection.calls import Calls
+from agent_service.client.deferred import DeferredRun
 from agent_service.client.delivery import (
     AgentDelivery,
-    Apart,
+    Availability,
     Delivery,
     Hold,
-    Lost,
-    Presence,
+    RankMissing,
+    RunLost,
     named,
 )
-from agent_service.client.late import LateRun
 from agent_service.client.limits import Limits
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
@@ -50,17 +50,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("agent_service.client")
 
 _MAY_COME_RIGHT = (Unavailable, ResourceExhausted, Failed)
-"""The agent's own trouble, in which a training begins without it; others are of the script."""
+"""Errors of the agent, with which a training may start without it; others are the script's."""
 
 Once = Callable[[Callable[[], Any]], Any]
-"""Makes a value in the process that talks to the agent, for all processes of a training."""
+"""Computes a value in the process that calls the agent, for all processes of a training."""
 
-# torch is imported inside the functions for models alone, so that who gives none needs none.
+# torch is imported only in functions for models, so that scripts without models do not need it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """What `AgentClient.run` is asked for; see there."""
+class RunOptions:
+    """The arguments of `AgentClient.run`."""
 
     controller: str | ControllerSpec
     run_id: str | None
@@ -77,7 +77,7 @@ class Start:
     is_repeated: bool
 
     def __post_init__(self) -> None:
-        """Check the kinds of what is given; raises InvalidArgument naming the argument."""
+        """Check the types of arguments; raises InvalidArgument naming the argument."""
         for field, kind, example in (
             ("labels", Mapping, "{'dataset': 'fer2013'}"),
             ("sites", Mapping, "{'MODULE': Dropout()}"),
@@ -94,98 +94,100 @@ class Start:
 
     @property
     def name(self) -> str:
-        """What all ranks of a training know the run by before it has an id."""
+        """Name by which the ranks of a training find each other before the run has an id."""
         controller = self.controller
         return self.run_id or (controller if isinstance(controller, str) else controller.name)
 
 
-class Starting:
-    """Begins runs over one channel."""
+class RunStarter:
+    """Starts runs over one channel."""
 
     def __init__(
-        self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub, presence: Presence
+        self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub, availability: Availability
     ) -> None:
-        """Call by `calls`."""
+        """Call the agent through `calls`."""
         self._calls = calls
         self._stub = stub
-        self._presence = presence
+        self._availability = availability
 
-    def begin(self, start: Start) -> Run:
-        """Start a run, or go on with it; raises as `AgentClient.run` says."""
-        own = AgentDelivery(self._calls, self._stub, start.when_away, self._presence)
-        if start.model is None:
-            return self._begin(start, own, own, _here)
-        from agent_service.client.model.ranks import Ranks, SharedDelivery, are_several
+    def begin(self, options: RunOptions) -> Run:
+        """Start or continue a run; raises as `AgentClient.run` does."""
+        own = AgentDelivery(self._calls, self._stub, options.when_away, self._availability)
+        if options.model is None:
+            return self._begin(options, own, own, _here)
+        from agent_service.client.model.ranks import Ranks, SharedDelivery, is_distributed
 
-        if not are_several():
-            return self._begin(start, own, own, _here)
-        ranks = Ranks(start.name)
+        if not is_distributed():
+            return self._begin(options, own, own, _here)
+        ranks = Ranks(options.name)
         try:
-            return self._begin(start, own, SharedDelivery(own, ranks), ranks.of_rank_0)
-        except Apart as error:
+            return self._begin(options, own, SharedDelivery(own, ranks), ranks.of_rank_0)
+        except RankMissing as error:
             ranks.leave()
             log.warning(
-                "%s does not begin, and the training goes on without the agent: %s",
-                named(own.run_id or start.name),
+                "%s does not start, and the training continues without the agent: %s",
+                named(own.run_id or options.name),
                 error,
             )
         except BaseException:
             ranks.leave()
             raise
-        never = LateRun(own, run_id=own.run_id or start.name, begin=lambda: None)
+        never = DeferredRun(own, run_id=own.run_id or options.name, begin=lambda: None)
         never.is_finished = True
         return never
 
-    def _begin(self, start: Start, own: AgentDelivery, delivery: Delivery, once: Once) -> Run:
-        run_id = own.run_id = start.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
-        beginning = _Beginning(start, run_id, own, delivery, once)
+    def _begin(
+        self, options: RunOptions, own: AgentDelivery, delivery: Delivery, once: Once
+    ) -> Run:
+        run_id = own.run_id = options.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
+        setup = _RunSetup(options, run_id, own, delivery, once)
         try:
-            return Run(**beginning.arguments())
+            return Run(**setup.arguments())
         except _MAY_COME_RIGHT as error:
-            if start.when_away is None:
+            if options.when_away is None:
                 raise
-            if start.model is None and not isinstance(error, Unavailable | Busy):
+            if options.model is None and not isinstance(error, Unavailable | Busy):
                 raise
-            if start.model is None:
+            if options.model is None:
                 raise Unavailable(
-                    f"{error}; or, to train without it until it is there, give the controller's "
-                    "spec and when_away=Hold(values={...})"
+                    f"{error}; or, to start training without it, give the controller's spec and "
+                    "when_away=Hold(values={...})"
                 ) from error
             log.warning(
-                "%s; the training begins under the model's own rates, and %s begins once the "
+                "%s; the training starts under the model's own rates, and %s starts once the "
                 "agent answers",
                 error,
                 named(run_id),
             )
-        return LateRun(
-            delivery, run_id=run_id, begin=lambda: beginning.late_arguments(self._presence)
+        return DeferredRun(
+            delivery, run_id=run_id, begin=lambda: setup.deferred_arguments(self._availability)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Controller:
-    """What a run needs of a controller that is there, whatever decides for it."""
+    """The part of an existing controller's spec that a run needs."""
 
     name: str
     chunk_size: int
-    """N: losses in a chunk."""
+    """N, losses per chunk."""
     hyperparameters: tuple[Hyperparameter, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Beginning:
-    """What a run begins with; every process of a training does each step of it."""
+class _RunSetup:
+    """Prepares a run's arguments; every process of a training takes each step together."""
 
-    _start: Start
+    _options: RunOptions
     _run_id: str
     _own: AgentDelivery
-    """Of the process that talks to the agent."""
+    """The delivery of the process that calls the agent."""
     _delivery: Delivery
     _once: Once
 
-    def late_arguments(self, presence: Presence) -> Mapping[str, Any] | None:
-        """Return the arguments of a run that could not begin before; None while it cannot yet."""
-        if not self._once(presence.may_try):
+    def deferred_arguments(self, availability: Availability) -> Mapping[str, Any] | None:
+        """Return the arguments of a run whose start failed before; None if it fails again."""
+        if not self._once(availability.may_try):
             return None
         try:
             return self.arguments()
@@ -193,25 +195,25 @@ class _Beginning:
             return None
 
     def arguments(self) -> Mapping[str, Any]:
-        """Return the arguments of the run, whose model has the first action's values then."""
-        start, once = self._start, self._once
+        """Return the arguments of the run."""
+        options, once = self._options, self._once
         self._own.begin_start()
-        given = start.controller
-        values = None if start.when_away is None else start.when_away.values
+        given = options.controller
+        values = None if options.when_away is None else options.when_away.values
         is_held = values is not None and isinstance(given, ControllerSpec)
         ask = self._own.send if is_held else self._own.ask
         spec: ControllerSpec | _Controller
         spec = once(partial(self._found, given, ask)) if isinstance(given, str) else given
         self._check_held(spec)
         self._own.names = frozenset(h.name for h in spec.hyperparameters)
-        model = None if start.model is None else _connected(start.model, start, spec)
+        model = None if options.model is None else _connected(options.model, options, spec)
         try:
             if isinstance(given, ControllerSpec):
-                # Not before: one that does not fit the model would keep its name.
+                # Last, so that no controller is created whose spec does not fit the model.
                 once(lambda: _answered(ask(_creation(given))))
-            first = once(lambda: _answered(ask(_request(start, spec, self._run_id))))
+            first = once(lambda: _answered(ask(_request(options, spec, self._run_id))))
             newest = first
-            if first is not None and start.run_id is not None:
+            if first is not None and options.run_id is not None:
                 newest = once(self._newest_action)
         except BaseException:
             if model is not None:
@@ -224,30 +226,30 @@ class _Beginning:
             "action": pb.Action(values=values, chunk_index=1) if newest is None else newest,
             "is_held": first is None,
             "model": model,
-            "limits": start.limits,
+            "limits": options.limits,
             "hyperparameters": spec.hyperparameters,
             "first_action": first,
         }
 
     def _found(self, name: str, ask: Callable[[Any], Any]) -> _Controller:
-        """Return a controller that is there."""
+        """Return an existing controller."""
         found = ask(pb.GetControllerRequest(name=name)).controller
         try:
             hyperparameters = convert.hyperparameters_from_message(found.spec)
         except InvalidArgument as error:
-            raise Failed(f"the agent answered with a controller of no use: {error}") from error
+            raise Failed(f"the agent answered with an invalid controller: {error}") from error
         return _Controller(found.spec.name, found.spec.chunk_size, hyperparameters)
 
     def _check_held(self, spec: ControllerSpec | _Controller) -> None:
-        """Check what the run begins under where the agent is away, also where it is there."""
-        hold = self._start.when_away
+        """Check `Hold.values`, even if the agent is not away."""
+        hold = self._options.when_away
         if hold is not None and hold.values is not None:
             check_values(spec.hyperparameters, hold.values, field="when_away.values")
 
     def _newest_action(self) -> pb.Action:
-        """Return what a run that is there goes on under; raises FailedPrecondition of an end."""
+        """Return an existing run's action; raises FailedPrecondition if it is finished."""
         run = self._own.ask(pb.GetRunRequest(run_id=self._run_id)).run
-        if run.state == pb.RUN_STATE_FINISHED and not self._start.is_repeated:
+        if run.state == pb.RUN_STATE_FINISHED and not self._options.is_repeated:
             raise FailedPrecondition(
                 f"run {self._run_id!r} is finished ({convert.OUTCOMES[run.outcome]}) and takes no "
                 "more chunks; give another run_id, or none"
@@ -257,9 +259,9 @@ class _Beginning:
 
 
 def _answered(response: Any) -> pb.Action | None:
-    """Return a new run's first action; None where the call is held."""
-    if isinstance(response, Lost):
-        raise FailedPrecondition("the run cannot begin: what was held for it is refused")
+    """Return a response's action; None if it has none, or the call is queued."""
+    if isinstance(response, RunLost):
+        raise FailedPrecondition("the run cannot start: the agent refused its queued calls")
     return getattr(response, "action", None)
 
 
@@ -267,34 +269,36 @@ def _creation(spec: ControllerSpec) -> pb.CreateControllerRequest:
     return pb.CreateControllerRequest(spec=convert.spec_to_message(spec))
 
 
-def _request(start: Start, spec: ControllerSpec | _Controller, run_id: str) -> pb.StartRunRequest:
+def _request(
+    options: RunOptions, spec: ControllerSpec | _Controller, run_id: str
+) -> pb.StartRunRequest:
     return pb.StartRunRequest(
         controller=spec.name,
         run_id=run_id,
-        mode=convert.mode_to_message(start.mode),
-        policy_version=start.policy_version,
-        labels=start.labels,
-        planned_chunks=start.planned_chunks or 0,
+        mode=convert.mode_to_message(options.mode),
+        policy_version=options.policy_version,
+        labels=options.labels,
+        planned_chunks=options.planned_chunks or 0,
     )
 
 
 def _connected(
-    model: nn.Module, start: Start, spec: ControllerSpec | _Controller
+    model: nn.Module, options: RunOptions, spec: ControllerSpec | _Controller
 ) -> SteeredModel | ShadowedModel:
     from agent_service.client.model.shadowed import ShadowedModel
     from agent_service.client.model.steered import SteeredModel
 
-    if start.mode is not Mode.SHADOW:
+    if options.mode is not Mode.SHADOW:
         return SteeredModel(
             model,
             spec.hyperparameters,
-            sites=start.sites,
-            drives=start.drives,
-            score=start.score,
+            sites=options.sites,
+            drives=options.drives,
+            score=options.score,
         )
-    if start.sites:
-        raise invalid("sites", "a shadow run adds nothing to its model; leave them out")
-    return ShadowedModel(model, spec.hyperparameters, drives=start.drives, score=start.score)
+    if options.sites:
+        raise invalid("sites", "a shadow run adds nothing to its model; omit them")
+    return ShadowedModel(model, spec.hyperparameters, drives=options.drives, score=options.score)
 
 
 def _here(make: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A callback of Hugging Face's Trainer: the model's regularization follows an agent.
+"""A callback for Hugging Face's Trainer: an agent controls the model's regularization.
 
 Trainer(..., callbacks=[ReinforcedRegularization(agent, "glue-dropout", Validation(loader))])
 """
@@ -20,7 +20,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from agent_service.client.client import AgentClient
-from agent_service.client.model.follower import Follower
+from agent_service.client.model.lifecycle import RunLifecycle
 from agent_service.client.model.validation import Validation as _Validation
 from agent_service.client.model.validation import needs_predict, placed
 from agent_service.domain.runs import Outcome
@@ -30,7 +30,7 @@ __all__ = ["ReinforcedRegularization", "Validation", "predict_labelled"]
 
 
 def predict_labelled(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return logits and labels of a batch as the Trainer's collator makes it.
+    """Return logits and labels of a batch from the Trainer's collator.
 
     Raises:
         TypeError: the batch has no labels, or the model's output no logits.
@@ -44,7 +44,7 @@ def predict_labelled(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, T
 
 
 class Validation(_Validation):
-    """Takes m batches after m batches of a loader of dictionaries."""
+    """Draws m batches at a time from a loader of dictionaries."""
 
     def __init__(self, loader: Any, *, predict: Any = predict_labelled, batches: int = 20) -> None:
         """Evaluate on a loader; see the base class."""
@@ -52,12 +52,12 @@ class Validation(_Validation):
 
 
 class ReinforcedRegularization(TrainerCallback):
-    """One run of the agent for each `train`.
+    """Makes one run of the agent for each `train`.
 
-    Loss, logits and labels are those of the model's own forward passes, so the model gets its
-    labels and returns a loss, as models with a head do. With accumulated gradients a step is all
-    passes of one optimizer step. The next word's labels are moved to the logits that are about
-    them, save for a `score` that is a function: it gets both as the model has them.
+    Loss, logits and labels are read from the model's forward passes, so the model must get its
+    labels and return a loss, as models with a head do. With gradient accumulation a step consists
+    of all passes of one optimizer step. For causal language models, labels are shifted to align
+    with the logits, except for a `score` that is a function: it gets both unshifted.
     """
 
     def __init__(
@@ -67,19 +67,26 @@ class ReinforcedRegularization(TrainerCallback):
         validation: _Validation,
         **options: Any,
     ) -> None:
-        """Steer by a controller; see `Follower` for the arguments."""
-        self._follower = Follower(agent, controller, validation, options)
+        """Control the trained model by a controller.
+
+        Args:
+            agent: the client, which the caller closes.
+            controller: the controller's name, or its spec.
+            validation: computes a chunk's validation score.
+            options: further arguments of `AgentClient.run`, such as `run_id`, `sites`, `drives`.
+        """
+        self._lifecycle = RunLifecycle(agent, controller, validation, options)
         self._has_own_score = callable(options.get("score"))
         self._losses: list[Tensor] = []
         self._shares: list[Tensor] = []
-        """Of the labels that the Trainer counted for the step, how many are the pass's."""
+        """Each pass's share of the step's labels, as the Trainer counted them."""
         self._is_divided: bool | None = None
-        """Whether the model divides a pass's loss by the labels of all; None: not seen yet."""
+        """Whether the model divides a pass's loss by all labels of the step; None if unknown."""
         self._has_seen = False
         self._hook: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the run, and listen to the model's passes.
+        """Start the run, and hook the model's forward passes.
 
         Raises:
             TypeError: the Trainer computes the loss itself.
@@ -87,11 +94,11 @@ class ReinforcedRegularization(TrainerCallback):
         if args.label_smoothing_factor:
             raise _unseen(f"label_smoothing_factor={args.label_smoothing_factor}")
         model: nn.Module = kwargs["model"]
-        self._stop_listening()
+        self._remove_hook()
         self._losses, self._shares, self._is_divided, self._has_seen = [], [], None, False
         self._shift = _shifted if _is_of_next_words(model) else _as_is
-        self._follower.begin(model, align=_as_is if self._has_own_score else self._scored)
-        self._hook = model.register_forward_hook(_Listener(self._keep), with_kwargs=True)
+        self._lifecycle.begin(model, align=_as_is if self._has_own_score else self._scored)
+        self._hook = model.register_forward_hook(_ForwardHook(self._keep), with_kwargs=True)
 
     def _keep(self, model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
         loss, logits = getattr(output, "loss", None), getattr(output, "logits", None)
@@ -102,13 +109,13 @@ class ReinforcedRegularization(TrainerCallback):
         self._losses.append(loss)
         self._count(loss, *self._shift(logits, labels), kwargs.get("num_items_in_batch"))
         self._has_seen = True
-        self._follower.add_pass(logits, labels)
+        self._lifecycle.add_pass(logits, labels)
 
     def _scored(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return _flat_if_square(*self._shift(logits, labels))
 
     def _count(self, loss: Tensor, logits: Tensor, labels: Tensor, items: Any) -> None:
-        """Count the pass's labels, where its loss may be divided by those of all passes."""
+        """Count the pass's labels, if its loss may be divided by those of all passes."""
         if items is not None:
             share = (labels != -100).sum() / items
             self._shares.append(share)
@@ -116,46 +123,46 @@ class ReinforcedRegularization(TrainerCallback):
                 self._is_divided = _is_divided(loss, logits, labels, share)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say that no pass was seen, before anything is trained.
+        """Check, before anything is trained, that a forward pass was recorded.
 
         Raises:
-            TypeError: the model had no labels, or gave no loss or no logits.
+            TypeError: the model got no labels, or returned no loss or no logits.
         """
         if not self._has_seen:
             self.finish()
             raise _unseen("compute_loss_func, or a model whose output has no loss and no logits")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell a step, and report a full chunk."""
+        """Record a step, and report a full chunk."""
         losses, shares, self._losses, self._shares = self._losses, self._shares, [], []
         if losses and self._is_divided:
             losses = [torch.stack(losses).sum() / torch.stack(shares).sum()]
         if losses:
-            self._follower.step(losses)
+            self._lifecycle.step(losses)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Finish the run."""
         self.finish(Outcome.TERMINATED)
 
     def finish(self, outcome: Outcome = Outcome.TRUNCATED) -> None:
-        """End the run; call it where `train` raised, which no callback is told."""
-        self._stop_listening()
-        self._follower.end(outcome)
+        """End the run; call it if `train` raised, since the Trainer does not notify callbacks."""
+        self._remove_hook()
+        self._lifecycle.end(outcome)
 
-    def _stop_listening(self) -> None:
+    def _remove_hook(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
 
-class _Listener:
-    """Hears a model's passes; in copies of the model it is a function that does nothing."""
+class _ForwardHook:
+    """A model's forward hook; in copies of the model it does nothing."""
 
-    def __init__(self, hear: Callable[..., None]) -> None:
-        self._hear = hear
+    def __init__(self, hook: Callable[..., None]) -> None:
+        self._hook = hook
 
-    def __call__(self, *told: Any) -> None:
-        self._hear(*told)
+    def __call__(self, *arguments: Any) -> None:
+        self._hook(*arguments)
 
     def __reduce__(self) -> Any:
         return getattr, (nullcontext(), "__exit__")
@@ -163,15 +170,15 @@ class _Listener:
 
 def _unseen(setting: str) -> TypeError:
     return TypeError(
-        f"{setting}: the callback sees no loss of the model's own. Let the model compute it from "
-        "its 'labels' and return it with its logits, without label_smoothing_factor or "
+        f"{setting}: the callback cannot see the model's loss. Let the model compute it from its "
+        "'labels' and return it with its logits, without label_smoothing_factor or "
         "compute_loss_func"
     )
 
 
 def _is_of_next_words(model: Any) -> bool:
-    """Return whether a model's loss is of the next words: at each place, of the label after it."""
-    if hasattr(model, "get_base_model"):  # of peft
+    """Return whether a model is a causal language model: its loss is that of the next label."""
+    if hasattr(model, "get_base_model"):  # of a PEFT model
         model = model.get_base_model()
     if type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return True
@@ -188,7 +195,7 @@ def _shifted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flat_if_square(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return those of as many words as classes one below the other: their classes are last."""
+    """Flatten a batch with as many positions as classes, where the axis would be ambiguous."""
     is_square = logits.ndim == 3 and logits.shape[1] == logits.shape[2]
     if is_square and labels.shape == logits.shape[:2] and not labels.is_floating_point():
         return logits.flatten(0, 1), labels.flatten()
@@ -196,19 +203,19 @@ def _flat_if_square(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_divided(loss: Tensor, logits: Tensor, labels: Tensor, share: Tensor) -> bool | None:
-    """Return whether a model divided a pass's loss by `num_items_in_batch`, the labels of all.
+    """Return whether a model divided a pass's loss by `num_items_in_batch`, the step's labels.
 
-    Some accept that number and leave it, as BERT does, so the loss is compared with the mean over
-    the pass's own labels. This waits for the device, once a run. None where both are the same.
+    Some models, such as BERT, accept that number and ignore it, so the loss is compared with the
+    mean over the pass's own labels. Waits for the device, once per run. None if both are equal.
 
     Args:
-        loss: of the pass.
-        logits: likewise.
-        labels: likewise.
-        share: of all labels, how many are the pass's.
+        loss: the pass's loss.
+        logits: the pass's logits.
+        labels: the pass's labels.
+        share: the pass's share of the step's labels.
     """
     if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
-        return False  # no classes: the library's losses of numbers leave it
+        return False  # not classification: the library's regression losses ignore it
     if share > 0.99:
         return None
     own = nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())

@@ -6,8 +6,8 @@ from contextlib import closing
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from agent_service.client.connection.answering import PROBE_SECONDS, SERVICES
 from agent_service.client.connection.calls import Calls
+from agent_service.client.connection.services import PROBE_SECONDS, SERVICES
 from agent_service.client.connection.tls import Tls
 from agent_service.domain.errors import NotFound, Unavailable
 

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from agent_service.client import AgentClient
-from agent_service.client.connection import answering
+from agent_service.client.connection import services
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.serving.health import check_health
 from tests.agent_service.specs import spec
@@ -76,9 +76,9 @@ def test_an_agent_that_is_away_does_not_keep_a_trainer_from_starting() -> None:
 
 def test_another_grpc_server_and_an_older_agent_are_told_apart() -> None:
     """Neither is a trainer: one is none of ours, the other lacks the call."""
-    for services, said in (((), "a gRPC server, but no agent service"), ((AGENT,), "it is older")):
+    for known, said in (((), "a gRPC server, but no agent service"), ((AGENT,), "it is older")):
         with (
-            server_of(*services) as address,
+            server_of(*known) as address,
             AgentClient(address, budget_seconds=5) as client,
             pytest.raises(AgentError, match=said),
         ):
@@ -119,7 +119,7 @@ def served_by(odd: Odd) -> Iterator[AgentClient]:
 
 def test_which_service_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that never says it, at the first call that it does not know."""
-    monkeypatch.setattr(answering, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(services, "PROBE_SECONDS", 0.3)
     odd = Odd()
     with served_by(odd) as client:
         probes = []
@@ -153,7 +153,9 @@ def test_a_page_of_metrics_is_no_service() -> None:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         address = f"127.0.0.1:{server.server_port}"
-        with pytest.raises(Unavailable, match=r"serve`\. What .* speaks no gRPC: is it the page"):
+        with pytest.raises(
+            Unavailable, match=r"serve`\. The .* does not speak gRPC: is it the metrics page"
+        ):
             check_health(address, "agent service")
         server.shutdown()
         thread.join()
@@ -178,7 +180,7 @@ def test_a_proxy_is_named_where_it_may_be_the_cause(monkeypatch: pytest.MonkeyPa
     """Only where calls go by it: no_proxy takes hosts out."""
     monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "other.invalid")
-    with pytest.raises(Unavailable, match=r"by the proxy of https_proxy; .* in no_proxy") as told:
+    with pytest.raises(Unavailable, match=r"use the proxy of https_proxy; .* to no_proxy") as told:
         check_health("agent.invalid:1", "agent service")
     assert "secret" not in str(told.value)
     with pytest.raises(Unavailable, match=r"^the host 'other.invalid' is not found; is its"):

@@ -1,1 +1,1 @@
-"""One channel to a service: calls, deadlines, retries, TLS."""
+"""Connection to a service: channel, TLS, deadlines, retries."""

@@ -1,6 +1,6 @@
-"""One channel to a service, calls with deadlines, and retries while nobody answers.
+"""Calls of a service over one channel, with deadlines, and retries while it is unreachable.
 
-Every call of the agent service is idempotent, so every one may be sent again.
+Every call of the agent service is idempotent, so every call may be retried.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from agent_service.client.connection.answering import SERVICES, Service, found_at, not_this_service
 from agent_service.client.connection.channel import SecuredChannel, open_channel
-from agent_service.client.connection.handshakes import hint, proxy_hint, refusal, unknown_host
+from agent_service.client.connection.diagnosis import hint, proxy_hint, tls_failure, unknown_host
+from agent_service.client.connection.services import SERVICES, Service, identify, not_this_service
 from agent_service.client.connection.tls import Tls
 from agent_service.domain.errors import AgentError, Busy, Failed, FailedPrecondition, Unavailable
 from agent_service.wire.addresses import address_to_call
@@ -34,26 +34,26 @@ T = TypeVar("T")
 CALL_SECONDS = 30.0
 """Deadline of one attempt."""
 LEAST_SECONDS = 0.1
-"""The same where little time is left for it."""
+"""Minimum deadline, if less of the total time is left."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-"""Seconds between attempts: doubled each time, with jitter, up to the longest."""
+"""First and longest pause between attempts in seconds: doubled each time, with jitter."""
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # While another ping of gRPC's own is on its way, that one's patience counts: else a minute.
+    # Applies while one of gRPC's own pings is in flight; its default is a minute.
     ("grpc.http2.ping_timeout_ms", 10_000),
 )
-"""During a call a silent connection is asked whether it lives, and given up where it does not
-answer: one whose other end lost its power, or was forgotten on the way, says nothing by itself."""
-IN_TURN = (("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),)
-"""Of replicas each is called in turn. Not of a single service: while that is away, calls that are
-not sent again would fail at once, where they otherwise wait for a connection."""
+"""Keepalive during calls, to detect a connection whose other end lost power, or that a middlebox
+dropped silently."""
+ROUND_ROBIN = (("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),)
+"""Load balancing over replicas. Not for a single service: with it, calls without retries fail at
+once while the service is away, instead of waiting for a connection."""
 _JITTER = random.Random()
-"""Not the module's own generator: a retry must not change what a training draws from it."""
+"""Not the global generator: a retry must not change a training's random numbers."""
 _RETRIED = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
-    # Nothing here cancels a call: this is a server that stopped while the call was on its way.
+    # Nothing here cancels calls, so this means that the server stopped during the call.
     grpc.StatusCode.CANCELLED,
 )
 
@@ -70,18 +70,18 @@ class Calls:
         tls: Tls | None = None,
         token: str | PathLike[str] | None = None,
     ) -> None:
-        """Open a channel, which connects when it is used.
+        """Open a channel, which connects on first use.
 
         Args:
-            address: HOST:PORT, [IPv6]:PORT or unix:PATH; of replicas `dns:///HOST:PORT`, whose
-                addresses are called in turn.
-            budget_seconds: for how long a call is tried while nobody answers.
-            name: of the service, for the error that says so.
-            tls: None speaks without TLS.
-            token: file of the token that each call carries.
+            address: HOST:PORT, [IPv6]:PORT or unix:PATH; `dns:///HOST:PORT` for replicas, which
+                are called round-robin.
+            budget_seconds: how long a call is retried while the service is unreachable.
+            name: name of the service, a key of `SERVICES`.
+            tls: TLS settings; None connects without TLS.
+            token: file with the token that each call carries.
 
         Raises:
-            InvalidArgument: the address is none, or a file is not what it should be.
+            InvalidArgument: the address or a file is invalid.
         """
         self._process = os.getpid()
         self._service = SERVICES[name]
@@ -91,7 +91,7 @@ class Calls:
         self._name = name
         self.is_closed = False
         self._has_answered = False
-        """Whether a call ever had an answer, which only the right service gives."""
+        """Whether a call ever succeeded, which proves that this is the right service."""
         self._is_tls = tls is not None
         self.channel = open_channel(
             place,
@@ -99,9 +99,9 @@ class Calls:
             token=token,
             options=[
                 ("grpc.initial_reconnect_backoff_ms", 100),
-                # Calls fail at once until the channel itself tries again: by default in 2 minutes.
+                # Until the channel reconnects calls fail at once; the default backoff is 2 minutes.
                 ("grpc.max_reconnect_backoff_ms", 2000),
-                *(IN_TURN if place.is_of_replicas else ()),
+                *(ROUND_ROBIN if place.is_of_replicas else ()),
                 *KEEPALIVE,
             ],
         )
@@ -114,17 +114,17 @@ class Calls:
         within: float | None = None,
         deadline: float = CALL_SECONDS,
     ) -> T:
-        """Call a unary method, again and again inside the budget while nobody answers.
+        """Call a unary method, retrying within the budget while the service is unreachable.
 
         Args:
-            method: of a stub.
-            request: its message.
-            within: seconds that all attempts may take together, also where the budget is longer.
-            deadline: of one attempt, in seconds.
+            method: the stub's method.
+            request: its request message.
+            within: limit of all attempts together, in seconds, if shorter than the budget.
+            deadline: deadline of one attempt, in seconds.
 
         Raises:
-            AgentError: what the service answered, or Unavailable when the budget is spent; or this
-                is a forked process, or FailedPrecondition where this is closed.
+            AgentError: the service's error; Unavailable when the budget is spent;
+                FailedPrecondition if this is closed; or the process was forked.
         """
         if self.is_closed:
             raise self._closed()
@@ -146,16 +146,16 @@ class Calls:
                 if not self._may_come_again(error) or remaining <= asked:
                     raise self._translated(error, seconds) from error
             except ValueError as error:
-                # gRPC's, where another thread closed the client meanwhile; it would end a training.
+                # gRPC's, if another thread closed the client meanwhile.
                 if self.is_closed:
                     raise self._closed() from error
                 raise
-            # Those who were asked to wait equally long do not come back all at once.
+            # Jitter, so that callers that were asked to wait equally long come back one by one.
             time.sleep(min(asked + pause * _JITTER.uniform(0.5, 1.0), remaining))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _closed(self) -> FailedPrecondition:
-        return FailedPrecondition(f"this client of the {self._name} is closed; make another")
+        return FailedPrecondition(f"this client of the {self._name} is closed; create another")
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until the service can be reached; raises Unavailable after `timeout` seconds."""
@@ -165,9 +165,9 @@ class Calls:
             raise self._unreachable(timeout, self._why()) from None
 
     def stream(self, responses: Iterable[T]) -> Iterator[T]:
-        """Pass on the responses of a streaming call; raises as `call` does, without retries.
+        """Yield the responses of a streaming call; raises as `call` does, without retries.
 
-        Who stops reading and closes the iterator ends the call on the server too.
+        Closing the iterator cancels the call.
         """
         self.check_process()
         try:
@@ -176,17 +176,17 @@ class Calls:
             self._renew()
             raise self._translated(error, self._budget) from error
         finally:
-            assert isinstance(responses, grpc.RpcContext), "every streaming call is one"
+            assert isinstance(responses, grpc.RpcContext)
             responses.cancel()
 
     def follow(self, connect: Callable[[], Iterable[T]]) -> Iterator[T]:
-        """Pass on the responses of a call without end, made again whenever the service comes back.
+        """Yield the responses of an endless call, reconnecting whenever it is interrupted.
 
         Args:
-            connect: makes the call, to go on after what was passed on so far.
+            connect: makes the call, resuming after the responses yielded so far.
 
         Raises:
-            AgentError: what the service answered; never Unavailable.
+            AgentError: the service's error; never Unavailable.
         """
         pause = FIRST_PAUSE
         while True:
@@ -201,15 +201,15 @@ class Calls:
                 return
 
     def check_process(self) -> None:
-        """Refuse to work in a forked process, where gRPC's threads are not: a call would hang.
+        """Refuse to work in a forked process: it lacks gRPC's threads, so calls would hang.
 
         Raises:
-            AgentError: this is one.
+            AgentError: the process was forked.
         """
         if os.getpid() != self._process:
             raise AgentError(
-                f"this client of the {self._name} belongs to the process that made it; a forked "
-                "one, such as a DataLoader's worker, makes a client of its own"
+                f"this client of the {self._name} belongs to the process that created it; create "
+                "another one in a forked process, such as a DataLoader's worker"
             )
 
     def close(self) -> None:
@@ -218,7 +218,7 @@ class Calls:
         self.channel.close()
 
     def _translated(self, error: grpc.RpcError, seconds: float) -> AgentError:
-        # Where the service itself answered that it cannot, its words say more than ours.
+        # If the service itself answered Unavailable, its message says more than ours.
         if _is_away(error) and not is_of_service(error):
             return self._unreachable(seconds, details_of(error))
         if code_of(error) is grpc.StatusCode.UNIMPLEMENTED:
@@ -228,27 +228,27 @@ class Calls:
         )
 
     def not_this_service(self) -> AgentError:
-        """Return the error for an answer that another service than the one asked for gave."""
+        """Return the error for an answer that came from another service."""
         found = self._service if self._has_answered else self._found
         return not_this_service(found, self._address, self._service)
 
     @cached_property
     def _found(self) -> Service | None:
-        """Which service answers here; asked once, since one that hangs would hold up each call."""
-        return found_at(self.channel)
+        """The service that answers here; cached, as a hanging one would delay each call."""
+        return identify(self.channel)
 
     def _may_come_again(self, error: grpc.RpcError) -> bool:
-        """Whether a call that failed may succeed later, and is to be sent again."""
+        """Whether a call that failed may succeed if it is retried."""
         if not _is_away(error):
             return isinstance(from_rpc_error(error), Busy)
-        return self._renew() or refusal(details_of(error), is_tls=self._is_tls) is None
+        return self._renew() or tls_failure(details_of(error), is_tls=self._is_tls) is None
 
     def _renew(self) -> bool:
-        """Go by renewed certificates from now on, if there are any; return whether there are."""
+        """Use renewed certificates from now on; return whether there are any."""
         return isinstance(self.channel, SecuredChannel) and self.channel.renew()
 
     def _why(self) -> str:
-        """Return what gRPC says of a connection that does not come about."""
+        """Return gRPC's reason why the connection cannot be established."""
         probe: Any = self.channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
             probe(b"", timeout=1.0)
@@ -257,8 +257,8 @@ class Calls:
         return ""
 
     def _unreachable(self, seconds: float, details: str) -> Unavailable:
-        """Return the error, the cause in it where TLS is the cause."""
-        why = refusal(details, is_tls=self._is_tls)
+        """Return the error for an unreachable service, with its likely cause."""
+        why = tls_failure(details, is_tls=self._is_tls)
         if why is not None:
             return Unavailable(f"no connection to the {self._name} at {self._address}: {why}")
         away = f"no {self._name} at {self._address} after {round(seconds, 2):g} s"

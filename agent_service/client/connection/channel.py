@@ -1,4 +1,4 @@
-"""Channels to a service: plain, or with TLS and a token whose files may change meanwhile."""
+"""Channels to a service: plain, or with TLS and a token, whose files may be renewed."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def open_channel(
     token: str | PathLike[str] | None = None,
     options: Options = (),
 ) -> grpc.Channel:
-    """Open a channel, which connects when it is used.
+    """Open a channel, which connects on first use.
 
     Args:
-        address: of the service; none of this machine is called by a proxy of the environment.
-        tls: None speaks without TLS.
-        token: file of the bearer token that each call carries; None sends none.
-        options: of gRPC.
+        address: the service's address; a loopback address is never called through a proxy.
+        tls: TLS settings; None connects without TLS.
+        token: file with the bearer token that each call carries; None sends no token.
+        options: gRPC's channel options.
 
     Raises:
-        InvalidArgument: a file is not what it should be.
+        InvalidArgument: a file is invalid.
     """
     if address.is_loopback:
         options = [*options, ("grpc.enable_http_proxy", 0)]
@@ -47,10 +47,10 @@ def open_channel(
 
 
 class SecuredChannel(grpc.Channel):
-    """A channel that carries a token, and that can be opened anew with renewed certificates.
+    """A channel that adds a token to calls and can reconnect with renewed certificates.
 
-    Not gRPC's own interceptors and call credentials: these cost a call several times as much, and
-    the latter need TLS, which a service behind a mesh does not speak itself.
+    gRPC's interceptors and call credentials would make a call several times as expensive, and the
+    latter require TLS, which a service behind a mesh does not terminate itself.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class SecuredChannel(grpc.Channel):
         self._credentials = None if self._tls is None else self._tls.get()
         self._renewing = threading.Lock()
         self.channel = self._open()
-        """The one that calls go by now."""
+        """The current channel."""
         if tls is None and not address.is_loopback:
-            log.warning("the token goes to %s unencrypted; give tls=, or --ca", address.target)
+            log.warning("the token is sent to %s unencrypted; give tls=, or --ca", address.target)
 
     def _open(self) -> grpc.Channel:
         if self._credentials is None:
@@ -80,11 +80,11 @@ class SecuredChannel(grpc.Channel):
 
     @property
     def metadata(self) -> Metadata:
-        """What each call carries."""
+        """The metadata of each call."""
         return () if self._token is None else self._token.get()
 
     def renew(self) -> bool:
-        """Go by a new channel from now on, if the certificates changed; return whether they did."""
+        """Switch to a new channel if the certificates changed; return whether they did."""
         if self._tls is None:
             return False
         with self._renewing:
@@ -92,7 +92,7 @@ class SecuredChannel(grpc.Channel):
             is_new = credentials is not self._credentials
             if is_new:
                 self._credentials = credentials
-                # The old one is not closed: calls of other threads may still be on their way.
+                # The old one is not closed: other threads may still have calls in flight.
                 self.channel = self._open()
         return is_new
 
@@ -106,19 +106,19 @@ class SecuredChannel(grpc.Channel):
 
     def unary_unary(self, *arguments: Any, **named: Any) -> Any:
         """See gRPC."""
-        return _Method(self, lambda channel: channel.unary_unary(*arguments, **named))
+        return _MultiCallable(self, lambda channel: channel.unary_unary(*arguments, **named))
 
     def unary_stream(self, *arguments: Any, **named: Any) -> Any:
         """See gRPC."""
-        return _Method(self, lambda channel: channel.unary_stream(*arguments, **named))
+        return _MultiCallable(self, lambda channel: channel.unary_stream(*arguments, **named))
 
     def stream_unary(self, *arguments: Any, **named: Any) -> Any:
         """See gRPC."""
-        return _Method(self, lambda channel: channel.stream_unary(*arguments, **named))
+        return _MultiCallable(self, lambda channel: channel.stream_unary(*arguments, **named))
 
     def stream_stream(self, *arguments: Any, **named: Any) -> Any:
         """See gRPC."""
-        return _Method(self, lambda channel: channel.stream_stream(*arguments, **named))
+        return _MultiCallable(self, lambda channel: channel.stream_stream(*arguments, **named))
 
     def close(self) -> None:
         """See gRPC."""
@@ -131,8 +131,8 @@ class SecuredChannel(grpc.Channel):
         self.close()
 
 
-class _Method:
-    """A method of the channel that is used now, called with the channel's metadata."""
+class _MultiCallable:
+    """gRPC's multi-callable of the current channel, called with the channel's metadata."""
 
     def __init__(self, secured: SecuredChannel, make: Callable[[grpc.Channel], Any]) -> None:
         self._secured = secured
@@ -156,7 +156,7 @@ class _Method:
 
 
 def _token(path: Path) -> Reloaded[Metadata]:
-    from agent_service.wire.tokens import read_tokens  # of scripts that have one alone
+    from agent_service.wire.tokens import read_tokens  # only imported where a token is used
 
     def read() -> Metadata:
         return (("authorization", f"Bearer {read_tokens(path, 'token')[0]}"),)

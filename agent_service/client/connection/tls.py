@@ -1,4 +1,4 @@
-"""How a client and a service prove who they are to one another: TLS, by PEM files."""
+"""TLS settings of a client: PEM files of CA, certificate and key."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from agent_service.domain.errors import invalid
 @fields_by_name
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """Speak TLS; raises InvalidArgument where a certificate comes without its key.
+    """TLS settings; raises InvalidArgument for a certificate without its key.
 
-    The files are read when the client is made, and again, where they changed, once a connection
-    breaks.
+    The files are read when the client is created, and changed files again when a connection breaks.
     """
 
     ca: str | PathLike[str] | None = None
-    """File of who signs services' certificates; None for the usual public authorities."""
+    """File of the CA of the service's certificate; None for the public CAs."""
     certificate: str | PathLike[str] | None = None
-    """File of the client's own certificate, for a service that asks for one (mutual TLS)."""
+    """File of the client's certificate, if the service requires one (mutual TLS)."""
     key: str | PathLike[str] | None = None
-    """File of its private key."""
+    """File of the client's private key."""
 
     def __post_init__(self) -> None:
         """Check that certificate and key come together."""
@@ -37,12 +36,12 @@ class Tls:
 
     @property
     def paths(self) -> list[Path]:
-        """The files."""
+        """The files that are set."""
         return [Path(path) for path in (self.ca, self.certificate, self.key) if path is not None]
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return what is in the files now; raises InvalidArgument where they are wrong."""
-        from agent_service.wire.pem import (  # of scripts with TLS alone
+        """Return gRPC's credentials from the files' current content; raises InvalidArgument."""
+        from agent_service.wire.pem import (  # only imported where TLS is used
             read_authority,
             read_identity,
         )

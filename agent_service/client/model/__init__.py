@@ -1,4 +1,4 @@
-"""Drives a PyTorch model by a run's values. Imported only where a model is given; needs torch."""
+"""Drives a PyTorch model by a run's values. Imported only if a model is given; needs torch."""
 
 from agent_service.client.model.drives import release
 from agent_service.client.model.validation import Validation, predict_pair

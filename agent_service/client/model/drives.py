@@ -1,6 +1,6 @@
-"""Changes that a run makes in the modules that it drives, and how they stay out of copies.
+"""Drives a module's rates, and keeps that out of copies and pickles of the model.
 
-None of it adds a key to the state dictionary.
+Nothing here adds a key to the state dictionary.
 """
 
 from __future__ import annotations
@@ -15,50 +15,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agent_service.client.model.kinds import Rate
+from agent_service.client.model.known_modules import Rate
 from agent_service.client.model.noise import Regularize, element_dropout, gaussian_noise
 from agent_service.client.model.value import Value
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
 
 log = logging.getLogger("agent_service.client")
-_TAKES_APART = "__reduce_ex__"
-_COPIES = "__deepcopy__"
+_REDUCE = "__reduce_ex__"
+_DEEPCOPY = "__deepcopy__"
 _DRIVEN = "_driven_by_a_run"
-"""In a module's namespace: its forward pass by a rate in a tensor, and the rate."""
+"""A module's attribute: a forward pass with the rate in a tensor, and the rate."""
 _TRACED = "_torchdynamo_inline"
-"""In a function: what `torch.compile` traces in its place, in torch 2.6 to 2.14."""
+"""A function's attribute: what `torch.compile` traces instead of it, in torch 2.6 to 2.14."""
 
 
-class Takeover:
+class DrivenModule:
     """A module that a run drives.
 
-    It stands in the module's namespace as `__reduce_ex__`, by which `copy` and `pickle` take a
-    module apart, and hands them the module as its user made it.
+    Installed as the module's `__reduce_ex__`, which `copy` and `pickle` call, it gives them the
+    module as the user made it.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Take over `module`; nothing in it changes yet.
+        """Reserve `module`; nothing changes yet.
 
         Raises:
             InvalidArgument: another run drives it.
         """
-        if isinstance(vars(module).get(_TAKES_APART), Takeover):
+        if isinstance(vars(module).get(_REDUCE), DrivenModule):
             raise invalid(
                 "model",
                 "another run drives it; finish that one first: run.finish(), or "
-                "agent_service.client.model.release(model) where its variable is lost",
+                "agent_service.client.model.release(model) if its variable is lost",
             )
         self._module = module
         self._own: dict[str, Any] = {}
         self._values: dict[str, Value] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        vars(module)[_TAKES_APART] = self
-        # A class may have one, or get one in the run, as by parametrizations; it would come first.
-        vars(module).setdefault(_COPIES, self._deep_copy)
+        vars(module)[_REDUCE] = self
+        # A class may have, or get during the run, a __deepcopy__, as with parametrizations; `copy`
+        # would prefer that to __reduce_ex__.
+        vars(module).setdefault(_DEEPCOPY, self._deep_copy)
 
     def drive(self, rate: Rate, value: Value) -> None:
-        """Let a value drive one of the module's rates."""
+        """Drive one of the module's rates by a value."""
         self._own[rate.attribute] = vars(self._module)[rate.attribute]
         self._values[rate.attribute] = value
         if rate.compiled is not None:
@@ -76,7 +77,7 @@ class Takeover:
             setattr(self._module, attribute, value.number)
 
     def undo(self) -> None:
-        """Leave the module as it was; what drives it is cut off, and a second call does nothing."""
+        """Restore the module; a second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         vars(self._module).update(self._own)
@@ -85,30 +86,30 @@ class Takeover:
         self._own, self._values = {}, {}
 
     def _ours(self) -> list[str]:
-        """Return the keys that stand in the module's namespace because of this."""
-        if vars(self._module).get(_TAKES_APART) is not self:
+        """Return the attributes that this added to the module."""
+        if vars(self._module).get(_REDUCE) is not self:
             return []
-        ours = {_TAKES_APART, _DRIVEN} & vars(self._module).keys()
-        if vars(self._module).get(_COPIES) == self._deep_copy:
-            ours.add(_COPIES)
+        ours = {_REDUCE, _DRIVEN} & vars(self._module).keys()
+        if vars(self._module).get(_DEEPCOPY) == self._deep_copy:
+            ours.add(_DEEPCOPY)
         return sorted(ours)
 
     def __call__(self, protocol: Any) -> Any:
-        """Take the module apart as it was made; see `object.__reduce_ex__`."""
+        """Reduce the module as the user made it; see `object.__reduce_ex__`."""
         return self._as_made().__reduce_ex__(protocol)
 
     def _deep_copy(self, memo: dict[int, Any]) -> Any:
-        """Copy the module as it was made; see `object.__deepcopy__`.
+        """Copy the module as the user made it; see `object.__deepcopy__`.
 
-        The memo, which knows objects by their address, keeps what is copied: until the copy ends
-        no other object has its address, and a module that refers to itself finds its one copy.
+        The memo, which identifies objects by address, keeps the copied object alive: so its address
+        is not reused during the copy, and a module that refers to itself finds its copy.
         """
         if id(self) not in memo:
             memo[id(self)] = self._as_made()
         return copy.deepcopy(memo[id(self)], memo)
 
     def _as_made(self) -> Any:
-        """Return a module of the same class, tensors and submodules, without what is ours."""
+        """Return a module with the same class, tensors and submodules, without our changes."""
         made = object.__new__(type(self._module))
         namespace = vars(self._module) | self._own
         for key in self._ours():
@@ -121,21 +122,21 @@ class Takeover:
 
 
 def release(model: nn.Module) -> None:
-    """Leave a model as its run found it, so that another run may drive it.
+    """Restore a model, so that another run may drive it.
 
-    For a run that cannot be finished any more, since its variable is lost. The agent is told
-    nothing, and takes such a run for abandoned when its lease ends.
+    For a run that cannot be finished, since its variable is lost. The agent is not notified, and
+    marks the run as abandoned when its lease expires.
     """
     for module in model.modules():
-        if isinstance(takeover := vars(module).get(_TAKES_APART), Takeover):
+        if isinstance(takeover := vars(module).get(_REDUCE), DrivenModule):
             takeover.undo()
 
 
 def _let_graphs_read_tensors(cls: type[nn.Module]) -> None:
-    """Have `torch.compile` trace `_forward` in place of a class's own forward pass.
+    """Make `torch.compile` trace `_forward` instead of a class's own forward pass.
 
-    Nobody else looks there: eager calls, TorchScript and wrappers of the user's get the class's
-    own. It stays, and does nothing to modules that no run drives.
+    Nothing else is affected: eager calls, TorchScript and user wrappers use the class's own. The
+    change is permanent and has no effect on modules that no run drives.
     """
     own = next(vars(c)["forward"] for c in cls.__mro__ if "forward" in vars(c))
     if isinstance(own, FunctionType) and not hasattr(own, _TRACED):
@@ -145,23 +146,23 @@ def _let_graphs_read_tensors(cls: type[nn.Module]) -> None:
 
 
 _own: Any = None
-"""In the globals of each copy of `_forward`: a copy of the forward pass that it stands for."""
+"""In the globals of each copy of `_forward`: a copy of the forward pass that it replaces."""
 
 
 def _traced_for(own: FunctionType) -> FunctionType:
-    """Return `_forward` with `own` among its globals, where the compiler finds it.
+    """Return `_forward` with `own` in its globals, where the compiler finds it.
 
-    A closure or defaults will not do: the compiler would guard those of the class's own in their
-    place. Nor will globals with a `__name__`: it would look into the module of that name.
+    Not in a closure or defaults: the compiler would guard those of the class's own forward pass
+    instead. Without `__name__` in the globals: it would look into the module of that name.
     """
     names = {"__builtins__": builtins, "_DRIVEN": _DRIVEN, "_own": own}
     return FunctionType(_forward.__code__, names, "_forward")
 
 
 def _forward(module: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """A forward pass that reads a driven module's rate from a tensor.
+    """Run a forward pass that reads a driven module's rate from a tensor.
 
-    The attribute would be a constant of the graph.
+    The attribute would be a constant in the graph.
     """
     driven = getattr(module, _DRIVEN, None)
     if driven is None:
@@ -188,8 +189,8 @@ class _Hook:
         if not self._is_warned:
             self._is_warned = True
             log.warning(
-                "sites: nothing is added to the output of a %s, a %s; name a module that returns a "
-                "tensor, or a tuple with one first",
+                "sites: cannot regularize the output of a %s, a %s; name a module that returns a "
+                "tensor, or a tuple that starts with one",
                 type(module).__name__,
                 type(output).__name__,
             )

@@ -1,4 +1,4 @@
-"""Regularizers by a value that changes: of added sites, and of driven modules when compiled.
+"""Regularizers with a changing value: of added sites, and of driven modules in compiled graphs.
 
 Outside of compiled graphs the rate is a Python float, and torch's own kernels are used.
 """
@@ -15,17 +15,17 @@ from torch.nn import functional
 from agent_service.client.model.value import Value
 
 _SELU = -1.7580993408473766
-"""Where SELU saturates for large negative inputs: what alpha dropout puts in place of a unit."""
+"""SELU's saturation for large negative inputs, with which alpha dropout replaces dropped units."""
 
 Regularize = Callable[[Tensor, Value], Tensor]
-"""An added site, on a module's output."""
+"""A regularizer added to a module's output."""
 Compiled = Callable[[Any, Tensor, Tensor], Tensor]
-"""A module's forward pass in training in a compiled graph: of the module, x, and its rate as
+"""A module's training forward pass for compiled graphs, given the module, x, and its rate as
 float32[]."""
 
 
 def element_dropout(x: Tensor, rate: Value) -> Tensor:
-    """Drop each element, as nn.Dropout does."""
+    """Drop elements, as nn.Dropout does."""
     if not torch.compiler.is_compiling():
         return functional.dropout(x, rate.number)
     return _masked(x, rate.tensor(x), x.shape)
@@ -38,18 +38,18 @@ def gaussian_noise(x: Tensor, deviation: Value) -> Tensor:
 
 
 def elements(module: Any, x: Tensor, rate: Tensor) -> Tensor:
-    """Drop each element, as nn.Dropout does.
+    """Drop elements, as nn.Dropout does.
 
-    The formula is that of torch's own decomposition of `native_dropout`: under the backend
-    `inductor`, in float32, a training at the same rate ends with the same weights, steered or not;
-    under others, and in other types, the masks differ.
+    Uses the formula of torch's decomposition of `native_dropout`: with the backend `inductor`, in
+    float32, a training at the same rate ends with the same weights, driven or not; with other
+    backends and types the masks differ.
     """
     stays = torch.rand_like(x, dtype=torch.float32) > rate
     return _in_place(module, x, stays * x * (1.0 / (1.0 - rate)))
 
 
 def channels(dimensions: int) -> Compiled:
-    """Return what drops whole channels, as nn.Dropout1d, 2d and 3d do for so many dimensions."""
+    """Return a function that drops whole channels, as nn.Dropout1d, 2d and 3d do."""
 
     def drop(module: Any, x: Tensor, rate: Tensor) -> Tensor:
         shape = x.shape[: x.ndim - dimensions] + (1,) * dimensions
@@ -86,7 +86,7 @@ def _masked(x: Tensor, rate: Tensor, shape: Sequence[int], *, is_scaled: bool = 
 
 
 def _alpha_masked(x: Tensor, rate: Tensor, shape: Sequence[int]) -> Tensor:
-    """Self-normalizing dropout (Klambauer et al. 2017): mean and variance stay what they were."""
+    """Self-normalizing dropout (Klambauer et al. 2017), which preserves mean and variance."""
     keep = 1.0 - rate
     scale = (keep + _SELU**2 * keep * rate) ** -0.5
     stays = _uniform(x, shape) < keep
@@ -94,5 +94,5 @@ def _alpha_masked(x: Tensor, rate: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _uniform(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Draw from [0, 1), in float32 whatever the default is: bfloat16 has but 256 such numbers."""
+    """Draw from [0, 1), always in float32: bfloat16 has only 256 such numbers."""
     return torch.rand(shape, dtype=torch.float32, device=x.device)

@@ -1,4 +1,4 @@
-"""Scores of a chunk: batches are added one by one, without waiting for the device."""
+"""Scores of a chunk, accumulated batch by batch without waiting for the device."""
 
 from __future__ import annotations
 
@@ -14,89 +14,90 @@ from agent_service.domain.errors import invalid
 from agent_service.scores import class_counts, macro_f1, macro_f1_of
 
 Function = Callable[[Tensor, Tensor], Any]
-"""Of logits and labels of a batch: a number or scalar tensor in [0, 1], larger is better."""
+"""Scores a batch's logits and labels: a number or scalar tensor in [0, 1], larger is better."""
 Score = str | Function
-"""A name of `NAMED` or of `metrics.NAMED`, a metric of torchmetrics, or a function."""
+"""A name in `NAMED` or `torchmetrics_scores.NAMED`, a metric of torchmetrics, or a function."""
 Batch = tuple[Tensor, Tensor]
 
 LIMIT = 8 * 2**20
-"""Bytes of batches that wait to be scored. Beyond, they are scored at once, though that may wait
-for the device: the logits of a language model's batches would not fit."""
+"""Maximum size of unscored batches in bytes. Beyond it they are scored at once, which may wait for
+the device: a chunk of a language model's logits would not fit in memory."""
 
 
 class Tally(Protocol):
-    """The score of one chunk, of its training or of its validation."""
+    """The training or validation score of one chunk."""
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch."""
         ...
 
     def value(self) -> float:
-        """Return the score of all batches that were added; waits for the device."""
+        """Return the score of all added batches; waits for the device."""
         ...
 
 
 Scoring = Callable[[], Tally]
-"""Begins the score of a chunk; made once a run."""
+"""Starts the score of a chunk; created once per run."""
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric of torchmetrics, as far as it is used here."""
+    """The part of torchmetrics' Metric that is used here."""
 
     higher_is_better: bool | None
 
     def clone(self) -> Any:
-        """Return a metric with a state of its own."""
+        """Return a metric with its own state."""
         ...
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         ...
 
 
 def scoring_of(score: Score | None) -> Scoring:
-    """Return how chunks are scored by what a script gives, macro F1 of all samples for None.
+    """Return the scoring for a script's `score` argument; None is macro F1 over all samples.
 
     Raises:
-        InvalidArgument: an unknown name, or a metric that is lower for better.
-        AgentError: a name that needs torchmetrics, which is not installed.
+        InvalidArgument: an unknown name, or a metric whose smaller values are better.
+        AgentError: the name needs torchmetrics, which is not installed.
     """
     if score is None:
         score = "macro-f1"
-    if isinstance(score, str):  # asked first: with a metric, == makes another metric
+    if isinstance(score, str):  # first, since a metric's == returns another metric
         return partial(NAMED[score], Layout()) if score in NAMED else _of_torchmetrics(score)
     if not isinstance(score, Metric):
         return partial(FunctionScore, score)
     if score.higher_is_better is False:
         raise invalid(
-            "score", f"{type(score).__name__} is lower for better; give one in [0, 1], larger"
+            "score",
+            f"smaller is better for {type(score).__name__}; give one where larger is better",
         )
     return partial(MetricScore, lambda _logits: score.clone())
 
 
 def _of_torchmetrics(name: str) -> Scoring:
-    from agent_service.client.model import metrics
+    from agent_service.client.model import torchmetrics_scores
 
-    if name not in metrics.NAMED:
-        raise invalid("score", f"{name!r} is none of {[*NAMED, *metrics.NAMED]}")
-    metrics.check_installed(name)
-    return partial(MetricScore, *metrics.NAMED[name])
+    if name not in torchmetrics_scores.NAMED:
+        raise invalid("score", f"{name!r} is not one of {[*NAMED, *torchmetrics_scores.NAMED]}")
+    torchmetrics_scores.check_installed(name)
+    return partial(MetricScore, *torchmetrics_scores.NAMED[name])
 
 
-class Waiting:
-    """Batches that are scored together, later.
+class BufferedScore:
+    """Buffers batches and scores them together.
 
-    Each is kept as a copy: a CUDA graph, or a loader with one buffer, overwrites what it gave.
+    Buffers copies, since a CUDA graph, or a loader with one buffer, reuses its tensors.
     """
 
     def __init__(self) -> None:
-        """Begin with no batch."""
+        """Start without batches."""
         self._batches: list[Batch] = []
         self._bytes = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Keep a batch, and score those that wait where they are many."""
+        """Buffer a batch, and score the buffer if it is full."""
         batch = self._kept(logits, labels)
         self._batches.append(batch)
         self._bytes += sum(part.nbytes for part in batch)
@@ -109,22 +110,22 @@ class Waiting:
             self._batches, self._bytes = [], 0
 
     def _kept(self, logits: Tensor, labels: Tensor) -> Batch:
-        """Return what the score of a batch needs, as copies."""
+        """Return copies of what the score of a batch needs."""
         raise NotImplementedError
 
     def _score(self, batches: list[Batch]) -> None:
-        """Score these."""
+        """Score batches."""
         raise NotImplementedError
 
 
-class MacroF1(Waiting):
-    """Macro F1 of all samples of the chunk, the default: the batch's size does not matter.
+class MacroF1(BufferedScore):
+    """Macro F1 over all samples of the chunk, the default: independent of the batch size.
 
-    Labels outside [0, classes) are ignored, as the loss must have done: -100, -1, 255.
+    Labels outside [0, classes) are ignored, as the loss must do as well: -100, -1, 255.
     """
 
     def __init__(self, layout: Layout) -> None:
-        """Begin with no batch, of a run whose logits have this layout."""
+        """Start without batches; `layout` is shared by all chunks of the run."""
         super().__init__()
         self._layout = layout
         self._classes = 0
@@ -135,7 +136,7 @@ class MacroF1(Waiting):
         classes = logits.shape[axes[0]]
         if self._classes not in (0, classes):
             raise invalid(
-                "logits", f"{[*logits.shape]}: batches before had {self._classes} classes"
+                "logits", f"{[*logits.shape]}: earlier batches had {self._classes} classes"
             )
         self._classes = classes
         self._layout.learn(axes, logits)
@@ -152,14 +153,14 @@ class MacroF1(Waiting):
         self._counts = [sum(self._counts, counts)]
 
     def value(self) -> float:
-        """Return the score; NaN where all labels are ignored."""
+        """Return the score; NaN if all labels are ignored."""
         self._flush()
         _check_some(self._counts)
         score = float(self._score_of_counts())
         if score != score:
             warn_once(
-                f"all labels of a chunk are ignored: none is a class in [0, {self._classes}); such "
-                "a chunk has no score"
+                f"all labels of a chunk are ignored, as none is a class in [0, {self._classes}); "
+                "the chunk has no score"
             )
         return score
 
@@ -177,8 +178,8 @@ class MacroF1OfBatches(MacroF1):
         return torch.stack(self._counts).nanmean()
 
 
-class MetricScore(Waiting):
-    """A metric of torchmetrics over the chunk; those wait for the device with each batch."""
+class MetricScore(BufferedScore):
+    """A metric of torchmetrics over the chunk; its updates wait for the device."""
 
     def __init__(
         self,
@@ -188,8 +189,8 @@ class MetricScore(Waiting):
         """Score by a metric.
 
         Args:
-            make: makes it, given the first batch's logits.
-            prepare: makes what it is updated with, given a batch's logits and labels.
+            make: creates the metric, given the first batch's logits.
+            prepare: converts a batch's logits and labels to the arguments of `update`.
         """
         super().__init__()
         self._make = make
@@ -203,8 +204,8 @@ class MetricScore(Waiting):
         for logits, labels in _joined(batches):
             if self._metric is None:
                 self._metric = self._make(logits).to(logits.device)
-                self._metric.reset()  # the script's own keeps what it has seen
-                self._metric.sync_on_compute = False  # the ranks' scores are averaged later
+                self._metric.reset()  # a clone copies the state of the script's metric
+                self._metric.sync_on_compute = False  # scores are averaged over ranks later
             self._metric.update(*self._prepare(logits, labels))
 
     def value(self) -> float:
@@ -215,7 +216,7 @@ class MetricScore(Waiting):
 
 
 class FunctionScore:
-    """The mean of a script's function of each batch, each sample with the same weight.
+    """The mean of a script's score function over batches, weighted by their sample counts.
 
     It waits for the device only if the function does.
     """
@@ -226,7 +227,7 @@ class FunctionScore:
         self._scores: list[tuple[Any, int]] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Score a batch; one without samples has no score."""
+        """Score a batch; an empty batch is skipped."""
         size = logits.shape[0] if logits.ndim else 1
         if size:
             self._scores.append((self._score(logits.detach(), labels), size))
@@ -245,10 +246,10 @@ NAMED: dict[str, Callable[[Layout], Tally]] = {
 
 
 def _joined(batches: list[Batch]) -> list[Batch]:
-    """Return them as one batch, where their shapes allow it.
+    """Concatenate batches, if their shapes allow it.
 
-    torchmetrics asks each batch whether all its values are probabilities, as those of a few logits
-    may be by chance.
+    torchmetrics checks for each batch whether all values are probabilities, which a few logits may
+    be by chance.
     """
     shapes = {(logits.shape[1:], labels.shape[1:]) for logits, labels in batches}
     if len(shapes) > 1 or batches[0][1].ndim == 0:
@@ -259,7 +260,7 @@ def _joined(batches: list[Batch]) -> list[Batch]:
 
 def _check_some(batches: Sized) -> None:
     if not batches:
-        raise invalid("validation", "has no batch; give at least one")
+        raise invalid("validation", "has no batches; give at least one")
 
 
 def _number(score: Any) -> float:
@@ -267,5 +268,5 @@ def _number(score: Any) -> float:
         return float(score)
     except (TypeError, ValueError, RuntimeError) as error:
         raise invalid(
-            "score", f"gave {score!r}; let it give one number (average='macro')"
+            "score", f"returned {score!r}; it must return one number (average='macro')"
         ) from error

@@ -1,4 +1,4 @@
-"""Which of a model's own drop rates each hyperparameter drives."""
+"""Selects the model's own drop rates that each hyperparameter drives."""
 
 from __future__ import annotations
 
@@ -10,29 +10,37 @@ from typing import Any
 from torch import nn
 
 from agent_service.client.description import Found
-from agent_service.client.model.kinds import COURSE, INERT, RECORD, UNKNOWN, ZERO, Rate, rates_of
+from agent_service.client.model.known_modules import (
+    SINGLE_LAYER,
+    STOCHASTIC_DEPTH,
+    UNKNOWN,
+    UNREAD,
+    ZERO,
+    Rate,
+    rates_of,
+)
 from agent_service.client.sites import Drives
 from agent_service.domain.checks import several
 from agent_service.domain.errors import invalid
 
 _WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
-"""Under which FSDP, activation checkpoints and torch.compile keep the module that they wrap."""
+"""Attributes in which FSDP, activation checkpointing and torch.compile keep the wrapped module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The rates of a model."""
+    """A model's driven and other rates."""
 
     driven: Mapping[str, list[Rate]]
-    """By hyperparameter; those that drive none are not in it."""
+    """By hyperparameter; those that drive nothing are missing."""
     left_alone: tuple[Found, ...]
 
     @property
     def found(self) -> Iterator[Found]:
-        """Those that are driven, each with the value that it has now."""
+        """The driven rates, with their current values."""
         for hyperparameter, rates in self.driven.items():
             for rate in rates:
-                reason = rate.reason if rate.reason in (UNKNOWN, RECORD) else ""
+                reason = rate.reason if rate.reason in (UNKNOWN, UNREAD) else ""
                 yield Found(rate.name, rate.attribute, rate.number, hyperparameter, reason)
 
 
@@ -54,14 +62,14 @@ class _Pattern:
         return self.text.partition(":")[0]
 
     def fits(self, rate: Rate) -> bool:
-        """Return whether it names a rate, which it may leave alone all the same."""
+        """Return whether it matches a rate's name; it may still not select the rate."""
         return fnmatchcase(rate.name, self.module) and fnmatchcase(
             rate.attribute, self.attribute or "*"
         )
 
     def takes(self, rate: Rate) -> bool:
-        """Return whether it drives a rate: one that is left alone only by name."""
-        if not self.fits(rate) or rate.reason == INERT:
+        """Return whether it selects a rate; one that is left alone must be named explicitly."""
+        if not self.fits(rate) or rate.reason == SINGLE_LAYER:
             return False
         return bool(self.attribute or not rate.reason or not set(self.module) & set("*?["))
 
@@ -76,18 +84,19 @@ def select(
     """Return which rates each hyperparameter drives.
 
     Args:
-        model: not wrapped.
-        hyperparameters: names of all.
-        drives: patterns by hyperparameter; with None the only one has all that are known to act.
-        has_sites: whether regularizers are added to the model; without `drives` its own rates are
-            left alone then.
+        model: the unwrapped model.
+        hyperparameters: names of all hyperparameters.
+        drives: patterns by hyperparameter; with None the only one drives all that are known to act.
+        has_sites: whether regularizers are added to the model; then, without `drives`, its own
+            rates are left alone.
 
     Raises:
-        InvalidArgument: an unknown hyperparameter, several without `drives`, or a rate of two.
+        InvalidArgument: an unknown hyperparameter, several without `drives`, or a rate that is
+            selected for two.
     """
     unnamed = "not named by drives="
     if drives is None and has_sites:
-        drives, unnamed = {}, "sites= was given; name it by drives= to drive it, too"
+        drives, unnamed = {}, "sites= was given; name it in drives= to drive it, too"
     patterns = _patterns(sorted(hyperparameters), drives)
     named = {pattern.attribute for pattern in patterns}
     driven: dict[str, list[Rate]] = {}
@@ -112,7 +121,7 @@ def select(
 def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
     if drives is None:
         if len(names) > 1:
-            raise invalid("drives", f"say which modules each of {names} drives")
+            raise invalid("drives", f"specify which modules each of {names} drives")
         drives = dict.fromkeys(names, "*")
     if not isinstance(drives, Mapping):
         raise invalid(
@@ -120,7 +129,7 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
         )
     for hyperparameter in drives:
         if hyperparameter not in names:
-            raise invalid("drives", f"{hyperparameter!r} is none of {names}")
+            raise invalid("drives", f"{hyperparameter!r} is not one of {names}")
     return [
         _Pattern(hyperparameter, text)
         for hyperparameter, texts in drives.items()
@@ -134,7 +143,7 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
 
 
 def _check_fit(patterns: Iterable[_Pattern], rates: list[Rate]) -> None:
-    """Refuse patterns of a hyperparameter none of which names a rate."""
+    """Refuse a hyperparameter if none of its patterns matches a rate."""
     unfit = {p.hyperparameter: p for p in patterns}
     for pattern in patterns:
         if any(map(pattern.fits, rates)):
@@ -144,32 +153,32 @@ def _check_fit(patterns: Iterable[_Pattern], rates: list[Rate]) -> None:
         has = ", ".join(f"{r.name}:{r.attribute}" for r in there[:4])
         raise invalid(
             f"drives[{hyperparameter}]",
-            f"drives nothing: {pattern.text!r} fits no float in [0, 1]; there is {has}",
+            f"drives nothing: {pattern.text!r} matches no float in [0, 1]; there is {has}",
         )
 
 
 def nothing_driven(hyperparameter: str, left_alone: tuple[Found, ...]) -> str:
-    """Return what to do where a hyperparameter drives nothing."""
+    """Return a hint for a hyperparameter that drives nothing."""
     add = "add some by sites={'module': Dropout()}"
     if not left_alone:
         return f"the model has no dropout there; {add}, or run without model="
-    hints = (ZERO, COURSE, UNKNOWN)
+    hints = (ZERO, STOCHASTIC_DEPTH, UNKNOWN)
     left_alone = tuple(
         sorted(left_alone, key=lambda found: (*hints, found.reason).index(found.reason))
     )
-    told = "; ".join(f"{found} {found.reason}" for found in left_alone[:3])
+    listed = "; ".join(f"{found} {found.reason}" for found in left_alone[:3])
     more = f"; and {len(left_alone) - 3} more" if len(left_alone) > 3 else ""
     names = [f"{found.module}:{found.attribute}" for found in left_alone if found.reason in hints]
     name = (
         f"name what to drive, as drives={{{hyperparameter!r}: {names[0]!r}}}, or " if names else ""
     )
-    return f"what looks like a drop rate is left alone: {told}{more}; {name}{add}"
+    return f"possible drop rates are left alone: {listed}{more}; {name}{add}"
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield all modules, each by the name that it has where nothing is wrapped.
+    """Yield all modules, each with the name that it has without wrappers.
 
-    A wrapper comes before what it wraps, under the same name.
+    A wrapper comes before the module that it wraps, under the same name.
     """
     for name, module in model.named_modules():
         yield ".".join(part for part in name.split(".") if part not in _WRAPPERS), module

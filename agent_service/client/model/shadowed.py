@@ -1,4 +1,4 @@
-"""A PyTorch model that keeps its own regularization, while an agent says what it would have set."""
+"""A PyTorch model in a shadow run: it keeps its own regularization, which is only read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from agent_service.client.description import Description
-from agent_service.client.model.kinds import Rate
+from agent_service.client.model.known_modules import Rate
 from agent_service.client.model.scores import Score, Scoring, scoring_of
 from agent_service.client.model.selection import nothing_driven, select, unwrapped
 from agent_service.client.sites import Drives
@@ -29,13 +29,13 @@ class ShadowedModel:
         drives: Drives | None = None,
         score: Score | None = None,
     ) -> None:
-        """Find what each hyperparameter is about, as `SteeredModel` does.
+        """Find the rates of each hyperparameter, as `SteeredModel` does.
 
         Raises:
-            InvalidArgument: as there, or a hyperparameter is about modules of different rates.
+            InvalidArgument: as there, or the modules of a hyperparameter have different rates.
         """
         self.scoring: Scoring = scoring_of(score)
-        """How the batches of its run are scored."""
+        """Starts the score of a chunk."""
         selection = select(unwrapped(model), [h.name for h in hyperparameters], drives)
         self._rates: Mapping[str, Sequence[Rate]] = selection.driven
         for name in sorted({h.name for h in hyperparameters} - self._rates.keys()):
@@ -45,17 +45,17 @@ class ShadowedModel:
             if len(different := {rate.number for rate in rates}) > 1:
                 raise invalid(
                     f"hyperparameters[{name}]",
-                    f"a shadow run tells one rate for it, and the model has {sorted(different)}; "
-                    f"name modules of one rate by drives={{{name!r}: 'MODULE'}}",
+                    f"a shadow run reports one rate for it, but the model has {sorted(different)}; "
+                    f"select modules of one rate by drives={{{name!r}: 'MODULE'}}",
                 )
         self.description = Description(tuple(selection.found), selection.left_alone, is_shadow=True)
         self._is_warned = False
         log.info("%s", self.description.summary())
 
     def own_values(self) -> dict[str, float]:
-        """Return the rates that the model trains under now, by hyperparameter.
+        """Return the model's current rates, by hyperparameter.
 
-        Where the script has set those of one hyperparameter apart since the start, their mean.
+        If the script has since set different rates for one hyperparameter, their mean.
         """
         return {name: self._mean(name, rates) for name, rates in self._rates.items()}
 
@@ -65,11 +65,11 @@ class ShadowedModel:
             return numbers[0]
         if not self._is_warned:
             self._is_warned = True
-            log.warning("the modules of %s have different rates now; their mean is told", name)
+            log.warning("the modules of %s now have different rates; reporting their mean", name)
         return sum(numbers) / len(numbers)
 
     def apply(self, values: Mapping[str, float]) -> None:
-        """Change nothing."""
+        """Do nothing: a shadow run changes no rate."""
 
     def remove(self) -> None:
-        """Nothing was put in."""
+        """Do nothing: the model was not changed."""

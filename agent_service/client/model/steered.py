@@ -1,4 +1,4 @@
-"""A PyTorch model whose regularization follows a run's values."""
+"""A PyTorch model whose regularization is driven by a run's values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from agent_service.client.description import Description, Found
-from agent_service.client.model.drives import Takeover
+from agent_service.client.model.drives import DrivenModule
 from agent_service.client.model.scores import Score, Scoring, scoring_of
 from agent_service.client.model.selection import named_modules, nothing_driven, select, unwrapped
 from agent_service.client.model.value import Value
@@ -22,7 +22,7 @@ log = logging.getLogger("agent_service.client")
 
 
 class SteeredModel:
-    """Drives what a model has, or what it is told to add; `remove` leaves it as it was."""
+    """Drives a model's own dropout, or added regularizers; `remove` restores the model."""
 
     def __init__(
         self,
@@ -36,26 +36,26 @@ class SteeredModel:
         """Connect each hyperparameter with what it drives.
 
         Args:
-            model: on its device already; compiled or wrapped for several processes or not.
-            hyperparameters: of the controller.
+            model: already on its device; may be compiled or wrapped for distributed training.
+            hyperparameters: the controller's hyperparameters.
             sites: regularizers to add, by the name of the module whose output they act on; the
-                model's own are left alone then, unless `drives` names them.
-            drives: which of the model's own drop rates each hyperparameter drives; all that are
-                known to act, where there is one hyperparameter and no `sites`.
-            score: of a batch's logits and labels; macro F1 by default.
+                model's own are then left alone, unless `drives` names them.
+            drives: which of the model's own drop rates each hyperparameter drives; by default,
+                with one hyperparameter and no `sites`, all that are known to act.
+            score: score of a batch's logits and labels; macro F1 by default.
 
         Raises:
-            InvalidArgument: a name that is not there, a hyperparameter that drives nothing, or one
-                whose range does not fit what it drives. The model is left as it was.
+            InvalidArgument: a name does not exist, a hyperparameter drives nothing, or its range
+                does not fit what it drives. The model is left unchanged.
         """
         self.scoring: Scoring = scoring_of(score)
-        """How the batches of its run are scored."""
+        """Starts the score of a chunk."""
         self._model = unwrapped(model)
         devices = {t.device for t in (*self._model.parameters(), *self._model.buffers())}
         devices.add(torch.device("cpu"))
         self._ranges = {h.name: h for h in hyperparameters}
         self._values = {name: Value(name, devices) for name in self._ranges}
-        self._taken: dict[nn.Module, Takeover] = {}
+        self._taken: dict[nn.Module, DrivenModule] = {}
         self._names: dict[nn.Module, str] = {}
         selection = select(self._model, self._ranges, drives, has_sites=sites is not None)
         found = list(selection.found)
@@ -73,18 +73,20 @@ class SteeredModel:
             raise
         log.info("%s", self.description.summary())
 
-    def _takeover(self, module: nn.Module, name: str) -> Takeover:
+    def _takeover(self, module: nn.Module, name: str) -> DrivenModule:
         if module not in self._taken:
-            self._taken[module] = Takeover(module)
+            self._taken[module] = DrivenModule(module)
             self._names[module] = name
         return self._taken[module]
 
     def _add(self, name: str, site: Site) -> Found:
         modules: dict[str, nn.Module] = {}
         for known, module in named_modules(self._model):
-            modules.setdefault(known, module)  # of a wrapper and what it wraps, the wrapper
+            modules.setdefault(known, module)  # a wrapper, not the module that it wraps
         if name not in modules:
-            raise invalid(f"sites[{name}]", f"is no module of the model; it has {_some(modules)}")
+            raise invalid(
+                f"sites[{name}]", f"is not a module of the model; it has {_some(modules)}"
+            )
         own = "Dropout() or GaussianNoise() of agent_service.client"
         check_kind(site, Site, f"sites[{name}]", own)
         value = self._value_of(site, field=f"sites[{name}]")
@@ -96,7 +98,7 @@ class SteeredModel:
         if not site.hyperparameter and len(self._values) == 1:
             return next(iter(self._values.values()))
         if site.hyperparameter not in self._values:
-            raise invalid(field, f"{site.hyperparameter!r} is none of {sorted(self._values)}")
+            raise invalid(field, f"{site.hyperparameter!r} is not one of {sorted(self._values)}")
         return self._values[site.hyperparameter]
 
     def _check_range(self, name: str, *, is_rate: bool) -> None:
@@ -112,29 +114,29 @@ class SteeredModel:
             raise invalid(f"hyperparameters[{name}]", f"drives nothing: {hint}")
 
     def apply(self, values: Mapping[str, float]) -> None:
-        """Have the model train under these values from now on; waits for no device."""
+        """Apply values from now on, without waiting for the device."""
         for name, value in self._values.items():
             value.set(values[name])
-        self._let_go()
+        self._release_removed()
         for takeover in self._taken.values():
             takeover.apply()
 
-    def _let_go(self) -> None:
-        """Drive no module any more that was taken out of the model."""
+    def _release_removed(self) -> None:
+        """Stop driving modules that were removed from the model."""
         present = set(self._model.modules())
         for module in [module for module in self._taken if module not in present]:
             self._taken.pop(module).undo()
             log.warning(
-                "%r was taken out of the model, and is driven no more; what took its place keeps "
-                "its own rates: start another run to drive it",
+                "%r was removed from the model and is no longer driven; its replacement keeps its "
+                "own rates: start another run to drive it",
                 self._names[module],
             )
 
     def own_values(self) -> None:
-        """The model has none: what a chunk ran under was decided."""
+        """Return None: chunks run under the decided values."""
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         for takeover in self._taken.values():
             takeover.undo()
         self._taken = {}

@@ -1,4 +1,4 @@
-"""The validation batches of a chunk, drawn from a loader over and over."""
+"""Validation batches of each chunk, drawn from a loader repeatedly."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from agent_service.client.model.draws import OwnDraws, generators_of
+from agent_service.client.model.rng import IsolatedRng, generators_of
 
 Predict = Callable[[Any, Any], tuple[Tensor, Tensor]]
-"""Of a model and a batch: logits and labels."""
+"""Returns logits and labels, given a model and a batch."""
 ONE_PASS = (Generator, map, filter, zip, enumerate, _BaseDataLoaderIter)
-"""What is at its end for good; an iterator of a script's own may begin anew."""
-_ONCE = "which can be read once: give one that can be read again, as a DataLoader or a list can"
+"""Iterators that can be read only once; a script's own iterator may restart."""
+_ONCE = "which can be read only once: give one that can be read again, such as a DataLoader"
 
 
 def predict_pair(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
     """Return logits and labels of a batch that is a pair of inputs and labels.
 
     Raises:
-        TypeError: the batch is something else, or the model's output is no tensor.
+        TypeError: the batch is something else, or the model's output is not a tensor.
     """
     is_pair = isinstance(batch, list | tuple) and len(batch) == 2
     if not is_pair or not all(isinstance(part, Tensor) for part in batch):
@@ -37,7 +37,7 @@ def predict_pair(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def needs_predict(name: str, given: Any, wanted: str) -> TypeError:
-    """Return the error for a batch or an output of another kind than is understood."""
+    """Return the error for a batch or an output of an unsupported type."""
     parts = [type(part).__name__ for part in given] if isinstance(given, list | tuple) else ""
     return TypeError(
         f"{name} is a {type(given).__name__}{parts or ''}, not {wanted}: give Validation(loader, "
@@ -46,7 +46,7 @@ def needs_predict(name: str, given: Any, wanted: str) -> TypeError:
 
 
 def placed(inputs: Tensor, model: nn.Module) -> Tensor:
-    """Return a model's inputs on its device and, of floats, in its precision."""
+    """Move inputs to a model's device, and floats to its precision."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             is_float = inputs.is_floating_point()
@@ -55,10 +55,9 @@ def placed(inputs: Tensor, model: nn.Module) -> Tensor:
 
 
 class Validation:
-    """Takes m batches after m batches of a loader, and starts anew at its end.
+    """Draws m batches at a time from a loader, and starts over at its end.
 
-    What is drawn for it, by a loader that shuffles, say, leaves the training's draws as they would
-    have been without.
+    Random numbers drawn for it, for example by a shuffling loader, do not affect the training's.
     """
 
     def __init__(
@@ -67,13 +66,12 @@ class Validation:
         """Evaluate on a loader.
 
         Args:
-            loader: of validation batches, which are read again and again; one that shuffles draws
-                them at random.
-            predict: returns logits and labels of one of its batches.
-            batches: m, batches of a chunk.
+            loader: validation batches, read repeatedly; use a shuffling loader for random batches.
+            predict: returns logits and labels of a batch.
+            batches: m, batches per chunk.
 
         Raises:
-            TypeError: the loader can be read once only.
+            TypeError: the loader can be read only once.
         """
         if isinstance(loader, ONE_PASS):
             raise TypeError(f"the validation loader is a {type(loader).__name__}, {_ONCE}")
@@ -82,31 +80,31 @@ class Validation:
         self._count = batches
         self._batches: Iterator[Any] = iter(())
         self._has_given = False
-        self._draws = OwnDraws(generators_of(loader))
+        self._rng = IsolatedRng(generators_of(loader))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep what was given: a copy begins with the loader's first batch."""
-        return {k: v for k, v in vars(self).items() if k not in ("_batches", "_draws")}
+        """Keep the arguments only: a copy starts with the loader's first batch."""
+        return {k: v for k, v in vars(self).items() if k not in ("_batches", "_rng")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._batches = iter(())
-        self._draws = OwnDraws(generators_of(self._loader))
+        self._rng = IsolatedRng(generators_of(self._loader))
 
     def of(self, model: nn.Module) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield logits and labels of the next m batches, in eval mode and without gradient.
+        """Yield logits and labels of the next m batches, in eval mode and without gradients.
 
         Raises:
-            ValueError: the loader is empty, or at its end for good.
-            TypeError: batches or outputs are such that a `predict` is needed.
+            ValueError: the loader is empty, or exhausted and cannot be read again.
+            TypeError: batches or outputs require a `predict` function.
         """
-        with evaluating(model), torch.no_grad(), self._draws.taken():
+        with evaluating(model), torch.no_grad(), self._rng.active():
             for _ in range(self._count):
                 yield self._predict(model, self._next())
 
     def first(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return what `of` would yield first, to see before a training whether it can be scored."""
-        with evaluating(model), torch.no_grad(), self._draws.taken():
+        """Return the next batch without consuming it, to check that batches can be scored."""
+        with evaluating(model), torch.no_grad(), self._rng.active():
             batch = self._next()
             self._batches = chain([batch], self._batches)
             return self._predict(model, batch)
@@ -119,19 +117,19 @@ class Validation:
             self._has_given = True
             return batch
         if self._has_given:
-            raise ValueError(f"the validation loader gave its batches and no more, {_ONCE}")
+            raise ValueError(f"the validation loader is exhausted, {_ONCE}")
         raise ValueError(
             "the validation loader is empty; give one with at least one batch (drop_last=True "
-            "drops one that is not full)"
+            "drops an incomplete one)"
         )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and then each of its modules back into the mode that it had.
+    """Put a model into eval mode within the context, and restore each module's mode after it.
 
-    Back by its own `train`, which may do more than set the flag, as those of LoRA layers that merge
-    their weights to evaluate.
+    By the modules' own `train`, which may do more than set the flag, as in LoRA layers that merge
+    their weights for evaluation.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,4 +1,4 @@
-"""One hyperparameter's value, where a model reads it."""
+"""A hyperparameter's value that a model reads in its forward pass."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Value:
-    """A number that changes between chunks, and no compiled graph with it.
+    """A number that can change between chunks without recompiling graphs.
 
-    A compiled graph holds every Python float of a module as a constant and is made anew for each
-    value, eight times, and then no more. So there the number is read from a tensor.
+    A compiled graph treats a module's Python floats as constants and recompiles for each new value,
+    up to eight times. So compiled graphs read the number from a tensor.
     """
 
     def __init__(self, name: str, devices: Iterable[torch.device]) -> None:
@@ -22,12 +22,12 @@ class Value:
         self.set(0.0)
 
     def set(self, number: float) -> None:
-        """Change it; waits for no device.
+        """Change the number, without waiting for the device.
 
-        The tensors are new ones: a backward pass to come may need those of the forward pass.
+        Creates new tensors: a pending backward pass may need the old ones.
         """
         self.number = number
-        with torch.inference_mode(False):  # a run may start in it, and trains outside of it
+        with torch.inference_mode(False):  # a run may start in inference mode, but train outside
             self._tensors = {
                 device: torch.full((), number, dtype=torch.float32, device=device)
                 for device in self._devices

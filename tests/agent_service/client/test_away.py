@@ -176,7 +176,7 @@ def test_what_is_held_is_bounded(agent: Network, caplog: pytest.LogCaptureFixtur
 
         assert client.get_run("r").reported_chunks == 6
         assert client.get_run("r").outcome == pb.OUTCOME_TRUNCATED
-    assert caplog.text.count("5 of its reports wait for the agent") == 1
+    assert caplog.text.count("5 of its reports are queued for the agent") == 1
 
 
 def test_a_shadow_run_tells_its_models_rate_while_the_agent_is_away(agent: Network) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from agent_service import torchvision_operators  # noqa: F401  # first: libraries import torchvision
 from agent_service.client import AgentClient
 from agent_service.client.model import Validation
-from agent_service.client.model.follower import Follower
+from agent_service.client.model.lifecycle import RunLifecycle
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.test_integrations import CLASSES, data, network
@@ -286,7 +286,7 @@ def test_a_model_can_be_copied_and_saved_in_the_training(
             pickle.dumps(own)
 
     trainer = trainer_of(client, small("bert"), items(), tmp_path, callbacks=(Ema(),))
-    (own,) = (c for c in trainer.callback_handler.callbacks if hasattr(c, "_follower"))
+    (own,) = (c for c in trainer.callback_handler.callbacks if hasattr(c, "_lifecycle"))
     trainer.train()
 
     assert client.get_run("r").reported_chunks == 2
@@ -598,7 +598,7 @@ def test_a_training_whose_script_skips_a_bad_batch_is_followed_to_its_end(
 def test_a_callback_without_a_run_lets_a_training_go_on(client: AgentClient) -> None:
     """Its run has ended by an exception that the script has handled."""
     model = network()
-    follower = Follower(client, "c", Validation([data(8).tensors]), {})
+    follower = RunLifecycle(client, "c", Validation([data(8).tensors]), {})
     follower.begin(model)
     follower.fail(RuntimeError())
     follower.add_pass(torch.randn(8, CLASSES), torch.randint(CLASSES, (8,)))

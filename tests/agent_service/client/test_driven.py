@@ -156,7 +156,7 @@ def test_the_refusal_of_a_model_says_what_to_name() -> None:
     for model, hint in (
         (nn.Sequential(nn.Dropout(0.0)), r"0:p \(0\) is 0 by .* drives=\{'dropout': '0:p'\}"),
         (Attention(), r"dropout_p \(0.3\) not known .* drives=\{'dropout': ':dropout_p'\}"),
-        (nn.LSTM(4, 4), r":dropout \(0\) acts between layers, and there is one; add some by"),
+        (nn.LSTM(4, 4), r":dropout \(0\) acts between layers, and there is only one; add some by"),
     ):
         with pytest.raises(InvalidArgument, match=hint):
             SteeredModel(model, [RATE])
@@ -165,7 +165,10 @@ def test_the_refusal_of_a_model_says_what_to_name() -> None:
 def test_a_pattern_that_fits_nothing_is_quoted_beside_what_there_is() -> None:
     """Of the module that it names, or of the model."""
     model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1))
-    for pattern, said in (("1:rate", "'1:rate' fits .* is 1:p$"), ("x", "'x' fits .* 0:p, 1:p$")):
+    for pattern, said in (
+        ("1:rate", "'1:rate' matches .* is 1:p$"),
+        ("x", "'x' matches .* 0:p, 1:p$"),
+    ):
         with pytest.raises(InvalidArgument, match=said):
             SteeredModel(model, [RATE], drives={"dropout": pattern})
 
@@ -199,7 +202,7 @@ def test_a_module_that_is_replaced_is_told_and_has_its_own_rate_again(
     steered.apply({"dropout": 0.7})
 
     assert [old.p, kept.p, new.p] == [0.1, 0.7, 0.3]
-    assert caplog.text.count("'0' was taken out of the model") == 1
+    assert caplog.text.count("'0' was removed from the model") == 1
 
 
 def test_stochastic_depth_that_is_named_keeps_its_scale_compiled_or_not() -> None:
@@ -331,7 +334,7 @@ def test_a_run_describes_what_it_drives(
             assert "dropout would drive\n  0:p (0.27)" in str(shadow.describe())
         with client.run("c", model=model, sites={"1": Dropout()}) as added:
             assert "dropout drives\n  1 (added by sites=)" in str(added.describe())
-            assert "0:p (0.27): sites= was given; name it by drives=" in str(added.describe())
+            assert "0:p (0.27): sites= was given; name it in drives=" in str(added.describe())
         with client.run("c") as bare:
             assert "no model" in str(bare.describe())
 

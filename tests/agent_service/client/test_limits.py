@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_service.client import AgentClient, FleetReport, Limits, Run, Scores
-from agent_service.client.limits import Guard
+from agent_service.client.limits import RunLimiter
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, spec
@@ -32,10 +32,10 @@ def train(run: Run, *means: float) -> list[float]:
 @example([0.0005, 1.0, 0.0005], 0.25)
 def test_no_value_moves_further_than_the_largest_change(rates: list[float], most: float) -> None:
     """From chunk to chunk; and what is within it is taken as it is."""
-    guard = Guard(Limits(max_change=most))
+    limiter = RunLimiter(Limits(max_change=most))
     before = None
     for rate in rates:
-        after = guard.limited({"dropout": rate})["dropout"]
+        after = limiter.limited({"dropout": rate})["dropout"]
         if before is None or abs(rate - before) <= most:
             assert after == rate
         else:

@@ -18,7 +18,7 @@ from torch import nn
 from agent_service.client import AgentClient, Hold, Hyperparameter, Limits, Outcome, Run, Scores
 from agent_service.client import delivery as delivery_module
 from agent_service.client.connection import calls
-from agent_service.client.limits import Guard
+from agent_service.client.limits import RunLimiter
 from agent_service.client.model import release
 from agent_service.domain.errors import (
     AgentError,
@@ -311,10 +311,10 @@ def test_a_start_that_fails_leaves_the_model_as_it_was(
     client.create_controller(spec())
     model = network()
 
-    def fail(_guard: object, _values: object) -> None:
+    def fail(_limiter: object, _values: object) -> None:
         raise KeyError
 
-    monkeypatch.setattr(Guard, "limited", fail)
+    monkeypatch.setattr(RunLimiter, "limited", fail)
     with pytest.raises(KeyError):
         client.run("c", model=model)
     assert "__reduce_ex__" not in vars(model[1])
@@ -472,24 +472,24 @@ def test_an_agent_slower_than_a_look_is_found_again(monkeypatch: pytest.MonkeyPa
     """It answers within the patience of a call; a look in three waits as long."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    presence = delivery_module.Presence()
+    availability = delivery_module.Availability()
     monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
     tried = []
     for _ in range(6):
-        tried.append(presence.patience())
-        presence.failed(Unavailable("silence"))
+        tried.append(availability.patience())
+        availability.failed(Unavailable("silence"))
 
     assert tried == [20.0, 0.5, 20.0, 0.5, 0.5, 20.0]
 
 
 def test_each_outage_has_its_own_time_for_ends() -> None:
     """Also one in which nothing but ends failed."""
-    presence = delivery_module.Presence()
-    presence.end_seconds = 0.0
+    availability = delivery_module.Availability()
+    availability.end_seconds = 0.0
 
-    presence.answered()
+    availability.answered()
 
-    assert presence.end_seconds == delivery_module.END_SECONDS
+    assert availability.end_seconds == delivery_module.END_SECONDS
 
 
 def test_an_absent_agent_draws_nothing_of_the_trainings_random_numbers(
@@ -551,7 +551,7 @@ def test_a_training_with_a_model_begins_without_the_agent(served: ServedAgent) -
                     assert not run.chunk_full
                     assert run.report(0.5) == {}
                 assert rate(model) == 0.25
-                assert "nothing is driven: the run has not begun" in str(run.describe())
+                assert "nothing is driven: the run has not started" in str(run.describe())
                 agent.come_back()
                 client.wait_ready(20)
                 while not run.chunk_full:
@@ -576,8 +576,8 @@ def test_a_run_that_never_begins_is_told_of(caplog: pytest.LogCaptureFixture) ->
 
         assert math.isnan(run.hyperparameters["dropout"])
 
-    assert ["begins" in r.message for r in caplog.records] == [True, False]
-    assert "run r never began" in caplog.text
+    assert ["starts" in r.message for r in caplog.records] == [True, False]
+    assert "run r never started" in caplog.text
 
 
 def test_a_run_id_that_has_finished_is_refused_at_its_start(client: AgentClient) -> None:
@@ -628,12 +628,12 @@ def test_a_client_that_was_closed_first_costs_no_training(
         assert run.is_finished
         assert rate(model) == 0.25
 
-    assert caplog.text.count("run r ends: its client is closed while it still trains") == 1
+    assert caplog.text.count("run r ends: its client was closed during the training") == 1
 
 
 @pytest.mark.parametrize("when_away", [None, Hold(), Hold(values={"dropout": 0.2})])
 def test_a_closed_client_starts_no_run(client: AgentClient, when_away: Hold | None) -> None:
     """It is not an agent that is away: the script is wrong, and nothing is trained yet."""
     client.close()
-    with pytest.raises(FailedPrecondition, match="is closed; make another"):
+    with pytest.raises(FailedPrecondition, match="is closed; create another"):
         client.run(spec(), model=network(), when_away=when_away)

@@ -53,6 +53,6 @@ def test_a_run_says_why_it_is_not_pickled(client: AgentClient) -> None:
     run = client.run("c", run_id="r")
     for copied in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(
-            TypeError, match=r"not pickled or copied; pass .*hyperparameters.*run_id"
+            TypeError, match=r"cannot be pickled or copied; pass .*hyperparameters.*run_id"
         ):
             copied(run)

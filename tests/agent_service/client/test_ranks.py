@@ -256,7 +256,7 @@ distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank,
 model = nn.Dropout(0.1)
 begun = []
 with AgentClient(address, budget_seconds=0.1) as agent, agent.run("c", model=model) as run:
-    assert str(run.describe()).startswith("nothing is driven: the run has not begun")
+    assert str(run.describe()).startswith("nothing is driven: the run has not started")
     assert run.report_reward([1.0], 0.5) == {}
     open(f"{store}.{rank}", "w").close()
     for step in range(100_000):

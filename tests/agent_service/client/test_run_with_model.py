@@ -190,7 +190,7 @@ def test_a_shadow_run_says_what_it_cannot_tell(client: AgentClient) -> None:
     with pytest.raises(InvalidArgument, match="reads no rate for it: the model has no dropout"):
         client.run("c", mode=Mode.SHADOW, model=nn.Linear(2, 2))
     model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))
-    with pytest.raises(InvalidArgument, match=r"one rate for it, and the model has \[0.1, 0.2\]"):
+    with pytest.raises(InvalidArgument, match=r"one rate for it, but the model has \[0.1, 0.2\]"):
         client.run("c", mode=Mode.SHADOW, model=model)
     client.run("c", mode=Mode.SHADOW, model=model, drives={"dropout": "1"}).finish()
 

@@ -58,8 +58,8 @@ def test_a_schedule_drives_a_model() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("s.json", "[", "is no schedule; give a file that `Schedule.save` wrote"),
-        ("s.json", '{"format": 2, "chunk_size": 20, "values": []}', "format 2, this release"),
+        ("s.json", "[", "is not a schedule; give a file of `Schedule.save`"),
+        ("s.json", '{"format": 2, "chunk_size": 20, "values": []}', "format 2, but this release"),
         ("s.json", '{"format": 1, "chunk_size": 20, "values": []}', "at least one chunk"),
         ("s.json", '{"format": 1, "chunk_size": 0, "values": [{"p": 1}]}', "chunk_size: 0"),
         ("s.json", '{"format": 1, "chunk_size": 1, "values": [{"p": NaN}]}', "not finite"),
@@ -69,14 +69,14 @@ def test_a_schedule_drives_a_model() -> None:
             r"values\[2\]",
         ),
         ("s.csv", "chunk,steps,p\n1,20,0.5\n3,20,0.5\n", "must count from 1"),
-        ("s.csv", "chunk,steps,p\n1,20,0.5\n2,10,0.5\n", "is no schedule"),
+        ("s.csv", "chunk,steps,p\n1,20,0.5\n2,10,0.5\n", "is not a schedule"),
         ("s.csv", "chunk,steps,p\n1,20,half\n", "half"),
         ("s.csv", "chunk,p\n1,0.5\n", "steps"),
         ("s.csv", "chunk,steps,p\n1,20\n", "one hyperparameter"),
         ("s.csv", "chunk,steps,p\n1,20,0.5,7\n", "line 2: has 4 columns, not 3"),
-        ("s.json", '{"format": 1, "chunk_size": 1, "values": [1]}', "is no schedule"),
-        ("s.json", '{"format": 1, "chunk_size": Infinity, "values": []}', "is no schedule"),
-        ("s.json", "[" * 100_000, "is no schedule"),
+        ("s.json", '{"format": 1, "chunk_size": 1, "values": [1]}', "is not a schedule"),
+        ("s.json", '{"format": 1, "chunk_size": Infinity, "values": []}', "is not a schedule"),
+        ("s.json", "[" * 100_000, "is not a schedule"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(
@@ -101,10 +101,10 @@ def test_a_file_that_cannot_be_read_is_told_with_the_fix(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nodir/x.csv", "cannot be written: .*; make the folder .*nodir first"),
-        ("nodir/x.json", "cannot be written: .*; make the folder .*nodir first"),
-        ("x.txt", "ends in no known format; name it .json or .csv"),
-        ("x", "ends in no known format; name it .json or .csv"),
+        ("nodir/x.csv", "cannot be written: .*; create the folder .*nodir first"),
+        ("nodir/x.json", "cannot be written: .*; create the folder .*nodir first"),
+        ("x.txt", "has no known suffix; name it .json or .csv"),
+        ("x", "has no known suffix; name it .json or .csv"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_told_with_the_fix(

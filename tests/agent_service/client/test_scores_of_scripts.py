@@ -377,7 +377,7 @@ def test_what_is_kept_of_a_batch_is_a_copy() -> None:
     [
         (torch.zeros(4, 3), torch.zeros(4, 3), r"labels: torch.float32\[4, 3\] .*'multilabel-f1'"),
         (torch.zeros(4, 3), torch.zeros(4, 3), r"argmax\(1\)"),
-        (torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64), "are no classes"),
+        (torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64), "are not classes"),
         (torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64), r"int\[4\]"),
         (torch.zeros(4, 1), torch.zeros(4), "logits: .*'binary-f1'"),
         (torch.zeros(4), torch.zeros(4), "has no classes"),
@@ -394,11 +394,11 @@ def test_a_score_that_is_none_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchmetrics import MeanSquaredError
     from torchmetrics.classification import MulticlassF1Score
 
-    with pytest.raises(InvalidArgument, match=r"'f2' is none of \['macro-f1', .*'binary-f1'"):
+    with pytest.raises(InvalidArgument, match=r"'f2' is not one of \['macro-f1', .*'binary-f1'"):
         scoring_of("f2")
-    with pytest.raises(InvalidArgument, match="MeanSquaredError is lower for better"):
+    with pytest.raises(InvalidArgument, match="smaller is better for MeanSquaredError"):
         scoring_of(MeanSquaredError())
-    with pytest.raises(InvalidArgument, match="let it give one number"):
+    with pytest.raises(InvalidArgument, match="it must return one number"):
         score_of([classes(6)], MulticlassF1Score(num_classes=3, average=None))
     for score in (None, "r2", lambda _logits, _labels: 0.5):
         with pytest.raises(InvalidArgument, match="has no batch"):

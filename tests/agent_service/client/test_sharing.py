@@ -74,7 +74,7 @@ def test_a_forked_worker_is_refused_and_the_training_goes_on(client: AgentClient
     """A worker that uses its parent's client is told so at once; beside others it works."""
     client.create_controller(spec())
     client.get_controller("c")
-    with pytest.raises(Exception, match="belongs to the process that made it"):
+    with pytest.raises(Exception, match="belongs to the process that created it"):
         list(loader(client, asks=True))
     with client.run("c", run_id="r") as run:
         for batch in loader(client, asks=False):

@@ -206,7 +206,9 @@ def test_a_score_that_fails_leaves_the_model_and_gradients_as_they_were(
 def test_a_loader_that_is_read_once_is_refused_at_once() -> None:
     """A training would break off where it is at its end; a script's own iterator may go on."""
     for loader in ((pair for pair in [(X, Y)]), iter(DataLoader(data(8)))):
-        with pytest.raises(TypeError, match="give one that can be read again, as a DataLoader"):
+        with pytest.raises(
+            TypeError, match="give one that can be read again, such as a DataLoader"
+        ):
             Validation(loader)
 
     class Again:
@@ -234,7 +236,7 @@ def test_a_loader_without_batches_says_whether_it_had_any() -> None:
         def __iter__(self) -> Any:
             return self.pairs
 
-    with pytest.raises(ValueError, match="gave its batches and no more"):
+    with pytest.raises(ValueError, match="validation loader is exhausted"):
         list(Validation(Once(), batches=2).of(Noisy()))
 
 

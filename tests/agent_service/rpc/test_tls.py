@@ -95,12 +95,12 @@ def test_clients_without_a_good_certificate_are_refused(
         for tls in refused:
             with (
                 connected(agent, tls) as client,
-                pytest.raises(Unavailable, match="asks for a client certificate that it trusts"),
+                pytest.raises(Unavailable, match="requires a client certificate that it trusts"),
             ):
                 client.get_run("r")
         with (
             connected(agent, None) as plain,
-            pytest.raises(Unavailable, match="Or it speaks TLS: give `ca`"),
+            pytest.raises(Unavailable, match="Or it requires TLS: give `ca`"),
         ):
             plain.get_run("r")
         good = authority.issue("client")
@@ -114,7 +114,7 @@ def test_a_server_without_tls_is_told_from_one_that_is_away(
     """The error says that it speaks no TLS."""
     with (
         connected(served, Tls(ca=authority.ca)) as client,
-        pytest.raises(Unavailable, match="it speaks no TLS"),
+        pytest.raises(Unavailable, match="it does not speak TLS"),
     ):
         client.get_run("r")
 

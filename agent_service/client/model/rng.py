@@ -1,4 +1,4 @@
-"""Random draws that leave a training's alone."""
+"""Random numbers for validation that do not disturb the training's."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ import torch
 from torch import Tensor
 
 States = list[tuple[Callable[[Any], object], Any]]
-"""Of each generator, what sets its state, and the state."""
+"""For each generator, a setter of its state, and the state."""
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _LEAVES = (str, bytes, int, float, type(None), type, ModuleType, FunctionType, Tensor, np.ndarray)
 _LOOKED_AT = 1000
 
 
-class OwnDraws:
-    """A course of random draws beside that of the training, from the same generators."""
+class IsolatedRng:
+    """A second stream of random numbers from the training's generators."""
 
     def __init__(self, generators: Sequence[Any] = ()) -> None:
-        """Begin where the training stands at the first draw.
+        """Start from the training's states at the first use.
 
         Args:
-            generators: drawn from, besides the global ones of Python, NumPy and torch.
+            generators: generators to switch, besides the global ones of Python, NumPy and torch.
         """
         self._generators = generators
         self._own: States = []
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Draw from this course within, and leave all generators as they were."""
+    def active(self) -> Iterator[None]:
+        """Use this stream within the context, and restore all generators after it."""
         trainings = self._states()
         _set(self._own)
         try:
@@ -71,9 +71,9 @@ def _state(generator: Any) -> tuple[Callable[[Any], object], Any]:
 
 
 def generators_of(loader: Any) -> list[Any]:
-    """Return the generators that a loader, and its samplers, samples and wrappers, were given.
+    """Return the generators that a loader, its samplers, data sets and wrappers hold.
 
-    A script may have given its training's loader the same. Looks at most at so many objects.
+    The training's loader may share them. Visits a limited number of objects.
     """
     seen: dict[int, Any] = {}
     waiting = deque([loader])
@@ -90,7 +90,7 @@ def generators_of(loader: Any) -> list[Any]:
 
 
 def _parts(place: Any) -> list[Any]:
-    """Return what an object has, itself or by its class, that may be a generator or have one."""
+    """Return the attributes of an object and its class that may be, or hold, a generator."""
     if isinstance(place, _GENERATORS + _LEAVES):
         return []
     if isinstance(place, dict | list | tuple):

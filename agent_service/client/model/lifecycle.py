@@ -1,4 +1,4 @@
-"""One run after another, each along one training of somebody else's loop."""
+"""Runs of an agent along the trainings of a framework's loop, shared by all callbacks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from agent_service.domain.runs import Outcome
 from agent_service.domain.specs import ControllerSpec
 
 Pass = tuple[Tensor, Tensor, Tensor]
-"""What one forward pass gave: its loss, logits and labels."""
+"""Loss, logits and labels of one forward pass."""
 Align = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Makes logits and the labels that they are about of a model's logits and labels."""
+"""Aligns a model's logits and labels, for example by shifting labels of a language model."""
 
 
-class Follower:
-    """What the callbacks of all libraries have in common."""
+class RunLifecycle:
+    """Starts, feeds and ends a run along each training."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class Follower:
         validation: Validation,
         options: dict[str, Any],
     ) -> None:
-        """Steer by a controller.
+        """Control trainings by a controller.
 
         Args:
-            agent: the client; stays the caller's.
-            controller: its name, or its spec.
-            validation: what a chunk is judged on.
+            agent: the client, which the caller closes.
+            controller: the controller's name, or its spec.
+            validation: computes a chunk's validation score.
             options: of `AgentClient.run`, such as `run_id`, `sites`, `drives`, `when_away`.
         """
         self._agent = agent
@@ -49,20 +49,21 @@ class Follower:
         self._run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep what was given: a copy follows no training yet."""
+        """Keep the arguments only: a copy starts without a training."""
         state = {k: v for k, v in vars(self).items() if k not in ("_model", "_align")}
         return state | {"_run": None}
 
     def begin(
         self, model: nn.Module, *, align: Align = lambda logits, labels: (logits, labels)
     ) -> None:
-        """Start a run as a training begins.
+        """Start a run at the start of a training.
 
-        One before that was left in the middle, by an exception that no callback is told of, goes on
-        where the script named it; else it is ended, or begun again where it has reported nothing.
+        A previous run that is still open, after an exception that the framework did not pass to
+        callbacks, is restarted if it has not reported, or resumed if the script gave its id; else
+        it is ended.
 
         Raises:
-            TypeError: what validates does not fit; before anything is trained.
+            TypeError: the validation does not fit the model; raised before anything is trained.
         """
         run = self._run
         is_open = run is not None and not run.is_finished and self._model is model
@@ -78,17 +79,18 @@ class Follower:
         self._run = self._agent.run(self._controller, model=model, **self._options)
 
     def add_pass(self, logits: Tensor, labels: Tensor) -> None:
-        """Score a forward pass; a step takes one or, with accumulated gradients, several.
+        """Score a forward pass; a step has one or, with gradient accumulation, several.
 
-        Nothing where no run is open, as in a training that goes on after an exception.
+        Does nothing without an open run, as in a training that continues after an exception.
         """
         if self._run is not None:
             self._run.add_pass(*self._align(logits, labels))
 
     def step(self, losses: list[Tensor]) -> None:
-        """Tell one optimizer step, whose passes had these losses, and report a full chunk.
+        """Record an optimizer step, given its passes' losses, and report a full chunk.
 
-        Likewise. A chunk whose report fails is dropped, for a training that goes on all the same.
+        Does nothing without an open run. If the report raises, the chunk is dropped, in case the
+        training continues.
         """
         run = self._run
         if run is None:
@@ -107,7 +109,7 @@ class Follower:
                 yield self._align(*batch)
 
     def end(self, outcome: Outcome = Outcome.TERMINATED) -> None:
-        """Finish the run, if there is one."""
+        """Finish the run, if one is open."""
         run, self._run = self._run, None
         if run is not None:
             run.finish(outcome)

@@ -1,4 +1,4 @@
-"""Which of our services answers at an address, for who called the other one."""
+"""Identifies which service answers at an address, for errors about a mistaken address."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from agent_service.domain.errors import AgentError
 from agent_service.wire.addresses import AGENT_PORT, TRAINER_PORT
 
 PROBE_SECONDS = 3.0
-"""How long a service may take to say which one it is."""
+"""Timeout for a service to identify itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One of our services, as others know it."""
+    """One of the two services."""
 
     name: str
     full_name: str
-    """Of its contract."""
+    """Its full protobuf name."""
     option: str
-    """Of commands, for its address."""
+    """The command-line option for its address."""
     port: int
-    """By default."""
+    """Its default port."""
 
 
 SERVICES = {
@@ -37,17 +37,17 @@ SERVICES = {
 }
 
 
-def found_at(channel: grpc.Channel) -> Service | None:
-    """Return which of our services answers there, as it says itself."""
+def identify(channel: grpc.Channel) -> Service | None:
+    """Return the service that answers on a channel, according to its health check; else None."""
     gives_up = time.monotonic() + PROBE_SECONDS
     return next((s for s in SERVICES.values() if _is_served(channel, s, gives_up)), None)
 
 
 def not_this_service(found: Service | None, address: str, asked: Service) -> AgentError:
-    """Return the error for a call that `found`, who answers at `address`, does not know."""
+    """Return the error for a call that the service `found` at `address` does not implement."""
     if found is asked:
         return AgentError(
-            f"the {asked.name} at {address} does not know this call; it is older than this client"
+            f"the {asked.name} at {address} lacks this call; it is older than this client"
         )
     other = "a gRPC server, but no" if found is None else f"the {found.name}, not the"
     return AgentError(
@@ -57,7 +57,7 @@ def not_this_service(found: Service | None, address: str, asked: Service) -> Age
 
 
 def _is_served(channel: grpc.Channel, service: Service, gives_up: float) -> bool:
-    """Ask for a service's health, which needs no token, by bytes: the client has no such stub."""
+    """Check a service's health, which needs no token; in raw bytes, as the client has no stub."""
     name = service.full_name.encode()
     check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
     try:

@@ -1,4 +1,4 @@
-"""Scores by name that torchmetrics makes: F1 of one logit or of several labels, and R2."""
+"""Named scores computed by torchmetrics: binary F1, multilabel F1 and R2."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from agent_service.client.model.layouts import warn_once
 from agent_service.domain.errors import AgentError
 
 IGNORED = -100
-"""What a label below 0 becomes: such a label is ignored, as losses do."""
+"""Replaces labels below 0, which are ignored, as losses do."""
 
 
 def check_installed(name: str) -> None:
-    """Load torchmetrics, which takes a second or two: not in the first report.
+    """Import torchmetrics now, which takes a second or two, rather than in the first report.
 
     Raises:
         AgentError: it is not installed.
@@ -48,7 +48,7 @@ def _r2(_predictions: Tensor) -> Any:
     from torchmetrics.regression import R2Score
 
     class R2FromZero(R2Score):
-        """R2, where worse than the mean of the targets counts as 0: R2 has no lower bound."""
+        """R2 clipped at 0, since it has no lower bound."""
 
         def compute(self) -> Tensor:
             if self.total < 2:
@@ -75,7 +75,7 @@ def _whole(labels: Tensor) -> Tensor:
 def _targets(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if predictions.numel() == targets.numel():
         predictions = predictions.reshape(targets.shape)  # [b, 1] and [b]
-    return predictions.double(), targets.double()  # sums of squares: float32 would cancel
+    return predictions.double(), targets.double()  # sums of squares would cancel in float32
 
 
 NAMED: dict[
@@ -85,4 +85,4 @@ NAMED: dict[
     "multilabel-f1": (_multilabel_f1, _each),
     "r2": (_r2, _targets),
 }
-"""Of each name, what makes its metric, and what prepares a batch for it."""
+"""By name: a factory of the metric, and a function that prepares a batch for it."""
