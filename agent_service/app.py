@@ -28,7 +28,6 @@ from agent_service.lifeline import end_with_parent
 from agent_service.metrics.decisions import Metrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rpc.servicer import AgentServicer
-from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.leases import watching_leases
@@ -53,26 +52,14 @@ ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "I
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
-def make_server(
-    store: Store,
-    steering: Steering,
-    *,
-    registry: CollectorRegistry,
-    config: ServingConfig | None = None,
-    capacity: Capacity = DEFAULT_CAPACITY,
-) -> Server:
-    """Return an agent server, not yet started; the store stays the caller's."""
-    server = _empty_server(registry, config or ServingConfig(), capacity)
-    _add_agent(server, store, steering, capacity)
-    return server
-
-
-def _empty_server(registry: CollectorRegistry, config: ServingConfig, capacity: Capacity) -> Server:
+def make_server(registry: CollectorRegistry, config: ServingConfig, capacity: Capacity) -> Server:
+    """Return a server, not yet started, to which `add_agent` adds the agent."""
     limits = asdict(capacity)
     return Server(registry=registry, services=[SERVICE], config=config, limits=limits)
 
 
-def _add_agent(server: Server, store: Store, steering: Steering, capacity: Capacity) -> None:
+def add_agent(server: Server, store: Store, steering: Steering, capacity: Capacity) -> None:
+    """Have a server serve the agent; the store stays the caller's."""
     catalog = Catalog(store, capacity=capacity)
     servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
     server.add(
@@ -99,7 +86,7 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     registry = process_registry()
     metrics = Metrics(registry)
-    server = _empty_server(registry, config.serving, config.capacity)  # or no store is made
+    server = make_server(registry, config.serving, config.capacity)  # or no store is made
     with (
         SqlStore(
             config.store,
@@ -116,7 +103,7 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         if store.folder is not None:
             registry.register(DiskCollector("agent", store.folder))
         steering = Steering(store, metrics=metrics, capacity=config.capacity)
-        _add_agent(server, store, steering, config.capacity)
+        add_agent(server, store, steering, config.capacity)
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
         # Each call leaves a cycle of gRPC's own, five objects. Collected little by little they hold

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.app import make_server
+from agent_service.app import add_agent, make_server
 from agent_service.domain.store import Durability
 from agent_service.metrics.decisions import Metrics
 from agent_service.metrics.stored import StoreCollector
@@ -25,7 +25,6 @@ from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.steering import Steering
 from agent_service.serving.config import ServingConfig
-from agent_service.serving.server import Server
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
 
@@ -90,7 +89,7 @@ class ServedAgent:
         capacity: Capacity = DEFAULT_CAPACITY,
         durability: Durability = Durability.POWER,
     ) -> None:
-        self._config = config
+        self._config = config or ServingConfig()
         self._durability = durability
         self._capacity = capacity
         if isinstance(store, Path) and not store.exists():
@@ -112,13 +111,8 @@ class ServedAgent:
         ) as store:
             self.registry.register(StoreCollector(store, self.metrics))
             steering = Steering(store, metrics=self.metrics, capacity=self._capacity)
-            server: Server = make_server(
-                store,
-                steering,
-                registry=self.registry,
-                config=self._config,
-                capacity=self._capacity,
-            )
+            server = make_server(self.registry, self._config, self._capacity)
+            add_agent(server, store, steering, self._capacity)
             self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
             self._started.set()
             await self._stop.wait()

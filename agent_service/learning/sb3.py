@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ from agent_service.learning.snapshot import (
     VARIANCE_FLOOR,
     FloatArray,
     PolicySnapshot,
-    fold_normalization,
     parameter_shapes,
 )
 
@@ -134,25 +132,6 @@ def _end_at(model: PPO, ends: float) -> None:
             raise UpdateTimeout("it took longer than an update may")
 
     model.policy.optimizer.register_step_post_hook(check)
-
-
-def save_sb3_zip(snapshot: PolicySnapshot, spec: ControllerSpec, path: Path) -> None:
-    """Write what stable-baselines3's `PPO.load` reads; it takes raw observations.
-
-    The normalization of observations cannot travel in that file, so it is folded into the first
-    layers, exactly but for float32's rounding. Adam's moments belong to the unfolded weights, so
-    with normalization the optimizer starts anew.
-    """
-    arrays = dict(snapshot.arrays)
-    if "observation.mean" in arrays:
-        for hidden, head in (("policy_net", "action_net"), ("value_net", "value_net")):
-            deep = f"mlp_extractor.{hidden}.0"
-            layer = deep if f"{deep}.weight" in arrays else head
-            names = (f"{layer}.weight", f"{layer}.bias")
-            folded = fold_normalization(arrays, *(arrays[n].astype(np.float64) for n in names))
-            arrays |= {n: a.astype(np.float32) for n, a in zip(names, folded, strict=True)}
-        arrays |= {n: np.zeros_like(a) for n, a in arrays.items() if n.startswith("optimizer.")}
-    _build(spec, arrays).save(path)
 
 
 def _observe(arrays: Mapping[str, np.ndarray], observations: FloatArray) -> Arrays:

@@ -93,11 +93,11 @@ def _layers(arrays: Mapping[str, np.ndarray], hidden: str, head: str) -> Layers:
         (arrays[f"{n}.weight"].astype(np.float64), arrays[f"{n}.bias"].astype(np.float64))
         for n in names
     ]
-    layers[0] = fold_normalization(arrays, *layers[0])
+    layers[0] = _fold_normalization(arrays, *layers[0])
     return tuple(layers)
 
 
-def fold_normalization(
+def _fold_normalization(
     arrays: Mapping[str, np.ndarray], weight: FloatArray, bias: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Return a first layer that takes raw input where `weight` and `bias` take normalized input.

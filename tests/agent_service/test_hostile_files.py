@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from agent_service.client import AgentClient
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import InvalidArgument
-from agent_service.learning import sb3
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.snapshot import initial_snapshot
 from agent_service.rpc import servicer
@@ -88,9 +87,12 @@ def bomb() -> bytes:
     return file.getvalue()
 
 
-def sb3_zip(folder: Path) -> bytes:
-    sb3.save_sb3_zip(initial_snapshot(NORMALIZED), NORMALIZED, folder / "policy.zip")
-    return (folder / "policy.zip").read_bytes()
+def zipped(data: bytes) -> bytes:
+    """Return a zip with data where stable-baselines3 has a pickle."""
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("policy.pth", data)
+    return file.getvalue()
 
 
 def hostile(folder: Path) -> dict[str, bytes]:
@@ -106,7 +108,7 @@ def hostile(folder: Path) -> dict[str, bytes]:
         "a pickle": pickled,
         "a pickle as the body": with_header(HEADER, pickled),
         "a pickle as the header": with_header(pickled),
-        "a zip of stable-baselines3": sb3_zip(folder),
+        "a zip of stable-baselines3": zipped(pickled),
         "a zip bomb": bomb(),
         "billions of elements": with_array(shape=[2**31, 2**31]),
         "more elements than there are": with_array(shape=[2**63]),

@@ -125,7 +125,7 @@ def _show_counts(
     ]
     table.add_row("all", *sums)
     console.print(table)
-    console.print(_verdict(entry, findings, published == findings.counts))
+    console.print(_verdict(entry, is_as_published=published == findings.counts))
 
 
 def _count(count: int, published: int | None) -> str:
@@ -134,7 +134,7 @@ def _count(count: int, published: int | None) -> str:
     return f"{count:,}, published {published:,}"
 
 
-def _verdict(entry: Entry, findings: Findings, is_as_published: bool) -> str:
+def _verdict(entry: Entry, *, is_as_published: bool) -> str:
     if not entry.published:
         return "there are no published counts to compare with"
     if is_as_published:

@@ -151,7 +151,7 @@ def train_population(
     for number in range(1, population.rounds + 1):
         for member in members:
             trainer.submit(member.run_id, run_spec(population, member, number))
-        rounds.append(tuple(_watch(trainer, population, m, happened) for m in members))
+        rounds.append(tuple(_watch(trainer, m, happened) for m in members))
         for old in rounds[-2] if number > 1 else ():
             trainer.discard(old.member.run_id)
         if number < population.rounds:
@@ -175,12 +175,7 @@ def run_spec(population: Population, member: Member, round_: int) -> RunSpec:
     return RunSpec(training=training, keep=True, parent=member.parent)
 
 
-def _watch(
-    trainer: Trainer,
-    population: Population,
-    member: Member,
-    happened: Callable[[str, Event], None],
-) -> Trained:
+def _watch(trainer: Trainer, member: Member, happened: Callable[[str, Event], None]) -> Trained:
     """Follow a member's run to its end."""
     scores: list[float] = []
     finished: Finished | None = None

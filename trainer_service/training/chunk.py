@@ -13,11 +13,6 @@ def chunk_of(k: int, *, chunk_size: int) -> int:
     return -(-k // chunk_size)
 
 
-def place_of(k: int, *, chunk_size: int) -> int:
-    """Return the place of the k-th propagation in its chunk, from 1 to N: k - (t - 1) N."""
-    return k - (chunk_of(k, chunk_size=chunk_size) - 1) * chunk_size
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """What the training and validation of one chunk brought."""

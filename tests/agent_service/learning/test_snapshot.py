@@ -3,7 +3,6 @@
 import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import safetensors.numpy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import PPO
 
 from agent_service.controllers.observations import observation_size
 from agent_service.controllers.ppo import PPOSettings
@@ -256,21 +254,3 @@ def test_a_damaged_byte_is_refused_or_harmless(place: int, byte: int) -> None:
     sample, log_probability = snapshot.sample(np.ones(4), np.ones(1))
 
     assert np.isfinite([*sample, log_probability, snapshot.value(np.ones(4))]).all()
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("base", [LOSSES, EVERYTHING], ids=["losses", "everything"])
-def test_the_zip_for_stable_baselines3_takes_raw_observations(
-    tmp_path: Path, normalize: bool, base: PPOSettings
-) -> None:
-    """PPO.load predicts the snapshot's clipped mean; a normalization is folded in."""
-    of = spec(algorithm=replace(base, normalize_observations=normalize))
-    snapshot = trained(of)
-    sb3.save_sb3_zip(snapshot, of, tmp_path / "policy.zip")
-
-    model = PPO.load(tmp_path / "policy.zip", device="cpu")
-
-    for observation in np.random.default_rng(1).uniform(0, 3, (20, observation_size(of))):
-        predicted, _ = model.predict(observation.astype(np.float32), deterministic=True)
-        expected = np.clip(snapshot.mean(observation), -1, 1)
-        np.testing.assert_allclose(predicted, expected, atol=1e-5)
