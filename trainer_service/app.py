@@ -24,8 +24,8 @@ from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
 from trainer_service.workers.executor import Executor
-from trainer_service.workers.leftovers import temporary_folder
 from trainer_service.workers.local import LocalExecutor
+from trainer_service.workers.temporary_folder import temporary_folder
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
 
@@ -101,7 +101,7 @@ def _executor(config: TrainerConfig) -> Executor:
     if config.executor is ExecutorName.LOCAL:
         return LocalExecutor(config)
     try:
-        from trainer_service.workers.on_ray import RayExecutor
+        from trainer_service.workers.ray_executor import RayExecutor
     except ModuleNotFoundError as missing:
         extra = "pip install 'reinforced-regularization[ray]'"
         raise AgentError(f"{missing.name} is not installed; {extra}") from missing

@@ -26,7 +26,7 @@ from trainer_service.training.datasets import Images
 from trainer_service.training.folder import LocalFolder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import TrainingSpec
-from trainer_service.workers.keeper import Keeper
+from trainer_service.workers.checkpointer import Checkpointer
 
 ROUNDS = 5
 KEEPING_SECONDS = 20.0
@@ -116,20 +116,20 @@ def checkpoint_share(spec: TrainingSpec, folder: Path) -> float:
         result=None,
         created_at=0.0,
     )
-    keeper = Keeper(
+    checkpointer = Checkpointer(
         run,
         training,
         parent=None,
         folder=LocalFolder(folder),
         pace=Pace(None),
-        settle=lambda: None,
+        flush=lambda: None,
     )
-    kept, started = 0.0, time.perf_counter()
+    saving, started = 0.0, time.perf_counter()
     while time.perf_counter() < started + KEEPING_SECONDS:
         chunk = training.train_chunk(RATE)
-        kept += seconds(lambda chunk=chunk: keeper.keep_if_due(chunk, 1), CPU)
-    assert keeper.kept_chunk > 0
-    return kept / (time.perf_counter() - started)
+        saving += seconds(lambda chunk=chunk: checkpointer.save_if_due(chunk, 1), CPU)
+    assert checkpointer.saved_chunk > 0
+    return saving / (time.perf_counter() - started)
 
 
 def peak(kind: str, device: torch.device, width: float) -> float:

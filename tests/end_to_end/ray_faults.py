@@ -1,6 +1,6 @@
 """Runs on a cluster of Ray: the same as on this machine, whatever becomes of nodes and service.
 
-`make test-ray` begins with it; the suite does without Ray's own processes (`test_on_ray.py`).
+`make test-ray` begins with it; the suite does without Ray's own processes (`test_ray_executor.py`).
 """
 
 import platform

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.trainer_service.test_store import CHUNK, FINISHED
 from trainer_service.run import Planned, RunState, StateChanged, What
 from trainer_service.runs.metrics import Metrics
-from trainer_service.workers.steering import WAITS
+from trainer_service.workers.value_source import WAITS
 
 RUNNING = StateChanged(state=RunState.RUNNING)
 AWAY = StateChanged(state=RunState.RUNNING, cause=f"{WAITS}: nobody there")

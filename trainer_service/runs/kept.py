@@ -16,7 +16,7 @@ from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
 from trainer_service.training.final import Which
 from trainer_service.training.folder import Folder
-from trainer_service.workers.keeper import last_checkpoint
+from trainer_service.workers.checkpointer import last_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
 from trainer_service.runs.store import RunStore
-from trainer_service.workers.steering import WAITS
+from trainer_service.workers.value_source import WAITS
 
 
 class Metrics:

@@ -28,7 +28,7 @@ from trainer_service.training.final import Which
 from trainer_service.training.folder import open_folder
 from trainer_service.training.spec import is_stackable
 from trainer_service.workers.executor import Executor, Process
-from trainer_service.workers.following import follow
+from trainer_service.workers.supervisor import supervise
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class Runs:
         self._is_closed = True
         with self._changing:
             for process in set(self._processes.values()):
-                process.hand_back()
+                process.preempt()
         impatient = threading.Timer(self._config.grace_seconds, self._kill_all)
         impatient.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -226,7 +226,7 @@ class Runs:
             return
         process, runs = started
         before = {run.id: run for run in runs}
-        follow(
+        supervise(
             process,
             list(before),
             lambda run_id, what: self._patiently(lambda: self._record(run_id, what)),

@@ -1,4 +1,4 @@
-"""The port by which processes of runs are placed somewhere; what a run lives through is not its."""
+"""Port for placing run processes, locally or on Ray; the queue owns the runs' lifecycle."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from trainer_service.run import Run, StateChanged, What
 
 
 class Process(Protocol):
-    """A process that trains runs. One thread hears it to its end; any may ask it for something."""
+    """A process that trains runs. One thread receives its events; any thread may send requests."""
 
-    def hear(self, seconds: float) -> Sequence[tuple[str, What | None]]:
-        """Return what happened in which run, waiting for it; None where a run has left for good.
+    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+        """Wait for events and return them by run id; None means that the run has left for good.
 
         Args:
-            seconds: how long to wait at the most; empty where nothing was told for so long.
+            seconds: longest wait; the result is empty if nothing arrived by then.
         """
         ...
 
     def acknowledge(self, run_id: str) -> None:
-        """Say that what a run told is stored; it tells nothing more before that."""
+        """Confirm that a run's last event is stored; the run sends no other event before that."""
         ...
 
     def cancel(self, run_id: str) -> None:
-        """Ask it to end a run: at once where it trains alone, else at its chunk's end."""
+        """Request the end of a run: at once if it trains alone, else at the end of its chunk."""
         ...
 
-    def hand_back(self) -> None:
-        """Ask it to keep a checkpoint of each run at its chunk's end, and to end."""
+    def preempt(self) -> None:
+        """Request a checkpoint of each run at the end of its chunk, then the process's end."""
         ...
 
     def kill(self) -> None:
-        """End it at once; nothing where it has ended."""
+        """End the process at once; no-op if it has ended."""
         ...
 
-    def end(self, seconds: float) -> StateChanged:
-        """See it gone, once all of its runs have left.
+    def join(self, seconds: float) -> StateChanged:
+        """Wait for the process's end, once all its runs have left.
 
         Args:
-            seconds: after these it is killed.
+            seconds: longest wait; the process is killed after it.
 
         Returns:
-            What becomes of a run that told no end.
+            The new state of a run that did not report its end.
         """
         ...
 
 
 class Executor(Protocol):
-    """Starts processes of runs. Thread-safe; close it once they have ended."""
+    """Starts run processes. Thread-safe; close it once they have ended."""
 
     def start(self, runs: Sequence[Run], parents: Mapping[str, Run]) -> Process:
-        """Start a process, without waiting for it; where there is no room for it, it has ended.
+        """Start a process without waiting for it; if it cannot start, it counts as ended.
 
         Args:
-            runs: one, or several whose children can be stacked.
-            parents: of those that go on from another run, by their id.
+            runs: one run, or several whose children can be stacked.
+            parents: parent runs by id, of the runs that continue from another.
         """
         ...
 
     def describe(self) -> str:
-        """Return in words what runs train on."""
+        """Return a description of the hardware that runs train on."""
         ...
 
     def close(self) -> None:
-        """Let go of what processes are started with."""
+        """Release the resources that processes are started with."""
         ...

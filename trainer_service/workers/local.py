@@ -1,4 +1,4 @@
-"""Processes of runs on this machine, forked from one that has imported torch."""
+"""Run processes on this machine, forked from one that has imported torch."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from multiprocessing.context import ForkServerContext
 from agent_service.lifeline import shielding_from_interrupts
 from trainer_service.config import TrainerConfig
 from trainer_service.run import Run, RunState, StateChanged, What
-from trainer_service.workers.link import CANCEL, HAND_BACK, Listener
+from trainer_service.workers.pipe import CANCEL, PREEMPT, EventReceiver
 
-PRELOAD = ["trainer_service.workers.process"]
-"""What processes have imported when they start: torch alone takes seconds."""
+PRELOAD = ["trainer_service.workers.worker"]
+"""Modules that processes have imported when they start: torch alone takes seconds."""
 
 
 class LocalExecutor:
-    """Starts processes on this machine."""
+    """Starts run processes on this machine."""
 
     def __init__(self, config: TrainerConfig) -> None:
-        """Start nothing yet.
+        """Prepare the fork server, which starts with the first process.
 
         Args:
             config: the service's.
         """
         self._config = config
-        # The server process imports torch once; each other is forked from it.
+        # The server process imports torch once; the others are forked from it.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
 
     def start(self, runs: Sequence[Run], parents: Mapping[str, Run]) -> LocalProcess:
-        """Start a process; see `Executor`."""
+        """Start a process that trains `runs`."""
         return LocalProcess(self._context, runs, parents, self._config)
 
     def describe(self) -> str:
-        """Return the device in words; raises AgentError where it is not there."""
-        # Who only starts processes need not import torch.
+        """Return a description of the device; raises AgentError if it does not exist."""
+        # Imported here: starting processes needs no torch.
         from trainer_service.training.device import describe_device, find_device
 
         return describe_device(find_device(self._config.device))
@@ -49,7 +49,7 @@ class LocalExecutor:
 
 
 class LocalProcess:
-    """A process that trains runs on this machine; see `Process`."""
+    """A process on this machine that trains runs."""
 
     def __init__(
         self,
@@ -58,20 +58,20 @@ class LocalProcess:
         parents: Mapping[str, Run],
         config: TrainerConfig,
     ) -> None:
-        """Start it; where the machine has no room for another process, it has ended already.
+        """Start the process; if the operating system refuses, it counts as ended.
 
         Args:
             context: starts processes.
             runs: to train.
-            parents: of those that go on from another run, by their id.
+            parents: parent runs by id, of the runs that continue from another.
             config: the service's.
         """
         pipes = [context.Pipe() for _ in runs]
-        self._listeners = {
-            run.id: Listener(ours) for run, (ours, _) in zip(runs, pipes, strict=True)
+        self._receivers = {
+            run.id: EventReceiver(ours) for run, (ours, _) in zip(runs, pipes, strict=True)
         }
-        self._by_pipe = {listener.pipe: run_id for run_id, listener in self._listeners.items()}
-        """Of those that have not left."""
+        self._by_pipe = {receiver.pipe: run_id for run_id, receiver in self._receivers.items()}
+        """Run ids by pipe, of the runs that have not left."""
         self._places = {run.id: place for place, run in enumerate(runs)}
         self._cancels = context.RawArray("b", len(runs))
         theirs = [pipe for _, pipe in pipes]
@@ -81,7 +81,7 @@ class LocalProcess:
             name=runs[0].id,
         )
         self._cause = ""
-        """Why it did not start."""
+        """Why the process did not start."""
         try:
             with shielding_from_interrupts():  # the fork server, too, which starts with the first
                 self._process.start()
@@ -91,33 +91,33 @@ class LocalProcess:
         for pipe in theirs:
             pipe.close()
 
-    def hear(self, seconds: float) -> Sequence[tuple[str, What | None]]:
-        """Return what was told, by one message of each run that told something."""
-        told = []
+    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+        """Return one event of each run that sent any within `seconds`."""
+        received = []
         for pipe in wait(list(self._by_pipe), seconds):
             assert isinstance(pipe, Connection)
             run_id = self._by_pipe[pipe]
-            what = self._listeners[run_id].hear()
+            what = self._receivers[run_id].receive()
             if what is None:
                 del self._by_pipe[pipe]
-            told.append((run_id, what))
-        return told
+            received.append((run_id, what))
+        return received
 
     def acknowledge(self, run_id: str) -> None:
         """Send a receipt."""
-        self._listeners[run_id].acknowledge()
+        self._receivers[run_id].acknowledge()
 
     def cancel(self, run_id: str) -> None:
-        """Mark the run, and tell the process that one is marked."""
+        """Mark the run in the shared array, and signal the process."""
         self._cancels[self._places[run_id]] = 1
         self._signal(CANCEL)
 
-    def hand_back(self) -> None:
-        """Tell the process."""
-        self._signal(HAND_BACK)
+    def preempt(self) -> None:
+        """Signal the process."""
+        self._signal(PREEMPT)
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -126,26 +126,26 @@ class LocalProcess:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
-    def end(self, seconds: float) -> StateChanged:
-        """Wait for its end; tell a crash by the exit code."""
+    def join(self, seconds: float) -> StateChanged:
+        """Wait for the process's end; a crash is reported with its exit code."""
         if self._cause:
             return StateChanged(state=RunState.QUEUED, cause=self._cause)
         self._process.join(seconds)
-        self.kill()  # only what hangs after its last word is there still
+        self.kill()  # a process that hangs after its last event is still there
         self._process.join()
         self._is_alive = False
         exit_code = self._process.exitcode
         self._process.close()
-        if exit_code in (-CANCEL, -HAND_BACK):
-            # Before it could listen to that signal; the service knows which run it was to end.
+        if exit_code in (-CANCEL, -PREEMPT):
+            # Signalled before its handler was set; the service knows which run was cancelled.
             return StateChanged(state=RunState.QUEUED)
         hint = " (SIGKILL: perhaps the machine is out of memory)" if exit_code == -9 else ""
-        cause = f"its process ended without a word, exit code {exit_code}{hint}"
+        cause = f"its process ended unexpectedly, exit code {exit_code}{hint}"
         return StateChanged(state=RunState.QUEUED, cause=cause)
 
 
 def _train_runs(*arguments: object) -> None:
-    """Train runs in their process; who only starts processes need not import torch for it."""
-    from trainer_service.workers.process import train_runs
+    """Train runs in their process; imported here, since starting processes needs no torch."""
+    from trainer_service.workers.worker import train_runs
 
-    train_runs(*arguments)  # type: ignore[arg-type]  # as `LocalProcess` gives them
+    train_runs(*arguments)  # type: ignore[arg-type]  # as `LocalProcess` passes them

@@ -1,4 +1,4 @@
-"""Stands for Ray where workers are tested: actors in threads of the test's own process."""
+"""A fake of Ray for tests of workers: actors run in threads of the test process."""
 
 import pickle
 import threading
@@ -13,24 +13,23 @@ NODES = [{"Alive": True}, {"Alive": False}]
 
 
 class FakeRay:
-    """The calls of Ray that our workers make.
+    """The part of Ray's API that workers use.
 
-    An actor has its place once there is room. What is passed to it and back is pickled, as between
-    machines.
+    An actor is placed once `room` is set. Arguments and results are pickled, as between machines.
     """
 
     def __init__(self) -> None:
         self.room = threading.Event()
-        """Whether actors that were made have their places."""
+        """Set while actors can be placed."""
         self.room.set()
         self.actors: list[FakeActor] = []
-        """All that were made."""
+        """All actors ever created."""
         self.options: dict[str, Any] = {}
-        """Of the newest actor."""
+        """Options of the newest actor."""
         self.is_shut_down = False
 
     def init(self, _address: str, **_options: object) -> None:
-        """Be connected."""
+        """Do nothing."""
 
     def nodes(self) -> list[dict[str, bool]]:
         return NODES
@@ -58,7 +57,7 @@ class FakeRay:
 
 
 class FakeActorClass:
-    """What `ray.remote` makes of a class."""
+    """The result of `ray.remote(CLASS)`."""
 
     def __init__(self, ray: FakeRay, kind: Callable[[], Any]) -> None:
         self._ray, self._kind = ray, kind
@@ -74,7 +73,7 @@ class FakeActorClass:
 
 
 class FakeActor:
-    """An object that others call through `actor.method.remote(...)`, until it dies."""
+    """An object whose methods are called as `actor.method.remote(...)`, until it dies."""
 
     def __init__(self, room: threading.Event, held: Any, threads: int) -> None:
         self.held = held
@@ -84,7 +83,7 @@ class FakeActor:
         self._pool = ThreadPoolExecutor(threads)
 
     def die(self, reason: str = "The node died. It was killed.") -> None:
-        """Leave all that was asked of it unanswered, and whatever else is asked."""
+        """Fail all pending calls, and all later ones."""
         self.is_dead = True
         for answer in self._answers:
             with suppress(InvalidStateError):

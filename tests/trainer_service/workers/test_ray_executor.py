@@ -1,6 +1,6 @@
-"""Processes of runs on Ray's nodes: what they tell, are asked, and what becomes of lost ones.
+"""Run processes on Ray's nodes: their events, requests to them, and lost nodes.
 
-Ray is a fake, and so are the processes on its nodes. `make test-ray` does it with both real.
+Ray and the processes on its nodes are fakes; `make test-ray` uses the real ones.
 """
 
 import os
@@ -20,64 +20,64 @@ from tests.trainer_service.workers.fake_ray import FakeRay
 from trainer_service import app
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.run import Planned, Run, RunState, StateChanged, What
-from trainer_service.workers import on_ray, ray_hand, ray_places
-from trainer_service.workers.following import follow
-from trainer_service.workers.on_ray import RayExecutor, RayProcess
-from trainer_service.workers.ray_hand import MARK, Hand
+from trainer_service.workers import ray_actor, ray_executor, ray_pool
+from trainer_service.workers.ray_actor import MARK, WorkerActor
+from trainer_service.workers.ray_executor import RayExecutor, RayProcess
+from trainer_service.workers.supervisor import supervise
 
 NODE = f"(on node {platform.node()})"
 WAITS = StateChanged(state=RunState.RUNNING, cause="waits for a place on Ray: 1 CPU, 0.5 GPU")
-GOES_ON = StateChanged(state=RunState.RUNNING)
+RESUMES = StateChanged(state=RunState.RUNNING)
 
 
 class FakeProcess:
-    """On a node: tells what a test has it tell, and notes what it is asked."""
+    """A process on a node: sends the events that a test sets, and records requests."""
 
     def __init__(self) -> None:
-        self.told: list[list[tuple[str, What | None]]] = []
-        """The next hearings."""
-        self.asked: list[str] = []
+        self.events: list[list[tuple[str, What | None]]] = []
+        """Results of the next calls of `receive`."""
+        self.requests: list[str] = []
         self.is_stuck = threading.Event()
         self.goes_on = threading.Event()
-        """Ends a hearing that has nothing to tell."""
-        self.last = StateChanged(state=RunState.QUEUED, cause="ended without a word")
+        """Set to end a `receive` without events."""
+        self.last = StateChanged(state=RunState.QUEUED, cause="ended unexpectedly")
 
-    def hear(self, seconds: float) -> Sequence[tuple[str, What | None]]:
-        if not self.told:
+    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+        if not self.events:
             self.is_stuck.set()
             self.goes_on.wait(seconds)
             return []
-        return self.told.pop(0)
+        return self.events.pop(0)
 
     def acknowledge(self, run_id: str) -> None:
-        self.asked.append(f"acknowledge {run_id}")
+        self.requests.append(f"acknowledge {run_id}")
 
     def cancel(self, run_id: str) -> None:
-        self.asked.append(f"cancel {run_id}")
+        self.requests.append(f"cancel {run_id}")
 
-    def hand_back(self) -> None:
-        self.asked.append("hand back")
+    def preempt(self) -> None:
+        self.requests.append("preempt")
 
-    def end(self, seconds: float) -> StateChanged:
+    def join(self, seconds: float) -> StateChanged:
         return self.last
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRay]:
-    """A cluster with room."""
+    """A cluster with free places."""
     fake = FakeRay()
-    monkeypatch.setattr(on_ray, "ray", fake)
-    monkeypatch.setattr(ray_places, "ray", fake)
+    monkeypatch.setattr(ray_executor, "ray", fake)
+    monkeypatch.setattr(ray_pool, "ray", fake)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a node sets its number of threads
     yield fake
     for actor in fake.actors:
         actor.die()
-    fake.room.set()  # none of their threads waits any more
+    fake.room.set()  # lets their threads end
 
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> FakeProcess:
-    """The process that any node starts."""
+    """The process that every node starts."""
     process = FakeProcess()
 
     class FakeExecutor:
@@ -89,7 +89,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> FakeProcess:
             assert list(parents) == ["parent"]
             return process
 
-    monkeypatch.setattr(ray_hand, "LocalExecutor", FakeExecutor)
+    monkeypatch.setattr(ray_actor, "LocalExecutor", FakeExecutor)
     return process
 
 
@@ -127,36 +127,36 @@ def start(executor: RayExecutor) -> RayProcess:
     return executor.start([run("a"), run("b")], {"parent": run("parent")})
 
 
-def heard(process: RayProcess) -> Sequence[tuple[str, What | None]]:
-    """Hear for so long as it takes."""
-    return process.hear(60)
+def received(process: RayProcess) -> Sequence[tuple[str, What | None]]:
+    """Receive the next events."""
+    return process.receive(60)
 
 
 def ends(process: RayProcess) -> dict[str, StateChanged]:
-    """Follow a process to its end; return how each run left it."""
+    """Supervise a process to its end; return each run's last state."""
     left: dict[str, StateChanged] = {}
-    follow(process, ["a", "b"], lambda *_: None, left.__setitem__, stall_seconds=60)
+    supervise(process, ["a", "b"], lambda *_: None, left.__setitem__, stall_seconds=60)
     return left
 
 
-def test_what_a_process_tells_comes_from_its_node(
+def test_events_of_a_process_arrive_from_its_node(
     executor: RayExecutor, process: FakeProcess
 ) -> None:
-    """Each run's own; what was told by itself gets its receipt, and a failure the node's name."""
+    """By run; events of the run itself are acknowledged, and failures name the node."""
     failed = StateChanged(state=RunState.FAILED, cause="no data")
-    process.told = [
+    process.events = [
         [("a", Planned(chunks=3))],
         [("b", Planned(chunks=5)), ("a", failed)],
         [("a", None)],
         [("b", None)],
     ]
     here = start(executor)
-    first = heard(here)
+    first = received(here)
     here.acknowledge("a")
-    second = heard(here)
+    second = received(here)
     here.acknowledge("b")
-    rest = [*heard(here), *heard(here)]
-    end = here.end(60)
+    rest = [*received(here), *received(here)]
+    end = here.join(60)
 
     assert first == [("a", Planned(chunks=3))]
     assert second == [
@@ -164,64 +164,64 @@ def test_what_a_process_tells_comes_from_its_node(
         ("a", StateChanged(state=RunState.FAILED, cause=f"no data {NODE}")),
     ]
     assert rest == [("a", None), ("b", None)]
-    assert process.asked == ["acknowledge a", "acknowledge b"]
-    assert end == StateChanged(state=RunState.QUEUED, cause=f"ended without a word {NODE}")
+    assert process.requests == ["acknowledge a", "acknowledge b"]
+    assert end == StateChanged(state=RunState.QUEUED, cause=f"ended unexpectedly {NODE}")
     assert executor.describe() == "1 nodes of Ray at auto"
 
 
-def test_what_waits_for_a_place_says_so(
+def test_runs_that_wait_for_a_place_say_so(
     executor: RayExecutor, process: FakeProcess, fake: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each run, what it waits for, again and again; then that it waits no more."""
-    monkeypatch.setattr(on_ray, "WAIT_SECONDS", 0.01)
-    process.told = [[("a", Planned(chunks=3))]]
+    """Each run repeats what it waits for, and reports the end of the wait."""
+    monkeypatch.setattr(ray_executor, "WAIT_SECONDS", 0.01)
+    process.events = [[("a", Planned(chunks=3))]]
     fake.room.clear()
     here = start(executor)
-    waiting = [heard(here), heard(here)]
+    waiting = [received(here), received(here)]
     for run_id in ("a", "b"):
-        here.acknowledge(run_id)  # nobody on a node is owed a receipt for it
+        here.acknowledge(run_id)  # no run on a node waits for this receipt
     fake.room.set()
-    wait_for(lambda: heard(here) == [("a", GOES_ON), ("b", GOES_ON)])
+    wait_for(lambda: received(here) == [("a", RESUMES), ("b", RESUMES)])
 
     assert waiting == [[("a", WAITS), ("b", WAITS)]] * 2
-    assert heard(here) == [("a", Planned(chunks=3))]
-    assert process.asked == []
+    assert received(here) == [("a", Planned(chunks=3))]
+    assert process.requests == []
 
 
-def test_runs_whose_node_is_lost_go_on_elsewhere(
+def test_runs_of_a_lost_node_are_queued_again(
     executor: RayExecutor, process: FakeProcess, fake: FakeRay
 ) -> None:
-    """Also in the midst of a hearing, or before the last word; idle places are let go, too."""
+    """Also if it is lost during `receive` or before `join`; idle actors are ended, too."""
     lost = StateChanged(
         state=RunState.QUEUED, cause=f"its process on node {platform.node()} is lost: The node died"
     )
-    process.told = [[("a", None)], [("b", None)]]
+    process.events = [[("a", None)], [("b", None)]]
     here, idle = start(executor), start(executor)
     ends(idle)
 
-    def dies_in_the_midst() -> None:
+    def dies_while_receiving() -> None:
         process.is_stuck.wait(60)
         fake.actors[0].die()
 
-    threading.Thread(target=dies_in_the_midst).start()
+    threading.Thread(target=dies_while_receiving).start()
 
     assert ends(here) == {"a": lost, "b": lost}
     assert all(actor.is_dead for actor in fake.actors)
-    process.told = [[("a", None), ("b", None)]]
+    process.events = [[("a", None), ("b", None)]]
     here = start(executor)
-    heard(here)
+    received(here)
     fake.actors[-1].die()
-    assert here.end(60) == lost
+    assert here.join(60) == lost
 
 
-def test_an_actor_that_hangs_tells_nothing(
+def test_an_actor_that_hangs_sends_no_events(
     executor: RayExecutor, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the service takes its runs for stalled, as it does where a process hangs."""
-    monkeypatch.setattr(process, "hear", lambda _seconds: process.goes_on.wait(60))
-    monkeypatch.setattr(on_ray, "REPLY_SECONDS", 0.0)
+    """So the service treats its runs as stalled, as with a process that hangs."""
+    monkeypatch.setattr(process, "receive", lambda _seconds: process.goes_on.wait(60))
+    monkeypatch.setattr(ray_executor, "REPLY_SECONDS", 0.0)
 
-    assert start(executor).hear(0.2) == []
+    assert start(executor).receive(0.2) == []
     process.goes_on.set()
 
 
@@ -232,71 +232,71 @@ def test_an_actor_that_hangs_tells_nothing(
 def test_a_node_that_cannot_start_a_process_says_why(
     executor: RayExecutor, monkeypatch: pytest.MonkeyPatch, error: Exception, state: RunState
 ) -> None:
-    """A run that no other start would help fails with the reason; others go on elsewhere."""
+    """Runs fail with the reason if a restart cannot help; else they are queued again."""
 
     def refuse(*_about: object) -> None:
         raise error
 
-    monkeypatch.setattr(Hand, "start", refuse)
+    monkeypatch.setattr(WorkerActor, "start", refuse)
 
     end = StateChanged(state=state, cause=str(error))
     assert ends(start(executor)) == {"a": end, "b": end}
 
 
-def test_a_place_that_was_none_is_asked_for_again(
+def test_an_actor_that_dies_before_the_start_is_replaced(
     executor: RayExecutor, process: FakeProcess, fake: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has not begun is not lost with its node; nor is it asked for once it is killed."""
-    monkeypatch.setattr(on_ray, "WAIT_SECONDS", 0.01)
-    process.told = [[("a", Planned(chunks=3))]]
+    """Nothing is lost yet; a killed process requests no other actor."""
+    monkeypatch.setattr(ray_executor, "WAIT_SECONDS", 0.01)
+    process.events = [[("a", Planned(chunks=3))]]
     fake.room.clear()
-    here, unwanted = start(executor), start(executor)
+    here, killed = start(executor), start(executor)
     for actor in fake.actors:
         actor.die()
     fake.room.set()
-    told = heard(here)
-    heard_again = [heard(here), heard(here)]
-    unwanted.kill()
+    first = received(here)
+    received_again = [received(here), received(here)]
+    killed.kill()
 
-    assert told == [("a", WAITS), ("b", WAITS)]
-    assert heard_again == [[("a", GOES_ON), ("b", GOES_ON)], [("a", Planned(chunks=3))]]
-    assert heard(unwanted) == [("a", None), ("b", None)]
+    assert first == [("a", WAITS), ("b", WAITS)]
+    assert received_again == [[("a", RESUMES), ("b", RESUMES)], [("a", Planned(chunks=3))]]
+    assert received(killed) == [("a", None), ("b", None)]
     assert len(fake.actors) == 3
 
 
-def test_what_has_no_place_yet_ends_where_it_is_asked_to(
+def test_a_process_without_a_place_ends_when_cancelled_or_preempted(
     executor: RayExecutor, process: FakeProcess, fake: FakeRay
 ) -> None:
-    """Cancelled or handed back it is killed; one that has begun is asked there."""
+    """It is killed; a started process receives the request."""
     fake.room.clear()
     start(executor).cancel("a")
-    start(executor).hand_back()
+    start(executor).preempt()
     assert [actor.is_dead for actor in fake.actors] == [True, True]
 
     fake.room.set()
-    process.told = [[("a", Planned(chunks=3))]]
+    process.events = [[("a", Planned(chunks=3))]]
     here = start(executor)
-    heard(here)
+    received(here)
     here.cancel("a")
-    here.hand_back()
-    wait_for(lambda: sorted(process.asked) == ["cancel a", "hand back"])
+    here.preempt()
+    wait_for(lambda: sorted(process.requests) == ["cancel a", "preempt"])
     here.kill()
     assert fake.actors[-1].is_dead
 
 
-def test_a_place_is_held_for_the_next_process_for_a_while(
+def test_an_actor_is_kept_for_the_next_process_for_a_while(
     executor: RayExecutor, process: FakeProcess, fake: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one starts there at once; where none comes, the place is free for others."""
+    """The next process starts there at once; without one, the actor ends."""
 
     def train() -> None:
-        process.told = [[("a", None), ("b", None)]]
+        process.events = [[("a", None), ("b", None)]]
         here = start(executor)
-        heard(here)
-        here.end(60)
+        received(here)
+        here.join(60)
 
     train()
-    monkeypatch.setattr(ray_places, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(ray_pool, "IDLE_SECONDS", 0.01)
     train()
 
     (actor,) = fake.actors
@@ -306,32 +306,30 @@ def test_a_place_is_held_for_the_next_process_for_a_while(
     assert len(fake.actors) == 2
 
 
-def test_a_node_that_is_not_as_the_service_is_refused(tmp_path: Path) -> None:
-    """Another version, or a folder of checkpoints that is not the service's, in words."""
+def test_a_node_that_differs_from_the_service_is_refused(tmp_path: Path) -> None:
+    """Another version, or a checkpoint folder that is not the service's."""
     config = TrainerConfig(runs=tmp_path / "trainer.db")
-    hand = Hand()
+    actor = WorkerActor()
     with pytest.raises(FailedPrecondition, match=r"has version .*, and the service 0\.0; install"):
-        hand.start("0.0", b"mark", [], {}, config)
+        actor.start("0.0", b"mark", [], {}, config)
     with pytest.raises(FailedPrecondition, match=r"does not see .*; give the service a --storage"):
-        hand.start(__version__, b"mark", [], {}, config)
+        actor.start(__version__, b"mark", [], {}, config)
     mark = tmp_path / "trainer.db.checkpoints" / MARK
     mark.parent.mkdir()
     mark.write_bytes(b"other")
     with pytest.raises(FailedPrecondition, match="does not see"):
-        hand.start(__version__, b"mark", [], {}, config)
+        actor.start(__version__, b"mark", [], {}, config)
 
 
-def test_who_cannot_reach_ray_says_so_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a cluster, and without the extra."""
+def test_an_unreachable_ray_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cluster, or without the extra."""
     config = TrainerConfig(
         runs=tmp_path / "trainer.db", executor=ExecutorName.RAY, address="127.0.0.1:9"
     )
     with pytest.raises(AgentError, match=r"no Ray cluster at 127\.0\.0\.1:9: "):
         RayExecutor(config)
     monkeypatch.setitem(sys.modules, "ray", None)
-    for module in ("on_ray", "ray_places"):
+    for module in ("ray_executor", "ray_pool"):
         monkeypatch.delitem(sys.modules, f"trainer_service.workers.{module}")
     with pytest.raises(AgentError, match=r"pip install 'reinforced-regularization\[ray\]'"):
         app._executor(config)

@@ -1,4 +1,4 @@
-"""What becomes of a process of runs: what it tells is passed on, until each run has left it."""
+"""Supervises a process of runs: forwards its events until every run has left it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trainer_service.run import RunState, StateChanged, What
 from trainer_service.workers.executor import Process
 
 
-def follow(
+def supervise(
     process: Process,
     run_ids: Sequence[str],
     happened: Callable[[str, What], None],
@@ -16,18 +16,18 @@ def follow(
     *,
     stall_seconds: float,
 ) -> None:
-    """Pass on what happens until the process is gone.
+    """Forward events until the process is gone.
 
     Args:
-        process: which nobody else follows.
-        run_ids: of the runs that it trains.
-        happened: told what happens in a run.
-        left: told, once a run, the state that the process left it in: QUEUED where it should
-            go on, with the cause if something is wrong.
-        stall_seconds: a process that tells nothing for so long is killed.
+        process: not supervised by anybody else.
+        run_ids: the runs that it trains.
+        happened: called with each event of a run.
+        left: called once per run with its last state: QUEUED if it should continue, with a cause
+            if something is wrong.
+        stall_seconds: a process that is silent for this long is killed.
     """
-    silent, is_stalled = _hear_all(process, run_ids, happened, left, stall_seconds)
-    end = process.end(stall_seconds)
+    silent, is_stalled = _receive_all(process, run_ids, happened, left, stall_seconds)
+    end = process.join(stall_seconds)
     if is_stalled:
         cause = f"it made no progress for {stall_seconds:g} s"
         end = StateChanged(state=RunState.QUEUED, cause=cause)
@@ -35,24 +35,28 @@ def follow(
         left(run_id, end)
 
 
-def _hear_all(
+def _receive_all(
     process: Process,
     run_ids: Sequence[str],
     happened: Callable[[str, What], None],
     left: Callable[[str, StateChanged], None],
     stall_seconds: float,
 ) -> tuple[Sequence[str], bool]:
-    """Hear until all have left; return who told no end, and whether the process was killed."""
+    """Receive until all runs have left.
+
+    Returns:
+        The runs that did not report their end, and whether the process was killed.
+    """
     training = set(run_ids)
     ends: dict[str, StateChanged] = {}
     silent: list[str] = []
     is_stalled = False
     while training:
-        told = process.hear(stall_seconds)
-        if not told:
+        received = process.receive(stall_seconds)
+        if not received:
             is_stalled = True
             process.kill()
-        for run_id, what in told:
+        for run_id, what in received:
             if what is None:
                 training.discard(run_id)
                 if run_id in ends:

@@ -1,7 +1,6 @@
-"""What holds a process of runs on a node of Ray's cluster: an actor, in words of its own.
+"""The Ray actor that hosts one training process on a node; imports no torch, and no Ray.
 
-It starts the process as the service would on its own machine, and passes on what that tells and is
-asked. It imports no torch, and no Ray.
+It starts the process as the service would on its own machine, and relays events and requests.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from trainer_service.training.folder import open_folder
 from trainer_service.workers.local import LocalExecutor, LocalProcess
 
 MARK = "shared"
-"""The file of the checkpoints' folder by which a node sees that it is the service's."""
+"""File in the checkpoint folder by which a node recognizes the service's own folder."""
 
 
-class Hand:
-    """Holds one process at a time; while one thread hears it, others may ask it for something."""
+class WorkerActor:
+    """Hosts one process at a time; while one thread receives events, others may send requests."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
-        self._process: LocalProcess | None = None
+        """Host no process yet."""
+        self._started: LocalProcess | None = None
 
-    def place(self) -> None:
-        """Do nothing; an answer says that Ray has found a place."""
+    def ready(self) -> None:
+        """Do nothing; a reply shows that Ray has placed this actor."""
 
     def start(
         self,
@@ -44,13 +43,13 @@ class Hand:
 
         Args:
             version: the service's, which must be this node's.
-            mark: what is in the file MARK.
+            mark: content of the file MARK.
             runs: to train.
-            parents: of those that go on from another run, by their id.
+            parents: parent runs by id, of the runs that continue from another.
             config: the service's.
 
         Raises:
-            FailedPrecondition: this node cannot train them as the service's own would.
+            FailedPrecondition: this node has another version, or does not see the checkpoints.
         """
         node = platform.node()
         if version != __version__:
@@ -60,35 +59,35 @@ class Hand:
             )
         _check_shared(node, mark, config.checkpoints)
         set_threads(os.environ, threads=config.threads, parallel=1)
-        self._process = LocalExecutor(config).start(runs, parents)
+        self._started = LocalExecutor(config).start(runs, parents)
         return node
 
-    def hear(self, receipts: Sequence[str], seconds: float) -> Sequence[tuple[str, What | None]]:
-        """Pass on receipts by run, then what the process tells; see `Process`."""
+    def receive(self, receipts: Sequence[str], seconds: float) -> Sequence[tuple[str, What | None]]:
+        """Deliver receipts by run id, then return events as `Process.receive` does."""
         for run_id in receipts:
-            self._held.acknowledge(run_id)
-        return self._held.hear(seconds)
+            self._process.acknowledge(run_id)
+        return self._process.receive(seconds)
 
     def cancel(self, run_id: str) -> None:
-        """Ask the process to end a run."""
-        self._held.cancel(run_id)
+        """Cancel a run."""
+        self._process.cancel(run_id)
 
-    def hand_back(self) -> None:
-        """Ask the process to hand its runs back."""
-        self._held.hand_back()
+    def preempt(self) -> None:
+        """Preempt the process."""
+        self._process.preempt()
 
-    def end(self, seconds: float) -> StateChanged:
-        """See the process gone."""
-        return self._held.end(seconds)
+    def join(self, seconds: float) -> StateChanged:
+        """Wait for the process's end."""
+        return self._process.join(seconds)
 
     @property
-    def _held(self) -> LocalProcess:
-        assert self._process is not None, "started first"
-        return self._process
+    def _process(self) -> LocalProcess:
+        assert self._started is not None, "started first"
+        return self._started
 
 
 def _check_shared(node: str, mark: bytes, place: str) -> None:
-    """Raise FailedPrecondition where a place is not the service's, with a service's mark."""
+    """Raise FailedPrecondition if the checkpoint folder does not carry the service's mark."""
     try:
         with open_folder(place).read(MARK) as file:
             is_shared = file.read() == mark

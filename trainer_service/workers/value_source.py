@@ -1,4 +1,4 @@
-"""Who decides the values that a run's chunks train under: nobody, or the agent service."""
+"""Sources of the hyperparameter values of a run's chunks: fixed, or the agent service."""
 
 from __future__ import annotations
 
@@ -20,70 +20,70 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAITS = "waits for the agent"
-"""How the cause begins of a run that waits."""
+"""Prefix of a run's cause while it waits for the agent."""
 ATTEMPT_SECONDS = 2.0
-"""For how long the agent is tried before the run says that it waits, and looks for signals."""
+"""How long one call is tried before the run reports that it waits, and checks for signals."""
 
 
-class Steering(Protocol):
-    """Who decides the values of the next chunk."""
+class ValueSource(Protocol):
+    """Decides the values of each chunk."""
 
     values: Mapping[str, float]
-    """What the next chunk runs under."""
+    """Values of the next chunk by hyperparameter."""
     policy_version: int
-    """That decided them; 0 without a policy."""
+    """Version of the policy that decided them; 0 without a policy."""
 
     def report(self, chunk: Chunk) -> None:
-        """Tell a chunk, or one that was told before again, and take the values for the next."""
+        """Report a chunk and update the values for the next; repeating a report is harmless."""
         ...
 
     def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Tell the end."""
+        """Report the end of the run."""
         ...
 
     def give_up(self, outcome: Outcome) -> None:
-        """Tell the end of a run that is cut, if anybody listens."""
+        """Report the end of an aborted run, without waiting for the agent."""
         ...
 
 
-class FixedSteering:
+class FixedValues:
     """The same values for the whole run."""
 
     policy_version = 0
 
     def __init__(self, values: Mapping[str, float]) -> None:
-        """Keep the values."""
+        """Use `values` for every chunk."""
         self.values = values
 
     def report(self, chunk: Chunk) -> None:
-        """Change nothing."""
+        """Do nothing."""
 
     def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
     def give_up(self, outcome: Outcome) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
-class Patience:
-    """Waits for an agent that is away: in sight of all, and not for ever."""
+class AgentRetry:
+    """Retries calls while the agent is unavailable, up to a limit, and reports the wait."""
 
     def __init__(
-        self, seconds: float, *, tell: Callable[[str], None], check: Callable[[], None]
+        self, seconds: float, *, notify: Callable[[str], None], check: Callable[[], None]
     ) -> None:
-        """Wait as this says.
+        """Configure the retries.
 
         Args:
             seconds: how long one call may wait.
-            tell: told each time why the run waits, and an empty text once it waits no more.
-            check: raises where this process should do something else.
+            notify: called after each failed attempt with the cause, and with "" after the wait.
+            check: called after each failed attempt; may raise to abort the wait.
         """
         self._seconds = seconds
-        self._tell = tell
+        self._notify = notify
         self._check = check
 
     def call(self, ask: Callable[[], T]) -> T:
-        """Return what the agent answers; raises Unavailable where it was away for too long."""
+        """Return the result of `ask`; raises Unavailable once the limit is exceeded."""
         gives_up = time.monotonic() + self._seconds
         is_waiting = False
         while True:
@@ -93,29 +93,29 @@ class Patience:
             except Unavailable as error:
                 if time.monotonic() > gives_up:
                     raise
-                self._tell(f"{WAITS}: {error}")
+                self._notify(f"{WAITS}: {error}")
                 is_waiting = True
                 self._check()
         if is_waiting:
-            self._tell("")
+            self._notify("")
         return answer
 
 
-class AgentSteering:
-    """The agent service decides."""
+class AgentValues:
+    """Values decided by the agent service."""
 
-    def __init__(self, start: Callable[[], AgentRun], patience: Patience, *, first: int) -> None:
-        """Start the run there, or take it up where it was started before.
+    def __init__(self, start: Callable[[], AgentRun], retry: AgentRetry, *, first: int) -> None:
+        """Start the run at the agent, or resume it if it was started before.
 
         Args:
             start: starts it.
-            patience: with an agent that is away.
+            retry: for calls to the agent.
             first: index of the run's first chunk, which is the agent's chunk 1.
         """
         self._first = first
-        self._patience = patience
-        self._run = patience.call(start)
-        # What goes on from a checkpoint reports that chunk first; all else begins at the first one.
+        self._retry = retry
+        self._run = retry.call(start)
+        # A run resumed from a checkpoint reports that chunk first; others begin at the first.
         self._run.start_again()
         self._take_action()
 
@@ -124,8 +124,8 @@ class AgentSteering:
         self.policy_version = int(self._run.action.policy_version)
 
     def report(self, chunk: Chunk) -> None:
-        """Report the chunk, and take the values that the agent decides."""
-        self._patience.call(
+        """Report the chunk and apply the next action."""
+        self._retry.call(
             lambda: self._run.report_chunk(
                 chunk.losses,
                 training_score=chunk.training_score,
@@ -137,42 +137,41 @@ class AgentSteering:
 
     def finish(self, outcome: Outcome, score: float | None) -> None:
         """Finish the run at the agent."""
-        self._patience.call(lambda: self._run.finish(outcome, final_score=score))
+        self._retry.call(lambda: self._run.finish(outcome, final_score=score))
 
     def give_up(self, outcome: Outcome) -> None:
-        """Tell the end once; where the agent is away, its lease ends the run there."""
+        """Report the end once; if the agent is unavailable, its lease ends the run there."""
         try:
             self._run.finish(outcome)
         except AgentError as error:
-            log.warning("the agent was not told that the run is %s: %s", outcome, error)
+            log.warning("cannot report to the agent that the run is %s: %s", outcome, error)
 
 
-def make_steering(
-    agent: AgentClient, run_id: str, spec: RunSpec, patience: Patience, *, chunks: range
-) -> Steering:
-    """Return who decides for a run; its id is the same at the agent.
+def make_value_source(
+    agent: AgentClient, run_id: str, spec: RunSpec, retry: AgentRetry, *, chunks: range
+) -> ValueSource:
+    """Return the value source of a run.
 
     Args:
-        agent: the agent service.
-        run_id: the run.
-        spec: what decides the run.
-        patience: with an agent that is away.
-        chunks: indices of those that the run plans. At the agent it is a run of its own, whose
-            chunks count from 1.
+        agent: client of the agent service.
+        run_id: the run's id, the same at the agent.
+        spec: the run's.
+        retry: for calls to the agent.
+        chunks: planned chunk indices. The agent counts them from 1.
     """
     if not spec.controller:
-        return FixedSteering(fixed_values(spec.training))
+        return FixedValues(fixed_values(spec.training))
     labels = {"method": spec.training.method.value, "seed": str(spec.training.seed)}
-    return AgentSteering(
+    return AgentValues(
         lambda: agent.run(
             spec.controller,
             run_id=run_id,
             mode=spec.mode,
             labels=labels,
             planned_chunks=len(chunks),
-            when_away=None,  # the patience above is this service's own
+            when_away=None,  # AgentRetry does that here
             is_repeated=True,
         ),
-        patience,
+        retry,
         first=chunks.start,
     )

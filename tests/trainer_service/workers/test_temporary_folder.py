@@ -1,4 +1,4 @@
-"""Temporary folders that killed trainer services leave."""
+"""Temporary folders of killed trainer services are cleaned up."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ import pytest
 
 SERVICE = """
 from multiprocessing.util import get_temp_dir
-from trainer_service.workers.leftovers import temporary_folder
+from trainer_service.workers.temporary_folder import temporary_folder
 with temporary_folder():
     print(get_temp_dir(), flush=True)
     input()
@@ -22,7 +22,7 @@ with temporary_folder():
 
 @contextmanager
 def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Give a process that holds its temporary folder in a folder, and that."""
+    """Yield a process that holds its temporary folder inside `folder`, and that folder's path."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVICE],
         env=os.environ | {"TMPDIR": str(folder)},
@@ -35,7 +35,7 @@ def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 
 
 def test_only_folders_of_killed_services_are_removed(tmp_path: Path) -> None:
-    """Those of living ones stay, of other programs and users too, and what links name."""
+    """Folders of running services, of other programs, and targets of symbolic links stay."""
     others = tmp_path / "pymp-others"
     others.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -59,16 +59,16 @@ def test_only_folders_of_killed_services_are_removed(tmp_path: Path) -> None:
 def test_folders_of_other_users_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever may remove them."""
-    from trainer_service.workers import leftovers
+    """Even if the service has permission to remove them."""
+    from trainer_service.workers import temporary_folder
 
     with service(tmp_path) as (killed, left):
         killed.kill()
 
     with monkeypatch.context() as changed:
         changed.setattr(os, "getuid", lambda: left.stat().st_uid + 1)
-        assert not leftovers._was_left(left)
-    assert leftovers._was_left(left)
+        assert not temporary_folder._is_abandoned(left)
+    assert temporary_folder._is_abandoned(left)
 
 
 def _temporary() -> str:
@@ -77,8 +77,8 @@ def _temporary() -> str:
     return get_temp_dir()
 
 
-def test_processes_of_runs_have_the_services_folder() -> None:
-    """So nothing of theirs is left elsewhere, when they are killed with it."""
+def test_run_processes_share_the_services_folder() -> None:
+    """So nothing is left elsewhere if they are killed with it."""
     own = _temporary()
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
         assert pool.apply(_temporary) == own

@@ -1,4 +1,4 @@
-"""The temporary folder of a trainer service's processes, and those that killed services left."""
+"""The temporary folder of a trainer service's processes; cleans up those of killed services."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from trainer_service.locks import lock
 
 log = logging.getLogger(__name__)
 
-_MARK = "trainer-service.lock"
-"""Held by the service whose folder it is in, for as long as that lives."""
+_LOCK = "trainer-service.lock"
+"""Lock file in the folder, held by its service until that ends."""
 
 
 @contextmanager
 def temporary_folder() -> Iterator[None]:
-    """Hold this process's temporary folder, and remove those of services that were killed.
+    """Lock this process's temporary folder, and remove the folders of killed services.
 
-    It is multiprocessing's: the processes of runs, and those that they start, use it too.
+    The folder is multiprocessing's; run processes and their children use it too.
     """
     own = Path(get_temp_dir())
-    with (own / f"{_MARK}.new").open("xb") as file:
+    with (own / f"{_LOCK}.new").open("xb") as file:
         lock(file)
-        Path(file.name).rename(own / _MARK)  # held already: nobody finds it free
+        Path(file.name).rename(own / _LOCK)  # already locked: nobody can find it unlocked
         for folder in own.parent.glob("pymp-*"):
-            if folder != own and _was_left(folder):
+            if folder != own and _is_abandoned(folder):
                 log.info("%s is removed: its trainer service was killed", folder)
                 shutil.rmtree(folder, ignore_errors=True)
         yield
 
 
-def _was_left(folder: Path) -> bool:
-    """Whether a folder is of a trainer service of this user that is no more."""
+def _is_abandoned(folder: Path) -> bool:
+    """Whether a folder belonged to a trainer service of this user that has ended."""
     try:
         if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
             return False
-        with (folder / _MARK).open("r+b") as file:
+        with (folder / _LOCK).open("r+b") as file:
             return lock(file)
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""The process that trains runs together: chunk by chunk, until each of them has left."""
+"""The main function of a worker process: trains its runs chunk by chunk until all have left."""
 
 from __future__ import annotations
 
@@ -22,47 +22,53 @@ from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images, load_images
 from trainer_service.training.datasets.memory import Memory
 from trainer_service.training.lockstep import Lockstep
-from trainer_service.workers.link import CANCEL, HAND_BACK, Teller
-from trainer_service.workers.member import Cancelled, HandedBack, Member, StackFailed, Workplace
-from trainer_service.workers.steering import ATTEMPT_SECONDS
+from trainer_service.workers.pipe import CANCEL, PREEMPT, EventSender
+from trainer_service.workers.run_trainer import (
+    Cancelled,
+    Preempted,
+    RunTrainer,
+    StackFailed,
+    WorkerContext,
+)
+from trainer_service.workers.value_source import ATTEMPT_SECONDS
 
 log = logging.getLogger(__name__)
 
 Cancels = ctypes.Array[ctypes.c_byte]
-"""Shared with the service, which marks the runs that are to end."""
+"""Array shared with the service, which marks the runs to cancel."""
 
 
 class _Signals:
-    """Listens to what the service asks.
+    """Handles the service's signals.
 
-    A run that trains alone ends where it stands: `Cancelled` is raised there, once. An exception
-    that a signal raises is lost where Python cannot pass it on, as while an object is finalized. So
-    the mark stays, and is asked for before each chunk. Runs that train together end at a chunk's
-    end, since one of them cannot leave a step.
+    A run that trains alone is interrupted: its handler raises `Cancelled`, once. Python drops an
+    exception raised by a signal handler in some places, as while an object is finalized, so the
+    mark stays and is checked before each chunk. Stacked runs end at the end of a chunk, since one
+    of them cannot leave in the middle of a step.
     """
 
     def __init__(self, cancels: Cancels) -> None:
-        """Listen from now on."""
+        """Install the handlers."""
         self._cancels = cancels
         self._has_raised = False
-        self._is_handed_back = False
+        self._is_preempted = False
         signal.signal(CANCEL, self._cancel)
-        signal.signal(HAND_BACK, self._hand_back)
+        signal.signal(PREEMPT, self._preempt)
 
     def _cancel(self, _number: int, _frame: object) -> None:
         if len(self._cancels) == 1 and not self._has_raised:
             self._has_raised = True
             raise Cancelled
 
-    def _hand_back(self, _number: int, _frame: object) -> None:
-        self._is_handed_back = True
+    def _preempt(self, _number: int, _frame: object) -> None:
+        self._is_preempted = True
 
     def check(self, place: int) -> None:
-        """Raise what the service asked of a run; only where a checkpoint may be made."""
+        """Raise Cancelled or Preempted if asked for; call only where a checkpoint can be saved."""
         if self._cancels[place]:
             raise Cancelled
-        if self._is_handed_back:
-            raise HandedBack
+        if self._is_preempted:
+            raise Preempted
 
 
 def train_runs(
@@ -72,14 +78,14 @@ def train_runs(
     pipes: Sequence[Connection],
     cancels: Cancels,
 ) -> None:
-    """Train runs, as the main function of their process.
+    """Train runs until all have left.
 
     Args:
-        runs: one, or several whose children can be stacked.
-        parents: of those that go on from another run, by their id.
+        runs: one run, or several whose children can be stacked.
+        parents: parent runs by id, of the runs that continue from another.
         config: the service's.
-        pipes: one a run, for all that happens in it.
-        cancels: one mark a run.
+        pipes: one per run, for its events.
+        cancels: one mark per run.
     """
     end_with_parent()
     others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
@@ -94,10 +100,10 @@ def train_runs(
 
         @cache
         def images() -> Images:
-            # Those of all: runs that train together have one data set.
+            # Stacked runs share one data set.
             return load_images(runs[0].spec.training, config.data, Memory(config.data_memory))
 
-        workplace = Workplace(
+        context = WorkerContext(
             config=config,
             agent=agent,
             images=images,
@@ -105,17 +111,17 @@ def train_runs(
             together=len(runs),
         )
         signals = _Signals(cancels)
-        workplace.members.extend(
-            Member(
+        context.trainers.extend(
+            RunTrainer(
                 run,
-                Teller(pipe),
-                workplace,
+                EventSender(pipe),
+                context,
                 parent=parents.get(run.id),
                 check=partial(signals.check, place),
             )
             for place, (run, pipe) in enumerate(zip(runs, pipes, strict=True))
         )
-        _train(workplace.members)
+        _train(context.trainers)
 
 
 def _client(config: TrainerConfig) -> AgentClient:
@@ -126,45 +132,45 @@ def _client(config: TrainerConfig) -> AgentClient:
     )
 
 
-def _train(members: list[Member]) -> None:
-    """Train all members until each has left the list."""
+def _train(trainers: list[RunTrainer]) -> None:
+    """Train all runs; each is removed from the list when it leaves."""
     lockstep = Lockstep()
-    while members:
+    while trainers:
         try:
-            for member in members:
-                member.prepare()
-            members[:] = [member for member in members if not member.has_left]
-            _train_chunk(_least_trained(members), lockstep)
+            for trainer in trainers:
+                trainer.prepare()
+            trainers[:] = [trainer for trainer in trainers if not trainer.has_left]
+            _train_chunk(_least_trained(trainers), lockstep)
         except Cancelled:
-            continue  # raised outside of the run that it is for, which is marked still
+            continue  # raised outside its run, which is still marked
 
 
-def _least_trained(members: Sequence[Member]) -> Sequence[Member]:
-    """Return those that have trained least: the others wait until these have caught up."""
-    fewest = min((member.training.trained_chunks for member in members), default=0)
-    return [member for member in members if member.training.trained_chunks == fewest]
+def _least_trained(trainers: Sequence[RunTrainer]) -> Sequence[RunTrainer]:
+    """Return those with the fewest chunks; the others wait until these have caught up."""
+    fewest = min((trainer.training.trained_chunks for trainer in trainers), default=0)
+    return [trainer for trainer in trainers if trainer.training.trained_chunks == fewest]
 
 
-def _train_chunk(members: Sequence[Member], lockstep: Lockstep) -> None:
-    if not members:
+def _train_chunk(trainers: Sequence[RunTrainer], lockstep: Lockstep) -> None:
+    if not trainers:
         return
     try:
         results = lockstep.train_chunk(
-            [member.training for member in members], [member.values for member in members]
+            [trainer.training for trainer in trainers], [trainer.values for trainer in trainers]
         )
     except BaseException as error:
-        for member in members:
-            member.fail(_failure(error, len(members)))
+        for trainer in trainers:
+            trainer.fail(_failure(error, len(trainers)))
         return
-    # Each takes its result before any tells it: while one waits for the agent, others may leave.
-    for member, result in zip(members, results, strict=True):
-        member.take(result)
-    for member in members:
-        member.tell()
+    # All accept first: while one waits for the agent as it publishes, others may leave.
+    for trainer, result in zip(trainers, results, strict=True):
+        trainer.accept(result)
+    for trainer in trainers:
+        trainer.publish()
 
 
 def _failure(error: BaseException, children: int) -> BaseException:
-    """Return what an error means to each of so many children, which one of them may have caused."""
+    """Return the error to raise in each run; with stacked children, any may have caused it."""
     if children == 1 or not isinstance(error, Exception):
         return error
     log.error("the chunk of %d stacked children failed", children, exc_info=error)
