@@ -17,10 +17,10 @@ from agent_service.serving.server import Server, metrics_page, process_registry,
 from agent_service.serving.tracing import tracing
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.rpc.servicer import TrainerServicer
-from trainer_service.runs.event_files import EventFiles
 from trainer_service.runs.metrics import Metrics, StoreCollector
-from trainer_service.runs.queue import Observer, Runs
+from trainer_service.runs.queue import Observer, RunQueue
 from trainer_service.runs.store import RunStore
+from trainer_service.runs.tensorboard import EventFiles
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
 from trainer_service.workers.executor import Executor
@@ -86,7 +86,7 @@ async def _serve_runs(
     with (
         tracing("trainer", config.serving.traces),
         metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
-        closing(Runs(store, config, executor, observers=observers)) as runs,
+        closing(RunQueue(store, config, executor, observers=observers)) as runs,
     ):
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))

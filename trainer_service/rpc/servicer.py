@@ -11,7 +11,7 @@ import grpc
 from agent_service.wire.paging import number_token, page_size
 from trainer_service.rpc import convert
 from trainer_service.run import RunState
-from trainer_service.runs.queue import Runs
+from trainer_service.runs.queue import RunQueue
 from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
@@ -29,7 +29,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def __init__(
         self,
-        runs: Runs,
+        runs: RunQueue,
         store: RunStore,
         *,
         device: pb.Device,

@@ -1,1 +1,1 @@
-"""The queue of runs, where they are stored, and what they leave."""
+"""The queue of runs, their store, retained checkpoints and metrics."""

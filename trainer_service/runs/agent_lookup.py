@@ -1,4 +1,4 @@
-"""Asks the agent service, as a run is submitted, whether the controller that it names is there."""
+"""Checks at submission that a run's controller exists at the agent service."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from agent_service.domain.errors import AgentError, NotFound, Unavailable, inval
 from trainer_service.config import TrainerConfig
 
 CONNECT_SECONDS = 1.0
-"""How long a submission waits for a connection to the agent."""
+"""Connection timeout of a submission."""
 ANSWER_SECONDS = 1.0
-"""How long it then waits for the answer: an agent that hangs keeps its connections."""
+"""Timeout of the reply after that: an agent that hangs still accepts connections."""
 AWAY_SECONDS = 30.0
-"""For how long an agent that was away is not asked again, so that submissions stay quick."""
+"""How long an unavailable agent is not asked again, so that submissions stay quick."""
 
 
 class AgentLookup:
-    """A connection to the agent of a trainer service's runs. Thread-safe; close it."""
+    """A connection to the agent service. Thread-safe; close it."""
 
     def __init__(self, config: TrainerConfig) -> None:
-        """Connect when first asked."""
+        """Connect on first use."""
         access = config.agent_access
         self._address = config.agent
         self._client = AgentClient(
@@ -29,13 +29,13 @@ class AgentLookup:
         self._asks_from = 0.0
 
     def check_controller(self, name: str) -> None:
-        """Check that the agent has a controller of this name.
+        """Check that the agent has a controller named `name`.
 
-        An agent that is away, or does not say, refuses nothing: the run waits for it, or fails
-        with its answer, when it begins.
+        If the agent is unavailable or answers with another error, nothing is raised: the run
+        waits for the agent, or fails, when it begins.
 
         Raises:
-            InvalidArgument: it has none.
+            InvalidArgument: the agent has no such controller.
         """
         if time.monotonic() < self._asks_from:
             return

@@ -1,4 +1,4 @@
-"""The trainer service's metrics, each declared once."""
+"""Declares the trainer service's metrics."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ from trainer_service.workers.value_source import WAITS
 
 
 class Metrics:
-    """Observes what happens in runs; thread-safe."""
+    """Updates the metrics from run events; thread-safe."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Declare the metrics in `registry`."""
         self._registry = registry
         self._chunk_seconds = self._seconds(
             "trainer_chunk_seconds",
-            "Time of a chunk's training and validation; of stacked children, of all of them.",
+            "Training and validation time of a chunk; of stacked children, of all together.",
             (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
         )
         self._agent_seconds = self._seconds(
             "trainer_agent_call_seconds",
-            "Time of a chunk's report to the agent, waiting for one that is away included.",
+            "Time of a chunk's report to the agent, including waits for an unavailable agent.",
             (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
         )
         self._images = self._counter(
-            "trainer_images_total", "Images that went through children in whole chunks.", "split"
+            "trainer_images_total", "Images processed by children, in complete chunks.", "split"
         )
         self._held = self._counter(
             "trainer_agent_held_actions_total",
-            "Times that a run held its action, and trained no further, since the agent was away.",
+            "Waits of runs that held their action because the agent was unavailable.",
         )
         self._diverged = self._counter(
-            "trainer_diverged_runs_total", "Runs that ended by a loss that is not finite."
+            "trainer_diverged_runs_total", "Runs that ended with a non-finite loss."
         )
         self._loss = self._gauge("loss", "Mean cross-entropy of its last chunk.", "split")
         self._score = self._gauge("score", "Mean score of its last chunk, from 0 to 1.", "split")
         self._hyperparameter = self._gauge(
-            "hyperparameter", "What its last chunk ran under, in its own unit.", "hyperparameter"
+            "hyperparameter",
+            "Value in its last chunk, in the hyperparameter's own unit.",
+            "hyperparameter",
         )
-        self._progress = self._gauge("progress", "Share of its chunks that it has trained.")
+        self._progress = self._gauge("progress", "Share of its planned chunks that are trained.")
         self._planned: dict[str, int] = {}
         self._holding: set[str] = set()
-        """Of runs that train, those that wait for the agent."""
+        """Running runs that wait for the agent."""
 
     def _seconds(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, text, buckets=buckets, unit="seconds", registry=self._registry)
@@ -58,12 +60,12 @@ class Metrics:
         return Counter(name, text, labels, registry=self._registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        """Return a gauge of running runs."""
+        """Return a gauge with a series per running run."""
         text = f"Of a running run: {text[0].lower()}{text[1:]}"
         return Gauge(f"trainer_run_{name}", text, ("run", *labels), registry=self._registry)
 
-    def happened(self, run_id: str, what: What) -> None:
-        """Observe one event."""
+    def observe(self, run_id: str, what: What) -> None:
+        """Update the metrics for one event of a run."""
         match what:
             case Planned(chunks=chunks):
                 self._planned[run_id] = chunks
@@ -77,7 +79,7 @@ class Metrics:
                 self._forget(run_id)
 
     def _hold(self, run_id: str, *, is_waiting: bool) -> None:
-        """Count the begin of a wait; before its plan is told, a run has no action to hold."""
+        """Count the start of a wait; before Planned, a run has no action to hold."""
         if not is_waiting:
             self._holding.discard(run_id)
         elif run_id in self._planned and run_id not in self._holding:
@@ -101,7 +103,7 @@ class Metrics:
         self._images.labels("validation").inc(chunk.validation_images)
 
     def _forget(self, run_id: str) -> None:
-        """Remove a run's gauges, so that the page shows what trains and does not grow."""
+        """Remove a run's gauges, so that the page shows running runs only and does not grow."""
         self._planned.pop(run_id, None)
         self._holding.discard(run_id)
         for gauge in (self._loss, self._score, self._hyperparameter, self._progress):
@@ -109,30 +111,30 @@ class Metrics:
 
 
 class StoreCollector(Collector):
-    """Counts runs, and the device's memory, at each scrape."""
+    """Collects run counts and device memory at each scrape."""
 
     def __init__(self, store: RunStore, device: str) -> None:
-        """Read from `store`; `device` as torch names it."""
+        """Read from `store`; `device` is a torch device name."""
         self._store = store
         self._device = device
 
     def collect(self) -> Iterable[Metric]:
-        """Return runs by state, and the memory that is taken of the device."""
+        """Return the number of runs by state, and the memory in use on the device."""
         runs = GaugeMetricFamily("trainer_runs", "Runs by state.", labels=("state",))
         for state, count in self._store.count().items():
             runs.add_metric((state.value,), count)
         yield runs
         memory = GaugeMetricFamily(
             "trainer_device_memory_bytes",
-            "Memory taken on the device, by all processes; of cpu, the machine's.",
+            "Memory in use on the device by all processes; for cpu, on the machine.",
             labels=("device",),
             unit="bytes",
         )
-        memory.add_metric((self._device,), _memory_taken(torch.device(self._device)))
+        memory.add_metric((self._device,), _memory_used(torch.device(self._device)))
         yield memory
 
 
-def _memory_taken(device: torch.device) -> int:
+def _memory_used(device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free

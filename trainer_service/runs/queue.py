@@ -1,4 +1,4 @@
-"""The queue: runs wait, train in processes, alone or stacked with others, and end."""
+"""The run queue: starts processes for waiting runs and stores how each run ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agent_service.domain.runs import LONGEST_RUN_ID, RUN_ID
 from trainer_service.config import TrainerConfig
 from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
 from trainer_service.runs.agent_lookup import AgentLookup
-from trainer_service.runs.kept import Kept
+from trainer_service.runs.retention import Retention
 from trainer_service.runs.store import RunStore
 from trainer_service.training.final import Which
 from trainer_service.training.folder import open_folder
@@ -34,26 +34,26 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STORE_PAUSE = 1.0
-"""Seconds between two tries to store what happened, where the disk is full."""
+STORE_RETRY_SECONDS = 1.0
+"""Pause between attempts to store an event while the disk is full."""
 GATHER_SECONDS = 1.0
-"""How long a new run waits for others that can be trained together with it."""
-STOPPED = "the trainer service stopped; the run goes on when that is back"
+"""How long a new run waits for others that can be stacked with it."""
+STOPPED = "the trainer service stopped; the run resumes when the service restarts"
 _ALL = 1_000_000
-"""More runs than there are."""
-KILLED = "the trainer service was killed while it trained; it goes on from its last checkpoint"
+"""A limit above any number of runs."""
+KILLED = "the trainer service was killed; the run resumes from its last checkpoint"
 
 
 class Observer(Protocol):
-    """Who is told of what happens: the metrics."""
+    """Receives every stored event."""
 
-    def happened(self, run_id: str, what: What) -> None:
-        """Something happened in a run, and is stored."""
+    def observe(self, run_id: str, what: What) -> None:
+        """Handle an event of a run."""
         ...
 
 
-class Runs:
-    """Runs of one device. Thread-safe; close it, which ends the processes."""
+class RunQueue:
+    """The runs of one device. Thread-safe; closing it ends the processes."""
 
     def __init__(
         self,
@@ -63,60 +63,60 @@ class Runs:
         *,
         observers: Sequence[Observer],
     ) -> None:
-        """Take over the store: what waited goes on waiting, and so does what trained.
+        """Requeue the store's unfinished runs and start processes for them.
 
         Args:
-            store: of this service alone; stays the caller's.
-            config: how many processes at once, and how many runs in each.
-            executor: starts them; stays the caller's.
-            observers: told of all that happens.
+            store: used by this service alone; the caller closes it.
+            config: number of processes, runs in each, and limits.
+            executor: starts processes; the caller closes it.
+            observers: receive every stored event.
         """
         self._store = store
         self._config = config
         self._observers = observers
         self._agent = AgentLookup(config)
-        self._kept = Kept(store, open_folder(config.checkpoints))
+        self._retention = Retention(store, open_folder(config.checkpoints))
         self._changing = threading.Lock()
         self._executor = executor
         self._processes: dict[str, Process] = {}
-        """By run: several that train together have one."""
+        """By run id; stacked runs share one."""
         self._cancelled: set[str] = set()
-        """Of runs that train, those that were asked to end."""
+        """Running runs that were cancelled."""
         self._fruitless: dict[str, int] = {}
-        """Starts alone that brought a run no new chunk, in a row; of runs that got nowhere last."""
+        """Consecutive starts of a run, alone, that trained no new chunk."""
         self._is_closed = False
         self._pool = ThreadPoolExecutor(config.parallel, thread_name_prefix="run")
-        self._take_over()
+        self._requeue()
 
-    def _take_over(self) -> None:
+    def _requeue(self) -> None:
         for run in self._each(RunState.RUNNING):
             self._record(run.id, StateChanged(state=RunState.QUEUED, cause=KILLED))
-        self._kept.sweep()
+        self._retention.sweep()
         for _ in self._each(RunState.QUEUED):
             self._queue()
 
     def _each(self, state: RunState, limit: int = _ALL) -> Sequence[Run]:
-        """Return the runs in a state, in the order of their submission."""
+        """Return the runs in a state, in the order of submission."""
         return self._store.list(state=state, after=0, limit=limit)
 
     def _queue(self) -> None:
-        """Look for what waits, once more."""
-        self._pool.submit(self._attend).add_done_callback(_log_fault)
+        """Schedule one more process for waiting runs."""
+        self._pool.submit(self._train_next).add_done_callback(_log_error)
 
     def submit(self, run_id: str, spec: RunSpec) -> Run:
-        """Queue a run; the same id with the same spec again answers the one that is there.
+        """Queue a run; idempotent for the same id and spec.
 
         Raises:
-            InvalidArgument: the id's form is wrong, the agent has no such controller, or the run
-                cannot go on from its parent.
+            InvalidArgument: the id is malformed, the agent has no such controller, or the run
+                cannot continue from its parent.
             AlreadyExists: the id has another spec.
-            NotFound: there is no parent of this id.
+            NotFound: there is no such parent.
             FailedPrecondition: the parent has no checkpoint.
-            ResourceExhausted: so many runs wait or train already.
-            Unavailable: it cannot be stored, or the service drains.
+            ResourceExhausted: max_runs runs wait or train already.
+            Unavailable: the store cannot be written, or the service drains.
         """
         check_name(run_id, RUN_ID, longest=LONGEST_RUN_ID, field="run_id")
-        # Before the lock, since it is a call; who submits again need not have the controller still.
+        # Outside the lock, since it is a call; a repeated submission needs no controller any more.
         if spec.controller and self._store.find(run_id) is None:
             with within("spec."):
                 check_name(spec.controller, NAME, longest=LONGEST_NAME, field="controller")
@@ -132,26 +132,28 @@ class Runs:
                         f"run {run_id!r} has another spec: {other}; choose another id"
                     )
                 return existing
-            self._check_room()
-            run = self._store.add(run_id, spec, trained_chunks=self._kept.beginning(spec))
+            self._check_capacity()
+            run = self._store.add(
+                run_id, spec, trained_chunks=self._retention.inherited_chunks(spec)
+            )
             self._queue()
         return run
 
-    def _check_room(self) -> None:
+    def _check_capacity(self) -> None:
         counts = self._store.count()
         if counts[RunState.QUEUED] + counts[RunState.RUNNING] >= self._config.max_runs:
             raise ResourceExhausted(
-                f"at most {self._config.max_runs} runs (--max-runs), and they wait or train; "
-                "submit it again when one has ended",
+                f"at most {self._config.max_runs} runs (--max-runs) may wait or train; "
+                "submit again when one has ended",
                 limit="runs",
             )
 
     def cancel(self, run_id: str) -> Run:
-        """End a run that waits or trains.
+        """Cancel a run; no-op if it has ended.
 
         Raises:
-            NotFound: there is none of this id.
-            Unavailable: it cannot be stored.
+            NotFound: there is no such run.
+            Unavailable: the store cannot be written.
         """
         with self._changing:
             run = self._found(run_id)
@@ -168,25 +170,25 @@ class Runs:
         return self._found(run_id)
 
     def weights(self, run_id: str, which: Which) -> bytes:
-        """Return the weights of a run that kept its checkpoint, as a file.
+        """Return the weights of a run that kept its checkpoint, in the format of `child_file`.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: there is no such run.
             FailedPrecondition: it has no checkpoint; the message says why.
-            Unavailable: it cannot be read now.
+            Unavailable: the checkpoints cannot be read.
         """
-        return self._kept.weights(self._found(run_id), which)
+        return self._retention.weights(self._found(run_id), which)
 
     def discard(self, run_id: str) -> Run:
-        """Remove the checkpoint that a run kept, if it is there still.
+        """Remove a run's checkpoint; no-op if there is none.
 
         Raises:
-            NotFound: there is none of this id.
-            FailedPrecondition: it has not ended.
+            NotFound: there is no such run.
+            FailedPrecondition: it has not ended, or an unfinished run continues from it.
         """
         with self._changing:
             run = self._found(run_id)
-            self._kept.discard(run)
+            self._retention.discard(run)
         return run
 
     def _found(self, run_id: str) -> Run:
@@ -196,32 +198,33 @@ class Runs:
         return run
 
     def close(self) -> None:
-        """Start nothing more, hand back what trains, and wait for that.
+        """Stop starting processes, preempt the running ones, and wait for them.
 
-        What has kept no checkpoint within the grace is killed, and goes on from an older one.
+        Processes that have not ended within `grace_seconds` are killed; their runs resume from an
+        older checkpoint.
         """
-        # Before the lock, so that who holds it and waits for room on the disk gives up.
+        # Before the lock: a thread that holds it while it waits for disk space gives up.
         self._is_closed = True
         with self._changing:
             for process in set(self._processes.values()):
                 process.preempt()
-        impatient = threading.Timer(self._config.grace_seconds, self._kill_all)
-        impatient.start()
+        killing = threading.Timer(self._config.grace_seconds, self._kill_all)
+        killing.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        impatient.cancel()
+        killing.cancel()
         self._agent.close()
 
     def _kill_all(self) -> None:
         with self._changing:
             for run_id, process in self._processes.items():
-                text = "run %s: its chunk did not end within the grace"
+                text = "run %s is killed: its chunk did not end within --grace-seconds"
                 log.warning(text, run_id, extra={"run": run_id})
                 process.kill()
 
-    def _attend(self) -> None:
-        """See a process of those through that wait first; nothing where none waits."""
+    def _train_next(self) -> None:
+        """Start a process for the oldest queued runs and supervise it; no-op if none is queued."""
         self._gather()
-        started = self._patiently(self._start)
+        started = self._with_retry(self._start)
         if started is None:
             return
         process, runs = started
@@ -229,23 +232,23 @@ class Runs:
         supervise(
             process,
             list(before),
-            lambda run_id, what: self._patiently(lambda: self._record(run_id, what)),
-            lambda run_id, end: self._patiently(
-                lambda: self._settle(before[run_id], end, is_alone=len(runs) == 1)
+            lambda run_id, what: self._with_retry(lambda: self._record(run_id, what)),
+            lambda run_id, end: self._with_retry(
+                lambda: self._store_end(before[run_id], end, is_alone=len(runs) == 1)
             ),
             stall_seconds=self._config.stall_seconds,
         )
 
     def _gather(self) -> None:
-        """Wait a moment for others where a new run could be trained with them."""
+        """Wait a moment for runs that can be stacked with the oldest queued one."""
         if self._config.together > 1 and (waiting := self._each(RunState.QUEUED, 1)):
             age = time.time() - waiting[0].created_at
             time.sleep(min(max(GATHER_SECONDS - age, 0), GATHER_SECONDS))
 
     def _start(self) -> tuple[Process, Sequence[Run]] | None:
-        """Start a process for what waits first; None where nothing waits, or may start."""
+        """Start a process for the oldest queued runs; None if the queue is empty or closed."""
         with self._changing:
-            runs = [] if self._is_closed else self._begun(self._next())
+            runs = [] if self._is_closed else self._mark_running(self._next())
             if not runs:
                 return None
             parents = {run.id: self._found(run.spec.parent) for run in runs if run.spec.parent}
@@ -254,10 +257,10 @@ class Runs:
             return process, runs
 
     def _next(self) -> Sequence[Run]:
-        """Return what waits first, and what may be trained together with it."""
+        """Return the oldest queued run, and those to stack with it."""
         together = self._config.together
         waiting = self._each(RunState.QUEUED, 1 if together == 1 else _ALL)
-        # Who got nowhere tries alone: it, or one of those that it was with, may be the cause.
+        # After a fruitless start a run trains alone: one stacked with it may be the cause.
         if not waiting or waiting[0].id in self._fruitless:
             return waiting[:1]
         first = waiting[0].spec.training
@@ -268,8 +271,8 @@ class Runs:
         ]
         return [waiting[0], *stackable][:together]
 
-    def _begun(self, runs: Sequence[Run]) -> list[Run]:
-        """Store that runs train, and return them; raises Unavailable where none can be stored."""
+    def _mark_running(self, runs: Sequence[Run]) -> list[Run]:
+        """Store that runs train; return those stored, or raise Unavailable if none was."""
         begun: list[Run] = []
         for run in runs:
             try:
@@ -277,36 +280,36 @@ class Runs:
             except Unavailable:
                 if not begun:
                     raise
-                break  # the others go on waiting
+                break  # the others stay queued
             begun.append(run)
         return begun
 
-    def _settle(self, before: Run, end: StateChanged, *, is_alone: bool) -> None:
-        """Store where a run stands that has left its process, and forget the process.
+    def _store_end(self, before: Run, end: StateChanged, *, is_alone: bool) -> None:
+        """Store the state of a run that has left its process.
 
         Args:
-            before: the run as its process started.
-            end: the state that it was left in.
-            is_alone: whether no other run trained there; what failed may else not be its fault.
+            before: the run when its process started.
+            end: the state that the process left it in.
+            is_alone: whether it was not stacked; else another run may have caused a failure.
         """
         run_id = before.id
         with self._changing:
-            # By the store's chunks: a process that only trains again what is known gets nowhere.
+            # By stored chunks: a process that only repeats known ones makes no progress.
             has_grown = self._found(run_id).trained_chunks > before.trained_chunks
             fruitless = 0 if has_grown else self._fruitless.get(run_id, 0) + is_alone
-            verdict = self._verdict(run_id, end, fruitless)
-            self._record(run_id, verdict)
+            after = self._state_after(run_id, end, fruitless)
+            self._record(run_id, after)
             del self._processes[run_id]
             self._cancelled.discard(run_id)
-            if has_grown or verdict.state.is_final:
+            if has_grown or after.state.is_final:
                 self._fruitless.pop(run_id, None)
             else:
                 self._fruitless[run_id] = fruitless
-            if verdict.state is RunState.QUEUED and not self._is_closed:
+            if after.state is RunState.QUEUED and not self._is_closed:
                 self._queue()
 
-    def _verdict(self, run_id: str, end: StateChanged, fruitless: int) -> StateChanged:
-        """Return where a run stands whose process left it so."""
+    def _state_after(self, run_id: str, end: StateChanged, fruitless: int) -> StateChanged:
+        """Return the state of a run that its process left in state `end`."""
         if end.state.is_final:
             return end
         if run_id in self._cancelled:
@@ -319,8 +322,8 @@ class Runs:
             return StateChanged(state=RunState.FAILED, cause=cause)
         return StateChanged(state=RunState.QUEUED, cause=f"{cause}; it starts again")
 
-    def _patiently(self, change: Callable[[], T]) -> T:
-        """Make a change that stores something; again and again where the disk is full."""
+    def _with_retry(self, change: Callable[[], T]) -> T:
+        """Return the result of a change of the store; retry while the disk is full."""
         while True:
             try:
                 return change()
@@ -328,22 +331,22 @@ class Runs:
                 log.error("%s", error)
                 if self._is_closed:
                     raise
-            time.sleep(STORE_PAUSE)
+            time.sleep(STORE_RETRY_SECONDS)
 
     def _record(self, run_id: str, what: What) -> None:
-        """Store what happened, and tell it; raises Unavailable where it cannot be stored."""
+        """Store an event and notify the observers; raises Unavailable if it cannot be stored."""
         if not self._store.append(run_id, what):
-            return  # it was told before
+            return  # stored before
         for observer in self._observers:
-            observer.happened(run_id, what)
+            observer.observe(run_id, what)
         if isinstance(what, StateChanged):
             fields = {"run": run_id, "state": what.state.value}
             log.info("run %s: %s %s", run_id, what.state, what.cause, extra=fields)
             if what.state.is_final:
-                self._kept.settle(self._found(run_id))
+                self._retention.clean_up(self._found(run_id))
 
 
-def _log_fault(future: Future[None]) -> None:
-    """Log what ended the care for a run, which nobody else would see."""
+def _log_error(future: Future[None]) -> None:
+    """Log an exception of a pool thread, which nobody else would see."""
     if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("a run is attended to no more", exc_info=error)
+        log.error("supervision of a process failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""Runs and their events in one SQLite file, so that what happened survives the service."""
+"""Stores runs and their events in one SQLite file."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from trainer_service.run import (
 _SPEC = TypeAdapter(RunSpec)
 _WHAT: TypeAdapter[What] = TypeAdapter(What)
 VERSION = 2
-"""Kept as SQLite's `user_version`: the first release wrote 0 there, and 1 knew no parents of runs.
+"""Stored as SQLite's `user_version`: 0 in the first release; up to 1, runs had no parents.
 
-The tables are the same in all of them.
+The tables are the same in all versions.
 """
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -60,13 +60,13 @@ INSERT INTO identity SELECT lower(hex(randomblob(8))) WHERE NOT EXISTS (SELECT *
 
 
 class RunStore:
-    """The trainer's truth, of one process at a time. Thread-safe; close it."""
+    """The runs and their events; open in one process at a time. Thread-safe; close it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, making it where there is none.
+        """Open the file, or create it.
 
         Raises:
-            AgentError: it is no store, one of a newer version, or another process has it.
+            AgentError: not a run store, one of a newer version, or open in another process.
         """
         self._lock = threading.Lock()
         self._revisions: Counter[str] = Counter()
@@ -85,30 +85,30 @@ class RunStore:
             self._opened = opened.pop_all()
 
     def _migrate(self, path: Path) -> None:
-        """Bring the store to this version."""
+        """Migrate the store to this version."""
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise AgentError(
-                f"the run store {path} has version {version}, and this service knows {VERSION}; "
-                "use the newer service, or another store"
+                f"the run store {path} has version {version}, newer than this service's {VERSION}; "
+                "upgrade the service, or use another store"
             )
         self._connection.executescript(_TABLES)
         self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     @property
     def identity(self) -> str:
-        """What no other store has: 16 hexadecimal digits."""
+        """The store's unique id: 16 hexadecimal digits."""
         identity: str = self._select("SELECT id FROM identity", ())[0]["id"]
         return identity
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._opened.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Give a transaction; raises Unavailable where it cannot be stored, and nothing is."""
+        """Run a transaction; raises Unavailable, and stores nothing, if it cannot be written."""
         with self._lock:
             try:
                 with self._connection:
@@ -118,15 +118,15 @@ class RunStore:
                 raise Unavailable(f"the run store cannot be written: {error}") from error
 
     def add(self, run_id: str, spec: RunSpec, *, trained_chunks: int = 0) -> Run:
-        """Store a new run in the queue, with its first event.
+        """Store a new queued run, with its first event.
 
         Args:
-            run_id: not in the store.
-            spec: what it is.
-            trained_chunks: where it begins.
+            run_id: not in the store yet.
+            spec: the run's.
+            trained_chunks: chunks inherited from its parent.
 
         Raises:
-            Unavailable: it cannot be stored.
+            Unavailable: the store cannot be written.
         """
         now = time.time()
         with self._writing():
@@ -147,19 +147,19 @@ class RunStore:
         return run
 
     def append(self, run_id: str, what: What) -> bool:
-        """Store what happened, and where the run stands after it, in one transaction.
+        """Store an event and the run's resulting columns, in one transaction.
 
-        Chunks and results are told again by a run that goes on from a checkpoint, and a state by
-        one that waits: each is stored once.
+        Idempotent: a run that resumes from a checkpoint repeats chunks and results, and one that
+        waits repeats its state; each is stored once.
 
         Returns:
-            Whether it is new.
+            Whether the event is new.
 
         Raises:
-            Unavailable: it cannot be stored, as on a full disk; it may be tried again.
+            Unavailable: the store cannot be written, as on a full disk; the call may be repeated.
         """
         run = self.find(run_id)
-        assert run is not None, "only of runs that were added"
+        assert run is not None, "the run was added before"
         if _is_known(run, what):
             return False
         with self._writing():
@@ -167,7 +167,7 @@ class RunStore:
         return True
 
     def _append(self, run_id: str, what: What, now: float) -> None:
-        # In the lock and before the commit: who reads the new number waits for the event, too.
+        # Under the lock, before the commit: a reader of the new number waits for the event.
         self._revisions[run_id] += 1
         self._connection.execute(
             "INSERT INTO events SELECT key, "
@@ -179,12 +179,12 @@ class RunStore:
             self._connection.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", (value, run_id))
 
     def find(self, run_id: str) -> Run | None:
-        """Return a run."""
+        """Return a run, or None."""
         found = self._select("SELECT * FROM runs WHERE id = ?", (run_id,))
         return _run(found[0]) if found else None
 
     def find_unended_child(self, run_id: str) -> str | None:
-        """Return the id of a run that waits or trains and has this one as its parent, if any."""
+        """Return the id of a queued or running run whose parent is `run_id`, or None."""
         found = self._select(
             "SELECT id FROM runs WHERE state IN (?, ?) "
             "AND json_extract(spec, '$.parent') = ? LIMIT 1",
@@ -193,7 +193,7 @@ class RunStore:
         return found[0]["id"] if found else None
 
     def list(self, *, state: RunState | None, after: int, limit: int) -> Sequence[Run]:
-        """Return runs in the order of submission, with keys above `after`."""
+        """Return up to `limit` runs with keys above `after`, in the order of submission."""
         chosen = [state] if state else list(RunState)
         marks = ", ".join("?" * len(chosen))
         rows = self._select(
@@ -209,9 +209,9 @@ class RunStore:
         return {state: counts.get(state.value, 0) for state in RunState}
 
     def revision(self, run_id: str) -> int:
-        """Return a number that grows with a run's events, without a look into the file.
+        """Return a number that grows with each event of a run, without reading the file.
 
-        Read before the run and its events, it tells a watcher when there is more to read.
+        Read it before the run and its events: a change means that there is more to read.
         """
         return self._revisions[run_id]
 
@@ -234,18 +234,18 @@ class RunStore:
 
 
 def _held(path: Path) -> IO[bytes]:
-    """Return a lock file beside a store, held until it is closed or this process ends."""
+    """Return a store's lock file, locked until it is closed or this process ends."""
     file = path.with_name(f"{path.name}.lock").open("ab")
     if not lock(file):
         file.close()
         raise AgentError(
-            f"the run store {path} is of another trainer service that runs; give each its own"
+            f"the run store {path} is in use by another trainer service; give each its own"
         )
     return file
 
 
 def _is_known(run: Run, what: What) -> bool:
-    """Whether what happened is stored already."""
+    """Whether an event is stored already."""
     match what:
         case StateChanged(state=state, cause=cause):
             return (run.state, run.cause) == (state, cause)
@@ -258,7 +258,7 @@ def _is_known(run: Run, what: What) -> bool:
 
 
 def _changes(what: What) -> dict[str, Any]:
-    """Return the columns of a run that an event changes."""
+    """Return the columns of the run that an event updates."""
     match what:
         case StateChanged():
             return {"state": what.state.value, "cause": what.cause}

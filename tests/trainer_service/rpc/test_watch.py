@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from tests.trainer_service.runs.test_store import FINISHED
 from tests.trainer_service.specs import run_spec
-from tests.trainer_service.test_store import FINISHED
 from trainer_service.rpc import convert
 from trainer_service.rpc.servicer import TrainerServicer
 from trainer_service.run import Event, Run, RunState, StateChanged
-from trainer_service.runs.queue import Runs
+from trainer_service.runs.queue import RunQueue
 from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 
@@ -60,7 +60,7 @@ class EndingStore(RunStore):
 async def watch(store: EndingStore, pause: Callable[[float], Awaitable[None]]) -> list[Event]:
     """Watch the run from its beginning to its end."""
     # The store stands in for the queue, of which the servicer asks for the run only.
-    servicer = TrainerServicer(cast(Runs, store), store, device=pb.Device(), pause=pause)
+    servicer = TrainerServicer(cast(RunQueue, store), store, device=pb.Device(), pause=pause)
     stream = servicer.WatchRun(pb.WatchRunRequest(run_id="r"), cast(Any, None))
     return [convert.event_from_message(answer.event) async for answer in stream]
 

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 
 from agent_service.controllers.schedule import Shape
-from tests.trainer_service.test_store import FINISHED
+from tests.trainer_service.runs.test_store import FINISHED
 from trainer_service.run import RunSpec
 from trainer_service.simulation.child import SimulatedChild
 from trainer_service.study.entries import (

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from tests.trainer_service.test_store import CHUNK, FINISHED
+from tests.trainer_service.runs.test_store import CHUNK, FINISHED
 from trainer_service.run import Event, Planned, RunState, StateChanged, What
 from trainer_service.study.run.progress import RunProgress
 

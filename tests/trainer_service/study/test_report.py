@@ -18,8 +18,8 @@ from matplotlib.image import imread
 
 from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import REWARDS, Definition, Reward
+from tests.trainer_service.runs.test_store import FINISHED
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
-from tests.trainer_service.test_store import FINISHED
 from trainer_service.study.report import courses
 from trainer_service.study.report.courses import _loss_limits, draw_losses
 from trainer_service.study.report.drawing import BLUE, ORANGE, legend_above, listed, png

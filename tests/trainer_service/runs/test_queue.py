@@ -1,4 +1,4 @@
-"""The queue where no process is needed to see it."""
+"""The run queue, without processes."""
 
 import threading
 from contextlib import closing
@@ -15,13 +15,13 @@ from tests.trainer_service.specs import run_spec
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.run import RunState, StateChanged
 from trainer_service.runs.agent_lookup import AgentLookup
-from trainer_service.runs.queue import Runs
+from trainer_service.runs.queue import RunQueue
 from trainer_service.runs.store import RunStore
 from trainer_service.workers.local import LocalExecutor
 
 
 def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None:
-    """Those that a kill left, unfinished ones too, or a store that is gone; what one kept stays."""
+    """Also unfinished ones, and those of unknown runs; kept ones stay."""
     config = TrainerConfig(runs=tmp_path / "trainer.db")
     checkpoints = tmp_path / "trainer.db.checkpoints"
     store = RunStore(config.runs)
@@ -33,7 +33,7 @@ def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None
         (checkpoints / name / "000000001.checkpoint").write_text("")
         (checkpoints / name / "000000002.checkpoint.4711").write_text("unfinished")
 
-    runs = Runs(store, config, LocalExecutor(config), observers=[])
+    runs = RunQueue(store, config, LocalExecutor(config), observers=[])
     left = [str(path.relative_to(checkpoints)) for path in checkpoints.rglob("*")]
     runs.close()
 
@@ -43,12 +43,12 @@ def test_checkpoints_of_runs_that_have_ended_are_removed(tmp_path: Path) -> None
     store.close()
 
 
-def test_a_run_too_many_is_refused(tmp_path: Path) -> None:
-    """So many may wait or train; those that are there are answered, and ended ones do not count."""
+def test_more_runs_than_max_runs_are_refused(tmp_path: Path) -> None:
+    """Resubmissions are answered, and ended runs do not count."""
     config = TrainerConfig(runs=tmp_path / "trainer.db", max_runs=2)
     with (
         closing(RunStore(config.runs)) as store,
-        closing(Runs(store, config, LocalExecutor(config), observers=[])) as runs,
+        closing(RunQueue(store, config, LocalExecutor(config), observers=[])) as runs,
     ):
         for name in ("ended", "one", "two"):
             store.add(name, run_spec())
@@ -65,7 +65,7 @@ def test_a_run_too_many_is_refused(tmp_path: Path) -> None:
 def test_a_submission_does_not_wait_for_an_agent_that_hangs(
     served: ServedAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes calls and answers none; for a while it is then not asked again."""
+    """It accepts calls and answers none; for a while it is not asked again."""
     goes_on, asked = threading.Event(), list[str]()
 
     def hang(_catalog: Catalog, name: str) -> None:
@@ -111,7 +111,7 @@ def test_a_submission_does_not_wait_for_an_agent_that_hangs(
         ),
     ],
 )
-def test_a_wrong_option_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
+def test_an_invalid_option_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
     """Before anything is opened."""
     with pytest.raises(InvalidArgument) as raised:
         TrainerConfig(**changes)

@@ -1,7 +1,7 @@
-"""Event files for TensorBoard: what each run's chunks brought, as curves.
+"""Writes TensorBoard event files: each run's losses, scores and hyperparameters by chunk.
 
-They are made from the run store, the truth: where a run goes on after a stop or a kill, its files
-are written anew from there, so that nothing is missing and nothing is shown twice.
+The run store is the source of truth: when a run resumes after a stop or a kill, its files are
+rewritten from the store, so that no chunk is missing or shown twice.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5
-"""How late a chunk may show."""
+"""Longest delay before a chunk is shown."""
 
 
 class EventFiles:
-    """Observes runs and writes `FOLDER/RUN/`; a run's events come from one thread."""
+    """Observes runs and writes to `FOLDER/RUN/`; one thread per run."""
 
     def __init__(self, folder: Path, store: RunStore) -> None:
-        """Write into `folder` what `store`, the caller's, holds.
+        """Write into `folder`, reading earlier events from `store`, which the caller owns.
 
         Raises:
             AgentError: TensorBoard is not installed.
         """
         try:
-            # Only here, since few ask for it and it is large.
+            # Imported here: optional, and large.
             from torch.utils.tensorboard import writer
         except ImportError as error:
             raise AgentError(f"event files need `pip install tensorboard`: {error}") from error
@@ -43,20 +43,20 @@ class EventFiles:
         self._store = store
         self._writers: dict[str, SummaryWriter] = {}
 
-    def happened(self, run_id: str, what: What) -> None:
-        """Write one event; where the disk takes none, the log says so and the run goes on."""
+    def observe(self, run_id: str, what: What) -> None:
+        """Write one event; a disk error is logged, and ends the files of this run only."""
         try:
             if isinstance(what, StateChanged) and what.state is RunState.RUNNING:
                 self._begin(run_id)
             elif run_id in self._writers:
-                self._go_on(run_id, what)
+                self._continue(run_id, what)
         except OSError as error:
             text = "no event file of run %s is written any more: %s"
             log.warning(text, run_id, error, extra={"run": run_id})
             self._writers.pop(run_id, None)
 
     def _begin(self, run_id: str) -> None:
-        """Write anew all that the store has of a run that starts to train, or goes on."""
+        """Rewrite all stored events of a run that starts, or resumes."""
         if run_id in self._writers:
             return
         folder = self._folder / run_id
@@ -66,7 +66,7 @@ class EventFiles:
         for event in self._store.events(run_id, after=0):
             self._write(run_id, event.what, event.time)
 
-    def _go_on(self, run_id: str, what: What) -> None:
+    def _continue(self, run_id: str, what: What) -> None:
         if isinstance(what, StateChanged):
             self._writers.pop(run_id).close()
         else:

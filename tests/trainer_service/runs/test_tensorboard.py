@@ -1,4 +1,4 @@
-"""Event files for TensorBoard: each chunk once, whatever ended meanwhile."""
+"""TensorBoard event files: each chunk once, across stops and kills."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.trainer_service.runs.test_store import CHUNK, FINISHED
 from tests.trainer_service.specs import run_spec
-from tests.trainer_service.test_store import CHUNK, FINISHED
 from trainer_service.run import ChunkTrained, RunState, StateChanged, What
-from trainer_service.runs.event_files import EventFiles
 from trainer_service.runs.store import RunStore
+from trainer_service.runs.tensorboard import EventFiles
 
 RUNNING = StateChanged(state=RunState.RUNNING)
 SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)
@@ -32,12 +32,12 @@ def opened(path: Path) -> Iterator[RunStore]:
         store.close()
 
 
-def tell(folder: Path, store: RunStore, *happened: What) -> None:
-    """Store and observe events, as a service does; then be gone, as it may be at any time."""
+def observe(folder: Path, store: RunStore, *events: What) -> None:
+    """Store and observe events as a service does, then close as if it were killed."""
     files = EventFiles(folder / "board", store)
-    for what in happened:
+    for what in events:
         store.append("r", what)
-        files.happened("r", what)
+        files.observe("r", what)
     for writer in files._writers.values():
         writer.close()
 
@@ -55,7 +55,7 @@ def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
     """Losses, scores and values by chunk, and the test scores at the best epoch."""
     with opened(tmp_path / "runs.db") as store:
         store.add("r", run_spec())
-        tell(tmp_path, store, RUNNING, chunk(1), chunk(2), FINISHED, SUCCEEDED)
+        observe(tmp_path, store, RUNNING, chunk(1), chunk(2), FINISHED, SUCCEEDED)
 
     assert scalars(tmp_path) == {
         "loss/train": [(1, (2.5 + 1 / 3) / 2), (2, (2.5 + 1 / 3) / 2)],
@@ -68,14 +68,14 @@ def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
     }
 
 
-def test_a_run_that_goes_on_shows_no_chunk_twice_and_lacks_none(tmp_path: Path) -> None:
-    """One chunk was shown, one only stored before a kill, and two come after it."""
+def test_a_resumed_run_shows_each_chunk_once(tmp_path: Path) -> None:
+    """One chunk was shown, one was only stored before a kill, and two follow."""
     with opened(tmp_path / "runs.db") as store:
         store.add("r", run_spec())
-        tell(tmp_path, store, RUNNING, chunk(1))
+        observe(tmp_path, store, RUNNING, chunk(1))
         store.append("r", chunk(2))
         queued = StateChanged(state=RunState.QUEUED, cause="killed")
-        tell(tmp_path, store, queued, RUNNING, chunk(3), queued, RUNNING, chunk(4))
+        observe(tmp_path, store, queued, RUNNING, chunk(3), queued, RUNNING, chunk(4))
 
     assert [step for step, _loss in scalars(tmp_path)["loss/train"]] == [1, 2, 3, 4]
 
@@ -83,10 +83,10 @@ def test_a_run_that_goes_on_shows_no_chunk_twice_and_lacks_none(tmp_path: Path) 
 def test_a_folder_that_cannot_be_written_stops_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says so, and nothing is raised."""
+    """It is logged, and nothing is raised."""
     (tmp_path / "board").write_text("a file")
     with opened(tmp_path / "runs.db") as store:
         store.add("r", run_spec())
-        tell(tmp_path, store, RUNNING, chunk(1), SUCCEEDED)
+        observe(tmp_path, store, RUNNING, chunk(1), SUCCEEDED)
 
     assert "no event file of run r" in caplog.text

@@ -1,4 +1,4 @@
-"""What runs leave behind: the last checkpoints of those that were asked to keep them."""
+"""Retains the last checkpoints of runs that were submitted with `keep`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import FailedPrecondition, NotFound, Unavailable, within
 from trainer_service.run import Run, RunSpec, RunState
-from trainer_service.runs.lineage import check_goes_on
+from trainer_service.runs.continuation import check_continues
 from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
 from trainer_service.training.final import Which
@@ -21,25 +21,25 @@ from trainer_service.workers.checkpointer import last_checkpoint
 log = logging.getLogger(__name__)
 
 
-class Kept:
-    """The checkpoints of runs that have ended. Thread-safe."""
+class Retention:
+    """Manages the checkpoints of ended runs. Thread-safe."""
 
     def __init__(self, store: RunStore, folder: Folder) -> None:
-        """Look after a folder.
+        """Manage a folder.
 
         Args:
-            store: of the runs; stays the caller's.
-            folder: of the checkpoints of all of them, a folder each.
+            store: of the runs; the caller closes it.
+            folder: holds the checkpoints of all runs, one folder per run.
         """
         self._store = store
         self._folder = folder
-        self._one_at_a_time = threading.Lock()
-        """A checkpoint in memory is four times its child: one at a time."""
+        self._loading = threading.Lock()
+        """Limits memory to one loaded checkpoint, which is four times its child."""
 
     def sweep(self) -> None:
-        """Remove what a kill left: unfinished checkpoints, and those of runs that keep none.
+        """Remove leftovers of a kill: unfinished checkpoints, and those of runs that keep none.
 
-        Only before processes are started, by who has the run store: then nobody writes here.
+        Call it before processes are started, while holding the run store: then nobody writes here.
         """
         for name in self._folder.folders():
             run = self._store.find(name)
@@ -48,62 +48,66 @@ class Kept:
             else:
                 remove_unfinished(self._folder.folder(name))
 
-    def settle(self, run: Run) -> None:
-        """Leave of a run that has just ended what it should leave."""
+    def clean_up(self, run: Run) -> None:
+        """Remove the checkpoints of an ended run, except the newest of one that keeps it."""
         if run.is_kept:
             leave_newest(self._folder.folder(run.id))
         else:
             self._folder.folder(run.id).remove_all()
 
     def discard(self, run: Run) -> None:
-        """Remove what a run left, if it is there.
+        """Remove a run's checkpoint; no-op if there is none.
 
         Raises:
-            FailedPrecondition: it has not ended, or another that has not ended goes on from it.
+            FailedPrecondition: the run has not ended, or an unfinished run continues from it.
         """
         if not run.state.is_final:
-            raise FailedPrecondition(f"run {run.id!r} is {run.state}; cancel it, or let it end")
+            raise FailedPrecondition(
+                f"run {run.id!r} is {run.state}; cancel it, or wait for its end"
+            )
         if (child := self._store.find_unended_child(run.id)) is not None:
-            text = f"run {child!r} goes on from {run.id!r}; cancel that, or let it end"
+            text = f"run {child!r} continues from {run.id!r}; cancel it, or wait for its end"
             raise FailedPrecondition(text)
         self._folder.folder(run.id).remove_all()
-        log.info("run %s: its checkpoint is discarded", run.id, extra={"run": run.id})
+        log.info("run %s: checkpoint discarded", run.id, extra={"run": run.id})
 
-    def beginning(self, spec: RunSpec) -> int:
-        """Return after how many chunks a run begins: where its parent ended.
+    def inherited_chunks(self, spec: RunSpec) -> int:
+        """Return the number of chunks that a run's parent has trained; 0 without a parent.
 
         Raises:
-            NotFound: there is no parent of this id.
-            FailedPrecondition: it has no checkpoint.
-            InvalidArgument: the run cannot go on there.
-            Unavailable: whether it has one cannot be told now.
+            NotFound: there is no such parent.
+            FailedPrecondition: the parent has no checkpoint.
+            InvalidArgument: the run cannot continue from it.
+            Unavailable: the checkpoints cannot be read.
         """
         if not spec.parent:
             return 0
         parent = self._store.find(spec.parent)
         if parent is None:
-            raise NotFound(f"no run {quoted(spec.parent)} to go on from; name one that was kept")
+            raise NotFound(
+                f"no run {quoted(spec.parent)} to continue from; name one that kept its checkpoint"
+            )
         with _reading():
             if (why := self._missing(parent)) is not None:
                 raise FailedPrecondition(f"run {parent.id!r} {why}")
         with within("spec."):
-            check_goes_on(spec.training, parent)
+            check_continues(spec.training, parent)
         return parent.trained_chunks
 
     def weights(self, run: Run, which: Which) -> bytes:
-        """Return a run's weights as a file.
+        """Return a run's weights in the format of `child_file`.
 
         Raises:
-            FailedPrecondition: there are none.
-            Unavailable: they cannot be read now.
+            FailedPrecondition: the run has no checkpoint.
+            Unavailable: the checkpoints cannot be read.
         """
-        # They import torchvision, which takes longer than all else that a service imports.
+        # Imported here: torchvision takes longer than all other imports of a service.
         from trainer_service.training.child.inputs import Inputs
         from trainer_service.training.child_file import child_file
 
-        with self._one_at_a_time, _reading():
+        with self._loading, _reading():
             content = self._content(run)
-            assert run.result is not None, "what succeeded has one"
+            assert run.result is not None, "a run that succeeded has one"
             return child_file(
                 content["training"],
                 run.result.scores,
@@ -118,16 +122,16 @@ class Kept:
             raise FailedPrecondition(f"run {run.id!r} {why}")
         content = last_checkpoint(run, self._folder)
         if content is None:
-            text = "its checkpoint is damaged; the service's log says how"
+            text = "its checkpoint is damaged; see the service's log"
             raise FailedPrecondition(f"run {run.id!r}: {text}")
         return content
 
     def _missing(self, run: Run) -> str | None:
-        """Return why there is no checkpoint of a run; None where there is one."""
+        """Return why a run has no checkpoint; None if it has one."""
         if not run.state.is_final:
-            return f"is {run.state}; what it keeps is there once it has succeeded"
+            return f"is {run.state}; its checkpoint is available once it has succeeded"
         if run.state is not RunState.SUCCEEDED:
-            return f"is {run.state}, and only one that succeeds keeps its checkpoint"
+            return f"is {run.state}; only a run that succeeds keeps its checkpoint"
         if not run.spec.keep:
             return "was not to keep its checkpoint; submit it with `keep`, by another id"
         if not run.is_kept:
@@ -139,7 +143,7 @@ class Kept:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Raise what a folder that cannot be read raises as Unavailable."""
+    """Turn an OSError into Unavailable."""
     try:
         yield
     except OSError as error:

@@ -1,11 +1,11 @@
-"""The trainer's page: what its series say of events, and that it does not grow with ended runs."""
+"""The trainer's metrics: their values after events; ended runs leave no series."""
 
 from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.trainer_service.test_store import CHUNK, FINISHED
+from tests.trainer_service.runs.test_store import CHUNK, FINISHED
 from trainer_service.run import Planned, RunState, StateChanged, What
 from trainer_service.runs.metrics import Metrics
 from trainer_service.workers.value_source import WAITS
@@ -27,13 +27,13 @@ def metrics(registry: CollectorRegistry) -> Metrics:
     return Metrics(registry)
 
 
-def tell(metrics: Metrics, *happened: What, run_id: str = "r") -> None:
-    for what in happened:
-        metrics.happened(run_id, what)
+def observe(metrics: Metrics, *events: What, run_id: str = "r") -> None:
+    for what in events:
+        metrics.observe(run_id, what)
 
 
 def test_a_runs_gauges_are_of_its_last_chunk(registry: CollectorRegistry, metrics: Metrics) -> None:
-    """Mean loss, scores, values and progress, in sight until the run ends or is queued again."""
+    """Mean loss, scores, values and progress, until the run ends or is queued again."""
 
     def shown() -> dict[tuple[str, str], float]:
         return {
@@ -45,7 +45,7 @@ def test_a_runs_gauges_are_of_its_last_chunk(registry: CollectorRegistry, metric
             if "run" in sample.labels
         }
 
-    tell(metrics, RUNNING, PLANNED, CHUNK)
+    observe(metrics, RUNNING, PLANNED, CHUNK)
     assert shown() == {
         ("trainer_run_loss", "train"): (2.5 + 1 / 3) / 2,
         ("trainer_run_loss", "validation"): 2.0,
@@ -54,37 +54,37 @@ def test_a_runs_gauges_are_of_its_last_chunk(registry: CollectorRegistry, metric
         ("trainer_run_hyperparameter", "dropout"): 0.1 + 0.2,
         ("trainer_run_progress", ""): 0.25,
     }
-    tell(metrics, QUEUED)
+    observe(metrics, QUEUED)
     assert shown() == {}
 
 
 @pytest.mark.parametrize(
-    ("happened", "held"),
+    ("events", "held"),
     [
         ([RUNNING, PLANNED, CHUNK, AWAY, RUNNING], 1),
-        # Each try tells another cause, and it is one wait.
+        # Attempts with different causes are one wait.
         ([RUNNING, PLANNED, AWAY, replace(AWAY, cause=f"{WAITS}: refused"), RUNNING], 1),
         ([RUNNING, PLANNED, AWAY, RUNNING, CHUNK, AWAY], 2),
-        # Before its start is answered a run has no action to hold.
+        # Before its start is confirmed, a run has no action to hold.
         ([RUNNING, AWAY, RUNNING, PLANNED, CHUNK], 0),
         ([RUNNING, PLANNED, replace(AWAY, cause="no checkpoint can be written"), RUNNING], 0),
         ([RUNNING, PLANNED, AWAY, QUEUED, RUNNING, AWAY, RUNNING, PLANNED], 1),
     ],
 )
 def test_held_actions_are_waits_of_runs_that_have_one(
-    registry: CollectorRegistry, metrics: Metrics, happened: list[What], held: int
+    registry: CollectorRegistry, metrics: Metrics, events: list[What], held: int
 ) -> None:
-    """Counted when the wait begins, once."""
-    tell(metrics, *happened)
+    """Each wait counts once, at its start."""
+    observe(metrics, *events)
 
     assert registry.get_sample_value("trainer_agent_held_actions_total") == held
 
 
 def test_runs_that_diverged_are_counted(registry: CollectorRegistry, metrics: Metrics) -> None:
-    """Those alone; the count is there, at 0, before the first."""
+    """Only those; the counter exists, at 0, before the first."""
     assert registry.get_sample_value("trainer_diverged_runs_total") == 0
-    tell(metrics, RUNNING, PLANNED, CHUNK, FINISHED, SUCCEEDED)
-    tell(metrics, RUNNING, PLANNED, replace(FINISHED, diverged=True), SUCCEEDED)
+    observe(metrics, RUNNING, PLANNED, CHUNK, FINISHED, SUCCEEDED)
+    observe(metrics, RUNNING, PLANNED, replace(FINISHED, diverged=True), SUCCEEDED)
 
     assert registry.get_sample_value("trainer_diverged_runs_total") == 1
 
@@ -92,13 +92,13 @@ def test_runs_that_diverged_are_counted(registry: CollectorRegistry, metrics: Me
 def test_five_thousand_runs_leave_the_page_as_small_as_before(
     registry: CollectorRegistry, metrics: Metrics
 ) -> None:
-    """To the number of series; what was counted of them stays."""
+    """In the number of series; counters keep their totals."""
 
     def live(run_id: str) -> int:
-        """Return how many series there were while it trained."""
-        tell(metrics, RUNNING, PLANNED, AWAY, CHUNK, run_id=run_id)
+        """Return the number of series while it trained."""
+        observe(metrics, RUNNING, PLANNED, AWAY, CHUNK, run_id=run_id)
         during = series() if run_id.endswith("00") else 0
-        tell(metrics, FINISHED, SUCCEEDED, run_id=run_id)
+        observe(metrics, FINISHED, SUCCEEDED, run_id=run_id)
         return during
 
     def series() -> int:

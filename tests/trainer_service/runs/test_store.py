@@ -1,4 +1,4 @@
-"""The trainer's run store: events without gaps, and where a run stands after each."""
+"""The run store: events without gaps, and the run's state after each."""
 
 import shutil
 import sqlite3
@@ -49,7 +49,7 @@ FINISHED = Finished(
     device="CPU",
     weights_digest="5ca1e",
 )
-STORES = sorted((Path(__file__).parents[1] / "data" / "runs").glob("*.db"))
+STORES = sorted((Path(__file__).parents[2] / "data" / "runs").glob("*.db"))
 
 
 def test_a_run_stands_where_its_last_event_left_it(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_run_stands_where_its_last_event_left_it(tmp_path: Path) -> None:
 
 
 def test_events_after_an_index_are_the_rest(tmp_path: Path) -> None:
-    """None is given twice, none left out."""
+    """Without repetitions or gaps."""
     store = RunStore(tmp_path / "runs.db")
     store.add("r", run_spec())
     for _ in range(4):
@@ -110,7 +110,7 @@ def test_threads_may_write_at_once(tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_by_state_and_counted(tmp_path: Path) -> None:
-    """In the order of submission, from any place on."""
+    """In the order of submission, from any key on."""
     store = RunStore(tmp_path / "runs.db")
     for number in range(5):
         store.add(f"r{number}", run_spec())
@@ -127,25 +127,25 @@ def test_runs_are_listed_by_state_and_counted(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_is_told_again_is_stored_once(tmp_path: Path) -> None:
-    """Chunks, the result and a state with its cause; a plan is told at each start."""
+def test_repeated_events_are_stored_once(tmp_path: Path) -> None:
+    """Chunks, the result and a state with its cause; but each start's plan."""
     store = RunStore(tmp_path / "runs.db")
     store.add("r", run_spec())
     waits = StateChanged(state=RunState.RUNNING, cause="waits")
     second = replace(CHUNK, chunk=replace(CHUNK.chunk, index=2, seconds=9.0))
-    told: list[What] = [waits, waits, Planned(chunks=2), CHUNK, second, CHUNK, Planned(chunks=2)]
-    told += [second, FINISHED, FINISHED, StateChanged(state=RunState.RUNNING)]
-    are_new = [store.append("r", what) for what in told]
-    events = [e.what for e in store.events("r", after=1)]
+    events: list[What] = [waits, waits, Planned(chunks=2), CHUNK, second, CHUNK, Planned(chunks=2)]
+    events += [second, FINISHED, FINISHED, StateChanged(state=RunState.RUNNING)]
+    are_new = [store.append("r", what) for what in events]
+    stored = [e.what for e in store.events("r", after=1)]
     store.close()
 
     assert are_new == [True, False, True, True, True, False, True, False, True, False, True]
-    assert events == [what for what, is_new in zip(told, are_new, strict=True) if is_new]
+    assert stored == [what for what, is_new in zip(events, are_new, strict=True) if is_new]
 
 
 @pytest.mark.parametrize("path", STORES, ids=lambda path: path.name)
 def test_stores_of_earlier_versions_are_opened(path: Path, tmp_path: Path) -> None:
-    """With a run of each state, its events and its result, and ready for more."""
+    """With a run in each state, its events and result, and writable."""
     copy = tmp_path / path.name
     shutil.copy(path, copy)
     store = RunStore(copy)
@@ -164,7 +164,7 @@ def test_stores_of_earlier_versions_are_opened(path: Path, tmp_path: Path) -> No
 
 
 def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    """The error says what to do."""
+    """The error names both versions and the fix."""
     path = tmp_path / "runs.db"
     RunStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
@@ -176,7 +176,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path)
     assert path.read_bytes() == before
 
 
-def test_a_store_is_of_one_at_a_time(tmp_path: Path) -> None:
+def test_a_store_is_open_in_one_service_at_a_time(tmp_path: Path) -> None:
     """A second one is refused until the first is closed."""
     first = RunStore(tmp_path / "runs.db")
     with pytest.raises(AgentError, match="another trainer service"):
@@ -186,8 +186,8 @@ def test_a_store_is_of_one_at_a_time(tmp_path: Path) -> None:
     RunStore(tmp_path / "runs.db").close()
 
 
-def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:
-    """Unavailable, with the cause; the same may be stored when there is room again."""
+def test_a_full_disk_is_reported_and_stores_nothing(tmp_path: Path) -> None:
+    """Unavailable, with the cause; the call succeeds once there is space."""
     store = RunStore(tmp_path / "runs.db")
     store.add("r", run_spec())
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -202,8 +202,8 @@ def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_that_is_taken_away_stores_nothing_elsewhere(tmp_path: Path) -> None:
-    """Unavailable, with what to do, until the file is put back."""
+def test_a_moved_store_stores_nothing_elsewhere(tmp_path: Path) -> None:
+    """Unavailable, with the fix, until the file is put back."""
     store = RunStore(tmp_path / "runs.db")
     store.add("r", run_spec())
     failed = StateChanged(state=RunState.FAILED, cause="")
@@ -217,8 +217,8 @@ def test_a_store_that_is_taken_away_stores_nothing_elsewhere(tmp_path: Path) -> 
     store.close()
 
 
-def test_the_files_are_let_go_of_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may remove a log that is of no use any more, which no open connection is to write to."""
+def test_the_files_are_closed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing them may remove the write-ahead log, which no open connection may use then."""
     store = RunStore(tmp_path / "runs.db")
     actual = StoreFiles.close
 
@@ -231,8 +231,8 @@ def test_the_files_are_let_go_of_last(tmp_path: Path, monkeypatch: pytest.Monkey
     store.close()
 
 
-def test_what_is_no_run_store_is_refused(tmp_path: Path) -> None:
-    """A file of another kind, and a folder that is not there, in one line each."""
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    """A file of another kind, and a missing folder, in one line each."""
     (tmp_path / "text").write_text("not a database, but longer than SQLite's header " * 10)
     for path in (tmp_path / "text", tmp_path / "no" / "runs.db"):
         with pytest.raises(AgentError, match="cannot open the run store"):

@@ -1,4 +1,4 @@
-"""When a run may go on where another ended."""
+"""Checks whether a run can continue from another one's end."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from trainer_service.run import Run
 from trainer_service.training.spec import Method, TrainingSpec
 
 _OWN = ("values", "chunks", "epochs")
-"""Fields of a training's spec that need not be those of the parent's."""
+"""Fields of the training spec that may differ from the parent's."""
 
 
-def check_goes_on(spec: TrainingSpec, parent: Run) -> None:
-    """Check that a training can go on where its parent ended.
+def check_continues(spec: TrainingSpec, parent: Run) -> None:
+    """Check that a training can continue from its parent's end.
 
     Raises:
-        InvalidArgument: naming each field that is not as the parent's, or a length without a new
+        InvalidArgument: naming each field that must equal the parent's, or a length that adds no
             chunk.
     """
     before = parent.spec.training
-    # DNI's value is the strength that training began with.
+    # DNI's value is only the initial strength, so a child cannot change it.
     own = ("chunks", "epochs") if spec.method is Method.DNI else _OWN
     violations = [
         FieldViolation(field.name, f"must be as the parent's, {getattr(before, field.name)!s}")
