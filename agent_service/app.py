@@ -25,13 +25,13 @@ from agent_service.learning import policies
 from agent_service.learning.learner import Learner
 from agent_service.learning.process import Heartbeat, Supervisor
 from agent_service.lifeline import end_with_parent
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rpc.servicer import AgentServicer
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.leases import watching_leases
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.disk import DiskCollector
 from agent_service.serving.guard import Needs
@@ -58,10 +58,10 @@ def make_server(registry: CollectorRegistry, config: ServingConfig, capacity: Ca
     return Server(registry=registry, services=[SERVICE], config=config, limits=limits)
 
 
-def add_agent(server: Server, store: Store, steering: Steering, capacity: Capacity) -> None:
+def add_agent(server: Server, store: Store, run_service: RunService, capacity: Capacity) -> None:
     """Have a server serve the agent; the store stays the caller's."""
     catalog = Catalog(store, capacity=capacity)
-    servicer = AgentServicer(catalog, steering, pause=server.pause, draining=server.draining)
+    servicer = AgentServicer(catalog, run_service, pause=server.pause, draining=server.draining)
     server.add(
         agent_pb2_grpc.add_AgentServiceServicer_to_server,
         servicer,
@@ -85,7 +85,7 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
 
 async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     registry = process_registry()
-    metrics = Metrics(registry)
+    metrics = DecisionMetrics(registry)
     server = make_server(registry, config.serving, config.capacity)  # or no store is made
     with (
         SqlStore(
@@ -102,14 +102,14 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
         registry.register(StoreCollector(store, metrics))
         if store.folder is not None:
             registry.register(DiskCollector("agent", store.folder))
-        steering = Steering(store, metrics=metrics, capacity=config.capacity)
-        add_agent(server, store, steering, config.capacity)
+        run_service = RunService(store, metrics=metrics, capacity=config.capacity)
+        add_agent(server, store, run_service, config.capacity)
         # What is there now is there for good; looking through it for garbage costs each report.
         gc.freeze()
         # Each call leaves a cycle of gRPC's own, five objects. Collected little by little they hold
         # up no report: 8 ms at the most for 2,000 objects, where 50,000 took 80.
         gc.set_threshold(2_000, 10, 100)
-        async with watching_leases(steering, lease=config.lease):
+        async with watching_leases(run_service, lease=config.lease):
             await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 

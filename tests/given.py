@@ -19,11 +19,11 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.app import add_agent, make_server
 from agent_service.domain.store import Durability
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
 from agent_service.rules.capacity import Capacity
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.serving.config import ServingConfig
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
@@ -100,7 +100,7 @@ class ServedAgent:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
 
     async def _main(self) -> None:
-        self.metrics = Metrics(self.registry)
+        self.metrics = DecisionMetrics(self.registry)
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         with SqlStore(
@@ -110,9 +110,9 @@ class ServedAgent:
             journal=LoopJournal,
         ) as store:
             self.registry.register(StoreCollector(store, self.metrics))
-            steering = Steering(store, metrics=self.metrics, capacity=self._capacity)
+            run_service = RunService(store, metrics=self.metrics, capacity=self._capacity)
             server = make_server(self.registry, self._config, self._capacity)
-            add_agent(server, store, steering, self._capacity)
+            add_agent(server, store, run_service, self._capacity)
             self.address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
             self._started.set()
             await self._stop.wait()

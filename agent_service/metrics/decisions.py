@@ -70,7 +70,7 @@ class _ControllerTallies:
     """Sums of the sizes of rewards, by sign."""
 
 
-class Metrics:
+class DecisionMetrics:
     """Observes what became durable: decisions, and ends of runs. Thread-safe.
 
     Decisions come by thousands and scrapes by seconds, so series are made when they are scraped:

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.store import Session, Store, Usage
-from agent_service.metrics.decisions import Metrics
-from agent_service.metrics.tallies import Tallies, Updates
+from agent_service.metrics.decisions import DecisionMetrics
+from agent_service.metrics.incremental import IncrementalCounts, Updates
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ _STATISTICS = (
 class StoreCollector(Collector):
     """Reads from the store, at each scrape, what is kept there."""
 
-    def __init__(self, store: Store, observed: Metrics) -> None:
+    def __init__(self, store: Store, observed: DecisionMetrics) -> None:
         """Read from `store`, and show `observed` too, without controllers that were deleted."""
         self._store = store
         self._observed = observed
-        self._tallies = Tallies()
+        self._tallies = IncrementalCounts()
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of controllers not deleted; without the store's where it fails."""
@@ -68,7 +68,7 @@ class StoreCollector(Collector):
 class _Families:
     """The metrics of one scrape."""
 
-    def __init__(self, tallies: Tallies) -> None:
+    def __init__(self, tallies: IncrementalCounts) -> None:
         self._tallies = tallies
         self._runs = _gauge("agent_runs", "Runs by state.", "state")
         self._finished = _counter(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 
@@ -42,9 +42,11 @@ class _Page:
 class LogStreams:
     """All streams of one server; of its event loop only."""
 
-    def __init__(self, steering: Steering, *, pause: Callable[[float], Awaitable[None]]) -> None:
-        """Read by `steering`; `pause` is the server's, which raises when it drains."""
-        self._steering = steering
+    def __init__(
+        self, run_service: RunService, *, pause: Callable[[float], Awaitable[None]]
+    ) -> None:
+        """Read by `run_service`; `pause` is the server's, which raises when it drains."""
+        self._run_service = run_service
         self._pause = pause
         self._followers: set[_Follower] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -82,7 +84,7 @@ class LogStreams:
 
     def _read(self, which: _Which, after: int) -> _Page:
         controller, run_id = which
-        page = self._steering.transitions(
+        page = self._run_service.transitions(
             controller=controller, run_id=run_id, after=after, limit=LOG_PAGE
         )
         responses = [
@@ -125,7 +127,7 @@ class LogStreams:
         """Wake those for whom something was appended; the others have read up to there, too."""
         followers = list(self._followers)  # who joins meanwhile may be behind them
         after = min((f.after for f in followers), default=0)
-        new = await asyncio.to_thread(self._steering.appended, after=after)
+        new = await asyncio.to_thread(self._run_service.appended, after=after)
         newest: dict[_Which, int] = {}
         for entry in new:
             for controller in ("", entry.controller):

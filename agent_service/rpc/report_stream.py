@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from agent_service.domain.errors import AgentError, FailedPrecondition, Unavailable
 from agent_service.domain.runs import Decision
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 from agent_service.wire.status import to_status
@@ -24,9 +24,11 @@ _Answer = tuple[pb.ReportChunkRequest, "asyncio.Future[Decision]"]
 class ReportStream:
     """Reads and answers one stream."""
 
-    def __init__(self, steering: Steering, *, draining: Callable[[], Awaitable[object]]) -> None:
-        """Hand reports on to `steering`, until what `draining` returns is done."""
-        self._steering = steering
+    def __init__(
+        self, run_service: RunService, *, draining: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Hand reports on to `run_service`, until what `draining` returns is done."""
+        self._run_service = run_service
         self._draining = draining
         self._answers: asyncio.Queue[_Answer | None] = asyncio.Queue(UNANSWERED_LIMIT)
 
@@ -74,7 +76,7 @@ class ReportStream:
     def _begin(self, message: pb.ReportChunkRequest) -> asyncio.Future[Decision]:
         try:
             report = convert.report_from_message(message)
-            return asyncio.wrap_future(self._steering.report_chunk(report))
+            return asyncio.wrap_future(self._run_service.report_chunk(report))
         except AgentError as error:
             refused: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)

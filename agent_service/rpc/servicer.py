@@ -16,7 +16,7 @@ from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.rpc.log_stream import LogStreams
 from agent_service.rpc.report_stream import ReportStream
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from agent_service.wire import convert
@@ -38,7 +38,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     def __init__(
         self,
         catalog: Catalog,
-        steering: Steering,
+        run_service: RunService,
         *,
         pause: Callable[[float], Awaitable[None]],
         draining: Callable[[], Awaitable[object]],
@@ -47,13 +47,13 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
 
         Args:
             catalog: the rules of controllers.
-            steering: the rules of runs.
+            run_service: the rules of runs.
             pause: the server's, for streams that follow.
             draining: the server's; what it returns is done when open streams are to end.
         """
         self._catalog = catalog
-        self._steering = steering
-        self._log = LogStreams(steering, pause=pause)
+        self._run_service = run_service
+        self._log = LogStreams(run_service, pause=pause)
         self._draining = draining
 
     # Controllers
@@ -122,9 +122,9 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.StartRunResponse:
         """See the contract."""
         start = convert.start_from_message(request)
-        if self._steering.is_slow_to_start(start.controller):
-            await asyncio.to_thread(self._steering.foresee, start)
-        decision = await asyncio.wrap_future(self._steering.start_run(start))
+        if self._run_service.is_slow_to_start(start.controller):
+            await asyncio.to_thread(self._run_service.foresee, start)
+        decision = await asyncio.wrap_future(self._run_service.start_run(start))
         _tell("is started", run=start.run_id, controller=start.controller)
         return pb.StartRunResponse(action=convert.action_to_message(decision))
 
@@ -133,14 +133,14 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.ReportChunkResponse:
         """See the contract."""
         report = convert.report_from_message(request)
-        decision = await asyncio.wrap_future(self._steering.report_chunk(report))
+        decision = await asyncio.wrap_future(self._run_service.report_chunk(report))
         return pb.ReportChunkResponse(action=convert.action_to_message(decision))
 
     async def StreamReports(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StreamReportsRequest], context: Context
     ) -> AsyncIterator[pb.StreamReportsResponse]:
         """See the contract."""
-        stream = ReportStream(self._steering, draining=self._draining)
+        stream = ReportStream(self._run_service, draining=self._draining)
         async for response in stream.answer(request_iterator):
             yield response
 
@@ -149,7 +149,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.FinishRunResponse:
         """See the contract."""
         finish = convert.finish_from_message(request)
-        await asyncio.wrap_future(self._steering.finish_run(finish))
+        await asyncio.wrap_future(self._run_service.finish_run(finish))
         _tell(f"is {finish.outcome}", run=finish.run_id)
         return pb.FinishRunResponse(run=await self._run(finish.run_id))
 
@@ -160,7 +160,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         return pb.GetRunResponse(run=await self._run(request.run_id))
 
     async def _run(self, run_id: str) -> pb.Run:
-        found = await asyncio.to_thread(self._steering.get_run, run_id)
+        found = await asyncio.to_thread(self._run_service.get_run, run_id)
         return convert.run_to_message(*found)
 
     async def ListRuns(  # noqa: N802
@@ -176,7 +176,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             return convert.run_to_message(run, decision)
 
         runs, has_more = await asyncio.to_thread(
-            self._steering.list_runs,
+            self._run_service.list_runs,
             controller=request.controller,
             state=convert.state_from_message(request.state),
             labels=dict(request.labels),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from agent_service.domain.errors import AgentError
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 
 log = logging.getLogger(__name__)
 
@@ -17,28 +17,28 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
 
 
 @asynccontextmanager
-async def watching_leases(steering: Steering, *, lease: float) -> AsyncIterator[None]:
-    """Abandon runs of `steering` that are silent for `lease` seconds, while the context lasts."""
-    watch = asyncio.create_task(_watch(steering, lease))
+async def watching_leases(run_service: RunService, *, lease: float) -> AsyncIterator[None]:
+    """Abandon runs that are silent for `lease` seconds, while the context lasts."""
+    watch = asyncio.create_task(_watch(run_service, lease))
     try:
         yield
     finally:
         watch.cancel()
 
 
-async def _watch(steering: Steering, lease: float) -> None:
+async def _watch(run_service: RunService, lease: float) -> None:
     while True:
         await asyncio.sleep(min(max(lease / 4, SHORTEST_PAUSE), LONGEST_PAUSE))
         try:
-            await _look(steering, lease)
+            await _look(run_service, lease)
         except AgentError as error:
             # The storage is away; the next look finds the same runs.
             log.warning("leases were not looked after: %s", error)
 
 
-async def _look(steering: Steering, lease: float) -> None:
+async def _look(run_service: RunService, lease: float) -> None:
     count = 0
-    while found := await asyncio.wrap_future(steering.abandon_silent_runs(lease=lease)):
+    while found := await asyncio.wrap_future(run_service.abandon_silent_runs(lease=lease)):
         count += found
     if count:
         log.info("%d runs are abandoned: silent for %g s", count, lease)

@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, Mode, Outcome
 from agent_service.domain.errors import FailedPrecondition
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
@@ -19,9 +19,9 @@ LOSSES = [2.0, 1.5, 1.25, 1.0]
 LEASE = 3600.0
 
 
-def steering_in(served: ServedAgent, *, seconds: float) -> Steering:
+def run_service_in(served: ServedAgent, *, seconds: float) -> RunService:
     """Return the served store's rules, so many seconds from now."""
-    return Steering(
+    return RunService(
         served.store,
         metrics=served.metrics,
         clock=lambda: time.time() + seconds,
@@ -29,7 +29,7 @@ def steering_in(served: ServedAgent, *, seconds: float) -> Steering:
 
 
 def let_leases_pass(served: ServedAgent) -> int:
-    return steering_in(served, seconds=LEASE + 1).abandon_silent_runs(lease=LEASE).result()
+    return run_service_in(served, seconds=LEASE + 1).abandon_silent_runs(lease=LEASE).result()
 
 
 def state(client: AgentClient, run_id: str) -> str:
@@ -44,7 +44,7 @@ def test_a_silent_run_is_abandoned_and_a_finished_one_is_not(
     client.run("c", run_id="silent")
     client.run("c", run_id="finished").finish()
 
-    assert steering_in(served, seconds=LEASE - 60).abandon_silent_runs(lease=LEASE).result() == 0
+    assert run_service_in(served, seconds=LEASE - 60).abandon_silent_runs(lease=LEASE).result() == 0
     assert state(client, "silent") == "ACTIVE"
     assert let_leases_pass(served) == 1
     assert let_leases_pass(served) == 0
@@ -67,7 +67,7 @@ def test_a_report_extends_the_lease(served: ServedAgent, client: AgentClient) ->
 
     run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
 
-    assert steering_in(served, seconds=20).abandon_silent_runs(lease=LEASE).result() == 0
+    assert run_service_in(served, seconds=20).abandon_silent_runs(lease=LEASE).result() == 0
 
 
 def test_the_last_transition_of_an_abandoned_run_is_learned_from(

@@ -25,10 +25,10 @@ from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Appended, ChunkReport, LogPage, Mode, StartRun
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Durability
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rpc.log_stream import LOG_PAGE, LogStreams
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.store.sql import queries
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
@@ -164,12 +164,12 @@ def fill(path: Path, of: ControllerSpec, *, chunks: int) -> None:
     """Make a store with one run's log, without a service: large reports are slow on the wire."""
     with SqlStore(f"sqlite:///{path}", durability=Durability.PROCESS) as store:
         Catalog(store).create_controller(of, Mode.LEARNING).result()
-        steering = Steering(store, metrics=Metrics(CollectorRegistry()))
-        steering.start_run(StartRun(controller=of.name, run_id="r", labels={})).result()
+        run_service = RunService(store, metrics=DecisionMetrics(CollectorRegistry()))
+        run_service.start_run(StartRun(controller=of.name, run_id="r", labels={})).result()
         losses, scores = np.full(of.chunk_size, 0.5), Scores(training=0, validation=0.5)
         for chunk in range(1, chunks + 1):
             report = ChunkReport(run_id="r", chunk=chunk, losses=losses, feedback=scores)
-            steering.report_chunk(report).result()
+            run_service.report_chunk(report).result()
 
 
 def read_to_end(address: str, after: int) -> int:
@@ -209,10 +209,10 @@ def test_a_reader_of_a_quiet_run_is_not_led_through_the_others_again(
     client.create_controller(spec())
     report(client, "quiet", 2)
     report(client, "busy", 20)
-    steering = Steering(served.store, metrics=served.metrics)
+    run_service = RunService(served.store, metrics=served.metrics)
     last = served.store.read(lambda session: session.last_position())
 
-    page = steering.transitions(controller="", run_id="quiet", after=0, limit=100)
+    page = run_service.transitions(controller="", run_id="quiet", after=0, limit=100)
 
     assert [t.decision.chunk for _, t in page.transitions] == [1, 2]
     assert page.reached == last
@@ -224,10 +224,10 @@ def test_a_page_of_long_chunks_is_short(served: ServedAgent, client: AgentClient
     run = client.run("c", run_id="r")
     for _ in range(8):
         run.report_chunk([0.5] * 10_000, training_score=0, validation_score=0.5)
-    steering = Steering(served.store, metrics=served.metrics)
+    run_service = RunService(served.store, metrics=served.metrics)
 
-    page = steering.transitions(controller="", run_id="", after=0, limit=LOG_PAGE)
-    rest = steering.transitions(controller="", run_id="", after=page.reached, limit=LOG_PAGE)
+    page = run_service.transitions(controller="", run_id="", after=0, limit=LOG_PAGE)
+    rest = run_service.transitions(controller="", run_id="", after=page.reached, limit=LOG_PAGE)
 
     assert [t.decision.chunk for _, t in page.transitions] == [1, 2, 3, 4]
     assert not page.is_last
@@ -269,13 +269,13 @@ def test_followers_read_what_is_theirs_and_nothing_else(
     for number in range(20):
         report(client, f"r{number}", 1)
     reads: list[str] = []
-    actual = Steering.transitions
+    actual = RunService.transitions
 
-    def counted(steering: Steering, *, run_id: str, **rest: Any) -> Any:
+    def counted(run_service: RunService, *, run_id: str, **rest: Any) -> Any:
         reads.append(run_id)
-        return actual(steering, run_id=run_id, **rest)
+        return actual(run_service, run_id=run_id, **rest)
 
-    monkeypatch.setattr(Steering, "transitions", counted)
+    monkeypatch.setattr(RunService, "transitions", counted)
     streams = [client.follow_transitions(run_id=f"r{number}") for number in range(20)]
     for stream in streams:
         next(stream)
@@ -311,10 +311,10 @@ def test_followers_end_where_the_store_fails(
     stream = stub.StreamTransitions(pb.StreamTransitionsRequest(follow=True))
     next(stream)
 
-    def fails(_steering: Steering, *, after: int) -> Any:
+    def fails(_run_service: RunService, *, after: int) -> Any:
         raise Unavailable("the store is away")
 
-    monkeypatch.setattr(Steering, "appended", fails)
+    monkeypatch.setattr(RunService, "appended", fails)
     with pytest.raises(grpc.RpcError) as raised:
         next(stream)
 
@@ -322,7 +322,7 @@ def test_followers_end_where_the_store_fails(
 
 
 class _Log:
-    """A steering whose answers are held up."""
+    """A run_service whose answers are held up."""
 
     def __init__(self) -> None:
         self.is_asked, self.goes_on = threading.Event(), threading.Event()

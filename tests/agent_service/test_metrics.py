@@ -242,7 +242,7 @@ def test_rows_are_counted_seldom_where_that_takes_long(
     """Counting takes a second here, by the clock: once in a hundred of them it is done."""
     seconds = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
-    monkeypatch.setattr("agent_service.metrics.tallies.time", clock)
+    monkeypatch.setattr("agent_service.metrics.incremental.time", clock)
     client.create_controller(spec())
     shown = []
     with client.run("c", mode=Mode.FROZEN) as run:

@@ -10,10 +10,10 @@ from agent_service.client import AgentClient
 from agent_service.controllers.random import RandomSettings
 from agent_service.domain.runs import FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.store import Durability
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
@@ -26,22 +26,22 @@ def series(registry: CollectorRegistry) -> int:
     return sum(not line.startswith(b"#") for line in generate_latest(registry).splitlines())
 
 
-async def start(steering: Steering, run_ids: list[str]) -> None:
+async def start(run_service: RunService, run_ids: list[str]) -> None:
     starts = [StartRun(controller="c", run_id=run_id, labels={}) for run_id in run_ids]
-    futures: Any = [steering.start_run(start) for start in starts]
+    futures: Any = [run_service.start_run(start) for start in starts]
     await asyncio.gather(*futures)
 
 
-async def finish(steering: Steering, run_ids: list[str]) -> None:
+async def finish(run_service: RunService, run_ids: list[str]) -> None:
     ends = [FinishRun(run_id=run_id, outcome=Outcome.TERMINATED) for run_id in run_ids]
-    futures: Any = [steering.finish_run(end) for end in ends]
+    futures: Any = [run_service.finish_run(end) for end in ends]
     await asyncio.gather(*futures)
 
 
 def test_five_thousand_runs_leave_the_page_as_small_as_before(tmp_path: Path) -> None:
     """Each has gauges while it is active; then as many series are there as after the first one."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = DecisionMetrics(registry)
     url = f"sqlite:///{tmp_path / 'agent.db'}"
 
     async def live() -> list[int]:
@@ -53,15 +53,15 @@ def test_five_thousand_runs_leave_the_page_as_small_as_before(tmp_path: Path) ->
                 spec(algorithm=RandomSettings()), Mode.LEARNING
             )
             await made
-            steering = Steering(store, metrics=metrics)
-            await start(steering, ["first"])
-            await finish(steering, ["first"])
+            run_service = RunService(store, metrics=metrics)
+            await start(run_service, ["first"])
+            await finish(run_service, ["first"])
             sizes.append(series(registry))
             for first in range(0, RUNS, AT_ONCE):
                 run_ids = [f"run-{number}" for number in range(first, first + AT_ONCE)]
-                await start(steering, run_ids)
+                await start(run_service, run_ids)
                 sizes.append(series(registry))
-                await finish(steering, run_ids)
+                await finish(run_service, run_ids)
             sizes.append(series(registry))
         return sizes
 

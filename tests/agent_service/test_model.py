@@ -44,9 +44,9 @@ from agent_service.domain.runs import (
     StartRun,
     Use,
 )
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
@@ -111,7 +111,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = SqlStore(self.url)
-        self.steering = Steering(self.store, metrics=Metrics(CollectorRegistry()))
+        self.run_service = RunService(self.store, metrics=DecisionMetrics(CollectorRegistry()))
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):
@@ -142,7 +142,7 @@ class ServiceMachine(RuleBasedStateMachine):
         )
         if run_id in self.model:
             return run_id
-        self.model[run_id] = ModelRun(wish, [self.steering.start_run(wish).result()])
+        self.model[run_id] = ModelRun(wish, [self.run_service.start_run(wish).result()])
         return run_id
 
     @rule(
@@ -163,9 +163,9 @@ class ServiceMachine(RuleBasedStateMachine):
             applied=applied,
         )
         if run.finish is not None:
-            self.refused(self.steering.report_chunk(report), FailedPrecondition)
+            self.refused(self.run_service.report_chunk(report), FailedPrecondition)
             return
-        run.answers.append(self.steering.report_chunk(report).result())
+        run.answers.append(self.run_service.report_chunk(report).result())
         run.reports.append(report)
         run.is_silent = False
 
@@ -174,7 +174,7 @@ class ServiceMachine(RuleBasedStateMachine):
         run = self.model[run_id]
         if run.finish is None:
             run.finish = FinishRun(run_id=run_id, outcome=outcome, final_score=0.5)
-        self.steering.finish_run(run.finish).result()
+        self.run_service.finish_run(run.finish).result()
 
     # What callers do again, or wrongly
 
@@ -183,9 +183,9 @@ class ServiceMachine(RuleBasedStateMachine):
         run = self.model[run_id]
         again = data.draw(st.integers(0, len(run.reports)))
         future = (
-            self.steering.start_run(run.start)
+            self.run_service.start_run(run.start)
             if again == 0
-            else self.steering.report_chunk(run.reports[again - 1])
+            else self.run_service.report_chunk(run.reports[again - 1])
         )
         assert_same(future.result(), run.answers[again])
 
@@ -198,7 +198,7 @@ class ServiceMachine(RuleBasedStateMachine):
         other = ChunkReport(
             run_id=run_id, chunk=known.chunk, losses=known.losses + 1, feedback=known.feedback
         )
-        self.refused(self.steering.report_chunk(other), AlreadyExists)
+        self.refused(self.run_service.report_chunk(other), AlreadyExists)
 
     @rule(run_id=runs, ahead=st.integers(1, 3))
     def skip(self, run_id: str, ahead: int) -> None:
@@ -209,7 +209,7 @@ class ServiceMachine(RuleBasedStateMachine):
             losses=np.zeros(4),
             feedback=Scores(training=0.5, validation=0.5),
         )
-        self.refused(self.steering.report_chunk(skipped), FailedPrecondition)
+        self.refused(self.run_service.report_chunk(skipped), FailedPrecondition)
 
     def refused(self, future: Future[T], error: type[AgentError]) -> None:
         before = self.decisions()
@@ -225,7 +225,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule()
     def leases_pass(self) -> None:
-        self.steering.abandon_silent_runs(lease=-FAR).result()
+        self.run_service.abandon_silent_runs(lease=-FAR).result()
         for run in self.model.values():
             run.is_silent = True
 
@@ -243,7 +243,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @invariant()
     def runs_stand_where_their_callers_left_them(self) -> None:
         for run_id, model in self.model.items():
-            run, newest = self.steering.get_run(run_id)
+            run, newest = self.run_service.get_run(run_id)
             assert run.reported_chunks == len(model.reports)
             assert run.state is model.state
             assert_same(newest, model.answers[-1])

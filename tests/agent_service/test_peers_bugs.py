@@ -56,7 +56,7 @@ def test_a_run_may_end_before_its_first_chunk(served: ServedAgent, client: Agent
     assert verify_store(served.url) == len(Outcome) + 1 + 4
 
 
-class CountedSteering:
+class CountedRunService:
     """Finds no silent run, or fails, and remembers when it was asked."""
 
     def __init__(self, error: Exception | None) -> None:
@@ -76,15 +76,15 @@ class CountedSteering:
 @pytest.mark.parametrize("error", [None, Unavailable("the disk is full")])
 def test_the_watch_of_leases_does_not_spin(error: Exception | None) -> None:
     """However short the lease, and whether the store answers or not, it pauses between looks."""
-    steering = CountedSteering(error)
+    run_service = CountedRunService(error)
 
     async def watch() -> None:
-        async with watching_leases(steering, lease=1e-9):  # type: ignore[arg-type]
-            await asyncio.to_thread(wait_for, lambda: len(steering.asked) >= 4)
+        async with watching_leases(run_service, lease=1e-9):  # type: ignore[arg-type]
+            await asyncio.to_thread(wait_for, lambda: len(run_service.asked) >= 4)
 
     asyncio.run(watch())
 
-    assert min(b - a for a, b in pairwise(steering.asked)) >= SHORTEST_PAUSE
+    assert min(b - a for a, b in pairwise(run_service.asked)) >= SHORTEST_PAUSE
 
 
 def test_a_page_fits_in_a_message_whatever_its_labels(client: AgentClient) -> None:

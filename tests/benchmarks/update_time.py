@@ -21,9 +21,9 @@ from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
 from agent_service.learning.policy_file import from_bytes
 from agent_service.learning.rollout import segments
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.store.store import SqlStore
 
 TRANSITIONS = 2048
@@ -39,13 +39,13 @@ SPEC = ControllerSpec(
 def fill(store: SqlStore) -> None:
     """Have as many transitions wait as two updates take."""
     Catalog(store).create_controller(SPEC, Mode.LEARNING).result()
-    steering = Steering(store, metrics=Metrics(CollectorRegistry()))
+    run_service = RunService(store, metrics=DecisionMetrics(CollectorRegistry()))
     rng = np.random.default_rng(0)
     for number in range(RUNS):
-        steering.start_run(StartRun(controller="bench", run_id=f"r{number}", labels={})).result()
+        run_service.start_run(StartRun(controller="bench", run_id=f"r{number}", labels={})).result()
     for chunk in range(1, 2 * TRANSITIONS // RUNS + 3):
         for number in range(RUNS):
-            steering.report_chunk(
+            run_service.report_chunk(
                 ChunkReport(
                     run_id=f"r{number}",
                     chunk=chunk,

@@ -107,7 +107,7 @@ def test_each_transition_is_in_one_place_whatever_is_pruned(
     cut = data.draw(st.floats(began, trainings.now + 1))
     old = {
         run.id
-        for run, _ in trainings.steering.list_runs(
+        for run, _ in trainings.run_service.list_runs(
             controller="", state=None, labels={}, before=None, limit=10_000, page=list
         )
         if run.state is not RunState.ACTIVE and run.updated_at < cut
@@ -157,9 +157,9 @@ def test_a_pruned_run_takes_no_more_calls_and_its_id_stays_taken(
     for call in (
         lambda: trainings.report("old", 3),
         lambda: trainings.report("old", 4),
-        lambda: trainings.steering.get_run("old"),
+        lambda: trainings.run_service.get_run("old"),
         lambda: trainings.finish("old"),
-        lambda: trainings.steering.transitions(controller="", run_id="old", after=0, limit=1),
+        lambda: trainings.run_service.transitions(controller="", run_id="old", after=0, limit=1),
     ):
         with pytest.raises(NotFound, match=f"'old' was pruned: it is in .*{file.name}"):
             call()
@@ -176,7 +176,7 @@ def test_positions_are_never_given_twice(trainings: Trainings, folder: Path) -> 
 
     assert plan.staying == {NEWEST: 1}
     trainings.start("new")
-    assert trainings.steering.get_run("new")[1].position == 9
+    assert trainings.run_service.get_run("new")[1].position == 9
 
 
 def test_active_runs_stay_whatever_their_age(trainings: Trainings, folder: Path) -> None:

@@ -18,9 +18,9 @@ from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Store
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.wire.convert import transition_to_message
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
@@ -43,9 +43,9 @@ class Trainings:
         self.now = 1_000_000.0
         self.store = store
         self.catalog = Catalog(store)
-        self.steering = Steering(
+        self.run_service = RunService(
             store,
-            metrics=Metrics(CollectorRegistry()),
+            metrics=DecisionMetrics(CollectorRegistry()),
             clock=lambda: self.now,
         )
 
@@ -56,17 +56,17 @@ class Trainings:
     def start(self, run_id: str, controller: str = "random", mode: Mode | None = None) -> None:
         labels = {"seed": run_id}
         start = StartRun(controller=controller, run_id=run_id, mode=mode, labels=labels)
-        self.steering.start_run(start).result()
+        self.run_service.start_run(start).result()
 
     def report(self, run_id: str, chunk: int) -> Decision:
         scores = Scores(training=0.5, validation=chunk / 50)
         applied = {"noise": 0.5, "dropout": 0.0} if run_id.endswith("applied") else None
-        return self.steering.report_chunk(
+        return self.run_service.report_chunk(
             ChunkReport(run_id=run_id, chunk=chunk, losses=LOSSES, feedback=scores, applied=applied)
         ).result()
 
     def finish(self, run_id: str, outcome: Outcome = Outcome.TERMINATED) -> None:
-        self.steering.finish_run(FinishRun(run_id=run_id, outcome=outcome)).result()
+        self.run_service.finish_run(FinishRun(run_id=run_id, outcome=outcome)).result()
 
     def train(
         self, run_id: str, *, chunks: int = 3, controller: str = "random", mode: Mode | None = None
@@ -80,7 +80,7 @@ class Trainings:
     def abandon(self) -> None:
         """Abandon all runs that are active, a lease later."""
         self.now += LEASE + 1
-        self.steering.abandon_silent_runs(lease=LEASE).result()
+        self.run_service.abandon_silent_runs(lease=LEASE).result()
 
 
 def many(trainings: Trainings, rng: random.Random, prefix: str, *, runs: int) -> None:

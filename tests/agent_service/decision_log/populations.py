@@ -10,9 +10,9 @@ from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Store
 from agent_service.learning.policy_file import to_bytes
 from agent_service.learning.snapshot import PolicySnapshot
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 
 CHUNKS = 3
 
@@ -44,10 +44,10 @@ def train_all(
     A chunk's losses rise with the value that it runs under, and its reward is best at 0.6 early
     and at 0.3 later, less for a high first loss: what an action does outlives its chunk.
     """
-    steering = Steering(store, metrics=Metrics(CollectorRegistry()))
+    run_service = RunService(store, metrics=DecisionMetrics(CollectorRegistry()))
     names = [f"{prefix or controller}-{number}" for number in range(runs)]
     starts = [StartRun(controller=controller, run_id=n, mode=mode, labels={}) for n in names]
-    decisions = [future.result() for future in [steering.start_run(s) for s in starts]]
+    decisions = [future.result() for future in [run_service.start_run(s) for s in starts]]
     rng = np.random.default_rng(11)
     levels = np.ones(runs)
     for chunk in range(1, CHUNKS + 1):
@@ -59,7 +59,7 @@ def train_all(
             ChunkReport(run_id=n, chunk=chunk, losses=row, feedback=GivenReward(float(r)))
             for n, row, r in zip(names, losses, rewards, strict=True)
         ]
-        decisions = [future.result() for future in [steering.report_chunk(r) for r in reports]]
+        decisions = [future.result() for future in [run_service.report_chunk(r) for r in reports]]
     ends = [FinishRun(run_id=name, outcome=Outcome.TERMINATED) for name in names]
-    for future in [steering.finish_run(end) for end in ends]:
+    for future in [run_service.finish_run(end) for end in ends]:
         future.result()

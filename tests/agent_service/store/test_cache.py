@@ -21,10 +21,10 @@ from agent_service.domain.runs import (
     StartRun,
     Use,
 )
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.store.rows import cache as cache_module
 from agent_service.store.store import SqlStore
 from tests.agent_service.learned import learn_once
@@ -39,17 +39,19 @@ class Process:
 
     def __init__(self, path: Path) -> None:
         self.store = SqlStore(f"sqlite:///{path}")
-        self.steering: Steering = Steering(
-            self.store, metrics=Metrics(CollectorRegistry()), capacity=Capacity(runs=MOST_RUNS)
+        self.run_service: RunService = RunService(
+            self.store,
+            metrics=DecisionMetrics(CollectorRegistry()),
+            capacity=Capacity(runs=MOST_RUNS),
         )
         self.catalog = Catalog(self.store)
 
     def start(self, run_id: str = "r") -> Decision:
         wish = StartRun(controller="c", run_id=run_id, labels={})
-        return self.steering.start_run(wish).result()
+        return self.run_service.start_run(wish).result()
 
     def report(self, chunk: int, run_id: str = "r", *, loss: float = 1.0) -> Decision:
-        return self.steering.report_chunk(
+        return self.run_service.report_chunk(
             ChunkReport(
                 run_id=run_id,
                 chunk=chunk,
@@ -59,7 +61,7 @@ class Process:
         ).result()
 
     def finish(self, run_id: str = "r") -> None:
-        self.steering.finish_run(FinishRun(run_id=run_id, outcome=Outcome.TERMINATED)).result()
+        self.run_service.finish_run(FinishRun(run_id=run_id, outcome=Outcome.TERMINATED)).result()
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_a_run_that_another_process_finished_takes_no_report(two: tuple[Process,
 
     with pytest.raises(FailedPrecondition, match="finished"):
         one.report(2)
-    assert one.steering.abandon_silent_runs(lease=-1.0).result() == 0
+    assert one.run_service.abandon_silent_runs(lease=-1.0).result() == 0
 
 
 def test_a_run_that_another_process_abandoned_is_revived(two: tuple[Process, Process]) -> None:
@@ -114,11 +116,11 @@ def test_a_run_that_another_process_abandoned_is_revived(two: tuple[Process, Pro
     one, other = two
     one.start()
     one.report(1)
-    assert other.steering.abandon_silent_runs(lease=-1.0).result() == 1
+    assert other.run_service.abandon_silent_runs(lease=-1.0).result() == 1
 
     one.report(2)
 
-    run, _ = one.steering.get_run("r")
+    run, _ = one.run_service.get_run("r")
     assert run.abandoned_at is None
     assert run.reported_chunks == 2
 
@@ -146,7 +148,7 @@ def test_a_controller_that_another_process_froze_learns_no_more(
 
     wish = StartRun(controller="c", run_id="s", mode=Mode.LEARNING, labels={})
     with pytest.raises(FailedPrecondition, match="frozen"):
-        one.steering.start_run(wish).result()
+        one.run_service.start_run(wish).result()
 
 
 @pytest.mark.parametrize("bound", [{"RUNS_KEPT": 2}, {"RUNS_BYTES": 5000}])
@@ -193,7 +195,7 @@ def test_no_run_too_many_begins_whichever_process_is_asked(
             active.remove(ended)
             del chunks[ended]
         elif what == "abandon" and draws.random() < 0.3:
-            process.steering.abandon_silent_runs(lease=-1.0).result()
+            process.run_service.abandon_silent_runs(lease=-1.0).result()
             active.clear()
         elif what == "report" and chunks:
             name = draws.choice(sorted(chunks))

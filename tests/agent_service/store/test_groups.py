@@ -14,9 +14,9 @@ from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, Mode, StartRun
 from agent_service.domain.store import Session
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
-from agent_service.rules.steering import Steering
+from agent_service.rules.runs import RunService
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
@@ -24,8 +24,8 @@ from tests.agent_service.specs import spec
 RUNS = [f"r{number}" for number in range(10)]
 
 
-def steering_on(store: SqlStore) -> Steering:
-    return Steering(store, metrics=Metrics(CollectorRegistry()))
+def run_service_on(store: SqlStore) -> RunService:
+    return RunService(store, metrics=DecisionMetrics(CollectorRegistry()))
 
 
 def begin(url: str) -> None:
@@ -35,7 +35,7 @@ def begin(url: str) -> None:
         catalog.create_controller(spec("c", RandomSettings()), Mode.LEARNING).result()
         for run_id in RUNS:
             start = StartRun(controller="c", run_id=run_id, labels={})
-            steering_on(store).start_run(start).result()
+            run_service_on(store).start_run(start).result()
 
 
 def report(run_id: str, chunk: int) -> ChunkReport:
@@ -72,14 +72,14 @@ def test_what_another_replica_decided_is_answered_and_the_rest_is_decided(store_
     begin(store_url)
 
     async def play(store: SqlStore, groups: list[int]) -> None:
-        steering = steering_on(store)
+        run_service = run_service_on(store)
         with SqlStore(store_url) as elsewhere:
             for chunk in range(1, 6):
                 others: dict[str, Decision] = {
-                    run_id: steering_on(elsewhere).report_chunk(report(run_id, chunk)).result()
+                    run_id: run_service_on(elsewhere).report_chunk(report(run_id, chunk)).result()
                     for run_id in RUNS[chunk % 2 :: 2]
                 }
-                told = [steering.report_chunk(report(run_id, chunk)) for run_id in RUNS]
+                told = [run_service.report_chunk(report(run_id, chunk)) for run_id in RUNS]
                 answers = dict(zip(RUNS, await outcomes(told), strict=True))
                 assert all(answer.chunk == chunk + 1 for answer in answers.values())
                 for run_id, decision in others.items():
@@ -104,10 +104,10 @@ def test_a_call_that_the_database_refuses_takes_nothing_of_the_others_with_it(
         session.append(run, replace(decision, chunk=100))
 
     async def play(store: SqlStore, groups: list[int]) -> None:
-        steering = steering_on(store)
-        calls = [steering.report_chunk(report(run_id, 1)) for run_id in RUNS[:5]]
+        run_service = run_service_on(store)
+        calls = [run_service.report_chunk(report(run_id, 1)) for run_id in RUNS[:5]]
         refused = store.write(write_over)
-        calls += [steering.report_chunk(report(run_id, 1)) for run_id in RUNS[5:]]
+        calls += [run_service.report_chunk(report(run_id, 1)) for run_id in RUNS[5:]]
         found = await outcomes([*calls, refused])
 
         assert [answer.chunk for answer in found[:-1]] == [2] * len(RUNS)

@@ -38,7 +38,7 @@ from agent_service.domain.runs import (
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Session, Situation, Store, T
 from agent_service.learning import policies
-from agent_service.metrics.decisions import Metrics
+from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.final_scores import learn_from_end
 from agent_service.rules.lookups import CREATE_IT, found_controller, found_run, stored_decision
@@ -53,7 +53,7 @@ APPENDED_AT_ONCE = 1000
 """Places in the log that are looked at at once, for those who follow it."""
 
 
-class Steering:
+class RunService:
     """Runs, from their start to their end, and the log that they leave.
 
     Writes answer futures that are done when the change is durable; reads answer at once.
@@ -64,7 +64,7 @@ class Steering:
         self,
         store: Store,
         *,
-        metrics: Metrics,
+        metrics: DecisionMetrics,
         capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -27,7 +27,7 @@ class Updates:
     """Statistics of the last of them."""
 
 
-class Tallies:
+class IncrementalCounts:
     """Of the controllers of one store, by name. What is told is never older than `_REST` says."""
 
     def __init__(self) -> None:
