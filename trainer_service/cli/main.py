@@ -223,9 +223,9 @@ def _named_value(text: str) -> tuple[str, float]:
 
 
 def _state_name(run: pb.Run) -> str:
-    from trainer_service.rpc.convert import STATES
+    from trainer_service.rpc.convert import state_from_message
 
-    return STATES[run.state].value
+    return str(state_from_message(run))
 
 
 @cli.command()

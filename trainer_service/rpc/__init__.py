@@ -1,1 +1,1 @@
-"""gRPC of the trainer service: decode, call, encode."""
+"""The trainer service over gRPC."""

@@ -1,14 +1,19 @@
-"""Messages to values and back: the only place that touches the trainer contract's fields."""
+"""Messages to values and back, by field names; only this module touches the trainer contract."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields
+from enum import StrEnum
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
-from agent_service.domain.errors import FieldViolation, InvalidArgument, within
-from agent_service.domain.runs import Mode
-from agent_service.wire.convert import Numbers, by_number, enum_value, timestamp
+from agent_service.domain.checks import member
+from agent_service.domain.errors import FieldViolation, InvalidArgument, invalid, within
+from agent_service.wire.convert import timestamp
+from agent_service.wire.fields import contents, plain, told
 from trainer_service.run import (
     ChunkTrained,
     Event,
@@ -21,55 +26,53 @@ from trainer_service.run import (
 )
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores, Which
-from trainer_service.training.spec import (
-    Augment,
-    Execution,
-    MemoryFormat,
-    Method,
-    Model,
-    Precision,
-    Score,
-    Sites,
-    Start,
-    Stem,
-    TrainingSpec,
-)
+from trainer_service.training.spec import Method, TrainingSpec
 from trainer_service.v1 import trainer_pb2 as pb
 
-STATES = by_number(pb.RunState, RunState)
-METHODS = by_number(pb.Method, Method)
-SITES = by_number(pb.Sites, Sites)
-WHICH = by_number(pb.Weights, Which)
-MODES = {pb.MODE_LEARNING: Mode.LEARNING, pb.MODE_FROZEN: Mode.FROZEN}
-_NUMBERS = Numbers(STATES, METHODS, SITES, WHICH, MODES)
+
+def _view(*values: Any, **others: Any) -> SimpleNamespace:
+    """Return an object with the fields of several dataclasses, and others, as attributes."""
+    shown = {f.name: getattr(value, f.name) for value in values for f in fields(value)}
+    return SimpleNamespace(**shown | others)
 
 
-def _named(kind: Any, text: str, *, field: str, default: Any) -> Any:
-    """Return the member of a string enum, `default` for an empty text."""
-    if not text:
-        return default
-    return enum_value({member.value: member for member in kind}, text, field=field)
+def _fields_of(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that belong to fields of a dataclass; texts of enums as their members.
+
+    Raises:
+        InvalidArgument: an enum has no such member.
+    """
+    enums = _enums(kind)
+    own = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    return {
+        name: member(enums[name], value, name) if name in enums else value
+        for name, value in own.items()
+    }
 
 
+@cache
+def _enums(kind: Any) -> dict[str, type[StrEnum]]:
+    """Return the enum types of a dataclass's fields, also of optional ones."""
+    return {
+        name: each
+        for name, hint in get_type_hints(kind).items()
+        for each in (hint, *get_args(hint))
+        if isinstance(each, type) and issubclass(each, StrEnum)
+    }
+
+
+_DATA = {"seed": "data_seed"}
+"""Fields of Data that have another name in a TrainingSpec."""
 _PATHS = {
-    "dataset": "data.dataset",
-    "training_size": "data.training_size",
-    "label_noise": "data.label_noise",
-    "data_seed": "data.seed",
-    "image_size": "data.image_size",
-    "classes": "data.classes",
-    "validation_share": "data.validation_share",
-    "deduplicate": "data.deduplicate",
-    "augment": "data.augment",
-    "width": "child.width",
-    "stem": "child.stem",
+    **{_DATA.get(f.name, f.name): f"data.{f.name}" for f in pb.Data.DESCRIPTOR.fields},
+    **{f.name: f"child.{f.name}" for f in pb.Child.DESCRIPTOR.fields},
 }
-"""Where the fields of a TrainingSpec, which is flat, stand in the message, if elsewhere."""
+"""Paths in the message of those fields of the flat TrainingSpec that it nests."""
 
 
 @contextmanager
 def spec_paths() -> Iterator[None]:
-    """Name fields that an InvalidArgument inside calls `spec.NAME` as the message does."""
+    """Rename the fields `spec.NAME` of an InvalidArgument within to their paths in the message."""
     try:
         yield
     except InvalidArgument as error:
@@ -85,142 +88,41 @@ def _path(field: str) -> str:
 
 def spec_from_message(message: pb.RunSpec) -> RunSpec:
     """Return the checked spec; raises InvalidArgument naming each field from `spec.` on."""
-    mode = message.mode
     with spec_paths(), within("spec."):
+        if not message.method:
+            raise invalid("method", f"is not set; set one of {', '.join(Method)}")
+        data = contents(message.data, TrainingSpec)
+        training = (
+            contents(message, TrainingSpec)
+            | {_DATA.get(name, name): value for name, value in data.items()}
+            | contents(message.child, TrainingSpec)
+        )
         return RunSpec(
-            training=_training_from_message(message),
-            controller=message.controller,
-            mode=None if not mode else enum_value(MODES, mode, field="mode"),
-            keep=message.keep,
-            parent=message.parent,
+            training=TrainingSpec(**_fields_of(TrainingSpec, training)),
+            **_fields_of(RunSpec, contents(message, RunSpec)),
         )
 
 
-def _training_from_message(message: pb.RunSpec) -> TrainingSpec:
-    length = message.WhichOneof("length")
-    child = message.child
-    return TrainingSpec(
-        dataset=message.data.dataset or "digits",
-        training_size=message.data.training_size or None,
-        label_noise=message.data.label_noise,
-        data_seed=message.data.seed,
-        image_size=message.data.image_size or None,
-        classes=message.data.classes or None,
-        validation_share=message.data.validation_share or 0.1,
-        deduplicate=message.data.deduplicate,
-        augment=_named(Augment, message.data.augment, field="augment", default=Augment.NONE),
-        model=_named(Model, child.model, field="child.model", default=Model.RESNET34),
-        width=child.width or 1.0,
-        stem=_named(Stem, child.stem, field="child.stem", default=Stem.AUTO),
-        start=_named(Start, child.start, field="child.start", default=Start.SCRATCH),
-        method=enum_value(METHODS, message.method, field="method"),
-        sites=enum_value(SITES, message.sites, field="sites", default=Sites.SHARED),
-        values=dict(message.values),
-        chunks=message.chunks if length == "chunks" else None,
-        epochs=message.epochs if length == "epochs" else None,
-        batch_size=message.batch_size or 64,
-        learning_rate=message.learning_rate or 1e-3,
-        chunk_size=message.chunk_size or 20,
-        validation_batches=message.validation_batches or 20,
-        precision=_named(Precision, message.precision, field="precision", default=Precision.FP32),
-        memory_format=_named(
-            MemoryFormat, message.memory_format, field="memory_format", default=MemoryFormat.AUTO
-        ),
-        execution=_named(Execution, message.execution, field="execution", default=Execution.EAGER),
-        score=_named(Score, message.score, field="score", default=Score.OF_BATCHES),
-        seed=message.seed,
-    )
-
-
 def spec_to_message(spec: RunSpec) -> pb.RunSpec:
-    """Return the message of a spec, every default filled in."""
-    training = spec.training
-    message = pb.RunSpec(
-        data=pb.Data(
-            dataset=training.dataset,
-            training_size=training.training_size or 0,
-            label_noise=training.label_noise,
-            seed=training.data_seed,
-            image_size=training.image_size or 0,
-            classes=training.classes or 0,
-            validation_share=training.validation_share,
-            deduplicate=training.deduplicate,
-            augment=training.augment.value,
-        ),
-        child=pb.Child(
-            model=training.model.value,
-            width=training.width,
-            stem=training.stem.value,
-            start=training.start.value,
-        ),
-        method=_NUMBERS[training.method],
-        sites=_NUMBERS[training.sites],
-        values=training.values,
-        controller=spec.controller,
-        keep=spec.keep,
-        parent=spec.parent,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        chunk_size=training.chunk_size,
-        validation_batches=training.validation_batches,
-        precision=training.precision.value,
-        memory_format=training.memory_format.value,
-        execution=training.execution.value,
-        score=training.score.value,
-        seed=training.seed,
-    )
-    if spec.mode is not None:
-        message.mode = _NUMBERS[spec.mode]
-    if training.chunks is not None:
-        message.chunks = training.chunks
-    if training.epochs is not None:
-        message.epochs = training.epochs
-    return message
+    """Return the message of a spec, with all defaults filled in."""
+    return pb.RunSpec(**told(_spec_view(spec), pb.RunSpec.DESCRIPTOR))
+
+
+def _spec_view(spec: RunSpec) -> SimpleNamespace:
+    data = _view(spec.training, seed=spec.training.data_seed)
+    return _view(spec, spec.training, data=data, child=spec.training)
 
 
 def run_to_message(run: Run) -> pb.Run:
     """Return the message of a run."""
-    return pb.Run(
+    view = _view(
+        run,
         run_id=run.id,
-        spec=spec_to_message(run.spec),
-        state=_NUMBERS[run.state],
-        cause=run.cause,
-        trained_chunks=run.trained_chunks,
-        planned_chunks=run.planned_chunks,
-        result=None if run.result is None else _result_to_message(run.result),
+        spec=_spec_view(run.spec),
+        result=None if run.result is None else _view(run.result, run.result.scores),
         create_time=timestamp(run.created_at),
     )
-
-
-_SCORES = (
-    "test_score_best",
-    "test_score_last",
-    "test_accuracy_best",
-    "test_accuracy_last",
-    "validation_score_best",
-    "validation_score_last",
-    "best_epoch",
-)
-
-
-def _result_to_message(result: Finished) -> pb.Result:
-    return pb.Result(
-        diverged=result.diverged,
-        seconds=result.seconds,
-        device=result.device,
-        weights_digest=result.weights_digest,
-        **{name: getattr(result.scores, name) for name in _SCORES},
-    )
-
-
-def _result_from_message(message: pb.Result) -> Finished:
-    return Finished(
-        scores=FinalScores(**{name: getattr(message, name) for name in _SCORES}),
-        diverged=message.diverged,
-        seconds=message.seconds,
-        device=message.device,
-        weights_digest=message.weights_digest,
-    )
+    return pb.Run(**told(view, pb.Run.DESCRIPTOR))
 
 
 def event_to_message(event: Event) -> pb.Event:
@@ -228,82 +130,55 @@ def event_to_message(event: Event) -> pb.Event:
     message = pb.Event(index=event.index, time=timestamp(event.time))
     match event.what:
         case StateChanged(state=state, cause=cause):
-            message.state = _NUMBERS[state]
+            message.state = pb.RunState.Value(f"RUN_STATE_{state.name}")
             message.cause = cause
         case Planned(chunks=chunks):
             message.planned_chunks = chunks
-        case ChunkTrained():
-            message.chunk.CopyFrom(_chunk_to_message(event.what))
-        case Finished():
-            message.result.CopyFrom(_result_to_message(event.what))
+        case ChunkTrained(chunk=chunk) as trained:
+            view = _view(trained, chunk)
+            message.chunk.CopyFrom(pb.Chunk(**told(view, pb.Chunk.DESCRIPTOR)))
+        case Finished(scores=scores) as result:
+            view = _view(result, scores)
+            message.result.CopyFrom(pb.Result(**told(view, pb.Result.DESCRIPTOR)))
     return message
 
 
 def event_from_message(message: pb.Event) -> Event:
     """Return the event of a message."""
-    kind = message.WhichOneof("kind")
     what: StateChanged | Planned | ChunkTrained | Finished
-    if kind == "state":
-        what = StateChanged(
-            state=enum_value(STATES, message.state, field="state"), cause=message.cause
-        )
-    elif kind == "planned_chunks":
-        what = Planned(chunks=message.planned_chunks)
-    elif kind == "chunk":
-        what = _chunk_from_message(message.chunk)
-    else:
-        what = _result_from_message(message.result)
+    match message.WhichOneof("kind"):
+        case "state":
+            what = StateChanged(**_fields_of(StateChanged, contents(message)))
+        case "planned_chunks":
+            what = Planned(chunks=message.planned_chunks)
+        case "chunk":
+            values = contents(message.chunk)
+            chunk = Chunk(**_fields_of(Chunk, values))
+            what = ChunkTrained(chunk=chunk, **_fields_of(ChunkTrained, values))
+        case _:
+            values = contents(message.result)
+            scores = FinalScores(**_fields_of(FinalScores, values))
+            what = Finished(scores=scores, **_fields_of(Finished, values))
     return Event(index=message.index, time=message.time.ToNanoseconds() / 1e9, what=what)
-
-
-def _chunk_to_message(trained: ChunkTrained) -> pb.Chunk:
-    chunk = trained.chunk
-    return pb.Chunk(
-        index=chunk.index,
-        losses=chunk.losses,
-        training_score=chunk.training_score,
-        validation_score=chunk.validation_score,
-        validation_loss=chunk.validation_loss,
-        values=chunk.values,
-        policy_version=trained.policy_version,
-        epochs=chunk.epochs,
-        training_images=chunk.training_images,
-        validation_images=chunk.validation_images,
-        agent_seconds=trained.agent_seconds,
-        seconds=chunk.seconds,
-    )
-
-
-def _chunk_from_message(message: pb.Chunk) -> ChunkTrained:
-    chunk = Chunk(
-        index=message.index,
-        losses=tuple(message.losses),
-        training_score=message.training_score,
-        validation_score=message.validation_score,
-        validation_loss=message.validation_loss,
-        values=dict(message.values),
-        epochs=message.epochs,
-        training_images=message.training_images,
-        validation_images=message.validation_images,
-        seconds=message.seconds,
-    )
-    return ChunkTrained(
-        chunk=chunk,
-        policy_version=message.policy_version,
-        agent_seconds=message.agent_seconds,
-    )
 
 
 def weights_request(run_id: str, which: Which) -> pb.GetWeightsRequest:
     """Return the request for a run's weights."""
-    return pb.GetWeightsRequest(run_id=run_id, weights=_NUMBERS[which])
+    number = pb.Weights.Value(f"WEIGHTS_{which.name}")
+    return pb.GetWeightsRequest(run_id=run_id, weights=number)
 
 
-def which_from_message(which: int) -> Which:
-    """Return the weights that GetWeights asks for; raises InvalidArgument."""
-    return Which(enum_value(WHICH, which, field="weights", default=Which.BEST))
+def which_from_message(request: pb.GetWeightsRequest) -> Which:
+    """Return the weights that GetWeights asks for, the best by default; raises InvalidArgument."""
+    text = plain(pb.GetWeightsRequest.DESCRIPTOR.fields_by_name["weights"], request.weights)
+    return member(Which, text, "weights") if request.weights else Which.BEST
 
 
-def state_from_message(state: int) -> RunState | None:
-    """Return the state that ListRuns asks for; None for all; raises InvalidArgument."""
-    return None if state == 0 else RunState(enum_value(STATES, state, field="state"))
+def state_from_message(message: pb.ListRunsRequest | pb.Run) -> RunState | None:
+    """Return the state of a run, or that a filter asks for; None if unspecified.
+
+    Raises:
+        InvalidArgument: the state is unknown.
+    """
+    text = plain(message.DESCRIPTOR.fields_by_name["state"], message.state)
+    return member(RunState, text, "state") if message.state else None

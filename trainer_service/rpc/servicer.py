@@ -1,4 +1,4 @@
-"""The trainer service on the wire: each method decodes, calls, encodes."""
+"""The gRPC servicer: each method decodes, calls, encodes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from trainer_service.v1 import trainer_pb2_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 PIECE = 64 * 1024
-"""Bytes of a message of weights."""
+"""Bytes of weights in one message."""
 FOLLOW_SECONDS = 0.1
-"""How often a watcher looks for more events."""
+"""Interval at which a watcher checks for new events."""
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -35,13 +35,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         device: pb.Device,
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        """Answer from `runs` and its store.
+        """Serve `runs` and its store.
 
         Args:
-            runs: the queue; stays the caller's.
-            store: of the same runs.
-            device: what ListDevices shows beside counts.
-            pause: the server's, for streams that follow.
+            runs: the queue; the caller closes it.
+            store: the queue's store.
+            device: what ListDevices returns, apart from the counts.
+            pause: waits for seconds, or raises when the server drains.
         """
         self._pause = pause
         self._runs = runs
@@ -51,7 +51,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def SubmitRun(  # noqa: N802
         self, request: pb.SubmitRunRequest, context: Context
     ) -> pb.SubmitRunResponse:
-        """See the contract."""
+        """Queue a run."""
         spec = convert.spec_from_message(request.spec)
         with convert.spec_paths():
             run = await asyncio.to_thread(self._runs.submit, request.run_id, spec)
@@ -60,18 +60,18 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def GetRun(  # noqa: N802
         self, request: pb.GetRunRequest, context: Context
     ) -> pb.GetRunResponse:
-        """See the contract."""
+        """Return a run."""
         run = await asyncio.to_thread(self._runs.get, request.run_id)
         return pb.GetRunResponse(run=convert.run_to_message(run))
 
     async def ListRuns(  # noqa: N802
         self, request: pb.ListRunsRequest, context: Context
     ) -> pb.ListRunsResponse:
-        """See the contract."""
+        """Return a page of runs, in the order of submission."""
         limit = page_size(request.page_size)
         page = await asyncio.to_thread(
             self._store.list,
-            state=convert.state_from_message(request.state),
+            state=convert.state_from_message(request),
             after=number_token(request.page_token) or 0,
             limit=limit + 1,
         )
@@ -84,18 +84,18 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CancelRun(  # noqa: N802
         self, request: pb.CancelRunRequest, context: Context
     ) -> pb.CancelRunResponse:
-        """See the contract."""
+        """Cancel a run."""
         run = await asyncio.to_thread(self._runs.cancel, request.run_id)
         return pb.CancelRunResponse(run=convert.run_to_message(run))
 
     async def WatchRun(  # noqa: N802
         self, request: pb.WatchRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        """See the contract."""
+        """Replay a run's events, then follow them to its end."""
         index = request.after_event
         while True:
             revision = self._store.revision(request.run_id)
-            # Before its events: a run that was final by then has no more than these.
+            # Before its events: if the run is final by now, no others follow.
             run = await asyncio.to_thread(self._runs.get, request.run_id)
             events = await asyncio.to_thread(self._store.events, request.run_id, after=index)
             for event in events:
@@ -103,15 +103,15 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
                 yield pb.WatchRunResponse(event=convert.event_to_message(event))
             if run.state.is_final:
                 return
-            # A study watches hundreds of runs that wait: they cost no look into the store.
+            # A study watches hundreds of queued runs, which should cost no read of the store.
             while self._store.revision(request.run_id) == revision:
                 await self._pause(FOLLOW_SECONDS)
 
     async def GetWeights(  # noqa: N802
         self, request: pb.GetWeightsRequest, context: Context
     ) -> AsyncIterator[pb.GetWeightsResponse]:
-        """See the contract."""
-        which = convert.which_from_message(request.weights)
+        """Send a run's weights in pieces."""
+        which = convert.which_from_message(request)
         data = await asyncio.to_thread(self._runs.weights, request.run_id, which)
         for start in range(0, len(data), PIECE):
             yield pb.GetWeightsResponse(data=data[start : start + PIECE])
@@ -119,14 +119,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def DiscardCheckpoint(  # noqa: N802
         self, request: pb.DiscardCheckpointRequest, context: Context
     ) -> pb.DiscardCheckpointResponse:
-        """See the contract."""
+        """Remove a run's checkpoint."""
         run = await asyncio.to_thread(self._runs.discard, request.run_id)
         return pb.DiscardCheckpointResponse(run=convert.run_to_message(run))
 
     async def ListDevices(  # noqa: N802
         self, request: pb.ListDevicesRequest, context: Context
     ) -> pb.ListDevicesResponse:
-        """See the contract."""
+        """Return the device, with its numbers of running and queued runs."""
         counts = await asyncio.to_thread(self._store.count)
         device = pb.Device(running=counts[RunState.RUNNING], queued=counts[RunState.QUEUED])
         device.MergeFrom(self._device)

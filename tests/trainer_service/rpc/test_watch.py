@@ -1,4 +1,4 @@
-"""Watching a run that ends at the worst moment, and one that waits for long."""
+"""WatchRun: a run that ends at any moment, and one that stays queued."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ NEVER = -1
 
 
 class EndingStore(RunStore):
-    """A real store in which the run ends right after the n-th time that somebody looked."""
+    """A real store whose run ends right after the `looks`-th read."""
 
     def __init__(self, path: Path, *, looks: int) -> None:
         super().__init__(path)
@@ -58,8 +58,8 @@ class EndingStore(RunStore):
 
 
 async def watch(store: EndingStore, pause: Callable[[float], Awaitable[None]]) -> list[Event]:
-    """Watch the run from its beginning to its end."""
-    # The store stands in for the queue, of which the servicer asks for the run only.
+    """Watch the run from its first event to its end."""
+    # The store replaces the queue, of which the servicer uses `get` only.
     servicer = TrainerServicer(cast(RunQueue, store), store, device=pb.Device(), pause=pause)
     stream = servicer.WatchRun(pb.WatchRunRequest(run_id="r"), cast(Any, None))
     return [convert.event_from_message(answer.event) async for answer in stream]
@@ -67,7 +67,7 @@ async def watch(store: EndingStore, pause: Callable[[float], Awaitable[None]]) -
 
 @pytest.mark.parametrize("looks", range(1, 12))
 def test_a_watcher_sees_the_end_whenever_it_comes(tmp_path: Path, looks: int) -> None:
-    """Between any two looks at state and events the run may end: its result is never missed."""
+    """The run may end between any two reads of state and events; its result is never missed."""
 
     async def pause(_seconds: float) -> None:
         await asyncio.sleep(0)
@@ -80,7 +80,7 @@ def test_a_watcher_sees_the_end_whenever_it_comes(tmp_path: Path, looks: int) ->
 
 
 def test_a_watcher_of_a_run_that_waits_reads_nothing(tmp_path: Path) -> None:
-    """A study watches hundreds that wait: each is read once at first, and again at an event."""
+    """Studies watch hundreds of queued runs: one read at first, and one after an event."""
     pauses = 0
 
     with closing(EndingStore(tmp_path / "runs.db", looks=NEVER)) as store:

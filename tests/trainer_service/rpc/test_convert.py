@@ -1,4 +1,4 @@
-"""The trainer contract: what is sent is what arrives, and what is wrong is named."""
+"""The trainer contract: values survive the round trip, and errors name their field."""
 
 import math
 
@@ -128,7 +128,7 @@ EVENTS = st.builds(
 
 @given(specs())
 def test_a_spec_arrives_as_it_was_sent(spec: RunSpec) -> None:
-    """Every field, through the bytes of its message."""
+    """Every field, through the serialized message."""
     data = convert.spec_to_message(spec).SerializeToString()
 
     assert convert.spec_from_message(pb.RunSpec.FromString(data)) == spec
@@ -136,14 +136,14 @@ def test_a_spec_arrives_as_it_was_sent(spec: RunSpec) -> None:
 
 @given(EVENTS)
 def test_an_event_arrives_as_it_was_sent(event: Event) -> None:
-    """Every field of every kind, floats to the bit."""
+    """Every field of every kind, floats bit by bit."""
     data = convert.event_to_message(event).SerializeToString()
 
     assert convert.event_from_message(pb.Event.FromString(data)) == event
 
 
 def test_an_empty_message_is_the_documented_default() -> None:
-    """Only method and length must be said; the rest is as the contract's comments say."""
+    """Only method and length are required; other defaults are those of the contract."""
     spec = convert.spec_from_message(pb.RunSpec(method=pb.METHOD_VANILLA, epochs=1))
 
     assert spec == RunSpec(training=TrainingSpec(epochs=1))
@@ -197,7 +197,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("changes", "field"), WRONG)
 def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str) -> None:
-    """The path of the field is that of the contract."""
+    """With the field's path in the contract."""
     content: dict[str, object] = {"method": pb.METHOD_VANILLA} | changes
     if not {"chunks", "epochs"} & set(content):
         content["chunks"] = 3
@@ -208,8 +208,8 @@ def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str
     assert [v.field for v in raised.value.violations] == [f"spec.{field}"]
 
 
-def test_a_controller_of_another_method_is_told_with_the_right_ones() -> None:
-    """And with the run's own, which nobody may have named."""
+def test_a_controller_with_another_method_is_refused() -> None:
+    """The error names the methods that take one, and the run's own, which may be the default."""
     right = r"goes with method rni or rd; this run's method is vanilla \(the default\)"
     with pytest.raises(InvalidArgument, match=rf"^controller: {right}$"):
         run_spec(controller="nope")
