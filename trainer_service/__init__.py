@@ -1,1 +1,1 @@
-"""The trainer service: trains children, one service for each device."""
+"""The trainer service: trains children on one device."""

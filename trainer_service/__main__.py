@@ -7,14 +7,14 @@ from agent_service.lifeline import end_on_interrupt
 
 
 def main() -> None:
-    """Run the command, or say which extra is missing, as in an installation of the client alone."""
+    """Run the command; with only the client installed, name the missing extra instead."""
     interrupted = signal.getsignal(signal.SIGINT)
     end_on_interrupt()
     try:
         from trainer_service.cli.main import main as run
 
         signal.signal(signal.SIGINT, interrupted)
-        run()  # which imports more, by what it does
+        run()  # commands import more, as needed
     except ModuleNotFoundError as missing:
         extra = "pip install 'reinforced-regularization[trainer]'"
         sys.exit(f"trainer-service: {missing.name} is not installed; {extra}")

@@ -1,4 +1,4 @@
-"""The composition root: the one place that names concrete classes."""
+"""The composition root: the only module that chooses concrete classes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def serve(config: TrainerConfig, announce: Callable[[int, int], None]) -> None:
     """Run the trainer service until a signal ends it.
 
     Args:
-        config: how.
-        announce: told the ports of gRPC and metrics once it serves.
+        config: the service's.
+        announce: called with the ports of gRPC and metrics once the service is ready.
 
     Raises:
-        AgentError: where the device is not there, the address or run store cannot be taken, or
-            another service than the agent answers at its address.
+        AgentError: the device does not exist, the address or run store is in use, or the service
+            at the agent's address is not an agent.
     """
     asyncio.run(_serve(config, announce))
 
@@ -56,19 +56,19 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
     )
     _check_agent(config)
     with temporary_folder(), closing(RunStore(config.runs)) as store:
-        config = config.of_store(store.identity)
+        config = config.with_storage_of(store.identity)
         with closing(_executor(config)) as executor:
-            shown = pb.Device(
+            device = pb.Device(
                 name=config.device,
                 description=executor.describe(),
                 parallel=config.parallel,
                 together=config.together,
             )
-            await _serve_runs(config, store, executor, shown, server, registry, announce)
+            await _serve_runs(config, store, executor, device, server, registry, announce)
 
 
 def _check_agent(config: TrainerConfig) -> None:
-    """Refuse an address where another service answers; an agent that is away may come yet."""
+    """Raise AgentError if another service answers there; an unavailable agent may still start."""
     with suppress(Unavailable):
         check_health(config.agent, "agent service", tls=config.agent_access.tls)
 
@@ -77,7 +77,7 @@ async def _serve_runs(
     config: TrainerConfig,
     store: RunStore,
     executor: Executor,
-    shown: pb.Device,
+    device: pb.Device,
     server: Server,
     registry: CollectorRegistry,
     announce: Callable[[int, int], None],
@@ -90,7 +90,7 @@ async def _serve_runs(
     ):
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))
-        servicer = TrainerServicer(runs, store, device=shown, pause=server.pause)
+        servicer = TrainerServicer(runs, store, device=device, pause=server.pause)
         server.add(
             trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN
         )

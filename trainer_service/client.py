@@ -1,4 +1,4 @@
-"""The client of a trainer service: submit runs and watch them."""
+"""The client of a trainer service: submits runs and watches them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TrainerClient:
         tls: Tls | None = None,
         token: str | PathLike[str] | None = None,
     ) -> None:
-        """Connect when first used; see `AgentClient` for what the arguments mean."""
+        """Connect on first use; the arguments are those of `AgentClient`."""
         self.address = address
-        self._anew = partial(
+        self._rebuild = partial(
             type(self), address, budget_seconds=budget_seconds, tls=tls, token=token
         )
         self._calls = Calls(
@@ -43,7 +43,7 @@ class TrainerClient:
         self._stub = trainer_pb2_grpc.TrainerServiceStub(self._calls.channel)
 
     def __reduce__(self) -> tuple[partial[TrainerClient], tuple[()]]:
-        return self._anew, ()
+        return self._rebuild, ()
 
     def __enter__(self) -> Self:
         return self
@@ -57,16 +57,16 @@ class TrainerClient:
         self._calls.close()
 
     def submit(self, run_id: str, spec: RunSpec) -> pb.Run:
-        """Queue a run; the same again answers the one that is there."""
+        """Queue a run and return it; idempotent for the same id and spec."""
         request = pb.SubmitRunRequest(run_id=run_id, spec=convert.spec_to_message(spec))
         return self._calls.call(self._stub.SubmitRun, request).run
 
     def get(self, run_id: str) -> pb.Run:
-        """Return a run as it stands."""
+        """Return a run."""
         return self._calls.call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id)).run
 
     def list(self) -> Iterator[pb.Run]:
-        """Return all runs in the order of submission, read page by page."""
+        """Yield all runs in the order of submission, fetched in pages."""
         request = pb.ListRunsRequest()
         while True:
             page = self._calls.call(self._stub.ListRuns, request)
@@ -76,13 +76,14 @@ class TrainerClient:
             request.page_token = page.next_page_token
 
     def cancel(self, run_id: str) -> pb.Run:
-        """End a run that waits or trains."""
+        """Cancel a run; no-op if it has ended."""
         return self._calls.call(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id)).run
 
     def watch(self, run_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Replay a run's events after an index, then follow it until it ends.
+        """Yield a run's events after index `after`, then follow it until it ends.
 
-        A service that goes away is waited for as in any call, and none is lost or repeated.
+        If the service becomes unavailable, the call waits as others do; no event is lost or
+        repeated.
         """
         request = pb.WatchRunRequest(run_id=run_id, after_event=after)
         while True:
@@ -91,23 +92,23 @@ class TrainerClient:
                     request.after_event = response.event.index
                     yield convert.event_from_message(response.event)
             except Unavailable:
-                self.get(run_id)  # waits for the service, for as long as the budget
+                self.get(run_id)  # waits for the service, up to the budget
             else:
                 return
 
     def weights(self, run_id: str, which: Which = Which.BEST) -> bytes:
-        """Return the weights of a run that was to keep its checkpoint, as a file.
+        """Return the weights of a run that kept its checkpoint, as the bytes of a file.
 
-        `trainer_service.training.child_file.load_child` builds the child of it again.
+        `trainer_service.training.child_file.load_child` rebuilds the child from it.
         """
         request = convert.weights_request(run_id, which)
         return b"".join(r.data for r in self._calls.stream(self._stub.GetWeights(request)))
 
     def discard(self, run_id: str) -> pb.Run:
-        """Remove the checkpoint that a run kept; again is no error."""
+        """Remove the checkpoint that a run kept; no-op if it is removed already."""
         request = pb.DiscardCheckpointRequest(run_id=run_id)
         return self._calls.call(self._stub.DiscardCheckpoint, request).run
 
     def device(self) -> pb.Device:
-        """Return what the service trains on."""
+        """Return the device that the service trains on."""
         return self._calls.call(self._stub.ListDevices, pb.ListDevicesRequest()).devices[0]

@@ -1,4 +1,4 @@
-"""The trainer service's configuration: read once at the door, never changed."""
+"""The trainer service's configuration, immutable after startup."""
 
 from __future__ import annotations
 
@@ -17,85 +17,85 @@ from agent_service.wire.addresses import (
     address_to_listen,
 )
 
-MOST_THREADS = 4096
-"""Of one process; torch ends with a crash where the system has no more."""
+MAX_THREADS = 4096
+"""Limit per process; torch crashes if the system cannot create a thread."""
 RAY_PORT = 10001
-"""Of Ray's clients, where nothing else is said."""
+"""Default port of Ray clients."""
 
 
 class ExecutorName(StrEnum):
-    """Where processes of runs are started."""
+    """Where run processes are started."""
 
     LOCAL = "local"
     """On this machine."""
     RAY = "ray"
-    """On a cluster of Ray."""
+    """On a Ray cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How one trainer service runs."""
+    """Settings of one trainer service."""
 
     agent: str = f"127.0.0.1:{AGENT_PORT}"
-    """Address of the agent service, as its client takes it."""
+    """Address of the agent service, in the form that `AgentClient` takes."""
     agent_access: Access = field(default_factory=Access)
-    """How runs prove to the agent who they are."""
+    """TLS files and token for calls to the agent."""
     device: str = "cpu"
-    """As torch names it: `cpu`, `cuda:0`."""
+    """Torch device name, as `cpu` or `cuda:0`."""
     data: Path = Path("data")
     """Folder of the data sets."""
     data_memory: str = "auto"
-    """Where images are held: `resident` on the device, `streamed` to it, or by what fits.
+    """Where images are held: `resident` on the device, `streamed` to it, or `auto` by what fits.
 
-    No result depends on it, so it is the service's, not a run's.
+    Results do not depend on it, so it is a setting of the service, not of runs.
     """
     runs: Path = Path("trainer.db")
-    """File of the runs and their events."""
+    """File of the run store."""
     storage: str = ""
-    """URL of the folder of checkpoints, as fsspec knows it; empty for one beside the run store.
+    """fsspec URL of the checkpoint folder; empty for one beside the run store.
 
-    What several services keep there does not meet.
+    Several services may share it: each has its own subfolder.
     """
     executor: ExecutorName = ExecutorName.LOCAL
-    """Where processes of runs are started."""
+    """Where run processes are started."""
     address: str = ""
-    """Ray's cluster: `ray://HOST:10001`, `HOST:6379` or `auto`, which empty is as well."""
+    """Address of the Ray cluster: `ray://HOST:10001`, `HOST:6379` or `auto`; empty is `auto`."""
     gpus_per_process: float | None = None
-    """What a process has of Ray's GPUs; None is one where the device is a GPU, else none."""
+    """Share of a GPU that Ray reserves for each process; None is 1 on a GPU, else 0."""
     listen: str = f"127.0.0.1:{TRAINER_PORT}"
-    """HOST:PORT of gRPC, [IPv6]:PORT or unix:PATH; port 0 takes any free one."""
+    """Address of gRPC: HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 selects a free one."""
     metrics_port: int = 9465
-    """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
+    """Port of the Prometheus page, on the host of `listen`; 0 selects a free one."""
     parallel: int = 1
-    """Processes that train at once."""
+    """Number of processes that train at once."""
     together: int = 1
-    """Runs in each process, at the most: those of one spec but for seed and values are stacked."""
+    """Most runs stacked in one process: runs whose specs differ only in seed and values."""
     threads: int = 0
-    """CPU threads of each process; 0 is its share of this machine's usable cores, on Ray 1."""
+    """CPU threads per process; 0 is usable cores / `parallel`, and 1 on Ray."""
     checkpoint_seconds: float | None = None
-    """Between two checkpoints of a run; None lets them take 1% of its time, 0 makes one a chunk."""
+    """Time between checkpoints; None spends 1% of training time on them, 0 saves every chunk."""
     grace_seconds: float = 20.0
-    """How long a run's chunk may go on once the service stops, before the run is killed."""
+    """How long a chunk may still train when the service stops, before its process is killed."""
     restarts: int = 3
-    """How often a run starts again from its checkpoint without a new chunk before it fails."""
+    """Restarts without a new chunk before a run fails."""
     stall_seconds: float = 3600.0
-    """How long a run may tell nothing, as within one chunk, before its process is killed."""
+    """How long a process may send no event, as within one chunk, before it is killed."""
     agent_seconds: float = 3600.0
-    """How long a run waits for an agent that is away before it fails."""
+    """How long a run waits for an unavailable agent before it fails."""
     tensorboard: Path | None = None
-    """Folder of event files for TensorBoard, one folder a run; None writes none."""
+    """Folder of TensorBoard event files, with a subfolder per run; None writes none."""
     serving: ServingConfig = field(default_factory=ServingConfig)
-    """Who may call, and how much."""
+    """Access and limits of the gRPC server."""
     max_runs: int = 10_000
-    """Runs that wait or train; no more are taken."""
+    """Most runs that may wait or train at once."""
 
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field that is wrong."""
         for name in ("parallel", "together"):
             if not 1 <= getattr(self, name) < 2**31:
                 raise invalid(name, f"{getattr(self, name)} must be at least 1, and below 2^31")
-        if self.threads > MOST_THREADS:
-            raise invalid("threads", f"{self.threads} is more than {MOST_THREADS}")
+        if self.threads > MAX_THREADS:
+            raise invalid("threads", f"{self.threads} is more than {MAX_THREADS}")
         for name in (
             "threads",
             "checkpoint_seconds",
@@ -117,9 +117,9 @@ class TrainerConfig:
     def _check_executor(self) -> None:
         if self.executor is ExecutorName.LOCAL:
             if self.address:
-                raise invalid("address", "is of Ray; give --executor ray with it")
+                raise invalid("address", "requires --executor ray")
             if self.gpus_per_process is not None:
-                raise invalid("gpus_per_process", "is of Ray; give --executor ray with it")
+                raise invalid("gpus_per_process", "requires --executor ray")
             return
         if ":" in self.address:
             address_to_call(self.address.removeprefix("ray://"), "address", port=RAY_PORT)
@@ -133,21 +133,21 @@ class TrainerConfig:
 
     @property
     def gpus(self) -> float:
-        """What a process has of Ray's GPUs."""
+        """GPUs that Ray reserves for each process."""
         if self.gpus_per_process is None:
             return float(self.device != "cpu")
         return self.gpus_per_process
 
     @property
     def checkpoints(self) -> str:
-        """Path or URL of the folder of the runs' checkpoints."""
+        """Path or URL of the checkpoint folder."""
         return self.storage or str(self.runs.with_name(f"{self.runs.name}.checkpoints"))
 
-    def of_store(self, identity: str) -> TrainerConfig:
-        """Return this configuration with what is stored elsewhere in a folder of a run store's own.
+    def with_storage_of(self, identity: str) -> TrainerConfig:
+        """Return this configuration with a subfolder of `storage` for one run store.
 
         Args:
-            identity: of the run store.
+            identity: the run store's id.
         """
         if not self.storage:
             return self
@@ -155,5 +155,5 @@ class TrainerConfig:
 
     @property
     def listening(self) -> Address:
-        """Where `listen` says."""
+        """The parsed `listen`."""
         return address_to_listen(self.listen, "listen", port=TRAINER_PORT)

@@ -1,4 +1,4 @@
-"""Shares CPU cores among processes; knows no torch, which reads its settings when imported."""
+"""Divides CPU cores among processes; imports no torch, which reads its settings at import."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from collections.abc import MutableMapping
 
 
 def set_threads(environment: MutableMapping[str, str], *, threads: int, parallel: int) -> int:
-    """Set OpenMP up for runs that share cores; return the threads of each.
+    """Configure OpenMP for processes that share cores; return the threads of each.
 
-    What the environment says already stays. To be called before torch is imported.
+    Variables that are set already stay. Call it before torch is imported.
 
     Args:
-        environment: of this process, which its runs inherit.
-        threads: of each process; 0 is its share of the cores that this one may use, by affinity
-            and by its container's quota.
-        parallel: processes at once.
+        environment: of this process, inherited by run processes.
+        threads: per process; 0 is usable cores / `parallel`, by affinity and container quota.
+        parallel: number of processes.
     """
     threads = threads or _share(parallel)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    # Threads that wait otherwise spin: where pools share cores, on the cores that others need.
+    # By default waiting threads spin, on cores that other processes need.
     environment.setdefault("OMP_WAIT_POLICY", "passive")
     return threads
 
 
 def _share(parallel: int) -> int:
-    import joblib  # slow to import, for those alone who leave the choice to us
+    import joblib  # slow to import, and not needed if `threads` is set
 
     cores: int = joblib.cpu_count()
     return max(1, cores // parallel)

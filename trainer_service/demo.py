@@ -1,6 +1,6 @@
-"""The demonstration: two real services, a small study on real images, and what came of it.
+"""The demonstration: runs a small study on real images with two real services.
 
-Children are ResNet34 with a quarter of the channels, so that it ends within minutes on two cores.
+Children are ResNet34 with a quarter of the channels, so that it takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ STUDY = StudySpec(
     ),
     methods=table_1(
         Method,
-        # The paper's gap stays about as large when a high drop rate ruins both scores, and so few
-        # runs do not lead away from there: with it RD ended at a test score of 0.21.
+        # The paper's gap stays about as large when a high drop rate ruins both scores, and these
+        # few runs do not recover from that: with it RD ended at a test score of 0.21.
         reward=Reward.VALIDATION,
-        # A run brings 20 transitions here, so a controller has 320 to learn from.
+        # A run gives 20 transitions here, so a controller learns from 320.
         ppo=PPOSettings(rollout_size=40, batch_size=20),
     ),
     references=("d", "dni"),
@@ -45,13 +45,13 @@ STUDY = StudySpec(
 
 
 def main() -> None:
-    """Run the demonstration; Ctrl-C ends it and all that it started."""
+    """Run the demonstration; Ctrl-C ends it and its services."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         _run()
     except KeyboardInterrupt:
-        print("\ninterrupted; everything that was started is ended")
+        print("\ninterrupted; both services have ended")
         sys.exit(130)
     except AgentError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -84,11 +84,11 @@ def _run() -> None:
 
 @contextmanager
 def _service(name: str, options: list[str]) -> Iterator[tuple[str, str]]:
-    """Start a service on free ports; give its addresses, and end it afterwards."""
+    """Start a service on free ports, yield its addresses, and end it afterwards."""
     command = [sys.executable, "-c", f"from {name}_service.cli.main import main; main()", "serve"]
     command += ["--listen", "127.0.0.1:0", "--metrics-port", "0", *options]
     with (OUTPUT / f"{name}.log").open("w") as log:
-        # Not in the terminal's group: on Ctrl-C the study cancels its runs first.
+        # In its own process group: on Ctrl-C the study cancels its runs first.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
         )
@@ -102,7 +102,7 @@ def _service(name: str, options: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _addresses(process: subprocess.Popen[str], name: str) -> tuple[str, str]:
-    """Return HOST:PORT and the metrics page that a service announces."""
+    """Return the HOST:PORT and the metrics URL that a service announces."""
     assert process.stdout is not None
     line = process.stdout.readline()
     found = re.search(r"at (\S+), metrics at (\S+)", line)

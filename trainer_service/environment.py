@@ -1,9 +1,9 @@
-"""Gymnasium environments: a child's training as an episode, for any agent that speaks Gymnasium.
+"""Gymnasium environments: a child's training as an episode.
 
     gymnasium.make("trainer_service.environment:ReinforcedRegularization/SimulatedChild-v0")
     gymnasium.make("trainer_service.environment:ReinforcedRegularization/ChildTraining-v0")
 
-One step is one chunk. They know no service and no gRPC; only the real child needs torch.
+One step is one chunk. No service and no gRPC is involved; only the real child needs torch.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ LARGEST_LOSS = 1e12
 
 
 class ChunkEnvironment(gymnasium.Env[Observation, Action]):
-    """One run of one child: what the two environments have in common.
+    """Base class: one run of one child.
 
-    - Observation: S_t, float32[N], the losses of the chunk that was just trained; S_0 is zeros.
+    - Observation: S_t, float32[N], the losses of the last chunk; S_0 is zeros.
     - Action: float32[h] in [-1, 1], clipped, and mapped to each hyperparameter's range.
-    - Reward: R_t of the chosen definition.
-    - terminated: after the last planned chunk, or where the child diverged. Never truncated.
+    - Reward: R_t by the chosen definition.
+    - terminated: after the last planned chunk, or if the child diverged. Never truncated.
     - info of a step: `chunk` (from 1), `values` by name, `training_score`, `validation_score`.
 
-    A seed given to `reset` decides all that follows, later resets without a seed included; each of
-    these starts another child.
+    A seed given to `reset` determines everything that follows, including later resets without a
+    seed; each reset starts another child.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # as gymnasium.Env declares it
@@ -51,15 +51,17 @@ class ChunkEnvironment(gymnasium.Env[Observation, Action]):
     def __init__(
         self, *, chunk_size: int, controlled: Sequence[Hyperparameter], reward: Reward | str
     ) -> None:
-        """Set the spaces up.
+        """Set up the spaces.
 
         Raises:
-            InvalidArgument: where there is no such reward, or it is `given`: nobody gives one here.
+            InvalidArgument: the reward is unknown, or `given`, which an environment cannot provide.
         """
         self.hyperparameters = tuple(controlled)
         self._reward = named(reward)
         if REWARDS[self._reward].is_given:
-            raise invalid("reward", "`given` is for trainings that report one; choose another")
+            raise invalid(
+                "reward", "`given` is for trainings that report their own; choose another"
+            )
         shape = (chunk_size,)
         self.observation_space = spaces.Box(-LARGEST_LOSS, LARGEST_LOSS, shape, np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (len(self.hyperparameters),), np.float32)
@@ -80,10 +82,10 @@ class ChunkEnvironment(gymnasium.Env[Observation, Action]):
         """Train the next chunk under `action`.
 
         Raises:
-            gymnasium.error.ResetNeeded: where the run has ended.
+            gymnasium.error.ResetNeeded: the run has ended.
         """
         if not self._is_open:
-            raise gymnasium.error.ResetNeeded("the run has ended, or none was started; reset first")
+            raise gymnasium.error.ResetNeeded("no run is active; call reset first")
         values = named_values(self.hyperparameters, [float(unit) for unit in action])
         self._chunk += 1
         losses, scores, ends = self._train(values)
@@ -100,15 +102,15 @@ class ChunkEnvironment(gymnasium.Env[Observation, Action]):
 
     @abstractmethod
     def _start(self, seed: int) -> None:
-        """Start a run of a fresh child."""
+        """Start a run with a new child."""
 
     @abstractmethod
     def _train(self, values: Mapping[str, float]) -> tuple[npt.NDArray[np.float64], Scores, bool]:
-        """Train a chunk; return its losses, its scores and whether the run ends with it."""
+        """Train a chunk; return its losses, its scores and whether it is the last."""
 
 
 class SimulatedChildEnvironment(ChunkEnvironment):
-    """The simulated child of `trainer_service.simulation`, whose optimal policy is known."""
+    """The child of `trainer_service.simulation`, whose optimal policy is known."""
 
     def __init__(
         self,
@@ -134,10 +136,10 @@ class SimulatedChildEnvironment(ChunkEnvironment):
 class ChildTrainingEnvironment(ChunkEnvironment):
     """A real child on real images.
 
-    Each run trains a child of another seed on the same data. Where a loss is not finite, the run
-    ends: both scores of that chunk count as 0, and the observation is all zeros. Runs are
-    repeatable by their seeds; threads must not start runs at once, since initial weights come from
-    torch's global generator, so vectorize over processes.
+    Each run trains a child with another seed on the same data. If a loss is not finite, the run
+    ends: both scores of that chunk are 0, and the observation is all zeros. Equal seeds give equal
+    runs. Vectorize over processes, not threads: initial weights come from torch's global
+    generator.
     """
 
     def __init__(
@@ -148,28 +150,31 @@ class ChildTrainingEnvironment(ChunkEnvironment):
         device: str = "cpu",
         reward: Reward | str = Reward.GAP,
     ) -> None:
-        """Read the data.
+        """Load the data.
 
         Args:
-            training: the child, of method `rd` or `rni`; its `seed` is unused. None is the demo's
-                kind: a ResNet34 of a quarter of the channels on 300 digits, 30% mislabelled.
-            data: the data folder; scikit-learn's digits need none.
-            device: as torch names it.
+            training: the child's training, of method `rd` or `rni`; its `seed` is unused. None is
+                that of the demo: a ResNet34 with a quarter of the channels on 300 digits, 30% of
+                them mislabelled.
+            data: the data folder; not needed for digits.
+            device: torch device name.
             reward: any but `given`.
 
         Raises:
-            InvalidArgument: where the method has no value for an agent to decide.
-            DataError: where the data set is not there, or wrong.
+            InvalidArgument: the method has no value for an agent to decide.
+            DataError: the data set is missing or invalid.
         """
         spec = training or TrainingSpec(
             method=Method.RD, width=0.25, training_size=300, label_noise=0.3, chunks=20
         )
         if not spec.method.is_reinforced:
-            raise invalid("training.method", f"{spec.method} decides no value; choose rd or rni")
+            raise invalid(
+                "training.method", f"{spec.method} leaves no value to decide; choose rd or rni"
+            )
         super().__init__(
             chunk_size=spec.chunk_size, controlled=hyperparameters(spec), reward=reward
         )
-        # torch takes seconds to import: not for those who only simulate.
+        # Imported here: torch takes seconds, and the simulated child does not need it.
         import torch
 
         from trainer_service.training.datasets import load_images

@@ -1,4 +1,4 @@
-"""Files that one process at a time may hold."""
+"""File locks, held by one process at a time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import IO
 
 
 def lock(file: IO[bytes]) -> bool:
-    """Hold a file until it is closed, or this process ends in any way.
+    """Lock a file until it is closed or this process ends.
 
-    Between machines it holds as far as their file system passes locks on, as NFS does.
+    Between machines it works if the file system shares locks, as NFS does.
 
     Returns:
-        Whether nobody else holds it.
+        False if another process holds the lock.
 
     Raises:
-        OSError: its file system has no locks.
+        OSError: the file system does not support locks.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A run of the trainer service as values: what decides it, where it stands, what happened in it."""
+"""Values of a trainer run: its spec, its state and its events."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from trainer_service.training.spec import Method, TrainingSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """All that decides a run; raises InvalidArgument naming the field that is wrong."""
+    """The full specification of a run; raises InvalidArgument naming the invalid field."""
 
     training: TrainingSpec
     controller: str = ""
-    """The controller's name at the agent service, for reinforced methods; else empty."""
+    """Name of the controller at the agent service, for reinforced methods; else empty."""
     mode: Mode | None = None
-    """What the run does with the controller; None takes the controller's own."""
+    """Mode of the run at the controller; None uses the controller's own."""
     keep: bool = False
-    """Whether the last checkpoint stays when the run has succeeded, until it is discarded."""
-
+    """Whether the last checkpoint is kept after success, until it is discarded."""
     parent: str = ""
-    """The id of a run that kept its checkpoint, where this one goes on; empty begins anew."""
+    """Id of a run with a kept checkpoint, from which this one continues; empty for none."""
 
     def __post_init__(self) -> None:
         """Check that a controller is named if and only if the method has one."""
@@ -38,11 +37,11 @@ class RunSpec:
             text = f"goes with method rni or rd; this run's method is {method}{default}"
             raise invalid("controller", text)
         if self.mode is Mode.SHADOW:
-            raise invalid("mode", "a child here runs under what is decided; use learning or frozen")
+            raise invalid("mode", "is not supported by the trainer service; use learning or frozen")
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """State of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -52,24 +51,24 @@ class RunState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens."""
+        """Whether the run has ended."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
-    """The run came to a state."""
+    """The run's state or its cause changed."""
 
     kind: Literal["state"] = "state"
     state: RunState
     cause: str = ""
-    """Why it failed, was queued again, waits while it runs, or kept no checkpoint though it should;
+    """Why it failed, was queued again, waits while it runs, or kept no checkpoint despite `keep`;
     empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """Training begins, or goes on in another process."""
+    """Training starts, or resumes in another process."""
 
     kind: Literal["planned"] = "planned"
     chunks: int
@@ -82,9 +81,9 @@ class ChunkTrained:
     kind: Literal["chunk"] = "chunk"
     chunk: Chunk
     policy_version: int
-    """That decided what it ran under; 0 without a policy."""
+    """Version of the policy that decided the chunk's values; 0 without a policy."""
     agent_seconds: float
-    """Time of the report to the agent; 0 without one."""
+    """Time of the report to the agent, in seconds; 0 without an agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,39 +94,39 @@ class Finished:
     scores: FinalScores
     diverged: bool
     seconds: float
-    """Its own training time, without start-up and what was trained twice after a kill."""
+    """Training time of this run, without start-up and chunks repeated after a kill."""
     device: str
-    """In words."""
+    """Description of the device."""
     weights_digest: str = ""
-    """SHA-256 of the last weights; empty for runs from before there was one."""
+    """SHA-256 of the last weights; empty for runs of versions without it."""
 
 
-What = StateChanged | Planned | ChunkTrained | Finished
+EventContent = StateChanged | Planned | ChunkTrained | Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened in a run."""
+    """One event of a run."""
 
     index: int
     """From 1, without gaps."""
     time: float
     """Seconds since 1970."""
-    what: What
+    what: EventContent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as it stands."""
+    """A run and its current state."""
 
     id: str
     key: int
-    """Place in the order of submission."""
+    """Number in the order of submission."""
     spec: RunSpec
     state: RunState
     cause: str
     trained_chunks: int
-    """Those before its own, of the runs that it goes on from, included."""
+    """Including those of its parents."""
     planned_chunks: int
     result: Finished | None
     created_at: float
@@ -135,5 +134,5 @@ class Run:
 
     @property
     def is_kept(self) -> bool:
-        """Whether it ended with a checkpoint that stays, until that is discarded."""
+        """Whether it ended with a kept checkpoint, which may be discarded since."""
         return self.state is RunState.SUCCEEDED and self.spec.keep and not self.cause

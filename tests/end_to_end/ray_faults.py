@@ -15,7 +15,14 @@ from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.end_to_end.ray_cluster import RayCluster
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged, What
+from trainer_service.run import (
+    ChunkTrained,
+    EventContent,
+    Finished,
+    RunSpec,
+    RunState,
+    StateChanged,
+)
 from trainer_service.training.spec import Method
 
 SECONDS = 400.0
@@ -59,9 +66,9 @@ def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
         yield client
 
 
-def followed(client: TrainerClient, run_id: str) -> list[What]:
+def followed(client: TrainerClient, run_id: str) -> list[EventContent]:
     """Follow a run to its end; return all that happened, without times."""
-    told: list[What] = []
+    told: list[EventContent] = []
     for event in client.watch(run_id):
         match event.what:
             case ChunkTrained() as trained:
@@ -74,12 +81,12 @@ def followed(client: TrainerClient, run_id: str) -> list[What]:
     return told
 
 
-def outcome(told: Sequence[What]) -> list[What]:
+def outcome(told: Sequence[EventContent]) -> list[EventContent]:
     """Return chunks and result: what must not depend on where a run trained."""
     return [what for what in told if isinstance(what, ChunkTrained | Finished)]
 
 
-def causes(told: Sequence[What], state: RunState) -> list[str]:
+def causes(told: Sequence[EventContent], state: RunState) -> list[str]:
     return [what.cause for what in told if isinstance(what, StateChanged) and what.state is state]
 
 
@@ -99,8 +106,8 @@ def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str]) -> None:
 @pytest.fixture
 def at_home(
     tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
-) -> dict[str, list[What]]:
-    """What happens in the runs where nobody disturbs them, one after another on this machine."""
+) -> dict[str, list[EventContent]]:
+    """Events of the runs without disturbance, one after another on this machine."""
     with (
         TrainerProcess(tmp_path_factory.mktemp("home"), agent=frozen_agent.address) as trainer,
         TrainerClient(trainer.address, budget_seconds=60) as client,
@@ -114,7 +121,7 @@ def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
     cluster: RayCluster,
     trainer: TrainerProcess,
     client: TrainerClient,
-    at_home: dict[str, list[What]],
+    at_home: dict[str, list[EventContent]],
 ) -> None:
     """To the bit, each chunk told once: a node dies, the service is killed, then stopped.
 

@@ -1,4 +1,4 @@
-"""Runs that the tests of the trainer service train: as small as a ResNet gets."""
+"""Run specs for tests of the trainer service, with the smallest ResNet."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ CHILD = TrainingSpec(
     validation_batches=3,
     chunks=3,
 )
-"""A training of a few hundredths of a second a chunk."""
+"""A training whose chunks take a few hundredths of a second."""
 
 
 def run_spec(
@@ -29,7 +29,7 @@ def run_spec(
     batch_size: int = CHILD.batch_size,
     seed: int = 0,
 ) -> RunSpec:
-    """Return a run of `CHILD`, or of one like it."""
+    """Return the spec of a run of `CHILD`, with changes."""
     training = replace(
         CHILD,
         dataset=dataset,
@@ -43,4 +43,4 @@ def run_spec(
 
 
 ENDLESS = 1_000_000
-"""Chunks of a run that a test cuts."""
+"""Chunks of a run that a test ends early."""

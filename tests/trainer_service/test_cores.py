@@ -1,4 +1,4 @@
-"""Threads by the cores that there are."""
+"""Threads by usable cores."""
 
 import os
 
@@ -7,8 +7,8 @@ import joblib
 from trainer_service.cores import set_threads
 
 
-def test_cores_are_those_that_the_process_may_use() -> None:
-    """Affinity counts, not the machine."""
+def test_only_usable_cores_count() -> None:
+    """By affinity, not the machine's total."""
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -18,7 +18,7 @@ def test_cores_are_those_that_the_process_may_use() -> None:
 
 
 def test_runs_share_the_cores_and_wait_without_spinning() -> None:
-    """By default; what is asked for, or stands in the environment, counts more."""
+    """By default; options and environment variables take precedence."""
     default: dict[str, str] = {}
     own = {"OMP_NUM_THREADS": "5", "OMP_WAIT_POLICY": "active"}
     cores = joblib.cpu_count()

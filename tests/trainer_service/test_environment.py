@@ -1,4 +1,4 @@
-"""The Gymnasium environments: by Gymnasium's own rules, and true to what they wrap."""
+"""The Gymnasium environments: valid by check_env, and true to the children they wrap."""
 
 import subprocess
 import sys
@@ -48,13 +48,13 @@ def episode(
 
 
 def test_the_simulated_child_passes_gymnasiums_check() -> None:
-    """check_env finds nothing, and warnings are errors here."""
+    """Without warnings, which are errors here."""
     check_env(gymnasium.make(f"{MODULE}SimulatedChild-v0").unwrapped)
 
 
 @pytest.mark.parametrize("sites", Sites)
 def test_a_real_child_passes_gymnasiums_check(sites: Sites) -> None:
-    """check_env finds nothing on a tiny child, of one hyperparameter and of one a site."""
+    """With one hyperparameter, and with one per site."""
     environment = gymnasium.make(f"{MODULE}ChildTraining-v0", training=tiny(sites=sites))
 
     check_env(environment.unwrapped)
@@ -84,7 +84,7 @@ def test_simulating_needs_no_torch() -> None:
     ],
 )
 def test_rewards_are_the_chosen_definitions(reward: str, expected: Any) -> None:
-    """Every step's reward is made of its scores by the definition of method.md."""
+    """Each step's reward follows from its scores by the chosen definition."""
     environment = SimulatedChildEnvironment(chunks=5, reward=reward)
     before = 0.0
     for _, earned, _, _, info in episode(environment, np.zeros(1, np.float32), seed=2):
@@ -93,7 +93,7 @@ def test_rewards_are_the_chosen_definitions(reward: str, expected: Any) -> None:
 
 
 def test_actions_are_clipped_and_mapped_to_the_range() -> None:
-    """-1 is the lowest rate, 1 the highest, 0 the middle; what lies outside is the bound."""
+    """-1 is the lowest rate, 1 the highest, 0 the middle; values outside are clipped."""
     environment = SimulatedChildEnvironment()
     environment.reset(seed=0)
 
@@ -106,7 +106,7 @@ def test_actions_are_clipped_and_mapped_to_the_range() -> None:
 
 
 def test_a_run_terminates_at_its_planned_end() -> None:
-    """S_0 is zeros; the last planned chunk terminates, none is truncated, one more is refused."""
+    """S_0 is zeros; the last planned chunk terminates, not truncates; a further step raises."""
     environment = SimulatedChildEnvironment(chunks=4, chunk_size=3)
     start, info = environment.reset(seed=0)
 
@@ -121,7 +121,7 @@ def test_a_run_terminates_at_its_planned_end() -> None:
 
 
 def test_each_reset_starts_another_child() -> None:
-    """Resets without a seed go on to other children, in an order that the first seed decides."""
+    """Resets without a seed start other children, in an order determined by the first seed."""
 
     def first_scores() -> list[float]:
         environment = SimulatedChildEnvironment()
@@ -138,7 +138,7 @@ def test_each_reset_starts_another_child() -> None:
 
 
 def test_the_best_rates_earn_the_known_optimum() -> None:
-    """Acting by best_rate() through the environment returns optimal_return(), but for noise."""
+    """Acting by best_rate() through the environment earns optimal_return(), up to noise."""
     environment, child = SimulatedChildEnvironment(), SimulatedChild()
     environment.reset(seed=1)
 
@@ -179,8 +179,8 @@ def test_a_diverged_child_ends_its_run() -> None:
     assert not observation.any()
 
 
-def test_what_no_agent_can_learn_from_is_refused() -> None:
-    """A reward that nobody gives, and a method that leaves nothing to decide."""
+def test_unusable_rewards_and_methods_are_refused() -> None:
+    """A reward that must be given, and a method without values to decide."""
     with pytest.raises(InvalidArgument, match="reward"):
         SimulatedChildEnvironment(reward="given")
     with pytest.raises(InvalidArgument, match="rd or rni"):

@@ -1,4 +1,4 @@
-"""The simulated child: its closed forms are true of it, and a constant rate is not enough."""
+"""The simulated child: it follows its closed forms, and a constant rate is not enough."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ RATES = st.floats(0.0, HIGHEST_RATE)
 
 
 def chunk_at(t: int, rate: float, *, seed: int = 0) -> SimulatedChunk:
-    """Return chunk t of 40 under `rate`; the noise of equal seeds is the same for all rates."""
+    """Return chunk t of 40 under `rate`; equal seeds give equal noise for all rates."""
     child = SimulatedChild(seed=seed)
     for _ in range(t - 1):
         child.step(0.0)
@@ -25,7 +25,7 @@ def chunk_at(t: int, rate: float, *, seed: int = 0) -> SimulatedChunk:
 
 
 def run(child: SimulatedChild, rate: float | None) -> float:
-    """Return the return of a run under one rate, or under the best ones."""
+    """Return a run's return under one rate, or under the best ones."""
     total = 0.0
     for t in range(1, child.chunks + 1):
         chosen = child.best_rate(t / child.chunks) if rate is None else rate
@@ -43,7 +43,7 @@ def test_the_best_rate_is_found_by_search(t: int) -> None:
 
 @given(t=st.integers(1, 40), rate=RATES, seed=st.integers(0, 99))
 def test_scores_are_the_closed_forms_within_the_noise(t: int, rate: float, seed: int) -> None:
-    """Each score is its formula of the docstring but for at most SCORE_NOISE, and in [0, 1]."""
+    """Each score is within SCORE_NOISE of its formula in the docstring, and in [0, 1]."""
     tau, u = t / 40, rate / HIGHEST_RATE
     pressure = 0.1 + 0.8 * tau
     fit = 0.55 + 0.4 * (1 - np.exp(-3 * tau)) / (1 - np.exp(-3))
@@ -70,7 +70,7 @@ def test_runs_return_what_the_closed_forms_say(rate: float) -> None:
 
 
 def test_random_rates_return_the_mean_over_all_rates() -> None:
-    """random_return() is constant_return() averaged over the range: each chunk's draw is fresh."""
+    """random_return() is constant_return() averaged over the range: chunks are independent."""
     middles = (np.arange(10_000) + 0.5) * HIGHEST_RATE / 10_000
     child = SimulatedChild()
 
@@ -80,7 +80,7 @@ def test_random_rates_return_the_mean_over_all_rates() -> None:
 
 
 def test_the_best_constant_gets_less_than_ninety_percent_of_the_way() -> None:
-    """Only a policy that adapts can: the best constant, found by search too, gets 62%."""
+    """The best constant, also found by search, gets 62%; only adaptive policies get further."""
     child = SimulatedChild()
     best = child.best_constant_rate()
 
@@ -108,7 +108,7 @@ def test_no_sequence_of_rates_beats_the_optimum(rates: list[float]) -> None:
     assert total <= child.optimal_return() + 6 * SCORE_NOISE
 
 
-def test_losses_tell_how_far_training_is() -> None:
+def test_losses_show_training_progress() -> None:
     """Under one rate they fall from each tenth of a run to the next; there are N of them."""
     child = SimulatedChild(chunk_size=400)
     losses = [child.step(0.45).losses for _ in range(40)]
@@ -118,7 +118,7 @@ def test_losses_tell_how_far_training_is() -> None:
 
 
 def test_equal_seeds_give_equal_runs() -> None:
-    """A run is decided by seed and rates: again, and after a reset; another seed is another one."""
+    """Seed and rates determine a run, also after a reset; another seed gives another run."""
     child = SimulatedChild(seed=3)
     first = [child.step(0.2) for _ in range(40)]
     child.reset(3)
@@ -133,7 +133,7 @@ def test_equal_seeds_give_equal_runs() -> None:
 
 @pytest.mark.parametrize("rate", [-0.01, 0.91, float("nan")])
 def test_rates_out_of_range_are_refused(rate: float) -> None:
-    """They raise, and no chunk is counted."""
+    """With a ValueError, and no chunk is counted."""
     child = SimulatedChild(chunks=1)
 
     with pytest.raises(ValueError, match="drop rate"):
@@ -142,8 +142,8 @@ def test_rates_out_of_range_are_refused(rate: float) -> None:
     assert not child.finished
 
 
-def test_a_finished_run_goes_no_further() -> None:
-    """A chunk more than planned raises; so does a plan of none."""
+def test_a_finished_run_cannot_continue() -> None:
+    """A step after the last chunk raises; so does a plan without chunks."""
     child = SimulatedChild(chunks=1)
     child.step(0.1)
 

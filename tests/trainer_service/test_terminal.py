@@ -1,4 +1,4 @@
-"""The console shows what strangers wrote, and obeys none of it."""
+"""The console prints untrusted text without interpreting it."""
 
 import io
 
@@ -11,8 +11,8 @@ NAME = "[red]a[/x] :smile: \x1b[31m\x1b]0;owned\x07"
 SHOWN = r"[red]a[/x] :smile: \x1b[31m\x1b]0;owned\x07"
 
 
-def test_a_strangers_text_is_shown_as_it_is() -> None:
-    """In a line, in a table and beside a bar, in a terminal with colours; ours are kept."""
+def test_untrusted_text_is_escaped() -> None:
+    """In a line, a table and a progress bar, in a terminal with colours; our own styles work."""
     file = io.StringIO()
     console = Terminal(file=file, force_terminal=True, width=120, highlight=False)
     table = Table()

@@ -10,7 +10,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
+from trainer_service.run import (
+    ChunkTrained,
+    EventContent,
+    Finished,
+    Planned,
+    RunState,
+    StateChanged,
+)
 from trainer_service.runs.store import RunStore
 from trainer_service.workers.value_source import WAITS
 
@@ -64,7 +71,7 @@ class Metrics:
         text = f"Of a running run: {text[0].lower()}{text[1:]}"
         return Gauge(f"trainer_run_{name}", text, ("run", *labels), registry=self._registry)
 
-    def observe(self, run_id: str, what: What) -> None:
+    def observe(self, run_id: str, what: EventContent) -> None:
         """Update the metrics for one event of a run."""
         match what:
             case Planned(chunks=chunks):

@@ -20,7 +20,7 @@ from agent_service.domain.errors import (
 from agent_service.domain.hyperparameters import LONGEST_NAME, NAME
 from agent_service.domain.runs import LONGEST_RUN_ID, RUN_ID
 from trainer_service.config import TrainerConfig
-from trainer_service.run import Run, RunSpec, RunState, StateChanged, What
+from trainer_service.run import EventContent, Run, RunSpec, RunState, StateChanged
 from trainer_service.runs.agent_lookup import AgentLookup
 from trainer_service.runs.retention import Retention
 from trainer_service.runs.store import RunStore
@@ -47,7 +47,7 @@ KILLED = "the trainer service was killed; the run resumes from its last checkpoi
 class Observer(Protocol):
     """Receives every stored event."""
 
-    def observe(self, run_id: str, what: What) -> None:
+    def observe(self, run_id: str, what: EventContent) -> None:
         """Handle an event of a run."""
         ...
 
@@ -333,7 +333,7 @@ class RunQueue:
                     raise
             time.sleep(STORE_RETRY_SECONDS)
 
-    def _record(self, run_id: str, what: What) -> None:
+    def _record(self, run_id: str, what: EventContent) -> None:
         """Store an event and notify the observers; raises Unavailable if it cannot be stored."""
         if not self._store.append(run_id, what):
             return  # stored before

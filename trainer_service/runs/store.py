@@ -19,17 +19,17 @@ from trainer_service.locks import lock
 from trainer_service.run import (
     ChunkTrained,
     Event,
+    EventContent,
     Finished,
     Planned,
     Run,
     RunSpec,
     RunState,
     StateChanged,
-    What,
 )
 
 _SPEC = TypeAdapter(RunSpec)
-_WHAT: TypeAdapter[What] = TypeAdapter(What)
+_WHAT: TypeAdapter[EventContent] = TypeAdapter(EventContent)
 VERSION = 2
 """Stored as SQLite's `user_version`: 0 in the first release; up to 1, runs had no parents.
 
@@ -146,7 +146,7 @@ class RunStore:
         assert run is not None
         return run
 
-    def append(self, run_id: str, what: What) -> bool:
+    def append(self, run_id: str, what: EventContent) -> bool:
         """Store an event and the run's resulting columns, in one transaction.
 
         Idempotent: a run that resumes from a checkpoint repeats chunks and results, and one that
@@ -166,7 +166,7 @@ class RunStore:
             self._append(run_id, what, time.time())
         return True
 
-    def _append(self, run_id: str, what: What, now: float) -> None:
+    def _append(self, run_id: str, what: EventContent, now: float) -> None:
         # Under the lock, before the commit: a reader of the new number waits for the event.
         self._revisions[run_id] += 1
         self._connection.execute(
@@ -244,7 +244,7 @@ def _held(path: Path) -> IO[bytes]:
     return file
 
 
-def _is_known(run: Run, what: What) -> bool:
+def _is_known(run: Run, what: EventContent) -> bool:
     """Whether an event is stored already."""
     match what:
         case StateChanged(state=state, cause=cause):
@@ -257,7 +257,7 @@ def _is_known(run: Run, what: What) -> bool:
             return False
 
 
-def _changes(what: What) -> dict[str, Any]:
+def _changes(what: EventContent) -> dict[str, Any]:
     """Return the columns of the run that an event updates."""
     match what:
         case StateChanged():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_service.domain.errors import AgentError
-from trainer_service.run import ChunkTrained, Finished, RunState, StateChanged, What
+from trainer_service.run import ChunkTrained, EventContent, Finished, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class EventFiles:
         self._store = store
         self._writers: dict[str, SummaryWriter] = {}
 
-    def observe(self, run_id: str, what: What) -> None:
+    def observe(self, run_id: str, what: EventContent) -> None:
         """Write one event; a disk error is logged, and ends the files of this run only."""
         try:
             if isinstance(what, StateChanged) and what.state is RunState.RUNNING:
@@ -66,13 +66,13 @@ class EventFiles:
         for event in self._store.events(run_id, after=0):
             self._write(run_id, event.what, event.time)
 
-    def _continue(self, run_id: str, what: What) -> None:
+    def _continue(self, run_id: str, what: EventContent) -> None:
         if isinstance(what, StateChanged):
             self._writers.pop(run_id).close()
         else:
             self._write(run_id, what, time.time())
 
-    def _write(self, run_id: str, what: What, now: float) -> None:
+    def _write(self, run_id: str, what: EventContent, now: float) -> None:
         match what:
             case ChunkTrained() as trained:
                 step, scalars = trained.chunk.index, _chunk_scalars(trained)

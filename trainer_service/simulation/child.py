@@ -1,6 +1,6 @@
 """A simulated child: a closed-form model of under- and overfitting whose best policy is known.
 
-It knows no torch, no gRPC and no agent. It is for fast checks and load: a chunk takes microseconds.
+For fast tests and load; a chunk takes microseconds. It imports no torch and no gRPC.
 
 With progress tau = t / T in (0, 1] (chunk t of T) and the drop rate p as a share u = p / 0.9 of its
 range, the expected scores of a chunk are
@@ -16,15 +16,15 @@ square, as the two weights add up to c = 0.5 at every tau:
     MVF = fit(tau) - c b(tau) (1 - b(tau)) - c (u - b(tau))^2
 
 So u*(tau) = b(tau): the best rate rises from 0.1 to 0.9 of the range, and every other rate costs c
-times its squared distance. **Why that is the optimal policy:** nothing that an action does outlives
-its chunk; tau advances by itself. The return is a sum of terms each of which depends on one action
-only, and the best sum is the sum of the best terms, whatever the discount.
+times its squared distance. **Why this policy is optimal:** an action affects only its own chunk,
+and tau advances independently. The return is a sum of terms that each depend on one action, so the
+best sum is the sum of the best terms, for any discount.
 
 Chunk t's N losses are 0.3 + 2 exp(-2 tau) + 0.1 u + 0.1 e with e ~ N(0, 1): they fall with tau, are
-a bit higher under a larger rate, and tell tau to about 0.1. The scores carry uniform noise in
+slightly higher under a larger rate, and reveal tau to about 0.1. The scores carry uniform noise in
 +-0.02, which keeps them in [0, 1] without clipping, so the closed forms are exact.
 
-A run of 40 chunks: the best constant rate gets 62% of the way from random rates to the optimum, so
+In a run of 40 chunks, the best constant rate gets 62% of the way from random rates to the optimum;
 only a policy that adapts gets further.
 """
 
@@ -38,17 +38,17 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 HIGHEST_RATE = 0.9
-"""The drop rate lies in [0, HIGHEST_RATE], as method.md has it."""
+"""The drop rate lies in [0, HIGHEST_RATE]."""
 COST = 0.5
-"""c: score lost for being the whole range away from the best rate."""
+"""c: score lost at a distance of the whole range from the best rate."""
 LOSS_NOISE = 0.1
 """Standard deviation of one loss."""
 SCORE_NOISE = 0.02
-"""Largest deviation of a score from its expectation."""
+"""Largest deviation of a score from its expected value."""
 
 
 class SimulatedChunk(NamedTuple):
-    """What one chunk of a simulated child gives."""
+    """Losses and scores of one simulated chunk."""
 
     losses: FloatArray
     """float64[N], in order."""
@@ -70,7 +70,7 @@ class SimulatedChild:
             seed: of the noise, at least 0.
 
         Raises:
-            ValueError: where `chunks` or `chunk_size` is below 1.
+            ValueError: `chunks` or `chunk_size` is below 1.
         """
         if chunks < 1 or chunk_size < 1:
             raise ValueError(f"chunks {chunks} and chunk_size {chunk_size} must be at least 1")
@@ -79,7 +79,7 @@ class SimulatedChild:
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
-        """Go back to before the first chunk, with the noise of `seed`."""
+        """Restart before the first chunk, with the noise of `seed`."""
         self._chunk = 0
         self._rng = np.random.default_rng(seed)
 
@@ -92,7 +92,7 @@ class SimulatedChild:
         """Train the next chunk under the drop rate `rate`, in [0, 0.9].
 
         Raises:
-            ValueError: where the rate is out of range, or the run has ended.
+            ValueError: the rate is out of range, or the run has ended.
         """
         if self.finished:
             raise ValueError(f"all {self.chunks} chunks are trained; reset first")
@@ -111,7 +111,7 @@ class SimulatedChild:
         return float(HIGHEST_RATE * _pressure(tau))
 
     def optimal_return(self) -> float:
-        """Return the largest expected sum of a run's validation scores, that of best_rate()."""
+        """Return the expected sum of a run's validation scores under best_rate(), the largest."""
         return self._return_at_distance(0.0)
 
     def best_constant_rate(self) -> float:
@@ -123,12 +123,12 @@ class SimulatedChild:
         return self._return_at_distance((_share(rate) - _pressure(self._taus())) ** 2)
 
     def random_return(self) -> float:
-        """Return the expected sum of validation scores under rates drawn from U(0, 0.9) anew."""
-        # E (u - b)^2 of a uniform share: its variance, and its mean's squared distance.
+        """Return the expected sum of validation scores, rates drawn per chunk from U(0, 0.9)."""
+        # E (u - b)^2 of a uniform share: its variance plus the squared distance of its mean.
         return self._return_at_distance(1.0 / 12.0 + (0.5 - _pressure(self._taus())) ** 2)
 
     def way_to_optimum(self, mean_return: float) -> float:
-        """Return how far `mean_return` is on the way from random rates (0) to the optimum (1)."""
+        """Return `mean_return` on a scale from random rates (0) to the optimum (1)."""
         floor = self.random_return()
         return (mean_return - floor) / (self.optimal_return() - floor)
 

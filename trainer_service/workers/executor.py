@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from trainer_service.run import Run, StateChanged, What
+from trainer_service.run import EventContent, Run, StateChanged
 
 
 class Process(Protocol):
     """A process that trains runs. One thread receives its events; any thread may send requests."""
 
-    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+    def receive(self, seconds: float) -> Sequence[tuple[str, EventContent | None]]:
         """Wait for events and return them by run id; None means that the run has left for good.
 
         Args:

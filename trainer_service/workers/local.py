@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerContext
 
 from agent_service.lifeline import shielding_from_interrupts
 from trainer_service.config import TrainerConfig
-from trainer_service.run import Run, RunState, StateChanged, What
+from trainer_service.run import EventContent, Run, RunState, StateChanged
 from trainer_service.workers.pipe import CANCEL, PREEMPT, EventReceiver
 
 PRELOAD = ["trainer_service.workers.worker"]
@@ -91,7 +91,7 @@ class LocalProcess:
         for pipe in theirs:
             pipe.close()
 
-    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+    def receive(self, seconds: float) -> Sequence[tuple[str, EventContent | None]]:
         """Return one event of each run that sent any within `seconds`."""
         received = []
         for pipe in wait(list(self._by_pipe), seconds):

@@ -11,7 +11,7 @@ import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from trainer_service.run import What
+from trainer_service.run import EventContent
 
 PREEMPT = signal.SIGTERM
 """Asks a process to save a checkpoint of each run at the end of its chunk, and to exit.
@@ -32,7 +32,7 @@ class EventSender:
         self._pipe = pipe
         self._is_pending = False
 
-    def send(self, what: What) -> None:
+    def send(self, what: EventContent) -> None:
         """Send an event, once the previous one is stored."""
         self.flush()
         self._is_pending = True
@@ -47,7 +47,7 @@ class EventSender:
                 os._exit(1)
             self._is_pending = False
 
-    def send_last(self, what: What) -> None:
+    def send_last(self, what: EventContent) -> None:
         """Send how the run leaves this process, and close the pipe.
 
         Waits for no receipt, since a signal may have interrupted the read of one.
@@ -55,7 +55,7 @@ class EventSender:
         self._send(what)
         self._pipe.close()
 
-    def _send(self, what: What) -> None:
+    def _send(self, what: EventContent) -> None:
         try:
             self._pipe.send(what)
         except OSError:
@@ -69,10 +69,10 @@ class EventReceiver:
         """Take over the pipe; `receive` closes it when the other end is closed."""
         self.pipe = pipe
 
-    def receive(self) -> What | None:
+    def receive(self) -> EventContent | None:
         """Wait for the next event and return it; None if the run has left its process."""
         try:
-            what: What = self.pipe.recv()
+            what: EventContent = self.pipe.recv()
         except (EOFError, OSError):
             self.pipe.close()
             return None

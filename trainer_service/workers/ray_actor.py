@@ -13,7 +13,7 @@ from agent_service import __version__
 from agent_service.domain.errors import FailedPrecondition
 from trainer_service.config import TrainerConfig
 from trainer_service.cores import set_threads
-from trainer_service.run import Run, StateChanged, What
+from trainer_service.run import EventContent, Run, StateChanged
 from trainer_service.training.folder import open_folder
 from trainer_service.workers.local import LocalExecutor, LocalProcess
 
@@ -62,7 +62,9 @@ class WorkerActor:
         self._started = LocalExecutor(config).start(runs, parents)
         return node
 
-    def receive(self, receipts: Sequence[str], seconds: float) -> Sequence[tuple[str, What | None]]:
+    def receive(
+        self, receipts: Sequence[str], seconds: float
+    ) -> Sequence[tuple[str, EventContent | None]]:
         """Deliver receipts by run id, then return events as `Process.receive` does."""
         for run_id in receipts:
             self._process.acknowledge(run_id)

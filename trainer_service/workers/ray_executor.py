@@ -22,7 +22,7 @@ from agent_service import __version__
 from agent_service.domain.errors import AgentError
 from agent_service.serving.access import Access
 from trainer_service.config import TrainerConfig
-from trainer_service.run import Run, RunState, StateChanged, What
+from trainer_service.run import EventContent, Run, RunState, StateChanged
 from trainer_service.training.folder import open_folder
 from trainer_service.workers.ray_actor import MARK
 from trainer_service.workers.ray_pool import WorkerPool, end_actor
@@ -137,7 +137,7 @@ class RayProcess:
                 self._acquire()
             return not self._is_killed
 
-    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+    def receive(self, seconds: float) -> Sequence[tuple[str, EventContent | None]]:
         """Return events from the actor, or, until it is placed, that the runs wait for a place."""
         try:
             if not self._node and (waiting := self._begin(seconds)):
@@ -161,7 +161,7 @@ class RayProcess:
     def _waits(self) -> str:
         return f"waits for a place on Ray: {self._pool.needs}"
 
-    def _begin(self, seconds: float) -> Sequence[tuple[str, What]]:
+    def _begin(self, seconds: float) -> Sequence[tuple[str, EventContent]]:
         """Wait until the process has started; return events about the wait, if any."""
         if not ray.wait([self._placed], timeout=WAIT_SECONDS)[0]:
             self._has_waited = True
@@ -172,25 +172,27 @@ class RayProcess:
         self._node = ray.get(self._started, timeout=seconds)
         return []
 
-    def _to_all(self, cause: str) -> Sequence[tuple[str, What]]:
+    def _to_all(self, cause: str) -> Sequence[tuple[str, EventContent]]:
         what = StateChanged(state=RunState.RUNNING, cause=cause)
         return [(run_id, what) for run_id in self._training]
 
-    def _receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+    def _receive(self, seconds: float) -> Sequence[tuple[str, EventContent | None]]:
         receipts, self._receipts = self._receipts, []
         reply = self._actor.receive.remote(receipts, seconds)
-        events: Sequence[tuple[str, What | None]] = ray.get(reply, timeout=seconds + REPLY_SECONDS)
+        events: Sequence[tuple[str, EventContent | None]] = ray.get(
+            reply, timeout=seconds + REPLY_SECONDS
+        )
         self._training = [run_id for run_id in self._training if (run_id, None) not in events]
         self._unacknowledged = {run_id for run_id, what in events if what is not None}
         return [(run_id, self._with_node(what)) for run_id, what in events]
 
-    def _with_node(self, what: What | None) -> What | None:
+    def _with_node(self, what: EventContent | None) -> EventContent | None:
         """Add the node to the cause of a failure."""
         if isinstance(what, StateChanged) and what.state is not RunState.RUNNING and what.cause:
             return replace(what, cause=f"{what.cause} (on node {self._node})")
         return what
 
-    def _lose(self, error: RayError) -> Sequence[tuple[str, What | None]]:
+    def _lose(self, error: RayError) -> Sequence[tuple[str, EventContent | None]]:
         """Report all runs as having left, since the actor is gone."""
         end_actor(self._actor)
         self._pool.end_idle()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from trainer_service.run import RunState, StateChanged, What
+from trainer_service.run import EventContent, RunState, StateChanged
 from trainer_service.workers.executor import Process
 
 
 def supervise(
     process: Process,
     run_ids: Sequence[str],
-    happened: Callable[[str, What], None],
+    happened: Callable[[str, EventContent], None],
     left: Callable[[str, StateChanged], None],
     *,
     stall_seconds: float,
@@ -38,7 +38,7 @@ def supervise(
 def _receive_all(
     process: Process,
     run_ids: Sequence[str],
-    happened: Callable[[str, What], None],
+    happened: Callable[[str, EventContent], None],
     left: Callable[[str, StateChanged], None],
     stall_seconds: float,
 ) -> tuple[Sequence[str], bool]:

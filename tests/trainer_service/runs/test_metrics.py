@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.trainer_service.runs.test_store import CHUNK, FINISHED
-from trainer_service.run import Planned, RunState, StateChanged, What
+from trainer_service.run import EventContent, Planned, RunState, StateChanged
 from trainer_service.runs.metrics import Metrics
 from trainer_service.workers.value_source import WAITS
 
@@ -27,7 +27,7 @@ def metrics(registry: CollectorRegistry) -> Metrics:
     return Metrics(registry)
 
 
-def observe(metrics: Metrics, *events: What, run_id: str = "r") -> None:
+def observe(metrics: Metrics, *events: EventContent, run_id: str = "r") -> None:
     for what in events:
         metrics.observe(run_id, what)
 
@@ -72,7 +72,7 @@ def test_a_runs_gauges_are_of_its_last_chunk(registry: CollectorRegistry, metric
     ],
 )
 def test_held_actions_are_waits_of_runs_that_have_one(
-    registry: CollectorRegistry, metrics: Metrics, events: list[What], held: int
+    registry: CollectorRegistry, metrics: Metrics, events: list[EventContent], held: int
 ) -> None:
     """Each wait counts once, at its start."""
     observe(metrics, *events)

@@ -12,7 +12,14 @@ import pytest
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.store_files import StoreFiles
 from tests.trainer_service.specs import run_spec
-from trainer_service.run import ChunkTrained, Finished, Planned, RunState, StateChanged, What
+from trainer_service.run import (
+    ChunkTrained,
+    EventContent,
+    Finished,
+    Planned,
+    RunState,
+    StateChanged,
+)
 from trainer_service.runs.store import RunStore
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
@@ -59,7 +66,7 @@ def test_a_run_stands_where_its_last_event_left_it(tmp_path: Path) -> None:
     store.add("r", spec)
     running = StateChanged(state=RunState.RUNNING)
     succeeded = StateChanged(state=RunState.SUCCEEDED)
-    happened: list[What] = [running, Planned(chunks=1), CHUNK, FINISHED, succeeded]
+    happened: list[EventContent] = [running, Planned(chunks=1), CHUNK, FINISHED, succeeded]
     for what in happened:
         store.append("r", what)
     store.close()
@@ -133,7 +140,15 @@ def test_repeated_events_are_stored_once(tmp_path: Path) -> None:
     store.add("r", run_spec())
     waits = StateChanged(state=RunState.RUNNING, cause="waits")
     second = replace(CHUNK, chunk=replace(CHUNK.chunk, index=2, seconds=9.0))
-    events: list[What] = [waits, waits, Planned(chunks=2), CHUNK, second, CHUNK, Planned(chunks=2)]
+    events: list[EventContent] = [
+        waits,
+        waits,
+        Planned(chunks=2),
+        CHUNK,
+        second,
+        CHUNK,
+        Planned(chunks=2),
+    ]
     events += [second, FINISHED, FINISHED, StateChanged(state=RunState.RUNNING)]
     are_new = [store.append("r", what) for what in events]
     stored = [e.what for e in store.events("r", after=1)]

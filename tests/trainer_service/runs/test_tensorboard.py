@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer_service.runs.test_store import CHUNK, FINISHED
 from tests.trainer_service.specs import run_spec
-from trainer_service.run import ChunkTrained, RunState, StateChanged, What
+from trainer_service.run import ChunkTrained, EventContent, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.runs.tensorboard import EventFiles
 
@@ -32,7 +32,7 @@ def opened(path: Path) -> Iterator[RunStore]:
         store.close()
 
 
-def observe(folder: Path, store: RunStore, *events: What) -> None:
+def observe(folder: Path, store: RunStore, *events: EventContent) -> None:
     """Store and observe events as a service does, then close as if it were killed."""
     files = EventFiles(folder / "board", store)
     for what in events:

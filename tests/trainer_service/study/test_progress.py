@@ -5,10 +5,10 @@ import io
 from rich.console import Console
 
 from tests.trainer_service.runs.test_store import CHUNK, FINISHED
-from trainer_service.run import Event, Planned, RunState, StateChanged, What
+from trainer_service.run import Event, EventContent, Planned, RunState, StateChanged
 from trainer_service.study.run.progress import RunProgress
 
-HAPPENED: list[What] = [
+HAPPENED: list[EventContent] = [
     StateChanged(state=RunState.QUEUED, cause="the service [stopped]"),
     Planned(chunks=1),
     CHUNK,

@@ -19,7 +19,7 @@ from tests.trainer_service.specs import run_spec
 from tests.trainer_service.workers.fake_ray import FakeRay
 from trainer_service import app
 from trainer_service.config import ExecutorName, TrainerConfig
-from trainer_service.run import Planned, Run, RunState, StateChanged, What
+from trainer_service.run import EventContent, Planned, Run, RunState, StateChanged
 from trainer_service.workers import ray_actor, ray_executor, ray_pool
 from trainer_service.workers.ray_actor import MARK, WorkerActor
 from trainer_service.workers.ray_executor import RayExecutor, RayProcess
@@ -34,7 +34,7 @@ class FakeProcess:
     """A process on a node: sends the events that a test sets, and records requests."""
 
     def __init__(self) -> None:
-        self.events: list[list[tuple[str, What | None]]] = []
+        self.events: list[list[tuple[str, EventContent | None]]] = []
         """Results of the next calls of `receive`."""
         self.requests: list[str] = []
         self.is_stuck = threading.Event()
@@ -42,7 +42,7 @@ class FakeProcess:
         """Set to end a `receive` without events."""
         self.last = StateChanged(state=RunState.QUEUED, cause="ended unexpectedly")
 
-    def receive(self, seconds: float) -> Sequence[tuple[str, What | None]]:
+    def receive(self, seconds: float) -> Sequence[tuple[str, EventContent | None]]:
         if not self.events:
             self.is_stuck.set()
             self.goes_on.wait(seconds)
@@ -127,7 +127,7 @@ def start(executor: RayExecutor) -> RayProcess:
     return executor.start([run("a"), run("b")], {"parent": run("parent")})
 
 
-def received(process: RayProcess) -> Sequence[tuple[str, What | None]]:
+def received(process: RayProcess) -> Sequence[tuple[str, EventContent | None]]:
     """Receive the next events."""
     return process.receive(60)
 
