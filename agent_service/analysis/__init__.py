@@ -1,1 +1,1 @@
-"""The decision log, read: as tables, and as other policy versions would have decided."""
+"""Analysis of the decision log: tables, verification, replays and comparisons of policies."""

@@ -1,4 +1,4 @@
-"""How far two ways of deciding agree on the same states."""
+"""Agreement between two series of decisions on the same states."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ CLOSE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Of two courses of one hyperparameter's values."""
+    """Agreement between two series of one hyperparameter's values."""
 
     decisions: int
     mean_difference: float
     """Mean absolute difference, in the hyperparameter's own unit."""
     correlation: float | None
-    """Pearson's, in [-1, 1]; None where either is constant."""
+    """Pearson correlation in [-1, 1]; None if either series is constant."""
     close: float
-    """Share of decisions that lie within `CLOSE` of the range: on a log scale, of its logarithm."""
+    """Share of decisions that differ by at most `CLOSE` of the (logarithmic) range."""
 
 
 def compare_values(
     hyperparameter: Hyperparameter, ours: Sequence[float], theirs: Sequence[float]
 ) -> Agreement:
-    """Return how two courses of values agree, at least one value each, equally many.
+    """Return the agreement between two series of equal length, at least 1.
 
     Raises:
-        ValueError: where there is none, or not as many of one as of the other.
+        ValueError: the lengths differ or are 0.
     """
     if not 0 < len(ours) == len(theirs):
-        raise ValueError(f"{len(ours)} and {len(theirs)} values; give as many of each")
+        raise ValueError(f"{len(ours)} and {len(theirs)} values; give equally many, at least 1")
     first, second = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     units = np.array([[hyperparameter.unit(v) for v in values] for values in (ours, theirs)])
-    # The policy's range is 2 wide; one part in 10^9 lets a distance of just that count, rounded.
+    # The policy's range has width 2; the factor admits exactly CLOSE despite rounding.
     is_close = np.abs(units[0] - units[1]) <= 2.0 * CLOSE * (1.0 + 1e-9)
     is_constant = np.ptp(first) == 0 or np.ptp(second) == 0
     return Agreement(

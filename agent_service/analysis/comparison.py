@@ -1,4 +1,4 @@
-"""Comparison of two policy versions by what each decides on the states of past runs."""
+"""Comparison of two policy versions by their decisions on the states of past runs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from agent_service.domain.store import AnyPolicy, Situation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRun:
-    """What two versions are compared on: a run's states."""
+    """The states of a run, on which two versions are compared."""
 
     run_id: str
     states: Sequence[np.ndarray]
     """S_0, S_1, ...: float64[N] each."""
     contexts: Sequence[np.ndarray]
-    """What the policy saw beside each state, float64 of the context's size."""
+    """The policy's context with each state, float64 of the context's size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How far two versions lie apart in one hyperparameter, in its own unit."""
+    """Distance between two versions' decisions for one hyperparameter, in its own unit."""
 
     hyperparameter: str
     mean: float
-    """Mean distance over all states, 0 or above."""
+    """Mean distance over all states, at least 0."""
     largest: float
     run_id: str
-    """Where it is largest."""
+    """The run where it is largest."""
     chunk: int
-    """Index of the chunk that is decided for there, from 1."""
+    """Index of the decided chunk where it is largest, from 1."""
     one: float
-    """What the first version decides there."""
+    """The first version's decision there."""
     other: float
 
 
@@ -46,10 +46,10 @@ def differences(
     versions: tuple[AnyPolicy, AnyPolicy],
     runs: Sequence[PastRun],
 ) -> list[Difference]:
-    """Return how two versions differ on the states of runs, each hyperparameter for itself.
+    """Return how two versions differ on the states of runs, by hyperparameter.
 
     Args:
-        spec: of the controller.
+        spec: the controller's spec.
         versions: the two policies.
         runs: at least one, with at least one state.
     """
@@ -61,7 +61,7 @@ def differences(
 
 
 def _decisions(spec: ControllerSpec, policy: AnyPolicy, run: PastRun) -> Iterator[dict[str, float]]:
-    """Return what a frozen run under a policy would have been given, had it seen what was seen."""
+    """Yield a policy's decisions in a frozen run with the given states and contexts."""
     previous: Choice | None = None
     values: dict[str, float] | None = None
     for chunk, (state, context) in enumerate(zip(run.states, run.contexts, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""Where a table goes: to standard output as it comes, or to a file once it is whole."""
+"""Output of tables: streamed to standard output, or to a file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from agent_service.serving.command import NewFile, echo
 
 
 class Format(StrEnum):
-    """The form that a table is written in."""
+    """Output format of a table."""
 
     TEXT = "text"
     """Aligned columns for people, numbers to six digits."""
     JSON = "json"
-    """One object a line."""
+    """One object per line."""
     CSV = "csv"
     PARQUET = "parquet"
 
@@ -35,46 +35,46 @@ _LINES: dict[Format, Callable[[Table], Iterator[str]]] = {
 
 
 def format_options(*forms: Format) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the options of a command that writes a table, by default in the first of `forms`."""
+    """Return the options of a command that writes a table; the first of `forms` is the default."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         command = click.option(
             "--output",
             type=NewFile(),
-            help="A file, replaced once it is whole; else standard output.",
+            help="Write to this file, replaced when complete, instead of standard output.",
         )(command)
         return click.option(
             "--format",
             "form",
             type=click.Choice(forms, case_sensitive=False),
             default=forms[0],
-            help="json: one object a line; parquet needs --output.",
+            help="json: one object per line; parquet needs --output.",
         )(command)
 
     return add
 
 
 def check_output(form: Format, output: Path | None) -> None:
-    """Check that a table can be written so, before anything is read.
+    """Check the output options before anything is read.
 
     Raises:
-        UsageError: a binary form without a file, or a file that cannot be replaced.
-        MissingLibrary: the form needs a library that is not installed.
+        UsageError: a binary format without a file, or a file that cannot be replaced.
+        MissingLibrary: the format needs a library that is not installed.
     """
     if output is not None and output.exists() and not output.is_file():
-        raise click.UsageError(f"--output {output} is no regular file; name one, or a new one")
+        raise click.UsageError(f"--output {output} is not a regular file; name a file")
     if form is Format.PARQUET:
         load_pyarrow()
         if output is None:
-            raise click.UsageError("parquet is no text; name a file with --output")
+            raise click.UsageError("parquet is binary; name a file with --output")
 
 
 def write_table(table: Table, form: Format, output: Path | None) -> None:
-    """Write a table to standard output, each line at once, or (not None) to a file."""
+    """Write a table to standard output line by line, or to a file."""
     if output is None:
-        # What a pipe takes on as data stays as it is.
         if sys.stdout is None:
-            raise OSError("the standard output is closed; send it somewhere")
+            raise OSError("the standard output is closed; redirect it")
+        # Data that is piped must not be escaped.
         show = echo if form is Format.TEXT or sys.stdout.isatty() else click.echo
         for line in _LINES[form](table):
             show(line)
@@ -89,8 +89,8 @@ def write_table(table: Table, form: Format, output: Path | None) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a file beside `path` that takes its place at the end, and is removed at an error."""
-    path = path.resolve()  # the file that a link names is replaced, not the link
+    """Yield a temporary file that replaces `path` at the end, and is removed on an error."""
+    path = path.resolve()  # replaces a link's target, not the link
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part

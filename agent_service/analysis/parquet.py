@@ -1,4 +1,4 @@
-"""A table as a Parquet file, by pyarrow, which is an extra."""
+"""Tables as Parquet files, by pyarrow, an optional dependency."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent_service.analysis.tables import Columns, Kind, Record, Table, flat, with_columns
+from agent_service.analysis.tables import Columns, FieldType, Record, Table, flat, with_columns
 from agent_service.domain.errors import AgentError
 
 GROUP_VALUES = 2**20
-"""Values in one row group at the most: 8 MB of numbers, some 32 MB while they are Python's."""
+"""Maximum number of values in a row group: 8 MB of float64, some 32 MB as Python objects."""
 
 
 class MissingLibrary(AgentError):
-    """A library of an extra is not installed; the message says how to install it."""
+    """An optional dependency is not installed; the message says how to install it."""
 
 
 def load_pyarrow() -> Any:
-    """Return the module pyarrow, with what computes and knows Parquet; raises MissingLibrary."""
+    """Import pyarrow with its compute and Parquet modules; raises MissingLibrary."""
     try:
         import pyarrow
         import pyarrow.compute
@@ -32,7 +32,7 @@ def load_pyarrow() -> Any:
 
 
 def write_parquet(table: Table, path: Path) -> None:
-    """Write a table to `path`, row group by row group; `Kind.NUMBERS` as columns of lists.
+    """Write a table to `path`, one row group at a time; `FieldType.NUMBERS` as list columns.
 
     Raises:
         MissingLibrary: pyarrow is not installed.
@@ -50,7 +50,7 @@ def write_parquet(table: Table, path: Path) -> None:
 
 
 def same_parquet(table: Table, path: Path) -> bool:
-    """Whether a file, whose pages have checksums, holds just what a table does.
+    """Whether a file, whose pages have checksums, has exactly the content of a table.
 
     Raises:
         MissingLibrary: pyarrow is not installed.
@@ -62,26 +62,26 @@ def same_parquet(table: Table, path: Path) -> bool:
         return all(one == other for one, other in itertools.zip_longest(found, records))
 
 
-def _schema(pyarrow: Any, fields: Mapping[str, Kind], columns: Columns) -> Any:
+def _schema(pyarrow: Any, fields: Mapping[str, FieldType], columns: Columns) -> Any:
     types = {
-        Kind.TEXT: pyarrow.string(),
-        Kind.INTEGER: pyarrow.int64(),
-        Kind.NUMBER: pyarrow.float64(),
-        Kind.FLAG: pyarrow.bool_(),
-        Kind.TIME: pyarrow.timestamp("us", tz="UTC"),
-        Kind.NUMBERS: pyarrow.list_(pyarrow.float64()),
-        Kind.NAMED: pyarrow.float64(),
+        FieldType.TEXT: pyarrow.string(),
+        FieldType.INTEGER: pyarrow.int64(),
+        FieldType.NUMBER: pyarrow.float64(),
+        FieldType.FLAG: pyarrow.bool_(),
+        FieldType.TIME: pyarrow.timestamp("us", tz="UTC"),
+        FieldType.NUMBERS: pyarrow.list_(pyarrow.float64()),
+        FieldType.NAMED: pyarrow.float64(),
     }
     return pyarrow.schema(
         (name, types[kind])
         for field, kind in fields.items()
-        for name in ((field,) if kind is Kind.NUMBERS else columns[field])
+        for name in ((field,) if kind is FieldType.NUMBERS else columns[field])
     )
 
 
-def _row(record: Record, fields: Mapping[str, Kind]) -> dict[str, Any]:
+def _row(record: Record, fields: Mapping[str, FieldType]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for field, kind in fields.items():
         value = record[field]
-        row |= {field: value} if kind is Kind.NUMBERS else flat(field, kind, value)
+        row |= {field: value} if kind is FieldType.NUMBERS else flat(field, kind, value)
     return row

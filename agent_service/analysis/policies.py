@@ -1,4 +1,4 @@
-"""What a stored policy version would do where a logged decision was made."""
+"""Stored policy versions applied to logged decisions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoggedPolicy:
-    """A policy version that decides again what the log tells."""
+    """A policy version that decides on logged states."""
 
     spec: ControllerSpec
     snapshot: PolicySnapshot
@@ -34,13 +34,13 @@ class LoggedPolicy:
 
         Args:
             transition: the logged decision.
-            before: what the chunk before it ran under; None for a run's first.
+            before: the values that the previous chunk ran under; None for a run's first.
         """
         mean = self.snapshot.mean(self._observation(transition))
         return action_values(self.spec, mean.tolist(), before=before)
 
     def _observation(self, transition: pb.Transition) -> np.ndarray:
-        """Return what the policy sees of a transition: S_t, then the context, if it takes one."""
+        """Return the policy's observation: S_t, then the context, if the policy uses one."""
         context = transition.context if context_size(self.spec) else ()
         return np.array([*transition.state, *context])
 
@@ -49,7 +49,7 @@ def read_policy(log: AgentClient, controller: str, version: int) -> LoggedPolicy
     """Return a stored policy version.
 
     Raises:
-        NotFound: no such controller or version.
+        NotFound: the controller or version does not exist.
         FailedPrecondition: the controller's algorithm has no policy.
     """
     data = log.export_policy(controller, version)

@@ -1,15 +1,15 @@
-"""Prunes a store: old runs go to Parquet files, the ordinary export, while the store is served.
+"""Prunes a store: exports old runs to Parquet files, then deletes them, while the store is served.
 
-Whatever dies when, no transition is lost:
+No transition is lost, whenever the process dies:
 
-1. the runs' transitions are written to a file `NAME.part`, which is synced and read back;
-2. the store marks the runs that still are as they were as archived in NAME, which takes them out of
-   all that is read;
-3. the file takes its name; where runs were not marked, it is written anew before, without them;
-4. the rows of marked runs are deleted, a few at a time.
+1. the runs' transitions are written to a file `NAME.part`, which is synced and compared with the
+   store;
+2. the store marks the runs that have not changed as archived in NAME, which hides them from reads;
+3. the file gets its name; if some runs had changed, it is first rewritten without them;
+4. the rows of marked runs are deleted in small batches.
 
-The next prune ends what a killed one left. Where the file has its name, the rows are deleted (4);
-where it is still a part, nothing was deleted, and the marks are taken back.
+The next prune completes what a killed one left: if the file has its name, it deletes the rows (4);
+if it is still a part, nothing was deleted, and it removes the marks.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from agent_service.wire.convert import transition_to_message
 T = TypeVar("T")
 
 BATCH = 250
-"""Decisions in one atomic step at the most, since reports wait for it."""
+"""Maximum number of decisions in one atomic step, since reports wait for it."""
 FILE_DECISIONS = 250_000
-"""Decisions after which a file ends with its run."""
+"""Number of decisions after which a file ends with the current run."""
 LEAST_PAUSE = 0.005
-"""Seconds between two steps at the least: a server looks every 2 ms whether it may write."""
+"""Minimum pause between two steps in seconds: a server that waits for the lock polls every 2 ms."""
 _PAGE = 500
 _PART = ".part"
 
-AWAITED = "waiting to be learned from; deleting the controller ends that"
+AWAITED = "waiting to be learned from; delete the controller to prune them"
 NEWEST = "the end of the log"
 CHANGED = "changed while being archived"
 
 
 class ArchiveError(AgentError):
-    """An archive cannot be written: see the message."""
+    """An archive cannot be written; the message says why."""
 
 
 @dataclass(slots=True)
 class Share:
-    """What goes of one controller."""
+    """Totals of one controller's pruned runs."""
 
     runs: int = 0
     transitions: int = 0
@@ -69,38 +69,38 @@ class Share:
 
 @dataclass(slots=True)
 class Plan:
-    """What may go and what stays."""
+    """Which old runs are pruned, and which stay."""
 
     going: list[OldRun] = field(default_factory=list)
     staying: Counter[str] = field(default_factory=Counter)
-    """Runs that are old enough, by why they stay."""
+    """Counts of old runs that stay, by reason."""
 
     @property
     def decisions(self) -> int:
-        """How many go."""
+        """Number of decisions to prune."""
         return sum(run.decisions for run in self.going)
 
     def leave(self, stayed: Sequence[OldRun]) -> None:
-        """Note runs that changed meanwhile, and so did not go."""
+        """Move runs that changed meanwhile from `going` to `staying`."""
         keys = {run.key for run in stayed}
         self.going = [run for run in self.going if run.key not in keys]
         if stayed:
             self.staying[CHANGED] += len(stayed)
 
     def shares(self) -> dict[str, Share]:
-        """Return what goes, by controller."""
+        """Return the totals of `going`, by controller."""
         shares: dict[str, Share] = {}
         for run in self.going:
             share = shares.setdefault(run.controller, Share())
             share.runs += 1
-            # A run has one decision more than it has transitions: the last one awaits its report.
+            # The last decision of a run has no transition: it awaits its report.
             share.transitions += run.decisions - 1
             share.size += run.size
         return shares
 
 
 def make_plan(store: Store, *, before: float) -> Plan:
-    """Return what goes of the runs whose last accepted call came before `before` (s since 1970)."""
+    """Plan for the ended runs whose last accepted call was before `before` (s since 1970)."""
     plan, after = Plan(), 0
     while page := store.read(partial(_old_runs, before=before, after=after)):
         for run in page:
@@ -115,12 +115,19 @@ def make_plan(store: Store, *, before: float) -> Plan:
 
 
 class Pruner:
-    """Prunes one store into one folder of Parquet files, whose names sort by time."""
+    """Prunes a store into a folder of Parquet files, whose names sort by time."""
 
     def __init__(
         self, store: Store, folder: Path, *, batch: int = BATCH, per_file: int = FILE_DECISIONS
     ) -> None:
-        """Keep both; own neither. `batch` and `per_file` are decisions, at least 1."""
+        """Prune `store` into `folder`.
+
+        Args:
+            store: the store, which the caller closes.
+            folder: created if it does not exist.
+            batch: maximum number of decisions in one atomic step, at least 1.
+            per_file: number of decisions after which a file ends, at least 1.
+        """
         self._store = store
         self._folder = folder
         self._batch = batch
@@ -128,9 +135,9 @@ class Pruner:
 
     @contextmanager
     def pruning(self) -> Iterator[Sequence[str]]:
-        """Keep other prunes out of the folder, and end what a killed one left.
+        """Lock the folder against other prunes, and complete what a killed one left.
 
-        Gives the files of which the store still has rows, and that are elsewhere.
+        Yields the names of archive files in other folders whose rows are still in the store.
 
         Raises:
             ArchiveError: another prune works on this folder.
@@ -141,36 +148,37 @@ class Pruner:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ArchiveError(
-                    f"another prune works on the archive {self._folder}; wait for its end"
+                    f"another prune works on the archive {self._folder}; wait until it ends"
                 ) from error
-            yield self._end_killed()
+            yield self._complete_killed()
 
-    def _end_killed(self) -> list[str]:
+    def _complete_killed(self) -> list[str]:
         elsewhere = []
         for name in self._store.read(lambda session: session.archives_left()):
             if (self._folder / name).is_file():
-                self._delete(name, told=lambda _count: None)
+                self._delete(name, progress=lambda _count: None)
             elif self._part(name).is_file():
-                self._take_back(name)
+                self._unmark(name)
             else:
                 elsewhere.append(name)
         for part in self._folder.glob(f"*{_PART}"):  # of a prune that marked nothing
             part.unlink()
         return elsewhere
 
-    def prune(self, plan: Plan, *, told: Callable[[int], None]) -> list[OldRun]:
-        """Archive and delete what a plan says, inside `pruning`.
+    def prune(self, plan: Plan, *, progress: Callable[[int], None]) -> list[OldRun]:
+        """Archive and delete the runs of a plan, inside `pruning`.
 
         Args:
-            plan: of this store.
-            told: how many decisions a step archived or deleted: each decision counts twice.
+            plan: a plan for this store.
+            progress: called with the number of decisions of each step; each decision counts twice,
+                when it is archived and when it is deleted.
 
         Returns:
-            Runs that stay, since they have changed meanwhile.
+            Runs that stay, since they changed meanwhile.
 
         Raises:
-            ArchiveError: a file cannot be written, or is read otherwise than it was written.
-            Unavailable: a row is damaged; everything stays where it is.
+            ArchiveError: a file cannot be written, or does not read back as it was written.
+            Unavailable: a row is damaged; nothing is deleted.
         """
         stayed: list[OldRun] = []
         for runs in _files(plan.going, self._per_file):
@@ -179,15 +187,15 @@ class Pruner:
             try:
                 changed = self._archive(name, runs)
             except BaseException:
-                self._take_back(name)
+                self._unmark(name)
                 raise
-            told(sum(run.decisions for run in runs))
+            progress(sum(run.decisions for run in runs))
             stayed += changed
-            self._delete(name, told=told)
+            self._delete(name, progress=progress)
         return stayed
 
     def _archive(self, name: str, runs: Sequence[OldRun]) -> list[OldRun]:
-        """Write and mark runs, and name the file; return those that have changed meanwhile."""
+        """Write and mark runs, and name the file; return those that changed meanwhile."""
         self._write(name, [run.key for run in runs])
         changed: list[OldRun] = []
         for some in _slices(runs, self._batch):
@@ -202,8 +210,8 @@ class Pruner:
             self._part(name).unlink()
         return changed
 
-    def _take_back(self, name: str) -> None:
-        """Leave runs in the store, whose file is not whole."""
+    def _unmark(self, name: str) -> None:
+        """Remove an incomplete file, and keep its runs in the store."""
         self._step(lambda session: session.unmark_archived(name))
         self._part(name).unlink(missing_ok=True)
 
@@ -211,20 +219,20 @@ class Pruner:
         return self._folder / f"{name}{_PART}"
 
     def _write(self, name: str, keys: Sequence[int]) -> None:
-        """Write runs, by the store's keys, to the part of a file, durably, and read it back."""
+        """Write runs, by key, to the part of a file, durably, and read it back."""
         part = self._part(name)
         try:
             write_parquet(Table(records=self._records(keys), fields=FIELDS), part)
             _sync(part)
             is_same = same_parquet(Table(records=self._records(keys), fields=FIELDS), part)
             _sync(self._folder)
-        except (OSError, ValueError) as error:  # pyarrow's own are such
+        except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
             raise ArchiveError(f"{part}: {' '.join(str(error).split())}") from error
         if not is_same:
-            raise ArchiveError(f"{part} is read otherwise than written; see to its disk")
+            raise ArchiveError(f"{part} does not read back as written; check its disk")
 
     def _records(self, keys: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """Yield the transitions of runs, run by run, as `transitions` shows them."""
+        """Yield the transitions of runs, run by run, as the command `transitions` shows them."""
         for key in keys:
             after = 0
             while page := self._store.read(partial(_page, key=key, after=after)):
@@ -232,17 +240,17 @@ class Pruner:
                     yield transition_record(transition_to_message(run, transition))
                 after = page[-1][1].decision.chunk
 
-    def _delete(self, name: str, *, told: Callable[[int], None]) -> None:
+    def _delete(self, name: str, *, progress: Callable[[int], None]) -> None:
         key = 0
         while True:
             deleted = self._step(partial(_delete_some, archive=name, after=key, limit=self._batch))
-            told(deleted.rows)
+            progress(deleted.rows)
             if deleted.rows < self._batch:
                 return
             key = deleted.last_key
 
     def _step(self, work: Callable[[Session], T]) -> T:
-        """Take one atomic step, then let others write for as long as it took."""
+        """Run one atomic step, then pause as long as it took, so that others can write."""
         began = time.monotonic()
         result = self._store.write(work).result()
         time.sleep(max(time.monotonic() - began, LEAST_PAUSE))
@@ -258,7 +266,7 @@ def _old_runs(session: Session, *, before: float, after: int) -> Sequence[OldRun
 
 
 def _mark_some(session: Session, *, runs: Sequence[OldRun], archive: str) -> list[OldRun]:
-    """Mark runs as archived; return those that are not as they were."""
+    """Mark runs as archived; return those that have changed."""
     return [run for run in runs if not session.mark_archived(run, archive=archive)]
 
 
@@ -267,14 +275,14 @@ def _delete_some(session: Session, *, archive: str, after: int, limit: int) -> D
 
 
 def _files(runs: Sequence[OldRun], decisions: int) -> Iterator[Sequence[OldRun]]:
-    """Yield the runs of each file: of one controller, so that all have the same columns."""
+    """Yield the runs of each file: of one controller only, so that all have the same columns."""
     by_controller = sorted(runs, key=lambda run: (run.controller, run.key))
     for _, of_one in groupby(by_controller, key=lambda run: run.controller):
         yield from _slices(list(of_one), decisions)
 
 
 def _slices(runs: Sequence[OldRun], decisions: int) -> Iterator[Sequence[OldRun]]:
-    """Yield all runs, in slices of so many decisions or little more, or of one longer run."""
+    """Yield the runs in slices of at most this many decisions, or of one longer run."""
     some: list[OldRun] = []
     count = 0
     for run in runs:
@@ -288,7 +296,7 @@ def _slices(runs: Sequence[OldRun], decisions: int) -> Iterator[Sequence[OldRun]
 
 
 def _sync(path: Path) -> None:
-    """Have a file, or a folder's list of names, on its disk."""
+    """Sync a file, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

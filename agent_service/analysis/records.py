@@ -1,42 +1,42 @@
-"""A step of the decision log as a record: one set of names and units for every format."""
+"""Transitions of the decision log as records: the same fields and units in every format."""
 
 from __future__ import annotations
 
 from datetime import UTC
 from typing import Any
 
-from agent_service.analysis.tables import Kind
+from agent_service.analysis.tables import FieldType
 from agent_service.v1 import agent_pb2 as pb
 
 FIELDS = {
-    "position": Kind.INTEGER,
-    "report_time": Kind.TIME,
-    "controller": Kind.TEXT,
-    "run_id": Kind.TEXT,
-    "chunk_index": Kind.INTEGER,
-    "policy_version": Kind.INTEGER,
-    "explored": Kind.FLAG,
-    "value": Kind.NAMED,
-    "applied": Kind.NAMED,
-    "reward": Kind.NUMBER,
-    "training_score": Kind.NUMBER,
-    "validation_score": Kind.NUMBER,
-    "log_probability": Kind.NUMBER,
-    "use": Kind.TEXT,
-    "learned_in": Kind.INTEGER,
-    "sample": Kind.NUMBERS,
-    "state": Kind.NUMBERS,
-    "context": Kind.NUMBERS,
-    "next_state": Kind.NUMBERS,
+    "position": FieldType.INTEGER,
+    "report_time": FieldType.TIME,
+    "controller": FieldType.TEXT,
+    "run_id": FieldType.TEXT,
+    "chunk_index": FieldType.INTEGER,
+    "policy_version": FieldType.INTEGER,
+    "explored": FieldType.FLAG,
+    "value": FieldType.NAMED,
+    "applied": FieldType.NAMED,
+    "reward": FieldType.NUMBER,
+    "training_score": FieldType.NUMBER,
+    "validation_score": FieldType.NUMBER,
+    "log_probability": FieldType.NUMBER,
+    "use": FieldType.TEXT,
+    "learned_in": FieldType.INTEGER,
+    "sample": FieldType.NUMBERS,
+    "state": FieldType.NUMBERS,
+    "context": FieldType.NUMBERS,
+    "next_state": FieldType.NUMBERS,
 }
-"""What a transition's record holds; the contract's `Transition` says what each is."""
+"""Fields of a transition's record; the contract documents them in `Transition`."""
 
 
 def transition_record(transition: pb.Transition) -> dict[str, Any]:
-    """Return a transition by `FIELDS`; None where the log holds nothing.
+    """Return a transition's record by `FIELDS`; None for values that the log does not have.
 
-    `value` and `applied` are by name, in the order of the names; `sample` is in the order of the
-    controller's spec. Each name is in `applied`, with None where the action itself was applied.
+    `value` and `applied` are ordered by name, `sample` as in the controller's spec. `applied` has
+    all names, with None if the action itself was applied.
     """
     action, scores = transition.action, transition.scores
     has_scores = transition.HasField("scores")

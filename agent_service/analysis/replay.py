@@ -1,4 +1,4 @@
-"""Replay of a policy version: what it would have decided on the states of the log."""
+"""Replay of a policy version: the actions that it would have decided on the log's states."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 from agent_service.analysis.agreement import Agreement, compare_values
 from agent_service.analysis.applied import values_run
 from agent_service.analysis.policies import LoggedPolicy
-from agent_service.analysis.tables import Kind
+from agent_service.analysis.tables import FieldType
 from agent_service.domain.errors import FailedPrecondition
 from agent_service.v1 import agent_pb2 as pb
 
 
 class Replay:
-    """The mean action of one policy version on each logged state, beside another decision.
+    """Compares a policy version's mean actions on logged states with other decisions.
 
     Read `records` to the end once; then `agreements` are complete.
     """
 
     def __init__(self, policy: LoggedPolicy, *, against: LoggedPolicy | None) -> None:
-        """Compare with the mean action of `against`, or (None) with what was decided."""
+        """Compare with the mean actions of `against`, or (None) with the logged decisions."""
         self._policy = policy
         self._against = against
         self.other = "decided" if against is None else "against"
-        """The field that holds what is compared with."""
-        self.fields: Mapping[str, Kind] = {
-            "position": Kind.INTEGER,
-            "run_id": Kind.TEXT,
-            "chunk_index": Kind.INTEGER,
-            "policy_version": Kind.INTEGER,
-            self.other: Kind.NAMED,
-            "replayed": Kind.NAMED,
+        """Name of the field with the other values."""
+        self.fields: Mapping[str, FieldType] = {
+            "position": FieldType.INTEGER,
+            "run_id": FieldType.TEXT,
+            "chunk_index": FieldType.INTEGER,
+            "policy_version": FieldType.INTEGER,
+            self.other: FieldType.NAMED,
+            "replayed": FieldType.NAMED,
         }
         self._ran: dict[str, Mapping[str, float]] = {}
         self._courses = {h.name: (array("d"), array("d")) for h in policy.spec.hyperparameters}
 
     def records(self, transitions: Iterable[pb.Transition]) -> Iterator[dict[str, Any]]:
-        """Return a record for each decision, by `fields`, values in the order of the spec."""
+        """Yield a record for each decision, by `fields`, with values in the order of the spec."""
         for transition in transitions:
             before = self._ran.get(transition.run_id)
             replayed = self._policy.mean_values(transition, before=before)
@@ -64,14 +64,14 @@ class Replay:
         return {name: transition.action.values[name] for name in self._courses}
 
     def agreements(self) -> dict[str, Agreement]:
-        """Return how far the two agree, by hyperparameter.
+        """Return the agreement by hyperparameter.
 
         Raises:
             FailedPrecondition: no decision was read.
         """
         if not all(ours for ours, _ in self._courses.values()):
             name = self._policy.spec.name
-            raise FailedPrecondition(f"the log holds no transition of {name!r} to replay")
+            raise FailedPrecondition(f"the log has no transition of {name!r} to replay")
         return {
             h.name: compare_values(h, *self._courses[h.name])
             for h in self._policy.spec.hyperparameters

@@ -1,7 +1,7 @@
-"""Records as tables, line by line: JSON, CSV, and text for people.
+"""Tables of records as JSON, CSV or aligned text, line by line.
 
-Records stream through: no more of them are kept than text needs to be aligned. Numbers come back
-to the bit from JSON and CSV. Where a record lacks a column of its table, the cell is empty.
+Records are streamed: only as many are buffered as aligning text needs. Numbers in JSON and CSV read
+back bit for bit. If a record lacks a column, the cell is empty.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from enum import Enum, auto
 from typing import Any
 
 
-class Kind(Enum):
-    """What a field of a record holds; any single value may be None instead."""
+class FieldType(Enum):
+    """Type of a record's field; any single value may be None instead."""
 
     TEXT = auto()
     INTEGER = auto()
@@ -25,7 +25,7 @@ class Kind(Enum):
     """A float64."""
     FLAG = auto()
     TIME = auto()
-    """A moment, in UTC, to the microsecond."""
+    """A datetime in UTC, with microseconds."""
     NUMBERS = auto()
     """Float64s in order: the columns FIELD.0, FIELD.1, ..."""
     NAMED = auto()
@@ -38,41 +38,43 @@ Columns = Mapping[str, Sequence[str]]
 """Column names by field, both in order."""
 
 ALIGNED_BY = 200
-"""Rows of a text table by whose widths it is aligned."""
+"""Number of rows whose widths align a text table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Records of one form, read once as they are written."""
+    """Records with the same fields, read once as they are written."""
 
     records: Iterable[Record]
-    fields: Mapping[str, Kind]
-    """What each record holds, in order."""
+    fields: Mapping[str, FieldType]
+    """Fields of each record, in order."""
     columns: Columns | None = None
-    """None takes the first record's, where all have the same."""
+    """None uses the first record's columns, if all have the same."""
 
 
-def columns_of(records: Iterable[Record], fields: Mapping[str, Kind]) -> Columns:
-    """Return the columns that hold all of `records`, each field's in order of appearance."""
+def columns_of(records: Iterable[Record], fields: Mapping[str, FieldType]) -> Columns:
+    """Return the columns of all `records`, for each field in order of appearance."""
     columns: dict[str, dict[str, None]] = {field: {} for field in fields}
     for record in records:
         for field, kind in fields.items():
             columns[field].update(dict.fromkeys(flat(field, kind, record[field])))
-    scalars = {f: (f,) for f, kind in fields.items() if kind not in (Kind.NUMBERS, Kind.NAMED)}
+    scalars = {
+        f: (f,) for f, kind in fields.items() if kind not in (FieldType.NUMBERS, FieldType.NAMED)
+    }
     return {field: scalars.get(field) or tuple(names) for field, names in columns.items()}
 
 
-def flat(field: str, kind: Kind, value: Any) -> dict[str, Any]:
-    """Return the cells of one field by column."""
-    if kind is Kind.NAMED:
+def flat(field: str, kind: FieldType, value: Any) -> dict[str, Any]:
+    """Return a field's cells by column."""
+    if kind is FieldType.NAMED:
         return {f"{field}.{name}": number for name, number in value.items()}
-    if kind is Kind.NUMBERS:
+    if kind is FieldType.NUMBERS:
         return {f"{field}.{place}": number for place, number in enumerate(value)}
     return {field: value}
 
 
 def with_columns(table: Table) -> tuple[Columns, Iterator[Record]]:
-    """Return a table's columns and its records; waits for the first where that has them."""
+    """Return a table's columns and records; reads the first record if that defines the columns."""
     records = iter(table.records)
     if table.columns is not None:
         return table.columns, records
@@ -81,27 +83,27 @@ def with_columns(table: Table) -> tuple[Columns, Iterator[Record]]:
 
 
 def json_lines(table: Table) -> Iterator[str]:
-    """Return each record as a JSON object; times are ISO 8601."""
+    """Yield each record as a JSON object; times are ISO 8601."""
     for record in table.records:
         yield json.dumps(record, default=_iso, allow_nan=False)
 
 
 def csv_lines(table: Table) -> Iterator[str]:
-    """Return a header and each record as comma-separated values."""
+    """Yield a header, then each record as comma-separated values."""
     to_line = csv.writer(_Line(), lineterminator="")
     for row in _rows(table, empty=""):
         yield str(to_line.writerow(row))
 
 
 class _Line:
-    """A file whose `write` returns what it is given, so that `writerow` returns the line."""
+    """A file whose `write` returns its argument, so that `writerow` returns the line."""
 
     def write(self, line: str) -> str:
         return line
 
 
 def text_lines(table: Table) -> Iterator[str]:
-    """Return a header and each record as aligned text, numbers to six digits."""
+    """Yield a header, then each record, as aligned text with numbers to six digits."""
     rows = _rows(table, empty="-", digits=6)
     sample = list(itertools.islice(rows, ALIGNED_BY))
     widths = [max(map(len, column)) for column in zip(*sample, strict=True)]
@@ -110,7 +112,7 @@ def text_lines(table: Table) -> Iterator[str]:
 
 
 def _rows(table: Table, *, empty: str, digits: int | None = None) -> Iterator[list[str]]:
-    """Return the header and each record's cells."""
+    """Yield the header, then each record's cells."""
     columns, records = with_columns(table)
     names = [name for field in columns.values() for name in field]
     yield names
@@ -129,7 +131,7 @@ def _cell(value: Any, empty: str, digits: int | None) -> str:
     if isinstance(value, datetime):
         return _iso(value)
     if isinstance(value, float):
-        # By default the shortest decimal that reads back as the same float64.
+        # repr is the shortest decimal that reads back as the same float64.
         return repr(value) if digits is None else f"{value:.{digits}g}"
     return str(value)
 

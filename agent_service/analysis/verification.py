@@ -1,4 +1,4 @@
-"""Verification: derives every decision again from its inputs, policy version and seed."""
+"""Verification: re-derives every decision from its inputs, policy version and seed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from agent_service.domain.store import Session, Store
 from agent_service.rules.policy_cache import PolicyCache
 
 PAGE = 500
-"""Decisions read at once."""
+"""Decisions per read."""
 
 
 class VerificationError(AgentError):
-    """A decision of the log does not follow from what is stored with it."""
+    """A decision of the log does not follow from the data stored with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came of one decision."""
+    """The verification of one decision."""
 
     position: int
     difference: str | None
-    """What differs, in words; None where it was derived again to the bit."""
+    """What differs; None if the decision was re-derived bit for bit."""
 
 
 def verify(store: Store) -> Iterator[Verified]:
-    """Derive each decision again, in order of position, lazily."""
+    """Re-derive each decision, in order of position, lazily."""
     cache = PolicyCache()
     after = 0
     while True:
@@ -50,7 +50,7 @@ def _page(session: Session, *, after: int, cache: PolicyCache) -> list[Verified]
 
 
 def _difference(session: Session, run: Run, decision: Decision, cache: PolicyCache) -> str | None:
-    """Return what differs in one row of the log, None where it follows from what is stored."""
+    """Return what differs in one row of the log; None if it follows from the stored data."""
     if (lost := _lost(session, run, decision)) is not None:
         return lost
     if decision.is_end:
@@ -62,7 +62,7 @@ def _difference(session: Session, run: Run, decision: Decision, cache: PolicyCac
             return f"run {run.id}: the report of chunk {decision.chunk - 1} is incomplete"
     names = {h.name for h in run.controller.spec.hyperparameters}
     if decision.applied is not None and set(decision.applied) != names:
-        return f"run {run.id}: applied {decision.applied}, of the hyperparameters {sorted(names)}"
+        return f"run {run.id}: applied {decision.applied}, not for all of {sorted(names)}"
     derived = derive(
         run,
         previous,
@@ -79,16 +79,16 @@ def _difference(session: Session, run: Run, decision: Decision, cache: PolicyCac
 
 
 def _lost(session: Session, run: Run, decision: Decision) -> str | None:
-    """Return which chunk its run counts and the log lacks, or the other way about.
+    """Return which chunk is counted by the run but missing in the log, or the reverse.
 
-    That the chunk before each one is there is seen with that one; here, that the newest is.
+    `_difference` checks that each chunk's predecessor exists; this checks the newest one.
     """
     newest = run.reported_chunks + 1
     if decision.chunk > newest + run.has_end:
-        return f"run {run.id}, chunk {decision.chunk - 1}: in the log, and not counted by the run"
-    # The end of a run that diverged is not asked for: the first release wrote none.
+        return f"run {run.id}, chunk {decision.chunk - 1}: in the log, but not counted by the run"
+    # A diverged run may lack the row of its end, which the first release did not write.
     if decision.chunk == 1 and session.find_decision(run, newest) is None:
-        return f"run {run.id}, chunk {newest - 1}: counted by the run, and not in the log"
+        return f"run {run.id}, chunk {newest - 1}: counted by the run, but not in the log"
     return None
 
 

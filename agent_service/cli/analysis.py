@@ -1,4 +1,4 @@
-"""The commands that ask what stored policies would have done, through a running service."""
+"""Commands that compare logged decisions with policies and applied values, by a running service."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from agent_service.serving.command import Count, echo
 if TYPE_CHECKING:
     from agent_service.analysis.agreement import Agreement
 
-# Policies are imported inside the commands: `--help` answers at once, and gRPC reads its settings
-# from the environment when it is imported.
+# Policies are imported inside the commands, so that `--help` is fast, and since gRPC reads the
+# environment when it is imported.
 
 
 @click.command()
 @agent_option
 @click.argument("controller")
 @click.option("--policy", type=Count(min=1), required=True, help="The policy version to replay.")
-@click.option("--run", "run_id", default="", help="Only this run's.")
+@click.option("--run", "run_id", default="", help="Only decisions of this run.")
 @click.option(
     "--against",
     type=Count(min=1),
-    help="Another policy version to compare with; else what was decided.",
+    help="Compare with this policy version, instead of with the logged decisions.",
 )
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
 def replay(
@@ -45,8 +45,8 @@ def replay(
 ) -> None:
     """Show what a policy version would have decided on the states of the log.
 
-    Its mean action stands beside what was decided, both in the hyperparameters' own units. How far
-    the two agree comes last; other formats than text tell it on standard error.
+    Its mean actions are shown beside the decided values, in the hyperparameters' own units. A
+    summary of their agreement comes last; with formats other than text, on standard error.
     """
     from agent_service.analysis.policies import read_policy
     from agent_service.analysis.replay import Replay
@@ -57,7 +57,7 @@ def replay(
         course = Replay(read_policy(client, controller, policy), against=other)
         records = course.records(client.transitions(controller=controller, run_id=run_id))
         write_table(Table(records=records, fields=course.fields), form, output)
-    _tell(itertools.starmap(_agreement_line, course.agreements().items()), form, output)
+    _print_summary(itertools.starmap(_agreement_line, course.agreements().items()), form, output)
 
 
 @click.command()
@@ -65,11 +65,11 @@ def replay(
 @click.argument("run")
 @format_options(Format.TEXT, Format.CSV, Format.JSON, Format.PARQUET)
 def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> None:
-    """Show what a run ran under beside what was decided for it, chunk by chunk.
+    """Show the values that a run ran under beside the decided ones, chunk by chunk.
 
-    Of a shadow run that is how far its script and the agent agree; of others, what was held while
-    the agent was away, or limited. Values are in the hyperparameters' own units. How far the two
-    agree comes last; other formats than text tell it on standard error.
+    For a shadow run this is the agreement of its script and the agent; for others it shows values
+    that were kept while the agent was away, or limited. Values are in the hyperparameters' own
+    units. A summary comes last; with formats other than text, on standard error.
     """
     from agent_service.analysis.applied import read_applied
 
@@ -77,7 +77,7 @@ def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> 
     with connect(agent) as client:
         read = read_applied(client, run)
     write_table(read.table(), form, output)
-    _tell(itertools.starmap(_agreement_line, read.agreements().items()), form, output)
+    _print_summary(itertools.starmap(_agreement_line, read.agreements().items()), form, output)
 
 
 def _agreement_line(name: str, agreement: Agreement) -> str:
@@ -89,7 +89,7 @@ def _agreement_line(name: str, agreement: Agreement) -> str:
     )
 
 
-def _tell(lines: Iterable[str], form: Format, output: Path | None) -> None:
-    """Write what a table comes to: after text, or apart from what another program reads."""
+def _print_summary(lines: Iterable[str], form: Format, output: Path | None) -> None:
+    """Print a table's summary: after a text table, else on standard error."""
     for line in lines:
         echo(line, err=form is not Format.TEXT or output is not None)

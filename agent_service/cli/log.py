@@ -1,4 +1,4 @@
-"""The command that writes the decision log, through a running service."""
+"""The command that writes the decision log, by a running service."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @agent_option
-@click.option("--controller", default="", help="Only this controller's.")
-@click.option("--run", "run_id", default="", help="Only this run's.")
+@click.option("--controller", default="", help="Only transitions of this controller.")
+@click.option("--run", "run_id", default="", help="Only transitions of this run.")
 @click.option(
     "--after",
     type=Count(min=0),
     default=0,
-    help="Only after this position of the log.",
+    help="Only transitions after this position of the log.",
 )
-@click.option("--follow", is_flag=True, help="Go on with new ones as they come, until Ctrl-C.")
+@click.option("--follow", is_flag=True, help="Keep printing new ones as they come, until Ctrl-C.")
 @format_options(Format.JSON, Format.CSV, Format.PARQUET)
 def transitions(
     agent: Target,
@@ -41,17 +41,17 @@ def transitions(
 ) -> None:
     """Write the decision log: one record for each reported chunk, times in UTC.
 
-    A table of several controllers has the columns of all; a row is empty where its controller has
-    none. --follow outlives a restart of the service: none is lost and none comes twice.
+    A table of several controllers has the columns of all; cells are empty for columns that the
+    row's controller lacks. --follow survives restarts of the service without loss or repetition.
     """
     check_output(form, output)
     if follow and output is not None:
-        raise click.UsageError("--follow never ends, so no file is ever whole; use > FILE")
+        raise click.UsageError("--follow never ends, so no file gets complete; use > FILE")
     is_of_one_form = any(which[name] for name in ("controller", "run_id")) or form is Format.JSON
     if follow and not is_of_one_form:
         raise click.UsageError(
-            "the columns of a csv are those of its controllers, and more may come; "
-            "follow one --controller or --run, or follow as json"
+            "a csv's columns depend on its controllers, and new ones may appear; follow one "
+            "--controller or --run, or use json"
         )
     if follow:
         with connect(agent) as client:
@@ -69,18 +69,18 @@ def transitions(
 
 
 def _whole_log(client: AgentClient, after: int) -> Table:
-    """Return the log of all controllers as it stands, read once more before for its columns."""
+    """Return the current log of all controllers; reads it twice, first for its columns."""
     last = after
 
     def read() -> Iterator[dict[str, Any]]:
         return (transition_record(t) for t in client.transitions(after=after))
 
-    def noted() -> Iterator[dict[str, Any]]:
+    def up_to_last() -> Iterator[dict[str, Any]]:
         nonlocal last
         for record in read():
             last = max(last, record["position"])
             yield record
 
-    columns = columns_of(noted(), FIELDS)
+    columns = columns_of(up_to_last(), FIELDS)
     records = itertools.takewhile(lambda record: record["position"] <= last, read())
     return Table(records=records, fields=FIELDS, columns=columns)

@@ -1,4 +1,4 @@
-"""The `agent-service` command. Each option can also come from AGENT_SERVICE_<COMMAND>_<OPTION>."""
+"""The `agent-service` command. Each option can also be set by AGENT_SERVICE_<COMMAND>_<OPTION>."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _DEFAULTS = AgentConfig()
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="reinforced-regularization")
 def cli(debug: bool) -> None:
-    """Host controllers that pick regularization hyperparameters for running trainings."""
+    """Host controllers that set regularization hyperparameters of running trainings."""
 
 
 def _capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of `Capacity`, which is passed on as `capacity`."""
+    """Add the options of `Capacity`, passed to the command as `capacity`."""
 
     @functools.wraps(command)
     def run(**options: Any) -> Any:
@@ -70,15 +70,15 @@ def _capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _CAPACITY = {
-    "controllers": "Controllers that are not deleted.",
-    "runs": "Active runs.",
-    "hyperparameters": "Of one controller.",
-    "chunk_size": "Losses in a chunk.",
+    "controllers": "Maximum number of controllers that are not deleted.",
+    "runs": "Maximum number of active runs.",
+    "hyperparameters": "Maximum number of hyperparameters of a controller.",
+    "chunk_size": "Maximum number of losses in a chunk.",
 }
 
 
 def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where the store is; passed on as its whole URL, `store`."""
+    """Add the options for the store, passed to the command as its complete URL, `store`."""
 
     @functools.wraps(command)
     def run(*, store: str, store_password: Path | None, **options: Any) -> Any:
@@ -87,7 +87,7 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(store=store, **options)
 
     text = "URL of the store: sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE."
-    secret = "File of its password; libpq's own ways (PGPASSFILE, PGSERVICE) work, too."
+    secret = "File with its password; libpq's PGPASSFILE and PGSERVICE work, too."
     run = click.option("--store-password", type=FILE, help=secret)(run)
     return click.option("--store", default=_DEFAULTS.store, help=text)(run)
 
@@ -103,23 +103,27 @@ def _with_password(store: str, file: Path) -> str:
     try:
         url = sa.make_url(store)
     except (sa.exc.ArgumentError, ValueError):
-        return store  # whose error comes where it is opened
+        return store  # the error is reported when it is opened
     if url.get_backend_name() == "sqlite":
-        raise invalid("store_password", "a SQLite file has none; leave it out")
+        raise invalid("store_password", "a SQLite file has no password; omit it")
     return url.set(password=password).render_as_string(hide_password=False)
 
 
 @cli.command()
 @click.option(
-    "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free."
+    "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free one."
 )
 @_store_options
-@click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
+@click.option(
+    "--metrics-port",
+    default=_DEFAULTS.metrics_port,
+    help="Port of the Prometheus metrics; 0: any free one.",
+)
 @click.option(
     "--durability",
     type=click.Choice(Durability, case_sensitive=False),
     default=_DEFAULTS.durability,
-    help="What an answered call survives: a loss of power, or a killed process.",
+    help="What an answered call survives: a power failure, or a killed process.",
 )
 @click.option(
     "--lease",
@@ -129,10 +133,10 @@ def _with_password(store: str, file: Path) -> str:
 )
 @serving_options
 @_capacity_options
-@click.option("--with-stdin", is_flag=True, help="Also end when the standard input does.")
+@click.option("--with-stdin", is_flag=True, help="Also stop when standard input is closed.")
 def serve(*, with_stdin: bool, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    end_on_interrupt()  # until it serves, and once it has drained
+    end_on_interrupt()  # before it serves, and again after it has drained
     config = AgentConfig(**options)
     start_service_log("agent", config.serving)
     from agent_service.app import serve as run
@@ -150,7 +154,7 @@ def serve(*, with_stdin: bool, **options: Any) -> None:
 @cli.command()
 @agent_option
 def health(agent: Target) -> None:
-    """Exit with 0 if the service serves, for container checks."""
+    """Exit with 0 if the service is serving, for container checks."""
     from agent_service.serving.health import check_health
 
     check_health(agent.address, "agent service", tls=agent.access.tls)
@@ -174,9 +178,11 @@ def controllers(agent: Target) -> None:
 
 @cli.command()
 @agent_option
-@click.option("--controller", default="", help="Only this controller's.")
-@click.option("--state", type=click.Choice(RunState, case_sensitive=False), help="Only in it.")
-@click.option("--label", "labels", multiple=True, help="Only with this KEY=VALUE; may come again.")
+@click.option("--controller", default="", help="Only runs of this controller.")
+@click.option(
+    "--state", type=click.Choice(RunState, case_sensitive=False), help="Only runs in this state."
+)
+@click.option("--label", "labels", multiple=True, help="Only runs with this KEY=VALUE; repeatable.")
 def runs(agent: Target, controller: str, state: RunState | None, labels: tuple[str, ...]) -> None:
     """List runs, newest first."""
     wanted = dict(_label(text) for text in labels)
@@ -185,9 +191,9 @@ def runs(agent: Target, controller: str, state: RunState | None, labels: tuple[s
         columns = ("run", "controller", "state", "chunks", "mode")
         r = None
         for r in headed(found, *columns):
-            stands = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
+            ended = pb.Outcome.Name(r.outcome)[8:] if r.outcome else pb.RunState.Name(r.state)[10:]
             echo(
-                f"{r.run_id}\t{r.controller}\t{stands.lower()}\t{r.reported_chunks} chunks"
+                f"{r.run_id}\t{r.controller}\t{ended.lower()}\t{r.reported_chunks} chunks"
                 f"\t{pb.Mode.Name(r.mode)[5:].lower()}"
             )
         is_empty = bool(controller) and r is None
@@ -210,7 +216,9 @@ for command in (transitions, replay, agreement):
 @agent_option
 @click.argument("controller")
 @click.argument("path", type=NewFile())
-@click.option("--policy-version", type=Count(min=0), default=0, help="Which; 0: the newest.")
+@click.option(
+    "--policy-version", type=Count(min=0), default=0, help="Version to export; 0: the newest."
+)
 def export_(agent: Target, controller: str, path: Path, policy_version: int) -> None:
     """Write a controller's policy to a safetensors file."""
     with connect(agent) as client:
@@ -223,7 +231,7 @@ def export_(agent: Target, controller: str, path: Path, policy_version: int) -> 
 @click.argument("controller")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_(agent: Target, controller: str, path: Path) -> None:
-    """Make a policy file the newest version of a controller."""
+    """Import a policy file as a controller's newest version."""
     with connect(agent) as client:
         version = client.import_policy(controller, path.read_bytes())
     echo(f"policy version {version}")
@@ -251,15 +259,18 @@ def policies(agent: Target, controller: str) -> None:
 @click.argument("one", type=Count(min=1))
 @click.argument("other", type=Count(min=1))
 @click.option(
-    "--transitions", default=1000, type=Count(min=1), help="Of the newest runs, some more."
+    "--transitions",
+    default=1000,
+    type=Count(min=1),
+    help="Minimum number of transitions; whole runs are taken, newest first.",
 )
 def compare_policies(
     agent: Target, controller: str, one: int, other: int, transitions: int
 ) -> None:
     """Show how two policy versions of a controller differ, and the statistics of each.
 
-    Both decide, as for frozen runs, on the states of the controller's newest runs. Distances are
-    in each hyperparameter's own unit.
+    Both decide, as in frozen runs, on the states of the controller's newest runs. Distances are in
+    each hyperparameter's own unit.
     """
     from agent_service.app import compare_policies as compare
 
@@ -283,7 +294,7 @@ def compare_policies(
 @click.argument("controller")
 @click.argument("version", type=Count(min=1))
 def rollback(agent: Target, controller: str, version: int) -> None:
-    """Make an older policy version the newest again, as a new version; learning goes on from it."""
+    """Copy an older policy version to a new one, from which learning continues."""
     with connect(agent) as client:
         newest = client.import_policy(controller, client.export_policy(controller, version))
     echo(f"policy version {newest}, as version {version}")
@@ -292,7 +303,7 @@ def rollback(agent: Target, controller: str, version: int) -> None:
 @cli.command()
 @_store_options
 def verify(store: str) -> None:
-    """Derive every decision of the log again; name the first that differs."""
+    """Re-derive every decision of the log, and report the first that differs."""
     from agent_service.app import verify_store
 
     echo(f"{verify_store(store)} decisions derived again, all equal")
@@ -304,10 +315,10 @@ def verify(store: str) -> None:
 def prune(store: str, **options: Any) -> None:
     """Move old runs from the store into a folder of Parquet files, while the store is served.
 
-    These are runs that are finished or abandoned, and that nothing waits for any more. A run's
-    decisions are deleted once its file is on disk and was read back. Its id stays taken. What a
-    killed prune has left, the next one into the same folder brings to its end. Bytes in the table
-    are those of the values in the store.
+    Only runs that are finished or abandoned, and that learning no longer needs. A run's decisions
+    are deleted once its file is on disk and was read back. Its id stays taken. The next prune into
+    the same folder completes what a killed one left. Bytes in the table are sizes of values in the
+    store.
     """
     prune_store(store, **options)
 

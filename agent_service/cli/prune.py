@@ -1,4 +1,4 @@
-"""The command that archives old runs, beside a running service or without one."""
+"""The command that archives old runs, with or without a running service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent_service.analysis.tables import Kind, Table, text_lines
+from agent_service.analysis.tables import FieldType, Table, text_lines
 from agent_service.domain.checks import cut
 from agent_service.serving.command import LONGEST_SECONDS, echo
 
@@ -22,7 +22,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class _Age(click.ParamType[float]):
-    """A time span, such as 30d, in seconds."""
+    """Option type: a time span such as 30d, converted to seconds."""
 
     name = "age"
 
@@ -32,23 +32,26 @@ class _Age(click.ParamType[float]):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value))
         seconds = float(found[1]) * _SECONDS[found[2]] if found else math.inf
         if seconds > LONGEST_SECONDS:
-            self.fail(f"{cut(value)!r} is no age; write e.g. 30d, 12h or 8w", param, context)
+            self.fail(f"{cut(value)!r} is not an age; write e.g. 30d, 12h or 8w", param, context)
         return seconds
 
 
 def prune_options(command: Any) -> Any:
-    """Add the options of `prune` beside those of the store."""
+    """Add the options of `prune`, except for those of the store."""
     archive = click.Path(file_okay=False, path_type=Path)
     for option in (
-        click.option("--dry-run", is_flag=True, help="Only show what would go."),
+        click.option("--dry-run", is_flag=True, help="Only show what would be pruned."),
         click.option(
-            "--archive", type=archive, required=True, help="Folder of the Parquet files; made."
+            "--archive",
+            type=archive,
+            required=True,
+            help="Folder for the Parquet files; created if missing.",
         ),
         click.option(
             "--older-than",
             type=_Age(),
             required=True,
-            help="Runs whose last call is longer ago, e.g. 30d; also in s, m, h, w.",
+            help="Age of the last call of runs to prune, e.g. 30d; units s, m, h, d, w.",
         ),
     ):
         command = option(command)
@@ -56,10 +59,10 @@ def prune_options(command: Any) -> Any:
 
 
 def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) -> None:
-    """Archive what is old in a store, and tell of it.
+    """Archive the old runs of a store, and print a summary.
 
     Raises:
-        AgentError: the store or the archive cannot be used; nothing is lost then.
+        AgentError: the store or the archive cannot be used; nothing is lost.
     """
     from agent_service.analysis.parquet import load_pyarrow
     from agent_service.analysis.prune import Pruner, make_plan
@@ -70,14 +73,14 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
     before = time.time() - older_than
     with SqlStore(url) as store:
         if dry_run:
-            _tell(make_plan(store, before=before), "would go")
+            _print_plan(make_plan(store, before=before), "would go")
             return
         pruner = Pruner(store, archive)
         with pruner.pruning() as elsewhere:
             for name in elsewhere:
                 echo(
-                    f"the store still has decisions that were pruned into {name}, which is "
-                    f"not in {archive}: if no prune goes on there, prune into its folder again",
+                    f"the store still has decisions that were pruned into {name}, which is not in "
+                    f"{archive}: unless a prune is running there, prune into its folder again",
                     err=True,
                 )
             plan = make_plan(store, before=before)
@@ -88,13 +91,13 @@ def prune_store(url: str, *, older_than: float, archive: Path, dry_run: bool) ->
                 file=sys.stderr,
                 hidden=not sys.stderr.isatty(),
             ) as bar:
-                stayed = pruner.prune(plan, told=bar.update)
+                stayed = pruner.prune(plan, progress=bar.update)
             plan.leave(stayed)
-            _tell(plan, "went")
+            _print_plan(plan, "went")
             echo(f"{_bytes(_size(archive) - size)} were added to {archive}")
 
 
-def _tell(plan: Plan, what: str) -> None:
+def _print_plan(plan: Plan, what: str) -> None:
     shares = plan.shares()
     records = [
         {"controller": name, "runs": s.runs, "transitions": s.transitions, "bytes": s.size}
@@ -106,7 +109,7 @@ def _tell(plan: Plan, what: str) -> None:
         "transitions": plan.decisions - len(plan.going),
         "bytes": sum(run.size for run in plan.going),
     }
-    fields = {"controller": Kind.TEXT} | dict.fromkeys(list(total)[1:], Kind.INTEGER)
+    fields = {"controller": FieldType.TEXT} | dict.fromkeys(list(total)[1:], FieldType.INTEGER)
     for line in text_lines(Table(records=[*records, total], fields=fields)):
         echo(line)
     for reason, count in sorted(plan.staying.items()):

@@ -1,1 +1,1 @@
-"""The agent service's metrics."""
+"""The agent service's Prometheus metrics."""

@@ -1,7 +1,6 @@
-"""The agent service's metrics of what it decides, each declared once.
+"""Metrics of decisions and commits, each declared once.
 
-They are observed as decisions become durable. What can be counted in the store is read there, in
-`stored_metrics`.
+Observed when decisions become durable. Metrics that can be counted in the store are in `stored`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from agent_service.domain.runs import Decision, Mode, Run
 from agent_service.domain.specs import ControllerSpec
 
 RUN_SERIES_LIMIT = 1000
-"""Active runs that have gauges of their own; the rest is only counted."""
+"""Maximum number of active runs with their own gauges; the others are only counted."""
 _SHARES = [tenth / 10 for tenth in range(11)]
 _DIFFERENCES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
 _REWARDS = [tenth / 10 for tenth in range(-10, 11)]
@@ -33,11 +32,11 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(slots=True)
-class _Tally:
-    """A histogram's counts: prometheus-client's own would cost a report a tenth of its time."""
+class _HistogramCounts:
+    """A histogram's counts; prometheus_client's would add a tenth to a report's time."""
 
     bounds: Sequence[float]
-    """Upper bounds, inclusive, rising; what is above them is counted beside."""
+    """Inclusive upper bounds, ascending; values above the last have a count of their own."""
     counts: list[int]
     total: float = 0.0
 
@@ -47,41 +46,41 @@ class _Tally:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return the counts up to each bound, as Prometheus takes them."""
+        """Return the cumulative counts by upper bound, as Prometheus expects them."""
         names = (*map(floatToGoString, self.bounds), "+Inf")
         return list(zip(names, map(float, accumulate(self.counts)), strict=True))
 
 
-def _tally(bounds: Sequence[float]) -> _Tally:
-    return _Tally(bounds, [0] * (len(bounds) + 1))
+def _histogram(bounds: Sequence[float]) -> _HistogramCounts:
+    return _HistogramCounts(bounds, [0] * (len(bounds) + 1))
 
 
 @dataclass(frozen=True, slots=True)
-class _ControllerTallies:
-    """What a controller decided, and what it earned."""
+class _ControllerCounts:
+    """Counts of a controller's decisions and rewards."""
 
     decisions: dict[Mode, int]
-    actions: Mapping[str, _Tally]
+    actions: Mapping[str, _HistogramCounts]
     """By hyperparameter."""
-    differences: Mapping[str, _Tally]
-    """Of shadow runs, by hyperparameter."""
-    reward: _Tally
+    differences: Mapping[str, _HistogramCounts]
+    """Between applied and decided values of shadow runs, by hyperparameter."""
+    reward: _HistogramCounts
     magnitudes: dict[str, float]
-    """Sums of the sizes of rewards, by sign."""
+    """Sums of absolute rewards, by sign."""
 
 
 class DecisionMetrics:
-    """Observes what became durable: decisions, and ends of runs. Thread-safe.
+    """Observes durable decisions and ends of runs. Thread-safe.
 
-    Decisions come by thousands and scrapes by seconds, so series are made when they are scraped:
-    by `StoreCollector`, which first takes out those of controllers that were deleted.
+    Decisions are far more frequent than scrapes, so series are built during scrapes: by
+    `StoreCollector`, which first removes those of deleted controllers.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Declare the metrics of runs and commits in `registry`."""
         self._dropped = Counter(
             "agent_run_series_dropped_total",
-            "Runs that got no gauges of their own, since too many were active.",
+            "Runs without their own gauges, since too many were active.",
             registry=registry,
         )
         self._commit_seconds = Histogram(
@@ -98,9 +97,9 @@ class DecisionMetrics:
             registry=registry,
         )
         self._lock = threading.Lock()
-        self._controllers: dict[str, _ControllerTallies] = {}
+        self._controllers: dict[str, _ControllerCounts] = {}
         self._newest: dict[str, tuple[Run, Decision]] = {}
-        """By run, of those that have gauges."""
+        """Latest decision of each run that has gauges."""
 
     def committed(self, seconds: float, size: int) -> None:
         """Observe one group commit."""
@@ -110,38 +109,38 @@ class DecisionMetrics:
     def decided(self, run: Run, decision: Decision, running: Decision | None) -> None:
         """Observe a new decision; never called for a repeated call.
 
-        `running` is what was decided for the chunk whose report made it; None for A_0.
+        `running` is the decision that the reported chunk ran under; None for A_0.
         """
         spec = run.controller.spec
         with self._lock:
-            tallies = self._controllers.get(spec.name) or self._add_controller(spec)
-            tallies.decisions[run.mode] += 1
+            counts = self._controllers.get(spec.name) or self._add_controller(spec)
+            counts.decisions[run.mode] += 1
             for h in spec.hyperparameters:
                 share = (h.unit(decision.values[h.name]) + 1.0) / 2.0
-                tallies.actions[h.name].observe(share)
+                counts.actions[h.name].observe(share)
             if run.mode is Mode.SHADOW and running is not None and decision.applied is not None:
                 for h in spec.hyperparameters:
                     apart = h.unit(decision.applied[h.name]) - h.unit(running.values[h.name])
-                    tallies.differences[h.name].observe(abs(apart) / 2.0)
+                    counts.differences[h.name].observe(abs(apart) / 2.0)
             if decision.reward is not None:
-                tallies.reward.observe(decision.reward)
+                counts.reward.observe(decision.reward)
                 sign = "negative" if decision.reward < 0 else "positive"
-                tallies.magnitudes[sign] += abs(decision.reward)
+                counts.magnitudes[sign] += abs(decision.reward)
             if run.id in self._newest or len(self._newest) < RUN_SERIES_LIMIT:
                 self._newest[run.id] = (run, decision)
             elif decision.chunk == 1:
                 self._dropped.inc()
 
-    def _add_controller(self, spec: ControllerSpec) -> _ControllerTallies:
-        tallies = _ControllerTallies(
+    def _add_controller(self, spec: ControllerSpec) -> _ControllerCounts:
+        counts = _ControllerCounts(
             decisions=dict.fromkeys(Mode, 0),
-            actions={h.name: _tally(_SHARES) for h in spec.hyperparameters},
-            differences={h.name: _tally(_DIFFERENCES) for h in spec.hyperparameters},
-            reward=_tally(_REWARDS),
+            actions={h.name: _histogram(_SHARES) for h in spec.hyperparameters},
+            differences={h.name: _histogram(_DIFFERENCES) for h in spec.hyperparameters},
+            reward=_histogram(_REWARDS),
             magnitudes={"positive": 0.0, "negative": 0.0},
         )
-        self._controllers[spec.name] = tallies
-        return tallies
+        self._controllers[spec.name] = counts
+        return counts
 
     def names(self) -> set[str]:
         """Return the controllers that have series."""
@@ -149,13 +148,13 @@ class DecisionMetrics:
             return set(self._controllers)
 
     def forget(self, names: set[str]) -> None:
-        """Remove the series of controllers, so that the page does not grow with deleted ones."""
+        """Remove the series of controllers, so that those of deleted ones do not accumulate."""
         with self._lock:
             for name in names:
                 self._controllers.pop(name, None)
 
     def ended(self, run: Run) -> None:
-        """Remove the gauges of a run that was finished or abandoned; that one may decide again."""
+        """Remove the gauges of a run that was finished or abandoned; the latter may continue."""
         with self._lock:
             self._newest.pop(run.id, None)
 
@@ -170,40 +169,40 @@ class DecisionMetrics:
         )
         action = HistogramMetricFamily(
             "agent_action",
-            "Actions decided, from 0 (the low end of the hyperparameter's range) to 1 (the high).",
+            "Actions decided, from 0 (low end of the hyperparameter's range) to 1 (high end).",
             labels=("controller", "hyperparameter"),
         )
         reward = HistogramMetricFamily(
             "agent_reward",
-            "Rewards of reported chunks; scores lie in [0, 1], so their differences in [-1, 1].",
+            "Rewards of reported chunks; as differences of scores they are in [-1, 1].",
             labels=("controller",),
         )
-        # Rewards are negative too, so their sum is no counter and the histogram shows none.
+        # Rewards may be negative, so their sum is not a counter and the histogram has none.
         magnitude = CounterMetricFamily(
             "agent_reward_magnitude",
-            "Sizes of positive and of negative rewards, summed; the difference is their sum.",
+            "Sum of absolute rewards, by sign; positive minus negative is the sum of rewards.",
             labels=("controller", "sign"),
         )
-        for name, tallies in self._controllers.items():
-            for mode, count in tallies.decisions.items():
+        for name, counts in self._controllers.items():
+            for mode, count in counts.decisions.items():
                 decisions.add_metric((name, mode.value), count)
-            for hyperparameter, tally in tallies.actions.items():
-                action.add_metric((name, hyperparameter), tally.buckets(), tally.total)
-            reward.add_metric((name,), tallies.reward.buckets(), tallies.reward.total)
-            for sign, total in tallies.magnitudes.items():
+            for hyperparameter, histogram in counts.actions.items():
+                action.add_metric((name, hyperparameter), histogram.buckets(), histogram.total)
+            reward.add_metric((name,), counts.reward.buckets(), counts.reward.total)
+            for sign, total in counts.magnitudes.items():
                 magnitude.add_metric((name, sign), total)
         return [decisions, action, reward, magnitude]
 
     def _of_shadows(self) -> Metric:
         difference = HistogramMetricFamily(
             "agent_shadow_difference",
-            "How far what shadow runs ran under was from what would have been decided, as a share "
+            "Distance of the values that shadow runs ran under from the decided ones, as a share "
             "of the hyperparameter's range; 0 is agreement.",
             labels=("controller", "hyperparameter"),
         )
-        for name, tallies in self._controllers.items():
-            for hyperparameter, tally in tallies.differences.items():
-                difference.add_metric((name, hyperparameter), tally.buckets(), tally.total)
+        for name, counts in self._controllers.items():
+            for hyperparameter, histogram in counts.differences.items():
+                difference.add_metric((name, hyperparameter), histogram.buckets(), histogram.total)
         return difference
 
     def _of_runs(self) -> list[Metric]:
@@ -214,11 +213,11 @@ class DecisionMetrics:
             labels=(*names, "hyperparameter"),
         )
         reward = GaugeMetricFamily(
-            "agent_run_reward", "Reward that an active run's last chunk earned.", labels=names
+            "agent_run_reward", "Reward of an active run's last chunk.", labels=names
         )
         loss = GaugeMetricFamily(
             "agent_run_loss",
-            "Mean training loss of an active run's last chunk, as the training counts it.",
+            "Mean training loss of an active run's last chunk, as reported.",
             labels=names,
         )
         for run, decision in self._newest.values():

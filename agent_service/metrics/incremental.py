@@ -1,4 +1,4 @@
-"""What grows with the store and is shown on every page, so that no scrape reads all of it again."""
+"""Counts that grow with the store, updated incrementally so that no scrape reads everything."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from agent_service.domain.runs import Controller
 from agent_service.domain.store import Origin, Session
 
 _REST = 100
-"""Times as long as counting rows took until they are counted again."""
+"""Factor: rows are counted again after this many times the duration of the last count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Updates:
-    """The updates of a controller's policy, up to one version."""
+    """The updates of a controller's policy up to one version."""
 
     version: int = 0
     count: int = 0
     timed: int = 0
-    """Those that took time: a controller that learns from final scores takes none."""
+    """Updates with a duration; learning from final scores has none."""
     seconds: float = 0.0
-    """Of all those."""
+    """Their total duration."""
     last: Mapping[str, float] = field(default_factory=dict)
-    """Statistics of the last of them."""
+    """Statistics of the last one."""
 
 
 class IncrementalCounts:
-    """Of the controllers of one store, by name. What is told is never older than `_REST` says."""
+    """Counts of a store's controllers, by name; no older than `_REST` allows."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start empty."""
         self._updates: dict[str, Updates] = {}
         self._recorded: dict[str, tuple[int, float]] = {}
-        """With the time at which to count again."""
+        """Each count, and when to count again."""
 
     def updates(self, session: Session, controller: Controller) -> Updates:
-        """Return a controller's; only versions that are new are read, as none ever changes."""
+        """Return a controller's updates; reads only new versions, since versions never change."""
         known = self._updates.get(controller.spec.name, Updates())
         new = controller.policy_version - known.version
-        if new <= 0:  # below, where a scrape beside this one began later
+        if new <= 0:  # negative if a concurrent scrape began later
             return known
         versions = session.list_policies(controller, before=None, limit=new)
         learned = [v.statistics for v in versions if v.origin is Origin.LEARNED]
@@ -56,10 +56,10 @@ class IncrementalCounts:
         return updates
 
     def recorded(self, session: Session, controller: Controller) -> int:
-        """Return a controller's transitions that are kept only.
+        """Return the number of a controller's transitions that are only recorded.
 
-        Each is a row to be counted, and counting takes at most a hundredth of the time: a count
-        that took a second serves for 100 of them.
+        Each is a row to count. Counting takes at most a hundredth of the time: a count that took a
+        second is reused for 100 seconds.
         """
         began = time.monotonic()
         count, due = self._recorded.get(controller.spec.name, (0, began))
@@ -70,7 +70,7 @@ class IncrementalCounts:
         return count
 
     def keep(self, names: set[str]) -> None:
-        """Forget all controllers but these."""
+        """Drop all controllers except these."""
         for tally in (self._updates, self._recorded):
             for name in tally.keys() - names:
                 tally.pop(name, None)

@@ -1,7 +1,6 @@
-"""The agent service's metrics of what its store holds, each declared once.
+"""Metrics read from the store at each scrape, each declared once.
 
-They are read when the page is scraped, so that a restart loses nothing and all replicas on one
-store show the same.
+So a restart loses nothing, and all replicas on one store export the same.
 """
 
 from __future__ import annotations
@@ -37,52 +36,50 @@ _STATISTICS = (
 
 
 class StoreCollector(Collector):
-    """Reads from the store, at each scrape, what is kept there."""
+    """Exports the store's metrics, read at each scrape."""
 
     def __init__(self, store: Store, observed: DecisionMetrics) -> None:
-        """Read from `store`, and show `observed` too, without controllers that were deleted."""
+        """Read from `store`, and export `observed` as well, without deleted controllers."""
         self._store = store
         self._observed = observed
-        self._tallies = IncrementalCounts()
+        self._incremental = IncrementalCounts()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics of controllers not deleted; without the store's where it fails."""
+        """Return the metrics of existing controllers; without the store's if it fails."""
         seen = self._observed.names()
         readable = GaugeMetricFamily(
-            "agent_store_readable", "Whether the store could be read for this page: 1 or 0."
+            "agent_store_readable", "Whether the store could be read for this scrape: 1 or 0."
         )
-        families = _Families(self._tallies)
+        families = _Families(self._incremental)
         try:
             existing = self._store.read(families.read)
         except AgentError as error:
-            log.warning("the page goes without the store's metrics: %s", error)
+            log.warning("no store metrics: %s", error)
             readable.add_metric((), 0)
             return [readable, *self._observed.collect()]
-        # Only of those seen before the reading: what is newer may have been made after it.
+        # Only controllers seen before the read: newer ones may have been created after it.
         self._observed.forget(seen - existing)
-        self._tallies.keep(existing)
+        self._incremental.keep(existing)
         readable.add_metric((), 1)
         return [readable, *families.all(), *self._observed.collect()]
 
 
 class _Families:
-    """The metrics of one scrape."""
+    """The store's metrics for one scrape."""
 
-    def __init__(self, tallies: IncrementalCounts) -> None:
-        self._tallies = tallies
+    def __init__(self, incremental: IncrementalCounts) -> None:
+        self._incremental = incremental
         self._runs = _gauge("agent_runs", "Runs by state.", "state")
-        self._finished = _counter(
-            "agent_finished_runs", "Runs that were finished, by how they ended.", "outcome"
-        )
+        self._finished = _counter("agent_finished_runs", "Finished runs by outcome.", "outcome")
         self._transitions = _counter(
             "agent_transitions",
-            "Complete transitions, by whether a policy learned from them or they are kept only.",
+            "Complete transitions, by use: learned from, or only recorded.",
             "use",
         )
         self._filled = _gauge(
             "agent_rollout_filled_ratio",
-            "Transitions that wait for the next update, to those that it takes; 1 or more: it is "
-            "due. Of controllers that learn by PPO.",
+            "Ratio of ready transitions to those that an update needs; at 1 or more it is due. "
+            "For controllers that learn by PPO.",
         )
         self._version = _gauge(
             "agent_policy_version", "Newest policy version; 0 for a controller without a policy."
@@ -90,20 +87,20 @@ class _Families:
         self._updates = _counter("agent_policy_updates", "Policy versions that were learned.")
         self._seconds = SummaryMetricFamily(
             "agent_policy_update_seconds",
-            "Time of updates, the reading of transitions included.",
+            "Duration of updates, including the reading of transitions.",
             labels=("controller",),
             unit="seconds",
         )
         self._staleness = _gauge(
             "agent_policy_staleness",
-            "Mean number of policy versions between deciding and learning, in the last update.",
+            "Mean number of policy versions between decision and learning, in the last update.",
         )
         self._ppo = _gauge(
-            "agent_ppo", "What stable-baselines3 told of the last update.", "statistic"
+            "agent_ppo", "Statistics of stable-baselines3 for the last update.", "statistic"
         )
 
     def all(self) -> list[Metric]:
-        """Return every family, those without series too."""
+        """Return all families, including those without series."""
         return [family for family in vars(self).values() if isinstance(family, Metric)]
 
     def read(self, session: Session) -> set[str]:
@@ -112,9 +109,9 @@ class _Families:
         for controller in session.list_controllers(after="", limit=_PAGE):
             names.add(controller.spec.name)
             self._add_counts(controller, session.usage(controller))
-            recorded = self._tallies.recorded(session, controller)
+            recorded = self._incremental.recorded(session, controller)
             self._transitions.add_metric((controller.spec.name, "recorded"), recorded)
-            self._add_updates(controller.spec.name, self._tallies.updates(session, controller))
+            self._add_updates(controller.spec.name, self._incremental.updates(session, controller))
         return names
 
     def _add_counts(self, controller: Controller, usage: Usage) -> None:

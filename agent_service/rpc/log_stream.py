@@ -1,4 +1,4 @@
-"""Streams of the log: pages that are small in memory, and one look for all who wait for more."""
+"""Streams of the log: small pages, and one poll of the store for all followers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire import convert
 
 LOG_PAGE = 50
-"""Transitions read at once, fewer where they are long; as fast as 500."""
+"""Maximum number of transitions per read, fewer if they are long; as fast as 500."""
 LOOK_SECONDS = 0.1
-"""How often the store is looked at for what followers wait for, whoever wrote it."""
+"""Interval at which the store is polled for followers, since other processes write to it, too."""
 READ_AGAIN_SECONDS = 60.0
-"""After so long a follower reads although nothing came: its run may be pruned since."""
+"""Time after which a follower reads even if nothing was appended: its run may have been pruned."""
 
 _Which = tuple[str, str]
 """A controller's name and a run's id, each empty for all."""
@@ -26,7 +26,7 @@ _Which = tuple[str, str]
 class _Follower:
     which: _Which
     after: int
-    """It has read up to this position."""
+    """The position up to which it has read."""
     more: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -40,12 +40,12 @@ class _Page:
 
 
 class LogStreams:
-    """All streams of one server; of its event loop only."""
+    """All log streams of one server. For its event loop only."""
 
     def __init__(
         self, run_service: RunService, *, pause: Callable[[float], Awaitable[None]]
     ) -> None:
-        """Read by `run_service`; `pause` is the server's, which raises when it drains."""
+        """Read from `run_service`; `pause` sleeps, and raises when the server is draining."""
         self._run_service = run_service
         self._pause = pause
         self._followers: set[_Follower] = set()
@@ -55,7 +55,7 @@ class LogStreams:
     async def answer(
         self, request: pb.StreamTransitionsRequest
     ) -> AsyncIterator[pb.StreamTransitionsResponse]:
-        """Yield the transitions that a request asks for, and those to come if it follows."""
+        """Yield the requested transitions, and new ones if the request follows."""
         which, position = (request.controller, request.run_id), request.after_position
         while True:
             page = await self._page(which, position)
@@ -68,19 +68,19 @@ class LogStreams:
                 position = await self._wait(which, position)
 
     async def _page(self, which: _Which, after: int) -> _Page:
-        """Read a page in another thread, once for all who want the same at the same time."""
+        """Read a page in another thread; concurrent requests for the same page share one read."""
         key = which, after
         if (reading := self._pages.get(key)) is None:
             reading = asyncio.create_task(asyncio.to_thread(self._read, which, after))
             reading.add_done_callback(partial(self._has_read, key))
             self._pages[key] = reading
-        await asyncio.wait([reading])  # where this one leaves, the others wait on
+        await asyncio.wait([reading])  # if this stream is cancelled, the others keep waiting
         return reading.result()
 
     def _has_read(self, key: tuple[_Which, int], reading: asyncio.Task[_Page]) -> None:
         del self._pages[key]
         if not reading.cancelled():
-            reading.exception()  # else asyncio logs the failure of a read that all have left
+            reading.exception()  # else asyncio logs the error of a read that nobody waits for
 
     def _read(self, which: _Which, after: int) -> _Page:
         controller, run_id = which
@@ -94,10 +94,10 @@ class LogStreams:
         return _Page(responses, page.reached, page.is_last)
 
     async def _wait(self, which: _Which, after: int) -> int:
-        """Wait until there is more after a position; return the one to read on from.
+        """Wait until something is appended; return the position after which to read.
 
         Raises:
-            Unavailable: the server drains, or the store cannot be read.
+            Unavailable: the server is draining, or the store cannot be read.
         """
         follower = _Follower(which, after)
         self._followers.add(follower)
@@ -113,19 +113,19 @@ class LogStreams:
         return follower.after
 
     async def _look(self) -> None:
-        """Look for more for as long as somebody waits for it."""
+        """Poll the store while there are followers."""
         try:
             while self._followers:
                 await self._pause(LOOK_SECONDS)
                 await self._wake()
-        except Exception as error:  # whatever it is, nobody is to wait for what nobody looks for
+        except Exception as error:  # of any kind: no follower may wait without a poll
             for follower in self._followers:
                 if not follower.more.done():
                     follower.more.set_exception(error)
 
     async def _wake(self) -> None:
-        """Wake those for whom something was appended; the others have read up to there, too."""
-        followers = list(self._followers)  # who joins meanwhile may be behind them
+        """Wake the followers of what was appended, and advance the position of the others."""
+        followers = list(self._followers)  # followers that join meanwhile may be further behind
         after = min((f.after for f in followers), default=0)
         new = await asyncio.to_thread(self._run_service.appended, after=after)
         newest: dict[_Which, int] = {}

@@ -1,6 +1,6 @@
-"""One stream of reports: read as they come, answered in the order in which they came.
+"""A stream of reports, answered in order.
 
-A report is handed on before the one ahead of it is answered, so a fleet's reports share commits.
+A report is processed before its predecessor is answered, so a fleet's reports share commits.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from agent_service.wire import convert
 from agent_service.wire.status import to_status
 
 UNANSWERED_LIMIT = 1024
-"""Reports of one stream in work at the most; no more are read until some are answered."""
+"""Maximum number of unanswered reports per stream; no more are read until some are answered."""
 
 _Answer = tuple[pb.ReportChunkRequest, "asyncio.Future[Decision]"]
 
 
 class ReportStream:
-    """Reads and answers one stream."""
+    """Reads and answers one stream of reports."""
 
     def __init__(
         self, run_service: RunService, *, draining: Callable[[], Awaitable[object]]
     ) -> None:
-        """Hand reports on to `run_service`, until what `draining` returns is done."""
+        """Pass reports to `run_service`, until `draining()` completes."""
         self._run_service = run_service
         self._draining = draining
         self._answers: asyncio.Queue[_Answer | None] = asyncio.Queue(UNANSWERED_LIMIT)
@@ -38,7 +38,7 @@ class ReportStream:
         """Yield the answer to each request.
 
         Raises:
-            Unavailable: the server drains; what was read before is answered.
+            Unavailable: the server is draining; all reports read so far are answered first.
         """
         reading = asyncio.create_task(self._read(requests))
         ending = asyncio.create_task(self._end_when_draining(reading))
@@ -48,7 +48,7 @@ class ReportStream:
         finally:
             ending.cancel()
             reading.cancel()
-            self._leave_unanswered()
+            self._cancel_unanswered()
         if reading.cancelled():
             raise Unavailable(
                 "the service is draining; resend what was not answered to another replica"
@@ -62,8 +62,8 @@ class ReportStream:
         finally:
             await self._answers.put(None)
 
-    def _leave_unanswered(self) -> None:
-        """Let go of what nobody waits for any more, since the stream was cut."""
+    def _cancel_unanswered(self) -> None:
+        """Cancel pending answers, since the stream was cut."""
         while not self._answers.empty():
             entry = self._answers.get_nowait()
             if entry is not None:

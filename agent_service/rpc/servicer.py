@@ -1,4 +1,4 @@
-"""The agent service on the wire: each method decodes, calls, encodes."""
+"""The gRPC servicer of the agent service: each method decodes, calls the rules, encodes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 PIECE = 64 * 1024
-"""Bytes of a policy file in one message."""
+"""Bytes of a policy file per message."""
 IMPORT_SECONDS = 60.0
-"""How long the pieces of a policy file may take to arrive."""
+"""Timeout for receiving a policy file."""
 
 
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
@@ -43,13 +43,13 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         pause: Callable[[float], Awaitable[None]],
         draining: Callable[[], Awaitable[object]],
     ) -> None:
-        """Answer from the two, and own none.
+        """Serve controllers and runs.
 
         Args:
             catalog: the rules of controllers.
             run_service: the rules of runs.
-            pause: the server's, for streams that follow.
-            draining: the server's; what it returns is done when open streams are to end.
+            pause: sleeps between polls of following streams; raises when the server is draining.
+            draining: returns an awaitable that is done when open streams must end.
         """
         self._catalog = catalog
         self._run_service = run_service
@@ -63,12 +63,12 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.CreateControllerResponse:
         """See the contract."""
         mode = convert.mode_from_message(request.mode, field="mode") or Mode.LEARNING
-        # Specs and policies may be large, so they are read and made beside the event loop.
+        # Specs and policies may be large, so they are prepared outside of the event loop.
         new = await asyncio.to_thread(
             lambda: self._catalog.prepared(convert.spec_from_message(request.spec))
         )
         await asyncio.wrap_future(self._catalog.create_controller(new, mode))
-        _tell("is there", controller=new.spec.name)
+        _log_event("exists", controller=new.spec.name)
         return pb.CreateControllerResponse(controller=await self._controller(new.spec.name))
 
     async def GetController(  # noqa: N802
@@ -104,7 +104,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         if mode is None:
             raise invalid("mode", "is not set; set MODE_LEARNING or MODE_FROZEN")
         await asyncio.wrap_future(self._catalog.set_mode(request.name, mode))
-        _tell(f"is {mode}", controller=request.name)
+        _log_event(f"is {mode}", controller=request.name)
         return pb.UpdateControllerResponse(controller=await self._controller(request.name))
 
     async def DeleteController(  # noqa: N802
@@ -112,7 +112,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.DeleteControllerResponse:
         """See the contract."""
         await asyncio.wrap_future(self._catalog.delete_controller(request.name))
-        _tell("is deleted", controller=request.name)
+        _log_event("is deleted", controller=request.name)
         return pb.DeleteControllerResponse()
 
     # Runs
@@ -125,7 +125,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         if self._run_service.is_slow_to_start(start.controller):
             await asyncio.to_thread(self._run_service.foresee, start)
         decision = await asyncio.wrap_future(self._run_service.start_run(start))
-        _tell("is started", run=start.run_id, controller=start.controller)
+        _log_event("is started", run=start.run_id, controller=start.controller)
         return pb.StartRunResponse(action=convert.action_to_message(decision))
 
     async def ReportChunk(  # noqa: N802
@@ -150,7 +150,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """See the contract."""
         finish = convert.finish_from_message(request)
         await asyncio.wrap_future(self._run_service.finish_run(finish))
-        _tell(f"is {finish.outcome}", run=finish.run_id)
+        _log_event(f"is {finish.outcome}", run=finish.run_id)
         return pb.FinishRunResponse(run=await self._run(finish.run_id))
 
     async def GetRun(  # noqa: N802
@@ -234,14 +234,16 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             async with asyncio.timeout(IMPORT_SECONDS):
                 name, data = await self._collect(request_iterator)
         except TimeoutError:
-            raise ResourceExhausted(f"the file did not arrive in {IMPORT_SECONDS:g} s") from None
+            raise ResourceExhausted(
+                f"the file did not arrive within {IMPORT_SECONDS:g} s"
+            ) from None
         await asyncio.to_thread(self._catalog.check_policy, name, data)
         version = await asyncio.wrap_future(self._catalog.import_policy(name, data))
-        _tell(f"has policy version {version}, from a file", controller=name)
+        _log_event(f"has policy version {version}, from a file", controller=name)
         return pb.ImportPolicyResponse(policy_version=version)
 
     async def _collect(self, pieces: AsyncIterator[pb.ImportPolicyRequest]) -> tuple[str, bytes]:
-        """Return the controller's name and the file; no more is kept than a policy can have."""
+        """Return the controller's name and the file; refuse one larger than its policies can be."""
         name, limit, data = "", 0, bytearray()
         async for piece in pieces:
             if not name:
@@ -251,13 +253,13 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 raise invalid("controller", f"is {quoted(name)}, then {quoted(piece.controller)}")
             data += piece.data
             if len(data) > limit:
-                raise invalid("data", f"has over {limit} bytes, as no policy of {quoted(name)} has")
+                raise invalid("data", f"exceeds {limit} bytes, the limit for {quoted(name)}")
         if not name:
             raise invalid("controller", "is not set; name it in the first piece")
         return name, bytes(data)
 
 
-def _tell(what: str, **of: str) -> None:
-    """Log what became of a run or controller; a repeated call is told again."""
+def _log_event(event: str, **of: str) -> None:
+    """Log the new state of a run or controller; repeated calls are logged again."""
     about = ", ".join(f"{kind} {name}" for kind, name in of.items())
-    log.info("%s %s", about, what, extra=of)
+    log.info("%s %s", about, event, extra=of)

@@ -34,5 +34,5 @@ def test_a_constant_correlates_with_nothing() -> None:
 def test_courses_pair_up() -> None:
     """None at all, or unequally many, is the caller's mistake."""
     for ours, theirs in (([], []), ([0.1], [0.1, 0.2])):
-        with pytest.raises(ValueError, match="as many of each"):
+        with pytest.raises(ValueError, match="give equally many"):
             compare_values(DROPOUT, ours, theirs)

@@ -377,8 +377,8 @@ def test_the_comparison_command_shows_both(served: ServedAgent, learned: AgentCl
         ("rollback c two", "'VERSION': 'two' is not a whole number of 1 or more"),
         ("export c no/f", "'PATH': 'no/f': its folder does not exist; create it first"),
         ("transitions --output no/f", "'--output': 'no/f': its folder does not exist"),
-        ("prune --archive a --older-than 99999999w", "'--older-than': '99999999w' is no age"),
-        (f"prune --archive a --older-than {'9' * 400}s", "characters)' is no age"),
+        ("prune --archive a --older-than 99999999w", "'--older-than': '99999999w' is not an age"),
+        (f"prune --archive a --older-than {'9' * 400}s", "characters)' is not an age"),
     ],
 )
 def test_what_cannot_be_taken_is_refused_by_its_option(

@@ -137,13 +137,13 @@ def test_a_changed_policy_is_found_where_it_first_decided(log: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("DELETE FROM decisions WHERE position = 10", "position 1: .* counted by the run, and not"),
+        ("DELETE FROM decisions WHERE position = 10", "position 1: .* counted by the run, but not"),
         ("DELETE FROM decisions WHERE position = 5", "position 6: .* is incomplete"),
         ("DELETE FROM decisions WHERE position = 1", "position 2: .* is incomplete"),
         ("DELETE FROM policies WHERE version = 2", "ppo has no policy version 2"),
         (
             "UPDATE runs SET reported_chunks = 8, checksum = NULL WHERE key = 1",
-            "position 10: .* in the log, and not counted",
+            "position 10: .* in the log, but not counted",
         ),
     ],
 )

@@ -120,7 +120,7 @@ async def measure(folder: Path) -> Figures:
             began = time.perf_counter()
             plan = make_plan(store, before=time.time())
             planned = time.perf_counter()
-            pruner.prune(plan, told=lambda _count: None)
+            pruner.prune(plan, progress=lambda _count: None)
             ended = time.perf_counter()
     archived = sum(path.stat().st_size for path in (folder / "quiet").glob("*.parquet"))
     with AgentProcess(path) as agent, AgentClient(agent.address) as client:

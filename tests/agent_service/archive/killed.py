@@ -31,7 +31,7 @@ def prune(store: SqlStore, archive: Path) -> None:
     pruner = Pruner(store, archive, batch=3, per_file=8)
     with pruner.pruning() as elsewhere:
         assert elsewhere == []
-        pruner.prune(make_plan(store, before=1e12), told=lambda _count: None)
+        pruner.prune(make_plan(store, before=1e12), progress=lambda _count: None)
 
 
 class _Killer:

@@ -30,7 +30,7 @@ def command(*words: str) -> Result:
 def prune(store: SqlStore, folder: Path) -> None:
     pruner = Pruner(store, folder)
     with pruner.pruning():
-        pruner.prune(make_plan(store, before=1e12), told=lambda _count: None)
+        pruner.prune(make_plan(store, before=1e12), progress=lambda _count: None)
 
 
 def test_its_files_are_the_ordinary_export(tmp_path: Path) -> None:

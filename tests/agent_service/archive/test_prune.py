@@ -18,7 +18,6 @@ from agent_service.analysis.prune import (
     CHANGED,
     NEWEST,
     ArchiveError,
-    Plan,
     Pruner,
     make_plan,
 )
@@ -36,7 +35,7 @@ from tests.agent_service.specs import DROPOUT, NOISE, spec
 
 
 class Failing:
-    """A call that fails the so-manyth time, as on a full disk."""
+    """A function whose call number `at` fails, as on a full disk."""
 
     def __init__(self, call: Callable[..., None], *, at: int) -> None:
         self._call, self._left = call, at
@@ -67,7 +66,7 @@ def prune(
     pruner = Pruner(trainings.store, folder, batch=batch, per_file=per_file)
     with pruner.pruning():
         plan = make_plan(trainings.store, before=before)
-        plan.leave(pruner.prune(plan, told=lambda _count: None))
+        plan.leave(pruner.prune(plan, progress=lambda _count: None))
     return plan
 
 
@@ -239,7 +238,7 @@ def test_a_run_that_comes_back_while_it_is_archived_stays(
     with pruner.pruning():
         plan = make_plan(trainings.store, before=1e12)
         assert [run.id for run in plan.going] == ["gone", "back"]
-        plan.leave(pruner.prune(plan, told=lambda _count: None))
+        plan.leave(pruner.prune(plan, progress=lambda _count: None))
 
     assert [run.id for run in plan.going] == ["gone"]
     assert plan.staying[CHANGED] == 1
@@ -289,7 +288,7 @@ def test_runs_that_another_prune_has_marked_are_left_to_it(
 
     pruner = Pruner(trainings.store, folder)
     with pruner.pruning() as elsewhere:
-        stayed = pruner.prune(plan, told=lambda _count: None)
+        stayed = pruner.prune(plan, progress=lambda _count: None)
 
     assert elsewhere == ["elsewhere"]
     assert [run.id for run in stayed] == ["others"]
@@ -321,7 +320,7 @@ def test_a_prune_that_fails_leaves_the_runs_in_the_store(
             ).result()
             monkeypatch.setattr(pruner, "_write", Failing(pruner._write, at=2))
         with pytest.raises((ArchiveError, OSError), match="No space left"):
-            pruner.prune(plan, told=lambda _count: None)
+            pruner.prune(plan, progress=lambda _count: None)
 
     assert [path.name for path in folder.iterdir()] == [".lock"]
     trainings.store.write(lambda session: session.unmark_archived("elsewhere")).result()

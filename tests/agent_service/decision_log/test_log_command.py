@@ -125,7 +125,7 @@ def test_it_starts_after_a_position(served: ServedAgent) -> None:
         (["--follow", "--output", "log"], "--follow never ends"),
         (["--after", "-1"], "-1"),
         (["--format", "xml"], "'xml'"),
-        (["--output", "/dev/null"], "no regular file"),
+        (["--output", "/dev/null"], "not a regular file"),
     ],
 )
 def test_wrong_words_are_refused(served: ServedAgent, words: list[str], said: str) -> None:

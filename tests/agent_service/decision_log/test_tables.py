@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agent_service.analysis.output import Format, replaced, write_table
 from agent_service.analysis.parquet import GROUP_VALUES, write_parquet
 from agent_service.analysis.tables import (
-    Kind,
+    FieldType,
     Record,
     Table,
     columns_of,
@@ -27,13 +27,13 @@ from agent_service.analysis.tables import (
 )
 
 FIELDS = {
-    "position": Kind.INTEGER,
-    "time": Kind.TIME,
-    "name": Kind.TEXT,
-    "explored": Kind.FLAG,
-    "reward": Kind.NUMBER,
-    "value": Kind.NAMED,
-    "state": Kind.NUMBERS,
+    "position": FieldType.INTEGER,
+    "time": FieldType.TIME,
+    "name": FieldType.TEXT,
+    "explored": FieldType.FLAG,
+    "reward": FieldType.NUMBER,
+    "value": FieldType.NAMED,
+    "state": FieldType.NUMBERS,
 }
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 records = st.fixed_dictionaries(
