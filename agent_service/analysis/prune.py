@@ -196,18 +196,20 @@ class Pruner:
 
     def _archive(self, name: str, runs: Sequence[OldRun]) -> list[OldRun]:
         """Write and mark runs, and name the file; return those that changed meanwhile."""
-        self._write(name, [run.key for run in runs])
+        is_same = self._write(name, [run.key for run in runs])
         changed: list[OldRun] = []
         for some in _slices(runs, self._batch):
             changed += self._step(partial(_mark_some, runs=some, archive=name))
         left = [run.key for run in runs if run not in changed]
-        if changed and left:
-            self._write(name, left)
-        if left:
-            os.replace(self._part(name), self._folder / name)
-            _sync(self._folder)
-        else:
+        if not left:
             self._part(name).unlink()
+            return changed
+        if changed:
+            is_same = self._write(name, left)
+        if not is_same:  # checked last: until they are marked, others may change or delete runs
+            raise ArchiveError(f"{self._part(name)} does not read back as written; check its disk")
+        os.replace(self._part(name), self._folder / name)
+        _sync(self._folder)
         return changed
 
     def _unmark(self, name: str) -> None:
@@ -218,8 +220,8 @@ class Pruner:
     def _part(self, name: str) -> Path:
         return self._folder / f"{name}{_PART}"
 
-    def _write(self, name: str, keys: Sequence[int]) -> None:
-        """Write runs, by key, to the part of a file, durably, and read it back."""
+    def _write(self, name: str, keys: Sequence[int]) -> bool:
+        """Write runs, by key, to the part of a file, durably; return whether it reads back so."""
         part = self._part(name)
         try:
             write_parquet(Table(records=self._records(keys), fields=FIELDS), part)
@@ -228,8 +230,7 @@ class Pruner:
             _sync(self._folder)
         except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
             raise ArchiveError(f"{part}: {' '.join(str(error).split())}") from error
-        if not is_same:
-            raise ArchiveError(f"{part} does not read back as written; check its disk")
+        return is_same
 
     def _records(self, keys: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Yield the transitions of runs, run by run, as the command `transitions` shows them."""

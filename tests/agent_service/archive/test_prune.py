@@ -18,6 +18,7 @@ from agent_service.analysis.prune import (
     CHANGED,
     NEWEST,
     ArchiveError,
+    Plan,
     Pruner,
     make_plan,
 )
@@ -37,14 +38,14 @@ from tests.agent_service.specs import DROPOUT, NOISE, spec
 class Failing:
     """A function whose call number `at` fails, as on a full disk."""
 
-    def __init__(self, call: Callable[..., None], *, at: int) -> None:
+    def __init__(self, call: Callable[..., Any], *, at: int) -> None:
         self._call, self._left = call, at
 
-    def __call__(self, *words: Any) -> None:
+    def __call__(self, *words: Any) -> Any:
         self._left -= 1
         if self._left == 0:
             raise OSError(28, "No space left on device")
-        self._call(*words)
+        return self._call(*words)
 
 
 @pytest.fixture
@@ -292,6 +293,31 @@ def test_runs_that_another_prune_has_marked_are_left_to_it(
 
     assert elsewhere == ["elsewhere"]
     assert [run.id for run in stayed] == ["others"]
+    assert {row["run_id"] for row in in_archive(folder).values()} == {"mine"}
+
+
+def test_runs_that_another_prune_deletes_meanwhile_are_left_to_it(
+    trainings: Trainings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows vanish between the writing of this one's file and its comparison with the store."""
+    for name in ("mine", "others", "last"):
+        trainings.train(name, chunks=2)
+    plan = make_plan(trainings.store, before=1e12)
+    others = next(run for run in plan.going if run.id == "others")
+    other = Pruner(trainings.store, folder.with_name("other"))
+
+    def prune_others(table: Table, path: Path) -> bool:
+        monkeypatch.undo()
+        with other.pruning():
+            other.prune(Plan(going=[others]), progress=lambda _count: None)
+        return same_parquet(table, path)
+
+    monkeypatch.setattr(prune_module, "same_parquet", prune_others)
+    pruner = Pruner(trainings.store, folder)
+    with pruner.pruning():
+        stayed = pruner.prune(plan, progress=lambda _count: None)
+
+    assert stayed == [others]
     assert {row["run_id"] for row in in_archive(folder).values()} == {"mine"}
 
 
