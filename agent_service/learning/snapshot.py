@@ -42,7 +42,6 @@ class PolicySnapshot:
     """By name: the parameters, `optimizer.*`, `observation.*` where observations are normalized,
     and `reward.*` where rewards are centred."""
     _policy: Layers = field(init=False, repr=False)
-    _value: Layers = field(init=False, repr=False)
     _std: FloatArray = field(init=False, repr=False)
     _log_norm: float = field(init=False, repr=False)
 
@@ -50,8 +49,7 @@ class PolicySnapshot:
         """Prepare the float64 layers, the observation's normalization folded into the first."""
         log_std = self.arrays["log_std"].astype(np.float64)
         half_log_two_pi = 0.5 * math.log(2.0 * math.pi)
-        object.__setattr__(self, "_policy", _layers(self.arrays, "policy_net", "action_net"))
-        object.__setattr__(self, "_value", _layers(self.arrays, "value_net", "value_net"))
+        object.__setattr__(self, "_policy", _policy_layers(self.arrays))
         object.__setattr__(self, "_std", np.exp(log_std))
         object.__setattr__(self, "_log_norm", float(log_std.sum()) + log_std.size * half_log_two_pi)
 
@@ -76,19 +74,12 @@ class PolicySnapshot:
         distance = (sample - mean) / self._std
         return sample, float(np.float32(-0.5 * distance.dot(distance) - self._log_norm))
 
-    def value(self, observation: FloatArray) -> float:
-        """Return the expected discounted return from `observation` on, in units of the reward.
 
-        Where rewards are centred, it is the return of the rewards less `reward.mean`.
-        """
-        return float(_forward(self._value, observation)[0])
-
-
-def _layers(arrays: Mapping[str, np.ndarray], hidden: str, head: str) -> Layers:
-    """Collect the weights and biases of one network, from the observation to its output."""
-    prefix = f"mlp_extractor.{hidden}"
+def _policy_layers(arrays: Mapping[str, np.ndarray]) -> Layers:
+    """Collect the weights and biases of the policy's network, from the observation to its mean."""
+    prefix = "mlp_extractor.policy_net"
     depth = sum(n.startswith(prefix) and n.endswith(".bias") for n in arrays)
-    names = [*(f"{prefix}.{2 * i}" for i in range(depth)), head]
+    names = [*(f"{prefix}.{2 * i}" for i in range(depth)), "action_net"]
     layers = [
         (arrays[f"{n}.weight"].astype(np.float64), arrays[f"{n}.bias"].astype(np.float64))
         for n in names

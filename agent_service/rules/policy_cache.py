@@ -13,7 +13,7 @@ from agent_service.learning import policies
 KEPT = 256
 """Policy versions in memory at the most; others are read again when they are needed."""
 KEPT_BYTES = 64 * 2**20
-"""Of their files; in memory a version takes 1.7 times as much."""
+"""Of their files; in memory a version takes 1.6 times as much."""
 
 
 @dataclass(slots=True)

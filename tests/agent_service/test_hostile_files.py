@@ -272,4 +272,4 @@ def test_fuzzed_files_are_refused_or_harmless(
 
     sample, log_probability = snapshot.sample(np.ones(4), np.ones(1))
 
-    assert np.isfinite([*sample, log_probability, snapshot.value(np.ones(4))]).all()
+    assert np.isfinite([*sample, log_probability]).all()

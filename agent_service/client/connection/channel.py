@@ -142,10 +142,6 @@ class _MultiCallable:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._current()(*arguments, metadata=self._secured.metadata, **named)
 
-    def future(self, *arguments: Any, **named: Any) -> Any:
-        """See gRPC."""
-        return self._current().future(*arguments, metadata=self._secured.metadata, **named)
-
     def _current(self) -> Any:
         channel, method = self._made
         if channel is not self._secured.channel:

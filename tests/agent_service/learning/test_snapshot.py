@@ -54,7 +54,7 @@ def test_it_decides_as_stable_baselines3_does(
     hyperparameters: tuple[Hyperparameter, ...],
     base: PPOSettings,
 ) -> None:
-    """Mean, log probability and value agree within 1e-6, whatever is observed."""
+    """Mean and log probability agree within 1e-6, whatever is observed."""
     ppo = replace(base, net_arch=net_arch, normalize_observations=normalize)
     of = spec(algorithm=ppo, hyperparameters=hyperparameters, chunk_size=20)
     snapshot = trained(of)
@@ -67,12 +67,11 @@ def test_it_decides_as_stable_baselines3_does(
         seen = torch.from_numpy(sb3._seen(snapshot.arrays, observation[None]))
         with torch.no_grad():
             action = torch.tensor(sample[None], dtype=torch.float32)
-            value, theirs, _ = model.policy.evaluate_actions(seen, action)
+            _, theirs, _ = model.policy.evaluate_actions(seen, action)
             mean = model.policy._predict(seen, deterministic=True).numpy()[0]
 
         np.testing.assert_allclose(snapshot.mean(observation), mean, rtol=0, atol=1e-6)
         assert log_probability == pytest.approx(float(theirs), abs=1e-6)
-        assert snapshot.value(observation) == pytest.approx(float(value), abs=1e-6)
 
 
 def test_it_starts_by_stable_baselines3s_law() -> None:
@@ -253,4 +252,4 @@ def test_a_damaged_byte_is_refused_or_harmless(place: int, byte: int) -> None:
 
     sample, log_probability = snapshot.sample(np.ones(4), np.ones(1))
 
-    assert np.isfinite([*sample, log_probability, snapshot.value(np.ones(4))]).all()
+    assert np.isfinite([*sample, log_probability]).all()
