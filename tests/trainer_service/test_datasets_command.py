@@ -1,4 +1,4 @@
-"""`trainer-service datasets`: what there is, and what a check finds in small and real files."""
+"""`trainer-service datasets`: the list, and checks of small and real data sets."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from trainer_service.training.datasets.catalog import CATALOG
 from trainer_service.training.spec import DATASETS, TrainingSpec
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-"""Where this project's checks find real data, beside the checkout; no part of it."""
+"""Real data for some checks, beside the checkout and not part of it."""
 
 
 def run(*arguments: str) -> str:
@@ -34,7 +34,7 @@ def run(*arguments: str) -> str:
 
 
 def test_each_data_set_is_shown_with_its_terms_and_its_place() -> None:
-    """All that a spec can name, in the words of the catalog."""
+    """Every set that a spec can name, with the texts of the catalog."""
     shown = run()
 
     assert set(CATALOG) == {*DATASETS, "folder", "npz"}
@@ -45,7 +45,7 @@ def test_each_data_set_is_shown_with_its_terms_and_its_place() -> None:
 
 
 def test_published_counts_are_those_of_the_whole_sets() -> None:
-    """Their sums are what the papers say."""
+    """Their sums are those of the papers."""
     sums = {
         name: {split: sum(counts) for split, counts in entry.published.items()}
         for name, entry in CATALOG.items()
@@ -60,13 +60,13 @@ def test_published_counts_are_those_of_the_whole_sets() -> None:
     }
 
 
-def test_a_check_counts_and_finds_what_is_odd(tmp_path: Path) -> None:
+def test_a_check_counts_images_and_finds_defects(tmp_path: Path) -> None:
     """Duplicates within and across splits, conflicting labels and blank images, each counted."""
     images = faces(42)
     images[1] = images[0]  # within training, labels 0 and 1: a conflict
-    images[14] = images[7]  # validation has what training has, both labelled 0
-    images[28] = images[2]  # test has what training has, labels 0 and 2: a conflict
-    images[30] = images[16]  # test has what validation has, both labelled 2
+    images[14] = images[7]  # validation repeats training, both labelled 0
+    images[28] = images[2]  # test repeats training, labels 0 and 2: a conflict
+    images[30] = images[16]  # test repeats validation, both labelled 2
     images[40] = 9  # blank
     write_fer2013_npz(tmp_path / "fer2013", images)
 
@@ -98,8 +98,8 @@ def test_a_check_reads_files_as_well(tmp_path: Path) -> None:
     assert "0 images are exact duplicates" in shown
 
 
-def test_a_set_of_ones_own_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
-    """It is counted all the same."""
+def test_a_custom_set_has_no_published_counts(tmp_path: Path) -> None:
+    """It is counted nevertheless."""
     np.savez(tmp_path / "mine.npz", images=np.zeros((6, 4, 4), np.uint8), labels=np.arange(6) % 2)
 
     shown = run("check", "npz:mine", "--data", str(tmp_path))
@@ -109,8 +109,8 @@ def test_a_set_of_ones_own_has_nothing_to_be_compared_with(tmp_path: Path) -> No
     assert "6 images are blank" in shown
 
 
-def test_a_check_tells_what_is_drawn_from_training(tmp_path: Path) -> None:
-    """Where a split lacks, as many as a training loses to it; of splits that are there nothing."""
+def test_a_check_shows_the_splits_drawn_from_training(tmp_path: Path) -> None:
+    """A missing split, with the count that a training uses; existing splits are not mentioned."""
     write_classes(tmp_path / "faces" / "train", images=17)
     shown = run("check", "folder:faces", "--data", str(tmp_path))
     assert "test: 11 drawn from training, 20%" in shown
@@ -123,8 +123,8 @@ def test_a_check_tells_what_is_drawn_from_training(tmp_path: Path) -> None:
     assert "drawn" not in run("check", "folder:faces", "--data", str(tmp_path))
 
 
-def test_a_check_brings_images_of_many_sizes_to_one(tmp_path: Path) -> None:
-    """As a training does, and in the same range."""
+def test_a_check_resizes_images_of_different_sizes(tmp_path: Path) -> None:
+    """As a training does, within the same range."""
     write_classes(tmp_path / "mix", classes=2, images=2)
     Image.new("RGB", (9, 11)).save(tmp_path / "mix" / "class0" / "other.png")
     with pytest.raises(AgentError, match="give --image-size"):
@@ -139,8 +139,8 @@ def test_a_check_brings_images_of_many_sizes_to_one(tmp_path: Path) -> None:
     assert "'--image-size': 7 is not in [8, 1024]" in refused.output
 
 
-def test_a_check_tells_what_is_not_read_and_obeys_no_name(tmp_path: Path) -> None:
-    """By suffix; class names and suffixes are shown with their escape sequences written out."""
+def test_a_check_lists_unread_files_and_escapes_names(tmp_path: Path) -> None:
+    """By suffix; control characters in class names and suffixes are written out."""
     write_classes(tmp_path / "faces", classes=2, images=4)
     (tmp_path / "faces" / "class0").rename(tmp_path / "faces" / "\x1b[31mb\x1b]0;owned\x07")
     (tmp_path / "faces" / "class1" / "notes.\x1b[5mtxt").write_text("")
@@ -165,14 +165,14 @@ def test_a_check_tells_what_is_not_read_and_obeys_no_name(tmp_path: Path) -> Non
         ("folder:../x", "stay inside"),
     ],
 )
-def test_what_cannot_be_checked_is_told(tmp_path: Path, name: str, message: str) -> None:
-    """In the words that a training would use."""
+def test_a_missing_or_invalid_set_is_one_error(tmp_path: Path, name: str, message: str) -> None:
+    """With the message that a training would give."""
     with pytest.raises(AgentError, match=message):
         run("check", name, "--data", str(tmp_path))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="FER2013 itself is not beside the checkout")
-def test_the_real_fer2013_is_as_published_and_as_odd_as_known(tmp_path: Path) -> None:
+def test_the_real_fer2013_has_its_published_counts_and_known_defects(tmp_path: Path) -> None:
     """28,709 / 3,589 / 3,589; 280 and 288 images also in training; 57 conflicts; 12 blank."""
     unpack = [sys.executable, str(SHARED / "unpack.py"), "fer2013"]
     subprocess.run([*unpack, "--to", str(tmp_path / "fer2013")], check=True, capture_output=True)

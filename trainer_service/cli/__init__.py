@@ -1,1 +1,1 @@
-"""The `trainer-service` command: one file for each group of commands."""
+"""The `trainer-service` command, one file per group of commands."""

@@ -1,4 +1,4 @@
-"""`trainer-service datasets`: what there is, whether it is as published, and what is odd in it."""
+"""`trainer-service datasets`: lists, checks and downloads data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainer_service.training.datasets.checks import Findings
     from trainer_service.training.datasets.values import Stored
 
-# Heavy imports stand inside the commands: `--help` answers at once.
+# Heavy imports are inside the commands, so that `--help` is fast.
 
 _data_option = click.option(
     "--data",
@@ -30,7 +30,7 @@ _data_option = click.option(
 @click.group(cls=Commands, invoke_without_command=True)
 @click.pass_context
 def datasets(context: click.Context) -> None:
-    """Show the data sets: what each is, its terms, where to get it, where to put it."""
+    """Show the data sets: title, terms of use, source, folder and splits."""
     if context.invoked_subcommand is not None:
         return
     from trainer_service.training.datasets.catalog import CATALOG
@@ -41,19 +41,21 @@ def datasets(context: click.Context) -> None:
         for title in ("terms", "get", "put", "splits"):
             console.print(f"    {title + ':':8}{getattr(entry, title)}")
     console.print(
-        "Where a set has no test split, a fifth of training is drawn, by class; where it has no "
-        "validation split, a share of the rest."
+        "Without a test split, a fifth of training is drawn by class; without a validation split, "
+        "a share of the rest."
     )
 
 
 @datasets.command()
 @click.argument("name")
 @_data_option
-@click.option("--image-size", type=int, help="Pixels each way; the set's own.")
+@click.option(
+    "--image-size", type=int, help="Image width and height in pixels (default: the set's own)."
+)
 def check(name: str, data: Path, image_size: int | None) -> None:
-    """Count a data set by split and class, and look for duplicates and blank images.
+    """Count images by split and class, and find duplicates and blank images.
 
-    NAME is as in `--dataset`: fer2013, folder:faces, npz:faces.
+    NAME is a value of `--dataset`, as fer2013, folder:faces or npz:faces.
     """
     from trainer_service.training.datasets.catalog import CATALOG, read_stored
     from trainer_service.training.datasets.checks import find
@@ -63,7 +65,7 @@ def check(name: str, data: Path, image_size: int | None) -> None:
     from trainer_service.training.datasets.values import TEST
     from trainer_service.training.spec import TEST_SHARE, TrainingSpec
 
-    spec = TrainingSpec(dataset=name, image_size=image_size, chunks=1)  # checks both
+    spec = TrainingSpec(dataset=name, image_size=image_size, chunks=1)  # validates both options
     stored = read_stored(name, data)
     stored = replace(stored, splits=with_sizes(stored.splits, spec.image_size))
     console = _console()
@@ -82,7 +84,7 @@ def check(name: str, data: Path, image_size: int | None) -> None:
 @click.argument("name", type=click.Choice(["cifar10", "cifar100"]))
 @_data_option
 def download(name: str, data: Path) -> None:
-    """Download a data set that may be had by anyone; unpack it where it is looked for."""
+    """Download and unpack a freely available data set."""
     from trainer_service.training.datasets.cifar import download_cifar
 
     download_cifar(name, data / name)
@@ -94,14 +96,14 @@ def _console() -> Terminal:
 
     console = Terminal(highlight=False)
     if not console.is_terminal:
-        console.width = 160  # a file or pipe has no width of its own
+        console.width = 160  # a file or pipe has no width
     return console
 
 
 def _show_counts(
     console: Terminal, name: str, entry: Entry, stored: Stored, findings: Findings
 ) -> None:
-    """Show a row a class and a column a split, with the published count where it differs."""
+    """Print a row per class and a column per split, with published counts that differ."""
     from rich.table import Table
 
     from trainer_service.training.datasets.checks import published_counts
@@ -152,6 +154,6 @@ def _show_oddities(console: Terminal, findings: Findings) -> None:
     lines.append(f"{findings.conflicts:,} groups of duplicates carry conflicting labels")
     lines.append(f"{findings.blank:,} images are blank")
     if any(findings.shared.values()):
-        lines.append("--deduplicate takes out of training what stands in validation or test")
+        lines.append("--deduplicate removes images of validation and test from training")
     for line in lines:
         console.print(line)

@@ -38,8 +38,8 @@ _DEFAULTS = TrainerConfig()
 _PATH = click.Path(file_okay=False, path_type=Path)
 _SECONDS = Amount(0, LONGEST_SECONDS)
 
-# Heavy imports stand inside the commands: `--help` answers at once, and gRPC reads its settings
-# from the environment when it is imported.
+# Heavy imports are inside the commands: `--help` is fast, and gRPC reads its settings from the
+# environment at import.
 
 
 @click.group(
@@ -50,73 +50,79 @@ _SECONDS = Amount(0, LONGEST_SECONDS)
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="reinforced-regularization")
 def cli(debug: bool) -> None:
-    """Train children under controllers, one service for each device."""
+    """Train children under controllers, one service per device."""
 
 
 @cli.command()
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
-@click.option("--agent-ca", type=FILE, help="PEM file of who signs the agent's certificate.")
-@click.option("--agent-certificate", type=FILE, help="PEM file of runs' certificate for the agent.")
-@click.option("--agent-key", type=FILE, help="PEM file of its private key.")
-@click.option("--agent-token", type=FILE, help="File of the agent's token for runs.")
-@click.option("--device", default=_DEFAULTS.device, help="As torch names it: cpu, cuda:0.")
+@click.option("--agent-ca", type=FILE, help="PEM file of the agent's CA; enables TLS.")
+@click.option("--agent-certificate", type=FILE, help="PEM file of the client certificate.")
+@click.option("--agent-key", type=FILE, help="PEM file of the client's private key.")
+@click.option("--agent-token", type=FILE, help="File with the bearer token for the agent.")
+@click.option("--device", default=_DEFAULTS.device, help="Torch device, as cpu or cuda:0.")
 @click.option("--data", default=_DEFAULTS.data, type=_PATH, help="Folder of the data sets.")
 @click.option(
     "--data-memory",
     default=_DEFAULTS.data_memory,
     type=click.Choice(["auto", "resident", "streamed"]),
-    help="Images held on the device, or read ahead of their use.",
+    help="Hold images on the device, or stream them to it.",
 )
 @click.option("--runs", default=_DEFAULTS.runs, type=click.Path(path_type=Path), help="Run store.")
-@click.option("--storage", default="", help="URL of checkpoints; by default beside the run store.")
+@click.option("--storage", default="", help="Checkpoint URL (default: beside the run store).")
 @click.option(
     "--executor",
     default=_DEFAULTS.executor,
     type=click.Choice(ExecutorName, case_sensitive=False),
-    help="Where runs train: on this machine, or on a cluster of Ray.",
+    help="Where runs train: on this machine, or on a Ray cluster.",
 )
-@click.option("--address", default="", help="Ray's: ray://HOST:10001, HOST:6379; else found.")
+@click.option("--address", default="", help="Ray: ray://HOST:10001 or HOST:6379 (default: auto).")
 @click.option(
-    "--gpus-per-process", type=Amount(0, 1), help="Of Ray's; by default 1 with cuda, else 0."
+    "--gpus-per-process",
+    type=Amount(0, 1),
+    help="GPU share per process on Ray (default: 1 with cuda, else 0).",
 )
 @click.option(
-    "--listen", default=_DEFAULTS.listen, help="HOST:PORT or unix:PATH; port 0: any free."
+    "--listen",
+    default=_DEFAULTS.listen,
+    help="HOST:PORT or unix:PATH of gRPC; port 0 selects a free one.",
 )
 @click.option("--metrics-port", default=_DEFAULTS.metrics_port, help="Prometheus; 0: any free.")
-@click.option("--parallel", default=_DEFAULTS.parallel, help="Processes at once.")
-@click.option("--together", default=_DEFAULTS.together, help="Like runs stacked in each process.")
+@click.option("--parallel", default=_DEFAULTS.parallel, help="Number of training processes.")
+@click.option("--together", default=_DEFAULTS.together, help="Similar runs stacked per process.")
 @click.option(
-    "--threads", default=_DEFAULTS.threads, help="Of each; 0: cores / parallel, on Ray 1."
+    "--threads",
+    default=_DEFAULTS.threads,
+    help="CPU threads per process (0: cores / --parallel; on Ray 1).",
 )
-@click.option("--checkpoint-seconds", type=_SECONDS, help="Between two; by default 1% of the time.")
+@click.option("--checkpoint-seconds", type=_SECONDS, help="Interval (default: 1% of the time).")
 @click.option(
     "--grace-seconds",
     default=_DEFAULTS.grace_seconds,
     type=_SECONDS,
-    help="For chunks, when stopping.",
+    help="Seconds for running chunks to end at shutdown.",
 )
-@click.option("--restarts", default=_DEFAULTS.restarts, help="Starts of a run without a new chunk.")
+@click.option("--restarts", default=_DEFAULTS.restarts, help="Most restarts without a new chunk.")
 @click.option(
     "--stall-seconds",
     default=_DEFAULTS.stall_seconds,
     type=_SECONDS,
-    help="Longest chunk of a run.",
+    help="Seconds without progress before a process is killed.",
 )
 @click.option(
     "--agent-seconds",
     default=_DEFAULTS.agent_seconds,
     type=_SECONDS,
-    help="Wait for an absent agent.",
+    help="Seconds a run waits for an unavailable agent.",
 )
-@click.option("--tensorboard", type=_PATH, help="Folder of event files; none by default.")
-@click.option("--max-runs", default=_DEFAULTS.max_runs, help="Runs that wait or train.")
+@click.option("--tensorboard", type=_PATH, help="TensorBoard event files (default: none).")
+@click.option("--max-runs", default=_DEFAULTS.max_runs, help="Most runs that wait or train.")
 @serving_options
 def serve(**options: Any) -> None:
-    """Serve until SIGTERM or SIGINT; runs that train then go on at the next start."""
-    end_on_interrupt()  # until it serves, and once it has drained
+    """Serve until SIGTERM or SIGINT; interrupted runs resume at the next start."""
+    end_on_interrupt()  # during start-up, and again after draining
     access = {name: options.pop(f"agent_{name}") for name in ("ca", "certificate", "key", "token")}
     config = TrainerConfig(agent_access=Access(**access), **options)
-    # Of a cluster's nodes nobody knows here how many cores they have.
+    # The number of cores of a cluster's nodes is not known here.
     wanted = config.threads or int(config.executor is ExecutorName.RAY)
     threads = set_threads(os.environ, threads=wanted, parallel=config.parallel)
     config = replace(config, threads=threads)
@@ -131,13 +137,13 @@ def serve(**options: Any) -> None:
 
 
 _WATCH_SECONDS = 60.0
-"""How long `watch` waits for a service that is away, as one that starts again."""
+"""How long `watch` waits for an unavailable service, as during a restart."""
 
 _access_options = access_options("TRAINER_SERVICE")
 
 
 def _trainer_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which trainer service is asked; passed on as `trainer`."""
+    """Add the options of the trainer service to call; passed on as `trainer`."""
 
     @functools.wraps(command)
     def run(*, trainer: str, access: Access, **options: Any) -> Any:
@@ -162,12 +168,21 @@ def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
 @training_options
 @click.argument("run_id")
 @click.option("--method", default="vanilla", help="vanilla, ni, d, dni, rni or rd.")
-@click.option("--value", "values", multiple=True, help="Fixed value, as dropout=0.2.")
-@click.option("--controller", default="", help="For rni and rd: its name at the agent service.")
-@click.option("--mode", help="learning or frozen; the controller's own by default.")
-@click.option("--seed", default=0, help="Of initial weights, batch order and noise.")
-@click.option("--keep", is_flag=True, help="Its last checkpoint stays: for weights, --parent.")
-@click.option("--parent", default="", help="Go on from this kept run, as it was but for options.")
+@click.option(
+    "--value",
+    "values",
+    multiple=True,
+    help="Fixed value as NAME=NUMBER, such as dropout=0.2; may be repeated.",
+)
+@click.option(
+    "--controller", default="", help="Name of the controller at the agent service, for rni and rd."
+)
+@click.option("--mode", help="learning or frozen (default: the controller's own).")
+@click.option("--seed", default=0, help="Seed of initial weights, batch order and noise.")
+@click.option("--keep", is_flag=True, help="Keep the last checkpoint, for `weights` and --parent.")
+@click.option(
+    "--parent", default="", help="Continue from this kept run, with its options as defaults."
+)
 @click.pass_context
 def submit(
     context: click.Context,
@@ -200,7 +215,7 @@ def submit(
 
 
 def _options_of_run(client: TrainerClient, run_id: str) -> dict[str, Any]:
-    """Return the options that a run was submitted with, but its length."""
+    """Return the options that a run was submitted with, except its length."""
     from trainer_service.rpc import convert
 
     spec = convert.spec_from_message(client.get(run_id).spec)
@@ -209,7 +224,7 @@ def _options_of_run(client: TrainerClient, run_id: str) -> dict[str, Any]:
 
 
 def _given(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Return those options that somebody gave, in words or by the environment."""
+    """Return the options given on the command line or by the environment."""
     default = click.core.ParameterSource.DEFAULT
     return {k: v for k, v in options.items() if context.get_parameter_source(k) is not default}
 
@@ -231,7 +246,7 @@ def _state_name(run: pb.Run) -> str:
 @cli.command()
 @_trainer_option
 def runs(trainer: Target) -> None:
-    """List runs in the order of their submission."""
+    """List runs in the order of submission."""
     with _connect(trainer) as client:
         for r in client.list():
             state = _state_name(r)
@@ -244,9 +259,9 @@ def runs(trainer: Target) -> None:
 @_trainer_option
 @click.argument("run_id")
 def watch(trainer: Target, run_id: str) -> None:
-    """Follow a run from its beginning to its end, through restarts of the service.
+    """Show a run's events from its first to its last, across restarts of the service.
 
-    Ends with 1 where the run failed or was cancelled.
+    Exits with 1 if the run failed or was cancelled.
     """
     from trainer_service.run import RunState, StateChanged
     from trainer_service.study.run.progress import RunProgress, event_line
@@ -267,7 +282,7 @@ def watch(trainer: Target, run_id: str) -> None:
 @_trainer_option
 @click.argument("run_id")
 def cancel(trainer: Target, run_id: str) -> None:
-    """End a run that waits or trains."""
+    """Cancel a run that waits or trains."""
     from trainer_service.v1 import trainer_pb2 as pb
 
     with _connect(trainer) as client:
@@ -285,7 +300,7 @@ def cancel(trainer: Target, run_id: str) -> None:
 @_trainer_option
 @click.argument("run_id")
 @click.argument("file", type=NewFile())
-@click.option("--last", is_flag=True, help="Those it ended with; else the best epoch's.")
+@click.option("--last", is_flag=True, help="Write the last weights instead of the best epoch's.")
 def weights(trainer: Target, run_id: str, file: Path, last: bool) -> None:
     """Write the weights of a run that kept its checkpoint, as safetensors."""
     from trainer_service.training.child_file import read_manifest
@@ -312,7 +327,7 @@ def discard(trainer: Target, run_id: str) -> None:
 @cli.command()
 @_trainer_option
 def health(trainer: Target) -> None:
-    """Exit with 0 if the service serves, for container checks."""
+    """Exit with 0 if the service is ready, for container health checks."""
     from agent_service.serving.health import check_health
 
     check_health(trainer.address, "trainer service", tls=trainer.access.tls)

@@ -26,8 +26,10 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 @click.command()
 @click.argument("study", required=False)
 @training_options
-@click.option("--methods", default="vanilla,ni,d,dni,rni,rd", help="Rows of Table 1, by commas.")
-@click.option("--seeds", default=3, help="Fresh children of each method.")
+@click.option(
+    "--methods", default="vanilla,ni,d,dni,rni,rd", help="Rows of Table 1, comma-separated."
+)
+@click.option("--seeds", default=3, help="Number of evaluated children per method.")
 @click.option(
     "--learning-runs",
     type=Count(1, 1000),
@@ -35,18 +37,29 @@ _PATH = click.Path(file_okay=False, path_type=Path)
     help="Children that each controller learns on.",
 )
 @click.option("--reward", default="gap", help="gap, validation or improvement.")
-@click.option("--rollout-size", type=int, help="Transitions of one policy update.")
+@click.option("--rollout-size", type=int, help="Transitions per policy update.")
 @click.option("--agent", default=_DEFAULTS.agent, help="HOST:PORT of the agent service.")
-@click.option("--trainer", "trainers", multiple=True, default=[_DEFAULTS.listen])
+@click.option(
+    "--trainer",
+    "trainers",
+    multiple=True,
+    default=[_DEFAULTS.listen],
+    help="HOST:PORT of a trainer service; may be repeated.",
+)
 @access_options("TRAINER_SERVICE")
-@click.option("--only", default="", help="Methods of the study that are run, by commas.")
-@click.option("--only-seeds", default="", help="Seeds that are judged, by commas.")
+@click.option("--only", default="", help="Methods to run, comma-separated (default: all).")
+@click.option("--only-seeds", default="", help="Seeds to evaluate, comma-separated (default: all).")
 @click.option(
     "--minutes",
     type=Amount(0, LONGEST_SECONDS / 60),
-    help="After which it stops; the same command goes on.",
+    help="Time limit; the same command resumes.",
 )
-@click.option("--output", required=True, type=_PATH, help="Folder of results; goes on there.")
+@click.option(
+    "--output",
+    required=True,
+    type=_PATH,
+    help="Folder of results; an unfinished study resumes there.",
+)
 @click.pass_context
 def compare(
     context: click.Context,
@@ -61,10 +74,10 @@ def compare(
     output: Path,
     **options: Any,
 ) -> None:
-    """Compare methods: controllers learn, searches choose, and all are judged on fresh children.
+    """Compare methods: train controllers, search values, and evaluate all on fresh children.
 
     STUDY is a TOML file, or a preset: cifar100, fer2013, affectnet (the paper's), digits or
-    fer2013-small. Without it the options up to --rollout-size say what the study is.
+    fer2013-small. Without it the options up to --rollout-size define the study.
     """
     from trainer_service.study.command import run_study
     from trainer_service.study.run.compare import Part
@@ -76,18 +89,18 @@ def compare(
         _refuse_given(context, options)
     spec = _study_of_options(options) if study is None else read_study(study)
     part = Part(only=_words(only), seeds=tuple(map(_seed, _words(only_seeds))), minutes=minutes)
-    # Whoever ends this, a batch system or Ctrl-C: what waits or trains is cancelled.
+    # SIGTERM, as of a batch system, cancels queued and running runs like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_study(spec, output, agent=agent, trainers=trainers, access=access, part=part)
 
 
 def _refuse_given(context: click.Context, names: Iterable[str]) -> None:
-    """Refuse options that a study file speaks for."""
+    """Raise UsageError for options that the study file sets."""
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} is told by the study; change it there")
+            raise click.UsageError(f"{option} is set by the study; change it there")
 
 
 def _study_of_options(options: dict[str, Any]) -> StudySpec:
@@ -120,14 +133,14 @@ def _seed(word: str) -> int:
     try:
         return int(word)
     except ValueError:
-        raise click.BadParameter(f"{word!r} is no number", param_hint="--only-seeds") from None
+        raise click.BadParameter(f"{word!r} is not a number", param_hint="--only-seeds") from None
 
 
 @click.command()
 @click.argument("folder", type=_PATH)
-@click.option("--data", type=_PATH, help="Folder of the data sets, for Grad-CAM's images.")
+@click.option("--data", type=_PATH, help="Folder of the data sets, for Grad-CAM images.")
 def report(folder: Path, data: Path | None) -> None:
-    """Write a study's page, text and pictures, from what is finished."""
+    """Write the report of a study's finished results: page, text and pictures."""
     from trainer_service.study.command import show_report
 
     show_report(folder, data)
@@ -135,9 +148,11 @@ def report(folder: Path, data: Path | None) -> None:
 
 @click.command()
 @click.argument("parts", nargs=-1, required=True, type=_PATH)
-@click.option("--output", required=True, type=_PATH, help="Folder of all results; goes on there.")
+@click.option(
+    "--output", required=True, type=_PATH, help="Folder of all results; may contain earlier ones."
+)
 def merge(parts: tuple[Path, ...], output: Path) -> None:
-    """Bring parts of one study together that were made in several folders."""
+    """Merge parts of one study from several folders."""
     from trainer_service.study.results.merging import merge as merge_parts
 
     count, quoted = merge_parts(parts, output), shlex.quote(str(output))

@@ -36,8 +36,8 @@ def _view(*values: Any, **others: Any) -> SimpleNamespace:
     return SimpleNamespace(**shown | others)
 
 
-def _fields_of(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that belong to fields of a dataclass; texts of enums as their members.
+def checked_fields(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a dataclass's fields, with texts of enum fields as members.
 
     Raises:
         InvalidArgument: an enum has no such member.
@@ -98,8 +98,8 @@ def spec_from_message(message: pb.RunSpec) -> RunSpec:
             | contents(message.child, TrainingSpec)
         )
         return RunSpec(
-            training=TrainingSpec(**_fields_of(TrainingSpec, training)),
-            **_fields_of(RunSpec, contents(message, RunSpec)),
+            training=TrainingSpec(**checked_fields(TrainingSpec, training)),
+            **checked_fields(RunSpec, contents(message, RunSpec)),
         )
 
 
@@ -148,17 +148,17 @@ def event_from_message(message: pb.Event) -> Event:
     what: StateChanged | Planned | ChunkTrained | Finished
     match message.WhichOneof("kind"):
         case "state":
-            what = StateChanged(**_fields_of(StateChanged, contents(message)))
+            what = StateChanged(**checked_fields(StateChanged, contents(message)))
         case "planned_chunks":
             what = Planned(chunks=message.planned_chunks)
         case "chunk":
             values = contents(message.chunk)
-            chunk = Chunk(**_fields_of(Chunk, values))
-            what = ChunkTrained(chunk=chunk, **_fields_of(ChunkTrained, values))
+            chunk = Chunk(**checked_fields(Chunk, values))
+            what = ChunkTrained(chunk=chunk, **checked_fields(ChunkTrained, values))
         case _:
             values = contents(message.result)
-            scores = FinalScores(**_fields_of(FinalScores, values))
-            what = Finished(scores=scores, **_fields_of(Finished, values))
+            scores = FinalScores(**checked_fields(FinalScores, values))
+            what = Finished(scores=scores, **checked_fields(Finished, values))
     return Event(index=message.index, time=message.time.ToNanoseconds() / 1e9, what=what)
 
 
