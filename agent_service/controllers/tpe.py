@@ -41,7 +41,7 @@ def propose(history: TrialHistory, *, n_ei_candidates: int, seed: int) -> tuple[
 def _proposed(samples: bytes, scores: bytes, n_ei_candidates: int, seed: int) -> tuple[float, ...]:
     """Return a proposal; kept, since 50 ms for 64 hyperparameters are spent before they count.
 
-    Who starts a run has it made beside the event loop first (`RunService.foresee`).
+    Who starts a run has it made beside the event loop first (`RunService.precompute`).
     """
     told = np.frombuffer(scores)
     trained = np.frombuffer(samples).reshape(len(told), -1)

@@ -123,7 +123,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """See the contract."""
         start = convert.start_from_message(request)
         if self._run_service.is_slow_to_start(start.controller):
-            await asyncio.to_thread(self._run_service.foresee, start)
+            await asyncio.to_thread(self._run_service.precompute, start)
         decision = await asyncio.wrap_future(self._run_service.start_run(start))
         _log_event("is started", run=start.run_id, controller=start.controller)
         return pb.StartRunResponse(action=convert.action_to_message(decision))
@@ -253,7 +253,9 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 raise invalid("controller", f"is {quoted(name)}, then {quoted(piece.controller)}")
             data += piece.data
             if len(data) > limit:
-                raise invalid("data", f"exceeds {limit} bytes, the limit for {quoted(name)}")
+                raise invalid(
+                    "data", f"exceeds {limit} bytes, the limit for {quoted(name)}'s policy"
+                )
         if not name:
             raise invalid("controller", "is not set; name it in the first piece")
         return name, bytes(data)

@@ -1,1 +1,1 @@
-"""The rules of controllers and runs: what is valid, what is decided, what is kept."""
+"""The rules of controllers and runs: validation, decisions, what is stored."""

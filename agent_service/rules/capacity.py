@@ -1,4 +1,4 @@
-"""How much one service takes on, so that none of its callers can fill it up for the others."""
+"""Limits on what callers can create, so that none can exhaust the service for the others."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from agent_service.domain.store import Session
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Limits of what is new; what is there stays and goes on, also above a limit lowered since."""
+    """Limits for new controllers and runs; existing ones keep working if a limit is lowered."""
 
     controllers: int = 10_000
-    """Controllers that are not deleted."""
+    """Maximum number of controllers that are not deleted."""
     runs: int = 100_000
-    """Active runs."""
+    """Maximum number of active runs."""
     hyperparameters: int = MAX_HYPERPARAMETERS
-    """Of one controller; the contract's own bound at the most."""
+    """Maximum number of hyperparameters of a controller; the contract's limit applies, too."""
     chunk_size: int = MAX_CHUNK_SIZE
-    """Losses in a chunk of a controller; the contract's own bound at the most."""
+    """Maximum number of losses in a chunk; the contract's limit applies, too."""
 
     def __post_init__(self) -> None:
         """Check ranges; raises InvalidArgument naming the field."""
@@ -29,11 +29,11 @@ class Capacity:
                 raise invalid(f"max_{name}", f"{getattr(self, name)} must be at least 1")
 
     def check_new_controller(self, session: Session, spec: ControllerSpec) -> None:
-        """Check that a new controller is not one too many, nor too large.
+        """Check that a new controller is within the limits.
 
         Raises:
-            ResourceExhausted: it is over a limit of this service.
-            InvalidArgument: its parts are too large together, whatever the service.
+            ResourceExhausted: it exceeds a limit of this service.
+            InvalidArgument: its parts together are too large for any service.
         """
         with within(f"spec.{spec.algorithm.kind}."):
             spec.algorithm.check_size(spec)
@@ -43,10 +43,10 @@ class Capacity:
         if spec.chunk_size > self.chunk_size:
             raise _exhausted("chunk_size", self.chunk_size, f"the spec has {spec.chunk_size}")
         if session.has_controllers(count=self.controllers):
-            raise _exhausted("controllers", self.controllers, "they are there; delete one")
+            raise _exhausted("controllers", self.controllers, "they exist; delete one")
 
     def check_new_run(self, session: Session) -> None:
-        """Raise ResourceExhausted where a new run is one too many."""
+        """Raise ResourceExhausted if the limit of active runs is reached."""
         if session.has_active_runs(count=self.runs):
             raise _exhausted("runs", self.runs, "they are active; finish one")
 

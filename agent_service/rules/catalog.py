@@ -1,4 +1,4 @@
-"""The rules of controllers and their policies: created, frozen, deleted; exported, imported."""
+"""The rules of controllers and their policies: create, freeze, delete, export, import."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ from agent_service.rules.lookups import CREATE_IT, found_controller, found_polic
 
 @dataclass(frozen=True, slots=True)
 class NewController:
-    """All that a creation looks up and makes, ready to be stored."""
+    """A prepared controller, ready to be stored."""
 
     asked: ControllerSpec
+    """The spec as requested."""
     spec: ControllerSpec
-    """With what the store alone knows."""
+    """The spec completed from the store."""
     policy: bytes | None
-    """Version 1; None without one, or where the controller is there."""
+    """Policy version 1; None if it has none, or the controller exists."""
 
 
 class Catalog:
-    """The controllers of a service.
+    """Creates, changes and reads controllers.
 
-    Writes answer futures that are done when the change is durable; reads answer at once.
+    Writes return futures that are done when the change is durable; reads return at once.
     Thread-safe.
     """
 
@@ -51,28 +52,28 @@ class Catalog:
         capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep the store, which stays the caller's."""
+        """Use `store`, which the caller closes."""
         self._store = store
         self._capacity = capacity
         self._clock = clock
 
     def prepared(self, spec: ControllerSpec) -> NewController:
-        """Return what `create_controller` takes: it may be long in the making; raises as that."""
+        """Prepare a controller for `create_controller`, which may take long; raises as that."""
         return self._store.read(lambda session: self._prepared(session, spec))
 
     def create_controller(
         self, spec: ControllerSpec | NewController, mode: Mode
     ) -> Future[Controller]:
-        """Create a controller; the same spec again answers the one that is there.
+        """Create a controller; with the spec of an existing one, return that one.
 
         Raises:
             AlreadyExists: the name has another spec, or belonged to a deleted controller.
-            InvalidArgument: the mode is of runs only, a replayed value is out of range, the policy
-                to begin with is of another shape or meaning, or the whole is too large.
-            NotFound: the run to replay, or the policy to begin with, is not there.
-            FailedPrecondition: the run to replay goes on, or reported nothing; the controller to
-                begin with has no policy.
-            ResourceExhausted: it is one too many, or larger than the service takes.
+            InvalidArgument: the mode is only for runs, a replayed value is out of range, the policy
+                to start from has another shape or meaning, or the whole is too large.
+            NotFound: the run to replay, or the policy to start from, does not exist.
+            FailedPrecondition: the run to replay is not finished, or reported nothing; the
+                controller to start from has no policy.
+            ResourceExhausted: it exceeds a limit of the service.
         """
         _check_mode(mode)
 
@@ -102,12 +103,12 @@ class Catalog:
             return replace(controller, policy_version=version)
         if existing.is_deleted:
             raise AlreadyExists(f"controller {spec.name!r} was deleted; its name stays taken")
-        # Another may have created it since, when the store held something else.
+        # Another caller may have created it since `prepared`, from another state of the store.
         spec = completed(session, new.asked, existing)
         if existing.spec != spec:
             raise AlreadyExists(
                 f"controller {spec.name!r} has another spec: {differences(existing.spec, spec)}; "
-                "choose another name, or send the spec that is there"
+                "choose another name, or send the existing spec"
             )
         return existing
 
@@ -123,9 +124,9 @@ class Catalog:
     def list_controllers(
         self, *, after: str, limit: int, page: Callable[[Iterator[tuple[Controller, Usage]]], T]
     ) -> T:
-        """Return what `page` makes of controllers by name, after the name `after`.
+        """Return `page` of the controllers by name, after the name `after`.
 
-        Each is read as it is taken: specs may be large.
+        Each is read when it is taken from the iterator, since specs may be large.
         """
         return self._store.read(
             lambda session: page(
@@ -134,7 +135,7 @@ class Catalog:
         )
 
     def set_mode(self, name: str, mode: Mode) -> Future[Controller]:
-        """Let a controller learn, or freeze it; raises NotFound, InvalidArgument."""
+        """Set a controller's mode to learning or frozen; raises NotFound, InvalidArgument."""
         _check_mode(mode)
 
         def work(session: Session) -> Controller:
@@ -161,10 +162,10 @@ class Catalog:
         return self._store.write(work)
 
     def list_policies(self, name: str, *, before: int | None, limit: int) -> Sequence[PolicyEntry]:
-        """Return a page of a controller's policy versions, newest first, those below `before`.
+        """Return a page of a controller's policy versions below `before`, newest first.
 
         Raises:
-            NotFound: no such controller.
+            NotFound: the controller does not exist.
             FailedPrecondition: the controller's algorithm has no policy.
         """
 
@@ -176,10 +177,10 @@ class Catalog:
         return self._store.read(work)
 
     def export_policy(self, name: str, version: int) -> PolicyVersion:
-        """Return a policy version, the newest for 0.
+        """Return a policy version; 0 for the newest.
 
         Raises:
-            NotFound: no such controller or version.
+            NotFound: the controller or version does not exist.
             FailedPrecondition: the controller's algorithm has no policy.
         """
 
@@ -191,10 +192,10 @@ class Catalog:
         return self._store.read(work)
 
     def largest_policy(self, name: str) -> int:
-        """Return how many bytes a policy file of a controller has at the most.
+        """Return the maximum size in bytes of a controller's policy files.
 
         Raises:
-            NotFound: no such controller.
+            NotFound: the controller does not exist.
             FailedPrecondition: the controller's algorithm has no policy.
         """
 
@@ -206,12 +207,12 @@ class Catalog:
         return self._store.read(work)
 
     def check_policy(self, name: str, data: bytes) -> None:
-        """Check a policy file, which may take long.
+        """Validate a policy file, which may take long.
 
         Raises:
-            NotFound: no such controller.
+            NotFound: the controller does not exist.
             FailedPrecondition: the controller's algorithm has no policy.
-            InvalidArgument: the file is no policy of the controller's shape.
+            InvalidArgument: the file is not a policy that fits the controller.
         """
 
         def work(session: Session) -> ControllerSpec:
@@ -222,14 +223,14 @@ class Catalog:
         policies.load(data, self._store.read(work))
 
     def import_policy(self, name: str, data: bytes) -> Future[int]:
-        """Make a policy file the newest version; answer the newest, where it is that file already.
+        """Store a policy file as the newest version, unless that already equals it.
 
         Args:
-            name: of a controller.
-            data: what `check_policy` found right for it; a controller's spec never changes.
+            name: the controller's name.
+            data: a file that `check_policy` accepted; a controller's spec never changes.
 
         Raises:
-            NotFound: no such controller.
+            NotFound: the controller does not exist.
             FailedPrecondition: the controller's algorithm has no policy.
         """
 

@@ -1,4 +1,4 @@
-"""What a new controller takes over from the store: a run to replay, a policy to begin with."""
+"""Completes new controllers from the store: a run to replay, a policy to start from."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from agent_service.rules.lookups import found_run
 def completed(
     session: Session, spec: ControllerSpec, existing: Controller | None
 ) -> ControllerSpec:
-    """Return a spec with what only the store knows filled in; see `Settings.completed`.
+    """Return a spec completed with values from the store; see `Settings.completed`.
 
     Args:
-        session: where it is looked up.
-        spec: of any algorithm.
-        existing: the controller of this name.
+        session: reads the store.
+        spec: a spec of any algorithm.
+        existing: the existing controller of this name.
 
     Raises:
-        InvalidArgument: a replayed value is out of range, or given beside a run.
-        NotFound: the run to replay, or the controller to begin with, is not there.
-        FailedPrecondition: that run goes on, or reported nothing; that controller has no policy.
+        InvalidArgument: a replayed value is out of range, or given together with a run.
+        NotFound: the run to replay, or the controller to start from, does not exist.
+        FailedPrecondition: that run is not finished, or reported nothing; that controller has no
+            policy.
     """
     kind = spec.algorithm.kind
     there = None if existing is None else existing.spec.algorithm
@@ -43,12 +44,12 @@ def completed(
 
 
 def adopted_policy(session: Session, spec: ControllerSpec) -> bytes | None:
-    """Return policy version 1 of a controller whose warm start names a version; None without one.
+    """Return policy version 1 of a controller with a warm start; None without one.
 
     Raises:
-        NotFound: the source, or its version, is not there.
+        NotFound: the source controller or version does not exist.
         FailedPrecondition: its algorithm has no policy.
-        InvalidArgument: field `warm_start`, where the policy has another shape or meaning.
+        InvalidArgument: the policy has another shape or meaning; names `warm_start`.
     """
     start = spec.algorithm.warm_start
     if start is None:
@@ -70,7 +71,7 @@ def adopted_policy(session: Session, spec: ControllerSpec) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What settings of a kind ask of the store."""
+    """Look-ups in the store for the settings of an algorithm."""
 
     session: Session
     kind: str
@@ -89,7 +90,7 @@ class _Stored:
         if not source.spec.algorithm.learns_from_transitions:
             raise FailedPrecondition(
                 f"{self.field}.controller: {controller!r} is {source.spec.algorithm.kind}: it has "
-                "no policy to begin with"
+                "no policy to start from"
             )
         return source
 

@@ -1,4 +1,4 @@
-"""Learning from how runs end: each final score is one more trial in a new policy version."""
+"""Learning from final scores: each adds a trial to the trial history, in a new policy version."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from agent_service.rules.policy_cache import PolicyCache
 def learn_from_end(
     session: Session, run: Run, finish: FinishRun, *, cache: PolicyCache, now: float
 ) -> None:
-    """Store the policy version that a run's end makes, where its controller learns from ends.
+    """Store a policy version with the run's final score, if its controller learns from scores.
 
-    A run counts where it was learning, trained under what was decided throughout, and has a final
-    score or diverged. `run` is as it was before its end.
+    A run counts if it was learning, trained under the decided values throughout, and has a final
+    score or diverged. `run` is its state before its end.
     """
     score = math.nan if finish.outcome is Outcome.DIVERGED else finish.final_score
     if score is None or not _is_learned_from(run):
@@ -29,7 +29,7 @@ def learn_from_end(
     if not _ran_as_decided(session, run, decision):
         return
     history = cache.get(session, run.controller, run.controller.policy_version)
-    assert isinstance(history, TrialHistory), "what learns from ends has a trial history"
+    assert isinstance(history, TrialHistory), "controllers that learn from scores have one"
     longer = history.with_trial(decision.choice.sample, score)
     session.add_policy(
         run.controller,
@@ -55,7 +55,7 @@ def _ran_as_decided(session: Session, run: Run, decision: Decision) -> bool:
 
 
 def _statistics(history: TrialHistory) -> dict[str, float]:
-    """Return the trials kept, and the last and the best score, where there are such."""
+    """Return the number of trials, and the last and the best score, if any."""
     statistics = {"trials": float(len(history))}
     if not np.isnan(history.scores[-1]):
         statistics["score"] = float(history.scores[-1])

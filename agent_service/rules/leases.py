@@ -1,4 +1,4 @@
-"""Watches leases: abandons runs that fell silent, a few at a time, now and then."""
+"""Periodically abandons runs whose lease expired, in small batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent_service.rules.runs import RunService
 log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
-"""Seconds between two looks: a short lease is looked after more often, and none is spun on."""
+"""Bounds of the interval between checks, a quarter of the lease."""
 
 
 @asynccontextmanager
@@ -30,15 +30,15 @@ async def _watch(run_service: RunService, lease: float) -> None:
     while True:
         await asyncio.sleep(min(max(lease / 4, SHORTEST_PAUSE), LONGEST_PAUSE))
         try:
-            await _look(run_service, lease)
+            await _abandon_silent(run_service, lease)
         except AgentError as error:
-            # The storage is away; the next look finds the same runs.
-            log.warning("leases were not looked after: %s", error)
+            # The storage is unavailable; the next check finds the same runs.
+            log.warning("leases were not checked: %s", error)
 
 
-async def _look(run_service: RunService, lease: float) -> None:
+async def _abandon_silent(run_service: RunService, lease: float) -> None:
     count = 0
     while found := await asyncio.wrap_future(run_service.abandon_silent_runs(lease=lease)):
         count += found
     if count:
-        log.info("%d runs are abandoned: silent for %g s", count, lease)
+        log.info("abandoned %d runs: silent for %g s", count, lease)

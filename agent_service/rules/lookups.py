@@ -1,4 +1,4 @@
-"""What a call names, or the error that says it is not there."""
+"""Look-ups of what a call names; each raises NotFound if it does not exist."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from agent_service.domain.errors import NotFound, Unavailable
 from agent_service.domain.runs import Controller, Decision, Run
 from agent_service.domain.store import PolicyVersion, Session
 
-CREATE_IT = "; create it first, or in a script give its spec in place of its name"
-"""For who begins a run; others look at one that they take to be there."""
+CREATE_IT = "; create it first, or in a script give its spec instead of its name"
+"""The fix for callers that start a run."""
 
 
 def found_controller(session: Session, name: str, *, fix: str = "") -> Controller:
@@ -28,7 +28,7 @@ def found_policy(session: Session, controller: Controller, version: int) -> Poli
 
 
 def found_run(session: Session, run_id: str) -> Run:
-    """Return a run; raises NotFound, also where it was pruned."""
+    """Return a run; raises NotFound, also if it was pruned."""
     run = session.find_run(run_id)
     if run is None:
         raise NotFound(f"no run {quoted(run_id)}")
@@ -38,10 +38,10 @@ def found_run(session: Session, run_id: str) -> Run:
 
 
 def stored_decision(session: Session, run: Run, chunk: int) -> Decision:
-    """Return the decision for a chunk that is known to be decided.
+    """Return the decision for a chunk that must have one.
 
     Raises:
-        Unavailable: the store lost it.
+        Unavailable: it is missing, so the store is damaged.
     """
     decision = session.find_decision(run, chunk)
     if decision is None:

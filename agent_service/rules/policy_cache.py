@@ -1,4 +1,4 @@
-"""Policies that were read from the store, kept ready to decide."""
+"""Cache of loaded policies."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from agent_service.domain.store import AnyPolicy, Session
 from agent_service.learning import policies
 
 KEPT = 256
-"""Policy versions in memory at the most; others are read again when they are needed."""
+"""Maximum number of cached policy versions; others are loaded again when needed."""
 KEPT_BYTES = 64 * 2**20
 """Of their files; in memory a version takes 1.6 times as much."""
 
 
 @dataclass(slots=True)
-class _Entry:
+class _CachedPolicy:
     policy: AnyPolicy
     data: bytes | None
-    """What it was read from, until that is known to be durable."""
+    """The file that it was loaded from, until that is known to be durable."""
 
 
 class PolicyCache:
-    """Policy versions by controller and number; once durable they never change.
+    """Policy versions by controller and number, which never change once they are durable.
 
-    Used inside the store's atomic steps only, one at a time.
+    Only for use inside the store's atomic steps, one at a time.
     """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._kept: SizedCache[tuple[int, int], _Entry] = SizedCache(entries=KEPT, size=KEPT_BYTES)
+        self._kept: SizedCache[tuple[int, int], _CachedPolicy] = SizedCache(
+            entries=KEPT, size=KEPT_BYTES
+        )
 
     def get(self, session: Session, controller: Controller, version: int) -> AnyPolicy | None:
-        """Return a stored policy version; None for version 0, that of algorithms without one."""
+        """Return a stored policy version; None for version 0, of algorithms without policies."""
         if version == 0:
             return None
         key = (controller.id, version)
@@ -45,13 +47,12 @@ class PolicyCache:
         return entry.policy
 
     def _read(
-        self, session: Session, controller: Controller, version: int, seen: _Entry | None
-    ) -> tuple[_Entry, int]:
-        """Return a version as it is stored, and the bytes of its file.
+        self, session: Session, controller: Controller, version: int, seen: _CachedPolicy | None
+    ) -> tuple[_CachedPolicy, int]:
+        """Load a version, and return it with the size of its file in bytes.
 
-        This very transaction may have made it, and may take it back; another one can come to have
-        its number then. So it is not taken as seen before its transaction is durable, save where
-        the data is the same.
+        The current transaction may have created it and may be rolled back, and another version may
+        then get its number. So until it is durable, an entry is reused only if the data is equal.
         """
         stored = session.find_policy(controller, version)
         if stored is None:
@@ -61,10 +62,10 @@ class PolicyCache:
             )
         entry = seen
         if entry is None or entry.data != stored.data:
-            entry = _Entry(policies.load(stored.data, controller.spec), stored.data)
+            entry = _CachedPolicy(policies.load(stored.data, controller.spec), stored.data)
 
-        def settle() -> None:
+        def mark_durable() -> None:
             entry.data = None
 
-        session.after_commit(settle)
+        session.after_commit(mark_durable)
         return entry, len(stored.data)

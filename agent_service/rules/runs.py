@@ -1,8 +1,7 @@
-"""The rules of a run: is it valid, is it the next chunk, what is decided, what is kept.
+"""The rules of runs: start, chunk reports, end, and the log that they leave.
 
-Every write is one atomic step of the store, in which a repeated call finds what the first one
-stored and answers that. Nothing is kept here but policies that were read, and what decides by them:
-neither ever changes.
+Each write is one atomic step of the store, in which a repeated call finds and returns the result of
+the first. The only state here is a cache of policies, which never change.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ from agent_service.rules.policy_cache import PolicyCache
 from agent_service.rules.starts import other_start, pinned_version
 
 ABANDONED_AT_ONCE = 100
-"""Runs that one atomic step abandons at the most."""
+"""Maximum number of runs that one atomic step abandons."""
 PAGE_BYTES = 2**19
-"""Of losses in a page of the log, after which it ends: who reads slowly keeps no more in memory."""
+"""Size of losses after which a page of the log ends, to bound the memory of slow readers."""
 APPENDED_AT_ONCE = 1000
-"""Places in the log that are looked at at once, for those who follow it."""
+"""Maximum number of log entries per poll for followers."""
 
 
 class RunService:
-    """Runs, from their start to their end, and the log that they leave.
+    """Starts, advances, ends and reads runs, and reads the decision log.
 
-    Writes answer futures that are done when the change is durable; reads answer at once.
+    Writes return futures that are done when the change is durable; reads return at once.
     Thread-safe.
     """
 
@@ -68,7 +67,7 @@ class RunService:
         capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep the store, which stays the caller's; `metrics` are told of what became durable."""
+        """Use `store`, which the caller closes; `metrics` observe what became durable."""
         self._store = store
         self._slow: dict[str, bool] = {}
         self._policies = PolicyCache()
@@ -80,24 +79,24 @@ class RunService:
         """Start a run and decide A_0.
 
         Raises:
-            NotFound: no such controller, or no such policy version of it.
-            AlreadyExists: the run id is there with another controller, mode, version, labels or
-                plan, or was that of a run since pruned.
-            InvalidArgument: no planned chunks, where the controller observes progress; a policy
-                version for a learning run, or where there is no policy.
+            NotFound: the controller, or the requested policy version, does not exist.
+            AlreadyExists: the run id exists with another controller, mode, version, labels or plan,
+                or belonged to a pruned run.
+            InvalidArgument: `planned_chunks` is missing though the controller observes progress; or
+                a policy version is given for a learning run, or without a policy.
             FailedPrecondition: a learning run of a frozen controller.
-            ResourceExhausted: so many runs are active already.
+            ResourceExhausted: the limit of active runs is reached.
         """
         return self._store.write(lambda session: self._start_run(session, start))
 
     def is_slow_to_start(self, controller: str) -> bool:
-        """Whether A_0 of a controller's runs may take long, or that is not known yet."""
+        """Whether A_0 of a controller's runs may take long; true if unknown."""
         return self._slow.get(controller, True)
 
-    def foresee(self, start: StartRun) -> None:
-        """Have a proposal made for a run before it starts, so that the atomic step finds it ready.
+    def precompute(self, start: StartRun) -> None:
+        """Compute and cache a slow proposal for A_0, so that `start_run` finds it ready.
 
-        A call that is wrong is left for `start_run` to refuse.
+        An invalid start is left for `start_run` to refuse.
         """
 
         def work(session: Session) -> tuple[Controller, bytes] | None:
@@ -136,7 +135,7 @@ class RunService:
                 )
             if other := other_start(session, run, start):
                 raise AlreadyExists(
-                    f"run {start.run_id!r} is there with another start: {other}; choose another id"
+                    f"run {start.run_id!r} exists with another start: {other}; choose another id"
                 )
             return stored_decision(session, run, 1)
         controller = found_controller(session, start.controller, fix=CREATE_IT)
@@ -157,11 +156,11 @@ class RunService:
         """Store a chunk's report and decide the next action.
 
         Raises:
-            NotFound: no such run.
-            InvalidArgument: not N losses, or feedback of another kind than the reward needs.
+            NotFound: the run does not exist.
+            InvalidArgument: the count of losses is not N, or the reward needs other feedback.
             AlreadyExists: this chunk was reported with other content.
             FailedPrecondition: another chunk is expected, the run is finished, or it is abandoned
-                and its controller was deleted since.
+                and its controller was deleted.
         """
         return self._store.write(partial(self._report_chunk, report=report), run_id=report.run_id)
 
@@ -169,7 +168,7 @@ class RunService:
         run = found_run(session, report.run_id)
         _check_against_spec(report, run.controller.spec)
         if run.mode is Mode.SHADOW and report.applied is None:
-            raise invalid("applied", "is not set; a shadow run says what its chunks ran under")
+            raise invalid("applied", "is not set; a shadow run must give its chunks' values")
         if report.chunk <= run.reported_chunks:
             decision = stored_decision(session, run, report.chunk + 1)
             if not _is_same(report, decision):
@@ -194,10 +193,11 @@ class RunService:
     def _update_uses(
         self, session: Session, run: Run, report: ChunkReport, running: Decision
     ) -> None:
-        """Settle what learning does with the transitions that this report completes.
+        """Update the use of the transitions that this report completes.
 
-        The reported chunk's own is complete. Learned from, it still waits: whether it ends the
-        episode shows with the next report or the run's end. The one before it is now known not to.
+        The reported chunk's transition is now complete, but stays pending if it is learned from:
+        the next report or the run's end shows whether it ends the episode. Its predecessor is now
+        known not to end it.
         """
         is_learned_from = run.is_learned_from
         is_as_decided = report.applied is None or dict(report.applied) == dict(running.values)
@@ -217,7 +217,7 @@ class RunService:
     ) -> Decision:
         """Derive the decision after `report` (None for A_0) and append it to the log.
 
-        `running` is the decision that the reported chunk ran under, and `reward` what it earned.
+        `running` is the decision that the reported chunk ran under, and `reward` its reward.
         """
         spec = run.controller.spec
         version = run.pinned_version
@@ -258,8 +258,8 @@ class RunService:
         """End a run.
 
         Raises:
-            NotFound: no such run.
-            FailedPrecondition: it was finished before with another outcome or score.
+            NotFound: the run does not exist.
+            FailedPrecondition: it was already finished with another outcome or score.
         """
         return self._store.write(
             lambda session: self._finish_run(session, finish), run_id=finish.run_id
@@ -283,12 +283,12 @@ class RunService:
         return found_run(session, finish.run_id)
 
     def _end_episode(self, session: Session, run: Run) -> None:
-        """Let the last complete transition be learned from, since none is known to follow."""
+        """Make the last complete transition ready for learning, since none will follow."""
         session.set_use(run, run.reported_chunks, was=Use.PENDING, use=Use.READY)
         session.after_commit(lambda: self._metrics.ended(run))
 
     def _punish(self, session: Session, run: Run) -> None:
-        """Complete the transition of the action whose chunk diverged, which has no report."""
+        """Complete the transition of the chunk that diverged, which has no report."""
         spec = run.controller.spec
         if spec.reward_of_divergence is None:
             return
@@ -314,10 +314,10 @@ class RunService:
         session.set_use(run, diverged.chunk, was=Use.PENDING, use=use)
 
     def abandon_silent_runs(self, *, lease: float) -> Future[int]:
-        """Abandon runs that reported nothing for `lease` seconds; answer how many were found.
+        """Abandon runs that reported nothing for `lease` seconds; return how many.
 
-        Their next report revives them. Not all at once, so that reports never wait for it: call
-        again while some are found.
+        Their next report revives them. Abandons a limited number, so that reports do not wait: call
+        again until it returns 0.
         """
 
         def work(session: Session) -> int:
@@ -349,9 +349,9 @@ class RunService:
         limit: int,
         page: Callable[[Iterator[tuple[Run, Decision]]], T],
     ) -> T:
-        """Return what `page` makes of runs, newest first, each with its newest decision.
+        """Return `page` of the runs, newest first, each with its newest decision.
 
-        Each is read as it is taken: labels may be large.
+        Each is read when it is taken from the iterator, since labels may be large.
         """
 
         def work(session: Session) -> T:
@@ -369,16 +369,16 @@ class RunService:
         return self._store.read(work)
 
     def transitions(self, *, controller: str, run_id: str, after: int, limit: int) -> LogPage:
-        """Return the next complete transitions of the log, in order of position.
+        """Return the next complete transitions of the log, by position.
 
-        They are `limit` at the most, and fewer where their losses take much memory.
+        At most `limit`, and fewer if their losses take much memory.
 
         Raises:
-            InvalidArgument: `after` is below 0.
-            NotFound: the named controller or run is not there.
+            InvalidArgument: `after` is negative.
+            NotFound: the named controller or run does not exist.
         """
         if after < 0:
-            raise invalid("after_position", f"{after} is below 0; 0 starts at the log's begin")
+            raise invalid("after_position", f"{after} is negative; 0 starts at the log's beginning")
 
         def work(session: Session) -> LogPage:
             if controller and session.find_controller(controller) is None:
@@ -401,7 +401,7 @@ class RunService:
         return self._store.read(work)
 
     def appended(self, *, after: int) -> Sequence[Appended]:
-        """Return of whose runs something was appended after a position, the oldest first."""
+        """Return the controllers and runs of log entries after a position, oldest first."""
         return self._store.read(
             lambda session: session.appended(after=after, limit=APPENDED_AT_ONCE)
         )
@@ -410,7 +410,7 @@ class RunService:
 def _refuse_closed(run: Run) -> NoReturn:
     if run.outcome is not None:
         raise FailedPrecondition(f"run {run.id!r} is finished ({run.outcome}); start another")
-    # A controller is deleted only when its runs are all finished or abandoned.
+    # A controller can only be deleted when all its runs are finished or abandoned.
     raise FailedPrecondition(
         f"run {run.id!r} was abandoned, and its controller {run.controller.spec.name!r} is "
         "deleted; start another run under another controller"
@@ -435,7 +435,7 @@ def _check_against_spec(report: ChunkReport, spec: ControllerSpec) -> None:
 
 
 def _is_same(report: ChunkReport, decision: Decision) -> bool:
-    """Whether a report repeats the one that made `decision`, to the bit."""
+    """Whether a report equals the one that led to `decision`, bit for bit."""
     return (
         report.losses.tobytes() == decision.state.tobytes()
         and report.feedback == decision.feedback

@@ -1,4 +1,4 @@
-"""What a run's start asks for: whether it was asked before, and which policy version it gets."""
+"""Checks of a run's start: whether it repeats an earlier one, and which policy version it gets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from agent_service.rules.lookups import found_policy
 
 
 def other_start(session: Session, run: Run, start: StartRun) -> str:
-    """Return what a start asks for otherwise than the one that made `run`; nothing for the same.
+    """Return how a start differs from the one that created `run`, as text; empty if it does not.
 
-    What it asked for counts, not what it got.
+    Compares what was requested, not what the run got.
     """
     there = StartRun(
         controller=run.controller.spec.name,
@@ -28,11 +28,12 @@ def other_start(session: Session, run: Run, start: StartRun) -> str:
 def pinned_version(
     session: Session, start: StartRun, controller: Controller, mode: Mode
 ) -> int | None:
-    """Return the policy version that a new run keeps to; None where it follows the newest.
+    """Return the policy version that a new run is pinned to; None if it follows the newest.
 
     Raises:
-        InvalidArgument: one is asked for by a learning run, or of a controller without a policy.
-        NotFound: there is no such version.
+        InvalidArgument: a version is requested for a learning run, or of a controller without a
+            policy.
+        NotFound: the version does not exist.
     """
     version = start.policy_version
     if version is None:
@@ -42,6 +43,6 @@ def pinned_version(
         raise invalid("policy_version", f"is {version}; {kind} has no policy: leave it unset")
     if mode is Mode.LEARNING:
         raise invalid(
-            "policy_version", f"is {version}; a learning run follows the newest: ask for frozen"
+            "policy_version", f"is {version}; a learning run uses the newest: request frozen"
         )
     return found_policy(session, controller, version).version

@@ -136,7 +136,7 @@ def test_a_finish_of_the_script_is_kept(client: AgentClient) -> None:
 
 def test_an_unknown_controller_is_named(client: AgentClient) -> None:
     """With what to do about it."""
-    with pytest.raises(NotFound, match=r"'nobody'; create it first, or .* its spec in place"):
+    with pytest.raises(NotFound, match=r"'nobody'; create it first, or .* its spec instead"):
         client.run("nobody")
 
 
