@@ -20,7 +20,7 @@ def check_continues(spec: TrainingSpec, parent: Run) -> None:
             chunk.
     """
     before = parent.spec.training
-    # DNI's value is only the initial strength, so a child cannot change it.
+    # DNI's value is the initial strength of the whole training, the parent's included.
     own = ("chunks", "epochs") if spec.method is Method.DNI else _OWN
     violations = [
         FieldViolation(field.name, f"must be as the parent's, {getattr(before, field.name)!s}")

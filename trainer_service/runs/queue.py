@@ -156,18 +156,14 @@ class RunQueue:
             Unavailable: the store cannot be written.
         """
         with self._changing:
-            run = self._found(run_id)
+            run = self.get(run_id)
             process = self._processes.get(run_id)
             if process is not None:
                 self._cancelled.add(run_id)
                 process.cancel(run_id)
             elif run.state is RunState.QUEUED:
                 self._record(run_id, StateChanged(state=RunState.CANCELLED))
-        return self._found(run_id)
-
-    def get(self, run_id: str) -> Run:
-        """Return a run; raises NotFound."""
-        return self._found(run_id)
+        return self.get(run_id)
 
     def weights(self, run_id: str, which: Which) -> bytes:
         """Return the weights of a run that kept its checkpoint, in the format of `child_file`.
@@ -177,7 +173,7 @@ class RunQueue:
             FailedPrecondition: it has no checkpoint; the message says why.
             Unavailable: the checkpoints cannot be read.
         """
-        return self._retention.weights(self._found(run_id), which)
+        return self._retention.weights(self.get(run_id), which)
 
     def discard(self, run_id: str) -> Run:
         """Remove a run's checkpoint; no-op if there is none.
@@ -187,11 +183,12 @@ class RunQueue:
             FailedPrecondition: it has not ended, or an unfinished run continues from it.
         """
         with self._changing:
-            run = self._found(run_id)
+            run = self.get(run_id)
             self._retention.discard(run)
         return run
 
-    def _found(self, run_id: str) -> Run:
+    def get(self, run_id: str) -> Run:
+        """Return a run; raises NotFound."""
         run = self._store.find(run_id)
         if run is None:
             raise NotFound(f"no run {quoted(run_id)}; submit it first")
@@ -251,7 +248,7 @@ class RunQueue:
             runs = [] if self._is_closed else self._mark_running(self._next())
             if not runs:
                 return None
-            parents = {run.id: self._found(run.spec.parent) for run in runs if run.spec.parent}
+            parents = {run.id: self.get(run.spec.parent) for run in runs if run.spec.parent}
             process = self._executor.start(runs, parents)
             self._processes.update({run.id: process for run in runs})
             return process, runs
@@ -295,7 +292,7 @@ class RunQueue:
         run_id = before.id
         with self._changing:
             # By stored chunks: a process that only repeats known ones makes no progress.
-            has_grown = self._found(run_id).trained_chunks > before.trained_chunks
+            has_grown = self.get(run_id).trained_chunks > before.trained_chunks
             fruitless = 0 if has_grown else self._fruitless.get(run_id, 0) + is_alone
             after = self._state_after(run_id, end, fruitless)
             self._record(run_id, after)
@@ -343,7 +340,7 @@ class RunQueue:
             fields = {"run": run_id, "state": what.state.value}
             log.info("run %s: %s %s", run_id, what.state, what.cause, extra=fields)
             if what.state.is_final:
-                self._retention.clean_up(self._found(run_id))
+                self._retention.clean_up(self.get(run_id))
 
 
 def _log_error(future: Future[None]) -> None:
