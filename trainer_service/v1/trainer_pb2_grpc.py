@@ -82,32 +82,31 @@ class TrainerServiceServicer:
     """
 
     def SubmitRun(self, request, context):
-        """Queues a run. The same run id with the same spec again answers the run that is there.
-        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, is not what its parent's
-        is, or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such
-        parent. FAILED_PRECONDITION: the parent has no checkpoint. RESOURCE_EXHAUSTED: so many runs wait or train
-        already.
+        """Queues a run. Idempotent for the same run id and spec.
+        ALREADY_EXISTS: the run id has another spec. INVALID_ARGUMENT: the spec breaks a rule, differs from its parent's,
+        or names a controller that the agent service, if it answers, does not have. NOT_FOUND: there is no such parent.
+        FAILED_PRECONDITION: the parent has no checkpoint. RESOURCE_EXHAUSTED: too many runs wait or train.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """Answers one run. NOT_FOUND: there is none of this id.
+        """Returns a run. NOT_FOUND: there is no such run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs in the order of their submission, in pages.
+        """Lists runs in the order of submission, in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Cancels a run that waits or trains; one that has ended stays as it is.
+        """Cancels a run that waits or trains; has no effect on one that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,28 +120,27 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWeights(self, request, context):
-        """Sends the weights of a run that succeeded and was to keep its checkpoint, as the bytes of one safetensors file in
+        """Sends the weights of a run that succeeded and kept its checkpoint, as the bytes of one safetensors file in
         order. Its metadata has one entry, `reinforced-regularization`, a JSON object: `format` (1), `run_id`, `training`
         (the spec), `which` (`best` or `last`), `validation_score` (of these weights), `digest` (SHA-256 of these weights)
         and `inputs` (shape, classes and pixels of the images that the child is for).
-        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has no checkpoint, since it has not ended, failed,
-        diverged, was not to keep it, or that was discarded: the message says which.
+        NOT_FOUND: there is no such run. FAILED_PRECONDITION: it has no checkpoint: it has not ended, failed, diverged, was
+        submitted without `keep`, or its checkpoint was discarded; the message says which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiscardCheckpoint(self, request, context):
-        """Removes the checkpoint that a run kept; where it has none any more, or never had, nothing changes.
-        NOT_FOUND: there is no run of this id. FAILED_PRECONDITION: it has not ended, or another run that has not ended
-        goes on from it.
+        """Removes the checkpoint that a run kept; has no effect if there is none.
+        NOT_FOUND: there is no such run. FAILED_PRECONDITION: it has not ended, or an unfinished run continues from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDevices(self, request, context):
-        """Answers what this service trains on.
+        """Returns the device that this service trains on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
