@@ -124,7 +124,7 @@ def test_a_child_trains_through_secured_services(
         nobody.device()
     with (
         TrainerClient(trainer.address, budget_seconds=0) as plain,
-        pytest.raises(Unavailable, match="speaks TLS"),
+        pytest.raises(Unavailable, match="requires TLS"),
     ):
         plain.device()
     for service in ("trainer", "agent"):
