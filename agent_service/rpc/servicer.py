@@ -62,7 +62,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.CreateControllerRequest, context: Context
     ) -> pb.CreateControllerResponse:
         """See the contract."""
-        mode = convert.mode_from_message(request.mode, field="mode") or Mode.LEARNING
+        mode = convert.mode_from_message(request.mode) or Mode.LEARNING
         # Specs and policies may be large, so they are prepared outside of the event loop.
         new = await asyncio.to_thread(
             lambda: self._catalog.prepared(convert.spec_from_message(request.spec))
@@ -100,7 +100,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.UpdateControllerRequest, context: Context
     ) -> pb.UpdateControllerResponse:
         """See the contract."""
-        mode = convert.mode_from_message(request.mode, field="mode")
+        mode = convert.mode_from_message(request.mode)
         if mode is None:
             raise invalid("mode", "is not set; set MODE_LEARNING or MODE_FROZEN")
         await asyncio.wrap_future(self._catalog.set_mode(request.name, mode))

@@ -66,24 +66,16 @@ USES = by_number(pb.Use, Use)
 _NUMBERS = Numbers(MODES, OUTCOMES, STATES, USES)
 
 
-def enum_value(
-    values: Mapping[Any, Any], number: int | str, *, field: str, default: Any = None
-) -> Any:
-    """Return an enum's value; `default` stands for an unspecified one.
-
-    Raises:
-        InvalidArgument: where the number is unknown, or unspecified without a default.
-    """
-    if number == 0 and default is not None:
-        return default
+def enum_value(values: Mapping[Any, Any], number: int | str, *, field: str) -> Any:
+    """Return an enum's value; raises InvalidArgument where the number is unknown or unspecified."""
     if number not in values:
         raise invalid(field, f"{number} is none of {sorted(str(v) for v in values.values())}")
     return values[number]
 
 
-def mode_from_message(number: int, *, field: str) -> Mode | None:
-    """Return a mode, None where it is unspecified; raises InvalidArgument."""
-    return None if number == 0 else Mode(enum_value(MODES, number, field=field))
+def mode_from_message(number: int) -> Mode | None:
+    """Return the mode of the field `mode`, None where it is unspecified; raises InvalidArgument."""
+    return None if number == 0 else Mode(enum_value(MODES, number, field="mode"))
 
 
 def mode_to_message(mode: Mode | None) -> pb.Mode.ValueType:
@@ -221,7 +213,7 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
     return StartRun(
         controller=message.controller,
         run_id=message.run_id,
-        mode=mode_from_message(message.mode, field="mode"),
+        mode=mode_from_message(message.mode),
         policy_version=message.policy_version or None,
         labels=dict(message.labels),
         planned_chunks=message.planned_chunks or None,
