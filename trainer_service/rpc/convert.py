@@ -17,6 +17,7 @@ from agent_service.wire.fields import contents, plain, told
 from trainer_service.run import (
     ChunkTrained,
     Event,
+    EventContent,
     Finished,
     Planned,
     Run,
@@ -144,8 +145,8 @@ def event_to_message(event: Event) -> pb.Event:
 
 
 def event_from_message(message: pb.Event) -> Event:
-    """Return the event of a message."""
-    what: StateChanged | Planned | ChunkTrained | Finished
+    """Return the event of a message; raises InvalidArgument for a kind unknown here."""
+    what: EventContent
     match message.WhichOneof("kind"):
         case "state":
             what = StateChanged(**checked_fields(StateChanged, contents(message)))
@@ -155,10 +156,12 @@ def event_from_message(message: pb.Event) -> Event:
             values = contents(message.chunk)
             chunk = Chunk(**checked_fields(Chunk, values))
             what = ChunkTrained(chunk=chunk, **checked_fields(ChunkTrained, values))
-        case _:
+        case "result":
             values = contents(message.result)
             scores = FinalScores(**checked_fields(FinalScores, values))
             what = Finished(scores=scores, **checked_fields(Finished, values))
+        case _:
+            raise invalid("event.kind", "is unknown to this version; upgrade this client")
     return Event(index=message.index, time=message.time.ToNanoseconds() / 1e9, what=what)
 
 

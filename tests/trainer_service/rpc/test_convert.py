@@ -142,6 +142,12 @@ def test_an_event_arrives_as_it_was_sent(event: Event) -> None:
     assert convert.event_from_message(pb.Event.FromString(data)) == event
 
 
+def test_an_event_of_an_unknown_kind_is_refused() -> None:
+    """As of a newer service; it is not taken for a result."""
+    with pytest.raises(InvalidArgument, match="upgrade this client"):
+        convert.event_from_message(pb.Event(index=1))
+
+
 def test_an_empty_message_is_the_documented_default() -> None:
     """Only method and length are required; other defaults are those of the contract."""
     spec = convert.spec_from_message(pb.RunSpec(method=pb.METHOD_VANILLA, epochs=1))
