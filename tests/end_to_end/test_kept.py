@@ -97,8 +97,8 @@ def test_what_was_discarded_is_gone(trainer: TrainerProcess, client: TrainerClie
 @pytest.mark.parametrize(
     ("run_id", "spec", "says"),
     [
-        ("unkept", run_spec(chunks=1), "was not to keep its checkpoint"),
-        ("failed", kept(run_spec(dataset="npz:missing")), "is failed, and only one that succeeds"),
+        ("unkept", run_spec(chunks=1), "was submitted without `keep`"),
+        ("failed", kept(run_spec(dataset="npz:missing")), "is failed; only a run that succeeds"),
         ("diverged", kept(run_spec(chunks=50, learning_rate=1e30)), "it diverged"),
     ],
 )
@@ -208,7 +208,7 @@ def test_a_parent_stays_while_a_run_goes_on_from_it(client: TrainerClient) -> No
     """Its checkpoint is needed until that run has ended."""
     run(client, "needed", part(1))
     client.submit("needs", part(ENDLESS, parent="needed"))
-    with pytest.raises(FailedPrecondition, match="'needs' goes on from 'needed'"):
+    with pytest.raises(FailedPrecondition, match="'needs' continues from 'needed'"):
         client.discard("needed")
     client.cancel("needs")
     list(client.watch("needs"))

@@ -133,7 +133,7 @@ class Retention:
         if run.state is not RunState.SUCCEEDED:
             return f"is {run.state}; only a run that succeeds keeps its checkpoint"
         if not run.spec.keep:
-            return "was not to keep its checkpoint; submit it with `keep`, by another id"
+            return "was submitted without `keep`; submit it with `keep`, under another id"
         if not run.is_kept:
             return f"kept no checkpoint: {run.cause}"
         if not has_checkpoints(self._folder.folder(run.id)):
