@@ -3,18 +3,18 @@
 import signal
 import sys
 
-from agent_service.lifeline import end_on_interrupt
+from agent_service.shutdown import end_on_interrupt
 
 
 def main() -> None:
-    """Run the command, or say which extra is missing, as in an installation of the client alone."""
+    """Run the command; if only the client is installed, name the missing extra."""
     interrupted = signal.getsignal(signal.SIGINT)
     end_on_interrupt()
     try:
         from agent_service.cli.main import main as run
 
         signal.signal(signal.SIGINT, interrupted)
-        run()  # which imports more, by what it does
+        run()  # commands import more when they run
     except ModuleNotFoundError as missing:
         extra = "pip install 'reinforced-regularization[agent]'"
         sys.exit(f"agent-service: {missing.name} is not installed; {extra}")

@@ -1,4 +1,4 @@
-"""The composition root: the one place that names concrete classes."""
+"""The composition root: assembles the service and the learner from their parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from agent_service.domain.store import Durability, Store
 from agent_service.learning import policies
 from agent_service.learning.learner import Learner
 from agent_service.learning.process import Heartbeat, Supervisor
-from agent_service.lifeline import end_with_parent
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.metrics.stored import StoreCollector
 from agent_service.rpc.servicer import AgentServicer
@@ -38,6 +37,7 @@ from agent_service.serving.guard import Needs
 from agent_service.serving.logs import LogFormat, start_logging
 from agent_service.serving.server import Server, metrics_page, process_registry, serve_until_signal
 from agent_service.serving.tracing import tracing
+from agent_service.shutdown import end_with_parent
 from agent_service.store.journal.journal import LoopJournal, ThreadJournal
 from agent_service.store.store import SqlStore, require_store
 from agent_service.v1 import agent_pb2, agent_pb2_grpc
@@ -46,9 +46,9 @@ from agent_service.wire import convert
 log = logging.getLogger(__name__)
 
 LEARNER_RETRY_SECONDS = 3.0
-"""Pause before the learner opens a store again that failed it."""
+"""Pause before the learner reopens a store that failed."""
 ADMINISTRATION = {"CreateController", "UpdateController", "DeleteController", "ImportPolicy"}
-"""Calls that change what others' runs are steered by: they need the admin token."""
+"""Calls that affect other callers' runs, so they need the admin token."""
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
@@ -59,7 +59,7 @@ def make_server(registry: CollectorRegistry, config: ServingConfig, capacity: Ca
 
 
 def add_agent(server: Server, store: Store, run_service: RunService, capacity: Capacity) -> None:
-    """Have a server serve the agent; the store stays the caller's."""
+    """Add the agent's servicer to a server; the caller closes the store."""
     catalog = Catalog(store, capacity=capacity)
     servicer = AgentServicer(catalog, run_service, pause=server.pause, draining=server.draining)
     server.add(
@@ -71,14 +71,14 @@ def add_agent(server: Server, store: Store, run_service: RunService, capacity: C
 
 
 def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
-    """Run the agent service until a signal ends it, the learner in a process of its own.
+    """Run the agent service, with the learner in a separate process, until a signal ends it.
 
     Args:
-        config: how.
-        announce: told the ports of gRPC and metrics once it serves.
+        config: the service's configuration.
+        announce: called with the ports of gRPC and metrics once it serves.
 
     Raises:
-        AgentError: where the store cannot be opened or the address not be taken.
+        AgentError: the store cannot be opened, or an address cannot be bound.
     """
     asyncio.run(_serve(config, announce))
 
@@ -86,7 +86,7 @@ def serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
 async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> None:
     registry = process_registry()
     metrics = DecisionMetrics(registry)
-    server = make_server(registry, config.serving, config.capacity)  # or no store is made
+    server = make_server(registry, config.serving, config.capacity)  # first: it may raise
     with (
         SqlStore(
             config.store,
@@ -104,21 +104,21 @@ async def _serve(config: AgentConfig, announce: Callable[[int, int], None]) -> N
             registry.register(DiskCollector("agent", store.folder))
         run_service = RunService(store, metrics=metrics, capacity=config.capacity)
         add_agent(server, store, run_service, config.capacity)
-        # What is there now is there for good; looking through it for garbage costs each report.
+        # What exists now lives for good; without this, the collector would scan it during reports.
         gc.freeze()
-        # Each call leaves a cycle of gRPC's own, five objects. Collected little by little they hold
-        # up no report: 8 ms at the most for 2,000 objects, where 50,000 took 80.
+        # Each call leaves a reference cycle of gRPC, five objects. Collecting 2,000 objects takes
+        # at most 8 ms, which delays no report; 50,000 took 80 ms.
         gc.set_threshold(2_000, 10, 100)
         async with watching_leases(run_service, lease=config.lease):
             await serve_until_signal(server, config.listen, lambda port: announce(port, page))
 
 
 def verify_store(url: str) -> int:
-    """Derive every decision of a store again and return how many there are.
+    """Re-derive every decision of a store, and return their number.
 
     Raises:
-        VerificationError: naming the first decision that differs, or where there is none at all.
-        StoreError: where this is no store.
+        VerificationError: a decision differs, naming the first; or there is none.
+        StoreError: it is not a store.
     """
     require_store(url)
     with SqlStore(url) as store:
@@ -128,24 +128,24 @@ def verify_store(url: str) -> int:
             if decision.difference is not None:
                 raise VerificationError(f"position {decision.position}: {decision.difference}")
     if count == 0:
-        raise VerificationError(f"store {url} holds no decision; is the URL right?")
+        raise VerificationError(f"store {url} has no decisions; is the URL right?")
     return count
 
 
 def compare_policies(
     client: AgentClient, name: str, one: int, other: int, *, transitions: int
 ) -> tuple[list[Difference], int]:
-    """Return how two versions of a controller differ on its newest runs, and on how many states.
+    """Return how two policy versions differ on a controller's newest runs, and the state count.
 
     Args:
-        client: of the service that has the controller.
-        name: the controller's.
+        client: client of the service that has the controller.
+        name: the controller's name.
         one: a policy version.
         other: another one.
-        transitions: runs are taken, the newest first and whole, until they have so many.
+        transitions: minimum number of transitions; whole runs are taken, newest first.
 
     Raises:
-        AgentError: there is no such controller or version, or no transition yet.
+        AgentError: the controller or a version does not exist, or there is no transition yet.
     """
     spec = convert.spec_from_message(client.get_controller(name).spec)
     versions = (
@@ -175,10 +175,10 @@ def _newest_runs(client: AgentClient, controller: str, *, transitions: int) -> l
 def run_learner(
     heartbeat: Heartbeat, store_url: str, durability: Durability, log_format: LogFormat
 ) -> None:
-    """Learn for ever, as the main function of the learner's process."""
-    # One thread: two spinning thread pools on two cores slow an update 15 to 50 times. And a lower
-    # priority, since a decision is waited for and an update is not. But while the update is stored,
-    # decisions wait for that, so a thread from before does it: on Linux, threads have their own.
+    """Learn forever: the main function of the learner's process."""
+    # One thread: two spinning thread pools on two cores make an update 15 to 50 times slower. Lower
+    # priority, since callers wait for decisions and not for updates. But decisions do wait while an
+    # update is stored, so that is done by a thread from before: on Linux priority is per thread.
     os.environ["OMP_NUM_THREADS"] = "1"
     writing = ThreadPoolExecutor(1, thread_name_prefix="writing")
     writing.submit(os.getpid).result()
@@ -193,19 +193,19 @@ def run_learner(
             with SqlStore(store_url, durability=durability, journal=journal) as store:
                 _learn(store, learner, heartbeat)
         except AgentError as error:
-            log.warning("nothing is learned: %s", error)
+            log.warning("learning is suspended: %s", error)
         heartbeat.beat()
         time.sleep(LEARNER_RETRY_SECONDS)
 
 
 def _learn(store: SqlStore, learner: Learner, heartbeat: Heartbeat) -> None:
-    """Learn until the store fails, and is to be opened anew."""
+    """Learn until the store fails and must be reopened."""
     try:
         learner.learn(store, heartbeat)
     except AgentError as error:
-        # A full disk, a damaged row: nothing is consumed, and others may still be served.
-        log.warning("nothing is learned: %s", error)
-    # Opened anew meanwhile, it would be another one, or an empty one.
+        # For example a full disk or a damaged row: nothing is consumed, and serving may go on.
+        log.warning("learning is suspended: %s", error)
+    # While its files are replaced, reopening would find another store, or an empty one.
     while not store.is_in_place():
         heartbeat.beat()
         time.sleep(LEARNER_RETRY_SECONDS)

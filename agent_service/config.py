@@ -1,4 +1,4 @@
-"""The agent service's configuration: read once at the door, never changed."""
+"""The agent service's configuration: read once at the start, immutable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent_service.wire.addresses import AGENT_PORT, Address, address_to_listen
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """How one agent service runs."""
+    """Configuration of an agent service."""
 
     listen: str = f"127.0.0.1:{AGENT_PORT}"
     """HOST:PORT of gRPC, [IPv6]:PORT or unix:PATH; port 0 takes any free one."""
@@ -25,15 +25,15 @@ class AgentConfig:
     metrics_port: int = 9464
     """Port of the Prometheus page, on the host of `listen`; 0 takes any free one."""
     serving: ServingConfig = field(default_factory=ServingConfig)
-    """Who may call, and how much."""
+    """TLS, tokens, limits of calls, logging and tracing."""
     capacity: Capacity = field(default_factory=Capacity)
-    """How many controllers and runs it takes on."""
+    """Limits for controllers and runs."""
 
     def __post_init__(self) -> None:
-        """Check that `listen` is an address, and not open to all; raises InvalidArgument."""
+        """Check addresses, and that others cannot connect insecurely; raises InvalidArgument."""
         self.serving.check_listening(self.listening, self.metrics_port)
 
     @property
     def listening(self) -> Address:
-        """Where `listen` says."""
+        """The parsed address of `listen`."""
         return address_to_listen(self.listen, "listen", port=AGENT_PORT)

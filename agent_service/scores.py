@@ -1,6 +1,6 @@
-"""Macro F1, computed where the predictions are: nothing is copied off the device.
+"""Macro F1, computed on the predictions' device.
 
-For trainings, ours and others'; knows torch and no service.
+For our trainings and users'; needs only torch.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def macro_f1(predictions: Tensor, labels: Tensor, *, classes: int) -> Tensor:
 
 
 def class_counts(predictions: Tensor, labels: Tensor, *, classes: int) -> Tensor:
-    """Return all that macro F1 needs, per class: float64[2, ..., classes], to be added up.
+    """Return the counts for macro F1, which can be added up: float64[2, ..., classes].
 
-    The first row has the right predictions, the second labels and predictions together. A whole
-    confusion matrix of a language model's 128,000 words would take 131 GB.
+    The first row counts correct predictions per class, the second labels plus predictions. A
+    confusion matrix for a language model's 128,000 words would take 131 GB.
 
     Args:
         predictions: as for `macro_f1`.
         labels: likewise.
         classes: likewise.
     """
-    # Whatever is ignored is counted as one more class, which is cut off.
+    # Ignored samples are counted in an extra class, which is dropped.
     labels = labels.clamp(-1, classes) % (classes + 1)
     predictions = predictions.where(labels < classes, classes)
     hits = (predictions == labels).to(torch.float64)
@@ -50,7 +50,7 @@ def class_counts(predictions: Tensor, labels: Tensor, *, classes: int) -> Tensor
 
 
 def macro_f1_of(counts: Tensor) -> Tensor:
-    """Return the macro F1 of what was counted: float64[...] of float64[2, ..., classes]."""
+    """Return macro F1, float64[...], from counts, float64[2, ..., classes]."""
     hits, support = counts.unbind()
     f1 = 2.0 * hits / support.clamp(min=1.0)
     return f1.sum(-1) / (support > 0).sum(-1)

@@ -1,7 +1,6 @@
-"""Whether the files of an open SQLite store are still those that were opened.
+"""Detects that the files of an open SQLite store were moved, deleted or replaced.
 
-SQLite looks at no path again: it goes on in files that were moved, deleted or replaced under it,
-and nobody finds what it commits there.
+SQLite does not check paths again: it would keep committing to files that nobody can find.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ log = logging.getLogger(__name__)
 
 
 class StoreFiles:
-    """Holds on to the three files of a database in write-ahead mode: itself, `-wal` and `-shm`.
+    """Watches the three files of a database in WAL mode: itself, `-wal` and `-shm`.
 
-    A connection of its own keeps SQLite from removing the last two meanwhile. Thread-safe; close
-    it after all other connections.
+    Its own connection keeps SQLite from removing the last two. Thread-safe; close it after all
+    other connections.
     """
 
     def __init__(self, path: Path, *, verified_by: str) -> None:
-        """Take the files of a database that is there as they are now.
+        """Remember the current files of an existing database.
 
         Args:
-            path: of the database.
-            verified_by: the command that says whether it is whole, for who must decide.
+            path: the database.
+            verified_by: the command that verifies the store, for the error message.
         """
         self._path = path
         self._verified_by = verified_by
@@ -40,14 +39,14 @@ class StoreFiles:
         file, *others = map(os.stat, self._names)
         self._opened = (file.st_dev, file.st_ino, *(other.st_ino for other in others))
         self._size = file.st_size
-        self._told = ""
+        self._logged = ""
 
     def check(self) -> None:
-        """Return where all are as they were opened; costs a `stat` of each.
+        """Check that the files are those that were opened; costs a `stat` of each.
 
         Raises:
-            Unavailable: one was moved, deleted, replaced or made smaller; what to do is logged,
-                too, once.
+            Unavailable: one was moved, deleted, replaced or truncated; the message, which says what
+                to do, is also logged once.
         """
         try:
             file, wal, shm = map(os.stat, self._names)
@@ -55,18 +54,18 @@ class StoreFiles:
             self._refuse()
         if (file.st_dev, file.st_ino, wal.st_ino, shm.st_ino) != self._opened:
             self._refuse()
-        if file.st_size < self._size:  # the service itself never makes it smaller
+        if file.st_size < self._size:  # the service itself never shrinks it
             self._refuse(is_smaller=True)
         self._size = file.st_size
-        if self._told:
-            self._told = ""
+        if self._logged:
+            self._logged = ""
             log.info("the store %s is back", self._path)
 
     def _refuse(self, *, is_smaller: bool = False) -> NoReturn:
         text = self._what_to_do(is_smaller=is_smaller)
-        if text != self._told:
+        if text != self._logged:
             log.error("%s", text)
-            self._told = text
+            self._logged = text
         raise Unavailable(text)
 
     def _what_to_do(self, *, is_smaller: bool) -> str:
@@ -74,22 +73,22 @@ class StoreFiles:
         name = self._path
         if is_smaller:
             return (
-                f"the store {name} was cut, overwritten or vacuumed: stop the service and run "
-                f"`{self._verified_by}`; restore a copy only if that fails"
+                f"the store {name} was truncated, overwritten or vacuumed: stop the service and "
+                f"run `{self._verified_by}`; restore a copy only if that fails"
             )
-        # Wherever it is now, the file is to hold all that was acknowledged.
+        # Wherever the file is now, it must contain all acknowledged data.
         self._complete()
         if self._is_in_place(0):
             return f"{name}-wal or {name}-shm was deleted or replaced: restart the service"
         return (
-            f"the store {name} was moved, deleted or replaced while it is served: put that very "
-            "file back, or restart the service on the one that is to be used"
+            f"the store {name} was moved, deleted or replaced while it is served: put that file "
+            "back, or restart the service to use the present one"
         )
 
     def _complete(self) -> bool:
-        """Bring what the log holds into the file, and return whether that is all.
+        """Checkpoint the write-ahead log into the file; return whether all of it is there.
 
-        Not where another log is in its place: whoever made that writes to the same file.
+        Not if there is another log in its place: its creator writes to the same file.
         """
         if os.path.exists(self._names[1]) and not self._is_in_place(1):
             return False
@@ -101,7 +100,7 @@ class StoreFiles:
         return bool(pages == done)
 
     def _is_in_place(self, which: int) -> bool:
-        """Whether a name leads to the file that was opened by it."""
+        """Whether a name still refers to the file that was opened by it."""
         try:
             found = os.stat(self._names[which])
         except OSError:
@@ -109,7 +108,7 @@ class StoreFiles:
         return found.st_ino == self._opened[which + 1]
 
     def close(self) -> None:
-        """Let go of the files; a log whose file was taken away is not left to another file."""
+        """Close the files; remove the log if its database is gone, so that no other one uses it."""
         is_left = not self._is_in_place(0) and self._is_in_place(1) and self._complete()
         self._connection.close()
         for name in self._names[1:] if is_left else ():

@@ -1,4 +1,4 @@
-"""Text that people hand over, from any editor; and text of strangers that a terminal shows."""
+"""Reading users' text and CSV files in any Unicode encoding; escaping text for terminals."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order marks that editors write first; UTF-16's begins as UTF-32's does."""
+"""Byte order marks; UTF-32 comes first, since its little-endian mark begins with UTF-16's."""
 
 
 def encoding_of(head: bytes) -> str | None:
-    """Return the encoding that a file's first bytes tell, UTF-8 without a mark; None: no text."""
+    """Return the encoding by a file's first bytes, UTF-8 without a mark; None if binary."""
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     return marked or (None if b"\0" in head else "utf-8")
 
 
 def decoded(data: bytes) -> str:
-    """Return the text of a small file's bytes; raises UnicodeDecodeError."""
+    """Decode a small file's bytes; raises UnicodeDecodeError."""
     return data.decode(encoding_of(data) or "utf-8")
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a text in UTF-8, or in what its byte order mark says; all line ends are read as one.
+    """Open a text file in UTF-8, or as its byte order mark says, with universal newlines.
 
     Raises:
-        InvalidArgument: naming the file, where it is in another encoding; also while it is read.
+        InvalidArgument: the file has another encoding; also raised while it is read.
     """
     with path.open("rb") as file:
         encoding = encoding_of(file.read(4096))
     if encoding is None:
-        raise invalid(str(path), "has zero bytes: binary, or UTF-16 unmarked; save it as UTF-8")
+        raise invalid(str(path), "is binary, or UTF-16 without a mark; save it as UTF-8")
     try:
         with path.open(encoding=encoding) as text:
             yield text
@@ -58,25 +58,25 @@ def _where(error: UnicodeError) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file; raises InvalidArgument as `open_text` does."""
+    """Return a file's text; raises InvalidArgument as `open_text` does."""
     with open_text(path) as file:
         return file.read()
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where each row of a CSV file stands, and its cells by the column's name.
+    """Yield the location of each row of a CSV file, and its cells by column.
 
-    Names of columns lose the spaces around them, and those of `columns` may be in any case. Rows
-    without a character are passed over: editors and spreadsheets add them at the end.
+    Column names are stripped, and those in `columns` match in any case. Empty rows, which editors
+    and spreadsheets append, are skipped.
 
     Args:
-        path: of the file.
-        columns: those that must be there.
+        path: the file.
+        columns: required columns.
 
     Raises:
-        InvalidArgument: naming file and line of what is wrong.
+        InvalidArgument: the file is malformed; names file and line.
     """
-    import csv  # slow to import, and the client is imported by every script
+    import csv  # slow to import
 
     needed = {name.lower(): name for name in columns}
     with open_text(path) as file:
@@ -84,7 +84,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
         try:
             names = [needed.get(name.strip().lower(), name.strip()) for name in next(lines, [])]
             if not set(columns) <= set(names):
-                raise invalid(str(path), f"has the columns {names}; {sorted(columns)} are needed")
+                raise invalid(str(path), f"has the columns {names}; {sorted(columns)} are required")
             for row in lines:
                 place = f"{path}, line {lines.line_num}"
                 cells = {name: cell for name, cell in zip(names, row, strict=False) if name}
@@ -92,15 +92,15 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
                     continue
                 if any(row[len(names) :]) or not set(columns) <= set(cells):
                     raise invalid(
-                        place, f"has {len(row)} columns, not {len(names)}; it is cut or changed"
+                        place, f"has {len(row)} columns, not {len(names)}; is the file truncated?"
                     )
                 yield place, cells
         except csv.Error as error:
-            raise invalid(f"{path}, line {lines.line_num}", f"is no CSV: {error}") from error
+            raise invalid(f"{path}, line {lines.line_num}", f"is not CSV: {error}") from error
 
 
 def printable(text: str, *, kept: str = "\t") -> str:
-    """Return text with what a terminal would act on, and half characters, written as escapes."""
+    """Return text with control characters and lone surrogates escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)

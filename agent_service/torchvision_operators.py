@@ -1,9 +1,9 @@
-"""Makes torchvision importable, wherever it is installed; import this before it, or what needs it.
+"""Makes torchvision importable, if it is installed; import this before it, or what imports it.
 
-Beside a CPU build of torch, torchvision's compiled operators do not load and its import fails, and
-with it torchmetrics', Lightning's and that of transformers' Trainer: it registers shape functions
-for operators that are not there. Declaring their schemas is enough for models, transforms and data
-sets; only box operators, which nobody needs here, stay out.
+With a CPU build of torch, torchvision's compiled operators may not load. Its import then fails, as
+it registers shape functions for missing operators, and so do imports of torchmetrics, Lightning and
+transformers' Trainer. Declaring the operators' schemas is enough for models, transforms and data
+sets; only box operators, which are not used here, stay unavailable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ try:
     if find_spec("torchvision"):
         import torchvision  # noqa: F401
 except RuntimeError:
-    # Kept for as long as the process lives: the declarations go with the library object.
+    # Kept alive, since the declarations are dropped with the library object.
     _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for _name in ("nms", "qnms"):
         _schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

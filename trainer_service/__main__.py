@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from agent_service.lifeline import end_on_interrupt
+from agent_service.shutdown import end_on_interrupt
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from agent_service.domain.checks import quoted
 from agent_service.domain.errors import NotFound, invalid
 from agent_service.domain.runs import RunState
 from agent_service.domain.store import Durability
-from agent_service.lifeline import end_on_interrupt, end_with_stdin
 from agent_service.rules.capacity import Capacity
 from agent_service.serving.access import FILE, Target, agent_option, connect
 from agent_service.serving.command import (
@@ -31,6 +30,7 @@ from agent_service.serving.command import (
     run_command,
 )
 from agent_service.serving.options import serving_options, start_service_log
+from agent_service.shutdown import end_on_interrupt, end_with_stdin
 from agent_service.text import decoded
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire.pem import check_no_secret

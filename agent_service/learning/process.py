@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
-from agent_service.lifeline import shielding_from_interrupts
+from agent_service.shutdown import shielding_from_interrupts
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ def test_marks_and_line_ends_of_editors_are_read(tmp_path: Path, encoding: str, 
     [
         (TEXT.encode("latin-1"), r"is not in UTF-8 \(a byte 0xe9 after .*; save it as UTF-8"),
         (TEXT.encode("cp437"), "is not in UTF-8"),
-        (TEXT.encode("utf-16-le"), "has zero bytes: binary, or UTF-16 unmarked"),
+        (TEXT.encode("utf-16-le"), "is binary, or UTF-16 without a mark"),
         (b"\xff\xfea\x00,\x00b", "is not in UTF-16"),
         (b"\xff\xfea\x00\x00\xd8a\x00", "is not in UTF-16"),
         (b"\xef\xbb\xbfa,b\n\xe9", "is not in UTF-8 "),
@@ -69,10 +69,10 @@ def test_blank_rows_quotes_and_spaces_are_no_fault(tmp_path: Path, text: str) ->
     ("text", "message"),
     [
         ("", r"a\.csv: has the columns \[\]"),
-        ("a;b\n1;2\n", r"has the columns \['a;b'\]; \['a', 'b'\] are needed"),
+        ("a;b\n1;2\n", r"has the columns \['a;b'\]; \['a', 'b'\] are required"),
         ("a,b\n\n1\n", r"line 3: has 1 columns, not 2"),
         ("a,b\n1,2,3\n", r"line 2: has 3 columns, not 2"),
-        ('a,b\n"' + "1" * 200_000, r"is no CSV"),
+        ('a,b\n"' + "1" * 200_000, r"is not CSV"),
     ],
 )
 def test_a_wrong_row_is_told_by_file_and_line(tmp_path: Path, text: str, message: str) -> None:

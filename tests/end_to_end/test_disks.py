@@ -79,7 +79,7 @@ def test_a_service_outlives_a_disk_that_takes_no_more(tmp_path: Path, kind: str)
             stored = client.get_run("r").reported_chunks
             assert stored == run.action.chunk_index - 1, "what was answered, and no more"
             os.kill(learner, signal.SIGCONT)
-            wait_for(lambda: "nothing is learned: the store failed" in log.read_text())
+            wait_for(lambda: "learning is suspended: the store failed" in log.read_text())
         report(run)
         wait_for(lambda: client.get_controller("c").policy_version == 2)
         run.finish()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent_service.domain.errors import AgentError
-from agent_service.lifeline import end_on_interrupt
 from agent_service.serving.access import FILE, Access, Target, access_options
 from agent_service.serving.command import (
     LONGEST_SECONDS,
@@ -23,6 +22,7 @@ from agent_service.serving.command import (
     run_command,
 )
 from agent_service.serving.options import serving_options, start_service_log
+from agent_service.shutdown import end_on_interrupt
 from agent_service.wire.addresses import TRAINER_PORT, address_to_call
 from trainer_service.cli.datasets import datasets
 from trainer_service.cli.options import options_of, training_options, training_spec

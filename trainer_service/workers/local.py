@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 
-from agent_service.lifeline import shielding_from_interrupts
+from agent_service.shutdown import shielding_from_interrupts
 from trainer_service.config import TrainerConfig
 from trainer_service.run import EventContent, Run, RunState, StateChanged
 from trainer_service.workers.pipe import CANCEL, PREEMPT, EventReceiver

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 import torch
 
 from agent_service.client import AgentClient
-from agent_service.lifeline import end_with_parent
 from agent_service.serving.logs import start_logging
 from agent_service.serving.tracing import trace_clients, tracing
+from agent_service.shutdown import end_with_parent
 from trainer_service.config import TrainerConfig
 from trainer_service.run import Run
 from trainer_service.training.checkpoint import Pace

@@ -67,7 +67,7 @@ def overwrite(store: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "moved": (lambda store: store.rename(store.with_name("moved.db")), "put that very file back"),
+    "moved": (lambda store: store.rename(store.with_name("moved.db")), "put that file back"),
     "replaced": (lambda store: store.with_name("backup.db").rename(store), "restart the service"),
     "deleted": (delete_all, "moved, deleted or replaced"),
     "cut": (cut, "restore a copy only if that fails"),
@@ -197,7 +197,7 @@ def test_the_learner_makes_no_store_in_place_of_one_that_was_deleted(tmp_path: P
         client.create_controller(spec(algorithm=FAST))
         wait_for(lambda: "-shm" in str(list(tmp_path.iterdir())))
         delete_all(tmp_path / "agent.db")
-        wait_for(lambda: "nothing is learned: " in (tmp_path / "log").read_text())
+        wait_for(lambda: "learning is suspended: " in (tmp_path / "log").read_text())
         assert not (tmp_path / "agent.db").exists()
 
 

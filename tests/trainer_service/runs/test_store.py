@@ -224,7 +224,7 @@ def test_a_moved_store_stores_nothing_elsewhere(tmp_path: Path) -> None:
     failed = StateChanged(state=RunState.FAILED, cause="")
     (tmp_path / "runs.db").rename(tmp_path / "moved.db")
 
-    with pytest.raises(Unavailable, match="put that very file back"):
+    with pytest.raises(Unavailable, match="put that file back"):
         store.append("r", failed)
     assert not (tmp_path / "runs.db").exists()
     (tmp_path / "moved.db").rename(tmp_path / "runs.db")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agent_service.lifeline import end_with_parent
+from agent_service.shutdown import end_with_parent
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.files import ImageFiles
 from trainer_service.training.datasets.memory import Memory, fits, free_bytes

@@ -122,8 +122,8 @@ def test_a_wrong_official_set_is_told_by_file(tmp_path: Path, what: str, message
         ("1/training1.jpg", "../1/training1.jpg", "line 3: '../1/training1.jpg' is outside of"),
         ("1/training1.jpg", "0/training0.jpg", "line 3: .* is also in .*training.csv, line 2;"),
         ("1.0;2.0,1,0.1,-0.2", f"1.0;2.0,{'9' * 500},0.1,-0.2", r"'9{40}\.\.\. \(500 char"),
-        ("1.0;2.0,1,0.1,-0.2", "1.0", "line 3: has 6 columns, not 9; it is cut"),
-        ("expression", "emotion", "'subDirectory_filePath'] are needed"),
+        ("1.0;2.0,1,0.1,-0.2", "1.0", "line 3: has 6 columns, not 9; is the file truncated"),
+        ("expression", "emotion", "'subDirectory_filePath'] are required"),
     ],
 )
 def test_a_wrong_list_is_told_by_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""How a service's processes end: on Ctrl-C, and with the one that started them."""
+"""Ends a service's processes: on Ctrl-C, and when their parent has gone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _STDIN = 0
 
 
 def end_on_interrupt() -> None:
-    """Let Ctrl-C end this process at once and without a word, while nothing is to be kept.
+    """Let Ctrl-C end this process at once and silently, while there is nothing to save.
 
-    As an exception it would come up anywhere: in an import, or in the interpreter's end.
+    KeyboardInterrupt could be raised anywhere, even in an import or at the interpreter's exit.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -25,12 +25,12 @@ def end_on_interrupt() -> None:
 
 @contextmanager
 def shielding_from_interrupts() -> Iterator[None]:
-    """Shield the processes that this thread starts meanwhile from SIGINT, from their first moment.
+    """Block SIGINT in processes that this thread starts within the context.
 
-    Ctrl-C in a terminal reaches a whole group; what it means is the service's to decide. What a
-    thread blocks, the processes that it starts block, too.
+    Ctrl-C in a terminal signals the whole process group, but only the service must react. Child
+    processes inherit the signal mask of the thread that starts them.
     """
-    resource_tracker.ensure_running()  # multiprocessing's own, whose start unblocks it again
+    resource_tracker.ensure_running()  # first, since starting it would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -39,9 +39,9 @@ def shielding_from_interrupts() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this process at once when the one that started it is gone, however it went."""
+    """Exit this process as soon as its parent has gone, however that ended."""
     parent = multiprocessing.parent_process()
-    assert parent is not None, "only for processes that multiprocessing started"
+    assert parent is not None, "only for processes started by multiprocessing"
 
     def watch() -> None:
         wait([parent.sentinel])
@@ -51,10 +51,10 @@ def end_with_parent() -> None:
 
 
 def end_with_stdin() -> None:
-    """Ask this process to end, by SIGTERM, when whoever holds its standard input is gone."""
+    """Send SIGTERM to this process when its standard input is closed."""
 
     def watch() -> None:
-        # Not by sys.stdin, whose lock a thread that reads would hold at the interpreter's end.
+        # Not by sys.stdin: a reading thread would hold its lock at the interpreter's exit.
         while os.read(_STDIN, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
