@@ -29,7 +29,7 @@ from trainer_service.run import (
 )
 
 _SPEC = TypeAdapter(RunSpec)
-_WHAT: TypeAdapter[EventContent] = TypeAdapter(EventContent)
+_CONTENT: TypeAdapter[EventContent] = TypeAdapter(EventContent)
 VERSION = 2
 """Stored as SQLite's `user_version`: 0 in the first release; up to 1, runs had no parents.
 
@@ -173,7 +173,7 @@ class RunStore:
             "INSERT INTO events SELECT key, "
             "(SELECT coalesce(max(number), 0) + 1 FROM events WHERE run_key = key), ?, ? "
             "FROM runs WHERE id = ?",
-            (now, _WHAT.dump_json(what).decode(), run_id),
+            (now, _CONTENT.dump_json(what).decode(), run_id),
         )
         for column, value in _changes(what).items():
             self._connection.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", (value, run_id))
@@ -223,7 +223,7 @@ class RunStore:
             (run_id, after),
         )
         return [
-            Event(index=row["number"], time=row["time"], what=_WHAT.validate_json(row["what"]))
+            Event(index=row["number"], time=row["time"], what=_CONTENT.validate_json(row["what"]))
             for row in rows
         ]
 
@@ -267,20 +267,11 @@ def _changes(what: EventContent) -> dict[str, Any]:
         case ChunkTrained():
             return {"trained_chunks": what.chunk.index}
         case Finished():
-            return {"result": _WHAT.dump_json(what).decode()}
+            return {"result": _CONTENT.dump_json(what).decode()}
 
 
 def _run(row: sqlite3.Row) -> Run:
-    result = None if row["result"] is None else _WHAT.validate_json(row["result"])
-    assert result is None or isinstance(result, Finished)
-    return Run(
-        id=row["id"],
-        key=row["key"],
-        spec=_SPEC.validate_json(row["spec"]),
-        state=RunState(row["state"]),
-        cause=row["cause"],
-        trained_chunks=row["trained_chunks"],
-        planned_chunks=row["planned_chunks"],
-        result=result,
-        created_at=row["created_at"],
-    )
+    """Return the run of a row, whose columns are named as its fields."""
+    result = None if row["result"] is None else _CONTENT.validate_json(row["result"])
+    spec, state = _SPEC.validate_json(row["spec"]), RunState(row["state"])
+    return Run(**dict(row) | {"spec": spec, "state": state, "result": result})
