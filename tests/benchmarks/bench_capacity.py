@@ -180,7 +180,7 @@ def filled_store(folder: Path, count: int, console: Console) -> Iterator[Filled]
     options = ("--durability", Durability.PROCESS.value)
     with AgentProcess(path, *options) as agent:
         asyncio.run(load.create(agent.address, bench_agent.WAITS))
-        decide_template(agent, bench_agent.WAITS.name)
+        decide_template(agent.address, bench_agent.WAITS.name)
     with Progress(console=console) as bars:
         task = bars.add_task("rows of the filled store", total=count)
         made = fill(path, rows=count, told=lambda done: bars.update(task, completed=done))

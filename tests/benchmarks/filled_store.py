@@ -18,7 +18,6 @@ from agent_service.client import AgentClient, Mode, Outcome
 from agent_service.store.rows.checksums import checksum
 from agent_service.store.sql.schema import decisions, runs
 from tests.benchmarks import load
-from tests.end_to_end.processes import AgentProcess
 
 CHUNKS = 999
 """Of each run, which so has 1,000 decisions."""
@@ -27,9 +26,9 @@ _AT_ONCE = 100
 """Copies in a transaction."""
 
 
-def decide_template(agent: AgentProcess, controller: str, *, chunks: int = CHUNKS) -> None:
+def decide_template(address: str, controller: str, *, chunks: int = CHUNKS) -> None:
     """Let a service decide the run that is copied."""
-    with AgentClient(agent.address) as client:
+    with AgentClient(address) as client:
         run = client.run(controller, run_id=_TEMPLATE, mode=Mode.FROZEN)
         for chunk in range(1, chunks + 1):
             report = load.report(_TEMPLATE, chunk)

@@ -26,7 +26,7 @@ from tests.end_to_end.processes import (
     learners,
     wait_for,
 )
-from tests.given import run_command
+from tests.given import ServedAgent, run_command
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=2)
 
@@ -41,39 +41,35 @@ def report(run: Run, number: int, chunk: int) -> None:
 
 
 def test_a_killed_service_goes_on_with_every_live_run(tmp_path: Path) -> None:
-    """After SIGKILL and restart each live run's next report is answered, and the log verifies."""
+    """After SIGKILL and restart each live run's next report is answered, and the log verifies.
+
+    The learner ends, too: nobody is left behind who writes to the store.
+    """
     with AgentProcess(tmp_path / "agent.db") as agent:
         with AgentClient(agent.address) as client:
             client.create_controller(spec(algorithm=FAST))
             runs = [client.run("c", run_id=f"r{i}") for i in range(8)]
-            for kill in range(3):
-                for chunk in range(5 * kill + 1, 5 * kill + 6):
-                    for number, run in enumerate(runs):
-                        report(run, number, chunk)
-                wait_for(lambda: client.get_controller("c").ready_transitions < 32)
-                log = list(client.transitions())
-                agent.kill()
-                agent.start()
-                assert [t.position for t in client.transitions()] == [t.position for t in log]
+            for chunk in range(1, 6):
+                for number, run in enumerate(runs):
+                    report(run, number, chunk)
+            wait_for(lambda: client.get_controller("c").ready_transitions < 32)
+            log = list(client.transitions())
+            left = children(agent.process.pid)
+            assert left
+            agent.kill()
+            wait_for(lambda: not any(is_alive(pid) for pid in left))
+            agent.start()
+            assert [t.position for t in client.transitions()] == [t.position for t in log]
             for number, run in enumerate(runs):
-                report(run, number, 16)
+                report(run, number, 6)
                 run.finish()
-            assert len(list(client.transitions())) == 8 * 16
+            assert len(list(client.transitions())) == 8 * 6
         assert agent.stop() == 0
-    assert verify_store(agent.url) == 8 * 17
-
-
-def test_a_killed_service_takes_its_learner_along(tmp_path: Path) -> None:
-    """SIGKILL leaves nobody behind who writes to the store."""
-    with AgentProcess(tmp_path / "agent.db") as agent:
-        wait_for(lambda: len(children(agent.process.pid)) >= 1)
-        left = children(agent.process.pid)
-        agent.kill()
-        wait_for(lambda: not any(is_alive(pid) for pid in left))
+    assert verify_store(agent.url) == 8 * 7
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the process's")
-def test_learning_yields_to_serving_but_not_while_it_writes(tmp_path: Path) -> None:
+def test_learning_yields_to_serving_but_not_while_it_writes(agent: AgentProcess) -> None:
     """What it does has a lower priority, all but what others wait for."""
 
     def worked(*, above: int) -> float:
@@ -87,16 +83,16 @@ def test_learning_yields_to_serving_but_not_while_it_writes(tmp_path: Path) -> N
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec(algorithm=FAST))
+    with AgentClient(agent.address) as client:
+        client.create_controller(spec("yields", FAST))
         # Until the first update, libraries are loaded, and threads of theirs begin.
         began: list[float] = []
         ended: list[float] = []
         for seen, updates in ((began, 1), (ended, 8)):
-            with client.run("c") as run:
+            with client.run("yields") as run:
                 for chunk in range(1, 1 + updates * 32):
                     report(run, 0, chunk)
-            wait_for(lambda: client.get_controller("c").ready_transitions == 0)
+            wait_for(lambda: client.get_controller("yields").ready_transitions == 0)
             seen += [worked(above=0), worked(above=10)]
 
     writing, learning = (after - before for after, before in zip(ended, began, strict=True))
@@ -111,8 +107,9 @@ def test_each_transition_is_learned_from_once(tmp_path: Path) -> None:
             with client.run("c", run_id=f"r{number}") as run:
                 for chunk in range(1, 21):
                     report(run, number, chunk)
-            agent.kill()
-            agent.start()
+            if number in (2, 5):
+                agent.kill()
+                agent.start()
         wait_for(lambda: client.get_controller("c").ready_transitions == 0)
 
         learned = [t.learned_in for t in client.transitions()]
@@ -132,7 +129,7 @@ def test_interleaved_runs_never_leak_into_one_another(tmp_path: Path) -> None:
         return actions
 
     def steer_all(path: Path, workers: int) -> list[list[dict[str, float]]]:
-        with AgentProcess(path) as agent, AgentClient(agent.address) as client:
+        with ServedAgent(path) as agent, AgentClient(agent.address) as client:
             slow = PPOSettings(rollout_size=50_000)
             for name, seed in (("a", 1), ("b", 2)):
                 client.create_controller(spec(name, slow, seed=seed))
@@ -147,40 +144,38 @@ def test_interleaved_runs_never_leak_into_one_another(tmp_path: Path) -> None:
     assert len({str(actions) for actions in together}) == 50
 
 
-def test_a_frozen_controller_never_learns(tmp_path: Path) -> None:
+def test_a_frozen_controller_never_learns(agent: AgentProcess) -> None:
     """Frozen runs explore nothing and leave the policy as it is."""
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec(algorithm=FAST), Mode.FROZEN)
+    with AgentClient(agent.address) as client:
+        client.create_controller(spec("never", FAST), Mode.FROZEN)
         client.create_controller(spec("other", FAST))
-        for name in ("c", "other"):
+        for name in ("never", "other"):
             for number in range(2):
                 with client.run(name) as run:
                     for chunk in range(1, 20):
                         report(run, number, chunk)
         wait_for(lambda: client.get_controller("other").policy_version == 2)
 
-        assert client.get_controller("c").policy_version == 1
-        assert not any(t.action.explored for t in client.transitions(controller="c"))
-        assert {t.use for t in client.transitions(controller="c")} == {pb.USE_RECORDED}
+        assert client.get_controller("never").policy_version == 1
+        log = list(client.transitions(controller="never"))
+        assert not any(t.action.explored for t in log)
+        assert {t.use for t in log} == {pb.USE_RECORDED}
 
 
-def test_baselines_answer_by_the_same_calls(tmp_path: Path) -> None:
+def test_baselines_answer_by_the_same_calls(served: ServedAgent, client: AgentClient) -> None:
     """A random controller's actions stay in range; its log verifies as PPO's does."""
-    with AgentProcess(tmp_path / "agent.db") as agent:
-        with AgentClient(agent.address) as client:
-            client.create_controller(spec(algorithm=RandomSettings(), reward=Reward.VALIDATION))
-            with client.run("c") as run:
-                for chunk in range(1, 51):
-                    assert 0 <= run.hyperparameters["dropout"] <= 0.9
-                    report(run, 0, chunk)
-        agent.stop()
-    assert verify_store(agent.url) == 51
+    client.create_controller(spec(algorithm=RandomSettings(), reward=Reward.VALIDATION))
+    with client.run("c") as run:
+        for chunk in range(1, 51):
+            assert 0 <= run.hyperparameters["dropout"] <= 0.9
+            report(run, 0, chunk)
+    assert verify_store(served.url) == 51
 
 
 def test_the_learner_loads_torch_when_a_controller_learns(tmp_path: Path) -> None:
     """A service of baselines does not hold it; no first update waits for it."""
     with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec("frozen", FAST), Mode.FROZEN)
+        client.create_controller(spec("never", FAST), Mode.FROZEN)
         client.create_controller(spec("random", RandomSettings()))
         wait_for(lambda: has_opened_its_store(agent))
         with client.run("random") as run:
@@ -203,14 +198,13 @@ def holds_torch(agent: AgentProcess) -> bool:
     return "libtorch" in Path(f"/proc/{learner}/maps").read_text()
 
 
-def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_taken_port_is_said_in_one_line(agent: AgentProcess, tmp_path: Path) -> None:
     """A second server on the port ends with exit code 1 and no traceback."""
-    with AgentProcess(tmp_path / "one.db") as agent:
-        command = [*command_of("agent_service"), "serve"]
-        command += ["--listen", agent.address, "--store", f"sqlite:///{tmp_path}/two.db"]
-        second = subprocess.run(
-            [*command, "--metrics-port", "0"], capture_output=True, text=True, timeout=60
-        )
+    command = [*command_of("agent_service"), "serve"]
+    command += ["--listen", agent.address, "--store", f"sqlite:///{tmp_path}/two.db"]
+    second = subprocess.run(
+        [*command, "--metrics-port", "0"], capture_output=True, text=True, timeout=60
+    )
 
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1

@@ -26,12 +26,6 @@ from trainer_service.v1 import trainer_pb2 as pb
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerProcess]:
-    with TrainerProcess(tmp_path_factory.mktemp("trainer")) as trainer:
-        yield trainer
-
-
-@pytest.fixture(scope="module")
 def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=60) as client:
         yield client
@@ -184,7 +178,7 @@ def test_who_goes_on_is_the_run_that_was_planned_so_long(
     trainer: TrainerProcess, client: TrainerClient, parent: str
 ) -> None:
     """Chunks, weights and scores to the bit, through a kill and a grandchild; twice is the same."""
-    whole = run(client, "whole", WHOLE).result
+    whole = run(client, "unparted", WHOLE).result
     client.submit("goes-on", part(16, parent=parent))
     wait_for(lambda: client.get("goes-on").trained_chunks > 5)
     for process in trainer.run_processes():
@@ -196,7 +190,7 @@ def test_who_goes_on_is_the_run_that_was_planned_so_long(
     again = client.submit("goes-on", part(16, parent=parent))
 
     assert [chunk.index for chunk in parts[1]] == list(range(5, 17))
-    assert [*parts[0], *parts[1], *parts[2]] == chunks_of(client, "whole")
+    assert [*parts[0], *parts[1], *parts[2]] == chunks_of(client, "unparted")
     assert (end.trained_chunks, end.planned_chunks) == (20, 20)
     for result in (whole, end.result):
         result.ClearField("seconds")

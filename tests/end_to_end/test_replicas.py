@@ -18,6 +18,7 @@ from agent_service.client import AgentClient, PPOSettings, RandomSettings, Run
 from agent_service.domain.errors import AlreadyExists, Unavailable
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, command_of, wait_for
+from tests.given import ServedAgent
 from tests.postgresql import PostgresServer, running_server
 
 RACES = int(os.environ.get("RACES", "200"))
@@ -176,7 +177,7 @@ def test_a_database_that_crashes_costs_nothing_that_was_acknowledged() -> None:
         with running_server(Path(folder) / "server") as database:
             url = database.new_database()
             with (
-                AgentProcess(url) as agent,
+                ServedAgent(url) as agent,
                 # No patience: what the service says is what the caller sees.
                 AgentClient(agent.address, budget_seconds=0.2) as client,
             ):

@@ -20,9 +20,9 @@ from tests.end_to_end.processes import (
     AgentProcess,
     ServiceProcess,
     TrainerProcess,
-    command_of,
     wait_for,
 )
+from tests.given import run_command
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.run import RunState, StateChanged
@@ -145,7 +145,9 @@ def test_a_child_trains_through_secured_services(
 
 @NEEDS_OPENSSL
 def test_commands_prove_who_they_are(
-    secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
+    secrets: Path,
+    services: tuple[ServiceProcess, ServiceProcess],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By options, and by variables of the environment for all commands at once."""
     agent, trainer = services
@@ -153,24 +155,17 @@ def test_commands_prove_who_they_are(
         ("agent_service", "--agent", agent.address, "controllers"),
         ("trainer_service", "--trainer", trainer.address, "runs"),
     ):
-        command = command_of(package)
-        variables = {
-            f"{package.upper()}_{name}": str(secrets / file)
-            for name, file in (
-                ("CA", "ca.pem"),
-                ("CERTIFICATE", "client.pem"),
-                ("KEY", "client.key"),
-                ("TOKEN", "run.token"),
-            )
-        }
+        for name, file in (
+            ("CA", "ca.pem"),
+            ("CERTIFICATE", "client.pem"),
+            ("KEY", "client.key"),
+            ("TOKEN", "run.token"),
+        ):
+            monkeypatch.setenv(f"{package.upper()}_{name}", str(secrets / file))
         for asked in (listed, "health"):
-            subprocess.run(
-                [*command, asked, option, address], check=True, env=variables, capture_output=True
-            )
-        del variables[f"{package.upper()}_TOKEN"]
-        ended = subprocess.run(
-            [*command, listed, option, address], env=variables, capture_output=True, text=True
-        )
+            assert run_command(package, asked, option, address).returncode == 0
+        monkeypatch.delenv(f"{package.upper()}_TOKEN")
+        ended = run_command(package, listed, option, address)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "no token" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
@@ -283,16 +278,15 @@ def test_certificates_are_renewed_under_the_same_authority(tmp_path: Path) -> No
 )
 @pytest.mark.parametrize("package", ["agent_service", "trainer_service"])
 def test_bad_usage_of_a_service_makes_nothing(
-    package: str, options: list[str], says: str, tmp_path: Path
+    package: str,
+    options: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is refused in one line, without a secret, before there is a store."""
-    ended = subprocess.run(
-        [*command_of(package), "serve", "--metrics-port", "0", *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    monkeypatch.chdir(tmp_path)
+    ended = run_command(package, "serve", "--metrics-port", "0", *options)
     assert ended.returncode == 2
     assert says in ended.stderr
     assert "hush" not in ended.stderr

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +23,10 @@ from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Method
 from trainer_service.v1 import trainer_pb2 as pb
 
-CHUNKS = 24
+CHUNKS = 20
 """Of runs that are disturbed: some seconds of training."""
+FEW = 8
+"""Of runs that go on until they are told to, or that nobody disturbs."""
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +45,18 @@ def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
         yield client
 
 
-@contextmanager
-def pairs(
-    folder: Path, *options: str, agent: str = "127.0.0.1:9"
-) -> Iterator[tuple[TrainerProcess, TrainerClient]]:
-    """Give a service that stacks two and gives nobody a second chance; by default without agent."""
-    options = ("--together", "2", "--restarts", "0", *options)
-    with (
-        TrainerProcess(folder, *options, agent=agent) as trainer,
-        TrainerClient(trainer.address, budget_seconds=60) as client,
-    ):
-        yield trainer, client
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerProcess]:
+    """A service that stacks two and gives nobody a second chance; its agent is away."""
+    options = ("--together", "2", "--restarts", "0", "--data-memory", "streamed")
+    with TrainerProcess(tmp_path_factory.mktemp("strict"), *options) as strict:
+        yield strict
+
+
+@pytest.fixture
+def strictly(strict: TrainerProcess) -> Iterator[TrainerClient]:
+    with TrainerClient(strict.address, budget_seconds=60) as client:
+        yield client
 
 
 def like(method: Method = Method.D, *, chunks: int, seed: int, named: str = "rd") -> RunSpec:
@@ -105,7 +107,7 @@ def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
     trainer: TrainerProcess, client: TrainerClient, frozen_agent: AgentProcess
 ) -> None:
     """Chunks, values and log of each are its own; another spec waits for a process of its own."""
-    specs = {f"rd-{seed}": like(Method.RD, chunks=CHUNKS, seed=seed) for seed in range(3)}
+    specs = {f"rd-{seed}": like(Method.RD, chunks=FEW, seed=seed) for seed in range(3)}
     submit(client, {"rd-0": specs["rd-0"], "other": like(chunks=2, seed=0), **specs})
     wait_for_chunks(client, list(specs))
     processes, other = trainer.run_processes(), client.get("other").state
@@ -216,12 +218,15 @@ def test_runs_handed_back_while_they_wait_for_the_agent_lose_nothing(
     frozen_agent: AgentProcess, tmp_path: Path
 ) -> None:
     """SIGTERM of the service while one waits to report a chunk, and the other with its own."""
-    specs = {f"waits-{seed}": like(Method.RD, chunks=CHUNKS, seed=seed) for seed in range(2)}
+    specs = {f"waits-{seed}": like(Method.RD, chunks=FEW, seed=seed) for seed in range(2)}
     # Their first checkpoints are those that they are handed back with.
-    options = ("--checkpoint-seconds", "1000")
-    with pairs(tmp_path, *options, agent=frozen_agent.address) as (trainer, client):
+    options = ("--together", "2", "--restarts", "0", "--checkpoint-seconds", "1000")
+    with (
+        TrainerProcess(tmp_path, *options, agent=frozen_agent.address) as trainer,
+        TrainerClient(trainer.address, budget_seconds=60) as client,
+    ):
         submit(client, specs)
-        wait_for_chunks(client, list(specs), 4)
+        wait_for_chunks(client, list(specs), 2)
         frozen_agent.stop()
         wait_for(lambda: all("waits for" in client.get(run_id).cause for run_id in specs))
         assert trainer.stop() == 0
@@ -232,52 +237,51 @@ def test_runs_handed_back_while_they_wait_for_the_agent_lose_nothing(
             assert len(causes(client, run_id, RunState.QUEUED)) == 2
 
 
-def test_runs_that_got_nowhere_together_are_tried_alone(tmp_path: Path) -> None:
+def test_runs_that_got_nowhere_together_are_tried_alone(
+    strict: TrainerProcess, strictly: TrainerClient
+) -> None:
     """One of them may be the cause, so none fails for it, and the next start has one only."""
-    names = ("first", "second")
-    with pairs(tmp_path) as (trainer, client):
-        submit(client, {name: like(Method.RD, chunks=1, seed=n) for n, name in enumerate(names)})
-        wait_for(lambda: all("waits for" in client.get(name).cause for name in names))
-        (process,) = trainer.run_processes()
-        os.kill(process, signal.SIGKILL)
-        wait_for(lambda: "code -9" in client.get("second").cause)
-        wait_for(lambda: "waits for" in client.get("first").cause)
-        alone = client.get("second").state
-        for name in names:
-            client.cancel(name)
-        ends = [causes(client, name, RunState.CANCELLED) for name in names]
+    names, client = ("first", "second"), strictly
+    submit(client, {name: like(Method.RD, chunks=1, seed=n) for n, name in enumerate(names)})
+    wait_for(lambda: all("waits for" in client.get(name).cause for name in names))
+    (process,) = strict.run_processes()
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: "code -9" in client.get("second").cause)
+    wait_for(lambda: "waits for" in client.get("first").cause)
+    alone = client.get("second").state
+    for name in names:
+        client.cancel(name)
 
     assert alone == pb.RUN_STATE_QUEUED
-    assert ends == [[""], [""]]
+    for name in names:
+        assert causes(client, name, RunState.CANCELLED) == [""]
 
 
-def test_who_is_cancelled_need_not_wait_with_the_others(tmp_path: Path) -> None:
+def test_who_is_cancelled_need_not_wait_with_the_others(strictly: TrainerClient) -> None:
     """While the first waits for the agent, the second leaves, and then itself."""
-    with pairs(tmp_path) as (_trainer, client):
-        submit(client, {f"w{seed}": like(Method.RD, chunks=1, seed=seed) for seed in range(2)})
-        wait_for(lambda: "waits for" in client.get("w1").cause)
-        ends = []
-        for name in ("w1", "w0"):
-            client.cancel(name)
-            ends.append(causes(client, name, RunState.CANCELLED))
-
-    assert ends == [[""], [""]]
+    submit(strictly, {f"w{seed}": like(Method.RD, chunks=1, seed=seed) for seed in range(2)})
+    wait_for(lambda: "waits for" in strictly.get("w1").cause)
+    for name in ("w1", "w0"):
+        strictly.cancel(name)
+        assert causes(strictly, name, RunState.CANCELLED) == [""]
 
 
-def test_an_image_that_gets_lost_fails_each_run_by_itself(tmp_path: Path) -> None:
+def test_an_image_that_gets_lost_fails_each_run_by_itself(
+    strict: TrainerProcess, strictly: TrainerClient
+) -> None:
     """The chunk of both fails; then each is tried alone, and its cause names the image."""
-    write_classes(tmp_path / "faces")
+    faces = strict.store.with_name("faces")
+    write_classes(faces)
     data = {"dataset": "folder:faces", "image_size": 8, "training_size": None}
     specs = {}
     for seed in range(2):
         spec = like(chunks=ENDLESS, seed=seed)
         specs[f"lost-{seed}"] = replace(spec, training=replace(spec.training, **data))  # type: ignore[arg-type]
-    with pairs(tmp_path, "--data-memory", "streamed") as (_trainer, client):
-        submit(client, specs)
-        wait_for_chunks(client, list(specs))
-        for path in (tmp_path / "faces").rglob("*.png"):
-            path.write_bytes(b"no image")
-        for run_id in specs:
-            (cause,) = causes(client, run_id, RunState.FAILED)
-            assert ".png" in cause
-            assert "2 stacked children: DataError" in causes(client, run_id, RunState.QUEUED)[1]
+    submit(strictly, specs)
+    wait_for_chunks(strictly, list(specs))
+    for path in faces.rglob("*.png"):
+        path.write_bytes(b"no image")
+    for run_id in specs:
+        (cause,) = causes(strictly, run_id, RunState.FAILED)
+        assert ".png" in cause
+        assert "2 stacked children: DataError" in causes(strictly, run_id, RunState.QUEUED)[1]

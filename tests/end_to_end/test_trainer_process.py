@@ -40,20 +40,6 @@ from trainer_service.training.spec import Method, hyperparameters
 from trainer_service.v1 import trainer_pb2 as pb
 
 
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
-        yield agent
-
-
-@pytest.fixture(scope="module")
-def trainer(
-    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
-) -> Iterator[TrainerProcess]:
-    with TrainerProcess(tmp_path_factory.mktemp("trainer"), agent=agent.address) as trainer:
-        yield trainer
-
-
 @pytest.fixture
 def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=10) as client:
