@@ -11,8 +11,13 @@ from trainer_service.training.spec import Method
 
 @pytest.fixture(scope="session")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    """An agent with default options, for tests that leave it running."""
+    """An agent with default options, for tests that leave it running.
+
+    It has a frozen controller, `rd`, which decides the same however often it is asked.
+    """
     with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
+        with AgentClient(agent.address, budget_seconds=60) as client:
+            client.create_controller(controller(Method.RD), Mode.FROZEN)
         yield agent
 
 
@@ -20,15 +25,11 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
 def trainer(
     tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
 ) -> Iterator[TrainerProcess]:
-    """A trainer with default options that asks it, for tests that leave it running and idle."""
-    with TrainerProcess(tmp_path_factory.mktemp("trainer"), agent=agent.address) as trainer:
+    """A trainer that asks it, for tests that leave it running and idle.
+
+    Its runs keep a checkpoint at each chunk, and are shown in TensorBoard.
+    """
+    folder = tmp_path_factory.mktemp("trainer")
+    options = ("--checkpoint-seconds", "0", "--tensorboard", str(folder / "board"))
+    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
         yield trainer
-
-
-@pytest.fixture(scope="session")
-def frozen_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    """An agent with one frozen controller, `rd`: it decides the same however often it is asked."""
-    with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
-        with AgentClient(agent.address, budget_seconds=60) as client:
-            client.create_controller(controller(Method.RD), Mode.FROZEN)
-        yield agent

@@ -48,13 +48,11 @@ def cluster() -> Iterator[RayCluster]:
 
 
 @pytest.fixture
-def trainer(
-    tmp_path: Path, frozen_agent: AgentProcess, cluster: RayCluster
-) -> Iterator[TrainerProcess]:
+def trainer(tmp_path: Path, agent: AgentProcess, cluster: RayCluster) -> Iterator[TrainerProcess]:
     """A service whose runs train there, and keep a checkpoint at each chunk."""
     options = ("--executor", "ray", "--address", cluster.address, "--gpus-per-process", "0.5")
     stored = ("--storage", f"local://{tmp_path}/shared", "--checkpoint-seconds", "0")
-    trainer = TrainerProcess(tmp_path, *options, *stored, agent=frozen_agent.address, parallel=3)
+    trainer = TrainerProcess(tmp_path, *options, *stored, agent=agent.address, parallel=3)
     trainer.log = tmp_path / "log"
     with trainer:
         yield trainer
@@ -105,11 +103,11 @@ def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str]) -> None:
 
 @pytest.fixture
 def at_home(
-    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
+    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
 ) -> dict[str, list[EventContent]]:
     """Events of the runs without disturbance, one after another on this machine."""
     with (
-        TrainerProcess(tmp_path_factory.mktemp("home"), agent=frozen_agent.address) as trainer,
+        TrainerProcess(tmp_path_factory.mktemp("home"), agent=agent.address) as trainer,
         TrainerClient(trainer.address, budget_seconds=60) as client,
     ):
         submit(client, {f"home-{run_id}": spec for run_id, spec in RUNS.items()})

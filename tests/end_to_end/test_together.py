@@ -31,11 +31,11 @@ FEW = 8
 
 @pytest.fixture(scope="module")
 def trainer(
-    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
+    tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
 ) -> Iterator[TrainerProcess]:
     folder = tmp_path_factory.mktemp("trainer")
     options = ("--together", "3", "--checkpoint-seconds", "0.3")
-    with TrainerProcess(folder, *options, agent=frozen_agent.address) as trainer:
+    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
         yield trainer
 
 
@@ -104,7 +104,7 @@ def check_as_alone(chunks: Sequence[Chunk], spec: RunSpec) -> None:
 
 
 def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
-    trainer: TrainerProcess, client: TrainerClient, frozen_agent: AgentProcess
+    trainer: TrainerProcess, client: TrainerClient, agent: AgentProcess
 ) -> None:
     """Chunks, values and log of each are its own; another spec waits for a process of its own."""
     specs = {f"rd-{seed}": like(Method.RD, chunks=FEW, seed=seed) for seed in range(3)}
@@ -113,7 +113,7 @@ def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
     processes, other = trainer.run_processes(), client.get("other").state
     chunks = {run_id: chunks_of(client, run_id) for run_id in specs}
     chunks_of(client, "other")
-    with AgentClient(frozen_agent.address, budget_seconds=60) as agent_client:
+    with AgentClient(agent.address, budget_seconds=60) as agent_client:
         logs = {run_id: list(agent_client.transitions(run_id=run_id)) for run_id in specs}
 
     assert len(processes) == 1
@@ -128,7 +128,7 @@ def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
 
 
 def test_runs_go_on_together_from_parents_that_ended(
-    client: TrainerClient, frozen_agent: AgentProcess
+    client: TrainerClient, agent: AgentProcess
 ) -> None:
     """Each as one that was planned so long, alone; at the agent it is a run of its own."""
     specs = {seed: like(Method.RD, chunks=3, seed=seed) for seed in range(2)}
@@ -140,7 +140,7 @@ def test_runs_go_on_together_from_parents_that_ended(
         {f"on-{seed}": replace(longer[seed], parent=f"parent-{seed}") for seed in specs},
     )
     after = {seed: chunks_of(client, f"on-{seed}") for seed in specs}
-    with AgentClient(frozen_agent.address, budget_seconds=60) as agent_client:
+    with AgentClient(agent.address, budget_seconds=60) as agent_client:
         logs = {seed: list(agent_client.transitions(run_id=f"on-{seed}")) for seed in specs}
         planned = agent_client.get_run("on-0").planned_chunks
     for seed in specs:
@@ -154,9 +154,7 @@ def test_runs_go_on_together_from_parents_that_ended(
     assert planned == 3
 
 
-def test_who_leaves_leaves_the_others_alone(
-    client: TrainerClient, frozen_agent: AgentProcess
-) -> None:
+def test_who_leaves_leaves_the_others_alone(client: TrainerClient, agent: AgentProcess) -> None:
     """One that is cancelled, one that fails: told at once, and the third is as if alone."""
     specs = {
         "stays": like(Method.RD, chunks=CHUNKS, seed=1),
@@ -165,7 +163,7 @@ def test_who_leaves_leaves_the_others_alone(
     }
     client.submit("before", like(chunks=ENDLESS, seed=0))
     wait_for_chunks(client, ["before"])
-    with AgentClient(frozen_agent.address) as agent_client:
+    with AgentClient(agent.address) as agent_client:
         rd = agent_client.get_controller("rd").spec
         agent_client.create_controller(replace(spec_from_message(rd), name="nobody"))
         submit(client, specs)
@@ -215,22 +213,22 @@ def test_runs_together_go_on_through_kills_and_a_stop(
 
 
 def test_runs_handed_back_while_they_wait_for_the_agent_lose_nothing(
-    frozen_agent: AgentProcess, tmp_path: Path
+    agent: AgentProcess, tmp_path: Path
 ) -> None:
     """SIGTERM of the service while one waits to report a chunk, and the other with its own."""
     specs = {f"waits-{seed}": like(Method.RD, chunks=FEW, seed=seed) for seed in range(2)}
     # Their first checkpoints are those that they are handed back with.
     options = ("--together", "2", "--restarts", "0", "--checkpoint-seconds", "1000")
     with (
-        TrainerProcess(tmp_path, *options, agent=frozen_agent.address) as trainer,
+        TrainerProcess(tmp_path, *options, agent=agent.address) as trainer,
         TrainerClient(trainer.address, budget_seconds=60) as client,
     ):
         submit(client, specs)
         wait_for_chunks(client, list(specs), 2)
-        frozen_agent.stop()
+        agent.stop()
         wait_for(lambda: all("waits for" in client.get(run_id).cause for run_id in specs))
         assert trainer.stop() == 0
-        frozen_agent.start()
+        agent.start()
         trainer.start()
         for run_id, spec in specs.items():
             check_as_alone(chunks_of(client, run_id), spec)

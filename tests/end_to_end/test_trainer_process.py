@@ -48,9 +48,9 @@ def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
 
 @pytest.fixture(scope="module")
 def controllers(agent: AgentProcess) -> Iterator[AgentClient]:
-    """A client of the agent that has a dropout controller, `rd`."""
+    """A client of the agent that has a controller that learns, `learns`."""
     with AgentClient(agent.address, budget_seconds=10) as client:
-        client.create_controller(controller_spec("rd"))
+        client.create_controller(controller_spec("learns"))
         yield client
 
 
@@ -115,7 +115,7 @@ def test_a_reinforced_run_trains_under_the_agents_actions(
     client: TrainerClient, controllers: AgentClient
 ) -> None:
     """Each chunk ran under the action decided for it, and its losses are the agent's next state."""
-    client.submit("reinforced", run_spec(Method.RD, controller="rd"))
+    client.submit("reinforced", run_spec(Method.RD, controller="learns"))
     chunks = [e.what for e in end_of(client, "reinforced") if isinstance(e.what, ChunkTrained)]
     log = list(controllers.transitions(run_id="reinforced"))
     run = controllers.get_run("reinforced")
@@ -197,7 +197,7 @@ def test_cancelled_runs_end_wherever_they_are(
     client: TrainerClient, controllers: AgentClient
 ) -> None:
     """One that trains ends and tells the agent; one that waits never starts; again is no error."""
-    client.submit("training", run_spec(Method.RD, controller="rd", chunks=ENDLESS))
+    client.submit("training", run_spec(Method.RD, controller="learns", chunks=ENDLESS))
     client.submit("waiting", run_spec())
     wait_for_chunk(client, "training")
     device = client.device()
@@ -231,19 +231,6 @@ def test_a_run_under_a_controller_that_is_not_there_is_refused(
     assert client.submit("early", spec).state == pb.RUN_STATE_SUCCEEDED
 
 
-def test_a_run_is_queued_while_the_agent_is_away(tmp_path: Path) -> None:
-    """Whether its controller is there shows once the agent answers."""
-    with (
-        TrainerProcess(tmp_path) as trainer,
-        TrainerClient(trainer.address, budget_seconds=10) as client,
-    ):
-        state = client.submit("waits", run_spec(Method.RD, controller="rd")).state
-        wait_for(lambda: "waits for the agent" in client.get("waits").cause)
-        client.cancel("waits")
-
-    assert state in (pb.RUN_STATE_QUEUED, pb.RUN_STATE_RUNNING)
-
-
 @pytest.mark.parametrize(
     ("name", "spec", "cause"),
     [
@@ -271,7 +258,7 @@ def test_a_run_whose_losses_overflow_ends_as_diverged(
     client: TrainerClient, controllers: AgentClient
 ) -> None:
     """It succeeds with a result that says so, and the agent hears of it."""
-    spec = run_spec(Method.RD, controller="rd", chunks=50, learning_rate=1e30)
+    spec = run_spec(Method.RD, controller="learns", chunks=50, learning_rate=1e30)
     client.submit("diverges", spec)
     end_of(client, "diverges")
     run = client.get("diverges")

@@ -36,17 +36,6 @@ SLOW = 60
 """Chunks of a run that is disturbed: some seconds of training."""
 
 
-@pytest.fixture(scope="module")
-def trainer(
-    tmp_path_factory: pytest.TempPathFactory, frozen_agent: AgentProcess
-) -> Iterator[TrainerProcess]:
-    """A service whose runs keep a checkpoint at each chunk, and are shown in TensorBoard."""
-    folder = tmp_path_factory.mktemp("trainer")
-    options = ("--checkpoint-seconds", "0", "--tensorboard", str(folder / "board"))
-    with TrainerProcess(folder, *options, agent=frozen_agent.address) as trainer:
-        yield trainer
-
-
 @pytest.fixture
 def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=60) as client:
@@ -120,7 +109,7 @@ def test_a_run_goes_on_through_kills_and_a_stop_to_the_same_weights(
     """SIGKILL of child and service, SIGTERM of the service: no chunk lost or told twice."""
     spec = run_spec(Method.D, chunks=SLOW)
     client.submit("disturbed", spec)
-    client.submit("waiting", run_spec(chunks=1))
+    client.submit("behind", run_spec(chunks=1))
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(lambda: list(client.watch("disturbed")))
         wait_for_chunk(client, "disturbed")
@@ -151,7 +140,7 @@ def test_a_run_goes_on_through_kills_and_a_stop_to_the_same_weights(
     assert "exit code -9" in killed
     assert "killed" in service_killed
     assert "stopped" in service_stopped
-    assert causes(list(client.watch("waiting")), RunState.SUCCEEDED) == [""]
+    assert causes(list(client.watch("behind")), RunState.SUCCEEDED) == [""]
     assert not any(trainer.store.with_name("trainer.db.checkpoints").iterdir())
     board = EventAccumulator(str(trainer.store.parent / "board" / "disturbed"))
     board.Reload()
@@ -165,27 +154,31 @@ def held_actions(trainer: TrainerProcess) -> float:
 
 
 def test_a_run_waits_in_sight_for_an_agent_that_is_away(
-    frozen_agent: AgentProcess, trainer: TrainerProcess, client: TrainerClient
+    agent: AgentProcess, trainer: TrainerProcess, client: TrainerClient
 ) -> None:
     """Its cause says so while it runs, and nothing once the agent is back; cancelled, it ends.
 
-    The page counts both times that it held its action.
+    The page counts both times that it held its action. Another one is queued meanwhile: whether its
+    controller is there shows once the agent answers.
     """
     held = held_actions(trainer)
     client.submit("patient", reinforced(ENDLESS))
     wait_for_chunk(client, "patient")
-    frozen_agent.stop()
+    agent.stop()
     wait_for(lambda: "waits for the agent" in client.get("patient").cause)
     before = client.get("patient")
-    frozen_agent.start()
+    agent.start()
     wait_for(lambda: client.get("patient").trained_chunks > before.trained_chunks)
     after = client.get("patient")
-    frozen_agent.stop()
+    agent.stop()
     wait_for(lambda: "waits for the agent" in client.get("patient").cause)
+    queued = client.submit("nobodys", run_spec(Method.RD, controller="nobody")).state
+    client.cancel("nobodys")
     client.cancel("patient")
     events = list(client.watch("patient"))
-    frozen_agent.start()
+    agent.start()
 
+    assert queued == pb.RUN_STATE_QUEUED
     assert before.state == after.state == pb.RUN_STATE_RUNNING
     assert after.cause == ""
     assert held_actions(trainer) - held == 2
