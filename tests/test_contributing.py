@@ -9,11 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.controllers.registry import KINDS
 from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import REWARDS, Definition
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec
@@ -22,6 +24,15 @@ from agent_service.store.rows.rows import spec_from_text, spec_to_text
 from agent_service.wire.convert import spec_from_message
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
+from tests.trainer_service.specs import CHILD
+from trainer_service.rpc import convert
+from trainer_service.run import RunSpec
+from trainer_service.training.chunk import Chunk
+from trainer_service.training.datasets import load_images
+from trainer_service.training.loop import ChildTraining
+from trainer_service.training.regularizers.registry import REGULARIZERS
+from trainer_service.training.spec import TrainingSpec, hyperparameters
+from trainer_service.training.stacked import StackedTraining
 
 TEXT = (Path(__file__).parent.parent / ".github" / "CONTRIBUTING.md").read_text()
 MOST_LINES = 10
@@ -93,3 +104,38 @@ def trained(served: ServedAgent, made: ControllerSpec) -> tuple[list[float], lis
     assert seen is not None
     assert verify_store(served.url) == 4
     return [t.action.values["dropout"] for t in log], [t.reward for t in log]
+
+
+@pytest.mark.parametrize("new_file", ["Add a regularizer"], indirect=True)
+def test_a_new_regularizer_is_a_file_and_a_line(
+    new_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It trains under fixed and decided values, alone and stacked, and goes over the wire."""
+    line = blocks("Add a regularizer")[1].rstrip(",")
+    made = eval(line, vars(new_file))
+    monkeypatch.setitem(REGULARIZERS, made.name, made)
+    fixed = replace(CHILD, method="smoothing", values={"smoothing": 0.5})
+    steered = replace(CHILD, method="reinforced-smoothing")
+
+    assert hyperparameters(steered) == (Hyperparameter("smoothing", low=0.0, high=0.9),)
+    for training, controller in ((fixed, ""), (steered, "c")):
+        run = RunSpec(training=training, controller=controller)
+        assert convert.spec_from_message(convert.spec_to_message(run)) == run
+    plain, half = first_chunk(CHILD, {}), first_chunk(fixed, {"smoothing": 0.5})
+    assert first_chunk(steered, {"smoothing": 0.0}).losses == plain.losses
+    assert half.values == {"smoothing": 0.5}
+    assert half.losses[0] != pytest.approx(plain.losses[0], rel=0.01)
+
+
+def first_chunk(training: TrainingSpec, values: dict[str, float]) -> Chunk:
+    """Return the first chunk of a training, which is the same beside another one."""
+    images = load_images(training, Path())
+    child, twin, other = (
+        ChildTraining(replace(training, seed=seed), images, torch.device("cpu"))
+        for seed in (0, 0, 1)
+    )
+    chunk = child.train_chunk(values)
+    beside, _other = StackedTraining([twin, other]).train_chunk([values, values])
+    assert isinstance(beside, Chunk)
+    assert beside.losses == pytest.approx(chunk.losses, rel=2e-3)
+    return chunk

@@ -24,7 +24,8 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter, named_values
 from agent_service.domain.rewards import REWARDS, Reward, Scores, compute_reward, named
 from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild
-from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
+from trainer_service.training.regularizers.registry import names_in_words
+from trainer_service.training.spec import TrainingSpec, hyperparameters
 
 Observation = npt.NDArray[np.float32]
 Action = npt.NDArray[np.float32]
@@ -165,12 +166,12 @@ class ChildTrainingEnvironment(ChunkEnvironment):
             DataError: the data set is missing or invalid.
         """
         spec = training or TrainingSpec(
-            method=Method.RD, width=0.25, training_size=300, label_noise=0.3, chunks=20
+            method="rd", width=0.25, training_size=300, label_noise=0.3, chunks=20
         )
-        if not spec.method.is_reinforced:
-            raise invalid(
-                "training.method", f"{spec.method} leaves no value to decide; choose rd or rni"
-            )
+        if not spec.is_reinforced:
+            others = names_in_words(is_reinforced=True)
+            text = f"{spec.method} leaves no value to decide; choose {others}"
+            raise invalid("training.method", text)
         super().__init__(
             chunk_size=spec.chunk_size, controlled=hyperparameters(spec), reward=reward
         )

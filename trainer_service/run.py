@@ -10,7 +10,8 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Mode
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
-from trainer_service.training.spec import Method, TrainingSpec
+from trainer_service.training.regularizers.registry import names_in_words
+from trainer_service.training.spec import DEFAULT_METHOD, TrainingSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,13 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Check that a controller is named if and only if the method has one."""
-        method = self.training.method
-        if method.is_reinforced and not self.controller:
+        method, is_reinforced = self.training.method, self.training.is_reinforced
+        if is_reinforced and not self.controller:
             raise invalid("controller", f"is empty; {method} needs the name of a controller")
-        if self.controller and not method.is_reinforced:
-            default = " (the default)" if method is Method.VANILLA else ""
-            text = f"goes with method rni or rd; this run's method is {method}{default}"
+        if self.controller and not is_reinforced:
+            default = " (the default)" if method == DEFAULT_METHOD else ""
+            others = names_in_words(is_reinforced=True)
+            text = f"goes with method {others}; this run's method is {method}{default}"
             raise invalid("controller", text)
         if self.mode is Mode.SHADOW:
             raise invalid("mode", "is not supported by the trainer service; use learning or frozen")

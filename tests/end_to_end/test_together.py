@@ -61,7 +61,8 @@ def strictly(strict: TrainerProcess) -> Iterator[TrainerClient]:
 
 def like(method: Method = Method.D, *, chunks: int, seed: int, named: str = "rd") -> RunSpec:
     """Return a run that differs from others by its seed; small steps keep rounding small."""
-    reinforced = {"controller": named, "mode": Mode.FROZEN} if method.is_reinforced else {}
+    is_reinforced = method in (Method.RD, Method.RNI)
+    reinforced = {"controller": named, "mode": Mode.FROZEN} if is_reinforced else {}
     return run_spec(method, chunks=chunks, seed=seed, learning_rate=1e-4, **reinforced)  # type: ignore[arg-type]
 
 

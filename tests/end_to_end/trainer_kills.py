@@ -39,10 +39,11 @@ CHECKPOINT_SECONDS = 0.3
 def study_run(number: int, *, chunks: int) -> tuple[str, RunSpec]:
     """Return a run of the study: its methods in turn, under frozen controllers."""
     method = METHODS[number % len(METHODS)]
+    is_reinforced = method is not Method.D
     spec = run_spec(
         method,
-        controller=method.value if method.is_reinforced else "",
-        mode=Mode.FROZEN if method.is_reinforced else None,
+        controller=method.value if is_reinforced else "",
+        mode=Mode.FROZEN if is_reinforced else None,
         chunks=chunks,
         seed=number,
     )

@@ -29,6 +29,7 @@ from trainer_service.cli.options import options_of, training_options, training_s
 from trainer_service.cli.study import compare, merge, report
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.cores import set_threads
+from trainer_service.training.regularizers.registry import training_methods
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
@@ -167,7 +168,7 @@ def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
 @_trainer_option
 @training_options
 @click.argument("run_id")
-@click.option("--method", default="vanilla", help="vanilla, ni, d, dni, rni or rd.")
+@click.option("--method", default="vanilla", help=f"One of {', '.join(training_methods())}.")
 @click.option(
     "--value",
     "values",

@@ -108,11 +108,10 @@ def _study_of_options(options: dict[str, Any]) -> StudySpec:
     from agent_service.domain.checks import member
     from agent_service.domain.rewards import Reward
     from trainer_service.study.spec import StudySpec, table_1
-    from trainer_service.training.spec import Method
 
     size = options.pop("rollout_size")
     rows = table_1(
-        [member(Method, name, "methods") for name in _words(options.pop("methods"))],
+        _words(options.pop("methods")),
         reward=member(Reward, options.pop("reward"), "reward"),
         ppo=PPOSettings() if size is None else PPOSettings(rollout_size=size),
     )

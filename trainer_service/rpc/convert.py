@@ -90,13 +90,14 @@ def _path(field: str) -> str:
 def spec_from_message(message: pb.RunSpec) -> RunSpec:
     """Return the checked spec; raises InvalidArgument naming each field from `spec.` on."""
     with spec_paths(), within("spec."):
-        if not message.method:
+        if not (message.method or message.method_name):
             raise invalid("method", f"is not set; set one of {', '.join(Method)}")
         data = contents(message.data, TrainingSpec)
         training = (
             contents(message, TrainingSpec)
             | {_DATA.get(name, name): value for name, value in data.items()}
             | contents(message.child, TrainingSpec)
+            | ({} if message.method else {"method": message.method_name})
         )
         return RunSpec(
             training=TrainingSpec(**checked_fields(TrainingSpec, training)),
@@ -111,7 +112,10 @@ def spec_to_message(spec: RunSpec) -> pb.RunSpec:
 
 def _spec_view(spec: RunSpec) -> SimpleNamespace:
     data = _view(spec.training, seed=spec.training.data_seed)
-    return _view(spec, spec.training, data=data, child=spec.training)
+    # A row of Table 1 has a number, any other method goes by its name.
+    row = {each.value: each for each in Method}.get(spec.training.method)
+    name = spec.training.method if row is None else ""
+    return _view(spec, spec.training, data=data, child=spec.training, method=row, method_name=name)
 
 
 def run_to_message(run: Run) -> pb.Run:

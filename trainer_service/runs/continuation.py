@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from agent_service.domain.errors import FieldViolation, InvalidArgument
 from trainer_service.run import Run
-from trainer_service.training.spec import Method, TrainingSpec
+from trainer_service.training.spec import TrainingSpec
 
 _OWN = ("values", "chunks", "epochs")
 """Fields of the training spec that may differ from the parent's."""
@@ -20,8 +20,8 @@ def check_continues(spec: TrainingSpec, parent: Run) -> None:
             chunk.
     """
     before = parent.spec.training
-    # DNI's value is the initial strength of the whole training, the parent's included.
-    own = ("chunks", "epochs") if spec.method is Method.DNI else _OWN
+    # Where the loss trains a strength, its value is the initial one of the whole training.
+    own = ("chunks", "epochs") if spec.regularizer.is_trained else _OWN
     violations = [
         FieldViolation(field.name, f"must be as the parent's, {getattr(before, field.name)!s}")
         for field in fields(TrainingSpec)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import ClassVar, Literal
 
 from agent_service.controllers.ppo import PPOSettings
@@ -18,27 +17,12 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.rewards import REWARDS, Reward
 from trainer_service.study.plain import shortened
-from trainer_service.training.spec import RANGES, Method, Sites
+from trainer_service.training.regularizers.registry import steerable, training_method
+from trainer_service.training.regularizers.regularizer import Regularizer
+from trainer_service.training.spec import Sites
 
 LONGEST_NAME = 40
 """Characters of an entry's name: a controller's has room for the study's id, too."""
-
-
-class Regularizer(StrEnum):
-    """What an entry chooses."""
-
-    DROPOUT = "dropout"
-    NOISE = "noise"
-
-    @property
-    def fixed(self) -> Method:
-        """The method of children under fixed values of it."""
-        return Method.D if self is Regularizer.DROPOUT else Method.NI
-
-    @property
-    def steered(self) -> Method:
-        """The method of children under a controller's values of it."""
-        return Method.RD if self is Regularizer.DROPOUT else Method.RNI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,63 +47,87 @@ class _Named:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Choosing(_Named):
+    """What all entries have that decide values of one regularizer."""
+
+    regularizer: str = "dropout"
+
+    def __post_init__(self) -> None:
+        """Check that its values can be decided."""
+        _Named.__post_init__(self)
+        steerable(self.regularizer)
+
+    @property
+    def chosen(self) -> Regularizer:
+        """What its regularizer is."""
+        return steerable(self.regularizer)
+
+    def _check_range(self, field: str, *values: float) -> None:
+        low, high = self.chosen.strength.low, self.chosen.strength.high
+        for value in values:
+            if not low <= value <= high:
+                raise invalid(field, f"{value} is not in [{low}, {high}]")
+
+    def _check_high(self, high: float | None) -> None:
+        low, highest = self.chosen.strength.low, self.chosen.strength.high
+        if high is not None and not low < high <= highest:
+            raise invalid("high", f"{high} is not in ({low}, {highest}]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed(_Named):
     """Vanilla, NI, D or DNI, with values that were fixed before anything was trained."""
 
     kind: Literal["fixed"] = "fixed"
-    method: Method
+    method: str
     values: Mapping[str, float] = field(default_factory=dict)
     """As of `TrainingSpec`; empty takes its defaults."""
 
     def __post_init__(self) -> None:
         """Check that no controller would be needed."""
         _Named.__post_init__(self)
-        if self.method.is_reinforced:
+        if training_method(self.method).is_reinforced:
             raise invalid("method", f"{self.method} has a controller; use a kind that names one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid(_Named):
+class Grid(_Choosing):
     """The best constant of a grid, by the mean best validation score of each value's children."""
 
     kind: Literal["grid"] = "grid"
     tunes: ClassVar[bool] = True
-    regularizer: Regularizer = Regularizer.DROPOUT
     values: tuple[float, ...]
     """The budget's children are shared out equally; the same seeds for each value."""
 
     def __post_init__(self) -> None:
         """Check the values against the range."""
-        _Named.__post_init__(self)
+        _Choosing.__post_init__(self)
         if len(self.values) < 2 or len(set(self.values)) < len(self.values):
             raise invalid("values", "name at least two, each once")
-        _check_range("values", self.regularizer, *self.values)
+        self._check_range("values", *self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RandomSearch(_Named):
+class RandomSearch(_Choosing):
     """The best of uniformly drawn constants, by its one child's best validation score."""
 
     kind: Literal["random-search"] = "random-search"
     tunes: ClassVar[bool] = True
-    regularizer: Regularizer = Regularizer.DROPOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bayesian(_Named):
+class Bayesian(_Choosing):
     """The best constant that Optuna's TPE proposed, by final validation scores (Figure 4)."""
 
     kind: Literal["bayesian"] = "bayesian"
     tunes: ClassVar[bool] = True
-    regularizer: Regularizer = Regularizer.DROPOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scheduled(_Named):
+class Scheduled(_Choosing):
     """A hand-made schedule (Figure 2, Diagram 2)."""
 
     kind: Literal["schedule"] = "schedule"
-    regularizer: Regularizer = Regularizer.DROPOUT
     course: Shape
     start: float
     """Value of chunk 1."""
@@ -130,35 +138,33 @@ class Scheduled(_Named):
 
     def __post_init__(self) -> None:
         """Check both values against the range."""
-        _Named.__post_init__(self)
-        _check_range("start", self.regularizer, self.start)
-        _check_range("end", self.regularizer, self.end)
+        _Choosing.__post_init__(self)
+        self._check_range("start", self.start)
+        self._check_range("end", self.end)
         if not 0 < self.until <= 1:
             raise invalid("until", f"{self.until} is not in (0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn(_Named):
+class Drawn(_Choosing):
     """A fresh uniform draw for each chunk: the `random` controller."""
 
     kind: Literal["random"] = "random"
-    regularizer: Regularizer = Regularizer.DROPOUT
     high: float | None = None
     """Largest value; None takes the whole range's."""
 
     def __post_init__(self) -> None:
         """Check the largest value against the range."""
-        _Named.__post_init__(self)
-        _check_high(self.regularizer, self.high)
+        _Choosing.__post_init__(self)
+        self._check_high(self.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned(_Named):
+class Learned(_Choosing):
     """A PPO policy that learns on the budget's children, is frozen, and judged: RNI or RD."""
 
     kind: Literal["ppo"] = "ppo"
     tunes: ClassVar[bool] = True
-    regularizer: Regularizer = Regularizer.DROPOUT
     sites: Sites = Sites.SHARED
     """One value for all sites, or one for each."""
     reward: Reward = Reward.GAP
@@ -171,8 +177,8 @@ class Learned(_Named):
 
     def __post_init__(self) -> None:
         """Check the largest value, the budget and the reward."""
-        _Named.__post_init__(self)
-        _check_high(self.regularizer, self.high)
+        _Choosing.__post_init__(self)
+        self._check_high(self.high)
         if self.budget is not None and self.budget < 1:
             raise invalid("budget", f"{self.budget} must be at least 1")
         if REWARDS[self.reward].is_given:
@@ -214,11 +220,10 @@ class Carried(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Population(_Named):
+class Population(_Choosing):
     """Population based training (Jaderberg et al. 2017): weights and values of the best go on."""
 
     kind: Literal["pbt"] = "pbt"
-    regularizer: Regularizer = Regularizer.DROPOUT
     members: int = 8
     """Children of each judged population, at least 2."""
     round_chunks: int = 5
@@ -226,7 +231,7 @@ class Population(_Named):
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _Named.__post_init__(self)
+        _Choosing.__post_init__(self)
         for name, least in (("members", 2), ("round_chunks", 1)):
             if getattr(self, name) < least:
                 raise invalid(name, f"{getattr(self, name)} must be at least {least}")
@@ -259,16 +264,3 @@ KINDS: dict[str, type] = {
     "pbt": Population,
 }
 """By the word that a study file uses."""
-
-
-def _check_high(regularizer: Regularizer, high: float | None) -> None:
-    low, highest = RANGES[regularizer]
-    if high is not None and not low < high <= highest:
-        raise invalid("high", f"{high} is not in ({low}, {highest}]")
-
-
-def _check_range(field_name: str, regularizer: Regularizer, *values: float) -> None:
-    low, high = RANGES[regularizer]
-    for value in values:
-        if not low <= value <= high:
-            raise invalid(field_name, f"{value} is not in [{low}, {high}]")

@@ -19,13 +19,13 @@ from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.runs import RUN_ID
 from trainer_service.run import ChunkTrained, Event, Finished, RunSpec, RunState, StateChanged
-from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
+from trainer_service.training.regularizers.registry import names_in_words
+from trainer_service.training.spec import TrainingSpec, fixed_values, hyperparameters
 
 FACTORS = (0.8, 1.2)
 """What a copied value is multiplied by: one of these, as in the paper."""
 SHARE = 4
 """One in so many members copies, at least one; as many are copied from."""
-METHODS = (Method.D, Method.NI)
 
 
 class Trainer(Protocol):
@@ -72,8 +72,9 @@ class Population:
 
     def __post_init__(self) -> None:
         """Check each field."""
-        if self.training.method not in METHODS:
-            text = f"{self.training.method} has no fixed value that could change; use d or ni"
+        if not fixed_values(self.training):
+            names = names_in_words(is_reinforced=False)
+            text = f"{self.training.method} has no fixed value that could change; use {names}"
             raise invalid("training.method", text)
         for name, least in (("members", 2), ("rounds", 1), ("chunks", 1)):
             if getattr(self, name) < least:

@@ -19,11 +19,11 @@ from trainer_service.study.entries import (
     Learned,
     MeanOf,
     Population,
-    Regularizer,
     Replayed,
     Scheduled,
 )
-from trainer_service.training.spec import Method, TrainingSpec
+from trainer_service.training.regularizers.registry import training_method
+from trainer_service.training.spec import TrainingSpec
 
 TUNING_SEEDS = 1000
 """Seeds of children that are searched or learned on start here."""
@@ -171,30 +171,30 @@ def _check_known(field: str, given: Iterable[str], names: list[str]) -> None:
             raise invalid(field, f"{name!r} is none of the methods: {', '.join(names)}")
 
 
-TITLES = {
-    Method.VANILLA: "Vanilla",
-    Method.NI: "NI",
-    Method.D: "D",
-    Method.DNI: "DNI",
-    Method.RNI: "RNI",
-    Method.RD: "RD",
-}
-
-
 def table_1(
-    methods: Iterable[Method], *, reward: Reward = Reward.GAP, ppo: PPOSettings | None = None
+    methods: Iterable[str], *, reward: Reward = Reward.GAP, ppo: PPOSettings | None = None
 ) -> tuple[Entry, ...]:
-    """Return rows of the paper's Table 1 as methods of a study."""
+    """Return rows of the paper's Table 1 as methods of a study; raises InvalidArgument.
+
+    Args:
+        methods: names of any registered ones.
+        reward: what controllers learn from.
+        ppo: how.
+    """
     settings = PPOSettings() if ppo is None else ppo
-    return tuple(
-        Learned(
-            name=method.value,
-            title=TITLES[method],
-            regularizer=Regularizer.DROPOUT if method is Method.RD else Regularizer.NOISE,
-            reward=reward,
-            ppo=settings,
-        )
-        if method.is_reinforced
-        else Fixed(name=method.value, title=TITLES[method], method=method)
-        for method in methods
-    )
+    rows: list[Entry] = []
+    for name in methods:
+        method = training_method(name, field="methods")
+        if method.is_reinforced:
+            regularizer = method.regularizer.name
+            learned = Learned(
+                name=name,
+                title=method.title,
+                regularizer=regularizer,
+                reward=reward,
+                ppo=settings,
+            )
+            rows.append(learned)
+        else:
+            rows.append(Fixed(name=name, title=method.title, method=name))
+    return tuple(rows)

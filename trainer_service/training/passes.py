@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -12,7 +12,9 @@ from agent_service.domain.errors import invalid
 from trainer_service.training.child.execution import CapturedStep, compiled, prepare_device
 from trainer_service.training.child.inputs import Inputs
 from trainer_service.training.child.network import build_child, input_size
-from trainer_service.training.regularizers import Regularization
+from trainer_service.training.regularizers.installed import Regularization
+from trainer_service.training.regularizers.regularizer import Regularizer
+from trainer_service.training.regularizers.sites import Draws
 from trainer_service.training.sites import Call, watch_pass
 from trainer_service.training.spec import Execution, Precision, TrainingSpec
 
@@ -75,7 +77,9 @@ class TrainingStep:
         self,
         forward: Forward,
         optimizer: torch.optim.Optimizer,
-        draw: Callable[[], None],
+        regularizer: Regularizer,
+        strengths: Mapping[str, Tensor],
+        draws: Draws | None,
         *,
         execution: Execution,
     ) -> None:
@@ -84,12 +88,17 @@ class TrainingStep:
         Args:
             forward: through the network of all K children, in train mode when it is called.
             optimizer: of all its parameters.
-            draw: draws the noise of the next pass.
+            regularizer: of all K children.
+            strengths: float32[K] of each hyperparameter, by name.
+            draws: the noise of a pass; None where there is none.
             execution: how a step is launched.
         """
         self._forward = forward
         self._optimizer = optimizer
-        self._draw = draw
+        self._regularizer = regularizer
+        self._strengths = strengths
+        self._draws = draws
+        self._numbers = [] if draws is None else [draws.at(i) for i in range(len(draws.shapes))]
         self._step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager
         if execution is Execution.COMPILED:
             self._forward = compiled(forward)
@@ -103,7 +112,8 @@ class TrainingStep:
             images: uint8[b, K c, h, w].
             labels: int64[b, K].
         """
-        self._draw()
+        if self._draws is not None:
+            self._draws.draw()
         return self._step(images, labels)
 
     def _eager(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,11 +121,16 @@ class TrainingStep:
         by_image = nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), reduction="none"
         )
-        losses = by_image.view(labels.shape).mean(0)
+        regularized = self._regularizer.loss(
+            by_image.view(labels.shape), logits, labels, self._numbers, self._strengths
+        )
+        losses = regularized.mean(0)
         self._optimizer.zero_grad(set_to_none=True)
         # A child's loss depends on its own weights only, so the sum's gradient is each one's own.
         losses.sum().backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        with torch.no_grad():
+            self._regularizer.optimizer(self._optimizer, self._strengths)
         return losses.detach(), logits.detach().argmax(-1)
 
 
@@ -163,7 +178,12 @@ class Passes:
         self.forward = Forward(self.child, pixels, is_bf16=spec.precision is Precision.BF16)
         self.optimizer = adam(self.child.parameters(), spec)
         self._step = TrainingStep(
-            self.forward, self.optimizer, self.regularization.draw, execution=spec.execution
+            self.forward,
+            self.optimizer,
+            self.regularization.regularizer,
+            self.regularization.strengths,
+            self.regularization.draws,
+            execution=spec.execution,
         )
 
     def check_single_images(self) -> None:

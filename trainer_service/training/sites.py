@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agent_service.domain.errors import invalid
-from trainer_service.training.child.models import Model
-from trainer_service.training.spec import STAGES
+from trainer_service.training.child.models import STAGES, Model
 
 STANDARD_SIZE = 224
 """Pixels at which every model's stages differ in size, so that they can be told apart."""

@@ -12,10 +12,12 @@ from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from trainer_service.training.child.models import Model as Model
+from trainer_service.training.regularizers.registry import training_method
+from trainer_service.training.regularizers.regularizer import Regularizer
 
 
 class Method(StrEnum):
-    """The rows of the paper's Table 1."""
+    """Names of the rows of the paper's Table 1; a spec takes that of any registered regularizer."""
 
     VANILLA = "vanilla"
     NI = "ni"
@@ -23,24 +25,6 @@ class Method(StrEnum):
     DNI = "dni"
     RNI = "rni"
     RD = "rd"
-
-    @property
-    def is_reinforced(self) -> bool:
-        """Whether a controller decides the values."""
-        return self in (Method.RNI, Method.RD)
-
-    @property
-    def regularizer(self) -> str | None:
-        """`dropout` or `noise`, whichever sites the method drives; None for vanilla and DNI."""
-        return _REGULARIZERS.get(self)
-
-
-_REGULARIZERS = {
-    Method.NI: "noise",
-    Method.RNI: "noise",
-    Method.D: "dropout",
-    Method.RD: "dropout",
-}
 
 
 class Sites(StrEnum):
@@ -118,21 +102,9 @@ class Score(StrEnum):
 
 DATASETS = ("digits", "cifar10", "cifar100", "fer2013", "affectnet")
 """Data sets with a name of their own; the catalog says what they are."""
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-"""A child's stages, named as a ResNet's; the output of each is a site of dropout and of noise."""
+DEFAULT_METHOD = "vanilla"
 TEST_SHARE = 0.2
 """Of the training split, drawn by class where the data set has no test split."""
-RANGES = {"dropout": (0.0, 0.9), "noise": (0.0, 1.0)}
-"""Bounds of the drop rate and of the noise's standard deviation (method.md)."""
-STRENGTH = "noise-strength"
-"""DNI's trainable strength, as it is named beside the agents' hyperparameters."""
-DEFAULTS = {"dropout": 0.2, "noise": 0.5, STRENGTH: 0.25}
-"""Values of the fixed methods, and DNI's initial strength.
-
-Dropout stands at five sites in a row, so 0.5, usual for one site, is too much for a narrow child: a
-quarter-width ResNet34 on 300 digits with 30% wrong labels ended at a test score of 0.18, and at
-0.76 with 0.2.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +137,11 @@ class TrainingSpec:
     """Share of a ResNet's channels, in (0, 1]."""
     stem: Stem = Stem.AUTO
     start: Start = Start.SCRATCH
-    method: Method = Method.VANILLA
+    method: str = DEFAULT_METHOD
+    """A registered regularizer under fixed values or a controller's, as `d` or `rd`."""
     sites: Sites = Sites.SHARED
     values: Mapping[str, float] = field(default_factory=dict)
-    """Fixed values by hyperparameter, or DNI's initial `noise-strength`; empty takes DEFAULTS."""
+    """Fixed values by hyperparameter, or DNI's initial `noise-strength`; empty takes defaults."""
     chunks: int | None = None
     """Length in chunks; set either this or `epochs`."""
     epochs: int | None = None
@@ -211,6 +184,7 @@ class TrainingSpec:
             raise invalid("learning_rate", f"{self.learning_rate} must be above 0")
         if (self.chunks is None) == (self.epochs is None):
             raise invalid("chunks", "set either chunks or epochs")
+        training_method(self.method)
         self._check_start()
         self._check_values()
 
@@ -226,13 +200,18 @@ class TrainingSpec:
         if self.stem is Stem.SMALL:
             raise invalid("stem", "ImageNet's weights expect the stem `imagenet`")
 
+    @property
+    def regularizer(self) -> Regularizer:
+        """That of its method."""
+        return training_method(self.method).regularizer
+
+    @property
+    def is_reinforced(self) -> bool:
+        """Whether a controller decides the values."""
+        return training_method(self.method).is_reinforced
+
     def _check_values(self) -> None:
-        if self.method is Method.DNI:
-            allowed = {STRENGTH: Hyperparameter(name=STRENGTH, low=0.0, high=10.0)}
-        elif self.method.is_reinforced:
-            allowed = {}
-        else:
-            allowed = {h.name: h for h in hyperparameters(self)}
+        allowed = {h.name: h for h in _can_be_given(self)}
         for name, value in self.values.items():
             if name not in allowed:
                 raise invalid(
@@ -243,31 +222,29 @@ class TrainingSpec:
                 raise invalid(f"values[{name}]", f"{value} is not in [{low}, {high}]")
 
 
-def site_names(regularizer: str) -> tuple[str, ...]:
-    """Return where a regularizer stands in a child: dropout also before the classifier."""
-    return (*STAGES, "classifier") if regularizer == "dropout" else STAGES
+def _can_be_given(spec: TrainingSpec) -> tuple[Hyperparameter, ...]:
+    regularizer = spec.regularizer
+    if spec.is_reinforced:
+        return ()
+    return (regularizer.strength,) if regularizer.is_trained else hyperparameters(spec)
 
 
 def hyperparameters(spec: TrainingSpec) -> tuple[Hyperparameter, ...]:
-    """Return what drives the sites of a spec's method, fixed or decided; none for vanilla, DNI."""
-    regularizer = spec.method.regularizer
-    if regularizer is None:
-        return ()
-    low, high = RANGES[regularizer]
-    names = (
-        [regularizer]
-        if spec.sites is Sites.SHARED
-        else [f"{regularizer}-{site}" for site in site_names(regularizer)]
-    )
-    return tuple(Hyperparameter(name=name, low=low, high=high) for name in names)
+    """Return what drives a spec's method, fixed or decided; none where the loss trains it."""
+    return spec.regularizer.hyperparameters(each=spec.sites is Sites.EACH)
 
 
 def fixed_values(spec: TrainingSpec) -> dict[str, float]:
-    """Return the values that a spec's method starts with, where no controller decides."""
-    regularizer = spec.method.regularizer
-    if regularizer is None or spec.method.is_reinforced:
+    """Return the values that a spec's method runs under, where no controller decides."""
+    if spec.is_reinforced:
         return {}
-    return {h.name: spec.values.get(h.name, DEFAULTS[regularizer]) for h in hyperparameters(spec)}
+    default = spec.regularizer.default
+    return {h.name: spec.values.get(h.name, default) for h in hyperparameters(spec)}
+
+
+def initial_strength(spec: TrainingSpec) -> float:
+    """Return where a strength begins that the loss trains."""
+    return next(iter(spec.values.values()), spec.regularizer.default)
 
 
 def check_dataset(dataset: str) -> None:

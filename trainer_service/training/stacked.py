@@ -26,7 +26,7 @@ from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.passes import Forward, Passes, Pixels, TrainingStep, adam
-from trainer_service.training.regularizers import Draws, Site
+from trainer_service.training.regularizers.sites import Draws, Site
 from trainer_service.training.spec import TrainingSpec, is_stackable
 
 
@@ -95,8 +95,12 @@ class StackedPasses:
 
     def __init__(self, passes: Sequence[Passes], spec: TrainingSpec) -> None:
         """Stack the children; their tensors become views into the stack's."""
-        self._draws = _stacked_draws([p.regularization.draws for p in passes])
-        network = _Stacking(self._draws).stacked([p.child for p in passes])
+        own = [p.regularization for p in passes]
+        draws = _stacked_draws([one.draws for one in own])
+        strengths = {name: share([one.strengths[name] for one in own]) for name in own[0].strengths}
+        # Sites that read one tensor go on reading one.
+        joined = {id(own[0].strengths[name]): strengths[name] for name in strengths}
+        network = _Stacking(draws, joined).stacked([p.child for p in passes])
         network.train()
         optimizer = adam(network.parameters(), spec)
         _share_moments(optimizer, network, passes)
@@ -110,7 +114,9 @@ class StackedPasses:
         self._step = TrainingStep(
             Forward(network, pixels, is_bf16=first.is_bf16),
             optimizer,
-            self._draws.draw if self._draws is not None else lambda: None,
+            own[0].regularizer,
+            strengths,
+            draws,
             execution=spec.execution,
         )
 
@@ -146,9 +152,10 @@ def _stacked_draws(draws: Sequence[Draws | None]) -> Draws | None:
 class _Stacking:
     """Makes one network of K."""
 
-    def __init__(self, draws: Draws | None) -> None:
+    def __init__(self, draws: Draws | None, strengths: Mapping[int, Tensor]) -> None:
+        """Take what sites read: random numbers, and strengths by the id of the first child's."""
         self._draws = draws
-        self._strengths: dict[int, Tensor] = {}
+        self._strengths = strengths
 
     def stacked(self, children: Sequence[nn.Module]) -> nn.Module:
         """Return the network; layers that have no weights serve all children as they are."""
@@ -172,17 +179,13 @@ class _Stacking:
         return None
 
     def _site(self, one: Site, sites: Sequence[nn.Module]) -> nn.Module:
+        strengths = self._strengths.get(id(one.strengths))
+        if strengths is None:  # the loss trains it
+            strengths = nn.Parameter(share([s.strengths for s in sites if isinstance(s, Site)]))
         assert self._draws is not None
-        parts = [site.strengths for site in sites if isinstance(site, Site)]
-        if isinstance(one.strengths, nn.Parameter):
-            strengths: Tensor = nn.Parameter(share(parts))
-        else:
-            # Sites that read one tensor go on reading one.
-            key = id(one.strengths)
-            strengths = self._strengths.get(key, torch.empty(0))
-            if key not in self._strengths:
-                strengths = self._strengths[key] = share(parts)
-        return type(one)(strengths, self._draws, one.number)
+        stacked = Site(one.regularizer, strengths, before=one.before)
+        stacked.read(self._draws, one.number)
+        return stacked
 
 
 def _convolution(one: nn.Conv2d, layers: Sequence[nn.Module]) -> nn.Module:

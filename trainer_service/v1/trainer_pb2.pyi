@@ -73,7 +73,7 @@ class _Method:
 class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     METHOD_UNSPECIFIED: _Method.ValueType  # 0
-    """Refused."""
+    """None of them: see `method_name`."""
     METHOD_VANILLA: _Method.ValueType  # 1
     """No regularization."""
     METHOD_NI: _Method.ValueType  # 2
@@ -91,7 +91,7 @@ class Method(_Method, metaclass=_MethodEnumTypeWrapper):
     """The rows of the paper's Table 1."""
 
 METHOD_UNSPECIFIED: Method.ValueType  # 0
-"""Refused."""
+"""None of them: see `method_name`."""
 METHOD_VANILLA: Method.ValueType  # 1
 """No regularization."""
 METHOD_NI: Method.ValueType  # 2
@@ -321,8 +321,9 @@ class RunSpec(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    METHOD_NAME_FIELD_NUMBER: _builtins.int
     method: Global___Method.ValueType
-    """How it is regularized."""
+    """How it is regularized; METHOD_UNSPECIFIED where `method_name` says it, else refused."""
     sites: Global___Sites.ValueType
     """Which hyperparameters drive the sites."""
     controller: _builtins.str
@@ -369,6 +370,8 @@ class RunSpec(_message.Message):
     of the result are of both runs together. At the agent it is a separate run, whose chunks count from 1. Empty
     starts a new training.
     """
+    method_name: _builtins.str
+    """How it is regularized, where that is no row of Table 1: the name of a method that the service has registered."""
     @_builtins.property
     def data(self) -> Global___Data:
         """The training data."""
@@ -406,10 +409,11 @@ class RunSpec(_message.Message):
         score: _builtins.str = ...,
         keep: _builtins.bool = ...,
         parent: _builtins.str = ...,
+        method_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "chunks", b"chunks", "data", b"data", "epochs", b"epochs", "length", b"length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "mode", b"mode", "parent", b"parent", "precision", b"precision", "score", b"score", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child", b"child", "chunk_size", b"chunk_size", "chunks", b"chunks", "controller", b"controller", "data", b"data", "epochs", b"epochs", "execution", b"execution", "keep", b"keep", "learning_rate", b"learning_rate", "length", b"length", "memory_format", b"memory_format", "method", b"method", "method_name", b"method_name", "mode", b"mode", "parent", b"parent", "precision", b"precision", "score", b"score", "seed", b"seed", "sites", b"sites", "validation_batches", b"validation_batches", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "chunks"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015

@@ -161,7 +161,7 @@ def make_value_source(
     """
     if not spec.controller:
         return FixedValues(fixed_values(spec.training))
-    labels = {"method": spec.training.method.value, "seed": str(spec.training.seed)}
+    labels = {"method": spec.training.method, "seed": str(spec.training.seed)}
     return AgentValues(
         lambda: agent.run(
             spec.controller,

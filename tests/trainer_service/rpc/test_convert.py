@@ -21,11 +21,11 @@ from trainer_service.run import (
 )
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.final import FinalScores
+from trainer_service.training.regularizers.registry import training_methods
 from trainer_service.training.spec import (
     Augment,
     Execution,
     MemoryFormat,
-    Method,
     Model,
     Precision,
     Score,
@@ -44,7 +44,7 @@ SEEDS = st.integers(0, 2**63 - 1)
 
 @st.composite
 def specs(draw: st.DrawFn) -> RunSpec:
-    method = draw(st.sampled_from(Method))
+    method = draw(st.sampled_from([*training_methods()]))
     is_scratch = draw(st.booleans())
     in_chunks = draw(st.booleans())
     length = draw(COUNTS)
@@ -66,7 +66,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
         method=method,
         sites=draw(st.sampled_from(Sites)),
         values=draw(st.fixed_dictionaries({}, optional={"noise-strength": st.floats(0, 10)}))
-        if method is Method.DNI
+        if method == "dni"
         else {},
         chunks=length if in_chunks else None,
         epochs=None if in_chunks else length,
@@ -82,7 +82,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
     )
     return RunSpec(
         training=training,
-        controller="c" if method.is_reinforced else "",
+        controller="c" if training_methods()[method].is_reinforced else "",
         mode=draw(st.sampled_from([None, Mode.LEARNING, Mode.FROZEN])),
         keep=draw(st.booleans()),
         parent=draw(st.sampled_from(["", "r-1"])),

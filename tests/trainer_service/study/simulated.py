@@ -33,7 +33,7 @@ from trainer_service.study.methods.plan import (
 from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.spec import Method, TrainingSpec
+from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
 
 TRAINING = TrainingSpec(chunks=20)
 METHODS: tuple[Entry, ...] = (
@@ -68,7 +68,7 @@ def result(child: Child, rate: Rates, *, noise: float = 0.0, ended_at: float = 1
     chunks = [simulated.step(one) for one in rates]
     validated = tuple(chunk.validation_score for chunk in chunks)
     score = float(np.mean(validated)) + noise
-    name = training.method.regularizer
+    names = [one.name for one in hyperparameters(training)]
     return Result(
         key=child.key,
         run_id=child.run_id,
@@ -87,7 +87,7 @@ def result(child: Child, rate: Rates, *, noise: float = 0.0, ended_at: float = 1
             validation_loss=tuple(float(chunk.losses.mean()) + 0.2 for chunk in chunks),
             training_score=tuple(chunk.training_score for chunk in chunks),
             validation_score=validated,
-            values={} if name is None else {name: tuple(rates)},
+            values={name: tuple(rates) for name in names},
         ),
         policy=POLICY
         if child.spec.controller.endswith("rd") and child.key.phase == "judged"
@@ -117,7 +117,7 @@ def course(entry: Entry, spec: RunSpec) -> Rates:
     if values:
         return lambda _tau: values[0]
     if isinstance(entry, Fixed):
-        return lambda _tau: 0.2 if entry.method is Method.D else 0.0
+        return lambda _tau: 0.2 if entry.method == "d" else 0.0
     return lambda tau: 0.1 + 0.7 * tau
 
 

@@ -88,7 +88,7 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ('kind = "grid"', "", r"line 15: methods\[2\].kind: None is none of"),
         ("[0.1, 0.2]", "[0.1, 1.2]", r"line 18: methods\[2\].values: 1.2 is not in \[0.0, 0.9\]"),
         ('method = "d"', 'method = "rd"', r"line 13: methods\[1\].method: rd has a controller"),
-        ('method = "d"', 'method = "x"', r"line 13: methods\[1\].method: input should be"),
+        ('method = "d"', 'method = "x"', r"line 13: methods\[1\].method: .x. is none of vanilla"),
         (
             'kind = "ppo"',
             'kind = "ppo"\nhigh = 1',

@@ -13,7 +13,7 @@ from trainer_service.training.child.models import Model
 from trainer_service.training.child.network import build_child, input_size
 from trainer_service.training.datasets import Images, Split
 from trainer_service.training.loop import ChildTraining
-from trainer_service.training.regularizers import Dropout
+from trainer_service.training.regularizers.sites import Site
 from trainer_service.training.sites import stage_ends, watch_pass
 from trainer_service.training.spec import Method, Start, TrainingSpec
 from trainer_service.training.vision import StochasticDepth, models
@@ -81,7 +81,7 @@ def test_other_models_train_with_five_sites_of_dropout(model: Model, size: int) 
 
     assert all(loss > 0 for loss in chunk.losses)
     child = training.passes.child
-    assert sum(isinstance(m, Dropout) for m in child.modules()) == 5
+    assert sum(isinstance(m, Site) for m in child.modules()) == 5
     own = [m for m in child.modules() if isinstance(m, nn.Dropout | StochasticDepth)]
     assert all(module.p == 0 for module in own)
 

@@ -1,6 +1,6 @@
 """Regularizers: their laws, and that a new value rebuilds nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -8,14 +8,9 @@ from torch import Tensor, nn
 
 from agent_service.domain.errors import InvalidArgument
 from trainer_service.training.child.network import build_child
-from trainer_service.training.regularizers import (
-    Draws,
-    Dropout,
-    DynamicNoise,
-    GaussianNoise,
-    Regularization,
-    Site,
-)
+from trainer_service.training.regularizers.installed import Regularization
+from trainer_service.training.regularizers.registry import REGULARIZERS
+from trainer_service.training.regularizers.sites import Draws, Site
 from trainer_service.training.sites import watch_pass
 from trainer_service.training.spec import Method, Model, Sites, TrainingSpec, hyperparameters
 
@@ -31,18 +26,33 @@ def make(method: Method, **changes: object) -> tuple[nn.Module, Regularization, 
     return child, Regularization(spec, child, calls, batch=2, device=CPU), spec
 
 
-def site(kind: type[Site], strengths: Iterable[float], shape: tuple[int, ...]) -> Site:
-    """Return a site of as many children as there are strengths, its numbers drawn."""
-    generators = [torch.Generator().manual_seed(k) for k, _ in enumerate(strengths)]
-    draws = Draws(generators, [shape], is_normal=kind is not Dropout)
+def new_site(name: str, strengths: Iterable[float], draws: Draws, number: int = 0) -> Site:
+    """Return a site of as many children as there are strengths, as it stands in a child."""
+    before = nn.ReLU() if name == "dni" else None
+    site = Site(REGULARIZERS[name], torch.tensor(list(strengths)), before=before)
+    site.read(draws, number)
+    return site
+
+
+def new_draws(
+    name: str, shapes: Sequence[tuple[int, ...]], *, seeds: Sequence[int] = (0,), **changes: bool
+) -> Draws:
+    """Return the numbers of a pass, drawn."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    draws = Draws(generators, shapes, is_normal=REGULARIZERS[name].is_normal, **changes)
     draws.draw()
-    return kind(torch.tensor(list(strengths)), draws, 0)
+    return draws
+
+
+def site(name: str, strength: float, shape: tuple[int, ...]) -> Site:
+    """Return a site of one child."""
+    return new_site(name, [strength], new_draws(name, [shape]))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
 def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     """A share p is 0, what is kept is scaled by 1 / (1 - p)."""
-    features = site(Dropout, [rate], (2, 100_000))(torch.ones(2, 100_000))
+    features = site("dropout", rate, (2, 100_000))(torch.ones(2, 100_000))
 
     assert (features == 0).float().mean() == pytest.approx(rate, abs=0.005)
     assert features.max() == pytest.approx(1 / (1 - rate))
@@ -51,7 +61,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
 @pytest.mark.parametrize("deviation", [0.0, 0.5, 1.0])
 def test_noise_has_mean_zero_and_its_deviation(deviation: float) -> None:
     """Gaussian noise of deviation sigma around the features."""
-    noise = site(GaussianNoise, [deviation], (2, 100_000))(torch.ones(2, 100_000)) - 1
+    noise = site("noise", deviation, (2, 100_000))(torch.ones(2, 100_000)) - 1
 
     assert noise.mean() == pytest.approx(0, abs=0.01)
     assert noise.std() == pytest.approx(deviation, abs=0.01)
@@ -61,38 +71,31 @@ def test_nothing_is_active_in_eval_mode() -> None:
     """Dropout, noise and DNI leave features alone, DNI but for its ReLU."""
     features = torch.randn(4, 1000)
 
-    for kind in (Dropout, GaussianNoise):
-        assert torch.equal(site(kind, [0.9], (4, 1000)).eval()(features), features)
-    unit = site(DynamicNoise, [0.5], (4, 1000)).eval()
+    for name in ("dropout", "noise"):
+        assert torch.equal(site(name, 0.9, (4, 1000)).eval()(features), features)
+    unit = site("dni", 0.5, (4, 1000)).eval()
     assert torch.equal(unit(features), features.relu())
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5, 5), (4, 6, 7)])
-@pytest.mark.parametrize("kind", [Dropout, GaussianNoise, DynamicNoise])
+@pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize("is_last", [False, True])
 def test_children_side_by_side_have_strengths_and_numbers_of_their_own(
-    kind: type[Site], shape: tuple[int, ...], is_last: bool
+    name: str, shape: tuple[int, ...], is_last: bool
 ) -> None:
     """To the bit what each child's own site makes of its own channels, in either format."""
     features = [torch.randn(shape) for _ in range(3)]
     draws = [
-        Draws(
-            [torch.Generator().manual_seed(seed) for seed in seeds],
-            [(1, 1), shape],
-            is_normal=kind is not Dropout,
-            is_channels_last=is_last,
-        )
+        new_draws(name, [(1, 1), shape], seeds=seeds, is_channels_last=is_last)
         for seeds in ((0,), (1,), (2,), (0, 1, 2))
     ]
-    for draw in draws:
-        draw.draw()
     strengths = [0.1, 0.5, 0.9]
     alone = [
-        kind(torch.tensor([strength]), its_draws, 1)(part)
+        new_site(name, [strength], its_draws, 1)(part)
         for strength, its_draws, part in zip(strengths, draws, features, strict=False)
     ]
 
-    together = kind(torch.tensor(strengths), draws[3], 1)(torch.cat(features, dim=1))
+    together = new_site(name, strengths, draws[3], 1)(torch.cat(features, dim=1))
 
     assert torch.equal(together, torch.cat(alone, dim=1))
 
@@ -133,7 +136,7 @@ def test_dni_stands_in_every_unit(model: Model, units: int) -> None:
     """One strength for the stem and each BN+ReLU unit inside the blocks."""
     child, regularization, _spec = make(Method.DNI, model=model)
 
-    assert sum(isinstance(m, DynamicNoise) for m in child.modules()) == units
+    assert sum(isinstance(m, Site) for m in child.modules()) == units
     assert regularization.values() == {"noise-strength": 0.25}
 
 
@@ -145,7 +148,7 @@ def test_a_model_without_a_unit_has_no_dni() -> None:
 
 def test_the_strength_of_dni_follows_the_loss() -> None:
     """Its gradient is the training loss's own: equal to central differences with the same noise."""
-    unit = site(DynamicNoise, [0.3], (64, 8)).double()
+    unit = site("dni", 0.3, (64, 8)).double()
     unit.strengths = nn.Parameter(unit.strengths.double())
     unit.numbers = unit.numbers.double()
     features = torch.randn(64, 8, dtype=torch.float64)

@@ -24,10 +24,10 @@ def best_constant(entry: Grid | RandomSearch, tuning: Sequence[Result]) -> Value
     """
     scores: dict[float, list[float]] = {}
     for result in sorted(tuning, key=lambda result: result.key):
-        value = result.spec.training.values[entry.regularizer]
+        value = result.spec.training.values[entry.chosen.strength.name]
         scores.setdefault(value, []).append(result.finished.scores.validation_score_best)
     best = max(scores, key=lambda value: float(np.mean(scores[value])))
-    return {entry.regularizer.value: best}
+    return {entry.chosen.strength.name: best}
 
 
 def mean_values(judged: Sequence[Result]) -> Values:

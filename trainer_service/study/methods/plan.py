@@ -23,12 +23,13 @@ from trainer_service.study.entries import (
     Grid,
     Learned,
     RandomSearch,
-    Regularizer,
     Scheduled,
 )
 from trainer_service.study.results.results import Key, Phase
 from trainer_service.study.spec import TUNING_SEEDS, StudySpec
-from trainer_service.training.spec import RANGES, Sites, TrainingSpec, hyperparameters
+from trainer_service.training.regularizers.registry import REGULARIZERS
+from trainer_service.training.regularizers.regularizer import Regularizer
+from trainer_service.training.spec import Sites, TrainingSpec, hyperparameters
 
 Steering = Learned | Bayesian | Scheduled | Drawn
 """Methods whose children have a controller of the method's own form."""
@@ -61,15 +62,16 @@ def tuning(study: str, spec: StudySpec, entry: Entry) -> list[Child]:
             share = count // len(entry.values)
             # Value by value within a seed, so that a part of them is of all values alike.
             trained = [
-                _fixed(spec, entry.regularizer, value, TUNING_SEEDS + place)
+                _fixed(spec, entry.chosen, value, TUNING_SEEDS + place)
                 for place in range(share)
                 for value in entry.values
             ]
         case RandomSearch():
-            low, high = RANGES[entry.regularizer]
-            draws = np.random.default_rng(spec.training.data_seed).uniform(low, high, count)
+            strength = entry.chosen.strength
+            rng = np.random.default_rng(spec.training.data_seed)
+            draws = rng.uniform(strength.low, strength.high, count)
             trained = [
-                _fixed(spec, entry.regularizer, float(value), TUNING_SEEDS + place)
+                _fixed(spec, entry.chosen, float(value), TUNING_SEEDS + place)
                 for place, value in enumerate(draws)
             ]
         case Bayesian() | Learned():
@@ -135,7 +137,7 @@ def _algorithm(spec: StudySpec, entry: Steering) -> Settings:
 def _schedule(spec: StudySpec, entry: Scheduled) -> ScheduleSettings:
     assert spec.training.chunks is not None
     chunks = round(spec.training.chunks * entry.until)
-    name = entry.regularizer.value
+    name = entry.chosen.strength.name
     return ScheduleSettings(
         shape=entry.course,
         start={name: entry.start},
@@ -147,13 +149,17 @@ def _schedule(spec: StudySpec, entry: Scheduled) -> ScheduleSettings:
 
 def _with_values(training: TrainingSpec, values: Mapping[str, float]) -> TrainingSpec:
     """Return a training under fixed values, of one hyperparameter or of one a site."""
-    regularizer = Regularizer(next(iter(values)).partition("-")[0])
-    sites = Sites.SHARED if regularizer in values else Sites.EACH
-    return replace(training, method=regularizer.fixed, sites=sites, values=values)
+    for regularizer in REGULARIZERS.values():
+        for sites in Sites:
+            names = regularizer.hyperparameters(each=sites is Sites.EACH)
+            if values.keys() == {one.name for one in names}:
+                method = regularizer.fixed.lower()
+                return replace(training, method=method, sites=sites, values=values)
+    raise AssertionError(f"no regularizer has the values {sorted(values)}")
 
 
 def _fixed(spec: StudySpec, regularizer: Regularizer, value: float, seed: int) -> RunSpec:
-    training = _with_values(spec.training, {regularizer.value: value})
+    training = _with_values(spec.training, {regularizer.strength.name: value})
     return RunSpec(training=replace(training, seed=seed))
 
 
@@ -164,7 +170,7 @@ def _steered(spec: StudySpec, entry: Steering, controller: str, mode: Mode, seed
 
 def _steered_training(spec: StudySpec, entry: Steering) -> TrainingSpec:
     sites = entry.sites if isinstance(entry, Learned) else Sites.SHARED
-    return replace(spec.training, method=entry.regularizer.steered, sites=sites, values={})
+    return replace(spec.training, method=entry.chosen.steered.lower(), sites=sites, values={})
 
 
 def _child(study: str, entry: Entry, phase: Phase, index: int, spec: RunSpec) -> Child:

@@ -130,7 +130,7 @@ def _under(result: Result) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     if result.policy:
         return f"policy {result.policy[:12]}"
-    return result.spec.controller or result.spec.training.method.value
+    return result.spec.controller or result.spec.training.method
 
 
 def times(spec: StudySpec, rows: Sequence[Row], results: Sequence[Result]) -> Section:

@@ -39,7 +39,7 @@ class Populations:
         chunks = self._spec.training.chunks
         assert chunks is not None
         first = TUNING_SEEDS + seed * self._entry.members
-        training = replace(self._spec.training, method=self._entry.regularizer.fixed, seed=first)
+        training = replace(self._spec.training, method=self._entry.chosen.fixed.lower(), seed=first)
         return pbt.Population(
             study=f"{self._study}-{self._entry.name}{attempt}",
             training=training,

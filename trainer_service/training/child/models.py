@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+"""A child's stages, named as a ResNet's."""
+
 
 class Model(StrEnum):
     """Children, as torchvision names them; a test compares the list with torchvision's own."""

@@ -1,0 +1,17 @@
+"""No regularization: the paper's Vanilla."""
+
+from __future__ import annotations
+
+from agent_service.domain.hyperparameters import Hyperparameter
+from trainer_service.training.regularizers.regularizer import Regularizer
+
+
+class NoRegularizer(Regularizer):
+    """Leaves a training as it is."""
+
+    name = "none"
+    fixed = "Vanilla"
+
+    def hyperparameters(self, *, each: bool) -> tuple[Hyperparameter, ...]:
+        """Return none: there is nothing to decide."""
+        return ()

@@ -1,0 +1,77 @@
+"""All regularizers, and the methods that each makes: its values are fixed, or a controller's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent_service.domain.checks import quoted
+from agent_service.domain.errors import invalid
+from trainer_service.training.regularizers.dni import DynamicNoise
+from trainer_service.training.regularizers.dropout import Dropout
+from trainer_service.training.regularizers.noise import GaussianNoise
+from trainer_service.training.regularizers.none import NoRegularizer
+from trainer_service.training.regularizers.regularizer import Regularizer
+
+REGULARIZERS: dict[str, Regularizer] = {
+    regularizer.name: regularizer
+    for regularizer in (
+        NoRegularizer(),
+        GaussianNoise(),
+        Dropout(),
+        DynamicNoise(),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingMethod:
+    """A regularizer, and who decides its values."""
+
+    title: str
+    """In tables."""
+    regularizer: Regularizer
+    is_reinforced: bool
+    """Whether a controller decides the values."""
+
+
+def training_methods() -> dict[str, TrainingMethod]:
+    """Return all methods by the names that users type, those under fixed values first."""
+    return {
+        title.lower(): TrainingMethod(title=title, regularizer=one, is_reinforced=is_reinforced)
+        for is_reinforced in (False, True)
+        for one in REGULARIZERS.values()
+        if (title := one.steered if is_reinforced else one.fixed)
+    }
+
+
+def training_method(name: str, *, field: str = "method") -> TrainingMethod:
+    """Return the method of a name; raises InvalidArgument naming those that there are."""
+    methods = training_methods()
+    if name not in methods:
+        raise invalid(field, f"{quoted(name)} is none of {', '.join(methods)}")
+    return methods[name]
+
+
+def names_in_words(*, is_reinforced: bool) -> str:
+    """Return the names of the methods whose values can be decided, for errors.
+
+    Args:
+        is_reinforced: those under a controller; else those under fixed values.
+    """
+    return " or ".join(
+        name
+        for name, method in training_methods().items()
+        if method.regularizer.steered and method.is_reinforced is is_reinforced
+    )
+
+
+def steerable(name: str) -> Regularizer:
+    """Return the regularizer of a name, whose values can be decided.
+
+    Raises:
+        InvalidArgument: field `regularizer`: it is none, or has no such values.
+    """
+    found = {name: one for name, one in REGULARIZERS.items() if one.steered}
+    if name not in found:
+        raise invalid("regularizer", f"{quoted(name)} is none of {', '.join(found)}")
+    return found[name]
