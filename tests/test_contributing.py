@@ -4,9 +4,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -23,10 +24,19 @@ from agent_service.rules.catalog import Catalog
 from agent_service.store.rows.rows import spec_from_text, spec_to_text
 from agent_service.wire.convert import spec_from_message
 from tests.agent_service.specs import spec
+from tests.end_to_end.processes import TrainerProcess
 from tests.given import ServedAgent
 from tests.trainer_service.specs import CHILD
 from trainer_service.rpc import convert
 from trainer_service.run import RunSpec
+from trainer_service.study.command import run_study
+from trainer_service.study.methods.choosing import Searched
+from trainer_service.study.methods.plan import Phase
+from trainer_service.study.methods.registry import KINDS as STUDY_KINDS
+from trainer_service.study.report.flags import departs
+from trainer_service.study.results.results import ResultsFolder
+from trainer_service.study.spec import StudySpec
+from trainer_service.study.study_file import parse_study, read_study
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
@@ -125,6 +135,68 @@ def test_a_new_regularizer_is_a_file_and_a_line(
     assert first_chunk(steered, {"smoothing": 0.0}).losses == plain.losses
     assert half.values == {"smoothing": 0.5}
     assert half.losses[0] != pytest.approx(plain.losses[0], rel=0.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried(Searched):
+    """A search over two constants, one child each."""
+
+    kind: Literal["tried"] = "tried"
+
+    def tried(self, study: StudySpec) -> list[tuple[float, int]]:
+        return [(0.1, 0), (0.4, 1)]
+
+    def tuned_children(self, study: StudySpec) -> int:
+        return 2
+
+    def children_before(self, study: StudySpec, tuned: int) -> str:
+        return "both of them"
+
+
+STUDY = """
+seeds = 2
+budget = 4
+references = ["gentle"]
+[training]
+model = "resnet18"
+width = 0.0625
+training_size = 64
+batch_size = 16
+chunk_size = 4
+chunks = 2
+[[methods]]
+name = "gentle"
+kind = "gentle"
+[[methods]]
+name = "tried"
+kind = "tried"
+"""
+
+
+@pytest.mark.parametrize("new_file", ["Add a kind of method to studies"], indirect=True)
+def test_a_new_kind_of_method_is_a_file_and_a_line(
+    new_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study of it is read, trained, told in a report, and written down as the same study."""
+    line = blocks("Add a kind of method to studies")[1]
+    for word, kind in {**eval(f"{{{line}}}", vars(new_file)), "tried": Tried}.items():
+        monkeypatch.setitem(STUDY_KINDS, word, kind)
+    study, output = parse_study(STUDY, "study"), tmp_path / "results"
+
+    with TrainerProcess(tmp_path) as trainer:
+        run_study(study, output, agent="127.0.0.1:9", trainers=[trainer.address])
+
+    plan = ResultsFolder(output).plan()
+    assert plan.spec == study
+    assert not [result.key for result in plan.results if departs(result, plan)]
+    values = [r.spec.training.values["dropout"] for r in plan.finished("gentle", Phase.JUDGED)]
+    assert values == [0.1, 0.1]
+    tuned = plan.finished("tried", Phase.TUNING)
+    assert [r.spec.training.values["dropout"] for r in tuned] == [0.1, 0.4]
+    text = (output / "report.md").read_text()
+    assert "| tried | 2 | " in text
+    assert "| both of them | dropout 0." in text
+    assert read_study(str(output / "report.toml")) == study
 
 
 def first_chunk(training: TrainingSpec, values: dict[str, float]) -> Chunk:

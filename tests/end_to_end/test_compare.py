@@ -25,9 +25,9 @@ from tests.end_to_end.processes import (
 from tests.given import run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.study.report.audit import departs
-from trainer_service.study.report.flags import find_flags
-from trainer_service.study.results.results import Key, Phase, ResultsFolder
+from trainer_service.study.methods.plan import Key, Phase
+from trainer_service.study.report.flags import departs, find_flags
+from trainer_service.study.results.results import ResultsFolder
 from trainer_service.training.child_file import read_manifest
 from trainer_service.v1 import trainer_pb2
 
@@ -317,7 +317,7 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
     assert all(len(r.trace.training_loss) == 4 for r in results)
     odd = {word for words in find_flags(study, results).values() for word in words}
     assert not [word for word in odd if "commit" not in word], odd
-    assert not [r.key for r in results if departs(r, study, results)]
+    assert not [r.key for r in results if departs(r, folder.plan())]
     values = {r.key.method: r.trace.values for r in results if r.is_judged and r.key.index == 0}
     assert set(values["late"]["dropout"]) == {0.0, 0.3}
     assert len(set(values["tpe"]["dropout"])) == 1

@@ -51,7 +51,7 @@ def run_study(
     }
     folder = ResultsFolder(output)
     planned = {
-        entry.name: (entry.label, spec.budget_of(entry) + len(part.judged(spec)))
+        entry.name: (entry.label, entry.tuned_children(spec) + len(part.judged(spec)))
         for entry in part.methods(spec)
     }
     with ExitStack() as stack:

@@ -7,26 +7,22 @@ those that are searched or learned on TUNING_SEEDS, ...: nobody is judged on one
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import PlainSerializer, PlainValidator
 
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Reward
-from trainer_service.study.entries import (
-    Entry,
-    Fixed,
-    Grid,
-    Learned,
-    MeanOf,
-    Population,
-    Replayed,
-    Scheduled,
-)
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.plan import TUNING_SEEDS
+from trainer_service.study.methods.ppo import Learned
+from trainer_service.study.methods.registry import read_entry, write_entry
 from trainer_service.training.regularizers.registry import training_method
 from trainer_service.training.spec import TrainingSpec
 
-TUNING_SEEDS = 1000
-"""Seeds of children that are searched or learned on start here."""
 MAX_METHODS = 200
 """More are no picture, and take hours to compare."""
 SIGNIFICANCE = 0.05
@@ -45,7 +41,7 @@ class StudySpec:
     """Children that each search, and each controller, may train before it is judged."""
     training: TrainingSpec
     """What all children have in common; method, values and seed are set for each."""
-    methods: tuple[Entry, ...]
+    methods: tuple[Annotated[Entry, PlainValidator(read_entry), PlainSerializer(write_entry)], ...]
     """What is compared, in the order of tables and pictures."""
     references: tuple[str, ...] = ()
     """Names of methods that all others are compared with, seed by seed."""
@@ -73,7 +69,7 @@ class StudySpec:
             _check_known(name, getattr(self, name), names)
         self._check_tests()
         for place, entry in enumerate(self.methods):
-            self._check_entry(f"methods[{place}].", entry)
+            entry.check(f"methods[{place}].", self)
 
     def _check_tests(self) -> None:
         """Check that there are seeds enough for a test to find anything."""
@@ -89,70 +85,21 @@ class StudySpec:
                 f"{count * 2.0 ** (1 - self.seeds):.3g}; give {needed} or more, or fewer `tests`",
             )
 
-    def _check_entry(self, path: str, entry: Entry) -> None:
-        if isinstance(entry, Grid) and self.budget % len(entry.values):
-            raise invalid(
-                f"{path}values",
-                f"{len(entry.values)} values cannot share {self.budget} children equally; change "
-                "them or the budget",
-            )
-        if isinstance(entry, Learned):
-            self._check_transitions(path, entry)
-        if isinstance(entry, Replayed | MeanOf):
-            if not isinstance(self._find(entry.of), Learned):
-                raise invalid(f"{path}of", f"{entry.of!r} is no learned method of this study")
-            if isinstance(entry, Replayed) and self.seeds < 2:
-                raise invalid("seeds", "a replay needs a run of another seed; give 2 or more")
-        if isinstance(entry, Scheduled) and self.training.chunks is None:
-            raise invalid("training.chunks", "is not set; a schedule's length is told in chunks")
-        if isinstance(entry, Population):
-            chunks = self.training.chunks
-            if chunks is None or chunks % entry.round_chunks:
-                raise invalid(
-                    f"{path}round_chunks",
-                    f"{entry.round_chunks} does not divide training.chunks, {chunks}",
-                )
-        if isinstance(entry, Fixed):
-            # The child's own checks, of the values against the method.
-            replace(self.training, method=entry.method, values=entry.values)
-
-    def _check_transitions(self, path: str, entry: Learned) -> None:
-        """Check that a controller learns at all, where the length is known before the data is."""
-        chunks, needed = self.training.chunks, entry.ppo.rollout_size
-        children = self.budget_of(entry)
-        if children > TUNING_SEEDS:
-            raise invalid(f"{path}budget", f"{children} must be at most {TUNING_SEEDS}")
-        if chunks is not None and children * chunks < needed:
-            raise invalid(
-                f"{path}ppo",
-                f"{children} children of {chunks} chunks bring {children * chunks} transitions, "
-                f"fewer than one update takes, {needed}; give more children or chunks, or a "
-                "smaller rollout_size: in [methods.ppo] below this method, or as --rollout-size",
-            )
-
     def goes_on_with(self, other: StudySpec) -> bool:
         """Whether all that `other` trains is trained under this study, too, and alike."""
         same_children = (self.training, self.budget) == (other.training, other.budget)
         grown = self.seeds >= other.seeds and set(names_of(other)) <= set(names_of(self))
         return same_children and grown and all(self.entry(e.name) == e for e in other.methods)
 
-    def _find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> Entry | None:
+        """Return the method of a name; None where there is none."""
         return next((entry for entry in self.methods if entry.name == name), None)
 
     def entry(self, name: str) -> Entry:
         """Return the method of a name that is known to be there."""
-        found = self._find(name)
+        found = self.find(name)
         assert found is not None, name
         return found
-
-    def budget_of(self, entry: Entry) -> int:
-        """Return how many children a method trains that are not judged."""
-        if isinstance(entry, Population):
-            return self.seeds * (entry.members - 1)
-        if not entry.tunes:
-            return 0
-        own = entry.budget if isinstance(entry, Learned) else None
-        return self.budget if own is None else own
 
     @property
     def tested(self) -> list[tuple[str, str]]:

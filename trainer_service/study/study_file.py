@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent_service.controllers.registry import KINDS as ALGORITHMS
 from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.text import read_text
-from trainer_service.study.entries import KINDS, Entry
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.registry import KINDS
 from trainer_service.study.spec import StudySpec
 from trainer_service.training.spec import TrainingSpec
 
@@ -63,7 +63,7 @@ def parse_study(text: str, name: str) -> StudySpec:
 
     Args:
         text: top-level keys are StudySpec's; `[training]` has TrainingSpec's; each `[[methods]]`
-            has a `kind`, and the keys of that kind (entries.py).
+            has a `kind`, and the keys of that kind (methods/).
         name: of the file, for errors.
 
     Raises:
@@ -106,10 +106,13 @@ def _entry(table: Any, place: Place) -> Entry:
     kind = table.get("kind") if isinstance(table, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise _Wrong((*place, "kind"), f"{kind!r} is none of {', '.join(KINDS)}")
-    for name in ALGORITHMS.keys() & table.keys():
-        if isinstance(table[name], dict):
-            table = {**table, name: _made(ALGORITHMS[name], table[name], (*place, name))}
-    entry: Entry = _made(KINDS[kind], table, place)
+    types = get_type_hints(KINDS[kind])
+    made = {
+        name: _made(types[name], value, (*place, name))
+        for name, value in table.items()
+        if isinstance(value, dict) and is_dataclass(types.get(name))
+    }
+    entry: Entry = _made(KINDS[kind], {**table, **made}, place)
     return entry
 
 

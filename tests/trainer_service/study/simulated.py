@@ -11,29 +11,20 @@ from agent_service.controllers.schedule import Shape
 from tests.trainer_service.runs.test_store import FINISHED
 from trainer_service.run import RunSpec
 from trainer_service.simulation.child import SimulatedChild
-from trainer_service.study.entries import (
-    Carried,
-    Entry,
-    Fixed,
-    Grid,
-    Learned,
-    MeanOf,
-    RandomSearch,
-    Replayed,
-    Scheduled,
-)
-from trainer_service.study.methods.choices import best_constant, mean_values
-from trainer_service.study.methods.plan import (
-    Child,
-    controller_name,
-    judged_fixed,
-    judged_steered,
-    tuning,
-)
+from trainer_service.study.methods.carried import Carried
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.grid import Grid
+from trainer_service.study.methods.mean import MeanOf
+from trainer_service.study.methods.plan import Child, Phase, Plan
+from trainer_service.study.methods.ppo import Learned
+from trainer_service.study.methods.random_search import RandomSearch
+from trainer_service.study.methods.replay import Replayed
+from trainer_service.study.methods.schedule import Scheduled
 from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.spec import Method, TrainingSpec, hyperparameters
+from trainer_service.training.spec import Method, TrainingSpec, fixed_values, hyperparameters
 
 TRAINING = TrainingSpec(chunks=20)
 METHODS: tuple[Entry, ...] = (
@@ -100,44 +91,33 @@ def result(child: Child, rate: Rates, *, noise: float = 0.0, ended_at: float = 1
 
 def simulate(folder: ResultsFolder, spec: StudySpec = STUDY) -> None:
     """Have a whole study in a folder, as if `compare` had run it."""
-    study = folder.open(spec)
+    folder.open(spec)
     for entry in spec.methods:
-        for child in tuning(study, spec, entry):
-            folder.add(result(child, course(entry, child.spec)))
+        for child in folder.plan().tuning(entry.name):
+            folder.add(result(child, course(child.spec)))
+        plan = folder.plan()
         for seed in range(spec.seeds):
-            child = _judged(study, spec, entry, seed, folder)
+            child = judged(entry, plan, seed)
             # Without luck differences would be the same for all seeds.
             luck = np.random.default_rng([crc32(entry.name.encode()), seed]).normal(0, 1e-4)
-            folder.add(result(child, course(entry, child.spec), noise=luck))
+            folder.add(result(child, course(child.spec), noise=luck))
 
 
-def course(entry: Entry, spec: RunSpec) -> Rates:
-    """Return what a child trains under: its fixed value, or a rise that stands for a policy."""
-    values = list(spec.training.values.values())
-    if values:
-        return lambda _tau: values[0]
-    if isinstance(entry, Fixed):
-        return lambda _tau: 0.2 if entry.method == "d" else 0.0
-    return lambda tau: 0.1 + 0.7 * tau
+def course(spec: RunSpec) -> Rates:
+    """Return what a child trains under: its fixed value, or a rise that stands for a controller."""
+    if spec.controller:
+        return lambda tau: 0.1 + 0.7 * tau
+    value = next(iter(fixed_values(spec.training).values()), 0.0)
+    return lambda _tau: value
 
 
-def _judged(study: str, spec: StudySpec, entry: Entry, seed: int, folder: ResultsFolder) -> Child:
-    def of(name: str, phase: str) -> list[Result]:
-        return [r for r in folder.results() if (r.key.method, r.key.phase) == (name, phase)]
-
-    if isinstance(entry, Fixed):
-        return judged_fixed(study, spec, entry, seed, {})
-    if isinstance(entry, Grid | RandomSearch):
-        values = best_constant(entry, of(entry.name, "tuning"))
-        return judged_fixed(study, spec, entry, seed, values)
-    if isinstance(entry, Carried):
-        return judged_fixed(study, spec, entry, seed, {"dropout": 0.3})
-    if isinstance(entry, MeanOf):
-        return judged_fixed(study, spec, entry, seed, mean_values(of(entry.of, "judged")))
-    like = spec.entry(entry.of) if isinstance(entry, Replayed) else entry
-    assert isinstance(like, Learned | Scheduled)
-    name = controller_name(study, entry, seed if isinstance(entry, Replayed) else None)
-    return judged_steered(study, spec, entry, seed, controller=name, like=like)
+def judged(entry: Entry, plan: Plan, seed: int) -> Child:
+    """Return the judged child of a seed; what is carried over is a constant of 0.3."""
+    if entry.origin:
+        entry = Fixed(name=entry.name, method="d", values={"dropout": 0.3})
+    run = entry.judged(plan, seed)
+    assert run is not None
+    return plan.child(entry.name, Phase.JUDGED, seed, run)
 
 
 def simulated_folder(path: Path, spec: StudySpec = STUDY) -> ResultsFolder:

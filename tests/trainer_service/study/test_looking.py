@@ -11,9 +11,8 @@ from matplotlib.image import imread
 
 from agent_service.domain.errors import InvalidArgument
 from tests.trainer_service.specs import run_spec
-from tests.trainer_service.study.simulated import result
-from trainer_service.study.entries import Fixed
-from trainer_service.study.methods.plan import judged_fixed
+from tests.trainer_service.study.simulated import judged, result
+from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.report.grad_cam import layer_of, look
 from trainer_service.study.report.report import write_report
 from trainer_service.study.results.results import ResultsFolder
@@ -68,9 +67,9 @@ def weights_of(training: TrainingSpec, run_id: str) -> bytes:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with weights of one method, those again as if they were another's, and no more."""
     path = tmp_path_factory.mktemp("study")
-    study = ResultsFolder(path).open(STUDY)
+    ResultsFolder(path).open(STUDY)
     for entry in STUDY.methods:
-        child = judged_fixed(study, STUDY, entry, 0, {})
+        child = judged(entry, ResultsFolder(path).plan(), 0)
         ResultsFolder(path).add(result(child, lambda _tau: 0.2))
         if entry.name == "vanilla":
             data = weights_of(child.spec.training, child.run_id)

@@ -1,5 +1,6 @@
 """Which children a study trains: paired, fresh, and at the same budget."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,18 @@ import pytest
 from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.runs import Mode
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
-from trainer_service.study.entries import Bayesian, Drawn, Grid, Learned, Replayed, Scheduled
-from trainer_service.study.methods.choices import best_constant, mean_values, replayed_values
-from trainer_service.study.methods.plan import controller_spec, tuning
-from trainer_service.study.report.audit import departs
-from trainer_service.study.results.results import Phase, Result, ResultsFolder
-from trainer_service.study.spec import TUNING_SEEDS, StudySpec, table_1
+from trainer_service.study.methods.bayesian import Bayesian
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.grid import Grid
+from trainer_service.study.methods.mean import mean_values
+from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
+from trainer_service.study.methods.ppo import Learned
+from trainer_service.study.methods.random import Drawn
+from trainer_service.study.methods.replay import Replayed
+from trainer_service.study.methods.schedule import Scheduled
+from trainer_service.study.report.flags import departs
+from trainer_service.study.results.results import Result, ResultsFolder
+from trainer_service.study.spec import StudySpec, table_1
 from trainer_service.training.spec import Method, Sites
 
 
@@ -22,7 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
     return simulated_folder(tmp_path_factory.mktemp("study"))
 
 
-def of(results: list[Result], method: str, phase: Phase) -> list[Result]:
+def planned(*methods: Entry) -> Plan:
+    """Return a study of other methods that has not begun."""
+    return Plan(id="s", spec=replace(STUDY, methods=methods, references=()), results=())
+
+
+def of(results: Sequence[Result], method: str, phase: Phase) -> list[Result]:
     return [r for r in results if r.key.method == method and r.key.phase is phase]
 
 
@@ -58,16 +70,17 @@ def test_the_best_constant_is_the_truth(folder: ResultsFolder) -> None:
     assert isinstance(entry, Grid)
     tuned = of(folder.results(), "grid", Phase.TUNING)
 
-    assert best_constant(entry, tuned) == {"dropout": 0.4}
-    assert best_constant(entry, tuned[::-1]) == {"dropout": 0.4}
+    assert entry.best(tuned) == 0.4
+    judged = of(folder.results(), "grid", Phase.JUDGED)
+    assert {r.spec.training.values["dropout"] for r in judged} == {0.4}
 
 
 def test_replays_are_of_another_seed_and_shuffles_keep_the_values(folder: ResultsFolder) -> None:
     """Chunk by chunk as it was; shuffled another order of the same; the mean is the mean."""
     judged = of(folder.results(), "rd", Phase.JUDGED)
-    expected = [v["dropout"] for v in replayed_values(Replayed(name="r", of="rd"), judged, seed=3)]
-    shuffle = Replayed(name="r", of="rd", shuffled=True)
-    shuffled = [v["dropout"] for v in replayed_values(shuffle, judged, seed=3)]
+    replay = Replayed(name="r", of="rd")
+    expected = [v["dropout"] for v in replay.values(judged, seed=3)]
+    shuffled = [v["dropout"] for v in replace(replay, shuffled=True).values(judged, seed=3)]
 
     assert expected == list(judged[0].trace.values["dropout"])
     assert shuffled != expected
@@ -90,7 +103,7 @@ def test_a_schedules_end_is_a_share_of_the_training(
 ) -> None:
     """In chunks of the study's children."""
     entry = Scheduled(name="s", course=course, start=0.0, end=0.3, until=until)
-    algorithm = controller_spec("s", STUDY, entry).algorithm
+    algorithm = entry.algorithm(STUDY)
 
     assert isinstance(algorithm, ScheduleSettings)
     assert (algorithm.shape, algorithm.chunks) == (course, chunks)
@@ -100,11 +113,12 @@ def test_a_schedules_end_is_a_share_of_the_training(
 def test_a_controller_decides_what_its_children_have(sites: Sites) -> None:
     """Its hyperparameters are those of the method's sites, its chunk the child's."""
     entry = Learned(name="rd", sites=sites)
-    made = controller_spec("s", STUDY, entry)
+    plan = planned(entry)
+    made = entry.controller(plan)
 
     assert len(made.hyperparameters) == (1 if sites is Sites.SHARED else 5)
     assert made.chunk_size == TRAINING.chunk_size
-    for child in tuning("s", STUDY, entry):
+    for child in plan.tuning("rd"):
         assert (child.spec.controller, child.spec.mode) == (made.name, Mode.LEARNING)
         assert child.spec.training.sites is sites
 
@@ -115,7 +129,7 @@ def test_a_controller_stays_below_the_largest_value_of_its_method(
 ) -> None:
     """The range is the method's own; without one it is what children can have."""
     ranges = [
-        [(h.low, h.high) for h in controller_spec("s", STUDY, entry).hyperparameters]
+        [(h.low, h.high) for h in entry.controller(planned(entry)).hyperparameters]
         for entry in (kind(name="rd", high=0.5), kind(name="rd"))
     ]
 
@@ -124,22 +138,24 @@ def test_a_controller_stays_below_the_largest_value_of_its_method(
 
 def test_run_ids_are_unique() -> None:
     """Over all methods of a study, and between two studies."""
-    entries = [*STUDY.methods, Bayesian(name="tpe")]
-    ids = [c.run_id for s in ("s", "t") for e in entries for c in tuning(s, STUDY, e)]
+    plan = planned(*STUDY.methods, Bayesian(name="tpe"))
+    plans = (plan, replace(plan, id="t"))
+    ids = [c.run_id for p in plans for e in plan.spec.methods for c in p.tuning(e.name)]
 
     assert len(set(ids)) == len(ids)
 
 
 def test_nothing_of_a_study_departs_from_its_plan(folder: ResultsFolder) -> None:
     """And what was trained under other things does, wherever it stands."""
-    study, results = folder.study(), folder.results()
-    assert not [r.key for r in results if departs(r, study, results)]
+    plan = folder.plan()
+    results = plan.results
+    assert not [r.key for r in results if departs(r, plan)]
 
     for place, r in enumerate(results):
         training = replace(r.spec.training, learning_rate=0.1)
         changed = replace(r, spec=replace(r.spec, training=training))
         others = [*results[:place], changed, *results[place + 1 :]]
-        assert departs(changed, study, others), r.key
+        assert departs(changed, replace(plan, results=others)), r.key
 
 
 def test_a_study_goes_on_with_more_methods_and_seeds() -> None:

@@ -20,13 +20,13 @@ from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import REWARDS, Definition, Reward
 from tests.trainer_service.runs.test_store import FINISHED
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
+from trainer_service.study.methods.plan import Phase
 from trainer_service.study.report import courses
 from trainer_service.study.report.courses import _loss_limits, draw_losses
 from trainer_service.study.report.drawing import BLUE, ORANGE, legend_above, listed, png
 from trainer_service.study.report.report import Report, write_report
-from trainer_service.study.results.results import Phase, ResultsFolder
+from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.results.rows import Row, comparisons, make_rows
-from trainer_service.study.results.series import rewards
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.study_file import parse_study, presets, read_study
 from trainer_service.study.study_toml import as_toml
@@ -180,7 +180,7 @@ def test_a_report_shows_rewards_as_they_are_defined(
     monkeypatch.setitem(REWARDS, Reward.GAP, whole)
     (row,) = (row for row in make_rows(STUDY, folder.results()) if row.entry.name == "rd")
 
-    assert rewards(row, row.judged[0]) == list(row.judged[0].trace.training_score)
+    assert row.rewards(row.judged[0]) == list(row.judged[0].trace.training_score)
 
 
 def with_losses(row: Row, *, training: float) -> Row:

@@ -12,10 +12,11 @@ import pytest
 
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.study.simulated import STUDY, simulated_folder
+from trainer_service.study.methods.plan import Key, Phase
 from trainer_service.study.report.flags import find_flags
 from trainer_service.study.report.report import write_report
 from trainer_service.study.results.merging import merge
-from trainer_service.study.results.results import Key, Phase, ResultsFolder
+from trainer_service.study.results.results import ResultsFolder
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.trainer_service.study.simulated import TRAINING, Rates, result
+from tests.trainer_service.study.simulated import TRAINING, Rates, judged, result
 from trainer_service.simulation.child import SimulatedChild
-from trainer_service.study.entries import Fixed
-from trainer_service.study.methods.plan import judged_fixed
+from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.plan import Plan
 from trainer_service.study.results.rows import Row, make_rows
 from trainer_service.study.results.statistics import (
     Difference,
@@ -120,10 +120,10 @@ STUDIES = 100
 def _study(rng: np.random.Generator, spec: StudySpec) -> list[Row]:
     """Return what a report tells of children of new seeds: their luck is shared, noise is not."""
     luck = rng.normal(0, 0.02, spec.seeds)
-    results = []
+    plan, results = Plan(id="s", spec=spec, results=()), []
     for entry in spec.methods:
         for seed in range(spec.seeds):
-            child = judged_fixed("s", spec, entry, seed, {})
+            child = judged(entry, plan, seed)
             training = replace(child.spec.training, seed=int(rng.integers(2**31)))
             child = replace(child, spec=replace(child.spec, training=training))
             noise = luck[seed] + rng.normal(0, 0.01)
@@ -159,8 +159,8 @@ def test_a_report_is_right_in_19_of_20_studies(seeds: int) -> None:
         for which in ("student", "bootstrap"):
             held[which] += [_holds(found, truth, which) for found, truth in compared]
         held["joint"].append(all(_holds(found, truth, "joint") for found, truth in compared))
-        for which, judged in right.items():
-            judged.append(all(_agrees(found, truth, which) for found, truth in compared))
+        for which, so_far in right.items():
+            so_far.append(all(_agrees(found, truth, which) for found, truth in compared))
 
     assert np.mean(right["joint"]) >= 0.95
     assert np.mean(held["joint"]) >= 0.95

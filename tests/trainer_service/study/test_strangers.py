@@ -16,13 +16,14 @@ import pytest
 from agent_service.domain.errors import AgentError, InvalidArgument
 from tests.trainer_service.study.simulated import STUDY, simulated_folder
 from trainer_service.study import command
-from trainer_service.study.entries import Fixed
+from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.plan import Key
 from trainer_service.study.report.flags import find_flags
 from trainer_service.study.report.page import Section, Table, html_page, markdown
 from trainer_service.study.report.report import write_report
 from trainer_service.study.results.inside import write_inside
 from trainer_service.study.results.merging import merge
-from trainer_service.study.results.results import Key, ResultsFolder
+from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.spec import StudySpec
 from trainer_service.study.study_file import read_study
 from trainer_service.training.spec import Method

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_service.study.entries import KINDS
+from trainer_service.study.methods.registry import KINDS
 from trainer_service.study.study_file import WrongStudy, parse_study, presets, read_study
 
 TEXT = """
@@ -58,8 +58,8 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
 
     assert [entry.name for entry in spec.methods] == ["d", "grid", "rd", "replay"]
     assert spec.training.chunks == 40
-    assert spec.entry("rd").ppo.gamma == 0.9  # type: ignore[union-attr]
-    assert [spec.budget_of(entry) for entry in spec.methods] == [0, 8, 8, 0]
+    assert spec.entry("rd").ppo.gamma == 0.9  # type: ignore[attr-defined]
+    assert [entry.tuned_children(spec) for entry in spec.methods] == [0, 8, 8, 0]
 
 
 @pytest.mark.parametrize(

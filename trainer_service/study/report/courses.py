@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainer_service.study.methods.ppo import running_mean
 from trainer_service.study.report.drawing import (
     BLUE,
     GREEN,
@@ -21,7 +22,6 @@ from trainer_service.study.report.drawing import (
     png,
 )
 from trainer_service.study.results.rows import Row
-from trainer_service.study.results.series import reward_of, rewards, running_mean
 
 
 def with_chunks(rows: Sequence[Row]) -> list[Row]:
@@ -93,13 +93,13 @@ def draw_values(rows: Sequence[Row]) -> bytes:
     for place, row in enumerate(rows):
         value, reward, scores = made[3 * place : 3 * place + 3]
         for name, colour in zip(row.judged[0].trace.values, SITES, strict=False):
-            short = name.partition("-")[2] or name
+            short = name.removeprefix(f"{row.strength}-")
             draw_band(value, [r.trace.values[name] for r in row.judged], colour, short)
         value.set(title=f"{row.entry.label}: values")
         from_zero(value)
         value.legend(fontsize="x-small")
-        draw_band(reward, [rewards(row, r) for r in row.judged], GREEN, "reward")
-        reward.set(title=f"reward: {reward_of(row)}")
+        draw_band(reward, [row.rewards(r) for r in row.judged], GREEN, "reward")
+        reward.set(title=f"reward: {row.entry.reward}")
         draw_band(scores, [r.trace.training_score for r in row.judged], BLUE, "training")
         draw_band(scores, [r.trace.validation_score for r in row.judged], ORANGE, "validation")
         scores.set(title="scores (macro F1)", ylim=(-0.04, 1.06))
@@ -142,13 +142,13 @@ def draw_learning(rows: Sequence[Row]) -> bytes:
     for axes, row in zip(made, rows, strict=True):
         trained = [r for r in row.tuning if r.trace.training_loss]
         children = np.arange(1, len(trained) + 1)
-        earned = [float(np.mean(rewards(row, r))) for r in trained]
+        earned = [float(np.mean(row.rewards(r))) for r in trained]
         chosen = [float(np.mean(list(r.trace.values.values()))) for r in trained]
         axes.set_title(row.entry.label)
         axes.set_xlabel("child", fontsize="small")
         other = axes.twinx()
         for side, values, colour, label in (
-            (axes, earned, BLUE, f"reward: {reward_of(row)}"),
+            (axes, earned, BLUE, f"reward: {row.entry.reward}"),
             (other, chosen, ORANGE, "mean value"),
         ):
             side.plot(children, values, ".", color=colour, ms=3, alpha=0.5)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from trainer_service.study.entries import Carried, Learned, MeanOf, Population, Replayed
+from trainer_service.study.methods.ppo import RECENT
 from trainer_service.study.report import courses, pictures
 from trainer_service.study.report.page import Picture, Section, Table
 from trainer_service.study.results.rows import MOMENTS, Compared, Row
-from trainer_service.study.results.series import RECENT, spent
 from trainer_service.study.results.statistics import Interval, Summary
 from trainer_service.study.spec import StudySpec
 from trainer_service.training.spec import TEST_SHARE
@@ -47,7 +46,7 @@ def at_the_end(spec: StudySpec, rows: Sequence[Row], flagged: Container[str]) ->
                 row.entry.label + (" (flagged)" if row.entry.name in flagged else ""),
                 str(len(row.judged)),
                 *(number(row.scores[moment]) for moment in MOMENTS),
-                _children_before(spec, row),
+                row.entry.children_before(spec, len(row.tuning)),
                 _values(row),
             )
             for row in rows
@@ -62,19 +61,6 @@ def at_the_end(spec: StudySpec, rows: Sequence[Row], flagged: Container[str]) ->
 
 
 _LINES = "Thick lines: 95% for each alone. Thin lines: 95% for all together, cut at the edges."
-
-
-def _children_before(spec: StudySpec, row: Row) -> str:
-    """Return what was trained before judging; what is taken from a policy rests on its children."""
-    match row.entry:
-        case Replayed(of=source) | MeanOf(of=source):
-            return f"those of {spec.entry(source).label}"
-        case Carried():
-            return "elsewhere"
-        case Population(members=count):
-            return f"{count} for each seed"
-        case _:
-            return str(len(row.tuning))
 
 
 def _against(spec: StudySpec, rows: Sequence[Row]) -> list[Section]:
@@ -121,9 +107,8 @@ def _protocol(spec: StudySpec) -> str:
 
 def _values(row: Row) -> str:
     """Return the mean of what it trained under; of several sites one after another."""
-    regularizers = dict.fromkeys(name.partition("-")[0] for name in row.values)
     means = " / ".join(f"{value:.2f}" for value in row.values.values())
-    return f"{' '.join(regularizers)} {means}" if means else "-"
+    return f"{row.strength} {means}" if means else "-"
 
 
 def _compared_table(
@@ -174,7 +159,7 @@ def budget(rows: Sequence[Row]) -> list[Section]:
 
 
 def _spending(row: Row) -> tuple[str, ...]:
-    curve = spent(row)
+    curve = row.entry.spent(row.tuning)
     places = [max(0, round(len(curve) * share) - 1) for share in (0.25, 0.5, 1.0)]
     return (
         str(len(curve)),
@@ -185,16 +170,16 @@ def _spending(row: Row) -> tuple[str, ...]:
 
 def next_problem(rows: Sequence[Row]) -> list[Section]:
     """Question 3: what another study learned or chose, beside this study's own."""
-    carried = [row for row in rows if isinstance(row.entry, Carried)]
+    carried = [row for row in rows if row.entry.origin]
     if not carried:
         return []
-    own = [row for row in rows if not isinstance(row.entry, Carried) and row.tuning]
+    own = [row for row in rows if not row.entry.origin and row.tuning]
     table = Table(
         headings=("method", "from", *MOMENTS, "mean value"),
         cells=tuple(
             (
                 row.entry.label,
-                f"{row.entry.study}: {row.entry.of}" if isinstance(row.entry, Carried) else "here",
+                row.entry.origin or "here",
                 *(number(row.scores[moment]) for moment in MOMENTS),
                 _values(row),
             )
@@ -236,11 +221,11 @@ def _compared_section(
 def why(rows: Sequence[Row]) -> list[Section]:
     """Question 4: the schedule, the order, or the mean alone, against the policy itself."""
     sections = []
-    for source in [row.entry for row in rows if isinstance(row.entry, Learned)]:
+    for source in [row.entry for row in rows]:
         beside = [
             (row.entry.label, row.beside(source.name))
             for row in rows
-            if isinstance(row.entry, Replayed | MeanOf) and row.entry.of == source.name
+            if row.entry.source == source.name
         ]
         if beside:
             caption = (
@@ -274,8 +259,8 @@ def course(rows: Sequence[Row]) -> list[Section]:
 
 def policies(rows: Sequence[Row]) -> list[Section]:
     """What controllers learned, and how they came to it."""
-    learned = [row for row in courses.with_chunks(rows) if isinstance(row.entry, Learned)]
-    learning = [row for row in rows if isinstance(row.entry, Learned) and row.tuning]
+    learned = [row for row in courses.with_chunks(rows) if row.entry.learned]
+    learning = [row for row in rows if row.entry.learned and row.tuning]
     acting = Picture(
         name="policies",
         png=courses.draw_policies(learned) if learned else b"",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from trainer_service.study.methods.plan import Key, Phase
 from trainer_service.study.report.page import Section, Table
 from trainer_service.study.results.provenance import COMMIT
-from trainer_service.study.results.results import Key, Phase, Result, Study, spec_as_json
+from trainer_service.study.results.results import Result, Study, spec_as_json
 from trainer_service.study.results.rows import Row
 from trainer_service.study.spec import StudySpec
 from trainer_service.study.study_toml import FILE_NAME, as_toml
@@ -50,7 +51,7 @@ def find_missing(spec: StudySpec, results: Sequence[Result]) -> str:
     words = []
     for entry in spec.methods:
         for phase, planned in (
-            (Phase.TUNING, spec.budget_of(entry)),
+            (Phase.TUNING, entry.tuned_children(spec)),
             (Phase.JUDGED, spec.seeds),
         ):
             done = sum(r.key.method == entry.name and r.key.phase is phase for r in results)

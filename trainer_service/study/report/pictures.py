@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer_service.study.entries import Drawn, Fixed, Scheduled
 from trainer_service.study.report.drawing import (
     BLUE,
     GREY,
@@ -21,7 +20,6 @@ from trainer_service.study.report.drawing import (
     png,
 )
 from trainer_service.study.results.rows import MOMENTS, Compared, Row
-from trainer_service.study.results.series import spent
 from trainer_service.study.results.statistics import Difference
 
 if TYPE_CHECKING:
@@ -98,9 +96,9 @@ def draw_budget(rows: Sequence[Row]) -> bytes:
         rows: all methods, at least one that trains children before it is judged.
     """
     tuned = [row for row in rows if row.tuning]
-    simple = [row for row in rows if isinstance(row.entry, Fixed | Scheduled | Drawn)]
+    simple = [r for r in rows if not (r.tuning or r.entry.source or r.entry.origin)]
     untuned = max((row.scores["best epoch"].mean for row in simple), default=None)
-    curves = [spent(row) for row in tuned]
+    curves = [row.entry.spent(row.tuning) for row in tuned]
     seen = [score for curve in curves for score in curve]
     seen += [row.scores["best epoch"].mean for row in rows if row.tuning]
     margin = 0.05 * (max(seen) - min(seen)) or 0.01

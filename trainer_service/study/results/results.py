@@ -10,19 +10,16 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agent_service.domain.checks import check_name
 from agent_service.domain.errors import AgentError, InvalidArgument, invalid
-from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.runs import RUN_ID
 from trainer_service.locks import lock
 from trainer_service.run import Finished, RunSpec
-from trainer_service.study.entries import LONGEST_NAME
+from trainer_service.study.methods.plan import Key, Phase, Plan
 from trainer_service.study.plain import shortened
 from trainer_service.study.results.inside import open_inside, read_inside, write_inside
 from trainer_service.study.results.trace import Trace
@@ -32,31 +29,6 @@ from trainer_service.study.study_toml import inert
 log = logging.getLogger(__name__)
 
 _STUDY_FILE, _LINES, _LOCK = "study.json", "results.jsonl", "study.lock"
-
-
-class Phase(StrEnum):
-    """What a child was trained for."""
-
-    TUNING = "tuning"
-    """A search chose by it, or a controller learned on it; it is not judged."""
-    JUDGED = "judged"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Key:
-    """Which child of a study a result is of."""
-
-    method: str
-    """The method's name in the study."""
-    phase: Phase
-    index: int
-    """From 0: a judged child's seed, a tuning child's place in the budget."""
-
-    def __post_init__(self) -> None:
-        """Check the name, which files are named after, too; raises InvalidArgument."""
-        check_name(self.method, NAME, longest=LONGEST_NAME, field="key.method")
-        if self.index < 0:
-            raise invalid("key.index", f"{self.index} must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +154,11 @@ class ResultsFolder:
         if study is None:
             raise AgentError(f"{self.path} holds no study: there is no {_STUDY_FILE}")
         return study
+
+    def plan(self) -> Plan:
+        """Return the study as far as it has come; raises AgentError where there is none."""
+        study = self.study()
+        return Plan(id=study.id, spec=study.spec, results=self.results(), policy=self.policy)
 
     @property
     def has_study(self) -> bool:

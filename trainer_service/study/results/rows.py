@@ -7,16 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer_service.study.entries import (
-    Bayesian,
-    Carried,
-    Entry,
-    Grid,
-    MeanOf,
-    RandomSearch,
-    Replayed,
-)
-from trainer_service.study.results.results import Phase, Result
+from agent_service.domain.rewards import course_of_rewards
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.plan import Phase
+from trainer_service.study.results.results import Result
 from trainer_service.study.results.statistics import (
     Difference,
     Summary,
@@ -76,6 +70,18 @@ class Row:
         names = traces[0] if traces else {}
         return {name: float(np.mean([np.mean(trace[name]) for trace in traces])) for name in names}
 
+    @property
+    def strength(self) -> str:
+        """What drives all sites of its children, where anything does."""
+        return self.judged[0].spec.training.regularizer.strength.name
+
+    def rewards(self, result: Result) -> list[float]:
+        """Return what each chunk of one of its runs earned."""
+        trace = result.trace
+        return course_of_rewards(
+            self.entry.reward, training=trace.training_score, validation=trace.validation_score
+        )
+
 
 def comparisons(spec: StudySpec) -> list[tuple[str, str]]:
     """Return what a report compares: names of a method and of what it stands beside, each once.
@@ -83,10 +89,8 @@ def comparisons(spec: StudySpec) -> list[tuple[str, str]]:
     Every method with each reference; what was taken from a policy with the policy itself; what was
     carried over from another study with each constant that was searched for in this one.
     """
-    searches = [e.name for e in spec.methods if isinstance(e, Grid | RandomSearch | Bayesian)]
     pairs = [(e.name, name) for name in spec.references for e in spec.methods if e.name != name]
-    pairs += [(e.name, e.of) for e in spec.methods if isinstance(e, Replayed | MeanOf)]
-    pairs += [(e.name, n) for e in spec.methods if isinstance(e, Carried) for n in searches]
+    pairs += [(e.name, name) for e in spec.methods for name in e.compared_with(spec)]
     return list(dict.fromkeys(pairs))
 
 

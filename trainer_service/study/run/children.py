@@ -20,10 +20,10 @@ from trainer_service.run import (
     RunState,
     StateChanged,
 )
-from trainer_service.study.methods.plan import Child
+from trainer_service.study.methods.plan import Child, Key
 from trainer_service.study.pbt import PopulationFailed
 from trainer_service.study.results.provenance import commit, versions
-from trainer_service.study.results.results import Key, Result, ResultsFolder
+from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.results.trace import make_trace
 from trainer_service.study.run.progress import StudyProgress
 from trainer_service.v1 import trainer_pb2 as pb
@@ -79,6 +79,11 @@ class Children:
                 room = sum(max(WINDOW, device.parallel * device.together) for device in devices)
                 self._pool = ThreadPoolExecutor(room, thread_name_prefix="child")
             return self._pool
+
+    def results(self) -> list[Result]:
+        """Return all results that are there."""
+        with self._lock:
+            return list(self._done.values())
 
     def finished(self, keys: Sequence[Key]) -> list[Result]:
         """Return those results of `keys` that are there."""

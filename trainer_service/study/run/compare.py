@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from agent_service.client import AgentClient
-from agent_service.controllers.replay import ReplaySettings
-from agent_service.domain.errors import AgentError, invalid
+from agent_service.domain.errors import invalid
 from trainer_service.client import TrainerClient
 from trainer_service.run import RunSpec, RunState, StateChanged
-from trainer_service.study.entries import (
-    Bayesian,
-    Carried,
-    Drawn,
-    Entry,
-    Fixed,
-    Grid,
-    Learned,
-    MeanOf,
-    Population,
-    RandomSearch,
-    Replayed,
-    Scheduled,
-)
-from trainer_service.study.methods.choices import (
-    Values,
-    best_constant,
-    mean_values,
-    replayed_values,
-)
-from trainer_service.study.methods.plan import (
-    Child,
-    Steering,
-    controller_name,
-    controller_spec,
-    judged_fixed,
-    judged_steered,
-    tuning,
-)
-from trainer_service.study.results.results import Key, Phase, Result, ResultsFolder
-from trainer_service.study.run.carried import Constant, Policy, source_of
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.plan import Plan
+from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.run.children import (
     Children,
     RunFailed,
@@ -51,8 +23,8 @@ from trainer_service.study.run.children import (
     wait_for_all,
 )
 from trainer_service.study.run.controllers import Controllers
-from trainer_service.study.run.populations import Populations
 from trainer_service.study.run.progress import StudyProgress
+from trainer_service.study.run.work import Work
 from trainer_service.study.spec import StudySpec
 
 
@@ -122,11 +94,9 @@ class Comparison:
         self._part = part
         self._folder = folder
         self._trainers = trainers
-        self._sources = {
-            entry.name: source_of(entry, spec)
-            for entry in part.methods(spec)
-            if isinstance(entry, Carried)
-        }
+        # A list: each is asked, and says what it lacks.
+        asked = [entry.asks_agent(spec, _study_of) for entry in part.methods(spec)]
+        self._asks_agent = any(asked)
         self._controllers = Controllers(agent, folder)
 
     def check_agent(self) -> None:
@@ -135,11 +105,7 @@ class Comparison:
         Raises:
             AgentError: it is not there, is another service, or does not know the token.
         """
-        methods = self._part.methods(self._spec)
-        carried = (self._sources.get(entry.name) for entry in methods)
-        if any(isinstance(entry, Steering | Replayed) for entry in methods) or any(
-            isinstance(source, Policy) for source in carried
-        ):
+        if self._asks_agent:
             self._controllers.check_agent()
 
     def open(self) -> None:
@@ -212,7 +178,7 @@ class Comparison:
         with ThreadPoolExecutor(len(methods), thread_name_prefix="method") as pool:
             try:
                 # Sources first, so that all that somebody waits for is there.
-                for entry in sorted(methods, key=lambda e: isinstance(e, Replayed | MeanOf)):
+                for entry in sorted(methods, key=lambda entry: bool(entry.source)):
                     judged[entry.name] = pool.submit(self._run_method, entry, dict(judged))
                 wait_for_all(judged.values())
             except BaseException:
@@ -221,113 +187,23 @@ class Comparison:
                 raise
 
     def _run_method(self, entry: Entry, others: Mapping[str, Future[list[Result]]]) -> list[Result]:
-        """Tune or learn, as the method does, then judge it; return its judged results."""
-        seeds = self._part.judged(self._spec)
-        if isinstance(entry, Population):
-            return Populations(self._id, self._spec, entry, self._children).train(seeds)
-        child, policy = self._ready(entry, others)
-        return self._children.train([child(seed) for seed in seeds], policy=policy)
-
-    def _ready(
-        self, entry: Entry, others: Mapping[str, Future[list[Result]]]
-    ) -> tuple[Callable[[int], Child], str]:
-        """Make a method ready to be judged: return its child of a seed, and its policy's digest."""
-        match entry:
-            case Fixed():
-                return self._under({}, entry), ""
-            case Grid() | RandomSearch():
-                return self._under(best_constant(entry, self._tune(entry)), entry), ""
-            case MeanOf():
-                return self._under(mean_values(self._judged(entry, others)), entry), ""
-            case Scheduled() | Drawn():
-                self._controllers.decide_only(controller_spec(self._id, self._spec, entry))
-                return self._steered(entry, like=entry), ""
-            case Replayed():
-                return self._replayed(entry, self._judged(entry, others)), ""
-            case Learned() | Bayesian():
-                self._learn(entry)
-                return self._frozen(entry, like=entry)
-            case Carried():
-                return self._carried(entry, self._sources[entry.name])
-            case Population():
-                raise AssertionError("a population has no child of one seed")
-
-    def _under(self, values: Values, entry: Entry) -> Callable[[int], Child]:
-        return lambda seed: judged_fixed(self._id, self._spec, entry, seed, values)
-
-    def _steered(self, entry: Entry, *, like: Steering) -> Callable[[int], Child]:
-        name = controller_name(self._id, entry)
-        return lambda seed: judged_steered(
-            self._id, self._spec, entry, seed, controller=name, like=like
+        plan = Plan(id=self._id, spec=self._spec, results=(), policy=self._folder.policy)
+        work = Work(
+            method=entry.name,
+            begun=plan,
+            seeds=self._part.judged(self._spec),
+            folder=self._folder,
+            children=self._children,
+            controllers=self._controllers,
+            studies=_study_of,
+            others=others,
         )
+        return entry.judge(work)
 
-    def _tune(self, entry: Entry) -> list[Result]:
-        return self._children.train(tuning(self._id, self._spec, entry))
 
-    def _learn(self, entry: Learned | Bayesian) -> None:
-        """Have a method's policy frozen in the folder; nothing where it is there."""
-        if self._folder.policy(entry.name) is not None:
-            return
-        made = controller_spec(self._id, self._spec, entry)
-        keys = [child.key for child in tuning(self._id, self._spec, entry)]
-        self._controllers.learn(entry.name, made, is_new=not self._children.finished(keys))
-        self._tune(entry)
-        rollout = entry.ppo.rollout_size if isinstance(entry, Learned) else 0
-        self._controllers.freeze(entry.name, made, rollout_size=rollout)
-
-    def _frozen(
-        self, entry: Entry, *, like: Learned | Bayesian
-    ) -> tuple[Callable[[int], Child], str]:
-        name = controller_name(self._id, entry)
-        made = replace(controller_spec(self._id, self._spec, like), name=name)
-        return self._steered(entry, like=like), self._controllers.frozen(entry.name, made)
-
-    def _carried(
-        self, entry: Carried, source: Constant | Policy
-    ) -> tuple[Callable[[int], Child], str]:
-        if isinstance(source, Constant):
-            return self._under(source.values, entry), ""
-        self._folder.add_policy(entry.name, source.data)
-        return self._frozen(entry, like=source.like)
-
-    def _replayed(self, entry: Replayed, source: list[Result]) -> Callable[[int], Child]:
-        """Give each child a controller of its own, which plays another seed's run."""
-        like = self._spec.entry(entry.of)
-        assert isinstance(like, Learned)
-
-        def child(seed: int) -> Child:
-            made = replace(
-                controller_spec(self._id, self._spec, like),
-                name=controller_name(self._id, entry, seed),
-                algorithm=ReplaySettings(values=tuple(replayed_values(entry, source, seed=seed))),
-            )
-            self._controllers.decide_only(made)
-            return judged_steered(
-                self._id, self._spec, entry, seed, controller=made.name, like=like
-            )
-
-        return child
-
-    def _judged(
-        self, entry: Replayed | MeanOf, others: Mapping[str, Future[list[Result]]]
-    ) -> list[Result]:
-        """Return all judged runs of the method that another is made of; waits for them.
-
-        Raises:
-            AgentError: they are not all there, and not of this part.
-        """
-        if entry.of in others:
-            others[entry.of].result()
-        keys = [
-            Key(method=entry.of, phase=Phase.JUDGED, index=seed) for seed in range(self._spec.seeds)
-        ]
-        found = self._children.finished(keys)
-        if len(found) < len(keys):
-            raise AgentError(
-                f"{entry.name} needs all {len(keys)} judged runs of {entry.of}, and {len(found)} "
-                f"are finished; run {entry.of} first, or leave {entry.name} out of this part"
-            )
-        return found
+def _study_of(folder: str) -> Plan:
+    """Return another study, as far as it has come; raises AgentError where there is none."""
+    return ResultsFolder(Path(folder)).plan()
 
 
 def _follow_check(trainer: TrainerClient, attempt: str) -> None:

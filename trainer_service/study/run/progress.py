@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from trainer_service.run import ChunkTrained, Event, Finished, Planned, StateChanged
-from trainer_service.study.results.results import Key
+from trainer_service.study.methods.plan import Key
 
 
 class StudyProgress:

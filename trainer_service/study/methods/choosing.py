@@ -1,0 +1,210 @@
+"""Methods that decide the values of one regularizer: by a search, or by a controller."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.domain.runs import Mode
+from agent_service.domain.specs import ControllerSpec, Settings
+from trainer_service.run import RunSpec
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
+from trainer_service.training.regularizers.registry import steerable
+from trainer_service.training.regularizers.regularizer import Regularizer
+from trainer_service.training.spec import TrainingSpec, hyperparameters
+
+if TYPE_CHECKING:
+    from trainer_service.study.methods.carried import Carried
+    from trainer_service.study.results.results import Result
+    from trainer_service.study.run.work import Work
+    from trainer_service.study.spec import StudySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choosing(Entry):
+    """A method that decides the values of one regularizer."""
+
+    regularizer: str = "dropout"
+
+    def __post_init__(self) -> None:
+        """Check that its values can be decided."""
+        Entry.__post_init__(self)
+        steerable(self.regularizer)
+
+    @property
+    def chosen(self) -> Regularizer:
+        """What its regularizer is."""
+        return steerable(self.regularizer)
+
+    @property
+    def strength(self) -> Hyperparameter:
+        """What drives all sites of its regularizer."""
+        return self.chosen.strength
+
+    def check_range(self, field: str, *values: float) -> None:
+        """Check values of the strength; raises InvalidArgument."""
+        low, high = self.strength.low, self.strength.high
+        for value in values:
+            if not low <= value <= high:
+                raise invalid(field, f"{value} is not in [{low}, {high}]")
+
+    def check_high(self, high: float | None) -> None:
+        """Check a largest value of the strength, if there is one; raises InvalidArgument."""
+        low, highest = self.strength.low, self.strength.high
+        if high is not None and not low < high <= highest:
+            raise invalid("high", f"{high} is not in ({low}, {highest}]")
+
+    def below(
+        self, high: float | None, decided: tuple[Hyperparameter, ...]
+    ) -> tuple[Hyperparameter, ...]:
+        """Return hyperparameters up to a largest value, if there is one."""
+        return decided if high is None else tuple(replace(one, high=high) for one in decided)
+
+    def fixed(self, name: str, values: dict[str, float]) -> Fixed:
+        """Return the method of that name under fixed values."""
+        return Fixed(name=name, method=self.chosen.fixed.lower(), values=values)
+
+
+class Searched(Choosing):
+    """The constant with the best mean of its children's best validation scores."""
+
+    __slots__ = ()
+    is_search = True
+
+    def tuned_children(self, study: StudySpec) -> int:
+        """Return the study's budget."""
+        return study.budget
+
+    @abstractmethod
+    def tried(self, study: StudySpec) -> list[tuple[float, int]]:
+        """Return the constant of each child of the budget, and its place among the seeds."""
+
+    def tuning(self, plan: Plan) -> list[RunSpec]:
+        """Return a child for each constant that is tried."""
+        return [
+            self._under(value).run(plan.spec, TUNING_SEEDS + place)
+            for value, place in self.tried(plan.spec)
+        ]
+
+    def judged(self, plan: Plan, seed: int) -> RunSpec | None:
+        """Return the child under the best constant, once all of the budget are finished."""
+        tuned = plan.finished(self.name, Phase.TUNING)
+        if len(tuned) < self.tuned_children(plan.spec):
+            return None
+        return self._under(self.best(tuned)).run(plan.spec, seed)
+
+    def _under(self, value: float) -> Fixed:
+        return self.fixed(self.name, {self.strength.name: value})
+
+    def best(self, tuned: Sequence[Result]) -> float:
+        """Return the best constant; `tuned` are its children, at least one, in order."""
+        scores: dict[float, list[float]] = {}
+        for result in tuned:
+            value = result.spec.training.values[self.strength.name]
+            scores.setdefault(value, []).append(result.finished.scores.validation_score_best)
+        return max(scores, key=lambda value: float(np.mean(scores[value])))
+
+    def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
+        """Return the constant as a fixed method."""
+        tuned = there.finished(self.name, Phase.TUNING)
+        if len(tuned) < self.tuned_children(there.spec):
+            raise invalid("of", f"{self.name!r} is not finished in {taker.study}")
+        return self.fixed(taker.name, {self.strength.name: self.best(tuned)})
+
+
+class Steered(Choosing):
+    """A controller decides; without more it learns nothing."""
+
+    __slots__ = ()
+    needs_agent = True
+
+    @abstractmethod
+    def algorithm(self, study: StudySpec) -> Settings:
+        """Return how the controller decides."""
+
+    def training(self, study: StudySpec) -> TrainingSpec:
+        """Return what its children are trained as, but for the seed."""
+        return replace(study.training, method=self.chosen.steered.lower(), values={})
+
+    def decided(self, study: StudySpec) -> tuple[Hyperparameter, ...]:
+        """Return what the controller decides."""
+        return hyperparameters(self.training(study))
+
+    def controller(self, plan: Plan) -> ControllerSpec:
+        """Return its controller."""
+        return ControllerSpec(
+            name=plan.controller(self.name),
+            chunk_size=plan.spec.training.chunk_size,
+            hyperparameters=self.decided(plan.spec),
+            reward=self.reward,
+            seed=plan.spec.training.data_seed,
+            algorithm=self.algorithm(plan.spec),
+        )
+
+    def steered(self, study: StudySpec, controller: str, mode: Mode, seed: int) -> RunSpec:
+        """Return a child under a controller of that name."""
+        training = replace(self.training(study), seed=seed)
+        return RunSpec(training=training, controller=controller, mode=mode)
+
+    def judged(self, plan: Plan, seed: int) -> RunSpec | None:
+        """Return the child under the frozen controller."""
+        return self.steered(plan.spec, plan.controller(self.name), Mode.FROZEN, seed)
+
+    def tune(self, work: Work) -> str:
+        """Have the controller."""
+        work.controllers.decide_only(self.controller(work.plan))
+        return ""
+
+
+class Learning(Steered):
+    """A controller that learns on the budget's children, and is frozen."""
+
+    __slots__ = ()
+
+    def tuned_children(self, study: StudySpec) -> int:
+        """Return the study's budget."""
+        return study.budget
+
+    def tuning(self, plan: Plan) -> list[RunSpec]:
+        """Return the children that it learns on."""
+        name = plan.controller(self.name)
+        return [
+            self.steered(plan.spec, name, Mode.LEARNING, TUNING_SEEDS + place)
+            for place in range(self.tuned_children(plan.spec))
+        ]
+
+    @property
+    def transitions(self) -> int:
+        """Transitions of one update; 0 where none are learned from."""
+        return 0
+
+    def tune(self, work: Work) -> str:
+        """Have its policy frozen in the study's folder, then at the agent service."""
+        plan = work.plan
+        made = self.controller(plan)
+        if plan.policy(self.name) is None:
+            is_new = not plan.finished(self.name, Phase.TUNING)
+            work.controllers.learn(self.name, made, is_new=is_new)
+            work.children.train(plan.tuning(self.name))
+            work.controllers.freeze(self.name, made, rollout_size=self.transitions)
+        return work.controllers.frozen(self.name, made)
+
+    def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
+        """Return the same method, whose policy is the frozen one."""
+        if there.policy(self.name) is None:
+            raise invalid("of", f"{self.name!r} has no frozen policy in {taker.study}, yet")
+        if there.spec.training.chunk_size != study.training.chunk_size:
+            raise invalid(
+                "of",
+                f"{self.name!r} decides from {there.spec.training.chunk_size} losses a chunk, "
+                f"children here have {study.training.chunk_size}; set the same chunk_size",
+            )
+        return replace(self, name=taker.name)

@@ -1,0 +1,45 @@
+"""A method whose values were fixed before anything was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from agent_service.domain.errors import invalid
+from trainer_service.run import RunSpec
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.plan import Plan
+from trainer_service.training.regularizers.registry import training_method
+
+if TYPE_CHECKING:
+    from trainer_service.study.spec import StudySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed(Entry):
+    """Vanilla, NI, D or DNI, with values that were fixed before anything was trained."""
+
+    kind: Literal["fixed"] = "fixed"
+    method: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    """As of `TrainingSpec`; empty takes its defaults."""
+
+    def __post_init__(self) -> None:
+        """Check that no controller would be needed."""
+        Entry.__post_init__(self)
+        if training_method(self.method).is_reinforced:
+            raise invalid("method", f"{self.method} has a controller; use a kind that names one")
+
+    def check(self, path: str, study: StudySpec) -> None:
+        """Have the child's own checks of the values."""
+        self.run(study, seed=0)
+
+    def run(self, study: StudySpec, seed: int) -> RunSpec:
+        """Return the child of a seed."""
+        training = replace(study.training, method=self.method, values=self.values, seed=seed)
+        return RunSpec(training=training)
+
+    def judged(self, plan: Plan, seed: int) -> RunSpec | None:
+        """Return the child of a seed."""
+        return self.run(plan.spec, seed)

@@ -1,0 +1,99 @@
+"""Learned policies: the paper's RNI and RD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from agent_service.controllers.ppo import PPOSettings
+from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.domain.rewards import REWARDS, Reward
+from agent_service.domain.specs import Settings
+from trainer_service.study.methods.choosing import Choosing, Learning, Steered
+from trainer_service.study.methods.plan import TUNING_SEEDS
+from trainer_service.training.spec import Sites, TrainingSpec
+
+if TYPE_CHECKING:
+    from trainer_service.study.results.results import Result
+    from trainer_service.study.spec import StudySpec
+
+RECENT = 8
+"""Children that a running mean is of."""
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Return the mean of each value and those before it, RECENT at the most."""
+    return [float(np.mean(values[max(0, i - RECENT + 1) : i + 1])) for i in range(len(values))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned(Learning):
+    """A PPO policy that learns on the budget's children, is frozen, and judged: RNI or RD."""
+
+    kind: Literal["ppo"] = "ppo"
+    sites: Sites = Sites.SHARED
+    """One value for all sites, or one for each."""
+    reward: Reward = Reward.GAP
+    """What it learns from; the paper's by default."""
+    high: float | None = None
+    """Largest value that it may choose; None takes the whole range's."""
+    budget: int | None = None
+    """Children that it learns on, of all runs together; None takes the study's budget."""
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+
+    def __post_init__(self) -> None:
+        """Check the largest value, the budget and the reward."""
+        Choosing.__post_init__(self)
+        self.check_high(self.high)
+        if self.budget is not None and self.budget < 1:
+            raise invalid("budget", f"{self.budget} must be at least 1")
+        if REWARDS[self.reward].is_given:
+            raise invalid("reward", "a child tells its scores; use gap, validation or improvement")
+
+    def check(self, path: str, study: StudySpec) -> None:
+        """Check that it learns at all, where the length is known before the data is."""
+        chunks, needed = study.training.chunks, self.transitions
+        children = self.tuned_children(study)
+        if children > TUNING_SEEDS:
+            raise invalid(f"{path}budget", f"{children} must be at most {TUNING_SEEDS}")
+        if chunks is not None and children * chunks < needed:
+            raise invalid(
+                f"{path}ppo",
+                f"{children} children of {chunks} chunks bring {children * chunks} transitions, "
+                f"fewer than one update takes, {needed}; give more children or chunks, or a "
+                "smaller rollout_size: in [methods.ppo] below this method, or as --rollout-size",
+            )
+
+    def tuned_children(self, study: StudySpec) -> int:
+        """Return its own budget, or the study's."""
+        return study.budget if self.budget is None else self.budget
+
+    @property
+    def transitions(self) -> int:
+        """Transitions of one update."""
+        return self.ppo.rollout_size
+
+    @property
+    def learned(self) -> Steered | None:
+        """Itself."""
+        return self
+
+    def training(self, study: StudySpec) -> TrainingSpec:
+        """Return what its children are trained as, but for the seed."""
+        return replace(Steered.training(self, study), sites=self.sites)
+
+    def decided(self, study: StudySpec) -> tuple[Hyperparameter, ...]:
+        """Return what the policy decides, up to the largest value."""
+        return self.below(self.high, Steered.decided(self, study))
+
+    def algorithm(self, study: StudySpec) -> Settings:
+        """Return PPO."""
+        return self.ppo
+
+    def spent(self, tuned: Sequence[Result]) -> list[float]:
+        """Return the running mean of its children's test scores: it steered while it explored."""
+        return running_mean([result.finished.scores.test_score_best for result in tuned])

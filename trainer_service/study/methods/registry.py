@@ -1,0 +1,58 @@
+"""All kinds of methods, by the word that a study file uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import FieldSerializationInfo, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from agent_service.domain.checks import quoted
+from trainer_service.study.methods.bayesian import Bayesian
+from trainer_service.study.methods.carried import Carried
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.grid import Grid
+from trainer_service.study.methods.mean import MeanOf
+from trainer_service.study.methods.pbt import PopulationBased
+from trainer_service.study.methods.ppo import Learned
+from trainer_service.study.methods.random import Drawn
+from trainer_service.study.methods.random_search import RandomSearch
+from trainer_service.study.methods.replay import Replayed
+from trainer_service.study.methods.schedule import Scheduled
+
+KINDS: dict[str, type[Entry]] = {
+    "fixed": Fixed,
+    "grid": Grid,
+    "random-search": RandomSearch,
+    "bayesian": Bayesian,
+    "schedule": Scheduled,
+    "random": Drawn,
+    "ppo": Learned,
+    "replay": Replayed,
+    "mean": MeanOf,
+    "carried": Carried,
+    "pbt": PopulationBased,
+}
+
+
+def read_entry(content: Any) -> Entry:
+    """Return a method, or the one that stored content describes; for pydantic's fields."""
+    if isinstance(content, Entry):
+        return content
+    word = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(word, str) or word not in KINDS:
+        text = f"kind {quoted(word)} is none of {', '.join(KINDS)}"
+        raise PydanticCustomError("kind", "{text}", {"text": text})
+    try:
+        return TypeAdapter(KINDS[word]).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        text = ": ".join((".".join(map(str, first["loc"])), first["msg"]))
+        raise PydanticCustomError("method", "{text}", {"text": text}) from None
+
+
+def write_entry(entry: Entry, info: FieldSerializationInfo) -> Any:
+    """Return a method as content to store."""
+    adapter = TypeAdapter(type(entry))
+    return adapter.dump_python(entry, mode=info.mode, exclude_none=info.exclude_none)  # type: ignore[arg-type]
