@@ -9,13 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
 from agent_service.controllers.registry import KINDS
-from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import REWARDS, Definition
 from agent_service.domain.runs import Mode
@@ -27,6 +29,7 @@ from tests.agent_service.specs import spec
 from tests.end_to_end.processes import TrainerProcess
 from tests.given import ServedAgent
 from tests.trainer_service.specs import CHILD
+from trainer_service.cli.main import cli
 from trainer_service.rpc import convert
 from trainer_service.run import RunSpec
 from trainer_service.study.command import run_study
@@ -38,7 +41,7 @@ from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.spec import StudySpec
 from trainer_service.study.study_file import parse_study, read_study
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.datasets import load_images
+from trainer_service.training.datasets import catalog, load_images
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.regularizers.registry import REGULARIZERS
 from trainer_service.training.spec import TrainingSpec, hyperparameters
@@ -135,6 +138,33 @@ def test_a_new_regularizer_is_a_file_and_a_line(
     assert first_chunk(steered, {"smoothing": 0.0}).losses == plain.losses
     assert half.values == {"smoothing": 0.5}
     assert half.losses[0] != pytest.approx(plain.losses[0], rel=0.01)
+
+
+@pytest.mark.parametrize("new_file", ["Add a data set"], indirect=True)
+def test_a_new_data_set_is_a_file_and_a_line(
+    new_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed and checked, what is missing is told, and a child trains on it."""
+    here = catalog.__name__.rpartition(".")[0]
+    monkeypatch.setitem(sys.modules, f"{here}.stripes", new_file)
+    line = blocks("Add a data set")[1]
+    for name, place in eval(f"{{{line}}}", {"_HERE": here}).items():
+        monkeypatch.setitem(catalog.DATASETS, name, place)
+    run = CliRunner()
+    check = ["datasets", "check", "stripes", "--data", str(tmp_path)]
+
+    assert "Stripes, 8x8" in run.invoke(cli, ["datasets"]).output
+    with pytest.raises(AgentError, match="Get it: ask us"):
+        run.invoke(cli, check, catch_exceptions=False)
+    (tmp_path / "stripes").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (80, 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "stripes" / "stripes.npz", images=images, labels=np.arange(80) % 2)
+    shown = run.invoke(cli, check)
+    assert "test: 16 drawn from training" in shown.output, shown.output
+    training = replace(CHILD, dataset="stripes", training_size=None)
+    child = ChildTraining(training, load_images(training, tmp_path), torch.device("cpu"))
+    assert len(child.train_chunk({}).losses) == training.chunk_size
+    assert child.inputs.class_names == ("left", "right")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

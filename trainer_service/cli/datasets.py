@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,8 @@ from trainer_service.config import TrainerConfig
 
 if TYPE_CHECKING:
     from trainer_service.terminal import Terminal
-    from trainer_service.training.datasets.catalog import Entry
     from trainer_service.training.datasets.checks import Findings
-    from trainer_service.training.datasets.values import Stored
+    from trainer_service.training.datasets.values import DataSet, Stored
 
 # Heavy imports are inside the commands, so that `--help` is fast.
 
@@ -27,16 +28,30 @@ _data_option = click.option(
 )
 
 
+class _Downloadable(click.Choice[str]):
+    """Those data sets that one command brings, asked for when they are needed."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        del self.choices
+
+    @cached_property
+    def choices(self) -> Sequence[str]:  # type: ignore[override]
+        from trainer_service.training.datasets.catalog import catalog
+
+        return [name for name, entry in catalog().items() if entry.download is not None]
+
+
 @click.group(cls=Commands, invoke_without_command=True)
 @click.pass_context
 def datasets(context: click.Context) -> None:
     """Show the data sets: title, terms of use, source, folder and splits."""
     if context.invoked_subcommand is not None:
         return
-    from trainer_service.training.datasets.catalog import CATALOG
+    from trainer_service.training.datasets.catalog import catalog
 
     console = _console()
-    for name, entry in CATALOG.items():
+    for name, entry in catalog().items():
         console.print(f"[bold]{name}[/bold]  {entry.title}", markup=True)
         for title in ("terms", "get", "put", "splits"):
             console.print(f"    {title + ':':8}{getattr(entry, title)}")
@@ -57,10 +72,10 @@ def check(name: str, data: Path, image_size: int | None) -> None:
 
     NAME is a value of `--dataset`, as fer2013, folder:faces or npz:faces.
     """
-    from trainer_service.training.datasets.catalog import CATALOG, read_stored
+    from trainer_service.training.datasets.catalog import find_dataset, read_stored
     from trainer_service.training.datasets.checks import find
-    from trainer_service.training.datasets.draws import drawn_counts
     from trainer_service.training.datasets.listing import in_words
+    from trainer_service.training.datasets.load import drawn_counts
     from trainer_service.training.datasets.pixels import with_sizes
     from trainer_service.training.datasets.values import TEST
     from trainer_service.training.spec import TEST_SHARE, TrainingSpec
@@ -71,7 +86,7 @@ def check(name: str, data: Path, image_size: int | None) -> None:
     console = _console()
     with console.status("reading every image"):
         findings = find(stored)
-    _show_counts(console, name, CATALOG[name.partition(":")[0]], stored, findings)
+    _show_counts(console, name, find_dataset(name), stored, findings)
     for split, count in drawn_counts(stored.splits, spec).items():
         share = TEST_SHARE if split == TEST else spec.validation_share
         console.print(f"{split}: {count:,} drawn from training, {share:.0%}")
@@ -81,13 +96,15 @@ def check(name: str, data: Path, image_size: int | None) -> None:
 
 
 @datasets.command()
-@click.argument("name", type=click.Choice(["cifar10", "cifar100"]))
+@click.argument("name", type=_Downloadable())
 @_data_option
 def download(name: str, data: Path) -> None:
     """Download and unpack a freely available data set."""
-    from trainer_service.training.datasets.cifar import download_cifar
+    from trainer_service.training.datasets.catalog import find_dataset
 
-    download_cifar(name, data / name)
+    bring = find_dataset(name).download
+    assert bring is not None, "a choice"
+    bring(data / name)
     echo(f"{name} is in {data / name}; check it: trainer-service datasets check {name}")
 
 
@@ -101,7 +118,7 @@ def _console() -> Terminal:
 
 
 def _show_counts(
-    console: Terminal, name: str, entry: Entry, stored: Stored, findings: Findings
+    console: Terminal, name: str, entry: DataSet, stored: Stored, findings: Findings
 ) -> None:
     """Print a row per class and a column per split, with published counts that differ."""
     from rich.table import Table
@@ -136,7 +153,7 @@ def _count(count: int, published: int | None) -> str:
     return f"{count:,}, published {published:,}"
 
 
-def _verdict(entry: Entry, *, is_as_published: bool) -> str:
+def _verdict(entry: DataSet, *, is_as_published: bool) -> str:
     if not entry.published:
         return "there are no published counts to compare with"
     if is_as_published:

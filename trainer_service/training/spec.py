@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import PurePosixPath
 
-from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from trainer_service.training.child.models import Model as Model
+from trainer_service.training.datasets.catalog import check_dataset
 from trainer_service.training.regularizers.registry import training_method
 from trainer_service.training.regularizers.regularizer import Regularizer
 
@@ -100,8 +99,6 @@ class Score(StrEnum):
     """Macro F1 of all their samples together: it does not depend on the batch's size."""
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "fer2013", "affectnet")
-"""Data sets with a name of their own; the catalog says what they are."""
 DEFAULT_METHOD = "vanilla"
 TEST_SHARE = 0.2
 """Of the training split, drawn by class where the data set has no test split."""
@@ -116,7 +113,7 @@ class TrainingSpec:
     """
 
     dataset: str = "digits"
-    """Of DATASETS, or `folder:NAME` or `npz:NAME`; all but `digits` below the data folder."""
+    """A registered one, or `folder:NAME` or `npz:NAME`; all but `digits` below the data folder."""
     image_size: int | None = None
     """Pixels each way that images are brought to, in [8, 1024]; None is the data set's own size."""
     classes: int | None = None
@@ -245,19 +242,6 @@ def fixed_values(spec: TrainingSpec) -> dict[str, float]:
 def initial_strength(spec: TrainingSpec) -> float:
     """Return where a strength begins that the loss trains."""
     return next(iter(spec.values.values()), spec.regularizer.default)
-
-
-def check_dataset(dataset: str) -> None:
-    """Check the name of a data set; raises InvalidArgument."""
-    kind, _, name = dataset.partition(":")
-    if dataset in DATASETS:
-        return
-    if kind not in ("folder", "npz") or not name:
-        known = ", ".join(DATASETS)
-        raise invalid("dataset", f"{quoted(dataset)} is none of {known}, folder:NAME, npz:NAME")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise invalid("dataset", f"{quoted(name)} must stay inside the data folder")
 
 
 def _at_least_one(name: str, value: int) -> None:

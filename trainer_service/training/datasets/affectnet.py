@@ -19,6 +19,7 @@ from trainer_service.training.datasets.values import (
     TEST,
     TRAIN,
     VALIDATION,
+    DataSet,
     Split,
     Stored,
 )
@@ -138,3 +139,19 @@ def _read_list(path: Path, images: Path) -> Split:
             raise DataError(f"{place}: {quoted(name)} is also in {places[image]}; remove one")
         samples.append((image, label))
     return _split(samples, path)
+
+
+AFFECTNET = DataSet(
+    title="AffectNet: 291,651 faces in the wild with 8 expressions, read as 224x224, colour",
+    terms="Research only, by a signed agreement; cite Mollahosseini et al., arXiv 1708.03985.",
+    get="ask its authors: mohammadmahoor.com/affectnet",
+    put="affectnet/: train_set/ and val_set/ with images/ID.jpg, annotations/ID_exp.npy; or "
+    "training.csv, validation.csv and Manually_Annotated_Images/",
+    splits="training, and the official validation set, which tests",
+    read=read_affectnet,
+    published={
+        TRAIN: (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750),
+        TEST: (500,) * 8,
+    },
+    cited="arXiv 1708.03985, table 3, of which 500 a class validate; one release lacks one",
+)

@@ -10,10 +10,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from trainer_service.training.datasets.catalog import Entry
-from trainer_service.training.datasets.duplicates import fingerprints
-from trainer_service.training.datasets.pixels import chunks
-from trainer_service.training.datasets.values import SPLITS, TEST, VALIDATION, Stored
+from trainer_service.training.datasets.pixels import chunks, fingerprints
+from trainer_service.training.datasets.values import SPLITS, TEST, VALIDATION, DataSet, Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +72,12 @@ def _blank(images: Tensor) -> int:
     return int(is_flat.all(dim=1).sum())
 
 
-def published_counts(entry: Entry, stored: Stored) -> Mapping[str, tuple[int, ...]]:
+def published_counts(dataset: DataSet, stored: Stored) -> Mapping[str, tuple[int, ...]]:
     """Return the published counts for the splits that are stored; empty where there are none.
 
     FER2013's image folders put validation and test together as test.
     """
-    published = dict(entry.published)
+    published = dict(dataset.published)
     if VALIDATION in published and VALIDATION not in stored.splits:
         together = zip(published.pop(VALIDATION), published[TEST], strict=True)
         published[TEST] = tuple(a + b for a, b in together)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer_service.training.datasets.decoding import DataError
-from trainer_service.training.datasets.values import TEST, TRAIN, Stored, make_split
+from trainer_service.training.datasets.values import TEST, TRAIN, DataSet, Stored, make_split
 from trainer_service.training.vision import datasets
 
 _READERS: dict[str, Any] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 
-def read_cifar10(folder: Path) -> Stored:
-    """Read FOLDER/cifar-10-batches-py: 32x32 in colour, training and test."""
-    return _read("cifar10", folder)
-
-
-def read_cifar100(folder: Path) -> Stored:
-    """Read FOLDER/cifar-100-python: 32x32 in colour, training and test, the 100 fine classes."""
-    return _read("cifar100", folder)
-
-
 def _read(name: str, folder: Path) -> Stored:
+    """Read the folder that torchvision unpacks: 32x32 in colour, training and test."""
     reader = _READERS[name]
     if not (folder / reader.base_folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder / reader.base_folder}")
@@ -45,7 +37,7 @@ def _read(name: str, folder: Path) -> Stored:
     return Stored(splits, tuple(parts[TRAIN].classes))
 
 
-def download_cifar(name: str, folder: Path) -> None:
+def _download(name: str, folder: Path) -> None:
     """Download and unpack into `folder`; an archive that is there already is only unpacked.
 
     Raises:
@@ -59,3 +51,28 @@ def download_cifar(name: str, folder: Path) -> None:
             f"{reader.url} cannot be downloaded ({error}); put {reader.filename} into {folder} by "
             "other means, and call this again to unpack it"
         ) from error
+
+
+_TERMS = "Free for research; cite Krizhevsky, Learning Multiple Layers of Features, 2009."
+CIFAR10 = DataSet(
+    title="CIFAR-10: 60,000 small photographs, 32x32, colour, 10 classes",
+    terms=_TERMS,
+    get="trainer-service datasets download cifar10 (170 MB, www.cs.toronto.edu/~kriz)",
+    put="cifar10/cifar-10-batches-py/",
+    splits="training, test",
+    read=partial(_read, "cifar10"),
+    published={TRAIN: (5000,) * 10, TEST: (1000,) * 10},
+    download=partial(_download, "cifar10"),
+    cited="www.cs.toronto.edu/~kriz/cifar.html",
+)
+CIFAR100 = DataSet(
+    title="CIFAR-100: 60,000 small photographs, 32x32, colour, 100 classes",
+    terms=_TERMS,
+    get="trainer-service datasets download cifar100 (169 MB, www.cs.toronto.edu/~kriz)",
+    put="cifar100/cifar-100-python/",
+    splits="training, test",
+    read=partial(_read, "cifar100"),
+    published={TRAIN: (500,) * 100, TEST: (100,) * 100},
+    download=partial(_download, "cifar100"),
+    cited="www.cs.toronto.edu/~kriz/cifar.html",
+)

@@ -22,6 +22,7 @@ from trainer_service.training.datasets.values import (
     TEST,
     TRAIN,
     VALIDATION,
+    DataSet,
     Split,
     Stored,
     make_split,
@@ -114,3 +115,23 @@ def _pixels(place: str, text: str) -> bytes:
             "it again"
         )
     return pixels
+
+
+FER2013 = DataSet(
+    title="FER2013: 35,887 faces in the wild, 48x48, grey, 7 expressions",
+    terms="Challenge data, images from the web: research use, do not redistribute; cite "
+    "Goodfellow et al., arXiv 1307.0414.",
+    get="kaggle.com, challenges-in-representation-learning-facial-expression-recognition-"
+    "challenge (fer2013.csv, icml_face_data.csv) or msambare/fer2013 (folders)",
+    put="fer2013/: fer2013.npz, fer2013.csv, icml_face_data.csv, or train/ and test/, with or "
+    "without val/",
+    splits="Training, PublicTest (validates), PrivateTest (tests); the folders have both "
+    "tests in one",
+    read=read_fer2013,
+    published={
+        TRAIN: (3995, 436, 4097, 7215, 4830, 3171, 4965),
+        VALIDATION: (467, 56, 496, 895, 653, 415, 607),
+        TEST: (491, 55, 528, 879, 594, 416, 626),
+    },
+    cited="Kaggle's fer2013.csv; the sums in arXiv 1307.0414",
+)

@@ -14,6 +14,7 @@ from trainer_service.training.datasets.listing import SUFFIXES, Listing
 from trainer_service.training.datasets.values import (
     SPLITS,
     TRAIN,
+    DataSet,
     Split,
     Stored,
     is_like_split,
@@ -132,3 +133,14 @@ def _samples(folder: Path, class_names: Sequence[str], listing: Listing) -> dict
     if not labels:
         raise DataError(f"{folder} has no image in a class folder; remove it, or fill it")
     return labels
+
+
+FOLDER = DataSet(
+    title="folder:NAME, images of your own",
+    terms="yours",
+    get="yours",
+    put="NAME/<class>/<image>, or NAME/{train,val,test}/<class>/<image>",
+    splits="those that are there, in any case: train or training; val, valid, validation, dev "
+    "or eval; test or testing; without a test, a fifth of training is drawn",
+    read=read_folder,
+)

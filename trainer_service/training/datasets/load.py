@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from sklearn.model_selection import train_test_split
 
 from trainer_service.training.datasets.catalog import read_stored
 from trainer_service.training.datasets.decoding import DataError
-from trainer_service.training.datasets.draws import (
-    draw_classes,
-    draw_subset,
-    mislabel,
-    with_all_splits,
-)
-from trainer_service.training.datasets.duplicates import without_duplicates
 from trainer_service.training.datasets.files import ImageFiles
 from trainer_service.training.datasets.listing import in_words
 from trainer_service.training.datasets.memory import Memory, fits
-from trainer_service.training.datasets.pixels import read_all, with_sizes
-from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Images, Split
-from trainer_service.training.spec import TrainingSpec
+from trainer_service.training.datasets.pixels import read_all, with_sizes, without_duplicates
+from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Images, Split, Stored
+from trainer_service.training.spec import TEST_SHARE, TrainingSpec
 
 log = logging.getLogger(__name__)
 
@@ -83,3 +79,76 @@ def _held(splits: Mapping[str, Split], memory: Memory) -> dict[str, Split]:
     if files:
         log.info("reading %d MB of images into memory", size // 2**20)
     return {name: read_all(split) for name, split in splits.items()}
+
+
+# What is drawn by the data seed: it depends on nothing but data and spec, so all methods share it
+
+
+def draw_classes(stored: Stored, spec: TrainingSpec) -> Stored:
+    """Keep the spec's number of classes; labels are numbered anew, in their old order."""
+    count, names = spec.classes, stored.class_names
+    if count is None:
+        return stored
+    if count > len(names):
+        raise DataError(f"classes {count}: {spec.dataset} has {len(names)}")
+    draws = np.random.default_rng([spec.data_seed, 2])
+    kept = np.sort(draws.choice(len(names), count, replace=False))
+    splits = {name: _of_classes(split, kept) for name, split in stored.splits.items()}
+    return Stored(splits, tuple(names[label] for label in kept))
+
+
+def _of_classes(split: Split, kept: np.ndarray) -> Split:
+    chosen = split.take(np.flatnonzero(np.isin(split.labels.numpy(), kept)))
+    numbered = np.searchsorted(kept, chosen.labels.numpy())
+    return Split(chosen.images, torch.from_numpy(numbered))
+
+
+def with_all_splits(splits: Mapping[str, Split], spec: TrainingSpec) -> dict[str, Split]:
+    """Draw the splits that are not there from the training split, by class."""
+    every = dict(splits)
+    for name, count in drawn_counts(splits, spec).items():
+        every[TRAIN], every[name] = _stratified(every[TRAIN], count, spec)
+    return every
+
+
+def drawn_counts(splits: Mapping[str, Split], spec: TrainingSpec) -> dict[str, int]:
+    """Return how many images each split that is not there draws from training, in this order."""
+    left, counts = len(splits[TRAIN]), {}
+    for name, share in ((TEST, TEST_SHARE), (VALIDATION, spec.validation_share)):
+        if name not in splits:
+            counts[name] = math.ceil(share * left)
+            left -= counts[name]
+    return counts
+
+
+def draw_subset(split: Split, spec: TrainingSpec) -> Split:
+    """Return the spec's number of training images, by class."""
+    size = spec.training_size
+    if size is None or size == len(split):
+        return split
+    if size > len(split):
+        raise DataError(f"training_size {size}: {spec.dataset} has {len(split)} to train on")
+    _rest, drawn = _stratified(split, size, spec)
+    return drawn
+
+
+def _stratified(split: Split, second: int, spec: TrainingSpec) -> tuple[Split, Split]:
+    try:
+        first, other = train_test_split(
+            np.arange(len(split)),
+            test_size=second,
+            stratify=split.labels.numpy(),
+            random_state=spec.data_seed % 2**32,
+        )
+    except ValueError as error:
+        raise DataError(f"{spec.dataset} cannot be split by class: {error}") from error
+    return split.take(first), split.take(other)
+
+
+def mislabel(split: Split, spec: TrainingSpec, *, classes: int) -> Split:
+    """Replace an exact share of the labels by another class, uniformly."""
+    draws = np.random.default_rng([spec.data_seed, 1])
+    labels = split.labels.numpy().copy()
+    places = draws.permutation(len(labels))[: round(spec.label_noise * len(labels))]
+    labels[places] = (labels[places] + draws.integers(1, classes, size=len(places))) % classes
+    return Split(split.images, torch.from_numpy(labels))

@@ -11,7 +11,14 @@ import torch
 
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.memory import free_bytes
-from trainer_service.training.datasets.values import TRAIN, Split, Stored, make_split, split_named
+from trainer_service.training.datasets.values import (
+    TRAIN,
+    DataSet,
+    Split,
+    Stored,
+    make_split,
+    split_named,
+)
 
 
 def read_npz(name: Path) -> Stored:
@@ -100,3 +107,14 @@ def _by_split(
         name: make_split(images[canonical == name], labels[canonical == name])
         for name in sorted(set(canonical.tolist()))
     }
+
+
+NPZ = DataSet(
+    title="npz:NAME, arrays of your own",
+    terms="yours",
+    get="yours",
+    put="NAME.npz: images uint8[n, h, w] or [n, h, w, 3], labels int[n], optionally split "
+    "(train, validation, test) and class_names",
+    splits="those that are there; without a test, a fifth of training is drawn",
+    read=read_npz,
+)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer_service.training.datasets.files import ImageFiles
-from trainer_service.training.datasets.values import Pixels, Split
+from trainer_service.training.datasets.values import SPLITS, TEST, TRAIN, VALIDATION, Pixels, Split
 from trainer_service.training.vision import functional
 
 CHUNK = 64
@@ -88,3 +90,31 @@ def read_all(split: Split) -> Split:
         images[place : place + len(chunk)] = chunk
         place += len(chunk)
     return Split(images, split.labels)
+
+
+def fingerprints(images: Tensor) -> list[bytes]:
+    """Return 16 bytes for each image of uint8[b, c, h, w]: the same only for the same pixels."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.numpy()]
+
+
+def without_duplicates(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Take out of training what stands in validation or test, and out of validation what tests.
+
+    Duplicates inside a split stay: they are how the set was published.
+    """
+    found = {name: _all_fingerprints(splits[name].images) for name in SPLITS}
+    tested = set(found[TEST])
+    held_out = tested | set(found[VALIDATION])
+    return {
+        TRAIN: _without(splits[TRAIN], found[TRAIN], held_out),
+        VALIDATION: _without(splits[VALIDATION], found[VALIDATION], tested),
+        TEST: splits[TEST],
+    }
+
+
+def _all_fingerprints(images: Pixels) -> list[bytes]:
+    return [fingerprint for chunk in chunks(images) for fingerprint in fingerprints(chunk)]
+
+
+def _without(split: Split, found: list[bytes], others: set[bytes]) -> Split:
+    return split.take(np.array([i for i, f in enumerate(found) if f not in others], dtype=np.int64))

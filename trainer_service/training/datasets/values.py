@@ -1,10 +1,11 @@
-"""A split, a data set as it is stored, and as a child trains on it."""
+"""What a data set is, a split of it, all of it as it is stored, and as a child trains on it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,28 @@ class Stored:
     class_names: tuple[str, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Entries of its folder that are not read, by suffix or by what they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """One data set, or one kind of data sets of a user's own."""
+
+    title: str
+    terms: str
+    get: str
+    """Where from; what to run, where one command does it."""
+    put: str
+    """What is looked for, below the data folder."""
+    splits: str
+    """Which splits it has itself, and what becomes of them."""
+    read: Callable[[Path], Stored]
+    """Raises FileNotFoundError where the folder holds none of its layouts, else DataError."""
+    published: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Images by split, then by class in the order of labels; empty where none are published."""
+    cited: str = ""
+    """Where the counts are from."""
+    download: Callable[[Path], None] | None = None
+    """Brings it into a folder, where anyone may have it; raises DataError."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 
 from trainer_service.training.datasets import DataError, load_images
 from trainer_service.training.datasets.catalog import read_stored
-from trainer_service.training.datasets.cifar import download_cifar
+from trainer_service.training.datasets.cifar import CIFAR10
 from trainer_service.training.spec import TrainingSpec
 from trainer_service.training.vision import datasets
 
@@ -82,11 +82,12 @@ def test_a_download_that_fails_says_what_to_do(
 ) -> None:
     """The archive can be brought by other means, and is then only unpacked."""
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    assert CIFAR10.download is not None
 
     with pytest.raises(
         DataError, match=r"cannot be downloaded .*put cifar-10-python\.tar\.gz into"
     ):
-        download_cifar("cifar10", tmp_path / "cifar10")
+        CIFAR10.download(tmp_path / "cifar10")
 
 
 def test_what_is_not_there_is_told_with_the_command(tmp_path: Path) -> None:
