@@ -183,5 +183,5 @@ def test_unusable_rewards_and_methods_are_refused() -> None:
     """A reward that must be given, and a method without values to decide."""
     with pytest.raises(InvalidArgument, match="reward"):
         SimulatedChildEnvironment(reward="given")
-    with pytest.raises(InvalidArgument, match="rd or rni"):
+    with pytest.raises(InvalidArgument, match="rni or rd"):
         ChildTrainingEnvironment(training=tiny(method=Method.D))
