@@ -106,7 +106,7 @@ def trained(served: ServedAgent, made: ControllerSpec) -> tuple[list[float], lis
         with pytest.raises(InvalidArgument, match="not in the contract"):
             client.create_controller(replace(made, name="other"))
         (found,) = client.list_controllers()
-        with pytest.raises(InvalidArgument, match=r"is not set|is none of"):
+        with pytest.raises(InvalidArgument, match=r"is not set|is not one of"):
             spec_from_message(found.spec)
         with client.run("new", run_id="r") as run:
             for validation in (0.25, 0.5, 0.75):

@@ -25,5 +25,5 @@ KINDS: dict[str, type[Settings]] = {
 def settings_class(kind: str) -> type[Settings]:
     """Return the settings of a kind; raises InvalidArgument naming those that there are."""
     if kind not in KINDS:
-        raise invalid("algorithm", f"{quoted(kind)} is none of {', '.join(KINDS)}")
+        raise invalid("algorithm", f"{quoted(kind)} is not one of {', '.join(KINDS)}")
     return KINDS[kind]

@@ -1,1 +1,1 @@
-"""Values, rules and ports of runs and controllers; standard library and NumPy only."""
+"""Values and ports of runs and controllers; standard library and NumPy only."""

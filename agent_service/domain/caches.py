@@ -1,4 +1,4 @@
-"""A cache that is bounded by what it holds, not only by how many."""
+"""An LRU cache that is bounded by the total size of its entries as well as by their number."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ V = TypeVar("V")
 
 
 class SizedCache(Generic[K, V]):
-    """Keeps what was used last, and the newest entry however large it is. Thread-safe."""
+    """LRU cache; keeps at least the newest entry, whatever its size. Thread-safe."""
 
     def __init__(self, *, entries: int, size: int) -> None:
-        """Take how many entries are kept at the most, and their size together."""
+        """Limit the number of entries and their total size."""
         self._entries, self._size = entries, size
         self._kept: dict[K, tuple[V, int]] = {}
         self._total = 0
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """Return what was put under a key, if it is kept; it counts as used."""
+        """Return the value of a key, or None; marks it as used."""
         with self._lock:
             found = self._kept.pop(key, None)
             if found is None:
                 return None
-            self._kept[key] = found  # at the end: the first is the one unused for longest
+            self._kept[key] = found  # at the end: the first is the least recently used
             return found[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep a value of some size, in place of the one that is there."""
+        """Store a value of the given size, replacing an existing one."""
         with self._lock:
             self._drop(key)
             self._kept[key] = (value, size)
@@ -41,12 +41,12 @@ class SizedCache(Generic[K, V]):
                 self._drop(next(iter(self._kept)))
 
     def drop(self, key: K) -> None:
-        """Forget what is under a key."""
+        """Remove a key."""
         with self._lock:
             self._drop(key)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove everything."""
         with self._lock:
             self._kept.clear()
             self._total = 0

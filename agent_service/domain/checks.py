@@ -1,4 +1,4 @@
-"""Checks of what people write, and how their words are quoted: short, whatever their length."""
+"""Checks of user input, and quoting of it in messages, truncated if long."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ P = ParamSpec("P")
 E = TypeVar("E", bound=StrEnum)
 
 LONGEST_QUOTE = 128
-"""Characters of a name that a message quotes whole: those of the longest run id."""
+"""Maximum length of a name that a message quotes in full: that of a run id."""
 FEW_NAMES = 10
-"""In which a person finds the one that was meant; of more the nearest is told first."""
+"""With more names than this, messages suggest the closest match."""
 MOST_DIFFERENCES = 5
-"""That a message shows."""
+"""Maximum number of differences in a message."""
 _SHORT = reprlib.Repr()
 _SHORT.maxother = LONGEST_QUOTE
 
 
 def cut(text: str) -> str:
-    """Return a text, or its beginning and its length where it is long."""
+    """Return a text; if it is long, its beginning and its length."""
     if len(text) <= LONGEST_QUOTE:
         return text
     return f"{text[:40]}... ({len(text):,} characters)"
 
 
 def quoted(value: object) -> str:
-    """Return a value as a message shows it."""
+    """Return a value as messages quote it."""
     if isinstance(value, StrEnum):
         return str(value)
     return repr(cut(value)) if isinstance(value, str) else cut(_SHORT.repr(value))
@@ -52,7 +52,7 @@ def check_name(name: object, form: re.Pattern[str], *, longest: int, field: str 
 def check_number(value: object, field: str) -> None:
     """Check that a value is a number; raises InvalidArgument naming `field`."""
     if not hasattr(value, "__float__"):
-        raise invalid(field, f"{quoted(value)} is no number")
+        raise invalid(field, f"{quoted(value)} is not a number")
 
 
 def check_at_least_one(name: str, value: int) -> None:
@@ -62,32 +62,32 @@ def check_at_least_one(name: str, value: int) -> None:
 
 
 def member(kind: type[E], given: Any, field: str) -> E:
-    """Return an enum's member by its name; raises InvalidArgument naming those that there are."""
+    """Return an enum's member by its name; raises InvalidArgument listing the valid names."""
     try:
         return kind(given)
     except ValueError:
         meant = _meant(given, kind) if len(kind) > FEW_NAMES else ""
-        raise invalid(field, f"{quoted(given)}{meant} is none of {', '.join(kind)}") from None
+        raise invalid(field, f"{quoted(given)}{meant} is not one of {', '.join(kind)}") from None
 
 
 def _meant(given: object, names: Iterable[str]) -> str:
-    from difflib import get_close_matches  # slow to import, for an error alone
+    from difflib import get_close_matches  # slow to import, and only needed for an error
 
     near = get_close_matches(str(given), [*names], n=1)
     return f": did you mean {str(near[0])!r}? It" if near else ""
 
 
 def check_kind(given: object, kind: Any, field: str, example: str) -> None:
-    """Check that a value is of a kind; raises InvalidArgument naming `field`, with the example."""
+    """Check a value's type; raises InvalidArgument naming `field` and the example."""
     if not isinstance(given, kind):
         raise invalid(field, f"{quoted(given)} given; write {example}")
 
 
 def several(given: Any, kind: Any, field: str, example: str) -> tuple[Any, ...]:
-    """Return one or several values of a kind as a tuple.
+    """Return one or several values of a type as a tuple.
 
     Raises:
-        InvalidArgument: it is something else, or holds it; shows the example.
+        InvalidArgument: a value has another type; names `field` and the example.
     """
     items = given if isinstance(given, list | tuple) else (given,)
     for item in items:
@@ -96,7 +96,7 @@ def several(given: Any, kind: Any, field: str, example: str) -> tuple[Any, ...]:
 
 
 def by_name(function: Callable[P, T]) -> Callable[P, T]:
-    """Make a function say which arguments have names, where they are given by place."""
+    """Make a function name its keyword-only arguments if they are passed positionally."""
     parameters = inspect.signature(function).parameters.values()
     places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -112,13 +112,13 @@ def by_name(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def fields_by_name(kind: type[T]) -> type[T]:
-    """Make a dataclass say which fields it has, where they are given by place."""
+    """Make a dataclass name its fields if they are passed positionally."""
     kind.__init__ = by_name(kind.__init__)  # type: ignore[method-assign]
     return kind
 
 
 def differences(there: object, sent: object) -> str:
-    """Return the fields that differ between two values of one kind, each with both contents."""
+    """Return the fields that differ between two values of the same type, each with both values."""
     found = list(_differing(there, sent, ""))
     more = len(found) - MOST_DIFFERENCES
     return ", ".join(found[:MOST_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
@@ -136,14 +136,14 @@ def _differing(there: Any, sent: Any, path: str) -> Iterator[str]:
     elif isinstance(there, Mapping) and isinstance(sent, Mapping) and there.keys() == sent.keys():
         parts = [(f"[{key}]", there[key], sent[key]) for key in there]
     else:
-        yield f"{path.removeprefix('.')} is {_told(there)} there, {_told(sent)} sent"
+        yield f"{path.removeprefix('.')} is {_short(there)} there, {_short(sent)} sent"
     for name, one, other in parts:
         yield from _differing(one, other, path + name)
 
 
-def _told(value: Any) -> str:
-    """Return a field's content in short: an algorithm by its kind, hyperparameters by name."""
+def _short(value: Any) -> str:
+    """Return a field's value in short: an algorithm by its kind, hyperparameters by name."""
     if isinstance(value, tuple):
-        return cut(f"[{', '.join(map(_told, value))}]")
+        return cut(f"[{', '.join(map(_short, value))}]")
     named = getattr(value, "kind", "") or getattr(value, "name", "")
     return named if is_dataclass(value) and named else quoted(value)

@@ -1,16 +1,16 @@
-"""What can be wrong with a call; each error says what the caller should do.
+"""Errors of calls; each says what the caller should do.
 
 AgentError
-├── InvalidArgument      the request itself is wrong: mend the named field
-├── NotFound             no such controller, run or policy version: create it, or mend the name
+├── InvalidArgument      the request is invalid: fix the named field
+├── NotFound             the controller, run or policy version does not exist: create or rename it
 ├── AlreadyExists        the name or chunk has other content: choose another, or send the same
-├── FailedPrecondition   right request, wrong moment: see the message (and the expected chunk)
-├── ResourceExhausted    a limit is reached: raise the limit that is named, or make room
-│   └── Busy             too many calls at once: retry the same call a little later
-├── Unauthenticated      no token, or none that the service knows: send the right one
-├── PermissionDenied     the token is not for this call: send the other one
-├── Failed               the service failed at the call: see its log
-└── Unavailable          the service is draining or cannot be reached: retry the same call later
+├── FailedPrecondition   valid request, wrong moment: see the message (and the expected chunk)
+├── ResourceExhausted    a limit is reached: raise the named limit, or make room
+│   └── Busy             too many concurrent calls: retry the same call a little later
+├── Unauthenticated      no token or an unknown one: send the right one
+├── PermissionDenied     the token does not allow this call: send the other one
+├── Failed               the service failed: see its log
+└── Unavailable          the service is draining or unreachable: retry the same call later
 
 The transport maps each to one canonical status code; this module knows no transport.
 """
@@ -25,28 +25,28 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field of a request that breaks a rule, and how to mend it."""
+    """An invalid field of a request, and how to fix it."""
 
     field: str
     """Path of the field, as in the `.proto` files, e.g. `spec.hyperparameters[0].low`."""
     description: str
-    """What is wrong, with the offending value, and what would be right."""
+    """The fault, with the offending value, and the fix."""
 
 
 class AgentError(Exception):
-    """Base of all errors that a call of the agent service can end with."""
+    """Base class of the errors of calls."""
 
 
 class InvalidArgument(AgentError):
-    """The request is wrong in itself; nothing changed. Mend the named fields and call again."""
+    """The request is invalid; nothing changed. Fix the named fields and call again."""
 
     def __init__(self, *violations: FieldViolation) -> None:
-        """Carry all violations found; the message names each field."""
+        """Carry all violations; the message names each field."""
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go to other processes, as from rank 0 of a training to the others."""
+        """Support pickling, for example from rank 0 of a training to the others."""
         return type(self), self.violations
 
 
@@ -55,14 +55,14 @@ class NotFound(AgentError):
 
 
 class AlreadyExists(AgentError):
-    """The name, run id or chunk is there already with other content; nothing changed."""
+    """The name, run id or chunk already exists with other content; nothing changed."""
 
 
 class FailedPrecondition(AgentError):
-    """The call is valid but not now; nothing changed."""
+    """The call is valid, but not in the current state; nothing changed."""
 
     def __init__(self, message: str, *, expected_chunk: int | None = None) -> None:
-        """Say what is expected instead; `expected_chunk` is the run's next chunk index."""
+        """Carry a message, and the run's next chunk index if another chunk was sent."""
         super().__init__(message)
         self.expected_chunk = expected_chunk
 
@@ -71,17 +71,17 @@ class ResourceExhausted(AgentError):
     """A limit of the service is reached; the message names it."""
 
     def __init__(self, message: str, *, limit: str = "") -> None:
-        """Say what is too much, and what sets it; `limit` is the limit's name in metrics."""
+        """Carry a message, and the limit's name as in metrics."""
         super().__init__(message)
         self.limit = limit
 
 
 class Busy(ResourceExhausted):
-    """The service has too many calls in work; the same call may be sent again soon."""
+    """The service has too many concurrent calls; retry the same call soon."""
 
 
 class Unauthenticated(AgentError):
-    """The call carried no token that the service knows; nothing changed."""
+    """The call carried no token or an unknown one; nothing changed."""
 
 
 class PermissionDenied(AgentError):
@@ -89,11 +89,11 @@ class PermissionDenied(AgentError):
 
 
 class Failed(AgentError):
-    """The service failed at the call, or what it answered makes no sense; a client's error."""
+    """The service failed, or its answer is invalid; raised by clients only."""
 
 
 class Unavailable(AgentError):
-    """The service cannot answer now; the same call may be sent again later."""
+    """The service cannot answer now; retry the same call later."""
 
 
 def invalid(field: str, description: str) -> InvalidArgument:
@@ -103,9 +103,9 @@ def invalid(field: str, description: str) -> InvalidArgument:
 
 @contextmanager
 def within(path: str) -> Iterator[None]:
-    """Put `path` before the field names of an InvalidArgument that is raised inside.
+    """Prefix the field names of an InvalidArgument that is raised inside with `path`.
 
-    Values know their own fields only; who builds them from a request knows where they stood in it.
+    Values know only their own fields; the code that builds them knows their place in the request.
     """
     try:
         yield

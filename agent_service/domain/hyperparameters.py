@@ -1,4 +1,4 @@
-"""Hyperparameters: what an action sets, and how the policy's [-1, 1] maps to their range."""
+"""Hyperparameters, which actions set, and the mapping of the policy's [-1, 1] to their range."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agent_service.domain.checks import check_name, check_number, cut, member, q
 from agent_service.domain.errors import invalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-"""The form of every name that a user chooses for a controller or a hyperparameter."""
+"""Form of the names of controllers and hyperparameters."""
 LONGEST_NAME = 63
 
 
 class Scale(StrEnum):
-    """How the policy's [-1, 1] is spread over [low, high]."""
+    """Mapping of the policy's [-1, 1] to [low, high]."""
 
     LINEAR = "linear"
     LOG = "log"
@@ -34,13 +34,13 @@ class Hyperparameter:
     high: float
     """Largest value, inclusive; above `low`."""
     scale: Scale = Scale.LINEAR
-    """Equal steps of the policy are equal differences (linear) or equal ratios (log)."""
+    """Whether equal steps of the policy are equal differences (linear) or equal ratios (log)."""
 
     def __post_init__(self) -> None:
         """Check the name's form, the range and the scale.
 
         Raises:
-            InvalidArgument: naming the field of this hyperparameter that is wrong.
+            InvalidArgument: a field is invalid; names it.
         """
         check_name(self.name, NAME, longest=LONGEST_NAME)
         object.__setattr__(self, "scale", member(Scale, self.scale, "scale"))
@@ -61,8 +61,8 @@ class Hyperparameter:
         value = low * (1.0 - share) + high * share  # shares 0 and 1 give the bounds exactly
         if is_log:
             value = math.exp(value)
-        # Twelve digits: a constant of 0.3 comes back as 0.3, and logs stay readable. Rounding may
-        # step over a bound, so the bounds come last: they are never left.
+        # Twelve digits, so that 0.3 stays 0.3 and logs are readable. Clipped last, since rounding
+        # may step over a bound.
         return min(max(float(f"{value:.12g}"), self.low), self.high)
 
     def unit(self, value: float) -> float:
@@ -88,11 +88,11 @@ def check_values(
     """Check that `values` names exactly the hyperparameters, each inside its range.
 
     Raises:
-        InvalidArgument: naming the entry of `field` that is missing, unknown or out of range.
+        InvalidArgument: an entry of `field` is missing, unknown or out of range; names it.
     """
     known = {h.name: h for h in hyperparameters}
     if not isinstance(values, Mapping):
-        raise invalid(field, f"{quoted(values)} names none; write {{'{next(iter(known))}': ...}}")
+        raise invalid(field, f"{quoted(values)} given; write {{'{next(iter(known))}': ...}}")
     for name in values:
         if name not in known:
             key = f"{field}[{cut(str(name))}]"

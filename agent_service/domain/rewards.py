@@ -60,7 +60,7 @@ def named(reward: str) -> str:
     for name in REWARDS:
         if name == reward:
             return name
-    raise invalid("reward", f"{quoted(reward)} is none of {', '.join(REWARDS)}")
+    raise invalid("reward", f"{quoted(reward)} is not one of {', '.join(REWARDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Ports: what the rules of a run need from outside."""
+"""Ports: the store, and policies, as the rules see them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from agent_service.domain.trials import TrialHistory
 
-# NumPy is imported inside functions alone: the client imports this, and half of what that took in a
-# script that needs no NumPy was NumPy.
+# NumPy is imported only for type checking: the client imports this module, and half of that time
+# was NumPy's, in scripts that do not need it.
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Policy(Protocol):
     """One version of a learned policy, ready to decide."""
 
     def mean(self, observation: np.ndarray) -> np.ndarray:
-        """Return the mean action, float64[h] in the policy's own range.
+        """Return the mean action, float64[h], in the policy's own range.
 
         Args:
             observation: the state and the context, float64[N + c].
@@ -52,13 +52,13 @@ class Policy(Protocol):
         ...
 
 
-AnyPolicy = Union[Policy, "TrialHistory"]  # `|` takes no name in quotes
-"""What a stored policy version is: a policy of states, or the trials that one value comes from."""
+AnyPolicy = Union[Policy, "TrialHistory"]  # `|` does not accept quoted names
+"""A stored policy version: a policy of states, or the trials behind one value per run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """All that a decision may depend on, beside the controller's spec."""
+    """Everything that a decision may depend on, besides the controller's spec."""
 
     run_id: str
     chunk: int
@@ -69,18 +69,18 @@ class Situation:
     previous: Choice | None
     """A_{t-1}, the choice that the reported chunk ran under; None for the first chunk."""
     policy: AnyPolicy | None
-    """The policy version to decide by; None where the algorithm has none."""
+    """The policy version to decide by; None if the algorithm has no policy."""
 
 
 class Origin(StrEnum):
-    """How a policy version came to be."""
+    """Origin of a policy version."""
 
     INITIAL = "initial"
-    """With its controller."""
+    """Created with its controller."""
     LEARNED = "learned"
-    """By an update from transitions, or by the end of a run from its final score."""
+    """Made by an update from transitions, or from a run's final score."""
     IMPORTED = "imported"
-    """From a file."""
+    """Imported from a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,23 +89,23 @@ class PolicyVersion:
 
     version: int
     data: bytes
-    """As `learning.policies` made or accepted it."""
+    """The policy file, made or accepted by `learning.policies`."""
     origin: Origin
     learned_transitions: int = 0
-    """Transitions that the update which made it learned from."""
+    """Number of transitions that its update learned from."""
     statistics: Mapping[str, float]
-    """Of the update that made it; empty for versions that were not learned."""
+    """Statistics of its update; empty for versions that were not learned."""
     created_at: float
     """Seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyEntry:
-    """A policy version as it is listed: all but its data, which may be large."""
+    """A policy version in a list: without its data, which may be large."""
 
     version: int
     size: int
-    """Bytes of the data."""
+    """Size of the data in bytes."""
     origin: Origin
     learned_transitions: int
     statistics: Mapping[str, float]
@@ -118,13 +118,13 @@ class Usage:
     """Counts of a controller's runs and transitions."""
 
     runs: Mapping[RunState, int]
-    """In each state; without those that are archived."""
+    """By state, without archived runs."""
     outcomes: Mapping[Outcome, int]
-    """Finished runs by how they ended."""
+    """Finished runs by outcome."""
     ready: int
-    """Transitions that wait for an update."""
+    """Transitions that are ready for an update."""
     learned: int
-    """Transitions that updates took; with those that are archived, as all counts that only grow."""
+    """Transitions that updates consumed; like all counters, with archived ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,29 +137,29 @@ class LearnableTransition:
 
 
 class Session(Retention, Protocol):
-    """One transaction: sees all that was committed, and its own changes."""
+    """A transaction: sees all committed data and its own changes."""
 
     def find_controller(self, name: str) -> Controller | None:
-        """Return the controller of this name, deleted ones too."""
+        """Return the controller of this name, even if deleted."""
         ...
 
     def list_controllers(self, *, after: str, limit: int) -> Iterator[Controller]:
-        """Yield controllers that are not deleted, by name, after the name `after`.
+        """Yield controllers that are not deleted, ordered by name, after the name `after`.
 
-        Each is read as it is asked for.
+        Each is read when it is yielded.
         """
         ...
 
     def newer_controllers(self, *, than: int) -> Iterator[Controller]:
-        """Yield controllers whose ids are above `than`, by id, each read as it is asked for."""
+        """Yield controllers with ids above `than`, by id; each is read when it is yielded."""
         ...
 
     def learning_controllers(self, ids: Collection[int]) -> Sequence[Controller]:
-        """Return those of these ids that learn, neither frozen nor deleted; reads no others."""
+        """Return those of these controllers that are learning and not deleted; reads no others."""
         ...
 
     def has_controllers(self, *, count: int) -> bool:
-        """Return whether at least so many controllers are not deleted."""
+        """Return whether at least `count` controllers are not deleted."""
         ...
 
     def add_controller(self, spec: ControllerSpec, *, mode: Mode, now: float) -> Controller:
@@ -179,7 +179,7 @@ class Session(Retention, Protocol):
         ...
 
     def count_recorded(self, controller: Controller) -> int:
-        """Return how many of its transitions are kept only, archived ones too; reads each."""
+        """Return the number of recorded-only transitions, archived ones included; reads each."""
         ...
 
     def add_policy(self, controller: Controller, policy: PolicyVersion) -> None:
@@ -193,7 +193,7 @@ class Session(Retention, Protocol):
     def list_policies(
         self, controller: Controller, *, before: int | None, limit: int
     ) -> Sequence[PolicyEntry]:
-        """Return policy versions, newest first, those below `before`; reads no data."""
+        """Return policy versions below `before`, newest first, without reading their data."""
         ...
 
     def find_run(self, run_id: str) -> Run | None:
@@ -213,7 +213,7 @@ class Session(Retention, Protocol):
         ...
 
     def has_active_runs(self, *, count: int) -> bool:
-        """Return whether at least so many runs are active."""
+        """Return whether at least `count` runs are active."""
         ...
 
     def add_run(
@@ -229,33 +229,33 @@ class Session(Retention, Protocol):
         ...
 
     def requested_mode(self, run: Run) -> Mode | None:
-        """Return the mode that the run's start asked for; None where it asked for none."""
+        """Return the mode that the run's start requested; None if it requested none."""
         ...
 
     def requested_version(self, run: Run) -> int | None:
-        """Return the policy version that the run's start asked for; None for none."""
+        """Return the policy version that the run's start requested; None if it requested none."""
         ...
 
     def count_chunk(self, run: Run, *, now: float) -> None:
-        """Store that one more chunk was reported, and that the run is not abandoned."""
+        """Increment the run's count of reported chunks, and revive it if it was abandoned."""
         ...
 
     def silent_runs(self, *, since: float, limit: int) -> Sequence[Run]:
-        """Return active runs whose last accepted call came before `since`, the oldest first."""
+        """Return active runs whose last accepted call was before `since`, oldest first."""
         ...
 
     def abandon_run(self, run: Run, *, now: float) -> None:
-        """Store that a run's lease ran out."""
+        """Mark a run as abandoned, since its lease expired."""
         ...
 
     def finish_run(
         self, run: Run, *, outcome: Outcome, final_score: float | None, now: float
     ) -> None:
-        """Store how a run ended."""
+        """Store a run's outcome and final score."""
         ...
 
     def next_position(self) -> int:
-        """Return the place in the log of what is appended next."""
+        """Return the log position of the next decision to be appended."""
         ...
 
     def append(self, run: Run, decision: Decision) -> None:
@@ -267,28 +267,28 @@ class Session(Retention, Protocol):
         ...
 
     def applied_values(self, run: Run) -> Sequence[Mapping[str, float]]:
-        """Return what chunks of a run truly ran under, of those whose reports told it."""
+        """Return the values that a run's chunks actually ran under, where reports gave them."""
         ...
 
     def set_use(self, run: Run, chunk: int, *, was: Use, use: Use) -> None:
-        """Change what learning does with a run's decision for `chunk`, if it is `was`."""
+        """Change the use of a run's decision for `chunk`, if it is `was`."""
         ...
 
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Iterator[tuple[Run, Transition]]:
-        """Yield complete transitions by position, of one controller or run or (empty) of all.
+        """Yield complete transitions by position, of one controller or run, or (empty) of all.
 
-        Each is read as it is asked for, where the database can.
+        Each is read when it is yielded, if the database supports that.
         """
         ...
 
     def appended(self, *, after: int, limit: int) -> Sequence[Appended]:
-        """Return of whose runs the decisions after a position are, by position."""
+        """Return the controller and run of each decision after a position, by position."""
         ...
 
     def last_position(self) -> int:
-        """Return the log's last position; 0 where it is empty."""
+        """Return the log's last position; 0 if it is empty."""
         ...
 
     def decisions(self, *, after: int, limit: int) -> Sequence[tuple[Run, Decision]]:
@@ -296,30 +296,30 @@ class Session(Retention, Protocol):
         ...
 
     def with_ready(self, *, count: int) -> Set[int]:
-        """Return the ids of controllers with so many transitions to learn from, deleted ones too.
+        """Return the ids of controllers with at least `count` ready transitions, deleted too.
 
-        Reads neither those nor the controllers.
+        Reads neither transitions nor controllers.
         """
         ...
 
     def ready_transitions(
         self, controller: Controller, *, limit: int
     ) -> Sequence[LearnableTransition]:
-        """Return the oldest transitions that wait to be learned from, by position."""
+        """Return the oldest transitions that are ready to be learned from, by position."""
         ...
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
-        """Store that the update that makes `version` consumed these transitions."""
+        """Mark transitions as consumed by the update that made `version`."""
         ...
 
     def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
-        """Store that these transitions are never learned from."""
+        """Mark transitions as never to be learned from."""
         ...
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call this once the transaction is durable, and never if it is not.
 
-        What a reading transaction sees is durable: there it is called when that ends.
+        A reading transaction, which sees only durable data, calls it when it ends.
         """
         ...
 
@@ -328,35 +328,35 @@ class Durability(StrEnum):
     """What an answered write survives."""
 
     POWER = "power"
-    """A machine that loses power: every commit is synced to disk first."""
+    """A power failure: every commit is synced to disk."""
     PROCESS = "process"
-    """A killed process; a lost machine may lose the last moments, and nothing in between."""
+    """A killed process; a power failure may lose the last moments, but nothing in between."""
 
 
 class Store(Protocol):
-    """Durable truth. Thread-safe; close it, or use it as a context manager."""
+    """The durable store. Thread-safe; close it, or use it as a context manager."""
 
     def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
-        """Run `work` as one atomic step among others; the future is done when it is durable.
+        """Run `work` as one atomic step; the future is done when it is durable.
 
-        `run_id` names the run that it will look up, so that those of many steps are read at once.
-        What `work` raises leaves nothing behind and is raised by the future. `Unavailable` where
-        the storage could not take it.
+        `run_id` names the run that it will look up, so that those of several steps are read
+        together. If `work` raises, nothing is stored, and the future raises its error; Unavailable
+        if the storage failed.
         """
         ...
 
     def read(self, work: Callable[[Session], T]) -> T:
-        """Run `work`, which only reads, on a consistent view of what is committed."""
+        """Run `work`, which only reads, on a consistent view of committed data."""
         ...
 
     def learning_for(self, controller: Controller) -> AbstractContextManager[bool]:
-        """Give, until it is left, whether nobody else learns for a controller meanwhile.
+        """Yield whether no other process learns for a controller, and keep others out meanwhile.
 
-        Ends with the process, however that ends. Two that learn at once would do no harm, as one
-        result would be dropped: this saves the work.
+        Released when the process ends, in any way. It only saves work: of two concurrent updates,
+        one result would be dropped.
         """
         ...
 
     def close(self) -> None:
-        """Finish what was submitted and let go of the storage."""
+        """Finish submitted work and close the storage."""
         ...

@@ -1,1 +1,1 @@
-"""What both ends of a connection need: messages, statuses, certificates, tokens, addresses."""
+"""Shared by client and servers: messages, statuses, certificates, tokens, addresses."""

@@ -1,6 +1,6 @@
-"""Addresses of services: HOST:PORT, [IPv6]:PORT, unix:PATH; replicas by dns: or ipv4: and ipv6:.
+"""Addresses of services: HOST:PORT, [IPv6]:PORT, unix:PATH; replicas by dns:, ipv4: or ipv6:.
 
-Each is read here when it is given, whether to listen on or to call. Knows no transport.
+Parses and validates addresses to listen on and to call. Knows no transport.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from agent_service.domain.errors import invalid
 
 AGENT_PORT, TRAINER_PORT = 50051, 50052
-"""Of gRPC, where nothing else is said."""
+"""Default ports of gRPC."""
 
 _RESOLVER = re.compile(r"dns:(?://[^/]*/)?|ipv[46]:")
 _PLACE = re.compile(r"(?:\[(?P<six>.*)\]|(?P<host>[^:\[\]/]*))(?::(?P<port>[^:/]*))?")
@@ -26,75 +26,75 @@ _PORT = re.compile(r":[0-9]+$")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a service listens, or is called."""
+    """The address of a service or its replicas."""
 
     target: str
-    """As gRPC takes it."""
+    """gRPC's target string."""
     places: tuple[tuple[str, int], ...]
-    """Host and port of each replica that is written out; none for a Unix socket."""
+    """Host and port of each listed replica; empty for a Unix socket."""
 
     @property
     def host(self) -> str:
-        """The first place's host; that of loopback for a Unix socket."""
+        """The first replica's host; the loopback address for a Unix socket."""
         return self.places[0][0] if self.places else "127.0.0.1"
 
     @property
     def is_of_replicas(self) -> bool:
-        """Whether it is written as that of several services."""
+        """Whether it has the form of an address of replicas."""
         return self.target.startswith("dns:") or len(self.places) > 1
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine's own by how it is written; nothing is looked up."""
+        """Whether all hosts are written as loopback; resolves no names."""
         return all(is_loopback(host) for host, _port in self.places)
 
     @property
     def is_private(self) -> bool:
-        """Whether only this machine reaches it; looks up what its names stand for."""
+        """Whether only this machine can reach it; resolves names."""
         return all(is_loopback(each) for host, _port in self.places for each in _resolved(host))
 
     def announced(self, port: int, metrics_port: int) -> str:
-        """Return what a service says that listens there, with the ports that were taken for 0."""
+        """Return the text with which a service announces its addresses, given its actual ports."""
         listening = at(self.host, port) if self.places else self.target
         return f"{listening}, metrics at http://{at(self.host, metrics_port)}/metrics"
 
 
 def at(host: str, port: int) -> str:
-    """Return HOST:PORT, an IPv6 host in brackets."""
+    """Return HOST:PORT, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_to_listen(text: str, field: str, *, port: int = AGENT_PORT) -> Address:
-    """Read the address of a server; port 0 is any free one.
+    """Parse the address of a server; port 0 stands for any free one.
 
     Raises:
-        InvalidArgument: naming `field`, and how to write it; `port` is the example's.
+        InvalidArgument: the address is invalid; names `field` and an example with `port`.
     """
-    text = str(text or "").strip()  # a script may give a port alone, or nothing
+    text = str(text or "").strip()  # a script may give a number, or None
     if text.startswith("unix:"):
         return _socket(text, field)
     if _RESOLVER.match(text):
-        fix = f"a service listens at one HOST:PORT, as {at('127.0.0.1', port)}"
+        fix = f"a service listens on one HOST:PORT, such as {at('127.0.0.1', port)}"
         raise invalid(field, f"{_shown(text)} is for clients; {fix}")
     return Address(text, (_place(text, field, port, lowest=0),))
 
 
 def address_to_call(text: str, field: str = "address", *, port: int = AGENT_PORT) -> Address:
-    """Read the address of a service; of replicas dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT.
+    """Parse the address of a service, or of replicas: dns:///NAME:PORT, ipv4:HOST:PORT,HOST:PORT.
 
     Raises:
-        InvalidArgument: naming `field`, and how to write it; `port` is the example's.
+        InvalidArgument: the address is invalid; names `field` and an example with `port`.
     """
-    text = str(text or "").strip()  # a script may give a port alone, or nothing
+    text = str(text or "").strip()  # a script may give a number, or None
     if text.startswith("unix:"):
         return _socket(text, field)
     resolver = _RESOLVER.match(text)
     listed = text[resolver.end() :] if resolver else text
-    fix = "of replicas write dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT"
+    fix = "for replicas write dns:///NAME:PORT, or ipv4:HOST:PORT,HOST:PORT"
     if resolver and (not listed or listed.startswith("/")):
         raise invalid(field, f"{_shown(text)} names no host; {fix}")
     if "," in listed and not text.startswith("ipv"):
-        raise invalid(field, f"{_shown(text)} is no HOST:PORT; {fix}")
+        raise invalid(field, f"{_shown(text)} is not HOST:PORT; {fix}")
     return Address(text, tuple(_place(one, field, port, lowest=1) for one in listed.split(",")))
 
 
@@ -103,7 +103,7 @@ def _socket(text: str, field: str) -> Address:
     if path.startswith("//") and not path.startswith("///"):
         raise invalid(field, f"{_shown(text)} names a host; write unix:PATH, or unix:///PATH")
     if not 0 < len(os.fsencode(path.removeprefix("//"))) < 108:
-        raise invalid(field, f"{_shown(text)}: the path of a socket has 1 to 107 bytes")
+        raise invalid(field, f"{_shown(text)}: a socket's path must have 1 to 107 bytes")
     return Address(text, ())
 
 
@@ -115,21 +115,21 @@ def _place(text: str, field: str, port: int, *, lowest: int) -> tuple[str, int]:
     host, given = found["six"] or found["host"], found["port"]
     fix = f"write {at(host, port)}"
     if given is None:
-        raise invalid(field, f"{_shown(text)} is no HOST:PORT; {fix}")
+        raise invalid(field, f"{_shown(text)} is not HOST:PORT; {fix}")
     if not _DIGITS.fullmatch(given) or not lowest <= int(given) < 2**16:
         raise invalid(field, f"the PORT of {_shown(text)} is not from {lowest} to 65535; {fix}")
     return host, int(given)
 
 
 def _wrong(text: str, port: int) -> str:
-    """Return how to write a text that is no place at all."""
+    """Return the error message for a text that is not an address, with the likely fix."""
     head, _, last = text.rpartition(":")
     fix = f"e.g. {at('127.0.0.1', port)}, [::1]:{port} or unix:PATH"
     scheme, _, rest = text.partition("://")
     place = rest.strip("/").partition("/")[0]
     if place:
         place = place if _PORT.search(place) else f"{place}:{port}"
-        fix = f"it without {_shown(scheme + '://')}, as {place:.99}"
+        fix = f"it without {_shown(scheme + '://')}: {place:.99}"
     elif text.startswith("unix"):
         fix = "unix:PATH"
     elif _DIGITS.fullmatch(text) and int(text) < 2**16:
@@ -138,7 +138,7 @@ def _wrong(text: str, port: int) -> str:
         fix = f"[{head}]:{last}"
     elif _as_ip(text) is not None:
         fix = at(text, port)
-    return f"{_shown(text)} is no HOST:PORT; write {fix}"
+    return f"{_shown(text)} is not HOST:PORT; write {fix}"
 
 
 def _shown(text: str) -> str:
@@ -162,7 +162,7 @@ def _as_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by how it is written; nothing is looked up."""
+    """Whether a host is written as loopback; resolves no names."""
     ip = _as_ip(host)
     if ip is None:
         return host == "localhost" or host.endswith(".localhost")
@@ -170,7 +170,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _resolved(host: str) -> list[str]:
-    """Return the numbers that a host's name stands for; itself where that is not known."""
+    """Return the IP addresses of a host name; the name itself if it does not resolve."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -69,7 +69,7 @@ _NUMBERS = Numbers(MODES, OUTCOMES, STATES, USES)
 def enum_value(values: Mapping[Any, Any], number: int | str, *, field: str) -> Any:
     """Return an enum's value; raises InvalidArgument where the number is unknown or unspecified."""
     if number not in values:
-        raise invalid(field, f"{number} is none of {sorted(str(v) for v in values.values())}")
+        raise invalid(field, f"{number} is not one of {sorted(str(v) for v in values.values())}")
     return values[number]
 
 

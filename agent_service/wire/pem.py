@@ -1,6 +1,6 @@
-"""Certificates and keys as PEM files, checked when they are read.
+"""Certificates and keys from PEM files, validated when they are read.
 
-gRPC takes what is no PEM without a word, and refuses every connection later.
+gRPC accepts invalid PEM silently, and then refuses every connection.
 """
 
 from __future__ import annotations
@@ -12,44 +12,44 @@ from agent_service.domain.errors import invalid
 
 
 def read_authority(path: Path, field: str) -> bytes:
-    """Return the certificates of those who sign; raises InvalidArgument naming `field`."""
-    import ssl  # which most clients do not need, and takes time to import
+    """Return a CA's certificates; raises InvalidArgument naming `field`."""
+    import ssl  # slow to import, and most clients do not need it
 
     data = read_file(path, field)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
     except (ssl.SSLError, ValueError):
-        raise invalid(field, f"{path} holds no certificates in PEM form") from None
+        raise invalid(field, f"{path} has no certificates in PEM form") from None
     return data
 
 
 def read_identity(certificate: Path, key: Path, field: str) -> tuple[bytes, bytes]:
-    """Return a certificate, with its chain, and its private key.
+    """Return a certificate chain and its private key.
 
     Raises:
-        InvalidArgument: naming `field`; a file cannot be read, or the two do not belong together.
+        InvalidArgument: a file cannot be read, or the two do not match; names `field`.
     """
     import ssl
 
     chain = read_file(certificate, field)
     private = read_file(key, field.replace("certificate", "key"))
     try:
-        # A key with a password would be asked for at the terminal.
+        # With a password callback, since OpenSSL would prompt for an encrypted key's password.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "-")
     except (ssl.SSLError, ValueError) as error:
         why = str(getattr(error, "reason", None) or error).lower().replace("_", " ")
         raise invalid(
             field,
-            f"{certificate} and {key} are no certificate and its key in PEM form, without a "
-            f"password ({why})",
+            f"{certificate} and {key} are not a certificate and its unencrypted key in PEM form "
+            f"({why})",
         ) from None
     return chain, private
 
 
 def weakness(certificate: Path, key: Path) -> str | None:
-    """Return why clients will not accept a server's certificate whoever signed it; else None.
+    """Return why clients will reject a server's certificate, whoever signed it; else None.
 
-    By a handshake with itself in memory: the standard library reads no dates of a certificate.
+    By a handshake with itself in memory, since the standard library cannot read validity dates.
     """
     import ssl
 
@@ -72,18 +72,18 @@ def weakness(certificate: Path, key: Path) -> str | None:
 
 
 def check_no_secret(path: Path, field: str) -> None:
-    """Check that a secret's file is there; raises InvalidArgument without the path.
+    """Check that a secret's file exists; raises InvalidArgument without the path.
 
-    People give the secret itself where its file's path belongs, and logs keep what is printed.
+    Users may give the secret itself instead of its file's path, and messages end up in logs.
     """
     if not os.path.lexists(path):
-        what = "no file is there (not shown: it may be the secret itself)"
+        what = "there is no such file (not shown: it may be the secret itself)"
         raise invalid(field, f"{what}; give the path of its file")
 
 
 def read_file(path: Path, field: str) -> bytes:
-    """Return what a file holds; raises InvalidArgument naming `field`."""
-    if "." not in str(path) or "-----" in str(path):  # as Base64, and PEM
+    """Return a file's content; raises InvalidArgument naming `field`."""
+    if "." not in str(path) or "-----" in str(path):  # like Base64 or PEM
         check_no_secret(path, field)
     try:
         return path.read_bytes()

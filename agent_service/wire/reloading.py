@@ -1,4 +1,4 @@
-"""Values read from files, and read again when the files change, as when a secret is renewed."""
+"""Values read from files, and reloaded when the files change, as when a secret is rotated."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _Stamp = list[tuple[int, int, int] | None]
 
 
 class Reloaded(Generic[T]):
-    """What `read` makes of some files. Thread-safe.
+    """A value read from files. Thread-safe.
 
-    Files that cannot be read, or do not fit together while the second of two is still to be
-    written, leave the value as it was, and the log says so.
+    If the files cannot be read, or do not match because only one of two has been replaced so far,
+    the previous value is kept and a warning logged.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
-        """Read a first time.
+        """Read the files for the first time; raises what `read` raises.
 
         Args:
-            paths: of the files.
-            read: reads them; raises an AgentError where they are wrong, as this does then.
+            paths: the files.
+            read: reads them and returns the value; raises AgentError if they are invalid.
         """
         self._paths = paths
         self._read = read
@@ -36,16 +36,16 @@ class Reloaded(Generic[T]):
         self._value = read()
 
     def get(self) -> T:
-        """Return the value as the files are now; costs a `stat` of each."""
+        """Return the current value; costs a `stat` of each file."""
         now = self._now()
         if now != self._stamp:
             self._stamp = now
             try:
                 self._value = self._read()
             except AgentError as error:
-                log.warning("%s; what was read before stays in use", error)
+                log.warning("%s; the previous content stays in use", error)
             else:
-                log.info("read anew: %s", ", ".join(map(str, self._paths)))
+                log.info("reloaded: %s", ", ".join(map(str, self._paths)))
         return self._value
 
     def _now(self) -> _Stamp:

@@ -1,7 +1,7 @@
-"""Errors to gRPC statuses and back: one table, both directions.
+"""Conversion between errors and gRPC statuses, by one table.
 
 Details are `google.rpc` messages: `BadRequest` names the violated fields, `ErrorInfo` carries the
-chunk that a run expects, `RetryInfo` says after how long the same call may come again.
+chunk that a run expects, `RetryInfo` the delay before a retry.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from agent_service.domain.errors import (
 Detail = TypeVar("Detail", bound=Message)
 
 RETRY_NANOSECONDS = 100_000_000
-"""After which `RetryInfo` lets a call be sent again: one that came while too many were in work, or
-that the service could not serve just then. Another replica may, so it is not long."""
+"""Delay in `RetryInfo` for a call that the service was too busy, or temporarily unable, to serve.
+Short, since another replica may serve it."""
 LONGEST = 1000
-"""Characters of a status's message, and of each field and description in its details, a quarter of
-it where not all are ASCII: clients take 8 KiB of all, and tell more as an error of their own."""
+"""Maximum number of characters of a status's message, and of each field and description in its
+details; a quarter of it for non-ASCII text. Clients accept 8 KiB in all, and report an error of
+their own beyond."""
 DOMAIN = "agent_service"
 """`ErrorInfo.domain` of all our errors."""
 
@@ -55,7 +56,7 @@ _ERRORS: dict[grpc.StatusCode, type[AgentError]] = {
 
 
 def to_status(error: AgentError) -> status_pb2.Status:
-    """Return the status that a call ends with for an error."""
+    """Return the status for an error."""
     status = status_pb2.Status(code=CODES[type(error)].value[0], message=_cut(str(error)))
     if isinstance(error, InvalidArgument):
         violations = [
@@ -79,31 +80,31 @@ def to_status(error: AgentError) -> status_pb2.Status:
 
 
 def code_of(error: grpc.RpcError) -> grpc.StatusCode:
-    """Return the status code that a client's call failed with."""
-    assert isinstance(error, grpc.Call), "every error of a client's call is one"
+    """Return the status code of a client's failed call."""
+    assert isinstance(error, grpc.Call)
     return error.code()
 
 
 def details_of(error: grpc.RpcError) -> str:
-    """Return what a client's call failed with, in words."""
+    """Return the status message of a client's failed call."""
     assert isinstance(error, grpc.Call)
     return error.details() or ""
 
 
 def is_of_service(error: grpc.RpcError) -> bool:
-    """Whether a call failed by an error of ours, and not by the connection."""
+    """Whether the service itself reported the error, not the connection."""
     return _status(error) is not None
 
 
 def retry_seconds(error: grpc.RpcError) -> float:
-    """Return for how long the service asks not to send a failed call again; 0 where it does not."""
+    """Return the delay in seconds that the service asks for before a retry; 0 if none."""
     info = _detail(_status(error), error_details_pb2.RetryInfo)
     delay = None if info is None else info.retry_delay
     return 0.0 if delay is None else max(delay.seconds + delay.nanos / 1e9, 0.0)
 
 
 def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
-    """Return the error that a failed call stands for; None where the status is none of ours."""
+    """Return the error of a failed call; None if its status does not stand for one."""
     status = _status(error)
     message = details_of(error)
     kind = _ERRORS.get(code_of(error))
@@ -117,7 +118,7 @@ def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
 
 
 def _cut(text: str) -> str:
-    longest = LONGEST if text.isascii() else LONGEST // 4  # others are sent as up to 12 bytes
+    longest = LONGEST if text.isascii() else LONGEST // 4  # a character is sent as up to 12 bytes
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
@@ -128,9 +129,9 @@ def _pack(status: status_pb2.Status, detail: Message) -> None:
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status | None:
-    """Return a failed call's details; None where it has none, or none that can be read.
+    """Return a failed call's details; None if they are missing or unreadable.
 
-    A proxy's own error may carry those of another, or half of them.
+    A proxy's error may carry another service's details, or truncated ones.
     """
     from grpc_status import rpc_status  # slow to import, and most calls do not fail
 
@@ -142,7 +143,7 @@ def _status(error: grpc.RpcError) -> status_pb2.Status | None:
 
 
 def _detail(status: status_pb2.Status | None, kind: type[Detail]) -> Detail | None:
-    """Return the detail of a kind; None where there is none that can be read."""
+    """Return the detail of a type; None if it is missing or unreadable."""
     detail = kind()
     for packed in status.details if status else ():
         try:

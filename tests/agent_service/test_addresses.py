@@ -49,9 +49,9 @@ def test_replicas_are_called_and_never_listened_on(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fix"),
     [
-        ("http://10.0.0.1:5", "without 'http://', as 10.0.0.1:5"),
-        ("https://agent:5/", "without 'https://', as agent:5"),
-        ("grpc://agent", "without 'grpc://', as agent"),
+        ("http://10.0.0.1:5", "without 'http://': 10.0.0.1:5"),
+        ("https://agent:5/", "without 'https://': agent:5"),
+        ("grpc://agent", "without 'grpc://': agent"),
         ("agent", "write agent:50051"),
         ("127.0.0.1", r"write 127\.0\.0\.1:50051"),
         ("[::1]", r"write \[::1\]:50051"),
@@ -64,7 +64,7 @@ def test_replicas_are_called_and_never_listened_on(text: str) -> None:
         ("dns://8.8.8.8", "names no host"),
         ("ipv4:", "'ipv4:' names no host"),
         ("http://", "write e.g. 127"),
-        ("xds:///agent", "as agent:50051"),
+        ("xds:///agent", ": agent:50051"),
         ("localhost:", "PORT .* 65535; write localhost:50051"),
         ("unix-abstract:", "write unix:PATH"),
         ("unix-abstract:a", "write unix:PATH"),
@@ -202,7 +202,7 @@ def test_a_clusters_address_is_read_likewise() -> None:
 @pytest.mark.parametrize(("given", "fix"), [(50060, r"127\.0\.0\.1:50060"), (None, "e.g. 127")])
 def test_what_is_no_text_is_no_address(given: Any, fix: str) -> None:
     """As a script may give a port, or a variable that is not set."""
-    with pytest.raises(InvalidArgument, match=rf"is no HOST:PORT; write {fix}"):
+    with pytest.raises(InvalidArgument, match=rf"is not HOST:PORT; write {fix}"):
         AgentClient(given)
 
 

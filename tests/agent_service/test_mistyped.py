@@ -43,11 +43,14 @@ def controller(**changes: Any) -> ControllerSpec:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: controller(reward="validaton"), "reward: 'validaton' is none of gap, validation"),
-        (lambda: controller(reward=1), "reward: 1 is none of gap"),
-        (lambda: Hyperparameter("d", 0.1, 1, "logarithmic"), "scale: .* none of linear, log"),  # type: ignore[arg-type]
-        (lambda: ScheduleSettings(shape="cosin", **ENDS), "shape: 'cosin' is none of linear"),  # type: ignore[arg-type]
-        (lambda: PPOSettings(frozen_start="men"), "frozen_start: 'men' is none of mean"),  # type: ignore[arg-type]
+        (
+            lambda: controller(reward="validaton"),
+            "reward: 'validaton' is not one of gap, validation",
+        ),
+        (lambda: controller(reward=1), "reward: 1 is not one of gap"),
+        (lambda: Hyperparameter("d", 0.1, 1, "logarithmic"), "scale: .* not one of linear, log"),  # type: ignore[arg-type]
+        (lambda: ScheduleSettings(shape="cosin", **ENDS), "shape: 'cosin' is not one of linear"),  # type: ignore[arg-type]
+        (lambda: PPOSettings(frozen_start="men"), "frozen_start: 'men' is not one of mean"),  # type: ignore[arg-type]
         (lambda: PPOSettings(net_arch="64"), r"net_arch: '64' given; write \[64, 64\]"),  # type: ignore[arg-type]
         (lambda: controller(hyperparameters={"dropout": (0.1, 0.5)}), r"write \[Hyperparameter\("),
         (lambda: controller(hyperparameters=["dropout"]), "hyperparameters: 'dropout' given"),
@@ -55,17 +58,17 @@ def controller(**changes: Any) -> ControllerSpec:
         (lambda: controller(algorithm=PPOSettings), r"algorithm: .* is none, as PPOSettings\(\)"),
         (
             lambda: controller(algorithm=ConstantSettings(values=0.3)),  # type: ignore[arg-type]
-            r"constant.values: 0.3 names none; write \{'dropout': \.\.\.\}",
+            r"constant.values: 0.3 given; write \{'dropout': \.\.\.\}",
         ),
         (
             lambda: controller(algorithm=ConstantSettings(values={"dropout": "0.3"})),  # type: ignore[dict-item]
-            r"constant.values\[dropout\]: '0.3' is no number",
+            r"constant.values\[dropout\]: '0.3' is not a number",
         ),
         (lambda: ReplaySettings(values=0.3), r"values: 0.3 given; write \[\{"),  # type: ignore[arg-type]
         (lambda: controller(chunk_size="20"), "chunk_size: '20' given; write chunk_size=20"),
-        (lambda: Limits(max_change="0.1"), "limits.max_change: '0.1' is no number"),  # type: ignore[arg-type]
-        (lambda: Hold(limit="9"), "when_away.limit: '9' is no number"),  # type: ignore[arg-type]
-        (lambda: Hyperparameter("d", "0.1", 0.5), "low: '0.1' is no number"),  # type: ignore[arg-type]
+        (lambda: Limits(max_change="0.1"), "limits.max_change: '0.1' is not a number"),  # type: ignore[arg-type]
+        (lambda: Hold(limit="9"), "when_away.limit: '9' is not a number"),  # type: ignore[arg-type]
+        (lambda: Hyperparameter("d", "0.1", 0.5), "low: '0.1' is not a number"),  # type: ignore[arg-type]
         (lambda: Hyperparameter(0.1, 0.5, 1), "name: 0.1 does not match"),  # type: ignore[arg-type]
     ],
 )
@@ -128,17 +131,19 @@ def test_runs_are_asked_for_by_name(client: AgentClient) -> None:
         run.report_chunk([1.0] * 4, 0.5, 0.5)
     with pytest.raises(TypeError, match=r"Run.finish: give by name final_score"):
         run.finish(Outcome.TERMINATED, 0.5)
-    with pytest.raises(InvalidArgument, match="mode: 'frozn' is none of learning, frozen, shadow"):
+    with pytest.raises(
+        InvalidArgument, match="mode: 'frozn' is not one of learning, frozen, shadow"
+    ):
         client.run("c", run_id="r2", mode="frozn")  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="labels: 1 is no text; write '1'"):
+    with pytest.raises(InvalidArgument, match="labels: 1 is not text; write '1'"):
         client.run("c", run_id="r2", labels={"seed": 1})  # type: ignore[dict-item]
-    with pytest.raises(InvalidArgument, match="outcome: 'ended' is none of terminated"):
+    with pytest.raises(InvalidArgument, match="outcome: 'ended' is not one of terminated"):
         run.finish("ended")
-    with pytest.raises(InvalidArgument, match="mode: 'learn' is none of learning"):
+    with pytest.raises(InvalidArgument, match="mode: 'learn' is not one of learning"):
         client.set_mode("c", "learn")  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="mode: 'learn' is none of learning"):
+    with pytest.raises(InvalidArgument, match="mode: 'learn' is not one of learning"):
         client.create_controller(spec("d"), "learn")  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="state: 'open' is none of active"):
+    with pytest.raises(InvalidArgument, match="state: 'open' is not one of active"):
         list(client.list_runs(state="open"))  # type: ignore[arg-type]
 
     assert [r.run_id for r in client.list_runs()] == ["r"]
@@ -192,7 +197,7 @@ def test_a_report_of_neither_a_number_nor_pairs_says_what_is_needed(
     [
         ({"loss": torch.ones(3, 2)}, r"loss: has the shape \[3, 2\]; give one number"),
         ({"loss": torch.ones(3, device="meta")}, r"loss: has the shape \[3\]"),
-        ({"loss": "1"}, "loss: '1' is no number"),
+        ({"loss": "1"}, "loss: '1' is not a number"),
         ({"score": torch.ones(3)}, r"score: has the shape \[3\]"),
     ],
 )

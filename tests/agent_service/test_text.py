@@ -91,7 +91,7 @@ def test_a_token_that_any_editor_saved_is_read(tmp_path: Path, encoding: str) ->
     assert read_tokens(path, "token") == ["0123456789abcdef"]
 
     path.write_bytes(b"secret-secret-secret-\xe9")
-    with pytest.raises(InvalidArgument, match="in no encoding that is known") as told:
+    with pytest.raises(InvalidArgument, match="has an unknown encoding") as told:
         read_tokens(path, "token")
     assert "secret-" not in str(told.value)
 

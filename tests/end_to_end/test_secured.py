@@ -268,10 +268,10 @@ def test_certificates_are_renewed_under_the_same_authority(tmp_path: Path) -> No
             ["--listen", "0.0.0.0:0"],
             "'--listen': 0.0.0.0:0 can be reached from other machines: give --tls-certificate",
         ),
-        (["--run-token", "hush"], "'--run-token': no file is there (not shown: it may be the"),
+        (["--run-token", "hush"], "'--run-token': there is no such file (not shown: it may be the"),
         (
             ["--tls-certificate", __file__, "--tls-key", "-----BEGIN hush"],
-            "'--tls-key': no file is there (not shown: it may be the",
+            "'--tls-key': there is no such file (not shown: it may be the",
         ),
         (["--max-message-bytes", str(2**40)], f"'--max-message-bytes': {2**40} is not from 1"),
     ],

@@ -353,7 +353,11 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ("submit x --method dropout --chunks 1", 2, "'--method': 'dropout' is none of vanilla, ni"),
+        (
+            "submit x --method dropout --chunks 1",
+            2,
+            "'--method': 'dropout' is not one of vanilla, ni",
+        ),
         ("submit x --method rd --chunks 1", 2, "'--controller': is empty"),
         ("submit x", 2, "'--chunks': set either chunks or epochs"),
         ("submit x --chunks 99999999999999999999", 2, "'--chunks': 99999999999999999999 must be"),
@@ -364,7 +368,7 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
         (
             "submit x --chunks 1 --model resnet43",
             2,
-            "did you mean 'resnet34'? It is none of resnet18",
+            "did you mean 'resnet34'? It is not one of resnet18",
         ),
         ("weights x no/f", 2, "'FILE': 'no/f': its folder does not exist"),
         ("compare --output x --minutes nan", 2, "'--minutes': nan is not finite"),

@@ -169,7 +169,7 @@ def test_renewals_under_connecting_clients_do_not_end_the_server(
         time.sleep(0.05)
         return (
             agent.process.poll() is not None
-            or (tmp_path / "log").read_text().count("read anew") >= 3
+            or (tmp_path / "log").read_text().count("reloaded") >= 3
         )
 
     with agent, ThreadPoolExecutor(3) as pool:
@@ -224,7 +224,9 @@ def pair(authority: Authority) -> Pair:
 @pytest.mark.parametrize("text", ["hush" * 100, "hush-hush-hush-hush", "hush.hush.hush"])
 def test_a_token_in_place_of_its_files_path_is_not_shown(text: str) -> None:
     """Logs keep what is printed; one is longer than a file's name may be."""
-    with pytest.raises(InvalidArgument, match=r"^token: no file is there .* the path") as caught:
+    with pytest.raises(
+        InvalidArgument, match=r"^token: there is no such file .* the path"
+    ) as caught:
         AgentClient(token=text)
     assert "hush" not in str(caught.value)
 
@@ -236,7 +238,9 @@ def test_a_key_in_place_of_its_files_path_is_not_shown(pair: Pair, field: str, f
     text = form.replace("{}", pair[1].read_text())
     for pasted in (text, "".join(text.splitlines()[1:-1][:3]), text.splitlines()[1]):
         files: dict[str, Any] = {"certificate": pair[0], "key": pair[1], field: pasted}
-        with pytest.raises(InvalidArgument, match=rf"^tls.{field}: no file is there") as caught:
+        with pytest.raises(
+            InvalidArgument, match=rf"^tls.{field}: there is no such file"
+        ) as caught:
             AgentClient(tls=Tls(**files))
         assert not any(line in str(caught.value) for line in text.splitlines())
 
@@ -250,10 +254,10 @@ def test_files_that_are_no_certificates_are_refused_by_name(
     key.with_name("empty").touch()
     for tls, message in (
         (Tls(ca="nowhere.pem"), "tls.ca: nowhere.pem cannot be read: No such file"),
-        (Tls(ca=key), f"tls.ca: {key} holds no certificates"),
-        (Tls(ca=key.with_name("empty")), "holds no certificates"),
+        (Tls(ca=key), f"tls.ca: {key} has no certificates"),
+        (Tls(ca=key.with_name("empty")), "has no certificates"),
         (Tls(certificate=certificate, key=other), "tls.certificate: .*key values mismatch"),
-        (Tls(certificate=key, key=key), "tls.certificate: .*no certificate and its key"),
+        (Tls(certificate=key, key=key), "tls.certificate: .*not a certificate and its"),
     ):
         with pytest.raises(InvalidArgument, match=message):
             AgentClient(tls=tls)
