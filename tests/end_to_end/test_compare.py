@@ -363,7 +363,7 @@ def test_a_part_whose_time_is_up_goes_on(services: Services, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--only", "vanila"], "'--only': 'vanila' is none of the methods"),
+        (["--only", "vanila"], "'--only': 'vanila' is not one of the methods"),
         (["--only-seeds", "2"], "'--only-seeds': 2 is not in [0, 1]"),
         (["--minutes", "0"], "'--minutes': 0"),
     ],

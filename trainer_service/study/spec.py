@@ -115,7 +115,7 @@ def names_of(spec: StudySpec) -> list[str]:
 def _check_known(field: str, given: Iterable[str], names: list[str]) -> None:
     for name in given:
         if name not in names:
-            raise invalid(field, f"{name!r} is none of the methods: {', '.join(names)}")
+            raise invalid(field, f"{name!r} is not one of the methods: {', '.join(names)}")
 
 
 def table_1(

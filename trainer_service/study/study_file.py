@@ -105,7 +105,7 @@ def _study(content: dict[str, Any]) -> StudySpec:
 def _entry(table: Any, place: Place) -> Entry:
     kind = table.get("kind") if isinstance(table, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise _Wrong((*place, "kind"), f"{kind!r} is none of {', '.join(KINDS)}")
+        raise _Wrong((*place, "kind"), f"{kind!r} is not one of {', '.join(KINDS)}")
     types = get_type_hints(KINDS[kind])
     made = {
         name: _made(types[name], value, (*place, name))

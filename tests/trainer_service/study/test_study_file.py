@@ -70,7 +70,7 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ("seeds = 3", 'tests = ["rd"]\nseeds = 5', r"line 3: seeds: 5 are too few.*give 6 or more"),
         ("budget = 8", "budget = 9", r"line 18: methods\[2\].values: 2 values cannot share 9"),
         ("budget = 8", "budget = 1001", r"line 3: budget: 1001 is not in"),
-        ('references = ["d"]', 'references = ["e"]', r"line 4: references: 'e' is none of the"),
+        ('references = ["d"]', 'references = ["e"]', r"line 4: references: 'e' is not one of the"),
         (
             "[training]",
             "[trainings]",
@@ -84,11 +84,19 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ("dataset", "data_set", r"line 7: training.data_set: is not known here; known are"),
         ("chunks = 40", "chunks = 0", r"line 8: training.chunks: 0 must be at least 1"),
         ("chunks = 40", "chunks = 40\nseed = 1", r"line 9: training.seed: is set for each child"),
-        ('kind = "grid"', 'kind = "gird"', r"line 17: methods\[2\].kind: 'gird' is none of fixed"),
-        ('kind = "grid"', "", r"line 15: methods\[2\].kind: None is none of"),
+        (
+            'kind = "grid"',
+            'kind = "gird"',
+            r"line 17: methods\[2\].kind: 'gird' is not one of",
+        ),
+        ('kind = "grid"', "", r"line 15: methods\[2\].kind: None is not one of"),
         ("[0.1, 0.2]", "[0.1, 1.2]", r"line 18: methods\[2\].values: 1.2 is not in \[0.0, 0.9\]"),
         ('method = "d"', 'method = "rd"', r"line 13: methods\[1\].method: rd has a controller"),
-        ('method = "d"', 'method = "x"', r"line 13: methods\[1\].method: .x. is none of vanilla"),
+        (
+            'method = "d"',
+            'method = "x"',
+            r"line 13: methods\[1\].method: .x. is not one of",
+        ),
         (
             'kind = "ppo"',
             'kind = "ppo"\nhigh = 1',
@@ -112,9 +120,9 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         (
             TEXT,
             'methods = [1]\n[training]\ndataset = "digits"\nchunks = 2',
-            r"line 1: methods\[1\].kind: None is none of",
+            r"line 1: methods\[1\].kind: None is not one of",
         ),
-        ('kind = "grid"', 'kind = ["grid"]', r"line 17: methods\[2\].kind: .* is none of"),
+        ('kind = "grid"', 'kind = ["grid"]', r"line 17: methods\[2\].kind: .* is not one of"),
         ("seeds = 3", "# \u2028\u0085 \nseeds = 0", r"line 3: seeds: 0 is not in"),
         ('name = "grid"', 'name = "Grid"', r"line 16: methods\[2\].name: 'Grid' does not match"),
     ],
@@ -139,7 +147,8 @@ def test_a_file_of_any_editor_is_the_same_study(tmp_path: Path, encoding: str, e
 
 
 @pytest.mark.parametrize(
-    ("encoding", "message"), [("latin-1", "is not in UTF-8"), ("utf-16-le", "has zero bytes")]
+    ("encoding", "message"),
+    [("latin-1", "is not in UTF-8"), ("utf-16-le", "is binary, or UTF-16 without a mark")],
 )
 def test_a_file_in_another_encoding_is_told(tmp_path: Path, encoding: str, message: str) -> None:
     """In one line that names it."""

@@ -80,7 +80,7 @@ def _checked_label(text: str, place: str) -> int:
     except ValueError:
         label = -1
     if label not in known:
-        raise DataError(f"{place}: expression {quoted(text)} is none of 0 to {known[-1]}")
+        raise DataError(f"{place}: expression {quoted(text)} is not one of 0 to {known[-1]}")
     return label
 
 

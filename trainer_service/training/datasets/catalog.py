@@ -31,7 +31,7 @@ def check_dataset(dataset: str) -> None:
     if dataset in DATASETS and not name:
         return
     if f"{kind}:NAME" not in DATASETS or not name:
-        raise invalid("dataset", f"{quoted(dataset)} is none of {', '.join(DATASETS)}")
+        raise invalid("dataset", f"{quoted(dataset)} is not one of {', '.join(DATASETS)}")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise invalid("dataset", f"{quoted(name)} must stay inside the data folder")

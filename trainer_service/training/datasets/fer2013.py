@@ -82,7 +82,9 @@ def _read_csv(path: Path) -> dict[str, Split]:
     for place, row in csv_rows(path, _COLUMNS):
         split = USAGES.get(row["Usage"].strip())
         if split is None:
-            raise DataError(f"{place}: usage {quoted(row['Usage'])} is none of {', '.join(USAGES)}")
+            raise DataError(
+                f"{place}: usage {quoted(row['Usage'])} is not one of {', '.join(USAGES)}"
+            )
         labels[split].append(_label(place, row["emotion"]))
         images[split].append(_pixels(place, row["pixels"]))
     for usage, split in USAGES.items():
@@ -100,7 +102,7 @@ def _read_csv(path: Path) -> dict[str, Split]:
 
 def _label(place: str, text: str) -> int:
     if text.strip() not in {str(label) for label in range(len(CLASSES))}:
-        raise DataError(f"{place}: emotion {quoted(text)} is none of 0 to {len(CLASSES) - 1}")
+        raise DataError(f"{place}: emotion {quoted(text)} is not one of 0 to {len(CLASSES) - 1}")
     return int(text)
 
 

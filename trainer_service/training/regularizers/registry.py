@@ -48,7 +48,7 @@ def training_method(name: str, *, field: str = "method") -> TrainingMethod:
     """Return the method of a name; raises InvalidArgument naming those that there are."""
     methods = training_methods()
     if name not in methods:
-        raise invalid(field, f"{quoted(name)} is none of {', '.join(methods)}")
+        raise invalid(field, f"{quoted(name)} is not one of {', '.join(methods)}")
     return methods[name]
 
 
@@ -73,5 +73,5 @@ def steerable(name: str) -> Regularizer:
     """
     found = {name: one for name, one in REGULARIZERS.items() if one.steered}
     if name not in found:
-        raise invalid("regularizer", f"{quoted(name)} is none of {', '.join(found)}")
+        raise invalid("regularizer", f"{quoted(name)} is not one of {', '.join(found)}")
     return found[name]

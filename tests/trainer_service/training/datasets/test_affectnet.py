@@ -98,7 +98,7 @@ def break_official(folder: Path, what: str) -> None:
     [
         ("missing annotation", "5_exp.npy is missing: image 5 has no expression"),
         ("torn annotation", "5_exp.npy is no readable array"),
-        ("unknown label", "5_exp.npy: expression '11' is none of 0 to 10"),
+        ("unknown label", "5_exp.npy: expression '11' is not one of 0 to 10"),
         ("two labels", "5_exp.npy is no readable array of one label"),
         ("unreadable image", "5.jpg is no readable image"),
         ("truncated image", "5.jpg is no readable image"),
@@ -117,7 +117,11 @@ def test_a_wrong_official_set_is_told_by_file(tmp_path: Path, what: str, message
     ("old", "new", "message"),
     [
         ("1/training1.jpg", "1/nowhere.jpg", "training.csv, line 3: there is no image .*nowhere"),
-        ("1.0;2.0,1,0.1,-0.2", "1.0;2.0,12,0.1,-0.2", "line 3: expression '12' is none of 0 to 10"),
+        (
+            "1.0;2.0,1,0.1,-0.2",
+            "1.0;2.0,12,0.1,-0.2",
+            "expression '12' is not one of 0 to 10",
+        ),
         ("1/training1.jpg", "/training1.jpg", "line 3: '/training1.jpg' is outside of"),
         ("1/training1.jpg", "../1/training1.jpg", "line 3: '../1/training1.jpg' is outside of"),
         ("1/training1.jpg", "0/training0.jpg", "line 3: .* is also in .*training.csv, line 2;"),

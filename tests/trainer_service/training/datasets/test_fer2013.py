@@ -74,9 +74,9 @@ def with_row(place: int, **changes: str) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (with_row(4, emotion="7"), "line 6: emotion '7' is none of 0 to 6"),
-        (with_row(4, emotion="happy"), "line 6: emotion 'happy' is none"),
-        (with_row(0, usage="Test"), "line 2: usage 'Test' is none of Training, PublicTest"),
+        (with_row(4, emotion="7"), "line 6: emotion '7' is not one of 0 to 6"),
+        (with_row(4, emotion="happy"), "line 6: emotion 'happy' is not one"),
+        (with_row(0, usage="Test"), "line 2: usage 'Test' is not one of Training, PublicTest"),
         (with_row(9, pixels="1 2 3"), "line 11 has 3 pixels, not 2304"),
         (with_row(9, pixels=ROWS[9][1] + " 0"), "line 11 has 2305 pixels"),
         (with_row(9, pixels="256" + ROWS[9][1]), "line 11: pixels must be whole numbers"),
