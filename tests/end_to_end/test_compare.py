@@ -421,7 +421,7 @@ def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -
         shown, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130
-    assert "everything that was started is ended" in shown
+    assert "both services have ended" in shown
     assert "Traceback" not in errors
     assert len(started) >= 4, "agent, learner, trainer and a child"
     wait_for(lambda: not any(is_alive(pid) for pid in started))

@@ -199,10 +199,10 @@ def test_a_store_that_another_process_holds_is_waited_for_and_told(
         client.create_controller(spec())
         run = client.run("c", run_id="r", when_away=None)
         with held(path):
-            with pytest.raises(Unavailable, match="another process locks it"):
+            with pytest.raises(Unavailable, match="locked by another process"):
                 report(run)
             assert client.get_run("r").reported_chunks == 0
-            with pytest.raises(StoreError, match="another process locks it"):
+            with pytest.raises(StoreError, match="locked by another process"):
                 SqlStore(served.url)
         report(run)
         assert client.get_run("r").reported_chunks == 1
