@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,28 @@ def begin(words: list[str], **options: Any) -> subprocess.Popen[str]:
     return start_in_terminal([*command_of("trainer_service"), *words], **options)
 
 
-def test_a_study_learns_freezes_judges_and_reports(services: Services, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Finished:
+    """A study that is done."""
+
+    folder: Path
+    shown: str
+
+    def copy(self, folder: Path) -> None:
+        """Put another one of it into a folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def finished(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    return Finished(folder, succeed(services.compare(folder)))
+
+
+def test_a_study_learns_freezes_judges_and_reports(services: Services, finished: Finished) -> None:
     """The controller learns from the learning children only; the table is of the judged ones."""
-    shown = succeed(services.compare(tmp_path))
-    results = ResultsFolder(tmp_path).results()
-    study = json.loads((tmp_path / "study.json").read_text())["id"]
+    results = ResultsFolder(finished.folder).results()
+    study = json.loads((finished.folder / "study.json").read_text())["id"]
 
     with AgentClient(services.agent.address) as client:
         controller = client.get_controller(f"{study}-rd")
@@ -92,15 +110,18 @@ def test_a_study_learns_freezes_judges_and_reports(services: Services, tmp_path:
     assert all(len(r.trace.training_loss) == 4 for r in results)
     assert {r.policy for r in results if r.key.method == "rd" and r.is_judged} != {""}
     for name in ("report.html", "report.md", "results.jsonl"):
-        assert str(tmp_path / name) in shown
-        assert (tmp_path / name).stat().st_size > 0
-    assert "Vanilla" in shown
-    assert "best epoch" in shown
+        assert str(finished.folder / name) in finished.shown
+        assert (finished.folder / name).stat().st_size > 0
+    assert "Vanilla" in finished.shown
+    assert "best epoch" in finished.shown
 
 
-def test_a_finished_study_is_not_done_again(services: Services, tmp_path: Path) -> None:
+def test_a_finished_study_is_not_done_again(
+    services: Services, finished: Finished, tmp_path: Path
+) -> None:
     """Compare once more: the same results to the byte, no run more, the same table."""
-    first = succeed(services.compare(tmp_path))
+    finished.copy(tmp_path)
+    first = finished.shown.replace(str(finished.folder), str(tmp_path))
     lines = (tmp_path / "results.jsonl").read_bytes()
     with TrainerClient(services.trainer.address) as trainer:
         runs = len(list(trainer.list()))
@@ -114,7 +135,7 @@ def test_a_finished_study_is_not_done_again(services: Services, tmp_path: Path) 
 
 def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> None:
     """Ctrl-C or SIGTERM cancels what trains; continued, what was finished stands as it was."""
-    command = services.compare(tmp_path, "--seeds", "8")
+    command = services.compare(tmp_path, "--seeds", "4")
     lines = tmp_path / "results.jsonl"
     done = b""
     for told in (signal.SIGINT, signal.SIGTERM):
@@ -134,7 +155,7 @@ def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> Non
     after = (tmp_path / "results.jsonl").read_bytes()
     assert after.startswith(done)
     results = ResultsFolder(tmp_path).results()
-    assert len({r.run_id for r in results}) == len(results) == 4 + 3 * 8
+    assert len({r.run_id for r in results}) == len(results) == 4 + 3 * 4
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
@@ -163,9 +184,11 @@ def test_a_check_that_waits_is_told_and_cancelled(
         wait_for(lambda: trainer.device().running == 0)
 
 
-def test_another_study_in_the_same_folder_is_refused(services: Services, tmp_path: Path) -> None:
+def test_another_study_in_the_same_folder_is_refused(
+    services: Services, finished: Finished, tmp_path: Path
+) -> None:
     """In one line, and nothing of the first is lost."""
-    succeed(services.compare(tmp_path, "--methods", "vanilla"))
+    finished.copy(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
     refused = run_command("trainer_service", *services.compare(tmp_path, "--methods", "dni"))
@@ -231,7 +254,7 @@ def test_the_agent_is_asked_before_anything_is_trained(services: Services, tmp_p
 
 STUDY = """
 seeds = 2
-budget = 4
+budget = 2
 references = ["grid"]
 [training]
 dataset = "digits"
@@ -313,7 +336,7 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
     folder = ResultsFolder(output)
     study, results = folder.study(), folder.results()
 
-    assert len(results) == 4 * 4 + 10 * 2 + 2, "each population has a member that is not judged"
+    assert len(results) == 4 * 2 + 10 * 2 + 2, "each population has a member that is not judged"
     assert all(len(r.trace.training_loss) == 4 for r in results)
     odd = {word for words in find_flags(study, results).values() for word in words}
     assert not [word for word in odd if "commit" not in word], odd
@@ -346,8 +369,8 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
 
 def test_a_part_whose_time_is_up_goes_on(services: Services, tmp_path: Path) -> None:
     """It says so and succeeds; what trained is cancelled, and trained again later."""
-    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "150")
-    stopped = succeed([*command, "--minutes", "0.03"])
+    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "80")
+    stopped = succeed([*command, "--minutes", "0.01"])
     assert "the time is up" in stopped
     assert ResultsFolder(tmp_path).results() == []
     with TrainerClient(services.trainer.address) as trainer:
@@ -394,9 +417,9 @@ def test_a_controller_that_learned_nothing_is_not_judged(
     assert failed.stderr.count("\n") == 1
 
 
-def test_the_report_command_writes_it_again(services: Services, tmp_path: Path) -> None:
+def test_the_report_command_writes_it_again(finished: Finished, tmp_path: Path) -> None:
     """From results.jsonl alone, without any service."""
-    succeed(services.compare(tmp_path, "--methods", "vanilla"))
+    finished.copy(tmp_path)
     page = (tmp_path / "report.html").read_bytes()
     shutil.rmtree(tmp_path / "pictures")
     (tmp_path / "report.html").unlink()
