@@ -29,7 +29,7 @@ _data_option = click.option(
 
 
 class _Downloadable(click.Choice[str]):
-    """Those data sets that one command brings, asked for when they are needed."""
+    """The data sets that can be downloaded, found on demand, since their modules import slowly."""
 
     def __init__(self) -> None:
         super().__init__(())

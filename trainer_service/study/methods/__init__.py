@@ -1,8 +1,8 @@
-"""What a study compares: a file for each kind of method, and the registry of them.
+"""Methods of studies: one file per kind, and their registry.
 
-plan       which children a study has, and what of them is finished
-entry      what all kinds have: their checks, children, judging, and what a report says of them
-choosing   those that decide values of one regularizer: by a search, by a controller
-registry   all kinds, by the word that a study file uses
+plan       children of a study, and the results so far
+entry      base class: checks, children, tuning and judging, and the report's view
+choosing   base classes of searches and of controllers, over one regularizer
+registry   all kinds, by their names in study files
 fixed grid random_search bayesian schedule random ppo replay mean carried pbt    a kind each
 """

@@ -1,4 +1,4 @@
-"""Bayesian optimization."""
+"""Bayesian optimization of a constant."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class Bayesian(Learning):
     is_search = True
 
     def algorithm(self, study: StudySpec) -> Settings:
-        """Return TPE."""
+        """Return TPE's settings."""
         return BayesianSettings()

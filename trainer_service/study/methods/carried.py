@@ -1,4 +1,4 @@
-"""What another study came to."""
+"""Outcomes carried over from another study."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried(Entry):
-    """What another study chose or learned, frozen, on this study's children."""
+    """A constant or frozen policy of another study, on this study's children."""
 
     kind: Literal["carried"] = "carried"
     study: str
-    """The other study's folder of results."""
+    """The other study's results folder."""
     of: str
-    """Its entry: a constant that was searched for, or a learned policy."""
+    """Its method: a search for a constant, or a learned policy."""
 
     @property
     def origin(self) -> str:
-        """The other study, and its method."""
+        """The other study and its method."""
         return f"{self.study}: {self.of}"
 
     def compared_with(self, study: StudySpec) -> list[str]:
-        """Return each search for a constant of this study."""
+        """Return the searches for a constant of this study."""
         return [entry.name for entry in study.methods if entry.is_search]
 
     def children_before(self, study: StudySpec, tuned: int) -> str:
-        """Say that they are another study's."""
+        """Say that they belong to another study."""
         return "elsewhere"
 
     def _taken(self, study: StudySpec, there: Plan) -> Entry:
-        """Return the method as one of this study.
+        """Return the outcome as a method of this study.
 
         Raises:
-            InvalidArgument: the other study has none, has not finished it, or has other chunks.
+            InvalidArgument: the other study has no such method, or has not finished it, or its
+                chunk size differs.
         """
         found = there.spec.find(self.of)
         if found is None:
@@ -51,11 +52,11 @@ class Carried(Entry):
         return found.carried(self, there, study)
 
     def asks_agent(self, study: StudySpec, studies: Studies) -> bool:
-        """Return whether a policy is carried over."""
+        """Return whether it is a policy."""
         return self._taken(study, studies(self.study)).needs_agent
 
     def judge(self, work: Work) -> list[Result]:
-        """Judge it as the method of this study that it comes to."""
+        """Judge the outcome as a method of this study."""
         there = work.studies(self.study)
         taken = self._taken(work.plan.spec, there)
         policy = there.policy(self.of)
@@ -64,7 +65,7 @@ class Carried(Entry):
         return taken.judge(work)
 
     def planned(self, plan: Plan, result: Result) -> RunSpec | None:
-        """Return the study's own training under what was carried over, as the result tells it."""
+        """Return this study's training with the method and values of the result."""
         had = result.spec.training
         training = replace(
             plan.spec.training,

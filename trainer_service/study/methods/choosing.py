@@ -1,4 +1,4 @@
-"""Methods that decide the values of one regularizer: by a search, or by a controller."""
+"""Base classes of methods that set the values of one regularizer: by search, or by controller."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choosing(Entry):
-    """A method that decides the values of one regularizer."""
+    """A method that sets the values of one regularizer."""
 
     regularizer: str = "dropout"
 
     def __post_init__(self) -> None:
-        """Check that its values can be decided."""
+        """Check that the regularizer has values to set."""
         Entry.__post_init__(self)
         steerable(self.regularizer)
 
     @property
     def chosen(self) -> Regularizer:
-        """What its regularizer is."""
+        """The regularizer."""
         return steerable(self.regularizer)
 
     @property
     def strength(self) -> Hyperparameter:
-        """What drives all sites of its regularizer."""
+        """Name and range of the value that drives all of its sites."""
         return self.chosen.strength
 
     def check_range(self, field: str, *values: float) -> None:
-        """Check values of the strength; raises InvalidArgument."""
+        """Check values against the range; raises InvalidArgument."""
         low, high = self.strength.low, self.strength.high
         for value in values:
             if not low <= value <= high:
                 raise invalid(field, f"{value} is not in [{low}, {high}]")
 
     def check_high(self, high: float | None) -> None:
-        """Check a largest value of the strength, if there is one; raises InvalidArgument."""
+        """Check an optional upper bound against the range; raises InvalidArgument."""
         low, highest = self.strength.low, self.strength.high
         if high is not None and not low < high <= highest:
             raise invalid("high", f"{high} is not in ({low}, {highest}]")
@@ -65,16 +65,16 @@ class Choosing(Entry):
     def below(
         self, high: float | None, decided: tuple[Hyperparameter, ...]
     ) -> tuple[Hyperparameter, ...]:
-        """Return hyperparameters up to a largest value, if there is one."""
+        """Return hyperparameters with an optional upper bound applied."""
         return decided if high is None else tuple(replace(one, high=high) for one in decided)
 
     def fixed(self, name: str, values: dict[str, float]) -> Fixed:
-        """Return the method of that name under fixed values."""
+        """Return a method with fixed values of the regularizer."""
         return Fixed(name=name, method=self.chosen.fixed.lower(), values=values)
 
 
 class Searched(Choosing):
-    """The constant with the best mean of its children's best validation scores."""
+    """A search for the constant with the best mean validation score of its children."""
 
     __slots__ = ()
     is_search = True
@@ -85,17 +85,17 @@ class Searched(Choosing):
 
     @abstractmethod
     def tried(self, study: StudySpec) -> list[tuple[float, int]]:
-        """Return the constant of each child of the budget, and its place among the seeds."""
+        """Return the constant of each child of the budget, and the offset of its seed."""
 
     def tuning(self, plan: Plan) -> list[RunSpec]:
-        """Return a child for each constant that is tried."""
+        """Return a run for each constant tried."""
         return [
             self._under(value).run(plan.spec, TUNING_SEEDS + place)
             for value, place in self.tried(plan.spec)
         ]
 
     def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return the child under the best constant, once all of the budget are finished."""
+        """Return the run with the best constant, once the whole budget is finished."""
         tuned = plan.finished(self.name, Phase.TUNING)
         if len(tuned) < self.tuned_children(plan.spec):
             return None
@@ -105,7 +105,7 @@ class Searched(Choosing):
         return self.fixed(self.name, {self.strength.name: value})
 
     def best(self, tuned: Sequence[Result]) -> float:
-        """Return the best constant; `tuned` are its children, at least one, in order."""
+        """Return the best constant of its results, at least one, in order."""
         scores: dict[float, list[float]] = {}
         for result in tuned:
             value = result.spec.training.values[self.strength.name]
@@ -113,7 +113,7 @@ class Searched(Choosing):
         return max(scores, key=lambda value: float(np.mean(scores[value])))
 
     def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
-        """Return the constant as a fixed method."""
+        """Return a method with the best constant."""
         tuned = there.finished(self.name, Phase.TUNING)
         if len(tuned) < self.tuned_children(there.spec):
             raise invalid("of", f"{self.name!r} is not finished in {taker.study}")
@@ -121,25 +121,25 @@ class Searched(Choosing):
 
 
 class Steered(Choosing):
-    """A controller decides; without more it learns nothing."""
+    """A method under a controller; by default one that does not learn."""
 
     __slots__ = ()
     needs_agent = True
 
     @abstractmethod
     def algorithm(self, study: StudySpec) -> Settings:
-        """Return how the controller decides."""
+        """Return the settings of the controller's algorithm."""
 
     def training(self, study: StudySpec) -> TrainingSpec:
-        """Return what its children are trained as, but for the seed."""
+        """Return the training spec of its children; the seed is set for each."""
         return replace(study.training, method=self.chosen.steered.lower(), values={})
 
     def decided(self, study: StudySpec) -> tuple[Hyperparameter, ...]:
-        """Return what the controller decides."""
+        """Return the hyperparameters of the controller."""
         return hyperparameters(self.training(study))
 
     def controller(self, plan: Plan) -> ControllerSpec:
-        """Return its controller."""
+        """Return the spec of its controller."""
         return ControllerSpec(
             name=plan.controller(self.name),
             chunk_size=plan.spec.training.chunk_size,
@@ -150,22 +150,22 @@ class Steered(Choosing):
         )
 
     def steered(self, study: StudySpec, controller: str, mode: Mode, seed: int) -> RunSpec:
-        """Return a child under a controller of that name."""
+        """Return a run under the named controller."""
         training = replace(self.training(study), seed=seed)
         return RunSpec(training=training, controller=controller, mode=mode)
 
     def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return the child under the frozen controller."""
+        """Return the run under the frozen controller."""
         return self.steered(plan.spec, plan.controller(self.name), Mode.FROZEN, seed)
 
     def tune(self, work: Work) -> str:
-        """Have the controller."""
+        """Create the controller."""
         work.controllers.decide_only(self.controller(work.plan))
         return ""
 
 
 class Learning(Steered):
-    """A controller that learns on the budget's children, and is frozen."""
+    """A method whose controller learns from the budget's children, then is frozen."""
 
     __slots__ = ()
 
@@ -174,7 +174,7 @@ class Learning(Steered):
         return study.budget
 
     def tuning(self, plan: Plan) -> list[RunSpec]:
-        """Return the children that it learns on."""
+        """Return the runs that it learns from."""
         name = plan.controller(self.name)
         return [
             self.steered(plan.spec, name, Mode.LEARNING, TUNING_SEEDS + place)
@@ -183,11 +183,11 @@ class Learning(Steered):
 
     @property
     def transitions(self) -> int:
-        """Transitions of one update; 0 where none are learned from."""
+        """Transitions of one policy update; 0 if it does not learn from transitions."""
         return 0
 
     def tune(self, work: Work) -> str:
-        """Have its policy frozen in the study's folder, then at the agent service."""
+        """Learn the policy unless the folder has it, and freeze it at the agent service."""
         plan = work.plan
         made = self.controller(plan)
         if plan.policy(self.name) is None:
@@ -198,7 +198,7 @@ class Learning(Steered):
         return work.controllers.frozen(self.name, made)
 
     def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
-        """Return the same method, whose policy is the frozen one."""
+        """Return this method under the name of its taker; the policy comes with it."""
         if there.policy(self.name) is None:
             raise invalid("of", f"{self.name!r} has no frozen policy in {taker.study}, yet")
         if there.spec.training.chunk_size != study.training.chunk_size:

@@ -1,4 +1,4 @@
-"""What every method of a study is: a name, the children that it trains, and how it is judged."""
+"""Base class of a study's methods: checks, children, tuning, judging, and the report's view."""
 
 from __future__ import annotations
 
@@ -24,79 +24,79 @@ if TYPE_CHECKING:
     from trainer_service.study.spec import StudySpec
 
 Studies = Callable[[str], Plan]
-"""Returns the study of a folder; raises AgentError where there is none."""
+"""Reads the study in a folder; raises AgentError if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A method of a study; what a kind does not say itself is that of one that tunes nothing."""
+    """A method of a study. The defaults are those of a method without tuning."""
 
     name: str
     """Form `[a-z0-9][a-z0-9-]{0,39}`; unique in the study."""
     title: str = ""
     """For tables and pictures; empty takes the name."""
     kind: str
-    """The word of study files; each kind has its own."""
+    """Name of the kind in study files; each subclass fixes its own."""
     needs_agent: ClassVar[bool] = False
-    """Whether the agent service decides anything."""
+    """Whether it uses the agent service."""
     is_search: ClassVar[bool] = False
     """Whether it searches for a constant."""
 
     def __post_init__(self) -> None:
-        """Check the name; raises InvalidArgument, as all kinds do."""
+        """Check the name; raises InvalidArgument, as the checks of all kinds do."""
         check_name(self.name, NAME, longest=LONGEST_NAME)
 
-    # Plan: which children it trains
+    # Plan
 
     def check(self, path: str, study: StudySpec) -> None:
         """Check it against its study.
 
         Args:
-            path: how fields are named that are wrong: this, then the field's name.
-            study: that it is a method of.
+            path: prefix of the names of its fields in errors.
+            study: it belongs to.
 
         Raises:
-            InvalidArgument: something does not fit.
+            InvalidArgument: a field does not fit the study.
         """
 
     def tuned_children(self, study: StudySpec) -> int:
-        """Return how many children it trains that are not judged."""
+        """Return how many children it trains before judging."""
         return 0
 
     def tuning(self, plan: Plan) -> list[RunSpec]:
-        """Return what the children are trained as that are not judged, in order."""
+        """Return the runs of the children that it trains before judging, in order."""
         return []
 
     def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return what the judged child of a seed is trained as; None while that is not known."""
+        """Return the run of the judged child of a seed; None until tuning is finished."""
         raise NotImplementedError
 
     def planned(self, plan: Plan, result: Result) -> RunSpec | None:
-        """Return what a judged result should have been trained as; None where nobody can say."""
+        """Return the run that a judged result should have had; None if it cannot be derived."""
         return self.judged(plan, result.key.index)
 
-    # Tune, then judge
+    # Tune and judge
 
     def asks_agent(self, study: StudySpec, studies: Studies) -> bool:
-        """Return whether the agent service is needed to run it; asked before anything is written.
+        """Return whether running it needs the agent service. Called before anything is written.
 
         Args:
-            study: that it is a method of.
-            studies: all others.
+            study: it belongs to.
+            studies: reads other studies.
         """
         return self.needs_agent
 
     def tune(self, work: Work) -> str:
-        """Come to where its children can be judged.
+        """Train and prepare all that judging needs.
 
         Returns:
-            SHA-256 of the frozen policy's file that decides; empty without one.
+            SHA-256 of the frozen policy's file; empty without a policy.
         """
         work.children.train(work.plan.tuning(self.name))
         return ""
 
     def judge(self, work: Work) -> list[Result]:
-        """Tune, then train the judged children of this part; return their results."""
+        """Tune, train the judged children of this part, and return their results."""
         policy = self.tune(work)
         plan, children = work.plan, []
         for seed in work.seeds:
@@ -106,60 +106,60 @@ class Entry:
         return work.children.train(children, policy=policy)
 
     def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
-        """Return what it came to in another study, as a method of this one.
+        """Return the outcome in another study, as a method of this one.
 
         Args:
-            taker: the method of this study that takes it.
+            taker: the method of this study that carries it over.
             there: the other study.
-            study: this one.
+            study: this study.
 
         Raises:
-            InvalidArgument: field `of`: there is nothing, or it does not fit.
+            InvalidArgument: field `of`: it has no outcome, or one that does not fit here.
         """
         raise invalid("of", f"{self.name!r} is no search and no learned method of {taker.study}")
 
-    # Describe: what a report says of it
+    # Describe, for the report
 
     @property
     def label(self) -> str:
-        """What tables and pictures call it."""
+        """Name in tables and pictures."""
         return shortened(self.title) or self.name
 
     @property
     def source(self) -> str:
-        """The method of this study that it is made of; empty where it is made of none."""
+        """Name of the method of this study that it derives from; empty for none."""
         return ""
 
     @property
     def learned(self) -> Steered | None:
-        """Itself if it learns a policy, which others can replay."""
+        """This method, if it learns a policy that others can derive from; else None."""
         return None
 
     @property
     def origin(self) -> str:
-        """The other study that it is from, and the method there; empty where it is of this one."""
+        """The other study it is carried over from, and its method there; empty for none."""
         return ""
 
     @property
     def reward(self) -> Reward:
-        """What its chunks earn: the paper's reward where nothing is learned."""
+        """Reward of its chunks; the paper's if it learns nothing."""
         return Reward.GAP
 
     def compared_with(self, study: StudySpec) -> list[str]:
-        """Return the methods that it stands beside in a report, beside the study's references."""
+        """Return the methods that reports compare it with, besides the study's references."""
         return [self.source] if self.source else []
 
     def children_before(self, study: StudySpec, tuned: int) -> str:
-        """Say which children were trained before it was judged; `tuned` is how many of its own."""
+        """Describe the children trained before judging; `tuned` is the number of its own."""
         return f"those of {study.entry(self.source).label}" if self.source else str(tuned)
 
     def spent(self, tuned: Sequence[Result]) -> list[float]:
-        """Return what it has to show after each child of its budget, as a test score.
+        """Return the test score reached after each child of its budget.
 
-        That of the child with the best validation score so far.
+        By default that of the child with the best validation score so far.
 
         Args:
-            tuned: those children, in order.
+            tuned: results of these children, in order.
         """
         tests = [result.finished.scores.test_score_best for result in tuned]
         valid = [result.finished.scores.validation_score_best for result in tuned]

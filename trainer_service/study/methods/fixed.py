@@ -1,4 +1,4 @@
-"""A method whose values were fixed before anything was trained."""
+"""Values fixed in advance."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed(Entry):
-    """Vanilla, NI, D or DNI, with values that were fixed before anything was trained."""
+    """A method without a controller, as Vanilla, NI, D or DNI, with values fixed in advance."""
 
     kind: Literal["fixed"] = "fixed"
     method: str
     values: Mapping[str, float] = field(default_factory=dict)
-    """As of `TrainingSpec`; empty takes its defaults."""
+    """As in `TrainingSpec`; empty uses its defaults."""
 
     def __post_init__(self) -> None:
-        """Check that no controller would be needed."""
+        """Check that the method needs no controller."""
         Entry.__post_init__(self)
         if training_method(self.method).is_reinforced:
             raise invalid("method", f"{self.method} has a controller; use a kind that names one")
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Have the child's own checks of the values."""
+        """Check the values, as the child does."""
         self.run(study, seed=0)
 
     def run(self, study: StudySpec, seed: int) -> RunSpec:
-        """Return the child of a seed."""
+        """Return the run of a seed."""
         training = replace(study.training, method=self.method, values=self.values, seed=seed)
         return RunSpec(training=training)
 
     def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return the child of a seed."""
+        """Return the run of a seed."""
         return self.run(plan.spec, seed)

@@ -1,4 +1,4 @@
-"""Grid search."""
+"""Grid search over constants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Grid(Searched):
 
     kind: Literal["grid"] = "grid"
     values: tuple[float, ...]
-    """The budget's children are shared out equally; the same seeds for each value."""
+    """Each gets an equal share of the budget, with the same seeds."""
 
     def __post_init__(self) -> None:
         """Check the values against the range."""
@@ -28,7 +28,7 @@ class Grid(Searched):
         self.check_range("values", *self.values)
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Check that the values can share the budget."""
+        """Check that the budget divides evenly among the values."""
         if study.budget % len(self.values):
             raise invalid(
                 f"{path}values",
@@ -37,6 +37,6 @@ class Grid(Searched):
             )
 
     def tried(self, study: StudySpec) -> list[tuple[float, int]]:
-        """Return value by value within a seed, so that a part of them is of all values alike."""
+        """Return all values for each seed in turn, so that partial results cover all values."""
         share = study.budget // len(self.values)
         return [(value, place) for place in range(share) for value in self.values]

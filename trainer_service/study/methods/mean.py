@@ -1,4 +1,4 @@
-"""The mean of what a learned policy sets."""
+"""The mean of a learned policy's values, as a constant."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanOf(OfPolicy):
-    """A constant: the mean of all values that another entry's judged runs trained under."""
+    """A constant: the mean of all values of a learned method's judged runs."""
 
     kind: Literal["mean"] = "mean"
     of: str
-    """The entry: a learned one."""
+    """Name of the learned method."""
 
     def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return the child under the mean, once all runs are there that it is of."""
+        """Return the run with the mean, once all judged runs are finished."""
         source = plan.finished(self.of, Phase.JUDGED)
         if len(source) < plan.spec.seeds:
             return None
@@ -40,15 +40,15 @@ class MeanOf(OfPolicy):
         return RunSpec(training=training)
 
     def tune(self, work: Work) -> str:
-        """Wait for the runs that it is of."""
+        """Wait for the judged runs."""
         work.judged(self.of)
         return ""
 
 
 def mean_values(judged: Sequence[Result]) -> Mapping[str, float]:
-    """Return the mean of all values that judged runs of a method trained under, by hyperparameter.
+    """Return the mean value of judged runs, by hyperparameter.
 
-    Each run counts alike, whatever its length; `judged` has at least one with a chunk, in order.
+    All runs have equal weight, whatever their length; at least one has a chunk.
     """
     traces = [result.trace.values for result in judged if result.trace.training_loss]
     return {name: float(np.mean([np.mean(trace[name]) for trace in traces])) for name in traces[0]}

@@ -1,4 +1,4 @@
-"""Population based training: each seed has a population, of which the best member is judged."""
+"""Population based training; the best member of each seed's population is judged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PopulationBased(Choosing):
                 raise invalid(name, f"{getattr(self, name)} must be at least {least}")
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Check that rounds fill the training."""
+        """Check that rounds divide the training evenly."""
         chunks = study.training.chunks
         if chunks is None or chunks % self.round_chunks:
             raise invalid(
@@ -52,28 +52,28 @@ class PopulationBased(Choosing):
             )
 
     def tuned_children(self, study: StudySpec) -> int:
-        """Return how many members are not judged."""
+        """Return the number of members that are not judged."""
         return study.seeds * (self.members - 1)
 
     def children_before(self, study: StudySpec, tuned: int) -> str:
-        """Say that they are trained together."""
+        """Describe the populations."""
         return f"{self.members} for each seed"
 
     def planned(self, plan: Plan, result: Result) -> RunSpec | None:
-        """Return None: values follow from the scores of all members of all rounds."""
+        """Return None: values depend on the scores of all members in all rounds."""
         return None
 
     def judge(self, work: Work) -> list[Result]:
-        """Train the populations of the seeds, at once."""
+        """Train the populations of all seeds at once."""
         keys = [Key(method=self.name, phase=Phase.JUDGED, index=seed) for seed in work.seeds]
         missing = [key for key in keys if not work.children.finished([key])]
         work.children.each(partial(self._train_one, work), missing)
         return work.children.finished(keys)
 
     def population(self, plan: Plan, seed: int, attempt: str = "") -> Population:
-        """Return what decides the population of a seed.
+        """Return the population of a seed.
 
-        Its members are children that nobody is judged on: their seeds are among those of tuning.
+        Members use tuning seeds, which no method is judged on.
         """
         chunks = plan.spec.training.chunks
         assert chunks is not None
@@ -91,7 +91,7 @@ class PopulationBased(Choosing):
     def _train_one(self, work: Work, key: Key, place: StudyPlace) -> None:
         number = 1
         population = self.population(work.plan, key.index)
-        # What was cancelled stays so: the whole begins again under other ids.
+        # Cancelled runs stay so: the whole population starts again under new ids.
         while any(place.was_lost(run_id) for run_id in _run_ids(population)):
             number += 1
             population = self.population(work.plan, key.index, f"-try{number}")
@@ -121,7 +121,7 @@ def _keep(
     chunks: dict[str, list[ChunkTrained]],
     ends: dict[str, Finished],
 ) -> None:
-    """Keep the members' results, the judged one last: with it the population is finished."""
+    """Store the members' results, the judged one last, since it marks the population finished."""
     parents = {t.member.run_id: t.member.parent for round_ in made.rounds for t in round_}
     last = sorted(made.rounds[-1], key=lambda t: t.member.run_id == made.run_id)
     others = range(key.index * (len(last) - 1), (key.index + 1) * (len(last) - 1))
@@ -147,7 +147,7 @@ def _run_ids(population: Population) -> list[str]:
 
 
 def _lineage(run_id: str, parents: dict[str, str]) -> list[str]:
-    """Return a run and those that it goes on from, the first one first."""
+    """Return a run and its ancestors, the oldest first."""
     runs = [run_id]
     while parents[runs[0]]:
         runs.insert(0, parents[runs[0]])

@@ -1,4 +1,4 @@
-"""Learned policies: the paper's RNI and RD."""
+"""Policies learned by PPO: the paper's RNI and RD."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
     from trainer_service.study.spec import StudySpec
 
 RECENT = 8
-"""Children that a running mean is of."""
+"""Window of the running mean, in children."""
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Return the mean of each value and those before it, RECENT at the most."""
+    """Return the mean of each value and up to RECENT - 1 before it."""
     return [float(np.mean(values[max(0, i - RECENT + 1) : i + 1])) for i in range(len(values))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned(Learning):
-    """A PPO policy that learns on the budget's children, is frozen, and judged: RNI or RD."""
+    """A PPO policy that learns from the budget's children and is judged frozen: RNI or RD."""
 
     kind: Literal["ppo"] = "ppo"
     sites: Sites = Sites.SHARED
-    """One value for all sites, or one for each."""
+    """One value for all sites, or one per site."""
     reward: Reward = Reward.GAP
-    """What it learns from; the paper's by default."""
+    """Reward it learns from; the paper's by default."""
     high: float | None = None
-    """Largest value that it may choose; None takes the whole range's."""
+    """Upper bound of its actions; None for that of the range."""
     budget: int | None = None
-    """Children that it learns on, of all runs together; None takes the study's budget."""
+    """Children that it learns from; None for the study's budget."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
 
     def __post_init__(self) -> None:
-        """Check the largest value, the budget and the reward."""
+        """Check the upper bound, the budget and the reward."""
         Choosing.__post_init__(self)
         self.check_high(self.high)
         if self.budget is not None and self.budget < 1:
@@ -55,7 +55,7 @@ class Learned(Learning):
             raise invalid("reward", "a child tells its scores; use gap, validation or improvement")
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Check that it learns at all, where the length is known before the data is."""
+        """Check that there are enough transitions for one update, if the length is in chunks."""
         chunks, needed = study.training.chunks, self.transitions
         children = self.tuned_children(study)
         if children > TUNING_SEEDS:
@@ -69,31 +69,31 @@ class Learned(Learning):
             )
 
     def tuned_children(self, study: StudySpec) -> int:
-        """Return its own budget, or the study's."""
+        """Return its own budget or the study's."""
         return study.budget if self.budget is None else self.budget
 
     @property
     def transitions(self) -> int:
-        """Transitions of one update."""
+        """Transitions of one policy update."""
         return self.ppo.rollout_size
 
     @property
     def learned(self) -> Steered | None:
-        """Itself."""
+        """This method."""
         return self
 
     def training(self, study: StudySpec) -> TrainingSpec:
-        """Return what its children are trained as, but for the seed."""
+        """Return the training spec of its children; the seed is set for each."""
         return replace(Steered.training(self, study), sites=self.sites)
 
     def decided(self, study: StudySpec) -> tuple[Hyperparameter, ...]:
-        """Return what the policy decides, up to the largest value."""
+        """Return the hyperparameters of the policy, with the upper bound applied."""
         return self.below(self.high, Steered.decided(self, study))
 
     def algorithm(self, study: StudySpec) -> Settings:
-        """Return PPO."""
+        """Return PPO's settings."""
         return self.ppo
 
     def spent(self, tuned: Sequence[Result]) -> list[float]:
-        """Return the running mean of its children's test scores: it steered while it explored."""
+        """Return the running mean of test scores, since its policy explores while it learns."""
         return running_mean([result.finished.scores.test_score_best for result in tuned])

@@ -1,4 +1,4 @@
-"""Random values."""
+"""Random values for each chunk."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Drawn(Steered):
 
     kind: Literal["random"] = "random"
     high: float | None = None
-    """Largest value; None takes the whole range's."""
+    """Upper bound; None for that of the range."""
 
     def __post_init__(self) -> None:
-        """Check the largest value against the range."""
+        """Check the upper bound against the range."""
         Choosing.__post_init__(self)
         self.check_high(self.high)
 
     def decided(self, study: StudySpec) -> tuple[Hyperparameter, ...]:
-        """Return the drawn hyperparameters, up to the largest value."""
+        """Return the hyperparameters, with the upper bound applied."""
         return self.below(self.high, Steered.decided(self, study))
 
     def algorithm(self, study: StudySpec) -> Settings:
-        """Return the draws."""
+        """Return uniform draws."""
         return RandomSettings()

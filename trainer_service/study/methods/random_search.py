@@ -1,4 +1,4 @@
-"""Random search."""
+"""Random search over constants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RandomSearch(Searched):
     kind: Literal["random-search"] = "random-search"
 
     def tried(self, study: StudySpec) -> list[tuple[float, int]]:
-        """Return constants drawn by the data seed."""
+        """Return constants drawn with the data seed."""
         rng = np.random.default_rng(study.training.data_seed)
         draws = rng.uniform(self.strength.low, self.strength.high, study.budget)
         return [(float(value), place) for place, value in enumerate(draws)]

@@ -1,4 +1,4 @@
-"""All kinds of methods, by the word that a study file uses."""
+"""All kinds of methods, by their names in study files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KINDS: dict[str, type[Entry]] = {
 
 
 def read_entry(content: Any) -> Entry:
-    """Return a method, or the one that stored content describes; for pydantic's fields."""
+    """Return a method given as such or as stored content; a pydantic validator."""
     if isinstance(content, Entry):
         return content
     word = content.get("kind") if isinstance(content, dict) else None
@@ -53,6 +53,6 @@ def read_entry(content: Any) -> Entry:
 
 
 def write_entry(entry: Entry, info: FieldSerializationInfo) -> Any:
-    """Return a method as content to store."""
+    """Return the stored content of a method; a pydantic serializer."""
     adapter = TypeAdapter(type(entry))
     return adapter.dump_python(entry, mode=info.mode, exclude_none=info.exclude_none)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Schedules of learned policies, replayed."""
+"""Replays of learned policies' schedules, and the base class of what derives from a policy."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 
 class OfPolicy(Entry):
-    """A method that is made of a learned one's judged runs."""
+    """A method that derives from a learned method's judged runs."""
 
     __slots__ = ()
     of: str
-    """The method: a learned one."""
+    """Name of the learned method."""
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Check that there is such a method."""
+        """Check that the study has such a method."""
         found = study.find(self.of)
         if found is None or found.learned is None:
             raise invalid(f"{path}of", f"{self.of!r} is no learned method of this study")
 
     @property
     def source(self) -> str:
-        """The learned method."""
+        """The learned method's name."""
         return self.of
 
     def like(self, study: StudySpec) -> Steered:
@@ -49,7 +49,7 @@ class OfPolicy(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed(OfPolicy):
-    """The schedule of another entry's judged run on a child of another seed.
+    """The schedule of a learned method's judged run, on a child of another seed.
 
     Is it the policy, or just its schedule? Shuffled, the values of its chunks come in a random
     order: their distribution without order or reaction, as if the policy saw other times' states.
@@ -57,23 +57,23 @@ class Replayed(OfPolicy):
 
     kind: Literal["replay"] = "replay"
     of: str
-    """The entry: a learned one."""
+    """Name of the learned method."""
     shuffled: bool = False
     needs_agent = True
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Check that there is a run of another seed to replay."""
+        """Check that there is a second seed to replay."""
         OfPolicy.check(self, path, study)
         if study.seeds < 2:
             raise invalid("seeds", "a replay needs a run of another seed; give 2 or more")
 
     def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return the child under a controller of its own."""
+        """Return the run under the seed's own controller."""
         name = plan.controller(self.name, seed)
         return self.like(plan.spec).steered(plan.spec, name, Mode.FROZEN, seed)
 
     def tune(self, work: Work) -> str:
-        """Have a controller for each child, which plays another seed's run."""
+        """Create a controller for each seed that replays another seed's run."""
         judged, plan = work.judged(self.of), work.plan
         like = self.like(plan.spec).controller(plan)
         for seed in work.seeds:
@@ -87,11 +87,11 @@ class Replayed(OfPolicy):
         return ""
 
     def values(self, judged: Sequence[Result], *, seed: int) -> list[Mapping[str, float]]:
-        """Return what the chunks of a seed run under: the values of the next seed's judged run.
+        """Return the values of a seed's chunks: those of the next seed's judged run.
 
         Args:
-            judged: of the learned method: at least two runs, with at least one chunk each.
-            seed: of the child; its own run is never the one that is replayed.
+            judged: results of the learned method: at least two, with at least one chunk each.
+            seed: of the child; its own run is never replayed.
         """
         by_seed = {result.key.index: result.trace.values for result in judged}
         seeds = sorted(by_seed)

@@ -25,7 +25,7 @@ class Scheduled(Steered):
     end: float
     """Value from `until` on."""
     until: float = 1.0
-    """Where `end` is reached, as a share of the training in (0, 1]."""
+    """Share of the training after which `end` is reached, in (0, 1]."""
 
     def __post_init__(self) -> None:
         """Check both values against the range."""
@@ -36,12 +36,12 @@ class Scheduled(Steered):
             raise invalid("until", f"{self.until} is not in (0, 1]")
 
     def check(self, path: str, study: StudySpec) -> None:
-        """Check that the length of the training is known."""
+        """Check that the training's length is known in chunks."""
         if study.training.chunks is None:
             raise invalid("training.chunks", "is not set; a schedule's length is told in chunks")
 
     def algorithm(self, study: StudySpec) -> Settings:
-        """Return the schedule, in chunks of the study's children."""
+        """Return the schedule in chunks."""
         assert study.training.chunks is not None
         chunks = round(study.training.chunks * self.until)
         name = self.strength.name
@@ -49,6 +49,6 @@ class Scheduled(Steered):
             shape=self.course,
             start={name: self.start},
             end={name: self.end},
-            # A step comes after its share of the chunks, all else arrives with the last of them.
+            # A step comes after its share of the chunks; other shapes end with the last of them.
             chunks=max(2, chunks + (self.course is Shape.STEP)),
         )

@@ -1,4 +1,4 @@
-"""What a method of a study is tuned and judged with."""
+"""The context in which a method of a study is tuned and judged."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from trainer_service.study.run.controllers import Controllers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One method's part of a study that is run."""
+    """Services, results and seeds for one method of a running study."""
 
     method: str
-    """Its name."""
+    """The method's name."""
     begun: Plan
-    """The study without results."""
+    """The study, without results."""
     seeds: Sequence[int]
-    """That are judged."""
+    """Seeds to judge."""
     folder: ResultsFolder
     children: Children
     controllers: Controllers
     studies: Studies
     others: Mapping[str, Future[list[Result]]]
-    """Judged results of methods before it, some of them still to come."""
+    """Judged results of the methods started before, perhaps pending."""
 
     @property
     def plan(self) -> Plan:
-        """The study as far as it has come."""
+        """The study with the results so far."""
         return replace(self.begun, results=self.children.results())
 
     def judged(self, source: str) -> list[Result]:
-        """Return all judged runs of the method that this one is made of; waits for them.
+        """Wait for all judged results of another method, and return them.
 
         Raises:
-            AgentError: they are not all there, and not of this part.
+            AgentError: some are missing and not part of this run.
         """
         if source in self.others:
             self.others[source].result()

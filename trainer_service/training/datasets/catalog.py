@@ -1,4 +1,4 @@
-"""All data sets by the names that specs give; a file is imported when its set is asked for."""
+"""All data sets, by their names in specs; their modules are imported on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATASETS = {
     "folder:NAME": f"{_HERE}.folder:FOLDER",
     "npz:NAME": f"{_HERE}.npz:NPZ",
 }
-"""Module and name of each; one with a NAME stands for all sets of its kind of a user's own."""
+"""Module and attribute of each; a NAME stands for any data set of the user's of that kind."""
 
 
 def check_dataset(dataset: str) -> None:
@@ -38,12 +38,12 @@ def check_dataset(dataset: str) -> None:
 
 
 def catalog() -> dict[str, DataSet]:
-    """Return all data sets by the part of their names before a colon."""
+    """Return all data sets, by the part of their names before the colon."""
     return {name.partition(":")[0]: find_dataset(name) for name in DATASETS}
 
 
 def find_dataset(dataset: str) -> DataSet:
-    """Return what the data set of a checked name is."""
+    """Return the data set of a checked name."""
     kind, _, name = dataset.partition(":")
     module, _, place = DATASETS[f"{kind}:NAME" if name else kind].partition(":")
     found: DataSet = getattr(import_module(module), place)
@@ -51,16 +51,18 @@ def find_dataset(dataset: str) -> DataSet:
 
 
 def read_stored(dataset: str, root: Path) -> Stored:
-    """Read a data set as it is stored below the data folder.
+    """Read a data set from the data folder, as it is stored.
 
     Args:
         dataset: its name in a spec, e.g. `fer2013` or `folder:faces`.
         root: the data folder.
 
     Raises:
-        DataError: where it is not there, with what to do, or where it is wrong.
+        DataError: it is missing, with instructions, or invalid.
     """
-    from trainer_service.training.datasets.decoding import DataError  # torch, which specs need not
+    from trainer_service.training.datasets.decoding import (
+        DataError,
+    )  # imports torch, which specs do without
 
     kind, _, name = dataset.partition(":")
     entry = find_dataset(dataset)

@@ -1,4 +1,4 @@
-"""What a data set is, a split of it, all of it as it is stored, and as a child trains on it."""
+"""A data set, its splits, its stored form, and the form that a child trains on."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class DataSet:
     cited: str = ""
     """Where the counts are from."""
     download: Callable[[Path], None] | None = None
-    """Brings it into a folder, where anyone may have it; raises DataError."""
+    """Downloads it into a folder, if it is freely available; raises DataError."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

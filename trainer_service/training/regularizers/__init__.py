@@ -1,8 +1,8 @@
-"""How a child is regularized: a file for each regularizer, and the registry of them.
+"""Regularizers of children: one file each, and their registry.
 
-regularizer   what one is: its names, its strength, and its hooks into a training
-registry      all of them, and the methods that they make
-none noise dropout dni    a regularizer each; they import no torch, since specs are checked by them
-sites         where features are changed, and the random numbers of a pass
-installed     a regularizer in a child, and the values that it runs under
+regularizer   base class: names, strength, and hooks into training
+registry      all regularizers, and the methods that they make
+none noise dropout dni    one regularizer each; free of torch at import, since specs use them
+sites         modules that change features, and the random numbers of a pass
+installed     the regularizer of one child, with its current values
 """

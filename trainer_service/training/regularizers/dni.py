@@ -1,4 +1,4 @@
-"""Dynamic noise injection: noise inside the BN+ReLU units, whose strength the loss trains."""
+"""Dynamic noise injection: noise inside BN+ReLU units, with strengths trained by the loss."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class DynamicNoise(GaussianNoise):
     sites = ()
 
     def install(self, regularization: Regularization) -> None:
-        """Put a unit in place of each ReLU that directly follows a batch norm.
+        """Replace each ReLU that directly follows a batch norm by a unit.
 
         A residual block's last ReLU follows the addition of the shortcut, not a batch norm, so it
         is no BN+ReLU unit and stays as it is, though the block may call one module for all of its
         ReLUs.
 
         Raises:
-            InvalidArgument: where there is none.
+            InvalidArgument: the child has no such ReLU.
         """
         from torch import nn  # here, since a spec is checked without torch
 

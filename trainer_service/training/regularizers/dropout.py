@@ -1,4 +1,4 @@
-"""Dropout: some of the features of each stage, and of what goes into the classifier, are 0."""
+"""Dropout after each stage and before the classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A regularizer in a child: its sites, and the values that it runs under."""
+"""The regularizer of one child: its sites and current values."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class Regularization:
         Args:
             spec: names the method; its seed is that of all noise.
             child: is on `device`.
-            calls: of its modules in a pass, in order, for an image of the size that it will see.
+            calls: of its modules in one pass, in order, at the training images' size.
             batch: images in a training pass.
             device: of the child.
             is_channels_last: whether the child's features lie so in memory.
 
         Raises:
-            InvalidArgument: where the child has no place for the regularizer.
+            InvalidArgument: the child has no place for the regularizer.
         """
         self.regularizer = spec.regularizer
         self.child = child
         self.calls = tuple(calls)
         self.generator = torch.Generator(device).manual_seed(spec.seed + 3)
-        """Draws all noise of this child."""
+        """Source of all noise of this child."""
         self._spec = spec
         self._device = device
         self._hyperparameters = hyperparameters(spec)
@@ -72,13 +72,13 @@ class Regularization:
         self.apply(fixed_values(spec) or {h.name: h.low for h in self._hyperparameters})
 
     def apply(self, values: Mapping[str, float]) -> None:
-        """Set what the sites run under from now on.
+        """Set the values of the next passes.
 
         Args:
             values: one for each hyperparameter, by name.
 
         Raises:
-            InvalidArgument: where one is missing, unknown or out of range.
+            InvalidArgument: a value is missing, unknown or out of range.
         """
         check_values(self._hyperparameters, values, field="values")
         for name, value in values.items():
@@ -86,7 +86,7 @@ class Regularization:
         self._values = dict(values)
 
     def values(self) -> dict[str, float]:
-        """Return what the sites run under; the mean |strength| of trained ones, off the device."""
+        """Return the current values; of trained ones the mean magnitude, off the device."""
         if not self.regularizer.is_trained:
             return dict(self._values)
         strengths = torch.cat([site.strengths.detach() for site, _shape in self._sites])
@@ -96,14 +96,14 @@ class Regularization:
 
     @cached_property
     def _places(self) -> dict[str, str]:
-        """The module that each site stands after or before, in the child as it was built."""
+        """Paths of the modules next to each site, in the child as it was built."""
         first = self.calls[0]
         ends = stage_ends(self.child, self._spec.model, channels=first.input_shape[0])
         stages = dict(zip(STAGES, ends, strict=True))
         return stages | {"input": first.name, "classifier": classifier_name(self.child)}
 
     def add_site(self, name: str) -> None:
-        """Add a site where a name says: see `Regularizer.sites`."""
+        """Insert the site of a name: see `Regularizer.sites`."""
         place = self._places[name]
         call = {call.name: call for call in self.calls}[place]
         is_stage = name in STAGES
@@ -114,19 +114,19 @@ class Regularization:
     def make_site(
         self, shape: Shape, *, name: str = "", before: nn.Module | None = None
     ) -> nn.Module:
-        """Return a site that is nowhere yet.
+        """Return a new site, for `replace`.
 
         Args:
             shape: of one image's features there.
-            name: of the site, for a strength of its own.
-            before: what the features go through next, in both modes.
+            name: of the site, to find its own strength.
+            before: module applied next, in both modes.
         """
         site = Site(self.regularizer, self._strength(name), before=before)
         self._sites.append((site, shape))
         return site
 
     def _strength(self, site: str) -> Tensor:
-        """Return the strength of a site: one that is trained, its own, or the one of all sites."""
+        """Return a site's strength: a trained one, its own, or the shared one."""
         if self.regularizer.is_trained:
             initial = initial_strength(self._spec)
             return nn.Parameter(torch.full((1,), initial, device=self._device))
@@ -135,12 +135,12 @@ class Regularization:
         return self.strengths[name] if own is None else own
 
     def replace(self, place: str, modules: Sequence[nn.Module]) -> None:
-        """Have a module replaced: by one, or by one for each call of it in a pass."""
+        """Replace a module by another, or by one for each of its calls in a pass."""
         self.child.set_submodule(place, modules[0] if len(modules) == 1 else _ByCall(modules))
 
 
 class _ByCall(nn.Module):
-    """One module that is called several times in a pass: another one for each call, in turn."""
+    """Stands for a module that a pass calls several times: applies another one at each call."""
 
     def __init__(self, units: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class _ByCall(nn.Module):
         self._place = 0
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return what the next module makes of the features."""
+        """Apply the next module."""
         unit = self.units[self._place]
         self._place = (self._place + 1) % len(self.units)
         result: Tensor = unit(features)

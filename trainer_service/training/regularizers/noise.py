@@ -1,4 +1,4 @@
-"""Noise injection: Gaussian noise on the features of each stage."""
+"""Gaussian noise after each stage."""
 
 from __future__ import annotations
 

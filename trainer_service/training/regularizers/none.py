@@ -7,11 +7,11 @@ from trainer_service.training.regularizers.regularizer import Regularizer
 
 
 class NoRegularizer(Regularizer):
-    """Leaves a training as it is."""
+    """Changes nothing."""
 
     name = "none"
     fixed = "Vanilla"
 
     def hyperparameters(self, *, each: bool) -> tuple[Hyperparameter, ...]:
-        """Return none: there is nothing to decide."""
+        """Return no value."""
         return ()

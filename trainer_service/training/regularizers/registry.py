@@ -1,4 +1,4 @@
-"""All regularizers, and the methods that each makes: its values are fixed, or a controller's."""
+"""All regularizers, and the methods they make: with fixed values, or under a controller."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ REGULARIZERS: dict[str, Regularizer] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingMethod:
-    """A regularizer, and who decides its values."""
+    """A regularizer and whether a controller sets its values."""
 
     title: str
-    """In tables."""
+    """For tables."""
     regularizer: Regularizer
     is_reinforced: bool
-    """Whether a controller decides the values."""
+    """Whether a controller sets the values."""
 
 
 def training_methods() -> dict[str, TrainingMethod]:
-    """Return all methods by the names that users type, those under fixed values first."""
+    """Return all methods by the names that users type; those with fixed values first."""
     return {
         title.lower(): TrainingMethod(title=title, regularizer=one, is_reinforced=is_reinforced)
         for is_reinforced in (False, True)
@@ -45,7 +45,7 @@ def training_methods() -> dict[str, TrainingMethod]:
 
 
 def training_method(name: str, *, field: str = "method") -> TrainingMethod:
-    """Return the method of a name; raises InvalidArgument naming those that there are."""
+    """Return the method of a name; raises InvalidArgument listing the known names."""
     methods = training_methods()
     if name not in methods:
         raise invalid(field, f"{quoted(name)} is not one of {', '.join(methods)}")
@@ -53,10 +53,10 @@ def training_method(name: str, *, field: str = "method") -> TrainingMethod:
 
 
 def names_in_words(*, is_reinforced: bool) -> str:
-    """Return the names of the methods whose values can be decided, for errors.
+    """Return the methods whose values can be set, joined by `or`, for error messages.
 
     Args:
-        is_reinforced: those under a controller; else those under fixed values.
+        is_reinforced: list the methods under a controller instead of those with fixed values.
     """
     return " or ".join(
         name
@@ -66,10 +66,10 @@ def names_in_words(*, is_reinforced: bool) -> str:
 
 
 def steerable(name: str) -> Regularizer:
-    """Return the regularizer of a name, whose values can be decided.
+    """Return the named regularizer, whose values a controller can set.
 
     Raises:
-        InvalidArgument: field `regularizer`: it is none, or has no such values.
+        InvalidArgument: field `regularizer`: unknown, or not for controllers.
     """
     found = {name: one for name, one in REGULARIZERS.items() if one.steered}
     if name not in found:

@@ -1,4 +1,4 @@
-"""What a regularizer is: a value that knows no tensor until it is asked to change some."""
+"""Base class of regularizers; free of torch at import, so that specs can be checked without it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
 
 
 class Regularizer:
-    """One way to regularize a child; all of its hooks leave a training as it is.
+    """A way to regularize children. The hooks of this base class change nothing.
 
-    Hooks work on K children whose channels lie side by side; a child alone is the case K = 1.
-    Strengths are tensors on the device, in which new values are written between chunks: a hook
-    reads them in each step, so nothing is rebuilt, recompiled or copied.
+    Hooks get K children side by side, K = 1 for a child that trains alone. Strengths are tensors on
+    the device, overwritten between chunks: hooks that read them in each step need no rebuild,
+    recompilation or copy for a new value.
     """
 
     name: ClassVar[str]
-    """As study files call it."""
+    """Its name in study files."""
     fixed: ClassVar[str]
-    """Title of its method under fixed values; in lower case the name that users type."""
+    """Title of the method with fixed values; in lower case the name that users type."""
     steered: ClassVar[str] = ""
-    """Likewise where a controller decides; empty where none can."""
+    """Likewise of the method under a controller; empty for none."""
     strength: ClassVar[Hyperparameter]
-    """What drives it, and its range."""
+    """Name and range of the value that drives it."""
     default: ClassVar[float] = 0.0
-    """The strength where nobody gives one."""
+    """Default strength."""
     is_trained: ClassVar[bool] = False
-    """Whether the loss's gradient trains the strength of each site, which begins at its value."""
+    """Whether the loss's gradient trains a strength per site, starting from the given value."""
     sites: ClassVar[tuple[str, ...]] = ()
-    """Where it changes features: names of stages, of what comes out of them; `input` and
-    `classifier`, of what goes into the child and its classifier."""
+    """Where it changes features: the outputs of the named stages; the inputs of the child (`input`)
+    and of its classifier (`classifier`)."""
     is_normal: ClassVar[bool] = False
-    """Whether its sites' random numbers are of N(0, 1), else uniform in [0, 1)."""
+    """Whether the sites draw from N(0, 1) instead of U[0, 1)."""
 
     def hyperparameters(self, *, each: bool) -> tuple[Hyperparameter, ...]:
-        """Return what can be decided.
+        """Return the values that can be set between chunks.
 
         Args:
-            each: a strength for each site; else one for all.
+            each: one strength per site instead of one for all.
         """
         if self.is_trained:
             return ()
@@ -54,16 +54,16 @@ class Regularizer:
         return tuple(replace(self.strength, name=name) for name in names or [name])
 
     def install(self, regularization: Regularization) -> None:
-        """Put its sites into a child."""
+        """Insert its sites into a child."""
         for site in self.sites:
             regularization.add_site(site)
 
     def features(self, features: Tensor, numbers: Tensor, strengths: Tensor) -> Tensor:
-        """Return what a site makes of the features in training mode.
+        """Return the features changed, at a site in training mode.
 
         Args:
             features: float[b, K, c, ...].
-            numbers: drawn anew for each pass, float32 of that shape.
+            numbers: random, new for each pass; float32 of the same shape.
             strengths: float32[K, 1, ...].
         """
         return features
@@ -82,15 +82,15 @@ class Regularizer:
             losses: the cross-entropy of each image, float32[b, K].
             logits: float32[b, K, classes].
             labels: int64[b, K].
-            numbers: those of each site in this pass.
+            numbers: random numbers of each site in this pass.
             strengths: float32[K] of each hyperparameter, by name.
         """
         return losses
 
     def optimizer(self, optimizer: Optimizer, strengths: Mapping[str, Tensor]) -> None:
-        """Change the weights after a step of the optimizer; no gradient is recorded.
+        """Change the weights after an optimizer step; runs without gradients.
 
         Args:
-            optimizer: of weights that hold those of K children one after another.
+            optimizer: its parameters hold the weights of K children along their first dimension.
             strengths: float32[K] of each hyperparameter, by name.
         """

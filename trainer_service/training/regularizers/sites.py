@@ -1,10 +1,10 @@
-"""Where features are changed, and the random numbers of a pass.
+"""Modules that change features, and the random numbers of a pass.
 
-Random numbers are read from a tensor that a child's own generator fills before each training pass:
-so a child draws the same whatever trains beside it, and a compiled or captured pass draws nothing.
+Each child's generator fills a tensor of random numbers before every training pass, so a child draws
+the same whatever trains beside it, and a compiled or captured pass draws nothing.
 
-The sites also serve children that train as one model (see `stacked`). Then features hold the
-channels of K children one after another, and each child has a strength and numbers of its own.
+Sites also serve children that train as one model (see `stacked`): features then hold the channels
+of K children side by side, each with its own strength and random numbers.
 """
 
 from __future__ import annotations
@@ -68,17 +68,17 @@ class Draws:
 
 
 class Site(nn.Module):
-    """A place in K children where their regularizer changes features in training mode."""
+    """Applies a regularizer to the features of K children in training mode."""
 
     def __init__(
         self, regularizer: Regularizer, strengths: Tensor, *, before: nn.Module | None = None
     ) -> None:
-        """Read strengths from a tensor that stays the caller's; `read` is to follow.
+        """Keep references; call `read` before the first training pass.
 
         Args:
-            regularizer: says what is done.
-            strengths: float32[K]; a parameter where the loss trains them.
-            before: what the features go through next, in both modes.
+            regularizer: changes the features.
+            strengths: float32[K], shared with the caller; a parameter if the loss trains them.
+            before: module applied next, in both modes.
         """
         super().__init__()
         self.regularizer = regularizer
@@ -86,7 +86,7 @@ class Site(nn.Module):
         self.before = before
 
     def read(self, draws: Draws, number: int) -> None:
-        """Read random numbers from now on: those of the site of that number."""
+        """Use the random numbers of the site at index `number`."""
         self.number = number
         self.numbers = draws.at(number)
 
