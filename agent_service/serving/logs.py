@@ -63,7 +63,9 @@ class _Json(logging.Formatter):
         self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = {k: v for k, v in vars(record).items() if k not in _OF_EVERY_RECORD}
+        # Libraries, such as Ray, add attributes of their own, whose names begin so.
+        names = (name for name in vars(record) if not name.startswith("_"))
+        extra = {name: vars(record)[name] for name in names if name not in _OF_EVERY_RECORD}
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

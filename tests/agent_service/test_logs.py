@@ -12,9 +12,10 @@ log = logging.getLogger("agent_service.test")
 
 
 def test_an_event_is_a_json_object(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the fields of the process, of the event, and the error where there is one."""
+    """With the fields of the process and of the event, and the error; none that a library adds."""
     start_logging("trainer", LogFormat.JSON, run="r")
-    log.info("run %s:\n%s", "r", "queued", extra={"controller": "c", "state": "queued"})
+    fields = {"controller": "c", "state": "queued", "_of_a_library": 1}
+    log.info("run %s:\n%s", "r", "queued", extra=fields)
     try:
         raise ValueError("torn")
     except ValueError:

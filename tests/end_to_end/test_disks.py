@@ -202,7 +202,7 @@ def test_a_store_that_another_process_holds_is_waited_for_and_told(
             with pytest.raises(Unavailable, match="locked by another process"):
                 report(run)
             assert client.get_run("r").reported_chunks == 0
-            with pytest.raises(StoreError, match="locked by another process"):
+            with pytest.raises(StoreError, match="another process locks it"):
                 SqlStore(served.url)
         report(run)
         assert client.get_run("r").reported_chunks == 1
