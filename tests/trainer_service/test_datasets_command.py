@@ -161,7 +161,7 @@ def test_a_check_lists_unread_files_and_escapes_names(tmp_path: Path) -> None:
             r"^there is no folder (\S+/nope); make it: \1/<class>/<image>, or \1/{train",
         ),
         ("npz:nope", r"^there is no file (\S+/nope.npz); make it: \1: images"),
-        ("mnist", "none of"),
+        ("mnist", "not one of"),
         ("folder:../x", "stay inside"),
     ],
 )

@@ -44,7 +44,7 @@ class Part:
         names = [entry.name for entry in spec.methods]
         for name in self.only:
             if name not in names:
-                raise invalid("only", f"{name!r} is none of the methods: {', '.join(names)}")
+                raise invalid("only", f"{name!r} is not one of the methods: {', '.join(names)}")
         for seed in self.seeds:
             if not 0 <= seed < spec.seeds:
                 raise invalid("only_seeds", f"{seed} is not in [0, {spec.seeds - 1}]")
