@@ -11,7 +11,7 @@ from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.errors import AlreadyExists, NotFound
 from agent_service.domain.store import Durability
 from agent_service.store.store import SqlStore
-from tests.agent_service.archive.trainings import Trainings, in_archive, in_store
+from tests.agent_service.analysis.trainings import Trainings, in_archive, in_store
 from tests.agent_service.specs import spec
 from tests.agent_service.store.conftest import store_url
 from tests.end_to_end.processes import AgentProcess, command_of

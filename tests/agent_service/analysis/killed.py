@@ -1,6 +1,6 @@
 """Prunes copies of a store in processes that kill themselves at some point, each at another one.
 
-Run as `python -m tests.agent_service.archive.killed STORE FOLDER EVERY`: FOLDER/N then has the
+Run as `python -m tests.agent_service.analysis.killed STORE FOLDER EVERY`: FOLDER/N then has the
 store and the archive as the Nth process left them. What is counted are the calls from the modules
 that prune, write Parquet and write to the store.
 """

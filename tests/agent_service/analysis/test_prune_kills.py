@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agent_service.app import verify_store
 from agent_service.store.store import SqlStore
-from tests.agent_service.archive.killed import prune
-from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store
+from tests.agent_service.analysis.killed import prune
+from tests.agent_service.analysis.trainings import Trainings, in_archive, in_both, in_store
 
 KILLS = int(os.environ.get("KILLS", "12"))
 """Prunes that are killed; `KILLS=100` takes minutes."""
@@ -26,7 +26,7 @@ def test_a_killed_prune_loses_and_doubles_nothing(tmp_path: Path) -> None:
         trainings.abandon()
         trainings.train("last", controller="constant")
         before = in_store(store)
-    done = [sys.executable, "-m", "tests.agent_service.archive.killed"]
+    done = [sys.executable, "-m", "tests.agent_service.analysis.killed"]
     subprocess.run([*done, str(path), str(folder), str(KILLS)], check=True)
 
     left = set()

@@ -5,8 +5,8 @@ from click.testing import CliRunner, _NamedTextIOWrapper
 
 from agent_service.cli.main import cli
 from agent_service.client import AgentClient, Mode, Outcome
+from tests.agent_service.rules.test_leases import let_leases_pass
 from tests.agent_service.specs import spec
-from tests.agent_service.test_leases import let_leases_pass
 from tests.given import ServedAgent
 
 

@@ -30,7 +30,7 @@ from agent_service.domain.errors import AlreadyExists, NotFound
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.store import Usage
 from agent_service.store.store import SqlStore
-from tests.agent_service.archive.trainings import Trainings, in_archive, in_both, in_store, many
+from tests.agent_service.analysis.trainings import Trainings, in_archive, in_both, in_store, many
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 

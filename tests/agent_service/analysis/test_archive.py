@@ -17,7 +17,7 @@ from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.runs import Mode
 from agent_service.domain.store import Session
 from agent_service.store.store import SqlStore
-from tests.agent_service.archive.trainings import Trainings, in_both, in_store
+from tests.agent_service.analysis.trainings import Trainings, in_both, in_store
 from tests.given import ServedAgent
 
 STORES = sorted((Path(__file__).parents[2] / "data" / "stores").glob("*.db"))

@@ -18,7 +18,7 @@ from agent_service.domain.errors import AgentError, FailedPrecondition, NotFound
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.learning.policy_file import from_bytes
-from tests.agent_service.decision_log.populations import CHUNKS, create, opinionated, train_all
+from tests.agent_service.analysis.populations import CHUNKS, create, opinionated, train_all
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
 

@@ -18,9 +18,9 @@ from agent_service.client import (
 )
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.analysis.test_verification import change
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.agent_service.test_verification import change
 from tests.given import ServedAgent
 
 LOSSES = [2.0, 1.5, 1.25, 1.0]
