@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 .PHONY: demo test test-cases test-long test-learning test-kills test-trainer-kills test-ray test-fer2013 test-postgresql test-traffic certificates wheel test-deploy test-soak check bench-agent bench-capacity bench-client bench-prune bench-replicas bench-styles bench-peers bench-trainer fmt proto dashboards picture lock clean
 
 demo: $(INSTALLED) ## train children under a learning agent on real images; ends with Table 1 and pictures
-	@$(BIN)/python -m trainer_service.demo
+	@$(BIN)/python -m trainer_service.cli.demo
 
 test: $(INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12

@@ -31,7 +31,7 @@ from tests.given import ServedAgent
 from tests.trainer_service.specs import CHILD
 from trainer_service.cli.main import cli
 from trainer_service.rpc import convert
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.command import run_study
 from trainer_service.study.methods.choosing import Searched
 from trainer_service.study.methods.plan import Phase

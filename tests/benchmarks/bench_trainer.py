@@ -20,7 +20,7 @@ from tests.benchmarks.children import RATE, Many, digits, grey_images, spec_of
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.benchmarks.through_service import children_an_hour
 from tests.end_to_end.processes import AgentProcess
-from trainer_service.run import Run, RunSpec, RunState
+from trainer_service.runs.run import Run, RunSpec, RunState
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images
 from trainer_service.training.folder import LocalFolder

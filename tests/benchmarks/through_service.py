@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Planned, RunSpec
+from trainer_service.runs.run import ChunkTrained, Planned, RunSpec
 from trainer_service.training.spec import TrainingSpec
 
 CHILDREN, CHUNKS = 8, 8

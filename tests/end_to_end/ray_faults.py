@@ -15,7 +15,7 @@ from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.end_to_end.ray_cluster import RayCluster
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     EventContent,
     Finished,

@@ -17,7 +17,7 @@ from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, command_of
 from tests.end_to_end.ray_cluster import RayCluster
 from trainer_service.client import TrainerClient
-from trainer_service.run import RunState, StateChanged
+from trainer_service.runs.run import RunState, StateChanged
 from trainer_service.study.results.results import Result, ResultsFolder
 
 METHODS = ("vanilla", "ni", "d", "dni")

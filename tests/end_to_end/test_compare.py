@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -434,7 +435,7 @@ def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -
     """Exit code 130, one line, no process left, no folder left but its results."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    command = [*command_of("trainer_service")[:2], "from trainer_service.demo import main; main()"]
+    command = [sys.executable, "-m", "trainer_service.cli.demo"]
     environment = os.environ | {"TMPDIR": str(temporary)}
     with start_in_terminal(command, cwd=tmp_path, env=environment) as process:
         log = tmp_path / "demo-results" / "trainer.log"

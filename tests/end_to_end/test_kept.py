@@ -16,7 +16,7 @@ from tests.end_to_end.processes import TrainerProcess, wait_for
 from tests.given import run_command
 from tests.trainer_service.specs import CHILD, ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, RunSpec
+from trainer_service.runs.run import ChunkTrained, RunSpec
 from trainer_service.training.child_file import load_child
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images

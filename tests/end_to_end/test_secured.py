@@ -25,7 +25,7 @@ from tests.end_to_end.processes import (
 from tests.given import run_command
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import RunState, StateChanged
+from trainer_service.runs.run import RunState, StateChanged
 from trainer_service.training.spec import Method, hyperparameters
 
 SCRIPT = Path(__file__).parents[2] / "deploy/certificates.sh"

@@ -16,7 +16,7 @@ from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.trainer_service.specs import ENDLESS, run_spec
 from tests.trainer_service.training.datasets.layouts import write_classes
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining

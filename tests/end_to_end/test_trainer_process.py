@@ -27,7 +27,7 @@ from tests.end_to_end.processes import (
 from tests.given import run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     Event,
     Finished,

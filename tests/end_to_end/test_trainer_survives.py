@@ -25,7 +25,7 @@ from tests.end_to_end.processes import (
 from tests.end_to_end.trainer_kills import kill_through_study
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Event, RunSpec, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, Event, RunSpec, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining

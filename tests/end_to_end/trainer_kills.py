@@ -23,7 +23,7 @@ from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
 from trainer_service.training.spec import Method, hyperparameters
 
 METHODS = (Method.RD, Method.RNI, Method.D)

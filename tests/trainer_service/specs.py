@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from agent_service.domain.runs import Mode
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.training.spec import Method, Model, TrainingSpec
 
 CHILD = TrainingSpec(

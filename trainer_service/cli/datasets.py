@@ -14,7 +14,7 @@ from agent_service.serving.command import Commands, echo
 from trainer_service.config import TrainerConfig
 
 if TYPE_CHECKING:
-    from trainer_service.terminal import Terminal
+    from trainer_service.study.terminal import Terminal
     from trainer_service.training.datasets.checks import Findings
     from trainer_service.training.datasets.values import DataSet, Stored
 
@@ -109,7 +109,7 @@ def download(name: str, data: Path) -> None:
 
 
 def _console() -> Terminal:
-    from trainer_service.terminal import Terminal
+    from trainer_service.study.terminal import Terminal
 
     console = Terminal(highlight=False)
     if not console.is_terminal:

@@ -28,8 +28,8 @@ from trainer_service.cli.datasets import datasets
 from trainer_service.cli.options import options_of, training_options, training_spec
 from trainer_service.cli.study import compare, merge, report
 from trainer_service.config import ExecutorName, TrainerConfig
-from trainer_service.cores import set_threads
 from trainer_service.training.regularizers.registry import training_methods
+from trainer_service.workers.cores import set_threads
 
 if TYPE_CHECKING:
     from trainer_service.client import TrainerClient
@@ -197,7 +197,7 @@ def submit(
     """Queue a run."""
     from agent_service.domain.checks import member
     from agent_service.domain.runs import Mode
-    from trainer_service.run import RunSpec
+    from trainer_service.runs.run import RunSpec
 
     options["values"] = dict(_named_value(text) for text in options["values"])
     with _connect(trainer) as client:
@@ -264,9 +264,9 @@ def watch(trainer: Target, run_id: str) -> None:
 
     Exits with 1 if the run failed or was cancelled.
     """
-    from trainer_service.run import RunState, StateChanged
+    from trainer_service.runs.run import RunState, StateChanged
     from trainer_service.study.run.progress import RunProgress, event_line
-    from trainer_service.terminal import Terminal
+    from trainer_service.study.terminal import Terminal
 
     with (
         _connect(trainer, budget_seconds=_WATCH_SECONDS) as client,

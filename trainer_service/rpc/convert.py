@@ -14,7 +14,7 @@ from agent_service.domain.checks import member
 from agent_service.domain.errors import FieldViolation, InvalidArgument, invalid, within
 from agent_service.wire.convert import timestamp
 from agent_service.wire.fields import contents, plain, told
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     Event,
     EventContent,

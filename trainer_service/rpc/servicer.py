@@ -10,8 +10,8 @@ import grpc
 
 from agent_service.wire.paging import number_token, page_size
 from trainer_service.rpc import convert
-from trainer_service.run import RunState
 from trainer_service.runs.queue import RunQueue
+from trainer_service.runs.run import RunState
 from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc

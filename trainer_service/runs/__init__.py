@@ -1,1 +1,1 @@
-"""The queue of runs, their store, retained checkpoints and metrics."""
+"""Runs of a trainer service: their values, queue, store, retained checkpoints and metrics."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from agent_service.domain.errors import FieldViolation, InvalidArgument
-from trainer_service.run import Run
+from trainer_service.runs.run import Run
 from trainer_service.training.spec import TrainingSpec
 
 _OWN = ("values", "chunks", "epochs")

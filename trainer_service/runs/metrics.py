@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     EventContent,
     Finished,

@@ -20,9 +20,9 @@ from agent_service.domain.errors import (
 from agent_service.domain.hyperparameters import LONGEST_NAME, NAME
 from agent_service.domain.runs import LONGEST_RUN_ID, RUN_ID
 from trainer_service.config import TrainerConfig
-from trainer_service.run import EventContent, Run, RunSpec, RunState, StateChanged
 from trainer_service.runs.agent_lookup import AgentLookup
 from trainer_service.runs.retention import Retention
+from trainer_service.runs.run import EventContent, Run, RunSpec, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.training.final import Which
 from trainer_service.training.folder import open_folder

@@ -10,8 +10,8 @@ from typing import Any
 
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import FailedPrecondition, NotFound, Unavailable, within
-from trainer_service.run import Run, RunSpec, RunState
 from trainer_service.runs.continuation import check_continues
+from trainer_service.runs.run import Run, RunSpec, RunState
 from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
 from trainer_service.training.final import Which

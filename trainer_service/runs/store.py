@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.store_files import StoreFiles
 from trainer_service.locks import lock
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     Event,
     EventContent,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_service.domain.errors import AgentError
-from trainer_service.run import ChunkTrained, EventContent, Finished, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, EventContent, Finished, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 
 if TYPE_CHECKING:

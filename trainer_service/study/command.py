@@ -19,7 +19,7 @@ from trainer_service.study.results.rows import MOMENTS
 from trainer_service.study.run.compare import WHOLE, Comparison, Part
 from trainer_service.study.run.progress import StudyProgress
 from trainer_service.study.spec import StudySpec
-from trainer_service.terminal import Terminal
+from trainer_service.study.terminal import Terminal
 
 BUDGET_SECONDS = 30.0
 """For how long a service may be away before the study ends with an error."""

@@ -18,7 +18,7 @@ import numpy as np
 from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.runs import RUN_ID
-from trainer_service.run import ChunkTrained, Event, Finished, RunSpec, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, Event, Finished, RunSpec, RunState, StateChanged
 from trainer_service.training.regularizers.registry import names_in_words
 from trainer_service.training.spec import TrainingSpec, fixed_values, hyperparameters
 

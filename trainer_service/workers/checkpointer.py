@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent_service.domain.errors import FailedPrecondition
-from trainer_service.run import ChunkTrained, Run
+from trainer_service.runs.run import ChunkTrained, Run
 from trainer_service.training.checkpoint import Checkpoints, Pace
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.folder import Folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from trainer_service.run import EventContent, Run, StateChanged
+from trainer_service.runs.run import EventContent, Run, StateChanged
 
 
 class Process(Protocol):

@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerContext
 
 from agent_service.shutdown import shielding_from_interrupts
 from trainer_service.config import TrainerConfig
-from trainer_service.run import EventContent, Run, RunState, StateChanged
+from trainer_service.runs.run import EventContent, Run, RunState, StateChanged
 from trainer_service.workers.pipe import CANCEL, PREEMPT, EventReceiver
 
 PRELOAD = ["trainer_service.workers.worker"]

@@ -11,7 +11,7 @@ import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from trainer_service.run import EventContent
+from trainer_service.runs.run import EventContent
 
 PREEMPT = signal.SIGTERM
 """Asks a process to save a checkpoint of each run at the end of its chunk, and to exit.

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from agent_service import __version__
 from agent_service.domain.errors import FailedPrecondition
 from trainer_service.config import TrainerConfig
-from trainer_service.cores import set_threads
-from trainer_service.run import EventContent, Run, StateChanged
+from trainer_service.runs.run import EventContent, Run, StateChanged
 from trainer_service.training.folder import open_folder
+from trainer_service.workers.cores import set_threads
 from trainer_service.workers.local import LocalExecutor, LocalProcess
 
 MARK = "shared"

@@ -22,7 +22,7 @@ from agent_service import __version__
 from agent_service.domain.errors import AgentError
 from agent_service.serving.access import Access
 from trainer_service.config import TrainerConfig
-from trainer_service.run import EventContent, Run, RunState, StateChanged
+from trainer_service.runs.run import EventContent, Run, RunState, StateChanged
 from trainer_service.training.folder import open_folder
 from trainer_service.workers.ray_actor import MARK
 from trainer_service.workers.ray_pool import WorkerPool, end_actor

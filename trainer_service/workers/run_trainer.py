@@ -14,7 +14,7 @@ from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Outcome
 from trainer_service.config import TrainerConfig
-from trainer_service.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import Images

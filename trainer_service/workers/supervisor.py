@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from trainer_service.run import EventContent, RunState, StateChanged
+from trainer_service.runs.run import EventContent, RunState, StateChanged
 from trainer_service.workers.executor import Process
 
 

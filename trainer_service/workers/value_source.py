@@ -11,7 +11,7 @@ from agent_service.client import AgentClient
 from agent_service.client import Run as AgentRun
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.runs import Outcome
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.spec import fixed_values
 

@@ -17,7 +17,7 @@ from agent_service.serving.logs import start_logging
 from agent_service.serving.tracing import trace_clients, tracing
 from agent_service.shutdown import end_with_parent
 from trainer_service.config import TrainerConfig
-from trainer_service.run import Run
+from trainer_service.runs.run import Run
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images, load_images
 from trainer_service.training.datasets.memory import Memory

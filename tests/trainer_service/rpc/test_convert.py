@@ -10,7 +10,7 @@ from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.runs import Mode
 from tests.trainer_service.specs import run_spec
 from trainer_service.rpc import convert
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     Event,
     Finished,

@@ -12,8 +12,8 @@ from tests.trainer_service.runs.test_store import FINISHED
 from tests.trainer_service.specs import run_spec
 from trainer_service.rpc import convert
 from trainer_service.rpc.servicer import TrainerServicer
-from trainer_service.run import Event, Run, RunState, StateChanged
 from trainer_service.runs.queue import RunQueue
+from trainer_service.runs.run import Event, Run, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.v1 import trainer_pb2 as pb
 

@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.trainer_service.runs.test_store import CHUNK, FINISHED
-from trainer_service.run import EventContent, Planned, RunState, StateChanged
 from trainer_service.runs.metrics import Metrics
+from trainer_service.runs.run import EventContent, Planned, RunState, StateChanged
 from trainer_service.workers.value_source import WAITS
 
 RUNNING = StateChanged(state=RunState.RUNNING)

@@ -13,9 +13,9 @@ from agent_service.rules.catalog import Catalog
 from tests.given import ServedAgent, of_sqlite
 from tests.trainer_service.specs import run_spec
 from trainer_service.config import ExecutorName, TrainerConfig
-from trainer_service.run import RunState, StateChanged
 from trainer_service.runs.agent_lookup import AgentLookup
 from trainer_service.runs.queue import RunQueue
+from trainer_service.runs.run import RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.workers.local import LocalExecutor
 

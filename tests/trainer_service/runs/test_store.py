@@ -12,7 +12,7 @@ import pytest
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.store_files import StoreFiles
 from tests.trainer_service.specs import run_spec
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     EventContent,
     Finished,

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer_service.runs.test_store import CHUNK, FINISHED
 from tests.trainer_service.specs import run_spec
-from trainer_service.run import ChunkTrained, EventContent, RunState, StateChanged
+from trainer_service.runs.run import ChunkTrained, EventContent, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.runs.tensorboard import EventFiles
 

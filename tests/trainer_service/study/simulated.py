@@ -9,7 +9,7 @@ import numpy as np
 
 from agent_service.controllers.schedule import Shape
 from tests.trainer_service.runs.test_store import FINISHED
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.simulation.child import SimulatedChild
 from trainer_service.study.methods.carried import Carried
 from trainer_service.study.methods.entry import Entry

@@ -14,7 +14,7 @@ from agent_service.domain.errors import FailedPrecondition, InvalidArgument
 from tests.end_to_end.processes import TrainerProcess
 from tests.trainer_service.specs import CHILD
 from trainer_service.client import TrainerClient
-from trainer_service.run import Event, RunSpec
+from trainer_service.runs.run import Event, RunSpec
 from trainer_service.study.pbt import (
     FACTORS,
     Population,

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from tests.trainer_service.runs.test_store import CHUNK, FINISHED
-from trainer_service.run import Event, EventContent, Planned, RunState, StateChanged
+from trainer_service.runs.run import Event, EventContent, Planned, RunState, StateChanged
 from trainer_service.study.run.progress import RunProgress
 
 HAPPENED: list[EventContent] = [

@@ -19,7 +19,7 @@ from tests.trainer_service.specs import run_spec
 from tests.trainer_service.workers.fake_ray import FakeRay
 from trainer_service import app
 from trainer_service.config import ExecutorName, TrainerConfig
-from trainer_service.run import EventContent, Planned, Run, RunState, StateChanged
+from trainer_service.runs.run import EventContent, Planned, Run, RunState, StateChanged
 from trainer_service.workers import ray_actor, ray_executor, ray_pool
 from trainer_service.workers.ray_actor import MARK, WorkerActor
 from trainer_service.workers.ray_executor import RayExecutor, RayProcess

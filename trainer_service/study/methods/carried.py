@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from agent_service.domain.errors import invalid
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.entry import Entry, Studies
 from trainer_service.study.methods.plan import Plan
 

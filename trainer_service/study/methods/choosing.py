@@ -13,7 +13,7 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec, Settings
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan

@@ -12,7 +12,7 @@ from agent_service.domain.checks import check_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
 from agent_service.domain.rewards import Reward
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.plan import LONGEST_NAME, Phase, Plan
 from trainer_service.study.plain import shortened
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from agent_service.domain.errors import invalid
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.plan import Plan
 from trainer_service.training.regularizers.registry import training_method

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.plan import Phase, Plan
 from trainer_service.study.methods.replay import OfPolicy
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from agent_service.domain.errors import invalid
-from trainer_service.run import ChunkTrained, Event, Finished, RunSpec
+from trainer_service.runs.run import ChunkTrained, Event, Finished, RunSpec
 from trainer_service.study.methods.choosing import Choosing
 from trainer_service.study.methods.plan import TUNING_SEEDS, Key, Phase, Plan
 from trainer_service.study.pbt import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agent_service.domain.checks import check_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import NAME
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 
 if TYPE_CHECKING:
     from trainer_service.study.results.results import Result

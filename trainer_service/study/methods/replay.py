@@ -11,7 +11,7 @@ import numpy as np
 from agent_service.controllers.replay import ReplaySettings
 from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Mode
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.choosing import Steered
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.plan import Plan

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.plan import Key, Phase, Plan
 from trainer_service.study.results.provenance import COMMIT
 from trainer_service.study.results.results import Result, Study

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent_service.domain.errors import AgentError
-from trainer_service.run import RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.plan import Key, Phase
 from trainer_service.study.results.results import Result, ResultsFolder, Study, earlier
 from trainer_service.study.spec import names_of

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from agent_service.domain.errors import AgentError, InvalidArgument, invalid
 from agent_service.domain.runs import RUN_ID
 from trainer_service.locks import lock
-from trainer_service.run import Finished, RunSpec
+from trainer_service.runs.run import Finished, RunSpec
 from trainer_service.study.methods.plan import Key, Phase, Plan
 from trainer_service.study.plain import shortened
 from trainer_service.study.results.inside import open_inside, read_inside, write_inside

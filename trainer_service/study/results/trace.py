@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import ConfigDict
 
 from agent_service.domain.errors import invalid
-from trainer_service.run import ChunkTrained
+from trainer_service.runs.run import ChunkTrained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent_service.domain.errors import AgentError, NotFound
 from trainer_service.client import TrainerClient
-from trainer_service.run import (
+from trainer_service.runs.run import (
     ChunkTrained,
     Event,
     Finished,

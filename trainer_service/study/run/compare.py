@@ -11,7 +11,7 @@ from pathlib import Path
 from agent_service.client import AgentClient
 from agent_service.domain.errors import invalid
 from trainer_service.client import TrainerClient
-from trainer_service.run import RunSpec, RunState, StateChanged
+from trainer_service.runs.run import RunSpec, RunState, StateChanged
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.plan import Plan
 from trainer_service.study.results.results import Result, ResultsFolder

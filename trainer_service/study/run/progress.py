@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trainer_service.run import ChunkTrained, Event, Finished, Planned, StateChanged
+from trainer_service.runs.run import ChunkTrained, Event, Finished, Planned, StateChanged
 from trainer_service.study.methods.plan import Key
 
 

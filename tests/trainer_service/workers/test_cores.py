@@ -4,7 +4,7 @@ import os
 
 import joblib
 
-from trainer_service.cores import set_threads
+from trainer_service.workers.cores import set_threads
 
 
 def test_only_usable_cores_count() -> None:

@@ -5,7 +5,7 @@ import io
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from trainer_service.terminal import Terminal
+from trainer_service.study.terminal import Terminal
 
 NAME = "[red]a[/x] :smile: \x1b[31m\x1b]0;owned\x07"
 SHOWN = r"[red]a[/x] :smile: \x1b[31m\x1b]0;owned\x07"
