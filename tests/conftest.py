@@ -1,12 +1,17 @@
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from agent_service.client import AgentClient, delivery
+from agent_service.v1 import agent_pb2_grpc
+from tests.agent_service.calls import call_of, raw_stub
 from tests.given import ON_POSTGRESQL, ServedAgent
 from tests.postgresql import PostgresServer, running_server
 
@@ -63,3 +68,16 @@ def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServedAge
 def client(served: ServedAgent) -> Iterator[AgentClient]:
     with AgentClient(served.address, budget_seconds=5) as client:
         yield client
+
+
+@pytest.fixture
+def stub(served: ServedAgent) -> Iterator[agent_pb2_grpc.AgentServiceStub]:
+    """The service's calls as gRPC makes them."""
+    with raw_stub(served.address) as stub:
+        yield stub
+
+
+@pytest.fixture
+def call(stub: agent_pb2_grpc.AgentServiceStub) -> Callable[[Message], Any]:
+    """Make the call that a request is for, once; raises the domain's errors."""
+    return partial(call_of, stub)

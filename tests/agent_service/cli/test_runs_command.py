@@ -15,7 +15,7 @@ def runs(served: ServedAgent, client: AgentClient) -> ServedAgent:
     """One run of each state, of two seeds."""
     client.create_controller(spec())
     client.run("c", run_id="silent", labels={"seed": "1"})
-    client.run("c", run_id="done", labels={"seed": "2"}).finish(Outcome.CANCELLED)
+    client.run("c", run_id="done", labels={"seed": "2", "set": "fer"}).finish(Outcome.CANCELLED)
     let_leases_pass(served)
     client.run("c", run_id="live", labels={"seed": "2"})
     return served
@@ -29,6 +29,7 @@ def runs(served: ServedAgent, client: AgentClient) -> ServedAgent:
         (["--state", "finished"], ["done\tc\tcancelled"]),
         (["--label", "seed=2"], ["live\tc\tactive", "done\tc\tcancelled"]),
         (["--label", "seed=2", "--state", "active"], ["live\tc\tactive"]),
+        (["--label", "seed=2", "--label", "set=fer"], ["done\tc\tcancelled"]),
         (["--label", "seed=3"], []),
     ],
 )
