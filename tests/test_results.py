@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_service.study.report import courses, pictures
+from tests.trainer_service.study.simulated import draw_nothing
 from trainer_service.study.report.report import write_report
 
 ROOT = Path(__file__).parent.parent
@@ -16,16 +16,11 @@ STUDIES = sorted(path.parent for path in (ROOT / "tests" / "data" / "results").g
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the report of each kept study, as Markdown, made anew from its results.
-
-    Nothing is drawn, which takes most of the time.
-    """
+    """Return the report of each kept study, as Markdown, made anew from its results."""
     assert STUDIES
     texts = {}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (pictures, courses):
-            for name in [name for name in vars(module) if name.startswith("draw_")]:
-                patch.setattr(module, name, lambda *_, **__: b"")
+        draw_nothing(patch)
         for kept in STUDIES:
             folder = tmp_path_factory.mktemp("results") / kept.name
             shutil.copytree(kept, folder)

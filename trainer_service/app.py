@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 
 import torch
-from prometheus_client import CollectorRegistry
 
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.serving.disk import DiskCollector
@@ -55,39 +54,25 @@ async def _serve(config: TrainerConfig, announce: Callable[[int, int], None]) ->
         limits={"runs": config.max_runs},
     )
     _check_agent(config)
-    with temporary_folder(), closing(RunStore(config.runs)) as store:
+    with ExitStack() as opened:
+        opened.enter_context(temporary_folder())
+        store = opened.enter_context(closing(RunStore(config.runs)))
         config = config.with_storage_of(store.identity)
-        with closing(_executor(config)) as executor:
-            device = pb.Device(
-                name=config.device,
-                description=executor.describe(),
-                parallel=config.parallel,
-                together=config.together,
-            )
-            await _serve_runs(config, store, executor, device, server, registry, announce)
-
-
-def _check_agent(config: TrainerConfig) -> None:
-    """Raise AgentError if another service answers there; an unavailable agent may still start."""
-    with suppress(Unavailable):
-        check_health(config.agent, "agent service", tls=config.agent_access.tls)
-
-
-async def _serve_runs(
-    config: TrainerConfig,
-    store: RunStore,
-    executor: Executor,
-    device: pb.Device,
-    server: Server,
-    registry: CollectorRegistry,
-    announce: Callable[[int, int], None],
-) -> None:
-    observers = _observers(config, store, registry)
-    with (
-        tracing("trainer", config.serving.traces),
-        metrics_page(registry, host=config.listening.host, port=config.metrics_port) as page,
-        closing(RunQueue(store, config, executor, observers=observers)) as runs,
-    ):
+        executor = opened.enter_context(closing(_executor(config)))
+        device = pb.Device(
+            name=config.device,
+            description=executor.describe(),
+            parallel=config.parallel,
+            together=config.together,
+        )
+        observers: list[Observer] = [Metrics(registry)]
+        if config.tensorboard is not None:
+            observers.append(EventFiles(config.tensorboard, store))
+        opened.enter_context(tracing("trainer", config.serving.traces))
+        page = opened.enter_context(
+            metrics_page(registry, host=config.listening.host, port=config.metrics_port)
+        )
+        runs = opened.enter_context(closing(RunQueue(store, config, executor, observers=observers)))
         registry.register(StoreCollector(store, config.device))
         registry.register(DiskCollector("trainer", config.runs.resolve().parent))
         servicer = TrainerServicer(runs, store, device=device, pause=server.pause)
@@ -95,6 +80,12 @@ async def _serve_runs(
             trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, needs=Needs.RUN_TOKEN
         )
         await serve_until_signal(server, config.listen, lambda port: announce(port, page))
+
+
+def _check_agent(config: TrainerConfig) -> None:
+    """Raise AgentError if another service answers there; an unavailable agent may still start."""
+    with suppress(Unavailable):
+        check_health(config.agent, "agent service", tls=config.agent_access.tls)
 
 
 def _executor(config: TrainerConfig) -> Executor:
@@ -106,12 +97,3 @@ def _executor(config: TrainerConfig) -> Executor:
         extra = "pip install 'reinforced-regularization[ray]'"
         raise AgentError(f"{missing.name} is not installed; {extra}") from missing
     return RayExecutor(config)
-
-
-def _observers(
-    config: TrainerConfig, store: RunStore, registry: CollectorRegistry
-) -> Sequence[Observer]:
-    metrics = Metrics(registry)
-    if config.tensorboard is None:
-        return [metrics]
-    return [metrics, EventFiles(config.tensorboard, store)]

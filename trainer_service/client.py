@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from os import PathLike
-from types import TracebackType
 from typing import Self
 
 from agent_service.client.connection.calls import Calls
@@ -48,12 +47,7 @@ class TrainerClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._calls.close()
 
     def submit(self, run_id: str, spec: RunSpec) -> pb.Run:

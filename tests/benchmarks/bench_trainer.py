@@ -23,7 +23,7 @@ from tests.end_to_end.processes import AgentProcess
 from trainer_service.runs.run import Run, RunSpec, RunState
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images
-from trainer_service.training.folder import LocalFolder
+from trainer_service.training.folder import open_folder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import TrainingSpec
 from trainer_service.workers.checkpointer import Checkpointer
@@ -120,7 +120,7 @@ def checkpoint_share(spec: TrainingSpec, folder: Path) -> float:
         run,
         training,
         parent=None,
-        folder=LocalFolder(folder),
+        folder=open_folder(str(folder)),
         pace=Pace(None),
         flush=lambda: None,
     )

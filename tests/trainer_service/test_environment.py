@@ -2,38 +2,29 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.utils.env_checker import check_env
 
 from agent_service.domain.errors import InvalidArgument
+from tests.trainer_service.specs import CHILD, CPU
 from trainer_service.environment import ChildTrainingEnvironment, SimulatedChildEnvironment
-from trainer_service.simulation.child import SimulatedChild
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
-from trainer_service.training.spec import Method, Model, Sites, TrainingSpec
+from trainer_service.training.spec import Method, Sites, TrainingSpec
 
 MODULE = "trainer_service.environment:ReinforcedRegularization/"
 
 
 def tiny(**changes: Any) -> TrainingSpec:
     """Return a child that trains in milliseconds."""
-    settings: dict[str, Any] = {
-        "method": Method.RD,
-        "model": Model.RESNET18,
-        "width": 0.05,
-        "training_size": 60,
-        "batch_size": 8,
-        "chunk_size": 2,
-        "validation_batches": 2,
-        "chunks": 3,
-    }
-    return TrainingSpec(**settings | changes)
+    settings: dict[str, Any] = {"method": Method.RD, "batch_size": 8, "chunk_size": 2}
+    return replace(CHILD, **settings | changes)
 
 
 def episode(
@@ -137,25 +128,12 @@ def test_each_reset_starts_another_child() -> None:
     assert first_scores() == scores
 
 
-def test_the_best_rates_earn_the_known_optimum() -> None:
-    """Acting by best_rate() through the environment earns optimal_return(), up to noise."""
-    environment, child = SimulatedChildEnvironment(), SimulatedChild()
-    environment.reset(seed=1)
-
-    total = 0.0
-    for t in range(1, 41):
-        unit = environment.hyperparameters[0].unit(child.best_rate(t / 40))
-        total += environment.step(np.array([unit], np.float32))[1]
-
-    assert child.way_to_optimum(total) == pytest.approx(1.0, abs=0.1)
-
-
 def test_a_real_childs_observations_are_its_losses() -> None:
     """The environment's steps are those of ChildTraining under the mapped values."""
     environment = ChildTrainingEnvironment(training=tiny())
     steps = episode(environment, np.array([-0.5], np.float32), seed=9)
     drawn = int(np.random.Generator(np.random.PCG64(9)).integers(2**31))
-    child = ChildTraining(tiny(seed=drawn), load_images(tiny(), Path(".")), torch.device("cpu"))
+    child = ChildTraining(tiny(seed=drawn), load_images(tiny(), Path(".")), CPU)
 
     for observation, reward, _, _, info in steps:
         chunk = child.train_chunk({"dropout": 0.225})

@@ -80,7 +80,7 @@ def test_random_rates_return_the_mean_over_all_rates() -> None:
 
 
 def test_the_best_constant_gets_less_than_ninety_percent_of_the_way() -> None:
-    """The best constant, also found by search, gets 62%; only adaptive policies get further."""
+    """On the way from random rates (0) to the optimum (1) it gets 62%, also found by search."""
     child = SimulatedChild()
     best = child.best_constant_rate()
 
@@ -88,24 +88,8 @@ def test_the_best_constant_gets_less_than_ninety_percent_of_the_way() -> None:
         best, abs=0.0051
     )
     assert child.way_to_optimum(child.constant_return(best)) == pytest.approx(0.62, abs=0.01)
-
-
-def test_the_way_goes_from_random_to_the_optimum() -> None:
-    """Random rates are at 0, the best rates at 1."""
-    child = SimulatedChild(chunks=7)
-
     assert child.way_to_optimum(child.random_return()) == 0
     assert child.way_to_optimum(child.optimal_return()) == 1
-
-
-@given(rates=st.lists(RATES, min_size=6, max_size=6))
-def test_no_sequence_of_rates_beats_the_optimum(rates: list[float]) -> None:
-    """The sum of validation scores never exceeds optimal_return() by more than the noise."""
-    child = SimulatedChild(chunks=6)
-
-    total = sum(child.step(rate).validation_score for rate in rates)
-
-    assert total <= child.optimal_return() + 6 * SCORE_NOISE
 
 
 def test_losses_show_training_progress() -> None:

@@ -27,8 +27,7 @@ from trainer_service.runs.store import RunStore
 from trainer_service.training.final import Which
 from trainer_service.training.folder import open_folder
 from trainer_service.training.spec import is_stackable
-from trainer_service.workers.executor import Executor, Process
-from trainer_service.workers.supervisor import supervise
+from trainer_service.workers.executor import Executor, Process, supervise
 
 log = logging.getLogger(__name__)
 

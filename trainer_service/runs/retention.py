@@ -6,16 +6,24 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from agent_service.domain.checks import quoted
-from agent_service.domain.errors import FailedPrecondition, NotFound, Unavailable, within
-from trainer_service.runs.continuation import check_continues
+from agent_service.domain.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    within,
+)
 from trainer_service.runs.run import Run, RunSpec, RunState
 from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
 from trainer_service.training.final import Which
 from trainer_service.training.folder import Folder
+from trainer_service.training.spec import TrainingSpec
 from trainer_service.workers.checkpointer import last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -91,7 +99,7 @@ class Retention:
             if (why := self._missing(parent)) is not None:
                 raise FailedPrecondition(f"run {parent.id!r} {why}")
         with within("spec."):
-            check_continues(spec.training, parent)
+            _check_continues(spec.training, parent)
         return parent.trained_chunks
 
     def weights(self, run: Run, which: Which) -> bytes:
@@ -148,3 +156,21 @@ def _reading() -> Iterator[None]:
         yield
     except OSError as error:
         raise Unavailable(f"checkpoints cannot be read: {error}") from error
+
+
+def _check_continues(spec: TrainingSpec, parent: Run) -> None:
+    """Raise InvalidArgument for fields that must be the parent's, or a length that adds nothing."""
+    before = parent.spec.training
+    # Where the loss trains a strength, its value is the initial one of the whole training.
+    own = {"chunks", "epochs"} | (set() if spec.regularizer.is_trained else {"values"})
+    violations = [
+        FieldViolation(field.name, f"must be as the parent's, {getattr(before, field.name)!s}")
+        for field in fields(TrainingSpec)
+        if field.name not in own and getattr(spec, field.name) != getattr(before, field.name)
+    ]
+    least = parent.trained_chunks + 1
+    if spec.chunks is None or spec.chunks < least:
+        text = f"must be at least {least}: they count on from the parent's {parent.trained_chunks}"
+        violations.append(FieldViolation("chunks", text))
+    if violations:
+        raise InvalidArgument(*violations)

@@ -6,87 +6,84 @@ import errno
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from agent_service.domain.errors import invalid
 
 
-class Folder(Protocol):
+class Folder(ABC):
     """A folder of files that are written once, and of folders; made with the first file in it.
 
     Its methods raise OSError, saying what went wrong.
     """
 
+    @abstractmethod
     def folder(self, name: str) -> Folder:
         """Return a folder in it."""
-        ...
 
+    @abstractmethod
     def folders(self) -> Sequence[str]:
         """Return the names of the folders in it; none where it is not there."""
-        ...
 
+    @abstractmethod
     def files(self) -> Sequence[str]:
         """Return the names of finished files in it; none where it is not there."""
-        ...
 
+    @abstractmethod
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Write a file by `write`, whole; once this returns it stays, through a loss of power."""
-        ...
 
+    @abstractmethod
     def read(self, name: str) -> BufferedReader:
         """Open a file, to be closed by the caller."""
-        ...
 
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file; what cannot be removed now stays."""
-        ...
 
+    @abstractmethod
     def remove_all(self) -> None:
         """Remove all that is in it; what cannot be removed now is left to a later call."""
-        ...
 
 
 def open_folder(place: str) -> Folder:
     """Return the folder at a path or URL; raises InvalidArgument where nothing knows that URL."""
     url = urlsplit(place)
     if url.scheme in ("", "file"):
-        return LocalFolder(Path(unquote(url.path) if url.scheme else place).absolute())
+        return _LocalFolder(Path(unquote(url.path) if url.scheme else place).absolute())
     # fsspec's file systems take their time to be imported; most services need none.
     from fsspec.core import url_to_fs
 
     try:
         system, path = url_to_fs(place)
-        return RemoteFolder(system, path, place)
+        return _RemoteFolder(system, path, place)
     except (ImportError, ValueError, OSError) as error:
         raise invalid("storage", f"{place} cannot be used: {error}") from error
 
 
-class LocalFolder:
+class _LocalFolder(Folder):
     """A folder on a file system of this machine; files are renamed into place, and synced."""
 
     def __init__(self, path: Path) -> None:
-        """Name it."""
         self._path = path
 
     def __str__(self) -> str:
         return str(self._path)
 
-    def folder(self, name: str) -> LocalFolder:
-        """Return a folder in it."""
-        return LocalFolder(self._path / name)
+    def folder(self, name: str) -> _LocalFolder:
+        return _LocalFolder(self._path / name)
 
     def folders(self) -> Sequence[str]:
-        """Return the names of the folders in it."""
         return [path.name for path in self._entries() if path.is_dir()]
 
     def files(self) -> Sequence[str]:
-        """Return the names of finished files in it."""
         return [path.name for path in self._entries() if path.is_file()]
 
     def _entries(self) -> Sequence[Path]:
@@ -96,7 +93,6 @@ class LocalFolder:
             return []
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Write a file."""
         self._path.mkdir(parents=True, exist_ok=True)
         path = self._path / name
         # Another process may be about to end that still writes the same one.
@@ -112,16 +108,13 @@ class LocalFolder:
         _sync(self._path)
 
     def read(self, name: str) -> BufferedReader:
-        """Open a file."""
         return (self._path / name).open("rb")
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
         with suppress(OSError):
             (self._path / name).unlink()
 
     def remove_all(self) -> None:
-        """Remove all that is in it."""
         shutil.rmtree(self._path, ignore_errors=True)
 
 
@@ -133,7 +126,7 @@ def _sync(folder: Path) -> None:
         os.close(number)
 
 
-class RemoteFolder:
+class _RemoteFolder(Folder):
     """A folder of a file system that fsspec knows, as of an object store.
 
     A file is written here first, and then goes there as one object. Where a store shows a torn one
@@ -141,13 +134,7 @@ class RemoteFolder:
     """
 
     def __init__(self, system: Any, path: str, url: str) -> None:
-        """Name it.
-
-        Args:
-            system: fsspec's file system, which has no types.
-            path: the folder's, within it.
-            url: of it, for messages.
-        """
+        """Take fsspec's file system, the folder's path within it, and its URL for messages."""
         self._system = system
         self._path = path.rstrip("/")
         self._url = url.rstrip("/")
@@ -155,16 +142,13 @@ class RemoteFolder:
     def __str__(self) -> str:
         return self._url
 
-    def folder(self, name: str) -> RemoteFolder:
-        """Return a folder in it."""
-        return RemoteFolder(self._system, f"{self._path}/{name}", f"{self._url}/{name}")
+    def folder(self, name: str) -> _RemoteFolder:
+        return _RemoteFolder(self._system, f"{self._path}/{name}", f"{self._url}/{name}")
 
     def folders(self) -> Sequence[str]:
-        """Return the names of the folders in it."""
         return self._names("directory")
 
     def files(self) -> Sequence[str]:
-        """Return the names of files in it."""
         return self._names("file")
 
     def _names(self, kind: str) -> Sequence[str]:
@@ -179,7 +163,6 @@ class RemoteFolder:
         return [name for name in names if name]
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Write a file."""
         with tempfile.NamedTemporaryFile(dir=get_temp_dir()) as file:
             write(cast(BinaryIO, file))
             file.flush()
@@ -188,7 +171,6 @@ class RemoteFolder:
                 self._system.put_file(file.name, f"{self._path}/{name}")
 
     def read(self, name: str) -> BufferedReader:
-        """Bring a file here, and open it."""
         with tempfile.NamedTemporaryFile(dir=get_temp_dir()) as file:
             with self._errors():
                 self._system.get_file(f"{self._path}/{name}", file.name)
@@ -196,12 +178,10 @@ class RemoteFolder:
             return Path(file.name).open("rb")
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
         with suppress(OSError), self._errors():
             self._system.rm_file(f"{self._path}/{name}")
 
     def remove_all(self) -> None:
-        """Remove all that is in it."""
         with suppress(OSError), self._errors():
             self._system.rm(self._path, recursive=True)
 

@@ -16,7 +16,8 @@ Grouped convolutions, not torch.func.vmap: on one CPU thread, ResNet34 of an eig
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -76,18 +77,44 @@ class StackedTraining:
             results = self._passes.train(batches)
             for child, (loss, predictions) in zip(self._children, results, strict=True):
                 child.end_step(loss, predictions)
-        return [_chunk_or_end(child) for child in self._children]
+        return [_chunk_or_end(child.end_chunk) for child in self._children]
 
     def finish(self) -> list[FinalScores]:
         """Touch the test split once for each child; see `ChildTraining.finish`."""
         return [child.finish() for child in self._children]
 
 
-def _chunk_or_end(child: ChildTraining) -> Chunk | Diverged:
+def _chunk_or_end(train: Callable[[], Chunk]) -> Chunk | Diverged:
     try:
-        return child.end_chunk()
+        return train()
     except Diverged as diverged:
         return diverged
+
+
+class Lockstep:
+    """Trains one chunk of each child that it is given; which these are may change between two."""
+
+    def __init__(self) -> None:
+        """Stack nothing yet."""
+        self._children: tuple[ChildTraining, ...] = ()
+        self._stack: StackedTraining | None = None
+
+    def train_chunk(
+        self, children: Sequence[ChildTraining], values: Sequence[Mapping[str, float]]
+    ) -> Sequence[Chunk | Diverged]:
+        """Train a chunk of each child; see `StackedTraining.train_chunk`.
+
+        Args:
+            children: that stand at the same step. Those that were stacked and are both given again
+                must have been given together ever since: they share Adam's count of steps.
+            values: one mapping a child.
+        """
+        if len(children) == 1:
+            self._children, self._stack = (), None
+            return [_chunk_or_end(partial(children[0].train_chunk, values[0]))]
+        if self._stack is None or self._children != tuple(children):
+            self._children, self._stack = tuple(children), StackedTraining(children)
+        return self._stack.train_chunk(values)
 
 
 class StackedPasses:

@@ -1,11 +1,11 @@
-"""Port for placing run processes, locally or on Ray; the queue owns the runs' lifecycle."""
+"""Port for placing run processes, locally or on Ray, and their supervision for the queue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from trainer_service.runs.run import EventContent, Run, StateChanged
+from trainer_service.runs.run import EventContent, Run, RunState, StateChanged
 
 
 class Process(Protocol):
@@ -66,3 +66,50 @@ class Executor(Protocol):
     def close(self) -> None:
         """Release the resources that processes are started with."""
         ...
+
+
+def supervise(
+    process: Process,
+    run_ids: Sequence[str],
+    happened: Callable[[str, EventContent], None],
+    left: Callable[[str, StateChanged], None],
+    *,
+    stall_seconds: float,
+) -> None:
+    """Forward events until the process is gone.
+
+    Args:
+        process: not supervised by anybody else.
+        run_ids: the runs that it trains.
+        happened: called with each event of a run.
+        left: called once per run with its last state: QUEUED if it should continue, with a cause
+            if something is wrong.
+        stall_seconds: a process that is silent for this long is killed.
+    """
+    training = set(run_ids)
+    ends: dict[str, StateChanged] = {}
+    silent: list[str] = []
+    is_stalled = False
+    while training:
+        received = process.receive(stall_seconds)
+        if not received:
+            is_stalled = True
+            process.kill()
+        for run_id, what in received:
+            if what is None:
+                training.discard(run_id)
+                if run_id in ends:
+                    left(run_id, ends[run_id])
+                else:
+                    silent.append(run_id)
+            elif isinstance(what, StateChanged) and what.state is not RunState.RUNNING:
+                ends[run_id] = what
+            else:
+                happened(run_id, what)
+                process.acknowledge(run_id)
+    end = process.join(stall_seconds)
+    if is_stalled:
+        cause = f"it made no progress for {stall_seconds:g} s"
+        end = StateChanged(state=RunState.QUEUED, cause=cause)
+    for run_id in silent:
+        left(run_id, end)

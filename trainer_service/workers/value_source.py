@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from agent_service.client import AgentClient
 from agent_service.client import Run as AgentRun
@@ -25,44 +25,24 @@ ATTEMPT_SECONDS = 2.0
 """How long one call is tried before the run reports that it waits, and checks for signals."""
 
 
-class ValueSource(Protocol):
-    """Decides the values of each chunk."""
-
-    values: Mapping[str, float]
-    """Values of the next chunk by hyperparameter."""
-    policy_version: int
-    """Version of the policy that decided them; 0 without a policy."""
-
-    def report(self, chunk: Chunk) -> None:
-        """Report a chunk and update the values for the next; repeating a report is harmless."""
-        ...
-
-    def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Report the end of the run."""
-        ...
-
-    def give_up(self, outcome: Outcome) -> None:
-        """Report the end of an aborted run, without waiting for the agent."""
-        ...
-
-
-class FixedValues:
-    """The same values for the whole run."""
-
-    policy_version = 0
+class ValueSource:
+    """Decides the values of each chunk: the same for the whole run."""
 
     def __init__(self, values: Mapping[str, float]) -> None:
         """Use `values` for every chunk."""
         self.values = values
+        """Values of the next chunk by hyperparameter."""
+        self.policy_version = 0
+        """Version of the policy that decided them; 0 without a policy."""
 
     def report(self, chunk: Chunk) -> None:
-        """Do nothing."""
+        """Report a chunk and update the values for the next; repeating a report is harmless."""
 
     def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Do nothing."""
+        """Report the end of the run."""
 
     def give_up(self, outcome: Outcome) -> None:
-        """Do nothing."""
+        """Report the end of an aborted run, without waiting for the agent."""
 
 
 class AgentRetry:
@@ -101,7 +81,7 @@ class AgentRetry:
         return answer
 
 
-class AgentValues:
+class _AgentValues(ValueSource):
     """Values decided by the agent service."""
 
     def __init__(self, start: Callable[[], AgentRun], retry: AgentRetry, *, first: int) -> None:
@@ -120,11 +100,10 @@ class AgentValues:
         self._take_action()
 
     def _take_action(self) -> None:
-        self.values: Mapping[str, float] = self._run.hyperparameters
+        self.values = self._run.hyperparameters
         self.policy_version = int(self._run.action.policy_version)
 
     def report(self, chunk: Chunk) -> None:
-        """Report the chunk and apply the next action."""
         self._retry.call(
             lambda: self._run.report_chunk(
                 chunk.losses,
@@ -136,7 +115,6 @@ class AgentValues:
         self._take_action()
 
     def finish(self, outcome: Outcome, score: float | None) -> None:
-        """Finish the run at the agent."""
         self._retry.call(lambda: self._run.finish(outcome, final_score=score))
 
     def give_up(self, outcome: Outcome) -> None:
@@ -160,9 +138,9 @@ def make_value_source(
         chunks: planned chunk indices. The agent counts them from 1.
     """
     if not spec.controller:
-        return FixedValues(fixed_values(spec.training))
+        return ValueSource(fixed_values(spec.training))
     labels = {"method": spec.training.method, "seed": str(spec.training.seed)}
-    return AgentValues(
+    return _AgentValues(
         lambda: agent.run(
             spec.controller,
             run_id=run_id,

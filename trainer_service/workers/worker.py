@@ -21,7 +21,7 @@ from trainer_service.runs.run import Run
 from trainer_service.training.checkpoint import Pace
 from trainer_service.training.datasets import Images, load_images
 from trainer_service.training.datasets.memory import Memory
-from trainer_service.training.lockstep import Lockstep
+from trainer_service.training.stacked import Lockstep
 from trainer_service.workers.pipe import CANCEL, PREEMPT, EventSender
 from trainer_service.workers.run_trainer import (
     Cancelled,

@@ -5,15 +5,12 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.trainer_service.runs.test_store import CHUNK, FINISHED
+from tests.trainer_service.runs.test_store import CHUNK, FINISHED, QUEUED, RUNNING, SUCCEEDED
 from trainer_service.runs.metrics import Metrics
-from trainer_service.runs.run import EventContent, Planned, RunState, StateChanged
+from trainer_service.runs.run import EventContent, Planned
 from trainer_service.workers.value_source import WAITS
 
-RUNNING = StateChanged(state=RunState.RUNNING)
-AWAY = StateChanged(state=RunState.RUNNING, cause=f"{WAITS}: nobody there")
-SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)
-QUEUED = StateChanged(state=RunState.QUEUED, cause="its process ended")
+AWAY = replace(RUNNING, cause=f"{WAITS}: nobody there")
 PLANNED = Planned(chunks=4)
 
 
@@ -89,7 +86,7 @@ def test_runs_that_diverged_are_counted(registry: CollectorRegistry, metrics: Me
     assert registry.get_sample_value("trainer_diverged_runs_total") == 1
 
 
-def test_five_thousand_runs_leave_the_page_as_small_as_before(
+def test_a_hundred_runs_leave_the_page_as_small_as_before(
     registry: CollectorRegistry, metrics: Metrics
 ) -> None:
     """In the number of series; counters keep their totals."""
@@ -97,7 +94,7 @@ def test_five_thousand_runs_leave_the_page_as_small_as_before(
     def live(run_id: str) -> int:
         """Return the number of series while it trained."""
         observe(metrics, RUNNING, PLANNED, AWAY, CHUNK, run_id=run_id)
-        during = series() if run_id.endswith("00") else 0
+        during = series()
         observe(metrics, FINISHED, SUCCEEDED, run_id=run_id)
         return during
 
@@ -106,8 +103,8 @@ def test_five_thousand_runs_leave_the_page_as_small_as_before(
 
     live("first")
     before = series()
-    most = max(live(f"run-{number}") for number in range(5000))
+    most = max(live(f"run-{number}") for number in range(100))
 
     assert most == before + 6
     assert series() == before
-    assert registry.get_sample_value("trainer_chunk_seconds_count") == 5001
+    assert registry.get_sample_value("trainer_chunk_seconds_count") == 101

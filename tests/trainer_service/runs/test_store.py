@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -56,70 +57,66 @@ FINISHED = Finished(
     device="CPU",
     weights_digest="5ca1e",
 )
+QUEUED = StateChanged(state=RunState.QUEUED)
+RUNNING = StateChanged(state=RunState.RUNNING)
+SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)
 STORES = sorted((Path(__file__).parents[2] / "data" / "runs").glob("*.db"))
 
 
-def test_a_run_stands_where_its_last_event_left_it(tmp_path: Path) -> None:
+def chunk(index: int) -> ChunkTrained:
+    return replace(CHUNK, chunk=replace(CHUNK.chunk, index=index))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    """A store with a queued run, `r`."""
+    with closing(RunStore(tmp_path / "runs.db")) as store:
+        store.add("r", run_spec())
+        yield store
+
+
+def test_a_run_stands_where_its_last_event_left_it(store: RunStore, tmp_path: Path) -> None:
     """State, planned and trained chunks, result; the same after the file is opened again."""
     spec = run_spec(Method.RD, controller="c")
-    store = RunStore(tmp_path / "runs.db")
-    store.add("r", spec)
-    running = StateChanged(state=RunState.RUNNING)
-    succeeded = StateChanged(state=RunState.SUCCEEDED)
-    happened: list[EventContent] = [running, Planned(chunks=1), CHUNK, FINISHED, succeeded]
+    store.add("rd", spec)
+    happened: list[EventContent] = [RUNNING, Planned(chunks=1), CHUNK, FINISHED, SUCCEEDED]
     for what in happened:
-        store.append("r", what)
+        store.append("rd", what)
     store.close()
 
-    store = RunStore(tmp_path / "runs.db")
-    run = store.find("r")
-    events = store.events("r", after=0)
-    store.close()
+    with closing(RunStore(tmp_path / "runs.db")) as again:
+        run = again.find("rd")
+        events = again.events("rd", after=0)
+        assert again.events("rd", after=4) == events[4:]
 
     assert run is not None
     assert (run.spec, run.state, run.result) == (spec, RunState.SUCCEEDED, FINISHED)
     assert (run.planned_chunks, run.trained_chunks) == (1, 1)
-    assert [e.what for e in events] == [StateChanged(state=RunState.QUEUED), *happened]
+    assert [e.what for e in events] == [QUEUED, *happened]
     assert [e.index for e in events] == list(range(1, 7))
 
 
-def test_events_after_an_index_are_the_rest(tmp_path: Path) -> None:
-    """Without repetitions or gaps."""
-    store = RunStore(tmp_path / "runs.db")
-    store.add("r", run_spec())
-    for _ in range(4):
-        store.append("r", Planned(chunks=1))
-
-    assert [e.index for e in store.events("r", after=2)] == [3, 4, 5]
-    assert store.events("r", after=5) == []
-    store.close()
-
-
-def test_threads_may_write_at_once(tmp_path: Path) -> None:
+def test_threads_may_write_at_once(store: RunStore) -> None:
     """Two runs' events from four threads: each run's are numbered from 1 without gaps."""
-    store = RunStore(tmp_path / "runs.db")
-    for run_id in ("a", "b"):
-        store.add(run_id, run_spec())
+    store.add("s", run_spec())
 
     def write(run_id: str) -> None:
         for _ in range(50):
             store.append(run_id, Planned(chunks=1))
 
-    threads = [threading.Thread(target=write, args=(run_id,)) for run_id in ("a", "b") * 2]
+    threads = [threading.Thread(target=write, args=(run_id,)) for run_id in ("r", "s") * 2]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    for run_id in ("a", "b"):
+    for run_id in ("r", "s"):
         assert [e.index for e in store.events(run_id, after=0)] == list(range(1, 102))
-    store.close()
 
 
-def test_runs_are_listed_by_state_and_counted(tmp_path: Path) -> None:
+def test_runs_are_listed_by_state_and_counted(store: RunStore) -> None:
     """In the order of submission, from any key on."""
-    store = RunStore(tmp_path / "runs.db")
-    for number in range(5):
+    for number in range(1, 5):
         store.add(f"r{number}", run_spec())
     store.append("r1", StateChanged(state=RunState.FAILED, cause="why"))
 
@@ -127,35 +124,25 @@ def test_runs_are_listed_by_state_and_counted(tmp_path: Path) -> None:
     rest = store.list(state=RunState.QUEUED, after=queued[-1].key, limit=3)
     (failed,) = store.list(state=RunState.FAILED, after=0, limit=3)
 
-    assert [r.id for r in [*queued, *rest]] == ["r0", "r2", "r3", "r4"]
+    assert [r.id for r in [*queued, *rest]] == ["r", "r2", "r3", "r4"]
     assert (failed.id, failed.cause) == ("r1", "why")
     assert store.count()[RunState.QUEUED] == 4
     assert store.count()[RunState.SUCCEEDED] == 0
-    store.close()
 
 
-def test_repeated_events_are_stored_once(tmp_path: Path) -> None:
+def test_repeated_events_are_stored_once(store: RunStore) -> None:
     """Chunks, the result and a state with its cause; but each start's plan."""
-    store = RunStore(tmp_path / "runs.db")
-    store.add("r", run_spec())
-    waits = StateChanged(state=RunState.RUNNING, cause="waits")
-    second = replace(CHUNK, chunk=replace(CHUNK.chunk, index=2, seconds=9.0))
-    events: list[EventContent] = [
-        waits,
-        waits,
-        Planned(chunks=2),
-        CHUNK,
-        second,
-        CHUNK,
-        Planned(chunks=2),
+    waits, planned = replace(RUNNING, cause="waits"), Planned(chunks=2)
+    happened: list[tuple[EventContent, bool]] = [
+        *((waits, True), (waits, False), (planned, True), (CHUNK, True), (chunk(2), True)),
+        *((CHUNK, False), (planned, True), (chunk(2), False), (FINISHED, True), (FINISHED, False)),
+        (RUNNING, True),
     ]
-    events += [second, FINISHED, FINISHED, StateChanged(state=RunState.RUNNING)]
-    are_new = [store.append("r", what) for what in events]
-    stored = [e.what for e in store.events("r", after=1)]
-    store.close()
 
-    assert are_new == [True, False, True, True, True, False, True, False, True, False, True]
-    assert stored == [what for what, is_new in zip(events, are_new, strict=True) if is_new]
+    for what, is_new in happened:
+        assert store.append("r", what) is is_new
+    stored = [e.what for e in store.events("r", after=1)]
+    assert stored == [what for what, is_new in happened if is_new]
 
 
 @pytest.mark.parametrize("path", STORES, ids=lambda path: path.name)
@@ -166,7 +153,7 @@ def test_stores_of_earlier_versions_are_opened(path: Path, tmp_path: Path) -> No
     store = RunStore(copy)
     runs = {run.id: run for run in store.list(state=None, after=0, limit=100)}
     events = store.events("succeeded", after=0)
-    is_new = store.append("running", replace(CHUNK, chunk=replace(CHUNK.chunk, index=2)))
+    is_new = store.append("running", chunk(2))
     store.close()
 
     assert set(runs) == {state.value for state in RunState}
@@ -201,10 +188,8 @@ def test_a_store_is_open_in_one_service_at_a_time(tmp_path: Path) -> None:
     RunStore(tmp_path / "runs.db").close()
 
 
-def test_a_full_disk_is_reported_and_stores_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_stores_nothing(store: RunStore) -> None:
     """Unavailable, with the cause; the call succeeds once there is space."""
-    store = RunStore(tmp_path / "runs.db")
-    store.add("r", run_spec())
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     long = StateChanged(state=RunState.FAILED, cause="x" * 100_000)
@@ -214,27 +199,21 @@ def test_a_full_disk_is_reported_and_stores_nothing(tmp_path: Path) -> None:
     assert len(store.events("r", after=0)) == 1
     store._connection.execute("PRAGMA max_page_count = 100000")
     assert store.append("r", long)
-    store.close()
 
 
-def test_a_moved_store_stores_nothing_elsewhere(tmp_path: Path) -> None:
+def test_a_moved_store_stores_nothing_elsewhere(store: RunStore, tmp_path: Path) -> None:
     """Unavailable, with the fix, until the file is put back."""
-    store = RunStore(tmp_path / "runs.db")
-    store.add("r", run_spec())
-    failed = StateChanged(state=RunState.FAILED, cause="")
     (tmp_path / "runs.db").rename(tmp_path / "moved.db")
 
     with pytest.raises(Unavailable, match="put that file back"):
-        store.append("r", failed)
+        store.append("r", RUNNING)
     assert not (tmp_path / "runs.db").exists()
     (tmp_path / "moved.db").rename(tmp_path / "runs.db")
-    assert store.append("r", failed), "it was not stored before"
-    store.close()
+    assert store.append("r", RUNNING), "it was not stored before"
 
 
-def test_the_files_are_closed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_are_closed_last(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing them may remove the write-ahead log, which no open connection may use then."""
-    store = RunStore(tmp_path / "runs.db")
     actual = StoreFiles.close
 
     def close(files: StoreFiles) -> None:

@@ -1,35 +1,17 @@
 """TensorBoard event files: each chunk once, across stops and kills."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.trainer_service.runs.test_store import CHUNK, FINISHED
+from tests.trainer_service.runs.test_store import FINISHED, RUNNING, SUCCEEDED, chunk
 from tests.trainer_service.specs import run_spec
-from trainer_service.runs.run import ChunkTrained, EventContent, RunState, StateChanged
+from trainer_service.runs.run import EventContent, RunState, StateChanged
 from trainer_service.runs.store import RunStore
 from trainer_service.runs.tensorboard import EventFiles
-
-RUNNING = StateChanged(state=RunState.RUNNING)
-SUCCEEDED = StateChanged(state=RunState.SUCCEEDED)
-
-
-def chunk(index: int) -> ChunkTrained:
-    return replace(CHUNK, chunk=replace(CHUNK.chunk, index=index))
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[RunStore]:
-    store = RunStore(path)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def observe(folder: Path, store: RunStore, *events: EventContent) -> None:
@@ -53,7 +35,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
 
 def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
     """Losses, scores and values by chunk, and the test scores at the best epoch."""
-    with opened(tmp_path / "runs.db") as store:
+    with closing(RunStore(tmp_path / "runs.db")) as store:
         store.add("r", run_spec())
         observe(tmp_path, store, RUNNING, chunk(1), chunk(2), FINISHED, SUCCEEDED)
 
@@ -70,7 +52,7 @@ def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
 
 def test_a_resumed_run_shows_each_chunk_once(tmp_path: Path) -> None:
     """One chunk was shown, one was only stored before a kill, and two follow."""
-    with opened(tmp_path / "runs.db") as store:
+    with closing(RunStore(tmp_path / "runs.db")) as store:
         store.add("r", run_spec())
         observe(tmp_path, store, RUNNING, chunk(1))
         store.append("r", chunk(2))
@@ -85,7 +67,7 @@ def test_a_folder_that_cannot_be_written_stops_no_run(
 ) -> None:
     """It is logged, and nothing is raised."""
     (tmp_path / "board").write_text("a file")
-    with opened(tmp_path / "runs.db") as store:
+    with closing(RunStore(tmp_path / "runs.db")) as store:
         store.add("r", run_spec())
         observe(tmp_path, store, RUNNING, chunk(1), SUCCEEDED)
 

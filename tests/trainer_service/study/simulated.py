@@ -6,6 +6,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import pytest
 
 from agent_service.controllers.schedule import Shape
 from tests.trainer_service.runs.test_store import FINISHED
@@ -21,6 +22,7 @@ from trainer_service.study.methods.ppo import Learned
 from trainer_service.study.methods.random_search import RandomSearch
 from trainer_service.study.methods.replay import Replayed
 from trainer_service.study.methods.schedule import Scheduled
+from trainer_service.study.report import courses, pictures
 from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
@@ -125,3 +127,10 @@ def simulated_folder(path: Path, spec: StudySpec = STUDY) -> ResultsFolder:
     folder = ResultsFolder(path)
     simulate(folder, spec)
     return folder
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leave a report's pictures empty: drawing takes most of its time."""
+    for module in (pictures, courses):
+        for name in [name for name in vars(module) if name.startswith("draw_")]:
+            patch.setattr(module, name, lambda *_, **__: b"")

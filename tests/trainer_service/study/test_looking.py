@@ -10,13 +10,12 @@ import torch
 from matplotlib.image import imread
 
 from agent_service.domain.errors import InvalidArgument
-from tests.trainer_service.specs import run_spec
+from tests.trainer_service.specs import CHILD, CPU
 from tests.trainer_service.study.simulated import judged, result
-from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.report.grad_cam import layer_of, look
 from trainer_service.study.report.report import write_report
 from trainer_service.study.results.results import ResultsFolder
-from trainer_service.study.spec import StudySpec
+from trainer_service.study.spec import StudySpec, table_1
 from trainer_service.training.child.models import Model
 from trainer_service.training.child.network import build_child
 from trainer_service.training.child_file import child_file, load_child
@@ -25,42 +24,23 @@ from trainer_service.training.final import Which
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Method, TrainingSpec
 
-TRAINING = replace(
-    run_spec().training,
-    model=Model.RESNET18,
-    width=0.0625,
-    training_size=100,
-    label_noise=0.2,
-    batch_size=16,
-    chunk_size=10,
-    chunks=3,
-)
+TRAINING = replace(CHILD, training_size=100, label_noise=0.2, chunk_size=10)
 STUDY = StudySpec(
     seeds=1,
     training=TRAINING,
-    methods=(
-        Fixed(name="vanilla", title="Vanilla", method=Method.VANILLA),
-        Fixed(name="d", title="D", method=Method.D),
-        Fixed(name="ni", title="NI", method=Method.NI),
-    ),
+    methods=table_1([Method.VANILLA, Method.D, Method.NI]),
 )
 IMAGES = load_images(TRAINING, Path("."))
 
 
 def weights_of(training: TrainingSpec, run_id: str) -> bytes:
     """Train a child; return its best weights as a file."""
-    child = ChildTraining(training, IMAGES, torch.device("cpu"))
-    for _ in range(training.chunks or 0):
+    child = ChildTraining(training, IMAGES, CPU)
+    for _ in range(child.chunks):
         child.train_chunk({})
-    state = child.state()
-    return child_file(
-        state,
-        child.finish(),
-        which=Which.BEST,
-        run_id=run_id,
-        training=training,
-        inputs=child.inputs,
-    )
+    state, scores = child.state(), child.finish()
+    about = {"run_id": run_id, "training": training, "inputs": child.inputs}
+    return child_file(state, scores, which=Which.BEST, **about)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +95,9 @@ def scaled(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize(("size", "layer"), [(8, "layer3"), (16, "layer4")])
 def test_the_last_stage_with_a_map_is_looked_at(size: int, layer: str) -> None:
     """Of 8 pixels the fourth stage has one."""
-    spec = replace(TRAINING, width=0.0625)
-    network = build_child(spec, channels=1, classes=2, image_size=size)
+    network = build_child(TRAINING, channels=1, classes=2, image_size=size)
 
-    assert layer_of(network, spec.model, (1, size, size)) == layer
+    assert layer_of(network, TRAINING.model, (1, size, size)) == layer
 
 
 def test_a_transformer_has_no_map() -> None:

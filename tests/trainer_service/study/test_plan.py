@@ -9,7 +9,6 @@ import pytest
 from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.runs import Mode
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
-from trainer_service.study.methods.bayesian import Bayesian
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.grid import Grid
 from trainer_service.study.methods.mean import mean_values
@@ -134,15 +133,6 @@ def test_a_controller_stays_below_the_largest_value_of_its_method(
     ]
 
     assert ranges == [[(0.0, 0.5)], [(0.0, 0.9)]]
-
-
-def test_run_ids_are_unique() -> None:
-    """Over all methods of a study, and between two studies."""
-    plan = planned(*STUDY.methods, Bayesian(name="tpe"))
-    plans = (plan, replace(plan, id="t"))
-    ids = [c.run_id for p in plans for e in plan.spec.methods for c in p.tuning(e.name)]
-
-    assert len(set(ids)) == len(ids)
 
 
 def test_nothing_of_a_study_departs_from_its_plan(folder: ResultsFolder) -> None:

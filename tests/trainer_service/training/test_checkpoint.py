@@ -5,35 +5,33 @@ import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.trainer_service.specs import run_spec
+from tests.trainer_service.specs import CHILD, CPU, digits, new_child, values
 from trainer_service.training import checkpoint
 from trainer_service.training.checkpoint import Checkpoints, Pace
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.datasets import load_images
 from trainer_service.training.datasets.memory import Memory
-from trainer_service.training.folder import LocalFolder
+from trainer_service.training.folder import open_folder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.regularizers.registry import training_methods
-from trainer_service.training.spec import Augment, hyperparameters
+from trainer_service.training.spec import Augment
 from trainer_service.training.stacked import StackedTraining
 
-CPU = torch.device("cpu")
 # Chunks end in the midst of epochs of four steps.
-SPEC = replace(run_spec().training, chunk_size=3, chunks=5)
-IMAGES = load_images(SPEC, Path("."))
+SHAPE: dict[str, Any] = {"chunk_size": 3, "chunks": 5}
 
 
-def training(method: str) -> ChildTraining:
-    return ChildTraining(replace(SPEC, method=method), IMAGES, CPU)
+def train(training: ChildTraining, chunks: int) -> list[Chunk]:
+    its_values = values(training.spec)
+    return [replace(training.train_chunk(its_values), seconds=0.0) for _ in range(chunks)]
 
 
-def train(child: ChildTraining, method: str, chunks: int) -> list[Chunk]:
-    values = {h.name: 0.3 for h in hyperparameters(replace(SPEC, method=method))}
-    return [replace(child.train_chunk(values), seconds=0.0) for _ in range(chunks)]
+def checkpoints_in(folder: Path) -> Checkpoints:
+    return Checkpoints(open_folder(str(folder)), origin="o")
 
 
 def damage(path: Path, place: int) -> None:
@@ -42,62 +40,43 @@ def damage(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.mark.parametrize("method", training_methods())
 def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
     method: str, tmp_path: Path
 ) -> None:
     """Chunks, weights and scores, through a file, whatever was drawn meanwhile."""
-    child = training(method)
-    train(child, method, 2)
-    Checkpoints(LocalFolder(tmp_path), origin="o").save(2, child.state())
-    chunks = train(child, method, 3)
+    checkpoints = checkpoints_in(tmp_path)
+    child, again = (new_child(method=method, **SHAPE) for _ in range(2))
+    train(child, 2)
+    checkpoints.save(2, child.state())
+    chunks = train(child, 3)
     digest, scores = child.weights_digest(), child.finish()
 
-    again = training(method)
     torch.rand(7)
-    state = Checkpoints(LocalFolder(tmp_path), origin="o").newest(up_to=99)
+    state = checkpoints.newest(up_to=99)
     assert state is not None
     again.restore(state)
 
     assert again.trained_chunks == 2
-    assert train(again, method, 3) == chunks
+    assert train(again, 3) == chunks
     assert (again.weights_digest(), again.finish()) == (digest, scores)
 
 
 @pytest.mark.parametrize("memory", [Memory.RESIDENT, Memory.STREAMED])
 def test_augmentation_and_reading_ahead_go_on_as_well(memory: Memory, tmp_path: Path) -> None:
-    """What was read ahead of the checkpoint is read again, and each image is moved as it was."""
-    spec, images = replace(SPEC, augment=Augment.CROP_FLIP), replace(IMAGES, memory=memory)
-    child, again = (ChildTraining(spec, images, CPU) for _ in range(2))
-    for _ in range(2):
-        child.train_chunk({})
-    Checkpoints(LocalFolder(tmp_path), origin="o").save(2, child.state())
-    child.train_chunk({})
-    digest = child.weights_digest()
+    """Images that were read ahead of the checkpoint are read again, and augmented as they were."""
+    spec = replace(CHILD, augment=Augment.CROP_FLIP, **SHAPE)
+    child, again = (ChildTraining(spec, replace(digits(), memory=memory), CPU) for _ in range(2))
+    checkpoints = checkpoints_in(tmp_path)
+    train(child, 2)
+    checkpoints.save(2, child.state())
+    chunks = train(child, 1)
 
-    state = Checkpoints(LocalFolder(tmp_path), origin="o").newest(up_to=2)
+    state = checkpoints.newest(up_to=2)
     assert state is not None
     again.restore(state)
-    again.train_chunk({})
 
-    assert again.weights_digest() == digest
-
-
-def test_the_newest_two_are_kept_until_they_are_removed(tmp_path: Path) -> None:
-    """Nothing else lies in the folder; removing what is not there is no error."""
-    checkpoints = Checkpoints(LocalFolder(tmp_path / "run"), origin="o")
-    for chunk in (8, 9, 10, 11):
-        checkpoints.save(chunk, {"chunk": chunk})
-
-    assert files(tmp_path / "run") == ["000000010.checkpoint", "000000011.checkpoint"]
-    assert checkpoints.newest(up_to=99) == {"chunk": 11}
-    for _ in range(2):
-        LocalFolder(tmp_path / "run").remove_all()
-    assert checkpoints.newest(up_to=99) is None
+    assert train(again, 1) == chunks
 
 
 @pytest.mark.parametrize("place", [0, 17, 25, 100, -1])
@@ -105,7 +84,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     place: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bit in the mark, the format, the checksum or the content: the one before is used."""
-    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
+    checkpoints = checkpoints_in(tmp_path)
     for chunk in (1, 2):
         checkpoints.save(chunk, {"weights": torch.full((100,), float(chunk))})
     damage(tmp_path / "000000002.checkpoint", place)
@@ -120,7 +99,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
 
 def test_a_torn_checkpoint_is_skipped_wherever_it_ends(tmp_path: Path) -> None:
     """Cut anywhere, it is not used."""
-    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
+    checkpoints = checkpoints_in(tmp_path)
     checkpoints.save(1, {"weights": torch.ones(100)})
     path = tmp_path / "000000001.checkpoint"
     whole = path.read_bytes()
@@ -133,8 +112,8 @@ def test_a_torn_checkpoint_is_skipped_wherever_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_ahead_of_what_is_known_is_not_used(tmp_path: Path) -> None:
-    """The one before is: chunks in between would be told by nobody."""
-    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
+    """The one before is: otherwise nobody would report the chunks in between."""
+    checkpoints = checkpoints_in(tmp_path)
     for chunk in (4, 6):
         checkpoints.save(chunk, {"chunk": chunk})
 
@@ -143,26 +122,16 @@ def test_a_checkpoint_ahead_of_what_is_known_is_not_used(tmp_path: Path) -> None
     assert checkpoints.newest(up_to=3) is None
 
 
-def test_a_checkpoint_of_another_run_is_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The same folder, another origin."""
-    Checkpoints(LocalFolder(tmp_path), origin="one").save(1, {})
-
-    assert Checkpoints(LocalFolder(tmp_path), origin="other").newest(up_to=99) is None
-    assert "another run" in caplog.text
-
-
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     """Its checksum may be right: what is no plain value or tensor is not loaded."""
-    Checkpoints(LocalFolder(tmp_path), origin="o").save(1, {"code": test_a_checkpoint_runs_no_code})
+    checkpoints_in(tmp_path).save(1, {"code": test_a_checkpoint_runs_no_code})
 
-    assert Checkpoints(LocalFolder(tmp_path), origin="o").newest(up_to=99) is None
+    assert checkpoints_in(tmp_path).newest(up_to=99) is None
 
 
 def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
     """The error is the disk's own; half a file does not stay."""
-    checkpoints = Checkpoints(LocalFolder(tmp_path), origin="o")
+    checkpoints = checkpoints_in(tmp_path)
     checkpoints.save(1, {"chunk": 1})
     heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -174,7 +143,7 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, heard)
 
-    assert files(tmp_path) == ["000000001.checkpoint"]
+    assert [path.name for path in tmp_path.iterdir()] == ["000000001.checkpoint"]
     assert checkpoints.newest(up_to=99) == {"chunk": 1}
 
 
@@ -232,16 +201,16 @@ def test_an_interval_can_be_given() -> None:
 
 def test_a_stacked_child_is_saved_without_the_others(tmp_path: Path) -> None:
     """As large as one that trains alone, and it goes on alone as it would have there."""
-    spec = replace(SPEC, learning_rate=1e-4)
-    alone, *others = (ChildTraining(replace(spec, seed=seed), IMAGES, CPU) for seed in (1, 1, 2, 3))
+    alone, *others = (new_child(seed=s, learning_rate=1e-4, **SHAPE) for s in (1, 1, 2, 3))
     StackedTraining(others).train_chunk([{}] * 3)
     alone.train_chunk({})
+    saved = {name: checkpoints_in(tmp_path / name) for name in ("alone", "stacked")}
     for name, child in (("alone", alone), ("stacked", others[0])):
-        Checkpoints(LocalFolder(tmp_path / name), origin="o").save(1, child.state())
-    sizes = [next((tmp_path / name).iterdir()).stat().st_size for name in ("alone", "stacked")]
-    state = Checkpoints(LocalFolder(tmp_path / "stacked"), origin="o").newest(up_to=1)
+        saved[name].save(1, child.state())
+    sizes = [next((tmp_path / name).iterdir()).stat().st_size for name in saved]
+    state = saved["stacked"].newest(up_to=1)
     assert state is not None
-    again = ChildTraining(replace(spec, seed=1), IMAGES, CPU)
+    again = new_child(seed=1, learning_rate=1e-4, **SHAPE)
     again.restore(state)
 
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01)

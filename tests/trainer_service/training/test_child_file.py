@@ -11,44 +11,43 @@ import torch
 
 from agent_service.domain.errors import InvalidArgument
 from agent_service.scores import macro_f1
-from tests.trainer_service.specs import run_spec
+from tests.trainer_service.specs import CHILD, digits, new_child, values
 from trainer_service.training.checkpoint import Checkpoints
 from trainer_service.training.child_file import TrainedChild, child_file, load_child, read_manifest
-from trainer_service.training.datasets import load_images
 from trainer_service.training.final import FinalScores, Which
-from trainer_service.training.folder import LocalFolder
+from trainer_service.training.folder import open_folder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.regularizers.registry import training_methods
-from trainer_service.training.spec import Method, Precision, hyperparameters
+from trainer_service.training.spec import Method, Precision
 
 # Epochs of four steps: the last one is cut.
-SPEC = replace(run_spec().training, chunk_size=3, chunks=3)
-IMAGES = load_images(SPEC, Path("."))
+SHAPE = {"chunk_size": 3, "chunks": 3}
 
 
 def trained(method: str, folder: Path) -> tuple[dict[Which, bytes], FinalScores, str]:
     """Train a child; return its files, made of its last checkpoint, scores and last digest."""
-    spec = replace(SPEC, method=method)
-    child = ChildTraining(spec, IMAGES, torch.device("cpu"))
-    for _ in range(SPEC.chunks or 0):
-        child.train_chunk({h.name: 0.3 for h in hyperparameters(spec)})
-    checkpoints = Checkpoints(LocalFolder(folder), origin="o")
+    child = new_child(method=method, **SHAPE)
+    for _ in range(3):
+        child.train_chunk(values(child.spec))
+    checkpoints = Checkpoints(open_folder(str(folder)), origin="o")
     checkpoints.save(3, child.state())
     digest, scores = child.weights_digest(), child.finish()
     state = checkpoints.newest(up_to=3)
     assert state is not None
-    files = {
-        which: child_file(
-            state, scores, which=which, run_id="r", training=spec, inputs=child.inputs
-        )
-        for which in Which
-    }
-    return files, scores, digest
+    return {which: file_of(child, state, scores, which) for which in Which}, scores, digest
+
+
+def file_of(
+    child: ChildTraining, state: dict[str, Any], scores: FinalScores, which: Which
+) -> bytes:
+    return child_file(
+        state, scores, which=which, run_id="r", training=child.spec, inputs=child.inputs
+    )
 
 
 def scores_of(child: TrainedChild) -> tuple[float, float]:
     """Return macro F1 and accuracy on the test split."""
-    test = IMAGES.test
+    test = digits().test
     predictions, labels = child(test.images[torch.arange(len(test))]).argmax(-1), test.labels
     score = macro_f1(predictions, labels, classes=len(child.manifest.inputs.class_names))
     return float(score), float((predictions == labels).double().mean())
@@ -66,19 +65,17 @@ def test_a_file_is_the_child_that_was_judged(method: str, tmp_path: Path) -> Non
     assert best.manifest.validation_score == scores.validation_score_best
     assert last.manifest.validation_score == scores.validation_score_last
     assert last.manifest.digest == digest
-    assert best.manifest.training == replace(SPEC, method=method)
+    assert best.manifest.training == replace(CHILD, method=method, **SHAPE)  # type: ignore[arg-type]
     assert not best.network.training
     assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
-def test_the_cut_epoch_may_be_the_best(tmp_path: Path) -> None:
-    """Then the best weights are the last ones, though no epoch's end had kept them."""
-    child = ChildTraining(replace(SPEC, chunks=1), IMAGES, torch.device("cpu"))
+def test_the_cut_epoch_may_be_the_best() -> None:
+    """Then the best weights are the last ones, which no epoch's end had kept."""
+    child = new_child(chunk_size=3, chunks=1)
     child.train_chunk({})
     state, digest, scores = child.state(), child.weights_digest(), child.finish()
-    data = child_file(
-        state, scores, which=Which.BEST, run_id="r", training=child.spec, inputs=child.inputs
-    )
+    data = file_of(child, state, scores, Which.BEST)
 
     assert (state["epoch_scores"], scores.best_epoch) == ([], 1)
     assert read_manifest(data).digest == digest

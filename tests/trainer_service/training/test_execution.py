@@ -1,30 +1,25 @@
 """How steps are launched: a new value costs nothing, and devices refuse what they lack."""
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
 from agent_service.domain.errors import InvalidArgument
-from tests.trainer_service.specs import CHILD
+from tests.trainer_service.specs import CHILD, CPU, digits, values
 from trainer_service.training.child import execution
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import (
     Execution,
     MemoryFormat,
     Method,
     Precision,
-    hyperparameters,
 )
 from trainer_service.training.stacked import StackedTraining
 
-CPU = torch.device("cpu")
-SPEC = replace(CHILD, training_size=256, validation_batches=2)
-IMAGES = load_images(SPEC, Path("."))
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -37,13 +32,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     return counter
 
 
-def make(method: Method, device: torch.device = CPU, **changes: object) -> ChildTraining:
-    spec = replace(SPEC, method=method, **changes)  # type: ignore[arg-type]
-    return ChildTraining(spec, IMAGES, device)
-
-
-def values(child: ChildTraining, value: float) -> dict[str, float]:
-    return {h.name: value for h in hyperparameters(child.spec)}
+def make(method: Method, device: torch.device = CPU, **changes: Any) -> ChildTraining:
+    spec = replace(CHILD, training_size=256, validation_batches=2, method=method, **changes)
+    return ChildTraining(spec, digits(256), device)
 
 
 @pytest.mark.parametrize("method", [Method.RD, Method.RNI, Method.DNI])
@@ -52,7 +43,7 @@ def test_a_new_value_recompiles_nothing(compilations: CompileCounter, method: Me
     child, eager = make(method, execution=Execution.COMPILED), make(method)
 
     for value in (0.1, 0.5, 0.9):
-        its_values = values(child, value)
+        its_values = values(child.spec, value)
         assert child.train_chunk(its_values).losses == eager.train_chunk(its_values).losses
 
     assert compilations.frame_count == 1
@@ -117,7 +108,7 @@ def test_an_images_logits_do_not_depend_on_its_batch() -> None:
     """In eval mode, but for the last bits, since kernels differ with the batch."""
     child = make(Method.VANILLA)
     child.train_chunk({})
-    images = IMAGES.validation.images
+    images = digits(256).validation.images
     assert isinstance(images, torch.Tensor)
 
     together = child.passes.evaluate(images)
@@ -134,10 +125,10 @@ def test_nothing_waits_for_the_device_inside_a_chunk(method: Method, execution_:
     """Steps under a new value: no copy off the device, nothing captured or compiled anew."""
     device = torch.device("cuda")
     child = make(method, device, execution=execution_, precision=Precision.BF16)
-    child.train_chunk(values(child, 0.1))
+    child.train_chunk(values(child.spec, 0.1))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        child.begin_chunk(values(child, 0.2))
+        child.begin_chunk(values(child.spec, 0.2))
         for _ in range(child.spec.chunk_size):
             child.end_step(*child.passes.train(*child.next_batch()))
     finally:

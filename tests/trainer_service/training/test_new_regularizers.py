@@ -1,25 +1,20 @@
 """Each hook of a regularizer, by ones that are registered from outside."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from agent_service.domain.hyperparameters import Hyperparameter
-from tests.trainer_service.specs import CHILD
+from tests.trainer_service.specs import new_child
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.regularizers.registry import REGULARIZERS
 from trainer_service.training.regularizers.regularizer import Regularizer
 from trainer_service.training.spec import Sites
 from trainer_service.training.stacked import StackedTraining
-
-SPEC = replace(CHILD, learning_rate=1e-4)
-IMAGES = load_images(SPEC, Path())
 
 
 class WeightDecay(Regularizer):
@@ -73,9 +68,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(REGULARIZERS, regularizer.name, regularizer)
 
 
-def children(method: str, *seeds: int, **changes: object) -> list[ChildTraining]:
-    specs = [replace(SPEC, method=method, seed=seed, **changes) for seed in seeds]  # type: ignore[arg-type]
-    return [ChildTraining(spec, IMAGES, torch.device("cpu")) for spec in specs]
+def children(method: str, *seeds: int, **changes: Any) -> list[ChildTraining]:
+    return [new_child(method=method, seed=s, learning_rate=1e-4, **changes) for s in seeds]
 
 
 def norm(child: ChildTraining) -> float:

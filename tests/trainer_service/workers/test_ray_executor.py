@@ -21,9 +21,9 @@ from trainer_service import app
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.runs.run import EventContent, Planned, Run, RunState, StateChanged
 from trainer_service.workers import ray_actor, ray_executor, ray_pool
+from trainer_service.workers.executor import supervise
 from trainer_service.workers.ray_actor import MARK, WorkerActor
 from trainer_service.workers.ray_executor import RayExecutor, RayProcess
-from trainer_service.workers.supervisor import supervise
 
 NODE = f"(on node {platform.node()})"
 WAITS = StateChanged(state=RunState.RUNNING, cause="waits for a place on Ray: 1 CPU, 0.5 GPU")

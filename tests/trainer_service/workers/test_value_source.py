@@ -1,5 +1,7 @@
 """Retries while the agent is unavailable: reported, and limited in time."""
 
+from collections.abc import Callable
+
 import pytest
 
 from agent_service.domain.errors import FailedPrecondition, Unavailable
@@ -34,27 +36,26 @@ def test_a_wait_and_its_end_are_reported() -> None:
     assert len(causes) == 3
 
 
-def test_retries_end() -> None:
-    """After the limit, the agent's error is raised."""
-    with pytest.raises(Unavailable, match="nobody there"):
-        AgentRetry(0.0, notify=lambda _text: None, check=nothing).call(Agent(away=10**6).ask)
+def stop() -> None:
+    raise InterruptedError
 
 
-def test_the_check_can_abort_a_wait() -> None:
-    """An exception of the check ends the wait, as when the service stops."""
-
-    def stop() -> None:
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        AgentRetry(60.0, notify=lambda _text: None, check=stop).call(Agent(away=10**6).ask)
+def refuse() -> str:
+    raise FailedPrecondition("another chunk")
 
 
-def test_other_errors_are_not_retried() -> None:
-    """Only Unavailable is."""
-
-    def refuse() -> None:
-        raise FailedPrecondition("another chunk")
-
-    with pytest.raises(FailedPrecondition):
-        AgentRetry(60.0, notify=lambda _text: None, check=nothing).call(refuse)
+@pytest.mark.parametrize(
+    ("seconds", "check", "ask", "error"),
+    [
+        (0.0, nothing, Agent(away=10**6).ask, Unavailable),
+        # As when the service stops.
+        (60.0, stop, Agent(away=10**6).ask, InterruptedError),
+        (60.0, nothing, refuse, FailedPrecondition),
+    ],
+)
+def test_retries_end(
+    seconds: float, check: Callable[[], None], ask: Callable[[], str], error: type[Exception]
+) -> None:
+    """After the limit, by an exception of the check, and at any error but Unavailable."""
+    with pytest.raises(error):
+        AgentRetry(seconds, notify=lambda _text: None, check=check).call(ask)

@@ -88,9 +88,3 @@ def test_a_download_that_fails_says_what_to_do(
         DataError, match=r"cannot be downloaded .*put cifar-10-python\.tar\.gz into"
     ):
         CIFAR10.download(tmp_path / "cifar10")
-
-
-def test_what_is_not_there_is_told_with_the_command(tmp_path: Path) -> None:
-    """Nothing is downloaded unasked."""
-    with pytest.raises(DataError, match="trainer-service datasets download cifar100"):
-        read_stored("cifar100", tmp_path)
