@@ -1,21 +1,22 @@
-"""A network between client and server: it can be cut, and the server can be gone from it.
+"""A network between client and server that can be cut, or lose its connections.
 
-Bytes on their way wait, or are lost. To a client, a server that is gone is one that was killed.
+A server whose network has left looks to the client as if it was killed.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 
 class Network:
-    """A TCP proxy on a port of its own; use it as a context manager."""
+    """A TCP proxy on its own port; use it as a context manager."""
 
     def __init__(self, target: str) -> None:
-        """Lead to `target`, HOST:PORT; somebody may listen there, or not yet."""
+        """Lead to `target`, HOST:PORT, where a server may listen, now or later."""
         host, port = target.split(":")
         self._target = (host, int(port))
         self._open = threading.Event()
@@ -25,7 +26,7 @@ class Network:
         self._threads: list[threading.Thread] = []
 
     def cut(self) -> None:
-        """Let nothing through, and say so to nobody."""
+        """Let nothing through; neither end notices."""
         self._open.clear()
 
     def mend(self) -> None:
@@ -33,21 +34,21 @@ class Network:
         self._open.set()
 
     def forget(self) -> None:
-        """Lose all connections that there are without a word to either end; new ones work."""
+        """Lose all present connections, without either end noticing; new ones work."""
         self._open.clear()
         self._open = threading.Event()
         self._open.set()
         self._gates.append(self._open)
 
     def leave(self) -> None:
-        """End all connections, and refuse others: the server's process is gone."""
+        """Close all connections and refuse others, as if the server's process had ended."""
         _close(self._listener)
         for end in self._ends:
             _close(end)
         self._ends.clear()
 
     def come_back(self) -> None:
-        """Take connections again: another process of the server."""
+        """Accept connections again, as a restarted server does."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self._start(self._accept, self._listener)
 
@@ -65,33 +66,31 @@ class Network:
         for thread in self._threads:
             thread.join(20)
 
-    def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
+        with suppress(OSError):  # when it is closed
+            while True:
                 near, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(self._target)
-            except OSError:
-                near.close()
-                continue
-            self._ends += [near, far]
-            self._start(self._carry, near, far, self._open)
-            self._start(self._carry, far, near, self._open)
+                try:
+                    far = socket.create_connection(self._target)
+                except OSError:
+                    near.close()
+                    continue
+                self._ends += [near, far]
+                self._start(self._carry, near, far, self._open)
+                self._start(self._carry, far, near, self._open)
 
-    def _carry(self, of: socket.socket, to: socket.socket, gate: threading.Event) -> None:
+    def _carry(self, source: socket.socket, to: socket.socket, gate: threading.Event) -> None:
         with suppress(OSError):
-            while data := of.recv(65536):
+            while data := source.recv(65536):
                 gate.wait()
                 to.sendall(data)
         gate.wait()
-        _close(of)
+        _close(source)
         _close(to)
 
 

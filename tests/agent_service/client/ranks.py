@@ -1,4 +1,4 @@
-"""Ranks of a training by several processes, forked from one that has imported what they need."""
+"""Ranks of a training by several processes, forked from one that has imported torch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Rank:
         self._process.start()
 
     def wait(self, seconds: float) -> int | None:
-        """Wait for its end; return its exit code, None where it has none by then."""
+        """Wait for its end; return its exit code, None if it has not ended by then."""
         self._process.join(seconds)
         return self._process.exitcode
 
-    def told(self, seconds: float) -> list[str]:
+    def printed(self, seconds: float) -> list[str]:
         """Wait for its end; return the words that it printed."""
         assert self.wait(seconds) == 0
         return self._output.read_text().split()
@@ -41,11 +41,11 @@ class Rank:
 
 @contextmanager
 def two_ranks(script: str, folder: Path, *arguments: str) -> Iterator[list[Rank]]:
-    """Start a script as rank 0 and rank 1, with a file to meet at; neither is left running.
+    """Run a script as ranks 0 and 1, and end both with the context.
 
     Args:
-        script: told its rank, the path of the file, and the arguments.
-        folder: where that file will be, and what the ranks print.
+        script: gets its rank, the path of a file to meet at, and the arguments.
+        folder: holds that file and the ranks' output.
         arguments: of both.
     """
     store = str(folder / "store")

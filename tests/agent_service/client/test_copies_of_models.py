@@ -1,4 +1,4 @@
-"""Copies of a model that are made while a run steers it: as the user made it, and nobody's."""
+"""Copies of a model made during a run are as the user made it, and belong to no run."""
 
 import copy
 import io
@@ -13,16 +13,13 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from agent_service.client import Dropout, Hyperparameter
-from agent_service.client.model import release
+from agent_service.client import Dropout
 from agent_service.client.model.steered import SteeredModel
-from agent_service.domain.errors import InvalidArgument
-
-RATE = Hyperparameter(name="dropout", low=0.0, high=0.9)
+from tests.agent_service.specs import DROPOUT as RATE
 
 
 class Own(nn.Module):
-    """Copied by a method of its own."""
+    """Has its own method to copy it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +37,7 @@ class Own(nn.Module):
 
 
 def network() -> nn.Sequential:
-    """Return dropout as a module, as an attribute, of an LSTM, and a place to add some."""
+    """Return dropout as a module, as an attribute, of an LSTM, and a module to add some to."""
     return nn.Sequential(
         nn.Linear(4, 4),
         nn.Dropout(0.25),
@@ -50,12 +47,14 @@ def network() -> nn.Sequential:
     )
 
 
-def steer(model: nn.Module) -> SteeredModel:
-    steered = SteeredModel(
-        model, [RATE], sites={"0": Dropout(), "4": Dropout()}, drives={"dropout": "*"}
-    )
+def steer(model: nn.Module, **arguments: Any) -> SteeredModel:
+    steered = SteeredModel(model, [RATE], **arguments)
     steered.apply({"dropout": 0.75})
     return steered
+
+
+def steer_all(model: nn.Module) -> SteeredModel:
+    return steer(model, sites={"0": Dropout(), "4": Dropout()}, drives={"dropout": "*"})
 
 
 def by_torch(model: nn.Module) -> Any:
@@ -82,30 +81,30 @@ COPIES: dict[str, Callable[[nn.Module], Any]] = {
 
 
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return all that a module has but tensors and submodules: rates, modes, hooks, methods."""
+    """Return a module's attributes but tensors and submodules: rates, modes, hooks, methods."""
     apart = ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
     return {name: value for name, value in vars(module).items() if name not in apart}
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_a_copy_of_a_steered_model_is_as_its_user_made_it(way: str) -> None:
-    """Own rates, no hooks, nothing of the client; the original goes on being steered."""
+def test_a_copy_of_a_driven_model_is_as_its_user_made_it(way: str) -> None:
+    """With its own rates, and nothing of the client; the original stays driven."""
     model, untouched = network(), network()
-    steered = steer(model)
+    steered = steer_all(model)
     made = COPIES[way](model)
 
     for module, other in zip(made.modules(), untouched.modules(), strict=True):
         assert plain_attributes(module) == plain_attributes(other)
     assert torch.equal(made.state_dict()["0.weight"], model.state_dict()["0.weight"])
-    steer(made).remove()
+    steer_all(made).remove()
     assert model[1].p == model[2].dropout == model[3].dropout == 0.75
     steered.remove()
     assert [model[1].p, model[2].dropout, model[3].dropout] == [0.25, 0.125, 0.5]
 
 
 @pytest.mark.parametrize("when", ["before", "in the run", "no more"])
-def test_a_copy_of_parametrized_modules_has_each_with_its_weights(when: str) -> None:
-    """Whenever they were parametrized, and where one of them is in the model twice."""
+def test_copies_of_parametrized_modules_keep_their_weights(when: str) -> None:
+    """Whenever they were parametrized, and also if a module is in the model twice."""
     first, second = (nn.LSTM(4, 4, num_layers=2, dropout=0.5) for _ in range(2))
     model = nn.ModuleDict({"first": first, "second": second, "again": first})
 
@@ -115,8 +114,7 @@ def test_a_copy_of_parametrized_modules_has_each_with_its_weights(when: str) -> 
 
     if when != "in the run":
         change(parametrizations.weight_norm)
-    steered = SteeredModel(model, [RATE])
-    steered.apply({"dropout": 0.75})
+    steered = steer(model)
     if when == "in the run":
         change(parametrizations.weight_norm)
     elif when == "no more":
@@ -131,22 +129,10 @@ def test_a_copy_of_parametrized_modules_has_each_with_its_weights(when: str) -> 
     assert {"__deepcopy__", "__reduce_ex__"}.isdisjoint(vars(made["first"]) | vars(first))
 
 
-def test_a_copy_drops_by_its_own_rate() -> None:
-    """What the copy does in training mode is what the user set, while the run goes on."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Dropout(0.25))
-    SteeredModel(model, [RATE]).apply({"dropout": 0.75})
-    made, ones = copy.deepcopy(model), torch.ones(100, 100)
-
-    assert float((made(ones) == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
-    assert float((model(ones) == 0).float().mean()) == pytest.approx(0.75, abs=0.03)
-
-
-def test_a_forward_that_was_taken_during_the_run_is_the_modules_own() -> None:
+def test_a_bound_forward_pass_stored_during_the_run_is_the_modules_own() -> None:
     """In copies too."""
     model = nn.Sequential(nn.Dropout(0.25))
-    steered = SteeredModel(model, [RATE])
-    steered.apply({"dropout": 0.75})
+    steered = steer(model)
     vars(model[0])["_old_forward"] = model[0].forward
     made = by_pickle(model)
     steered.remove()
@@ -157,10 +143,10 @@ def test_a_forward_that_was_taken_during_the_run_is_the_modules_own() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_hook_of_accelerate_leaves_what_it_leaves_without_a_run(when: str) -> None:
+def test_a_hook_of_accelerate_is_removed_as_without_a_run(when: str) -> None:
     """It is added during the run, and removed before or after the run's end."""
     model = nn.Sequential(nn.Dropout(0.25))
-    steered = SteeredModel(model, [RATE])
+    steered = steer(model)
     add_hook_to_module(model[0], ModelHook())
     if when == "after":
         steered.remove()
@@ -173,11 +159,13 @@ def test_a_hook_of_accelerate_leaves_what_it_leaves_without_a_run(when: str) -> 
 
 @pytest.mark.parametrize("is_compiled", [False, True])
 @pytest.mark.parametrize("is_training", [False, True])
-def test_a_clone_by_its_namespace_obeys_its_own_mode(is_training: bool, is_compiled: bool) -> None:
+def test_a_clone_by_its_namespace_follows_its_own_mode(
+    is_training: bool, is_compiled: bool
+) -> None:
     """As learn2learn clones modules; the original has the other mode."""
     torch.manual_seed(0)
     model = nn.Dropout(0.25).train(not is_training)
-    SteeredModel(model, [RATE]).apply({"dropout": 0.75})
+    steer(model)
     clone = nn.Dropout.__new__(nn.Dropout)
     clone.__dict__ = model.__dict__.copy()
     clone.train(is_training)
@@ -198,29 +186,13 @@ PROGRAMS: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("way", PROGRAMS)
-def test_a_program_of_a_steered_model_keeps_the_rate_of_its_making(way: str) -> None:
-    """It is no part of the run, and plain dropout."""
+def test_a_program_keeps_the_rate_at_its_export(way: str) -> None:
+    """It has plain dropout, and is not driven."""
     torch.manual_seed(0)
     model, ones = nn.Sequential(nn.Dropout(0.25)), torch.ones(100, 100)
-    steered = SteeredModel(model, [RATE])
-    steered.apply({"dropout": 0.75})
+    steered = steer(model)
     program = PROGRAMS[way](model, ones)
     steered.apply({"dropout": 0.1})
 
     assert float((program(ones) == 0).float().mean()) == pytest.approx(0.75, abs=0.03)
     assert "dropout" in str(program.graph)
-
-
-def test_a_model_whose_run_is_lost_can_be_released() -> None:
-    """It is as it was, another run may drive it, and the first, if it turns up, no more does."""
-    model = network()
-    lost = steer(model)
-    with pytest.raises(InvalidArgument, match=r"release\(model\)"):
-        steer(model)
-    release(model)
-    assert model[1].p == 0.25
-    SteeredModel(model, [RATE]).apply({"dropout": 0.5})
-    lost.apply({"dropout": 0.75})
-    lost.remove()
-
-    assert model[1].p == 0.5

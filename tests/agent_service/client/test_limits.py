@@ -1,4 +1,4 @@
-"""Limits of a run: what they change, that the agent is told, and that it learns from none of it."""
+"""Limits of a run: values that they change are applied, reported, and not learned from."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from tests.agent_service.specs import DROPOUT, spec
 
 
 def train(run: Run, *means: float) -> list[float]:
-    """Report a chunk of each mean loss; return what each ran under."""
+    """Report a chunk for each mean loss; return the values that the chunks ran under."""
     rates = []
     for mean in means:
         rates.append(run.hyperparameters["dropout"])
@@ -25,13 +25,10 @@ def train(run: Run, *means: float) -> list[float]:
     return rates
 
 
-@given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=20),
-    st.floats(0.01, 1),
-)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.01, 1))
 @example([0.0005, 1.0, 0.0005], 0.25)
 def test_no_value_moves_further_than_the_largest_change(rates: list[float], most: float) -> None:
-    """From chunk to chunk; and what is within it is taken as it is."""
+    """From chunk to chunk; values within it are not changed, not even by rounding."""
     limiter = RunLimiter(Limits(max_change=most))
     before = None
     for rate in rates:
@@ -66,21 +63,20 @@ class Wild:
     def flush(self) -> None: ...
 
 
-def test_no_value_leaves_its_range_whatever_is_answered() -> None:
-    """A rate of 2, or none at all: the nearest that the controller may set, told as applied."""
+def test_values_stay_in_their_range_whatever_the_agent_answers() -> None:
+    """A rate of 2, or NaN: the nearest bound, reported as applied."""
     agent = Wild(2.0, math.nan, -1.0, 0.5)
     first = pb.Action(values={"dropout": 0.25}, chunk_index=1)
     run = Run(agent, run_id="r", chunk_size=4, action=first, hyperparameters=[DROPOUT])
 
     assert train(run, *[1.0] * 4) == [0.25, 0.9, 0.0, 0.0]
     assert run.interventions == {"range": 3}
-    told = [r.applied.values.get("dropout") for r in agent.sent]
-    assert told == [None, 0.9, 0.0, 0.0]
+    assert [r.applied.values.get("dropout") for r in agent.sent] == [None, 0.9, 0.0, 0.0]
     assert run.hyperparameters == {"dropout": 0.5}
 
 
-def test_a_cut_change_is_told_and_not_learned_from(client: AgentClient) -> None:
-    """The log has both values; the model and the script have the cut one."""
+def test_a_cut_change_is_reported_and_not_learned_from(client: AgentClient) -> None:
+    """The log has both values; the script runs under the cut one."""
     client.create_controller(spec())
     with client.run("c", run_id="r", limits=Limits(max_change=0.01)) as run:
         rates = train(run, *[1.0] * 6)
@@ -88,20 +84,23 @@ def test_a_cut_change_is_told_and_not_learned_from(client: AgentClient) -> None:
 
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) <= 0.01 + 1e-12
     first, *others = client.transitions(run_id="r")
-    assert first.use != pb.USE_RECORDED, "A_0 is taken as it is"
+    assert first.use != pb.USE_RECORDED, "A_0 is not limited"
     assert not first.HasField("applied")
     for transition, rate in zip(others, rates[1:], strict=True):
         assert transition.applied.values["dropout"] == rate != transition.action.values["dropout"]
         assert transition.use == pb.USE_RECORDED
 
 
-def test_a_spike_or_a_loss_that_is_not_finite_goes_back_to_what_was_safe(
-    client: AgentClient,
-) -> None:
-    """The chunk after it runs under the last safe one's values, and the agent's come after that."""
+def test_a_spike_or_non_finite_loss_restores_the_last_safe_values(client: AgentClient) -> None:
+    """For one chunk; the agent's values follow. A report that is sent again counts once."""
     client.create_controller(spec())
     with client.run("c", run_id="r", limits=Limits(spike=3.0)) as run:
-        rates = train(run, 1.0, 1.1, 5.0, 1.0, math.nan, 1.0, 1.0)
+        rates = train(run, 1.0, 1.1)
+        with pytest.raises(InvalidArgument, match="applied"):
+            run.report_chunk(
+                [5.0] * 4, training_score=0.5, validation_score=0.5, applied={"rate": 0.1}
+            )
+        rates += train(run, 5.0, 1.0, math.nan, 1.0, 1.0)
         assert run.interventions == {"spike": 1, "not finite": 1}
 
     assert rates[3] == rates[1], "chunk 3 spiked, chunk 2 was safe"
@@ -109,41 +108,25 @@ def test_a_spike_or_a_loss_that_is_not_finite_goes_back_to_what_was_safe(
     assert len(set(rates)) == 5
     log = list(client.transitions(run_id="r"))
     assert [t.chunk_index for t in log if t.HasField("applied")] == [4, 6]
-    assert list(log[4].next_state) == [5.0] * 4, "told as the largest finite loss so far"
+    assert list(log[4].next_state) == [5.0] * 4, "the largest finite loss so far"
 
 
-def test_a_report_that_failed_and_is_made_again_counts_once(client: AgentClient) -> None:
-    """A spike that the agent refused, then took: one intervention, and the same way back."""
-    client.create_controller(spec())
-    with client.run("c", limits=Limits(spike=3.0)) as run:
-        (safe,) = train(run, 1.0)
-        with pytest.raises(InvalidArgument, match="applied"):
-            run.report_chunk(
-                [9.0] * 4, training_score=0.5, validation_score=0.5, applied={"rate": 0.1}
-            )
-        train(run, 9.0)
-
-        assert run.interventions == {"spike": 1}
-        assert run.hyperparameters["dropout"] == safe
-
-
-def test_a_fleet_keeps_its_limits(client: AgentClient) -> None:
-    """Reports over a stream are judged, and answers limited, as by calls."""
+def test_limits_hold_for_reports_of_a_fleet(client: AgentClient) -> None:
+    """Reports over a stream are judged, and their answers limited."""
     client.create_controller(spec())
     scores = Scores(training=0.5, validation=0.5)
     with client.run("c", limits=Limits(spike=3.0)) as run, client.report_stream() as stream:
         safe = run.hyperparameters
         for loss in (1.0, math.nan):
-            assert stream.report([FleetReport(run=run, losses=[loss] * 4, feedback=scores)]) == [
-                None
-            ]
+            report = FleetReport(run=run, losses=[loss] * 4, feedback=scores)
+            assert stream.report([report]) == [None]
 
         assert run.interventions == {"not finite": 1}
         assert run.hyperparameters == safe
 
 
 @pytest.mark.parametrize("limits", [{"max_change": 0.0}, {"max_change": math.nan}, {"spike": 1.0}])
-def test_a_limit_that_makes_no_sense_is_refused(limits: dict[str, float]) -> None:
+def test_an_invalid_limit_is_refused(limits: dict[str, float]) -> None:
     """Naming the field."""
     with pytest.raises(InvalidArgument, match=f"limits.{next(iter(limits))}"):
         Limits(**limits)

@@ -1,4 +1,4 @@
-"""Whatever happens to the agent, to a loss or to a run: the training is none the worse for it."""
+"""Whatever happens to the agent, to a loss or to a run, the training is not harmed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 import torch
-from google.rpc import error_details_pb2, status_pb2
 from torch import nn
 
 from agent_service.client import AgentClient, Hold, Hyperparameter, Limits, Outcome, Run, Scores
@@ -34,7 +33,6 @@ from agent_service.domain.errors import (
 )
 from agent_service.domain.rewards import Reward
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.wire import status
 from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
@@ -61,11 +59,14 @@ def chunk(run: Run) -> None:
     run.report(0.5)
 
 
+# Losses and scores
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_and_not_the_training(
     client: AgentClient, loss: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As diverged, with the worst reward; the model has its own rate, and more steps are fine."""
+    """As diverged, with the worst reward; the model is restored, and more steps do nothing."""
     client.create_controller(spec())
     model = network()
     with client.run("c", run_id="r", model=model) as run:
@@ -84,7 +85,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_not_the_training(
 
 
 def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) -> None:
-    """By a break or by an exception of its own, in the middle of a chunk."""
+    """By a break or an exception of its own within a chunk; not if `spike` allows such losses."""
     client.create_controller(spec())
     with client.run("c", run_id="break") as run:
         steps(run, 1.0, math.nan)
@@ -104,8 +105,8 @@ def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) 
     assert client.get_run("limited").outcome == pb.OUTCOME_TERMINATED
 
 
-def test_a_diverged_end_that_was_not_told_may_be_told_again(served: ServedAgent) -> None:
-    """Where the script wants to know of an agent that is away: its run is diverged, not cut off."""
+def test_a_diverged_end_that_was_not_delivered_can_be_sent_again(served: ServedAgent) -> None:
+    """With `when_away=None` it raises while the agent is away; the run still ends as diverged."""
     with (
         Network(served.address) as agent,
         AgentClient(agent.address, budget_seconds=2) as client,
@@ -124,17 +125,18 @@ def test_a_diverged_end_that_was_not_told_may_be_told_again(served: ServedAgent)
         assert client.get_run("r").outcome == pb.OUTCOME_DIVERGED
 
 
-def test_a_chunk_that_cannot_be_reported_is_dropped(client: AgentClient) -> None:
-    """One whose score is not finite, and one that the script drops; the next is the same chunk."""
+def test_a_chunk_that_cannot_be_reported_is_kept_or_dropped(client: AgentClient) -> None:
+    """Kept after an error, for another report or for `drop_chunk`; dropped if a score is NaN."""
     client.create_controller(spec())
     with client.run("c", run_id="r") as run:
-        chunk(run)
+        steps(run, 2.0, 1.5, 1.0, 0.5)
+        with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+            run.report(50.0)
+        run.report(0.5)
         before = run.action
         steps(run, 1.0, 1.0, 1.0, 1.0)
         run.report(math.nan)
         steps(run, 1.0, 1.0, 1.0, 1.0)
-        with pytest.raises(InvalidArgument, match=r"scores\.validation"):
-            run.report(50.0)
         run.drop_chunk()
         assert run.action == before
         chunk(run)
@@ -145,10 +147,8 @@ def test_a_chunk_that_cannot_be_reported_is_dropped(client: AgentClient) -> None
     assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
 
 
-def test_scores_that_rounding_puts_outside_their_range_are_at_its_ends(
-    client: AgentClient,
-) -> None:
-    """As half precision does a mean; what is farther outside is a mistake of the script."""
+def test_scores_outside_their_range_by_rounding_are_clipped(client: AgentClient) -> None:
+    """As a mean in half precision may be; scores farther outside are refused."""
     client.create_controller(spec())
     with client.run("c", run_id="r") as run:
         for training, validation in ((1.0009765625, -1e-9), (-1e-7, 1.0 + 1e-6)):
@@ -162,30 +162,29 @@ def test_scores_that_rounding_puts_outside_their_range_are_at_its_ends(
     assert [(t.scores.training, t.scores.validation) for t in log] == [(1.0, 0.0), (0.0, 1.0)]
 
 
-def test_the_first_report_of_the_wrong_kind_names_the_call_to_make(client: AgentClient) -> None:
-    """A score where a reward is due, and the reverse; the chunk is kept for that call."""
+def test_a_report_of_the_wrong_kind_names_the_right_call(client: AgentClient) -> None:
+    """A score instead of a reward, and the reverse; the chunk is kept for that call."""
     client.create_controller(spec())
     client.create_controller(spec("given", reward=Reward.GIVEN))
-    with client.run("given", run_id="g") as run:
-        steps(run, 1.0, 1.0, 1.0, 1.0)
-        with pytest.raises(InvalidArgument, match=r"run\.report_reward\(losses, reward\)"):
-            run.report(0.5)
-        assert run.chunk_full
-        run.report_reward([1.0] * 4, 0.5)
-        steps(run, 1.0, 1.0, 1.0, 1.0)
-        run.report_reward([1.0] * 4, 0.5)
-    with client.run("c", run_id="c") as run:
-        steps(run, 1.0, 1.0, 1.0, 1.0)
+    with client.run("given") as run:
+        for _ in range(2):
+            steps(run, 1.0, 1.0, 1.0, 1.0)
+            with pytest.raises(InvalidArgument, match=r"run\.report_reward\(losses, reward\)"):
+                run.report(0.5)
+            assert run.chunk_full
+            run.report_reward([1.0] * 4, 0.5)
+    with client.run("c") as run:
         with pytest.raises(InvalidArgument, match=r"run\.report\(validation\)"):
             run.report_reward([1.0] * 4, 0.5)
-        run.report(0.5)
+        chunk(run)
 
-    assert [client.get_run(run_id).reported_chunks for run_id in "gc"] == [2, 1]
+
+# Exceptions and errors
 
 
 @pytest.mark.parametrize("when_away", [None, HELD])
-def test_the_scripts_own_exception_is_what_it_ends_with(when_away: Hold | None) -> None:
-    """Where the agent went away: nothing replaces it, and nothing is chained to it."""
+def test_the_scripts_own_exception_is_not_replaced(when_away: Hold | None) -> None:
+    """If the agent is away, nothing is chained to it either."""
     with AgentClient(NOBODY, budget_seconds=0.1) as client:
         run = client.run(spec(), when_away=HELD)
         run._delivery._hold = when_away  # type: ignore[attr-defined]
@@ -196,7 +195,7 @@ def test_the_scripts_own_exception_is_what_it_ends_with(when_away: Hold | None) 
 
 
 class Interrupted:
-    """A delivery of which Ctrl-C is pressed as it tells the end."""
+    """A delivery during whose end the user presses Ctrl-C."""
 
     is_shared = False
     ends = 0
@@ -208,22 +207,30 @@ class Interrupted:
     def flush(self) -> None: ...
 
 
-def test_ctrl_c_ends_an_end_at_once() -> None:
-    """It is the script's exception where there is none; no end is tried a second time."""
+@pytest.mark.parametrize(("own", "raised"), [(None, KeyboardInterrupt), (ValueError, ValueError)])
+def test_ctrl_c_during_the_end_of_a_run_is_not_retried(
+    own: type[Exception] | None, raised: type[BaseException]
+) -> None:
+    """It reaches the script, unless the script has raised an exception of its own."""
+    delivery: Any = Interrupted()
     first = pb.Action(values={"dropout": 0.25}, chunk_index=1)
-    for own, expected in ((None, KeyboardInterrupt), (ValueError, ValueError)):
-        delivery: Any = Interrupted()
-        run = Run(delivery, run_id="r", chunk_size=4, action=first)
-        with pytest.raises(expected):
-            end(run, own)
-        assert delivery.ends == 1
+
+    def train() -> None:
+        with Run(delivery, run_id="r", chunk_size=4, action=first) as run:
+            if own is not None:
+                raise own
+            run.finish()
+
+    with pytest.raises(raised):
+        train()
+    assert delivery.ends == 1
 
 
-def end(run: Run, own: type[Exception] | None) -> None:
-    with run:
-        if own is not None:
-            raise own
-        run.finish()
+def raising(error: AgentError) -> Any:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
 
 
 @pytest.mark.parametrize("kind", [NotFound, AlreadyExists, FailedPrecondition])
@@ -233,7 +240,7 @@ def test_a_run_that_the_agent_refuses_ends_without_an_error(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Deleted, told otherwise, or finished by somebody else: one warning, and the own rate."""
+    """Deleted, in conflict, or finished elsewhere: one warning, and the model is restored."""
     client.create_controller(spec())
     model = network()
     with client.run("c", model=model) as run:
@@ -247,24 +254,17 @@ def test_a_run_that_the_agent_refuses_ends_without_an_error(
     assert caplog.text.count("it is gone") == 1
 
 
-def raising(error: AgentError) -> Any:
-    def call(*_: object, **__: object) -> None:
-        raise error
-
-    return call
-
-
 @pytest.mark.parametrize(
     "kind",
     [Unavailable, Unauthenticated, PermissionDenied, ResourceExhausted, AgentError, Failed],
 )
-def test_what_may_come_right_is_held(
+def test_reports_are_queued_for_errors_that_may_pass(
     client: AgentClient,
     kind: type[AgentError],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A token that is renewed, a disk that is full: one warning, and all is delivered later."""
+    """An expired token, a full disk: one warning, and all reports are delivered later."""
     monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
     client.create_controller(spec())
     with client.run("c", run_id="r") as run:
@@ -287,10 +287,10 @@ def test_what_may_come_right_is_held(
         pb.Action(values={"dropout": 0.1}, chunk_index=0),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_as_none(
+def test_an_invalid_answer_counts_as_no_answer(
     client: AgentClient, action: pb.Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report is held, and delivered once the agent is itself again; a stream is no other."""
+    """The report is queued, and delivered once the agent answers validly."""
     monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
     client.create_controller(spec())
     with client.run("c", run_id="r") as run:
@@ -304,7 +304,166 @@ def test_an_answer_that_makes_no_sense_is_as_none(
     assert client.get_run("r").reported_chunks == 2
 
 
-def test_a_start_that_fails_leaves_the_model_as_it_was(
+# Time
+
+
+class Clock:
+    """The time that the client sees; calls of a slowed client spend it."""
+
+    now = 0.0
+    spent = 0.0
+
+    def slow(
+        self, patch: pytest.MonkeyPatch, client: AgentClient, answer: Callable[[float], float]
+    ) -> None:
+        """Let each call take `answer(within)` seconds, and fail if that is not below `within`."""
+        call = client._calls.call
+
+        def slow(method: Any, request: Any, *, within: float) -> Any:
+            seconds = answer(within)
+            self.now += seconds
+            self.spent += seconds
+            if seconds >= within:
+                raise Unavailable("silence")
+            return call(method, request)
+
+        patch.setattr(client._calls, "call", slow)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def test_an_agent_that_never_answers_costs_less_than_a_hundredth_of_the_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report every ten seconds, for ten hours."""
+    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
+    hours = 36_000
+    with AgentClient(NOBODY, budget_seconds=0) as client:
+        run = client.run(spec(), when_away=HELD)
+        with monkeypatch.context() as silent:
+            clock.slow(silent, client, lambda within: within)
+            for _ in range(hours // 10):
+                clock.now += 10.0
+                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+
+    assert 100 * 0.5 < clock.spent < hours / 100
+
+
+def test_an_agent_that_comes_and_goes_is_tried_ever_less_often(
+    client: AgentClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers every other call, and the others time out."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
+    answers: list[bool] = []
+
+    def flapping(within: float) -> float:
+        answers.append(not answers or not answers[-1])
+        return 0.0 if answers[-1] else within
+
+    clock.slow(monkeypatch, client, flapping)
+    hour = 3_600
+    for _ in range(hour // 2):
+        clock.now += 2.0
+        chunk(run)
+
+    assert 10 < clock.spent < hour / 50
+    assert len(answers) > 20
+
+
+def test_the_calls_of_a_start_share_one_timeout(
+    client: AgentClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three slow answers delay a training no longer than one; each report has its own timeout."""
+    client.create_controller(spec())
+    client.run("c", run_id="r")
+    left: list[float] = []
+
+    def answer(within: float) -> float:
+        left.append(within)
+        clock.now += 12.0
+        return 0.0
+
+    clock.slow(monkeypatch, client, answer)
+    run = client.run("c", run_id="r")
+    chunk(run)
+    chunk(run)
+
+    assert left == [20.0, 8.0, calls.LEAST_SECONDS, 20.0, 20.0]
+
+
+@pytest.mark.parametrize(("seconds", "warnings"), [(1.5, 1), (0.1, 0)])
+def test_a_slow_agent_is_logged_once(
+    client: AgentClient,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+    warnings: int,
+) -> None:
+    """If its answers take more than a tenth of the time; nothing fails, so nobody would notice."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    clock.slow(monkeypatch, client, lambda _within: seconds)
+    for _ in range(20):
+        clock.now += 2.0
+        chunk(run)
+
+    assert [m for m in caplog.messages if "answers slowly" in m] == caplog.messages
+    assert len(caplog.messages) == warnings
+
+
+def test_every_third_probe_is_patient(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an agent that answers within a call's timeout, but not within a probe's, is found."""
+    availability = delivery_module.Availability()
+    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
+    tried = []
+    for _ in range(6):
+        tried.append(availability.patience())
+        availability.failed(Unavailable("silence"))
+
+    assert tried == [20.0, 0.5, 20.0, 0.5, 0.5, 20.0]
+
+
+def test_each_outage_has_its_own_time_for_ends() -> None:
+    """Also one during which only ends of runs failed."""
+    availability = delivery_module.Availability()
+    availability.end_seconds = 0.0
+
+    availability.answered()
+
+    assert availability.end_seconds == delivery_module.END_SECONDS
+
+
+# Random numbers and the model
+
+
+def test_an_absent_agent_draws_none_of_the_trainings_random_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pauses between retries are random, by the client's own generator."""
+    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(delivery_module, "END_SECONDS", 0.3)
+
+    def states() -> list[str]:
+        drawn = np.random.get_state(legacy=False)["state"]["key"]
+        return [str(random.getstate()), str(drawn.tolist()), str(torch.get_rng_state().tolist())]
+
+    before = states()
+    with AgentClient(NOBODY) as client, client.run(spec(), when_away=HELD) as run:
+        chunk(run)
+
+    assert states() == before
+
+
+def test_a_start_that_fails_leaves_the_model_unchanged(
     client: AgentClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever fails, and however late."""
@@ -321,197 +480,8 @@ def test_a_start_that_fails_leaves_the_model_as_it_was(
     assert rate(model) == 0.25
 
 
-def test_details_that_cannot_be_read_are_as_none() -> None:
-    """Those of another error, half of them, and values that no service of ours sends."""
-    negative = error_details_pb2.RetryInfo(retry_delay={"seconds": -5})
-    chunk_of = error_details_pb2.ErrorInfo(metadata={"expected_chunk": "abc"})
-    for details in (b"\xff\xff\xff", packed(8), packed(14, negative), packed(14, chunk_of)):
-        error: Any = refusal(grpc.StatusCode.UNAVAILABLE, details)
-        assert status.retry_seconds(error) == 0.0
-        assert isinstance(status.from_rpc_error(error), Unavailable)
-    error = refusal(grpc.StatusCode.FAILED_PRECONDITION, packed(9, chunk_of))
-    refused = status.from_rpc_error(error)
-    assert isinstance(refused, FailedPrecondition)
-    assert refused.expected_chunk is None
-
-
-def packed(code: int, *details: Any) -> bytes:
-    message = status_pb2.Status(code=code, message="no")
-    for detail in details:
-        message.details.add().Pack(detail)
-    return bytes(message.SerializeToString())
-
-
-class Refusal(grpc.RpcError, grpc.Call):
-    """A failed call with these details."""
-
-    def __init__(self, code: grpc.StatusCode, details: bytes) -> None:
-        self._code, self._details = code, details
-
-    def code(self) -> grpc.StatusCode:
-        return self._code
-
-    def details(self) -> str:
-        return "no"
-
-    def trailing_metadata(self) -> Any:
-        return (("grpc-status-details-bin", self._details),)
-
-
-Refusal.__abstractmethods__ = frozenset()
-refusal: Any = Refusal
-
-
-def test_an_agent_that_never_answers_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten hours of it, a report a second: less than a hundredth of the time is spent on looking."""
-    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
-    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
-    now, spent = 0.0, 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    hours = 36_000
-
-    def call(_request: object, *, within: float) -> None:
-        nonlocal now, spent
-        now, spent = now + within, spent + within
-        raise Unavailable("silence")
-
-    with AgentClient(NOBODY, budget_seconds=0) as client:
-        run = client.run(spec(), when_away=HELD)
-        with monkeypatch.context() as silent:
-            silent.setattr(run._delivery, "_call", call)
-            for _ in range(hours):
-                now += 1.0
-                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
-
-    assert 100 * 0.5 < spent < hours / 100
-
-
-def test_the_calls_of_a_start_share_one_patience(
-    client: AgentClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three slow answers keep a training waiting no longer than one; each report has its own."""
-    client.create_controller(spec())
-    client.run("c", run_id="r")
-    now, left = 0.0, []
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    call = client._calls.call
-
-    def slow(method: Any, request: Any, *, within: float) -> Any:
-        nonlocal now
-        left.append(within)
-        now += 12.0
-        return call(method, request)
-
-    monkeypatch.setattr(client._calls, "call", slow)
-    run = client.run("c", run_id="r")
-    chunk(run)
-    chunk(run)
-
-    assert left == [20.0, 8.0, calls.LEAST_SECONDS, 20.0, 20.0]
-
-
-@pytest.mark.parametrize(("answer", "warnings"), [(1.5, 1), (0.1, 0)])
-def test_an_agent_that_keeps_a_training_waiting_is_told_of_once(
-    client: AgentClient,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    answer: float,
-    warnings: int,
-) -> None:
-    """Where its answers take more than a tenth of the time: nothing fails, and nobody would see."""
-    client.create_controller(spec())
-    run = client.run("c", run_id="r")
-    now, call = 0.0, client._calls.call
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-
-    def slow(method: Any, request: Any, *, within: float) -> Any:
-        nonlocal now
-        now += answer
-        return call(method, request, within=within)
-
-    monkeypatch.setattr(client._calls, "call", slow)
-    monkeypatch.setattr(run._delivery, "_began", 0.0)  # on this test's clock
-    for _ in range(20):
-        now += 2.0
-        chunk(run)
-
-    assert [m for m in caplog.messages if "answers slowly" in m] == caplog.messages
-    assert len(caplog.messages) == warnings
-
-
-def test_an_agent_that_comes_and_goes_costs_little(
-    client: AgentClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It fails every other call, each after all patience: it is tried ever less often."""
-    client.create_controller(spec())
-    run = client.run("c", run_id="r")
-    now, spent, calls_made, call = 0.0, 0.0, 0, client._calls.call
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
-
-    def flapping(method: Any, request: Any, *, within: float) -> Any:
-        nonlocal now, spent, calls_made
-        calls_made += 1
-        if calls_made % 2:
-            return call(method, request, within=20.0)
-        now += within
-        spent += within
-        raise Unavailable("silence")
-
-    monkeypatch.setattr(client._calls, "call", flapping)
-    hour = 3_600
-    for _ in range(hour):
-        now += 1.0
-        chunk(run)
-
-    assert 10 < spent < hour / 50
-    assert calls_made > 20
-
-
-def test_an_agent_slower_than_a_look_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It answers within the patience of a call; a look in three waits as long."""
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    availability = delivery_module.Availability()
-    monkeypatch.setattr(delivery_module, "TRY_SECONDS", 0.5)
-    tried = []
-    for _ in range(6):
-        tried.append(availability.patience())
-        availability.failed(Unavailable("silence"))
-
-    assert tried == [20.0, 0.5, 20.0, 0.5, 0.5, 20.0]
-
-
-def test_each_outage_has_its_own_time_for_ends() -> None:
-    """Also one in which nothing but ends failed."""
-    availability = delivery_module.Availability()
-    availability.end_seconds = 0.0
-
-    availability.answered()
-
-    assert availability.end_seconds == delivery_module.END_SECONDS
-
-
-def test_an_absent_agent_draws_nothing_of_the_trainings_random_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Retries pause for random times, from a generator of the client's own."""
-    monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(delivery_module, "END_SECONDS", 0.3)
-
-    def states() -> list[str]:
-        drawn = np.random.get_state(legacy=False)["state"]["key"]
-        return [str(random.getstate()), str(drawn.tolist()), str(torch.get_rng_state().tolist())]
-
-    before = states()
-    with AgentClient(NOBODY) as client, client.run(spec(), when_away=HELD) as run:
-        chunk(run)
-
-    assert states() == before
-
-
-def test_a_controller_that_does_not_fit_the_model_is_not_made(client: AgentClient) -> None:
-    """Its name is free for the spec that is meant."""
+def test_a_controller_that_does_not_fit_the_model_is_not_created(client: AgentClient) -> None:
+    """Its name stays free for the right spec."""
     drawn = [Hyperparameter(name="dropout", low=0.0, high=high) for high in (1.5, 0.5)]
     wrong, right = (spec(hyperparameters=(one,)) for one in drawn)
     with pytest.raises(InvalidArgument, match="dropout"):
@@ -521,10 +491,10 @@ def test_a_controller_that_does_not_fit_the_model_is_not_made(client: AgentClien
         assert run.hyperparameters.keys() == {"dropout"}
 
 
-def test_values_that_nobody_decided_are_reported_as_the_trainings_own(
+def test_values_that_the_agent_did_not_decide_are_reported_as_applied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also in a training that starts again, which runs under them a second time."""
+    """Also by a training that starts over, which runs under them again."""
     for seconds in ("PATIENCE", "END"):
         monkeypatch.setattr(delivery_module, f"{seconds}_SECONDS", 0.3)
     with AgentClient(NOBODY) as client, client.run(spec(), when_away=HELD) as run:
@@ -537,8 +507,8 @@ def test_values_that_nobody_decided_are_reported_as_the_trainings_own(
     assert (request.chunk_index, dict(request.applied.values)) == (1, HELD.values)
 
 
-def test_a_training_with_a_model_begins_without_the_agent(served: ServedAgent) -> None:
-    """Under its own rates; its run begins once the agent answers, and drives it from then on."""
+def test_a_training_with_a_model_starts_without_the_agent(served: ServedAgent) -> None:
+    """Under its own rates; the run starts, and drives the model, once the agent answers."""
     with Network(served.address) as agent:
         with AgentClient(agent.address) as client:
             client.create_controller(spec())
@@ -565,8 +535,8 @@ def test_a_training_with_a_model_begins_without_the_agent(served: ServedAgent) -
             assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
 
 
-def test_a_run_that_never_begins_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Twice: as it cannot begin, and at its end."""
+def test_a_run_that_never_starts_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Twice: when it cannot start, and at its end."""
     caplog.set_level(logging.WARNING, "agent_service.client")
     with (
         AgentClient(NOBODY, budget_seconds=0.1) as client,
@@ -580,8 +550,8 @@ def test_a_run_that_never_begins_is_told_of(caplog: pytest.LogCaptureFixture) ->
     assert "run r never started" in caplog.text
 
 
-def test_a_run_id_that_has_finished_is_refused_at_its_start(client: AgentClient) -> None:
-    """With its outcome, and the model as it was; a training that repeats its chunks may say so."""
+def test_the_id_of_a_finished_run_is_refused(client: AgentClient) -> None:
+    """With its outcome, and the model unchanged; unless the training repeats its chunks."""
     client.create_controller(spec())
     model = network()
     with client.run("c", run_id="r", model=model) as run:
@@ -597,13 +567,14 @@ def test_a_run_id_that_has_finished_is_refused_at_its_start(client: AgentClient)
     again.finish(Outcome.TERMINATED)
 
 
-def test_a_model_whose_run_is_lost_is_free(client: AgentClient) -> None:
-    """By `release`, which the error names; or as soon as nothing refers to the run."""
+def test_a_model_is_driven_by_one_run_at_a_time(client: AgentClient) -> None:
+    """It is free again by `release`, or as soon as nothing refers to a lost run."""
     client.create_controller(spec())
     model = network()
     kept = client.run("c", model=model)
-    with pytest.raises(InvalidArgument, match=r"release\(model\)"):
+    with pytest.raises(InvalidArgument, match=r"finish that one first.*release\(model\)"):
         client.run("c", model=model)
+    assert rate(model) == kept.hyperparameters["dropout"]
     release(model)
     assert rate(model) == 0.25
 
@@ -616,10 +587,10 @@ def test_a_model_whose_run_is_lost_is_free(client: AgentClient) -> None:
         assert rate(model) == run.hyperparameters["dropout"]
 
 
-def test_a_client_that_was_closed_first_costs_no_training(
+def test_a_client_closed_during_a_run_ends_the_run_and_not_the_training(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run ends, its model has its own rates again, and the mistake is told once."""
+    """The model is restored, and the mistake is logged once."""
     client.create_controller(spec())
     model = network()
     with client.run("c", run_id="r", model=model) as run:
@@ -631,9 +602,9 @@ def test_a_client_that_was_closed_first_costs_no_training(
     assert caplog.text.count("run r ends: its client was closed during the training") == 1
 
 
-@pytest.mark.parametrize("when_away", [None, Hold(), Hold(values={"dropout": 0.2})])
+@pytest.mark.parametrize("when_away", [None, Hold(), HELD])
 def test_a_closed_client_starts_no_run(client: AgentClient, when_away: Hold | None) -> None:
-    """It is not an agent that is away: the script is wrong, and nothing is trained yet."""
+    """Unlike an absent agent, that is a mistake of the script, before anything is trained."""
     client.close()
     with pytest.raises(FailedPrecondition, match="is closed; create another"):
         client.run(spec(), model=network(), when_away=when_away)

@@ -1,4 +1,4 @@
-"""A training by two processes is one run: one report a chunk, the same action on both.
+"""A training by two processes is one run: one report per chunk, the same action on both ranks.
 
 By each of torch's ways: DistributedDataParallel, fully_shard, and FullyShardedDataParallel.
 """
@@ -19,16 +19,26 @@ from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.end_to_end.processes import wait_for
 from tests.given import ServedAgent
 
-WAYS = ("ddp", "fully_shard", "fsdp")
-SCRIPT = """
-import json, sys, warnings
+BEGIN = """
+import datetime, json, os, sys, time
+import numpy as np
 import torch
-from torch import distributed, nn
+from torch import distributed, nn, tensor
 from agent_service.client import AgentClient, GaussianNoise
 
-rank, store, address, folder = int(sys.argv[1]), *sys.argv[2:5]
+rank, store, address, *rest = int(sys.argv[1]), *sys.argv[2:]
 torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+distributed.init_process_group(
+    "gloo",
+    init_method=f"file://{store}",
+    rank=rank,
+    world_size=2,
+    timeout=datetime.timedelta(seconds=%d),  # ranks wait for each other half as long
+)
+"""
+WAYS = ("ddp", "fully_shard", "fsdp")
+SCRIPT = """
+folder, *ways = rest
 
 def wrapped(way, block, plain):
     # With FSDP a block is a unit of its own, as the blocks of a large model are.
@@ -51,7 +61,7 @@ def train(agent, way):
     keys = list(model.state_dict())
     optimizer = torch.optim.Adam(model.parameters())
     torch.manual_seed(rank)
-    told = {"losses": [], "rates": []}
+    seen = {"losses": [], "rates": []}
     steered = {"sites": {"1": GaussianNoise("noise")}, "drives": {"dropout": "1.*"}}
     with agent.run("c", run_id=way, model=model, **steered) as run:
         assert list(model.state_dict()) == keys
@@ -63,22 +73,22 @@ def train(agent, way):
             loss.backward()
             optimizer.step()
             run.step(loss, logits, y)
-            told["losses"].append(loss.item())
-            told["rates"].append(dropout.p)
+            seen["losses"].append(loss.item())
+            seen["rates"].append(dropout.p)
             if run.chunk_full:
                 run.report([(logits, y)])
     assert dropout.p == 0.25 and "__reduce_ex__" not in vars(dropout)
     assert list(model.state_dict()) == keys
-    return told
+    return seen
 
-# Only rank 0 may need the agent: the other is given an address where nobody is.
+# Only rank 0 may need the agent: nobody listens at the address that the other is given.
 with AgentClient(address if rank == 0 else "127.0.0.1:9", budget_seconds=1) as agent:
-    told = {way: train(agent, way) for way in sys.argv[5:]}
+    seen = {way: train(agent, way) for way in ways}
     try:
         agent.run("nobody", model=nn.Dropout(0.1))
     except Exception as error:
-        told["error"] = type(error).__name__
-open(f"{folder}/{rank}.json", "w").write(json.dumps(told))
+        seen["error"] = type(error).__name__
+open(f"{folder}/{rank}.json", "w").write(json.dumps(seen))
 # Without it a rank of torch 2.13 sometimes aborts as it ends, while the other still sends.
 distributed.barrier()
 distributed.destroy_process_group()
@@ -86,32 +96,32 @@ distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
-class Told:
-    """What both ranks saw, and what the agent's log says."""
+class Seen:
+    """By both ranks, and in the agent's log."""
 
     ranks: list[dict[str, Any]]
     logs: dict[str, list[pb.Transition]]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """Train once by each way, in two processes."""
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    """Train once in each way, in two processes."""
     folder = tmp_path_factory.mktemp("ranks")
     with ServedAgent(folder / "agent.db") as served, AgentClient(served.address) as client:
         client.create_controller(spec(hyperparameters=(DROPOUT, NOISE)))
-        with two_ranks(SCRIPT, folder, served.address, str(folder), *WAYS) as ranks:
+        with two_ranks(BEGIN % 240 + SCRIPT, folder, served.address, str(folder), *WAYS) as ranks:
             assert [rank.wait(90) for rank in ranks] == [0, 0]
-        yield Told(
+        yield Seen(
             ranks=[json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)],
             logs={way: list(client.transitions(run_id=way)) for way in WAYS},
         )
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_two_ranks_are_one_run(told: Told, way: str) -> None:
-    """What is reported is the mean of both, once; each trains under the same action."""
-    first, second = (rank[way] for rank in told.ranks)
-    log = told.logs[way]
+def test_two_ranks_are_one_run(seen: Seen, way: str) -> None:
+    """The means of both are reported once; both train under the same action."""
+    first, second = (rank[way] for rank in seen.ranks)
+    log = seen.logs[way]
 
     assert [t.chunk_index for t in log] == [1, 2]
     means = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]
@@ -121,24 +131,13 @@ def test_two_ranks_are_one_run(told: Told, way: str) -> None:
     assert first["rates"][::4] == [t.action.values["dropout"] for t in log]
 
 
-def test_an_error_is_raised_on_both_ranks(told: Told) -> None:
-    """A controller that is not there: rank 1, which asked nobody, is told too."""
-    assert [rank["error"] for rank in told.ranks] == ["NotFound", "NotFound"]
+def test_an_error_is_raised_on_both_ranks(seen: Seen) -> None:
+    """Also on rank 1, which called no agent."""
+    assert [rank["error"] for rank in seen.ranks] == ["NotFound", "NotFound"]
 
 
 PARTING = """
-import datetime, os, sys, time
-from torch import distributed, nn
-from agent_service.client import AgentClient, Reward
-
-rank, store, address, how = int(sys.argv[1]), *sys.argv[2:]
-distributed.init_process_group(
-    "gloo",
-    init_method=f"file://{store}",
-    rank=rank,
-    world_size=2,
-    timeout=datetime.timedelta(seconds=16),  # ranks wait for each other half as long
-)
+(how,) = rest
 model = nn.Dropout(0.1)
 steps = {"leaves": (8, 4), "waits": (8, 4)}.get(how, (6, 4))[rank]
 
@@ -153,7 +152,7 @@ def train(run):
         raise ValueError("boom")
     while how == "raises" and not os.path.exists(store + ".go"):
         time.sleep(0.05)  # elsewhere, as in a collective of its own, until the other has ended
-    # What was not the same on both ranks is left, and the model has its own rate again.
+    # A rank whose steps differed has left the run, and its model is restored.
     assert how in ("ends", "raises") or rank or (run.is_finished and model.p == 0.1)
 
 with AgentClient(address) as agent:
@@ -173,7 +172,7 @@ distributed.barrier()  # as in the other script
         pytest.param("waits", [0, 0], pb.OUTCOME_TRUNCATED, 1, id="in the script's collective"),
     ],
 )
-def test_ranks_part_and_the_training_goes_on(
+def test_ranks_part_and_the_training_continues(
     served: ServedAgent,
     client: AgentClient,
     tmp_path: Path,
@@ -182,9 +181,9 @@ def test_ranks_part_and_the_training_goes_on(
     outcome: int,
     chunks: int,
 ) -> None:
-    """However they part, none hangs, and no collective of the script meets one of the run's."""
+    """However they part, none hangs, and no collective of the script pairs with one of the run."""
     client.create_controller(spec())
-    with two_ranks(PARTING, tmp_path, served.address, how) as ranks:
+    with two_ranks(BEGIN % 16 + PARTING, tmp_path, served.address, how) as ranks:
         for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
             if code is not None:
                 assert rank.wait(90) == code
@@ -194,18 +193,6 @@ def test_ranks_part_and_the_training_goes_on(
 
 
 APART = """
-import datetime, sys
-from torch import distributed, nn, tensor
-from agent_service.client import AgentClient
-
-rank, store, address = int(sys.argv[1]), *sys.argv[2:]
-distributed.init_process_group(
-    "gloo",
-    init_method=f"file://{store}",
-    rank=rank,
-    world_size=2,
-    timeout=datetime.timedelta(seconds=16),
-)
 model = nn.Dropout(0.1)
 
 def batches(fails):
@@ -226,7 +213,7 @@ with AgentClient(address) as agent:
         except OSError:
             run.report(batches(fails=False))
     print(run.run_id)
-assert run._delivery._ranks._store is None  # it would be found by the script's next process group
+assert run._delivery._ranks._store is None  # the script's next process group would find it
 distributed.barrier()
 """
 
@@ -234,10 +221,10 @@ distributed.barrier()
 def test_ranks_find_each_other_again(
     served: ServedAgent, client: AgentClient, tmp_path: Path
 ) -> None:
-    """After a run that one began alone, and where what one reports fails at first."""
+    """After a run that one of them started alone, and after a report that failed on one."""
     client.create_controller(spec())
-    with two_ranks(APART, tmp_path, served.address) as ranks:
-        (first,), (second,) = (rank.told(90) for rank in ranks)
+    with two_ranks(BEGIN % 16 + APART, tmp_path, served.address) as ranks:
+        (first,), (second,) = (rank.printed(90) for rank in ranks)
 
     assert first == second
     (t,) = client.transitions(run_id=first)
@@ -246,13 +233,6 @@ def test_ranks_find_each_other_again(
 
 
 LATE = """
-import os, sys, time
-import numpy as np
-from torch import distributed, nn
-from agent_service.client import AgentClient, Reward
-
-rank, store, address = int(sys.argv[1]), *sys.argv[2:]
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 model = nn.Dropout(0.1)
 begun = []
 with AgentClient(address, budget_seconds=0.1) as agent, agent.run("c", model=model) as run:
@@ -274,21 +254,22 @@ distributed.barrier()
 """
 
 
-def test_a_run_of_several_ranks_begins_late_on_all_at_the_same_step(
+def test_a_run_of_several_ranks_starts_late_on_all_at_the_same_step(
     served: ServedAgent, client: AgentClient, tmp_path: Path
 ) -> None:
-    """With the same values; a reward that the script made is the mean of the ranks', too."""
+    """With the same values; a reward of the script's own is the mean of the ranks', too."""
     client.create_controller(spec(reward=Reward.GIVEN))
     with Network(served.address) as agent:
         agent.leave()
-        with two_ranks(LATE, tmp_path, agent.address) as ranks:
+        with two_ranks(BEGIN % 240 + LATE, tmp_path, agent.address) as ranks:
             files = [tmp_path / f"store.{rank}" for rank in (0, 1)]
             wait_for(lambda: all(file.exists() for file in files), seconds=90)
             agent.come_back()
 
-            first, second = (rank.told(90) for rank in ranks)
+            first, second = (rank.printed(90) for rank in ranks)
 
     assert first == second
-    assert [
-        (t.chunk_index, t.reward, *t.next_state) for t in client.transitions(run_id=first[2])
-    ] == [(chunk, 0.5, *[0.5] * 4) for chunk in (1, 2)]
+    log = client.transitions(run_id=first[2])
+    assert [(t.chunk_index, t.reward, *t.next_state) for t in log] == [
+        (chunk, 0.5, *[0.5] * 4) for chunk in (1, 2)
+    ]

@@ -1,4 +1,4 @@
-"""Reaching a service: by a proxy, by another's address, over IPv6 and Unix sockets."""
+"""Reaching a service: mistaken addresses, proxies, IPv6 and Unix sockets."""
 
 import socket
 import threading
@@ -28,13 +28,14 @@ AGENT, TRAINER = "agent_service.v1.AgentService", "trainer_service.v1.TrainerSer
 
 
 @contextmanager
-def server_of(*services: str) -> Iterator[str]:
-    """Give the address of a gRPC server that has the health of some services, and nothing else."""
-    server = grpc.server(ThreadPoolExecutor(2))
-    states = health.HealthServicer()
-    for service in services:
-        states.set(service, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+def serving(*handlers: grpc.GenericRpcHandler, health_of: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the address of a gRPC server with the health of some services, and handlers."""
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[*handlers])
+    if not handlers:
+        states = health.HealthServicer()
+        for service in health_of:
+            states.set(service, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(states, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -43,58 +44,63 @@ def server_of(*services: str) -> Iterator[str]:
         server.stop(None).wait()
 
 
-def test_the_trainers_address_is_not_the_agents() -> None:
-    """Calls, streams, health and a trainer's start say which answered, and where to name ours."""
-    said = r"is the trainer service, not the agent service; .* `address` in a script, `--agent`"
-    with server_of("", TRAINER) as address, AgentClient(address, budget_seconds=5) as client:
-        with pytest.raises(AgentError, match=said):
-            client.create_controller(spec())
-        with pytest.raises(AgentError, match=said):
-            list(client.transitions())
-        with pytest.raises(AgentError, match=said):
-            check_health(address, "agent service")
-        with pytest.raises(AgentError, match=said):
-            _check_agent(TrainerConfig(agent=address))
+def test_the_trainers_address_is_refused_as_the_agents() -> None:
+    """By calls, streams, health checks and a trainer's start: with what is there, and the fix."""
+    message = r"is the trainer service, not the agent service; .* `address` in a script, `--agent`"
+    with (
+        serving(health_of=("", TRAINER)) as address,
+        AgentClient(address, budget_seconds=5) as client,
+    ):
+        for call in (
+            lambda: client.create_controller(spec()),
+            lambda: list(client.transitions()),
+            lambda: check_health(address, "agent service"),
+            lambda: _check_agent(TrainerConfig(agent=address)),
+        ):
+            with pytest.raises(AgentError, match=message):
+                call()
 
 
-def test_the_agents_address_is_not_the_trainers(served: ServedAgent) -> None:
-    """Likewise the other way around."""
-    said = r"is the agent service, not the trainer service; .* `address` in a script, `--trainer`"
+def test_the_agents_address_is_refused_as_the_trainers(served: ServedAgent) -> None:
+    message = r"is the agent service, not the trainer service; .* in a script, `--trainer`"
     with TrainerClient(served.address, budget_seconds=5) as client:
-        with pytest.raises(AgentError, match=said):
-            list(client.list())
-        with pytest.raises(AgentError, match=said):
-            list(client.watch("r"))
-        with pytest.raises(AgentError, match=said):
-            check_health(served.address, "trainer service")
+        for call in (
+            lambda: list(client.list()),
+            lambda: list(client.watch("r")),
+            lambda: check_health(served.address, "trainer service"),
+        ):
+            with pytest.raises(AgentError, match=message):
+                call()
 
 
-def test_an_agent_that_is_away_does_not_keep_a_trainer_from_starting() -> None:
+def test_an_absent_agent_does_not_keep_a_trainer_from_starting() -> None:
     """It may start later."""
     _check_agent(TrainerConfig(agent="127.0.0.1:9"))
 
 
-def test_another_grpc_server_and_an_older_agent_are_told_apart() -> None:
-    """Neither is a trainer: one is none of ours, the other lacks the call."""
-    for known, said in (((), "a gRPC server, but no agent service"), ((AGENT,), "it is older")):
-        with (
-            server_of(*known) as address,
-            AgentClient(address, budget_seconds=5) as client,
-            pytest.raises(AgentError, match=said),
-        ):
-            client.get_controller("c")
+@pytest.mark.parametrize(
+    ("known", "message"), [((), "a gRPC server, but no agent service"), ((AGENT,), "it is older")]
+)
+def test_another_server_is_told_from_an_older_agent(known: tuple[str, ...], message: str) -> None:
+    """Neither knows the call."""
+    with (
+        serving(health_of=known) as address,
+        AgentClient(address, budget_seconds=5) as client,
+        pytest.raises(AgentError, match=message),
+    ):
+        client.get_controller("c")
 
 
 class Odd(grpc.GenericRpcHandler):
-    """A service whose health hangs, and which knows no call but `known`, which answers nothing."""
+    """A service whose health check hangs, and which knows no call but GetRun, if that."""
 
-    def __init__(self, known: str = "-") -> None:
-        self.known = known
+    def __init__(self, *, knows_runs: bool) -> None:
+        self._knows_runs = knows_runs
         self.probes = 0
         self.leaves = threading.Event()
 
     def service(self, call: grpc.HandlerCallDetails) -> Any:
-        if call.method.endswith(self.known):
+        if call.method.endswith("GetRun") and self._knows_runs:
             return grpc.unary_unary_rpc_method_handler(lambda *_: b"")
         return grpc.unary_unary_rpc_method_handler(self._hang) if "Health" in call.method else None
 
@@ -104,59 +110,40 @@ class Odd(grpc.GenericRpcHandler):
         return b""
 
 
-@contextmanager
-def served_by(odd: Odd) -> Iterator[AgentClient]:
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[odd])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        with AgentClient(f"127.0.0.1:{port}", budget_seconds=5) as client:
-            yield client
-    finally:
-        odd.leaves.set()
-        server.stop(None).wait()
-
-
-def test_which_service_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one that never says it, at the first call that it does not know."""
+@pytest.mark.parametrize("knows_runs", [False, True])
+def test_a_service_is_identified_once(monkeypatch: pytest.MonkeyPatch, knows_runs: bool) -> None:
+    """At the first call that it does not know, and never once it has answered one."""
     monkeypatch.setattr(services, "PROBE_SECONDS", 0.3)
-    odd = Odd()
-    with served_by(odd) as client:
+    odd = Odd(knows_runs=knows_runs)
+    message = "it is older than this client" if knows_runs else "no agent service"
+    with serving(odd) as address, AgentClient(address, budget_seconds=5) as client:
+        if knows_runs:
+            client.get_run("r")
         probes = []
         for _ in range(3):
-            with pytest.raises(AgentError, match="a gRPC server, but no agent service"):
-                client.get_run("r")
+            with pytest.raises(AgentError, match=message):
+                client.get_controller("c")
             probes.append(odd.probes)
-    assert probes[0] == probes[-1] > 0
-
-
-def test_an_agent_that_has_answered_is_not_asked_which_it_is() -> None:
-    """It does not know the call, that is all."""
-    odd = Odd(known="GetRun")
-    with served_by(odd) as client:
-        client.get_run("r")
-        with pytest.raises(AgentError, match="it is older than this client"):
-            client.get_controller("c")
-    assert odd.probes == 0
+        odd.leaves.set()
+    assert probes[0] == probes[-1]
+    assert (probes[0] == 0) is knows_runs
 
 
 class Page(BaseHTTPRequestHandler):
-    """A page of metrics, say."""
+    """A metrics page, for example."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def test_a_page_of_metrics_is_no_service() -> None:
-    """What speaks no gRPC is told as that, not only as away."""
+def test_a_metrics_page_is_told_from_an_absent_service() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        address = f"127.0.0.1:{server.server_port}"
         with pytest.raises(
             Unavailable, match=r"serve`\. The .* does not speak gRPC: is it the metrics page"
         ):
-            check_health(address, "agent service")
+            check_health(f"127.0.0.1:{server.server_port}", "agent service")
         server.shutdown()
         thread.join()
 
@@ -165,7 +152,7 @@ def test_a_page_of_metrics_is_no_service() -> None:
 def test_loopback_is_reached_without_the_environments_proxy(
     served: ServedAgent, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """The proxy's port is nobody's: a call that went there would fail."""
+    """Nobody listens at the proxy's port, so a call by it would fail."""
     for name in ("no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
@@ -173,16 +160,16 @@ def test_loopback_is_reached_without_the_environments_proxy(
     for address in (served.address, f"dns:///127.0.0.1:{port}", f"ipv4:127.0.0.1:{port}"):
         with AgentClient(address, budget_seconds=2) as client:
             assert list(client.list_controllers()) == []
-        check_health(address, "agent service")
+    check_health(served.address, "agent service")
 
 
-def test_a_proxy_is_named_where_it_may_be_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where calls go by it: no_proxy takes hosts out."""
+def test_a_proxy_is_named_if_it_may_be_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for hosts in no_proxy."""
     monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "other.invalid")
-    with pytest.raises(Unavailable, match=r"use the proxy of https_proxy; .* to no_proxy") as told:
+    with pytest.raises(Unavailable, match=r"use the proxy of https_proxy; .* to no_proxy") as error:
         check_health("agent.invalid:1", "agent service")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
     with pytest.raises(Unavailable, match=r"^the host 'other.invalid' is not found; is its"):
         check_health("other.invalid:1", "agent service")
 
@@ -195,24 +182,21 @@ def listens_on_ipv6() -> bool:
     return True
 
 
+ipv6 = pytest.mark.skipif(not listens_on_ipv6(), reason="needs IPv6")
+
+
 @pytest.mark.parametrize(
     ("listen", "options"),
     [
         ("unix:{folder}/agent.sock", ()),
-        pytest.param(
-            "[::1]:0", (), marks=pytest.mark.skipif(not listens_on_ipv6(), reason="needs IPv6")
-        ),
-        pytest.param(
-            "[::]:0",
-            ("--insecure",),
-            marks=pytest.mark.skipif(not listens_on_ipv6(), reason="needs IPv6"),
-        ),
+        pytest.param("[::1]:0", (), marks=ipv6),
+        pytest.param("[::]:0", ("--insecure",), marks=ipv6),
     ],
 )
-def test_a_service_is_called_where_it_says_that_it_listens(
+def test_a_service_is_reached_at_the_address_that_it_announces(
     tmp_path: Path, listen: str, options: tuple[str, ...]
 ) -> None:
-    """Over a Unix socket and IPv6, in the very words that it announces."""
+    """Over a Unix socket and IPv6."""
     agent = AgentProcess(tmp_path / "agent.db", *options)
     agent.address = listen.format(folder=tmp_path)
     with agent, AgentClient(agent.address, budget_seconds=5) as client:

@@ -1,4 +1,4 @@
-"""A training script with a model: what is scored, what is applied, and what is left at the end."""
+"""A training script with a model: the scores reported, the actions applied, the model restored."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,6 +13,7 @@ from agent_service.domain.errors import InvalidArgument, NotFound
 from tests.agent_service.specs import spec
 
 CLASSES = 5
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def network() -> nn.Sequential:
@@ -20,33 +21,34 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.25), nn.Linear(16, CLASSES))
 
 
-def batches(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(count: int) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(count):
         x = torch.randn(12, 4, generator=generator)
         yield x, torch.randint(CLASSES, (12,), generator=generator)
 
 
-def macro_f1(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+def macro_f1(batches: Iterable[Batch]) -> float:
     """Return the score of all samples of these batches."""
     logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     predictions = logits.detach().argmax(1)
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
 
 
-def test_a_script_of_a_few_lines_trains_under_the_agent(client: AgentClient) -> None:
-    """Each action is in the model for its chunk; losses and macro F1 are those of the passes."""
+def test_a_short_script_trains_under_the_agent(client: AgentClient) -> None:
+    """Each chunk runs under its action; losses and macro F1 are those of its passes."""
     client.create_controller(spec())
     model = network()
-    losses, told, rates = [], [], []
+    losses, passes, rates = [], [], []
     with client.run("c", run_id="r", model=model) as run:
         for x, y in batches(8):
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y)
             run.step(loss, logits, y)
-            rates.append((model[2].p, run.hyperparameters["dropout"]))
+            assert model[2].p == run.hyperparameters["dropout"]
+            rates.append(model[2].p)
             losses.append(loss.item())
-            told.append((logits, y))
+            passes.append((logits, y))
             if run.chunk_full:
                 model.eval()
                 run.report((model(x), y) for x, y in batches(3))
@@ -54,41 +56,33 @@ def test_a_script_of_a_few_lines_trains_under_the_agent(client: AgentClient) -> 
         model.eval()
         validation = macro_f1((model(x), y) for x, y in batches(3))
 
-    assert all(applied == decided for applied, decided in rates)
-    assert len({applied for applied, _ in rates}) == 2, "an action a chunk"
-    assert model[2].p == 0.25, "left as it was"
+    assert len(set(rates)) == 2, "each chunk has its action"
+    assert model[2].p == 0.25
     first, second = client.transitions(run_id="r")
     assert [*first.next_state, *second.next_state] == pytest.approx(losses, abs=1e-6)
-    assert first.scores.training == pytest.approx(macro_f1(told[:4]), abs=1e-6)
-    assert second.scores.training == pytest.approx(macro_f1(told[4:]), abs=1e-6)
+    assert first.scores.training == pytest.approx(macro_f1(passes[:4]), abs=1e-6)
+    assert second.scores.training == pytest.approx(macro_f1(passes[4:]), abs=1e-6)
     assert second.scores.validation == pytest.approx(validation, abs=1e-6)
 
 
-def test_mixed_precision_and_accumulated_gradients_are_told_as_they_are(
-    client: AgentClient,
-) -> None:
-    """A step of two passes in bfloat16: their mean loss, and the score of all their samples."""
+def test_a_step_of_several_passes_has_their_samples_score(client: AgentClient) -> None:
+    """With accumulated gradients, in bfloat16."""
     client.create_controller(spec())
     model = network()
-    optimizer = torch.optim.Adam(model.parameters())
     drawn = list(batches(8))
     losses, passes = [], []
     with client.run("c", run_id="r", model=model) as run:
-        for both in zip(drawn[::2], drawn[1::2], strict=True):
-            optimizer.zero_grad()
-            told = []
-            for x, y in both:
+        for pair in zip(drawn[::2], drawn[1::2], strict=True):
+            own = []
+            for x, y in pair:
                 with torch.autocast("cpu", torch.bfloat16):
                     logits = model(x)
-                    loss = nn.functional.cross_entropy(logits, y)
-                (loss / 2).backward()  # type: ignore[no-untyped-call]
+                    own.append(nn.functional.cross_entropy(logits, y))
+                assert logits.dtype == torch.bfloat16
                 run.add_pass(logits, y)
-                told.append(loss.detach())
                 passes.append((logits, y))
-            optimizer.step()
-            assert logits.dtype == torch.bfloat16
-            run.step(torch.stack(told).mean())
-            losses.append(torch.stack(told).mean().item())
+            run.step(torch.stack(own).mean())
+            losses.append(torch.stack(own).mean().item())
         run.report([(logits, y)])
         assert run.action.chunk_index == 2
 
@@ -97,28 +91,8 @@ def test_mixed_precision_and_accumulated_gradients_are_told_as_they_are(
     assert transition.scores.training == pytest.approx(macro_f1(passes))
 
 
-def test_a_score_of_ones_own_takes_the_place_of_f1(client: AgentClient) -> None:
-    """Any function of logits and labels."""
-    client.create_controller(spec())
-    model = network()
-
-    def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return (logits.argmax(1) == labels).float().mean()
-
-    with client.run("c", run_id="r", model=model, score=accuracy) as run:
-        kept = []
-        for x, y in batches(4):
-            logits = model(x)
-            run.step(1.0, logits, y)
-            kept.append(float(accuracy(logits, y)))
-        run.report(0.5)
-
-    (transition,) = client.transitions(run_id="r")
-    assert transition.scores.training == pytest.approx(sum(kept) / 4)
-
-
-def test_the_model_is_left_as_it_was_whatever_ends_the_run(client: AgentClient) -> None:
-    """An exception of the script; a controller that is not there; sites that are not there."""
+def test_an_error_leaves_the_model_unchanged(client: AgentClient) -> None:
+    """Of the script, of an unknown controller, of unknown sites."""
     client.create_controller(spec())
     model = network()
     with pytest.raises(ZeroDivisionError), client.run("c", model=model):
@@ -132,20 +106,8 @@ def test_the_model_is_left_as_it_was_whatever_ends_the_run(client: AgentClient) 
     assert model[2].p == 0.25
 
 
-def test_a_model_is_driven_by_one_run_at_a_time(client: AgentClient) -> None:
-    """A second one is refused, and the first goes on undisturbed."""
-    client.create_controller(spec())
-    model = network()
-    dropout: Any = model[2]
-    with client.run("c", model=model) as run:
-        with pytest.raises(InvalidArgument, match="finish that one first"):
-            client.run("c", model=model)
-        assert dropout.p == run.hyperparameters["dropout"]
-    assert dropout.p == 0.25
-
-
-def test_wrong_steps_say_what_is_wrong(client: AgentClient) -> None:
-    """No score, logits without a model, two kinds of score in one chunk, a pass of no step."""
+def test_a_wrong_step_names_the_right_one(client: AgentClient) -> None:
+    """No score, logits without a model, two kinds of score in one chunk, a step without a pass."""
     client.create_controller(spec())
     logits, labels = torch.zeros(2, CLASSES), torch.zeros(2, dtype=torch.int64)
     with client.run("c") as run:
@@ -162,53 +124,43 @@ def test_wrong_steps_say_what_is_wrong(client: AgentClient) -> None:
         assert len(run._losses) == 1
 
 
-def test_a_shadow_run_changes_nothing_and_tells_both(client: AgentClient) -> None:
-    """The model's own rate is reported beside what would have been set, also where it changes."""
-    client.create_controller(spec())
-    model = network()
-    dropout: Any = model[2]
-    with client.run("c", run_id="r", mode=Mode.SHADOW, model=model) as run:
-        for rate in (0.25, 0.1):
-            dropout.p = rate
-            for x, y in batches(4):
-                logits = model(x)
-                run.step(nn.functional.cross_entropy(logits, y), logits, y)
-            run.report(0.5)
-            assert dropout.p == rate
-            assert "__reduce_ex__" not in vars(dropout)
-
-    told = list(client.transitions(run_id="r"))
-    assert [dict(t.applied.values) for t in told] == [{"dropout": 0.25}, {"dropout": 0.1}]
-    assert all(dict(t.action.values) != dict(t.applied.values) for t in told)
-
-
-def test_a_shadow_run_says_what_it_cannot_tell(client: AgentClient) -> None:
-    """Sites that it would have to add, no dropout at all, and modules of different rates."""
-    client.create_controller(spec())
-    with pytest.raises(InvalidArgument, match="adds nothing"):
-        client.run("c", mode=Mode.SHADOW, model=network(), sites={"0": Dropout()})
-    with pytest.raises(InvalidArgument, match="reads no rate for it: the model has no dropout"):
-        client.run("c", mode=Mode.SHADOW, model=nn.Linear(2, 2))
-    model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))
-    with pytest.raises(InvalidArgument, match=r"one rate for it, but the model has \[0.1, 0.2\]"):
-        client.run("c", mode=Mode.SHADOW, model=model)
-    client.run("c", mode=Mode.SHADOW, model=model, drives={"dropout": "1"}).finish()
-
-
-def test_a_shadow_run_goes_on_where_rates_part_later(
+def test_a_shadow_run_reports_its_models_rates(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A schedule of the script's own sets them apart: their mean is told, with one warning."""
+    """It changes none; if the script sets them apart, their mean is reported, with one warning."""
     client.create_controller(spec())
-    later = nn.Dropout(0.25)
-    model = nn.Sequential(nn.Dropout(0.25), later)
+    first, second = nn.Dropout(0.25), nn.Dropout(0.25)
+    model = nn.Sequential(first, second)
     with client.run("c", run_id="r", mode=Mode.SHADOW, model=model) as run:
-        for rate in (0.25, 0.5, 0.5):
-            later.p = rate
+        for rates in ((0.25, 0.25), (0.1, 0.1), (0.25, 0.5), (0.25, 0.5)):
+            first.p, second.p = rates
             for _ in range(4):
                 run.step(1.0, score=0.5)
             run.report(0.5)
+            assert (first.p, second.p) == rates
+            assert "__reduce_ex__" not in vars(first)
 
-    told = [t.applied.values["dropout"] for t in client.transitions(run_id="r")]
-    assert told == [0.25, 0.375, 0.375]
+    log = list(client.transitions(run_id="r"))
+    assert [t.applied.values["dropout"] for t in log] == [0.25, 0.1, 0.375, 0.375]
+    assert all(t.action.values["dropout"] != t.applied.values["dropout"] for t in log)
     assert sum("different rates" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (network(), {"sites": {"0": Dropout()}}, "adds nothing"),
+        (nn.Linear(2, 2), {}, "reads no rate for it: the model has no dropout"),
+        (
+            nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2)),
+            {},
+            r"one rate for it, but the model has \[0.1, 0.2\].* drives=",
+        ),
+    ],
+)
+def test_a_shadow_run_that_cannot_report_is_refused(
+    client: AgentClient, model: nn.Module, arguments: dict[str, Any], message: str
+) -> None:
+    client.create_controller(spec())
+    with pytest.raises(InvalidArgument, match=message):
+        client.run("c", mode=Mode.SHADOW, model=model, **arguments)

@@ -1,4 +1,4 @@
-"""A schedule taken home: the same values without an agent."""
+"""A run's schedule, saved and replayed without an agent."""
 
 from pathlib import Path
 
@@ -20,11 +20,10 @@ def train(run: Run, chunks: int) -> list[dict[str, float]]:
     return values
 
 
-@pytest.mark.parametrize("name", ["schedule.json", "schedule.csv"])
-def test_a_policys_schedule_is_followed_at_home_to_the_bit(
-    client: AgentClient, served: ServedAgent, tmp_path: Path, name: str
+def test_a_saved_schedule_repeats_a_policys_values_to_the_bit(
+    client: AgentClient, served: ServedAgent, tmp_path: Path
 ) -> None:
-    """What a policy decided that had learned, and then its last values, without an agent."""
+    """Those of a policy that has learned; after its end, its last values."""
     small = PPOSettings(rollout_size=4, batch_size=2, n_epochs=1, net_arch=(8,))
     client.create_controller(spec(algorithm=small))
     with client.run("c") as run:
@@ -34,16 +33,15 @@ def test_a_policys_schedule_is_followed_at_home_to_the_bit(
     with client.run("c", run_id="r") as run:
         assert run.action.policy_version == 2
         decided = train(run, 5)
-    client.schedule("r").save(tmp_path / name)
-    with Schedule.load(tmp_path / name).run() as run:
-        followed = train(run, 7)
 
-    assert followed[:5] == decided
-    assert followed[5:] == [decided[-1]] * 2
+    for name in ("schedule.json", "schedule.csv"):
+        client.schedule("r").save(tmp_path / name)
+        with Schedule.load(tmp_path / name).run() as run:
+            assert train(run, 7) == [*decided, decided[-1], decided[-1]]
 
 
 def test_a_schedule_drives_a_model() -> None:
-    """As an agent's run does, until its end."""
+    """Until the run's end, as an agent does."""
     schedule = Schedule(chunk_size=2, values=({"dropout": 0.0}, {"dropout": 0.25}))
     dropout = nn.Dropout(0.9)
     with schedule.run(model=nn.Sequential(dropout)) as run:
@@ -55,44 +53,41 @@ def test_a_schedule_drives_a_model() -> None:
     assert dropout.p == 0.9
 
 
+NOT_ONE = "is not a schedule; give a file of `Schedule.save`"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("s.json", "[", "is not a schedule; give a file of `Schedule.save`"),
+        ("s.json", "[", NOT_ONE),
+        ("s.json", "[" * 100_000, NOT_ONE),
         ("s.json", '{"format": 2, "chunk_size": 20, "values": []}', "format 2, but this release"),
         ("s.json", '{"format": 1, "chunk_size": 20, "values": []}', "at least one chunk"),
         ("s.json", '{"format": 1, "chunk_size": 0, "values": [{"p": 1}]}', "chunk_size: 0"),
         ("s.json", '{"format": 1, "chunk_size": 1, "values": [{"p": NaN}]}', "not finite"),
-        (
-            "s.json",
-            '{"format": 1, "chunk_size": 1, "values": [{"p": 1}, {"q": 1}]}',
-            r"values\[2\]",
-        ),
+        ("s.json", '{"format": 1, "chunk_size": 1, "values": [{"p": 1}, {}]}', r"values\[2\]"),
+        ("s.json", '{"format": 1, "chunk_size": 1, "values": [1]}', NOT_ONE),
+        ("s.json", '{"format": 1, "chunk_size": Infinity, "values": []}', NOT_ONE),
         ("s.csv", "chunk,steps,p\n1,20,0.5\n3,20,0.5\n", "must count from 1"),
-        ("s.csv", "chunk,steps,p\n1,20,0.5\n2,10,0.5\n", "is not a schedule"),
+        ("s.csv", "chunk,steps,p\n1,20,0.5\n2,10,0.5\n", NOT_ONE),
         ("s.csv", "chunk,steps,p\n1,20,half\n", "half"),
         ("s.csv", "chunk,p\n1,0.5\n", "steps"),
         ("s.csv", "chunk,steps,p\n1,20\n", "one hyperparameter"),
         ("s.csv", "chunk,steps,p\n1,20,0.5,7\n", "line 2: has 4 columns, not 3"),
-        ("s.json", '{"format": 1, "chunk_size": 1, "values": [1]}', "is not a schedule"),
-        ("s.json", '{"format": 1, "chunk_size": Infinity, "values": []}', "is not a schedule"),
-        ("s.json", "[" * 100_000, "is not a schedule"),
+        ("s.csv", "chunk,steps,größe\n", "is not in UTF-8 .*save it as UTF-8"),
     ],
 )
-def test_a_wrong_file_says_what_is_wrong(
+def test_an_invalid_file_is_named_with_its_fault(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
-    """And which file it is."""
     path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(InvalidArgument, match=message) as told:
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InvalidArgument, match=rf"^{path}[:,].*{message}"):
         Schedule.load(path)
-    assert name in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["nope.csv", "nope.json", "."])
-def test_a_file_that_cannot_be_read_is_told_with_the_fix(tmp_path: Path, name: str) -> None:
-    """In one line."""
+def test_a_file_that_cannot_be_read_is_named_with_the_fix(tmp_path: Path, name: str) -> None:
     message = rf"^{tmp_path / name}: cannot be read: [\w ]+; give a file of `Schedule.save`$"
     with pytest.raises(InvalidArgument, match=message):
         Schedule.load(tmp_path / name)
@@ -104,13 +99,11 @@ def test_a_file_that_cannot_be_read_is_told_with_the_fix(tmp_path: Path, name: s
         ("nodir/x.csv", "cannot be written: .*; create the folder .*nodir first"),
         ("nodir/x.json", "cannot be written: .*; create the folder .*nodir first"),
         ("x.txt", "has no known suffix; name it .json or .csv"),
-        ("x", "has no known suffix; name it .json or .csv"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_told_with_the_fix(
+def test_a_file_that_cannot_be_written_is_named_with_the_fix(
     tmp_path: Path, name: str, message: str
 ) -> None:
-    """In one line, and nothing is written."""
     schedule = Schedule(chunk_size=2, values=({"dropout": 0.25},))
     with pytest.raises(InvalidArgument, match=rf"^{tmp_path / name}: {message}$"):
         schedule.save(tmp_path / name)
@@ -118,11 +111,11 @@ def test_a_file_that_cannot_be_written_is_told_with_the_fix(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("name", ["s.json", "s.csv", "s.CSV"])
-def test_a_schedule_that_an_editor_saved_again_is_read(
+@pytest.mark.parametrize("name", ["s.json", "s.CSV"])
+def test_a_schedule_that_an_editor_saved_again_can_be_read(
     tmp_path: Path, name: str, encoding: str
 ) -> None:
-    """With a byte order mark, other line ends and blank lines at its end."""
+    """With a byte order mark, other line ends and trailing blank lines."""
     path = tmp_path / name
     schedule = Schedule(chunk_size=2, values=({"dropout": 0.25}, {"dropout": 0.5}))
     schedule.save(path)
@@ -132,17 +125,8 @@ def test_a_schedule_that_an_editor_saved_again_is_read(
     assert Schedule.load(path) == schedule
 
 
-@pytest.mark.parametrize("name", ["s.json", "s.csv"])
-def test_a_schedule_in_another_encoding_is_told_by_its_file(tmp_path: Path, name: str) -> None:
-    """In one line."""
-    (tmp_path / name).write_bytes("chunk,steps,größe\n".encode("latin-1"))
-
-    with pytest.raises(InvalidArgument, match=rf"{name}: is not in UTF-8 .*save it as UTF-8"):
-        Schedule.load(tmp_path / name)
-
-
-def test_a_run_that_is_not_there_has_no_schedule(client: AgentClient) -> None:
-    """Nor has one that has reported nothing."""
+def test_a_run_without_chunks_has_no_schedule(client: AgentClient) -> None:
+    """Nor has an unknown run."""
     client.create_controller(spec())
     with pytest.raises(NotFound):
         client.schedule("nobody")

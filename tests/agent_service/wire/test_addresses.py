@@ -1,4 +1,4 @@
-"""Addresses: how they may be written, what is said of others, and what may be listened on."""
+"""Addresses: their forms, the fixes that errors name, and the addresses to listen on."""
 
 import socket
 from pathlib import Path
@@ -17,7 +17,7 @@ from agent_service.wire.addresses import address_to_call, address_to_listen
 from trainer_service.cli.main import cli as trainer
 from trainer_service.config import ExecutorName, TrainerConfig
 
-REPLICAS = ["dns:///agent:50051", "dns:agent:50051", "ipv4:10.0.0.1:5,10.0.0.2:5", "ipv6:[::1]:5"]
+BOTH: tuple[Any, Any] = (AgentConfig, TrainerConfig)
 
 
 @pytest.mark.parametrize(
@@ -31,16 +31,18 @@ REPLICAS = ["dns:///agent:50051", "dns:agent:50051", "ipv4:10.0.0.1:5,10.0.0.2:5
         "unix:///a",
     ],
 )
-def test_an_address_is_given_to_grpc_as_it_is(text: str) -> None:
-    """One place, to call or to listen on; what an environment file adds around it is taken off."""
+def test_a_valid_address_is_passed_to_grpc_unchanged(text: str) -> None:
+    """To call or to listen on; white space around it, as of an environment file, is removed."""
     assert address_to_call(f" {text}\n").target == text
     assert address_to_listen(text, "listen").target == text
     assert not address_to_call(text).is_of_replicas
 
 
-@pytest.mark.parametrize("text", REPLICAS)
-def test_replicas_are_called_and_never_listened_on(text: str) -> None:
-    """A client takes gRPC's lists and names of them; a server has one place."""
+@pytest.mark.parametrize(
+    "text", ["dns:///agent:50051", "dns:agent:50051", "ipv4:10.0.0.1:5,10.0.0.2:5", "ipv6:[::1]:5"]
+)
+def test_replicas_can_be_called_and_not_listened_on(text: str) -> None:
+    """By gRPC's lists and names."""
     assert address_to_call(text).target == text
     with pytest.raises(InvalidArgument, match=r"listen: .* HOST:PORT"):
         address_to_listen(text, "listen")
@@ -52,52 +54,42 @@ def test_replicas_are_called_and_never_listened_on(text: str) -> None:
         ("http://10.0.0.1:5", "without 'http://': 10.0.0.1:5"),
         ("https://agent:5/", "without 'https://': agent:5"),
         ("grpc://agent", "without 'grpc://': agent"),
+        ("http://", "write e.g. 127"),
+        ("xds:///agent", ": agent:50051"),
         ("agent", "write agent:50051"),
-        ("127.0.0.1", r"write 127\.0\.0\.1:50051"),
+        ("dns:///agent", "write agent:50051"),
         ("[::1]", r"write \[::1\]:50051"),
         ("::1", r"write \[::1\]:50051"),
         ("::1:70", r"write \[::1\]:70"),
         ("50060", r"write 127\.0\.0\.1:50060"),
-        ("dns:///agent", "write agent:50051"),
+        ("99999", "write e.g. 127"),
         ("dns://", "'dns://' names no host; .*dns:///NAME:PORT"),
-        ("dns:", "'dns:' names no host"),
-        ("dns://8.8.8.8", "names no host"),
         ("ipv4:", "'ipv4:' names no host"),
-        ("http://", "write e.g. 127"),
-        ("xds:///agent", ": agent:50051"),
-        ("localhost:", "PORT .* 65535; write localhost:50051"),
-        ("unix-abstract:", "write unix:PATH"),
-        ("unix-abstract:a", "write unix:PATH"),
-        ("-", "write e.g. 127"),
+        ("a:1,b:2", "ipv4:HOST:PORT,HOST:PORT"),
+        ("", "HOST:PORT"),
         ("-a:1", "write e.g. 127"),
         ("..:1", "write e.g. 127"),
         ("999.1.1.1:5", "write e.g. 127"),
-        ("99999", "write e.g. 127"),
-        ("", "HOST:PORT"),
-        (":50051", "HOST:PORT"),
         ("my agent:50051", "HOST:PORT"),
-        ("*:50051", "HOST:PORT"),
         ("[agent]:50051", "HOST:PORT"),
+        ("localhost:", "PORT .* 1 to 65535; write localhost:50051"),
         ("agent:port", "PORT .* from 1 to 65535"),
-        ("agent:", "PORT .* from 1 to 65535"),
         ("agent:0", "PORT .* from 1 to 65535"),
         ("agent:65536", "PORT .* from 1 to 65535"),
-        ("agent:99999999999", "PORT .* from 1 to 65535"),
-        ("agent:-1", "PORT .* from 1 to 65535"),
         ("agent:\u0661", "PORT .* from 1 to 65535"),
-        ("a:1,b:2", "ipv4:HOST:PORT,HOST:PORT"),
+        ("unix-abstract:a", "write unix:PATH"),
         ("unix:", "107 bytes"),
         ("unix:" + "a" * 108, "107 bytes"),
         ("unix://agent/a", "unix:///PATH"),
     ],
 )
-def test_what_is_no_address_is_told_with_how_to_write_it(text: str, fix: str) -> None:
+def test_an_invalid_address_is_refused_with_the_fix(text: str, fix: str) -> None:
     """In one line that names the field."""
     with pytest.raises(InvalidArgument, match=rf"^agent: .*{fix}"):
         address_to_call(text, "agent")
 
 
-@pytest.mark.parametrize("text", ["dns://", "localhost:", "unix-abstract:", "a b", "-", ":50051"])
+@pytest.mark.parametrize("text", ["localhost:", "-"])
 @pytest.mark.parametrize(
     ("cli", "words"),
     [
@@ -111,14 +103,14 @@ def test_what_is_no_address_is_told_with_how_to_write_it(text: str, fix: str) ->
         (trainer, "compare --output x --agent"),
     ],
 )
-def test_a_command_tells_a_wrong_address_by_its_option(
+def test_a_command_names_the_option_of_an_invalid_address(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     cli: Commands,
     words: str,
     text: str,
 ) -> None:
-    """In one line, and as bad usage."""
+    """In one line, with the exit code of bad usage."""
     command = [*words.split(), text]
     monkeypatch.setattr("sys.argv", ["command", *command])
     with pytest.raises(SystemExit) as ended:
@@ -129,11 +121,14 @@ def test_a_command_tells_a_wrong_address_by_its_option(
     assert shown.count("\n") == 1
 
 
-def test_a_long_address_is_cut_where_it_is_quoted() -> None:
-    """Whatever is given for one."""
-    with pytest.raises(InvalidArgument) as raised:
-        address_to_call("a b" * 100_000)
-    assert len(str(raised.value)) < 400
+@pytest.mark.parametrize(
+    ("given", "fix"), [(50060, r"127\.0\.0\.1:50060$"), (None, "e.g. 127"), ("a b" * 10**5, "")]
+)
+def test_a_script_may_give_anything(given: Any, fix: str) -> None:
+    """A number, None, or a long text, which is quoted in short."""
+    with pytest.raises(InvalidArgument, match=rf"is not HOST:PORT; write .*{fix}") as error:
+        AgentClient(given)
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -151,22 +146,21 @@ def test_a_long_address_is_cut_where_it_is_quoted() -> None:
         ("nobody.invalid:1", False),
     ],
 )
-def test_only_what_others_cannot_reach_is_open_without_tls(listen: str, is_private: bool) -> None:
-    """Loopback in any form is; anything else needs TLS and a token, or --insecure."""
-    for config in (AgentConfig, TrainerConfig):
-        make: Any = config
+def test_only_a_loopback_address_may_be_served_without_tls(listen: str, is_private: bool) -> None:
+    """Any other needs TLS and a token, or --insecure."""
+    for config in BOTH:
         if is_private:
-            make(listen=listen)
+            config(listen=listen)
         else:
             with pytest.raises(InvalidArgument, match="can be reached from other machines"):
-                make(listen=listen)
+                config(listen=listen)
 
 
 @pytest.mark.parametrize(("number", "is_private"), [("127.0.1.1", True), ("10.0.0.1", False)])
-def test_a_name_is_as_private_as_what_it_stands_for(
+def test_a_name_is_as_private_as_its_addresses(
     monkeypatch: pytest.MonkeyPatch, number: str, is_private: bool
 ) -> None:
-    """A host's own name is often loopback's; `localhost` may be made something else."""
+    """A machine's own name often resolves to loopback; `localhost` may resolve elsewhere."""
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (number, 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
@@ -174,40 +168,36 @@ def test_a_name_is_as_private_as_what_it_stands_for(
     assert address_to_listen("myself:1", "listen").is_private == is_private
 
 
-@pytest.mark.parametrize("port", [-1, 65536, 99999])
-def test_a_port_of_metrics_out_of_range_is_refused(port: int) -> None:
-    """Not with a traceback of sockets."""
-    for config in (AgentConfig, TrainerConfig):
-        make: Any = config
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_metrics_port_out_of_range_is_refused(port: int) -> None:
+    for config in BOTH:
         with pytest.raises(InvalidArgument, match=f"metrics_port: {port} is not from 0 to 65535"):
-            make(metrics_port=port)
+            config(metrics_port=port)
 
 
-def test_the_trainers_agent_is_an_address() -> None:
-    """It is read as the trainer starts, not by the first run."""
-    with pytest.raises(InvalidArgument, match=r"agent: .*write 10\.0\.0\.1:50051"):
-        TrainerConfig(agent="10.0.0.1")
-    with pytest.raises(InvalidArgument, match=r"agent: .* is where this service listens itself"):
-        TrainerConfig(agent="127.0.0.1:50052")
+RAY: dict[str, Any] = {"executor": ExecutorName.RAY}
 
 
-def test_a_clusters_address_is_read_likewise() -> None:
-    """Not by Ray, which finds out after minutes."""
-    for address in ("ray://head:port", "head:99999"):
-        with pytest.raises(InvalidArgument, match=r"address: the PORT of 'head:"):
-            TrainerConfig(executor=ExecutorName.RAY, address=address)
-    TrainerConfig(executor=ExecutorName.RAY, address="auto")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"agent": "10.0.0.1"}, r"agent: .*write 10\.0\.0\.1:50051"),
+        ({"agent": "127.0.0.1:50052"}, r"agent: .* is where this service listens itself"),
+        ({**RAY, "address": "ray://head:port"}, "address: the PORT of 'head:"),
+        ({**RAY, "address": "head:99999"}, "address: the PORT of 'head:"),
+    ],
+)
+def test_a_trainers_addresses_are_checked_when_it_starts(
+    options: dict[str, Any], message: str
+) -> None:
+    """Of its agent, and of a Ray cluster; not by the first run."""
+    with pytest.raises(InvalidArgument, match=message):
+        TrainerConfig(**options)
+    TrainerConfig(**RAY, address="auto")
 
 
-@pytest.mark.parametrize(("given", "fix"), [(50060, r"127\.0\.0\.1:50060"), (None, "e.g. 127")])
-def test_what_is_no_text_is_no_address(given: Any, fix: str) -> None:
-    """As a script may give a port, or a variable that is not set."""
-    with pytest.raises(InvalidArgument, match=rf"is not HOST:PORT; write {fix}"):
-        AgentClient(given)
-
-
-def test_a_taken_port_is_told_with_its_option() -> None:
-    """Also where it is taken on one only of the numbers that a name stands for."""
+def test_a_taken_port_is_refused_by_its_option() -> None:
+    """Also if it is taken on only one of the addresses of a name."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         for host in ("127.0.0.1", "localhost"):
@@ -221,8 +211,8 @@ def test_a_taken_port_is_told_with_its_option() -> None:
     check_free(address_to_listen(f"localhost:{port}", "listen"), "--listen")
 
 
-def test_a_unix_socket_is_not_taken_from_who_listens(tmp_path: Path) -> None:
-    """GRPC replaces what is there; only what a killed service left may be replaced."""
+def test_a_unix_socket_in_use_is_refused(tmp_path: Path) -> None:
+    """The library would replace it; only one that a killed service left may be replaced."""
     path = tmp_path / "agent.sock"
     address = address_to_listen(f"unix:{path}", "listen")
     check_free(address, "--listen")
@@ -237,7 +227,7 @@ def test_a_unix_socket_is_not_taken_from_who_listens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listen", ["nobody.invalid:1", "192.0.2.1:1"])
-def test_a_host_that_is_not_here_is_told(listen: str) -> None:
-    """A name that is not found, and a number that is none of this machine's."""
+def test_a_host_of_another_machine_is_refused(listen: str) -> None:
+    """An unknown name, and an address that this machine does not have."""
     with pytest.raises(ListenError, match=f"cannot listen on {listen} of --listen: "):
         check_free(address_to_listen(listen, "listen"), "--listen")

@@ -1,4 +1,4 @@
-"""How the trainings of libraries begin, break off, go on and end, and what is told of them."""
+"""Callbacks of Lightning, Transformers and Ignite: runs follow trainings, models follow actions."""
 
 import copy
 import logging
@@ -16,7 +16,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from agent_service import torchvision_operators  # noqa: F401  # first: libraries import torchvision
 from agent_service.client import AgentClient
@@ -24,7 +24,6 @@ from agent_service.client.model import Validation
 from agent_service.client.model.lifecycle import RunLifecycle
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.client.test_integrations import CLASSES, data, network
 from tests.agent_service.specs import spec
 
 pytestmark = [
@@ -32,6 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
+CLASSES = 3
 RATE = 0.25
 
 
@@ -42,12 +42,23 @@ def _quiet(client: AgentClient) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def losses_told(client: AgentClient) -> list[float]:
+def data(count: int) -> TensorDataset:
+    torch.manual_seed(0)
+    x = torch.randn(count, 4)
+    return TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long())
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(RATE), nn.Linear(8, CLASSES))
+
+
+def reported_losses(client: AgentClient) -> list[float]:
     return [loss for t in client.transitions(run_id="r") for loss in t.next_state]
 
 
 def outcomes(client: AgentClient) -> list[int]:
-    """Return how all runs ended, the oldest first; 0 of one that goes on."""
+    """Return the outcomes of all runs, oldest first; 0 for an active one."""
     return [int(run.outcome) for run in client.list_runs()][::-1]
 
 
@@ -55,9 +66,9 @@ def rate_of(model: nn.Module) -> float:
     return next(float(m.p) for m in model.modules() if isinstance(m, nn.Dropout))
 
 
-@pytest.mark.parametrize("name", ["lightning", "transformers", "ignite"])
-def test_a_callback_is_the_first_import(name: str) -> None:
-    """Beside a torch without torchvision's compiled operators, as `make demo` installs it."""
+@pytest.mark.parametrize("name", ["lightning", "transformers"])
+def test_a_callback_can_be_imported_first(name: str) -> None:
+    """Also with a torch without torchvision's compiled operators, as `make demo` installs it."""
     code = f"from agent_service.client.{name} import ReinforcedRegularization"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
@@ -109,20 +120,22 @@ def trainer_of(
 
     from agent_service.client.transformers import ReinforcedRegularization, Validation
 
-    quiet: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "report_to": [],
         "disable_tqdm": True,
         "logging_strategy": "no",
         "use_cpu": True,
+        "max_steps": 8,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "no",
     }
-    arguments = {"max_steps": 8, "per_device_train_batch_size": 2, "save_strategy": "no"}
     loader: Any = DataLoader(dataset, 4, collate_fn=collate)  # type: ignore[arg-type]
     own = ReinforcedRegularization(
         client, "c", Validation(loader, batches=2), run_id=run_id, score=score
     )
     return Trainer(
         model,
-        TrainingArguments(str(folder), **(quiet | arguments | changes)),
+        TrainingArguments(str(folder), **(arguments | changes)),
         data_collator=collate,
         train_dataset=dataset,
         callbacks=[own, *callbacks],
@@ -130,16 +143,16 @@ def trainer_of(
     )
 
 
-def passes_of(model: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return a list that gets the logits and labels of the training's passes."""
-    kept: list[tuple[Tensor, Tensor]] = []
+def passes_of(model: Any) -> list[tuple[Tensor, Tensor, float]]:
+    """Return a list that collects logits, labels and drop rate of the training's passes."""
+    passes: list[tuple[Tensor, Tensor, float]] = []
 
-    def keep(_model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
+    def collect(_model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
         if model.training and kwargs.get("labels") is not None:
-            kept.append((output.logits.detach(), kwargs["labels"]))
+            passes.append((output.logits.detach(), kwargs["labels"], rate_of(model)))
 
-    model.register_forward_hook(keep, with_kwargs=True)
-    return kept
+    model.register_forward_hook(collect, with_kwargs=True)
+    return passes
 
 
 def images() -> list[Any]:
@@ -159,7 +172,7 @@ def padded(batch: list[Any]) -> dict[str, Tensor]:
 
 
 def ragged() -> list[Any]:
-    """Return sentences of 4 to 8 words, of which the first is not labelled."""
+    """Return sentences of 4 to 8 words, whose first word has no label."""
     made = [items(4 + i % 5, lambda words, i: words % CLASSES)[i] for i in range(40)]
     for item in made:
         item["labels"][0] = -100
@@ -179,40 +192,42 @@ MODELS: dict[str, tuple[Callable[[], list[Any]], Any, Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_losses_and_the_score_are_those_of_the_training(
+def test_a_trainers_losses_and_scores_are_those_of_its_passes(
     client: AgentClient, tmp_path: Path, kind: str, passes: int
 ) -> None:
-    """20 batches an epoch, 3 a step, the last step 2; whatever the model divides its loss by."""
+    """Whatever the model divides its loss by: 20 batches an epoch, 3 a step, 2 in the last step."""
     make, collate, aligned = MODELS[kind]
     model, dataset = small(kind), make()
-    kept = passes_of(model)
+    own, seen = rate_of(model), passes_of(model)
     trainer_of(
         client, model, dataset, tmp_path, collate=collate, gradient_accumulation_steps=passes
     ).train()
 
-    told = [aligned(*each) for each in kept]
-    losses = [float(functional.cross_entropy(*each)) for each in told]
+    batches = [aligned(logits, labels) for logits, labels, _ in seen]
+    losses = [float(functional.cross_entropy(*batch)) for batch in batches]
     bounds = [*range(0, 20, passes), 20, 20 + passes] if passes > 1 else range(9)
     steps = [losses[a:b] for a, b in pairwise(bounds)]
-    assert losses_told(client) == pytest.approx([sum(s) / len(s) for s in steps], rel=1e-5)
+    assert reported_losses(client) == pytest.approx([sum(s) / len(s) for s in steps], rel=1e-5)
     first = next(iter(client.transitions(run_id="r")))
-    logits, labels = (torch.cat(parts) for parts in zip(*told[: 4 * passes], strict=True))
+    logits, labels = (torch.cat(parts) for parts in zip(*batches[: 4 * passes], strict=True))
     counted = labels != -100
     expected = f1_score(labels[counted], logits.argmax(1)[counted], average="macro")
     assert first.scores.training == pytest.approx(expected)
     assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
+    assert len({rate for *_, rate in seen}) == 2, "each chunk has its action"
+    assert rate_of(model) == own
 
 
-def test_a_regression_is_told_as_it_is(client: AgentClient, tmp_path: Path) -> None:
-    """Its mean squared error is divided by nothing, though the model accepts the number."""
+def test_the_losses_of_a_regression_are_reported(client: AgentClient, tmp_path: Path) -> None:
+    """Its mean squared error is divided by nothing, although the model accepts the number."""
     dataset = items(labels=lambda _words, i: torch.tensor(float(i % 3)))
     model = small("regression")
-    kept = passes_of(model)
+    seen = passes_of(model)
     trainer_of(client, model, dataset, tmp_path, score="r2", gradient_accumulation_steps=2).train()
 
-    losses = [float(functional.mse_loss(logits.squeeze(), labels)) for logits, labels in kept]
+    losses = [float(functional.mse_loss(logits.squeeze(), labels)) for logits, labels, _ in seen]
     means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)]
-    assert losses_told(client) == pytest.approx(means, rel=1e-5)
+    assert reported_losses(client) == pytest.approx(means, rel=1e-5)
 
 
 def of_outputs(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -220,10 +235,10 @@ def of_outputs(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> 
 
 
 @pytest.mark.parametrize("setting", ["label_smoothing_factor", "compute_loss_func"])
-def test_a_loss_that_the_model_does_not_make_is_told_before_the_training(
+def test_a_loss_that_the_trainer_computes_is_refused_before_the_training(
     client: AgentClient, tmp_path: Path, setting: str
 ) -> None:
-    """The Trainer keeps the labels from the model then; nothing is trained, the model is free."""
+    """The model gets no labels then; nothing is trained, and the model is restored."""
     model = small("bert")
     before = [p.clone() for p in model.parameters()]
     options: dict[str, Any] = {setting: 0.1 if setting == "label_smoothing_factor" else of_outputs}
@@ -242,12 +257,12 @@ def test_a_loss_that_the_model_does_not_make_is_told_before_the_training(
         ("r", [pb.OUTCOME_TERMINATED], [3]),
     ],
 )
-def test_a_training_that_was_interrupted_begins_again(
+def test_an_interrupted_training_can_be_started_again(
     client: AgentClient, tmp_path: Path, run_id: str | None, ends: list[int], chunks: list[int]
 ) -> None:
-    """No callback is told of an exception in `train`: the next one ends the run that was left.
+    """The next `train` truncates the run left open, as no callback sees the exception.
 
-    A run that the script named goes on.
+    A run that the script named continues.
     """
     from transformers import TrainerCallback
 
@@ -270,10 +285,10 @@ def test_a_training_that_was_interrupted_begins_again(
     assert rate_of(model) == 0.1
 
 
-def test_a_model_can_be_copied_and_saved_in_the_training(
+def test_a_model_can_be_copied_and_pickled_during_the_training(
     client: AgentClient, tmp_path: Path
 ) -> None:
-    """Nothing of the callback goes along; the copy's passes are not told."""
+    """Nothing of the callback is in the copies, and their passes are not recorded."""
     from transformers import TrainerCallback
 
     class Ema(TrainerCallback):
@@ -292,8 +307,8 @@ def test_a_model_can_be_copied_and_saved_in_the_training(
     assert client.get_run("r").reported_chunks == 2
 
 
-def test_a_smaller_batch_is_found_along_one_run(client: AgentClient, tmp_path: Path) -> None:
-    """auto_find_batch_size begins again; what was told of the chunk before is forgotten."""
+def test_a_search_for_a_batch_size_is_one_run(client: AgentClient, tmp_path: Path) -> None:
+    """auto_find_batch_size starts over; the steps recorded before are forgotten."""
     model = small("bert")
     sizes = []
 
@@ -305,14 +320,8 @@ def test_a_smaller_batch_is_found_along_one_run(client: AgentClient, tmp_path: P
             return super().forward(input_ids=input_ids, labels=labels, **rest)
 
     model.__class__ = Large
-    trainer_of(
-        client,
-        model,
-        items(),
-        tmp_path,
-        auto_find_batch_size=True,
-        per_device_train_batch_size=8,
-    ).train()
+    changes: dict[str, Any] = {"auto_find_batch_size": True, "per_device_train_batch_size": 8}
+    trainer_of(client, model, items(), tmp_path, **changes).train()
 
     assert sizes.count(8) == 3
     assert outcomes(client) == [pb.OUTCOME_TERMINATED]
@@ -320,16 +329,16 @@ def test_a_smaller_batch_is_found_along_one_run(client: AgentClient, tmp_path: P
     assert rate_of(model) == 0.1
 
 
-def test_sentences_of_as_many_words_as_classes_are_scored_as_words(
+def test_sentences_of_as_many_words_as_classes_are_scored_by_word(
     client: AgentClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The classes of a Trainer's model are last, so nothing is unclear, nor warned of."""
+    """The classes of a Trainer's model are last, so nothing is ambiguous, and no warning logged."""
     model, dataset = small("tagger"), items(CLASSES, lambda words, _i: words % CLASSES)
-    kept = passes_of(model)
+    seen = passes_of(model)
     trainer_of(client, model, dataset, tmp_path).train()
 
     first = next(iter(client.transitions(run_id="r")))
-    logits, labels = (torch.cat(parts) for parts in zip(*kept[:4], strict=True))
+    logits, labels = (torch.cat(parts) for parts in list(zip(*seen[:4], strict=True))[:2])
     expected = f1_score(labels.flatten(), logits.argmax(-1).flatten(), average="macro")
     assert first.scores.training == pytest.approx(expected)
     assert "classes in the second dimension" not in caplog.text
@@ -343,7 +352,6 @@ def fit(
     folder: Path,
     module: Any,
     *,
-    count: int = 80,
     ckpt_path: Any = None,
     callbacks: tuple[Any, ...] = (),
     run_id: str | None = "r",
@@ -353,25 +361,25 @@ def fit(
 
     from agent_service.client.lightning import ReinforcedRegularization, Validation
 
-    quiet: dict[str, Any] = {
+    options: dict[str, Any] = {
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "enable_checkpointing": False,
     }
-    base: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "enable_checkpointing": False}
     own = ReinforcedRegularization(
         client, "c", Validation(DataLoader(data(40), 8), batches=2), run_id=run_id
     )
     trainer = Trainer(
-        callbacks=[own, *callbacks],
-        default_root_dir=str(folder),
-        **(quiet | base | changes),
+        callbacks=[own, *callbacks], default_root_dir=str(folder), **(options | changes)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(
             module,
-            DataLoader(data(count), 8),
+            DataLoader(data(80), 8),
             ckpt_path=ckpt_path,
             weights_only=None if ckpt_path is None else False,
         )
@@ -382,15 +390,16 @@ def modules() -> Any:
     from lightning.pytorch import LightningModule
 
     class Module(LightningModule):
-        """A network that keeps the losses of its passes."""
+        """A network that collects losses and drop rates of its passes."""
 
         def __init__(self) -> None:
             super().__init__()
             self.net = network()
             self.losses: list[float] = []
+            self.rates: list[float] = []
 
         def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.net(x.to(self.dtype))
+            logits: Tensor = self.net(x)
             return logits
 
         def training_step(self, batch: Any, index: int) -> Any:
@@ -398,6 +407,7 @@ def modules() -> Any:
             logits = self(x)
             loss = functional.cross_entropy(logits, labels)
             self.losses.append(loss.item())
+            self.rates.append(rate_of(self))
             return {"loss": loss, "logits": logits, "labels": labels}
 
         def configure_optimizers(self) -> Any:
@@ -406,10 +416,10 @@ def modules() -> Any:
     return Module
 
 
-def test_a_last_step_of_fewer_passes_has_their_mean(
+def test_a_step_with_fewer_passes_has_their_mean_loss(
     client: AgentClient, tmp_path: Path, modules: Any
 ) -> None:
-    """Ten batches, four a step: Lightning divides the last two by four as well."""
+    """Ten batches, four a step: Lightning divides the losses of the last two by four as well."""
     module = modules()
     fit(client, tmp_path, module, accumulate_grad_batches=4, max_epochs=4)
 
@@ -417,11 +427,15 @@ def test_a_last_step_of_fewer_passes_has_their_mean(
     for epoch in range(4):
         passes = module.losses[10 * epoch : 10 * epoch + 10]
         means += [sum(p) / len(p) for p in (passes[:4], passes[4:8], passes[8:])]
-    assert losses_told(client) == pytest.approx(means, rel=1e-5)
+    assert reported_losses(client) == pytest.approx(means, rel=1e-5)
+    assert len(set(module.rates[:14])) == 1, "one action for the 14 passes of the first chunk"
+    assert module.rates[14] != module.rates[13]
+    assert rate_of(module) == RATE
+    assert outcomes(client) == [pb.OUTCOME_TERMINATED]
 
 
-def test_a_skipped_batch_is_not_told(client: AgentClient, tmp_path: Path, modules: Any) -> None:
-    """training_step returns None: alone, and among accumulated passes."""
+def test_a_skipped_batch_is_not_recorded(client: AgentClient, tmp_path: Path, modules: Any) -> None:
+    """training_step returns None: for a whole step, and for one of accumulated passes."""
 
     class Skips(modules):  # type: ignore[misc]
         def training_step(self, batch: Any, index: int) -> Any:
@@ -431,13 +445,13 @@ def test_a_skipped_batch_is_not_told(client: AgentClient, tmp_path: Path, module
     fit(client, tmp_path, module, accumulate_grad_batches=2, max_epochs=2)
 
     a, b, c, d, e, f, g = module.losses[:7]
-    assert losses_told(client)[:4] == pytest.approx([(a + b) / 2, c, (d + e) / 2, (f + g) / 2])
+    assert reported_losses(client)[:4] == pytest.approx([(a + b) / 2, c, (d + e) / 2, (f + g) / 2])
 
 
-def test_manual_optimization_of_two_optimizers_is_a_step_a_batch(
+def test_manual_optimization_with_two_optimizers_makes_one_step_per_batch(
     client: AgentClient, tmp_path: Path, modules: Any
 ) -> None:
-    """As of a GAN: the loss that is returned, not divided; to return nothing is no skipping."""
+    """As for a GAN: with the returned loss, undivided; returning None does not skip there."""
 
     class Two(modules):  # type: ignore[misc]
         automatic_optimization = False
@@ -447,13 +461,13 @@ def test_manual_optimization_of_two_optimizers_is_a_step_a_batch(
             return [torch.optim.SGD(half.parameters(), lr=0.01) for half in halves]
 
         def training_step(self, batch: Any, index: int) -> Any:
-            told = super().training_step(batch, index)
+            outputs = super().training_step(batch, index)
             for optimizer in self.optimizers():
                 optimizer.zero_grad()
-            self.manual_backward(told["loss"])
+            self.manual_backward(outputs["loss"])
             for optimizer in self.optimizers():
                 optimizer.step()
-            return told
+            return outputs
 
     class Silent(Two):
         def training_step(self, batch: Any, index: int) -> Any:
@@ -461,30 +475,15 @@ def test_manual_optimization_of_two_optimizers_is_a_step_a_batch(
 
     module = Two()
     fit(client, tmp_path, module)
-    assert losses_told(client) == pytest.approx(module.losses[:8])
+    assert reported_losses(client) == pytest.approx(module.losses[:8])
     with pytest.raises(TypeError, match="from training_step"):
         fit(client, tmp_path, Silent(), run_id=None)
 
 
-def test_a_module_in_bfloat16_is_validated(
+def test_a_fit_resumed_under_a_finished_run_is_refused_before_it_trains(
     client: AgentClient, tmp_path: Path, modules: Any
 ) -> None:
-    """Its inputs are turned into its precision."""
-
-    class Strict(modules):  # type: ignore[misc]
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.net(x)
-            return logits
-
-    fit(client, tmp_path, Strict(), precision="bf16-true")
-
-    assert client.get_run("r").reported_chunks == 2
-
-
-def test_a_fit_that_an_exception_ended_is_not_trained_on_unseen(
-    client: AgentClient, tmp_path: Path, modules: Any
-) -> None:
-    """Its run is truncated; going on from the checkpoint as the same run is refused at once."""
+    """An exception truncated the run; the checkpoint can be resumed under another id."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     class Breaks(modules):  # type: ignore[misc]
@@ -492,10 +491,10 @@ def test_a_fit_that_an_exception_ended_is_not_trained_on_unseen(
             if index == 5:
                 raise RuntimeError("preempted")
 
-    kept = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_last=True)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_last=True)
     module, again = Breaks(), modules()
     with pytest.raises(RuntimeError, match="preempted"):
-        fit(client, tmp_path, module, callbacks=(kept,), enable_checkpointing=True)
+        fit(client, tmp_path, module, callbacks=(checkpoint,), enable_checkpointing=True)
     path = tmp_path / "last.ckpt"
     assert rate_of(module) == RATE
     with pytest.raises(AgentError, match="is finished"):
@@ -516,34 +515,31 @@ def engine_of(
 
     from agent_service.client.ignite import ReinforcedRegularization
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
     def train(_engine: Any, batch: Any) -> Any:
         x, labels = batch
         logits = model(x)
-        loss = functional.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return loss, logits, labels
+        return functional.cross_entropy(logits, labels), logits, labels
 
-    made = Engine(step or train)
+    engine = Engine(step or train)
     validation = Validation(DataLoader(data(40), 8) if loader is None else loader, batches=2)
-    ReinforcedRegularization(client, "c", model, validation, **options).attach(made)
-    return made
+    ReinforcedRegularization(client, "c", model, validation, **options).attach(engine)
+    return engine
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_an_engine_that_is_terminated_ends_its_run(client: AgentClient, skip: bool) -> None:
-    """Also where it skips its completion; the next engine trains the model."""
+def test_a_terminated_engine_ends_its_run(client: AgentClient, skip: bool) -> None:
+    """Also if it skips its completion; the model is restored, and another engine can train it."""
     from ignite.engine import Events
 
-    model = network()
+    model, rates = network(), []
     first = engine_of(client, model)
     first.add_event_handler(
         Events.ITERATION_COMPLETED(once=6), lambda: first.terminate(skip_completed=skip)
     )
+    first.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(rate_of(model)))
     first.run(DataLoader(data(80), 8), max_epochs=1)
+    assert len(set(rates[:4])) == 1
+    assert rates[4] != rates[3], "the second chunk has the next action"
     assert rate_of(model) == RATE
     engine_of(client, model).run(DataLoader(data(80), 8), max_epochs=1)
 
@@ -551,8 +547,8 @@ def test_an_engine_that_is_terminated_ends_its_run(client: AgentClient, skip: bo
     assert outcomes(client) == [ended, pb.OUTCOME_TERMINATED]
 
 
-def test_the_scripts_own_handler_of_exceptions_decides(client: AgentClient) -> None:
-    """It is called as without the callback, and the exception goes no further."""
+def test_the_scripts_own_exception_handler_decides(client: AgentClient) -> None:
+    """It is called as without the callback, and may swallow the exception."""
     from ignite.engine import Events
 
     model, seen = network(), []
@@ -565,10 +561,8 @@ def test_the_scripts_own_handler_of_exceptions_decides(client: AgentClient) -> N
     assert rate_of(model) == RATE
 
 
-def test_a_training_whose_script_skips_a_bad_batch_is_followed_to_its_end(
-    client: AgentClient,
-) -> None:
-    """Its handler goes on with the next epoch, whether the batch or the validation fails."""
+def test_a_training_whose_script_swallows_exceptions_keeps_its_run(client: AgentClient) -> None:
+    """Its handler continues with the next epoch, whether a batch or the validation fails."""
     from ignite.engine import Events
 
     model, seen = network(), []
@@ -591,27 +585,26 @@ def test_a_training_whose_script_skips_a_bad_batch_is_followed_to_its_end(
     engine.run(range(10), max_epochs=2)
 
     assert seen == [RuntimeError, OSError]
-    assert losses_told(client) == [0.0, 1.0, 3.0, 4.0]
+    assert reported_losses(client) == [0.0, 1.0, 3.0, 4.0]
     assert outcomes(client) == [pb.OUTCOME_TERMINATED]
 
 
-def test_a_callback_without_a_run_lets_a_training_go_on(client: AgentClient) -> None:
-    """Its run has ended by an exception that the script has handled."""
-    model = network()
-    follower = RunLifecycle(client, "c", Validation([data(8).tensors]), {})
-    follower.begin(model)
-    follower.fail(RuntimeError())
-    follower.add_pass(torch.randn(8, CLASSES), torch.randint(CLASSES, (8,)))
-    follower.step([torch.tensor(1.0)])
+def test_a_callback_without_a_run_lets_the_training_continue(client: AgentClient) -> None:
+    """An exception that the script handled has ended its run."""
+    lifecycle = RunLifecycle(client, "c", Validation([data(8).tensors]), {})
+    lifecycle.begin(network())
+    lifecycle.fail(RuntimeError())
+    lifecycle.add_pass(torch.randn(8, CLASSES), torch.randint(CLASSES, (8,)))
+    lifecycle.step([torch.tensor(1.0)])
 
     assert outcomes(client) == [pb.OUTCOME_TRUNCATED]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_two_callbacks_of_one_engine_swallow_nothing(
+def test_two_callbacks_of_one_engine_pass_on_an_exception(
     client: AgentClient, error: type[BaseException]
 ) -> None:
-    """As of a GAN's two models: both runs end, and the exception is the script's."""
+    """As for a GAN's two models: both runs end, and the script gets the exception."""
     from agent_service.client.ignite import ReinforcedRegularization
 
     models = [network(), network()]
@@ -632,14 +625,14 @@ def test_two_callbacks_of_one_engine_swallow_nothing(
     assert [rate_of(model) for model in models] == [RATE, RATE]
 
 
-def test_an_engine_tells_what_its_function_returns(client: AgentClient) -> None:
-    """None of a batch that takes no step; anything but three is told what to give."""
+def test_an_engine_records_the_outputs_of_its_function(client: AgentClient) -> None:
+    """None is a batch without a step; anything but three values is refused with the fix."""
     model = network()
     logits, labels = torch.randn(8, CLASSES), torch.randint(CLASSES, (8,))
-    told = iter([None, *[(float(i), logits, labels) for i in range(8)]])
-    engine_of(client, model, lambda _engine, _batch: next(told), run_id="r").run(
+    outputs = iter([None, *[(float(i), logits, labels) for i in range(8)]])
+    engine_of(client, model, lambda _engine, _batch: next(outputs), run_id="r").run(
         range(9), max_epochs=1
     )
-    assert losses_told(client) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert reported_losses(client) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     with pytest.raises(TypeError, match="output_transform="):
         engine_of(client, model, lambda _engine, _batch: 0.5).run([1], max_epochs=1)
