@@ -2,218 +2,207 @@
 
 import math
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from agent_service.client import AgentClient
-from agent_service.domain.errors import FieldViolation, InvalidArgument
+from agent_service.controllers.random import RandomSettings
+from agent_service.domain.errors import (
+    AgentError,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+)
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.wire import convert
+from agent_service.v1 import agent_pb2_grpc
+from tests.agent_service.calls import LOSSES, SCORES, report_of
 from tests.agent_service.specs import spec
 
-LOSSES = [2.0, 1.5, 1.25, 1.0]
-SCORES = pb.Scores(training=0.5, validation=0.5)
+NAN, INF = math.nan, math.inf
 
 
-def spec_message(**changes: object) -> pb.ControllerSpec:
-    message = convert.spec_to_message(spec("new"))
-    for path, value in changes.items():
-        target, *_, field = (
-            (message.hyperparameters[0], path) if path != "name" else (message, path)
-        )
-        setattr(target, field, value)
-    return message
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"low": 0.9}, "spec.hyperparameters[0].low"),
-        ({"low": 1.0}, "spec.hyperparameters[0].low"),
-        ({"low": math.nan}, "spec.hyperparameters[0].low"),
-        ({"high": math.inf}, "spec.hyperparameters[0].high"),
-        ({"scale": pb.SCALE_LOG}, "spec.hyperparameters[0].low"),
-        ({"low": -0.5, "scale": pb.SCALE_LOG}, "spec.hyperparameters[0].low"),
-        ({"scale": 99}, "spec.hyperparameters[0].scale"),
-        ({"name": "Not A Name"}, "spec.name"),
-    ],
-)
-def test_a_wrong_spec_is_refused_by_field(
-    client: AgentClient, changes: dict[str, object], field: str
-) -> None:
-    """INVALID_ARGUMENT names the field, and no controller is there afterwards."""
-    request = pb.CreateControllerRequest(spec=spec_message(**changes))
-
-    with pytest.raises(InvalidArgument) as raised:
-        client._calls.call(client._stub.CreateController, request)
-
-    assert [v.field for v in raised.value.violations] == [field]
-    assert list(client.list_controllers()) == []
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "field"),
-    [
-        ({}, "spec.algorithm"),
-        ({"bayesian": pb.Bayesian(n_startup_trials=0)}, "spec.bayesian.n_startup_trials"),
-        ({"bayesian": pb.Bayesian(n_startup_trials=257)}, "spec.bayesian.n_startup_trials"),
-        ({"bayesian": pb.Bayesian(n_ei_candidates=0)}, "spec.bayesian.n_ei_candidates"),
-        ({"bayesian": pb.Bayesian(n_ei_candidates=49)}, "spec.bayesian.n_ei_candidates"),
-        ({"ppo": pb.Ppo(gamma=1.5)}, "spec.ppo.gamma"),
-        ({"ppo": pb.Ppo(rollout_size=0)}, "spec.ppo.rollout_size"),
-        ({"ppo": pb.Ppo(max_staleness=0)}, "spec.ppo.max_staleness"),
-        ({"ppo": pb.Ppo(net_arch=[64, 0])}, "spec.ppo.net_arch"),
-        ({"ppo": pb.Ppo(max_change=0)}, "spec.ppo.max_change"),
-        ({"ppo": pb.Ppo(max_change=2.5)}, "spec.ppo.max_change"),
-        ({"ppo": pb.Ppo(max_change=math.nan)}, "spec.ppo.max_change"),
-        ({"ppo": pb.Ppo(warm_start=pb.WarmStart())}, "spec.ppo.warm_start.controller"),
-        (
-            {"ppo": pb.Ppo(warm_start=pb.WarmStart(controller="c", policy_version=-1))},
-            "spec.ppo.warm_start.policy_version",
-        ),
-        ({"ppo": pb.Ppo(net_arch=[2**31 - 1])}, "spec.ppo.net_arch"),
-        ({"ppo": pb.Ppo(net_arch=[8] * 1000)}, "spec.ppo.net_arch"),
-        ({"ppo": pb.Ppo(log_std_init=1e30)}, "spec.ppo.log_std_init"),
-        ({"ppo": pb.Ppo(log_std_init=math.nan)}, "spec.ppo.log_std_init"),
-        ({"constant": pb.Constant()}, "spec.constant.values[dropout]"),
-        ({"constant": pb.Constant(values={"dropout": 2})}, "spec.constant.values[dropout]"),
-        ({"constant": pb.Constant(values={"x": 0})}, "spec.constant.values[x]"),
-        ({"schedule": pb.Schedule(chunks=5)}, "spec.schedule.shape"),
-        ({"schedule": pb.Schedule(shape=pb.SHAPE_STEP, chunks=1)}, "spec.schedule.chunks"),
-        ({"replay": pb.Replay()}, "spec.replay.values"),
-        (
-            {"replay": pb.Replay(values=[pb.ReplayedValues(values={"dropout": 2})])},
-            "spec.replay.values[0][dropout]",
-        ),
-        (
-            {"replay": pb.Replay(run_id="r", values=[pb.ReplayedValues(values={"dropout": 0})])},
-            "spec.replay.values",
-        ),
-    ],
-)
-def test_a_wrong_algorithm_is_refused_by_field(
-    client: AgentClient, algorithm: dict[str, object], field: str
-) -> None:
-    """What is missing or out of range is named."""
-    message = pb.ControllerSpec(
-        name="new",
-        hyperparameters=[pb.Hyperparameter(name="dropout", high=0.9)],
-        **algorithm,  # type: ignore[arg-type]
+def ranged(**changes: Any) -> pb.CreateControllerRequest:
+    """Return a request for a controller whose hyperparameter is as given."""
+    rate = pb.Hyperparameter(**{"name": "dropout", "high": 0.9, **changes})
+    return pb.CreateControllerRequest(
+        spec=pb.ControllerSpec(name="new", hyperparameters=[rate], random=pb.Random())
     )
 
-    with pytest.raises(InvalidArgument) as raised:
-        client._calls.call(client._stub.CreateController, pb.CreateControllerRequest(spec=message))
 
-    assert [v.field for v in raised.value.violations] == [field]
+def using(name: str = "new", **algorithm: Any) -> pb.CreateControllerRequest:
+    """Return a request for a controller with an algorithm."""
+    rate = pb.Hyperparameter(name="dropout", high=0.9)
+    return pb.CreateControllerRequest(
+        spec=pb.ControllerSpec(name=name, hyperparameters=[rate], **algorithm)
+    )
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"losses": LOSSES[:3]}, "losses"),
-        ({"losses": []}, "losses"),
-        ({"losses": [1.0, math.nan, 1.0, 1.0]}, "losses[1]"),
-        ({"losses": [1.0, 1.0, 1.0, -math.inf]}, "losses[3]"),
-        ({"chunk_index": 0}, "chunk_index"),
-        ({"chunk_index": -1}, "chunk_index"),
-        ({"scores": pb.Scores(training=1.5, validation=0.5)}, "scores.training"),
-        ({"scores": pb.Scores(training=0.5, validation=math.nan)}, "scores.validation"),
-        ({"reward": 0.5}, "reward"),
-        ({"scores": None}, "feedback"),
-        ({"applied": pb.Applied(values={"dropout": math.nan})}, "applied.values[dropout]"),
-        ({"applied": pb.Applied(values={"x": 0.5})}, "applied"),
-        ({"applied": pb.Applied()}, "applied"),
-    ],
-)
-def test_a_wrong_report_is_refused_by_field(
-    client: AgentClient, changes: dict[str, object], field: str
+def ppo(**settings: Any) -> pb.CreateControllerRequest:
+    return using(ppo=pb.Ppo(**settings))
+
+
+def bayesian(**settings: Any) -> pb.CreateControllerRequest:
+    return using(bayesian=pb.Bayesian(**settings))
+
+
+def reported(**changes: Any) -> pb.ReportChunkRequest:
+    return report_of("live", **changes)
+
+
+def started(**changes: Any) -> pb.StartRunRequest:
+    return pb.StartRunRequest(**{"controller": "c", "run_id": "r", **changes})
+
+
+def finished(**fields: Any) -> pb.FinishRunRequest:
+    return pb.FinishRunRequest(run_id="live", **fields)
+
+
+WRONG: list[tuple[Message, str]] = [
+    (ranged(low=0.9), "spec.hyperparameters[0].low"),
+    (ranged(low=1.0), "spec.hyperparameters[0].low"),
+    (ranged(low=NAN), "spec.hyperparameters[0].low"),
+    (ranged(high=INF), "spec.hyperparameters[0].high"),
+    (ranged(scale=pb.SCALE_LOG), "spec.hyperparameters[0].low"),
+    (ranged(low=-0.5, scale=pb.SCALE_LOG), "spec.hyperparameters[0].low"),
+    (ranged(scale=99), "spec.hyperparameters[0].scale"),
+    (ranged(name="Not A Name"), "spec.hyperparameters[0].name"),
+    (using("Not A Name", random=pb.Random()), "spec.name"),
+    (using(), "spec.algorithm"),
+    (bayesian(n_startup_trials=0), "spec.bayesian.n_startup_trials"),
+    (bayesian(n_startup_trials=257), "spec.bayesian.n_startup_trials"),
+    (bayesian(n_ei_candidates=0), "spec.bayesian.n_ei_candidates"),
+    (bayesian(n_ei_candidates=49), "spec.bayesian.n_ei_candidates"),
+    (ppo(gamma=1.5), "spec.ppo.gamma"),
+    (ppo(learning_rate=0), "spec.ppo.learning_rate"),
+    (ppo(ent_coef=-0.1), "spec.ppo.ent_coef"),
+    (ppo(rollout_size=0), "spec.ppo.rollout_size"),
+    (ppo(max_staleness=0), "spec.ppo.max_staleness"),
+    (ppo(max_change=0), "spec.ppo.max_change"),
+    (ppo(max_change=2.5), "spec.ppo.max_change"),
+    (ppo(max_change=NAN), "spec.ppo.max_change"),
+    (ppo(warm_start=pb.WarmStart()), "spec.ppo.warm_start.controller"),
+    (
+        ppo(warm_start=pb.WarmStart(controller="c", policy_version=-1)),
+        "spec.ppo.warm_start.policy_version",
+    ),
+    (ppo(net_arch=[64, 0]), "spec.ppo.net_arch"),
+    (ppo(net_arch=[2**31 - 1]), "spec.ppo.net_arch"),
+    (ppo(net_arch=[8] * 1000), "spec.ppo.net_arch"),
+    (ppo(log_std_init=1e30), "spec.ppo.log_std_init"),
+    (ppo(log_std_init=NAN), "spec.ppo.log_std_init"),
+    (using(constant=pb.Constant()), "spec.constant.values[dropout]"),
+    (using(constant=pb.Constant(values={"dropout": 2})), "spec.constant.values[dropout]"),
+    (using(constant=pb.Constant(values={"x": 0})), "spec.constant.values[x]"),
+    (using(schedule=pb.Schedule(chunks=5)), "spec.schedule.shape"),
+    (using(schedule=pb.Schedule(shape=pb.SHAPE_STEP, chunks=1)), "spec.schedule.chunks"),
+    (using(replay=pb.Replay()), "spec.replay.values"),
+    (
+        using(replay=pb.Replay(values=[pb.ReplayedValues(values={"dropout": 2})])),
+        "spec.replay.values[0][dropout]",
+    ),
+    (
+        using(replay=pb.Replay(run_id="r", values=[pb.ReplayedValues(values={"dropout": 0})])),
+        "spec.replay.values",
+    ),
+    (reported(losses=LOSSES[:3]), "losses"),
+    (reported(losses=[]), "losses"),
+    (reported(losses=[1.0, NAN, 1.0, 1.0]), "losses[1]"),
+    (reported(losses=[1.0, 1.0, 1.0, -INF]), "losses[3]"),
+    (reported(chunk=0), "chunk_index"),
+    (reported(chunk=-1), "chunk_index"),
+    (reported(scores=pb.Scores(training=1.5, validation=0.5)), "scores.training"),
+    (reported(scores=pb.Scores(training=0.5, validation=NAN)), "scores.validation"),
+    (reported(scores=None, reward=0.5), "reward"),
+    (reported(scores=None), "feedback"),
+    (reported(applied=pb.Applied(values={"dropout": NAN})), "applied.values[dropout]"),
+    (reported(applied=pb.Applied(values={"x": 0.5})), "applied"),
+    (reported(applied=pb.Applied()), "applied"),
+    (started(run_id=""), "run_id"),
+    (started(run_id="../x"), "run_id"),
+    (started(mode=77), "mode"),
+    (started(planned_chunks=-1), "planned_chunks"),
+    (pb.UpdateControllerRequest(name="c"), "mode"),
+    (pb.UpdateControllerRequest(name="c", mode=pb.MODE_SHADOW), "mode"),
+    (finished(), "outcome"),
+    (finished(outcome=pb.OUTCOME_TERMINATED, final_score=NAN), "final_score"),
+    (pb.ListRunsRequest(page_size=-1), "page_size"),
+    (pb.ListRunsRequest(page_token="x"), "page_token"),
+    (pb.ListControllersRequest(page_size=10_000), "page_size"),
+    (pb.ListPolicyVersionsRequest(controller="c", page_size=-1), "page_size"),
+    (pb.ListPolicyVersionsRequest(controller="c", page_token="x"), "page_token"),
+    (pb.StreamTransitionsRequest(after_position=-1), "after_position"),
+]
+
+
+def test_a_wrong_value_is_refused_by_its_field(
+    client: AgentClient, call: Callable[[Message], Any]
 ) -> None:
-    """INVALID_ARGUMENT names the field, and the run stands where it stood."""
+    """INVALID_ARGUMENT names the field, and everything is as it was."""
     client.create_controller(spec())
-    client.run("c", run_id="r")
-    before = client.get_run("r")
-    content: dict[str, object] = {"chunk_index": 1, "losses": LOSSES, "scores": SCORES} | changes
-    if "reward" in changes:
-        del content["scores"]
+    client.run("c", run_id="live")
+    before = [list(client.list_controllers()), list(client.list_runs())]
 
-    with pytest.raises(InvalidArgument) as raised:
-        client._calls.call(
-            client._stub.ReportChunk,
-            pb.ReportChunkRequest(run_id="r", **content),  # type: ignore[arg-type]
-        )
+    for request, field in WRONG:
+        with pytest.raises(InvalidArgument) as raised:
+            print(request, call(request))
+        assert [v.field for v in raised.value.violations] == [field], request
 
-    assert [v.field for v in raised.value.violations] == [field]
-    assert client.get_run("r") == before
+    assert [list(client.list_controllers()), list(client.list_runs())] == before
     assert list(client.transitions()) == []
 
 
 @pytest.mark.parametrize(
-    ("method", "request_", "field"),
+    ("request_", "error"),
     [
-        ("StartRun", pb.StartRunRequest(controller="c", run_id=""), "run_id"),
-        ("StartRun", pb.StartRunRequest(controller="c", run_id="../x"), "run_id"),
-        ("StartRun", pb.StartRunRequest(controller="c", run_id="r", mode=77), "mode"),  # type: ignore[arg-type]
-        (
-            "StartRun",
-            pb.StartRunRequest(controller="c", run_id="r", planned_chunks=-1),
-            "planned_chunks",
-        ),
-        ("UpdateController", pb.UpdateControllerRequest(name="c"), "mode"),
-        ("UpdateController", pb.UpdateControllerRequest(name="c", mode=pb.MODE_SHADOW), "mode"),
-        ("FinishRun", pb.FinishRunRequest(run_id="live"), "outcome"),
-        (
-            "FinishRun",
-            pb.FinishRunRequest(run_id="live", outcome=pb.OUTCOME_TERMINATED, final_score=math.nan),
-            "final_score",
-        ),
-        ("ListRuns", pb.ListRunsRequest(page_size=-1), "page_size"),
-        ("ListRuns", pb.ListRunsRequest(page_token="x"), "page_token"),
-        ("ListControllers", pb.ListControllersRequest(page_size=10_000), "page_size"),
+        (pb.GetControllerRequest(name="nobody"), NotFound),
+        (pb.UpdateControllerRequest(name="nobody", mode=pb.MODE_FROZEN), NotFound),
+        (pb.DeleteControllerRequest(name="nobody"), NotFound),
+        (pb.StartRunRequest(controller="nobody", run_id="r"), NotFound),
+        (report_of("nobody"), NotFound),
+        (pb.FinishRunRequest(run_id="nobody", outcome=pb.OUTCOME_TERMINATED), NotFound),
+        (pb.GetRunRequest(run_id="nobody"), NotFound),
+        (pb.StreamTransitionsRequest(run_id="nobody", follow=True), NotFound),
+        (pb.StreamTransitionsRequest(controller="nobody", follow=True), NotFound),
+        (pb.ListPolicyVersionsRequest(controller="nobody"), NotFound),
+        (pb.ExportPolicyRequest(controller="nobody"), NotFound),
+        (pb.ListPolicyVersionsRequest(controller="random"), FailedPrecondition),
+        (pb.ExportPolicyRequest(controller="random"), FailedPrecondition),
     ],
+    ids=lambda value: type(value).__name__,
 )
-def test_other_wrong_calls_are_refused_by_field(
-    client: AgentClient, method: str, request_: object, field: str
+def test_a_call_names_what_does_not_exist(
+    client: AgentClient, call: Callable[[Message], Any], request_: Message, error: type[AgentError]
 ) -> None:
-    """Each names its field and leaves the live run alone."""
+    """NOT_FOUND, never UNKNOWN or INTERNAL; a controller without a policy is another matter."""
+    client.create_controller(spec("random", RandomSettings()))
+
+    with pytest.raises(error, match=r"nobody|random"):
+        call(request_)
+
+
+def test_a_message_of_ten_mebibytes_is_refused(
+    client: AgentClient, stub: agent_pb2_grpc.AgentServiceStub
+) -> None:
+    """RESOURCE_EXHAUSTED by the transport's limit, and the service goes on."""
     client.create_controller(spec())
-    client.run("c", run_id="live")
-
-    with pytest.raises(InvalidArgument) as raised:
-        client._calls.call(getattr(client._stub, method), request_)
-
-    assert [v.field for v in raised.value.violations] == [field]
-    assert [r.run_id for r in client.list_runs()] == ["live"]
-
-
-def test_a_message_of_ten_mebibytes_is_refused(client: AgentClient) -> None:
-    """RESOURCE_EXHAUSTED from the transport's limit, and the service serves on."""
-    client.create_controller(spec())
-    run = client.run("c", run_id="r")
-    huge = pb.ReportChunkRequest(run_id="r", chunk_index=1, losses=[1.0] * (10 * 2**17))
+    client.run("c", run_id="r")
 
     with pytest.raises(grpc.RpcError) as raised:
-        client._stub.ReportChunk(huge, timeout=30)
+        stub.ReportChunk(report_of("r", losses=[1.0] * (10 * 2**17)), timeout=30)
 
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    run.report_chunk(LOSSES, training_score=0.5, validation_score=0.5)
-
-
-@pytest.mark.parametrize("data", [b"", b"\x80\x04K\x01.", b"x" * 100_000])
-def test_what_is_no_policy_is_not_imported(client: AgentClient, data: bytes) -> None:
-    """A file that ExportPolicy did not write is INVALID_ARGUMENT, and the policy stays."""
-    client.create_controller(spec())
-
-    with pytest.raises(InvalidArgument, match="policy"):
-        client.import_policy("c", data)
-
-    assert client.get_controller("c").policy_version == 1
+    assert stub.ReportChunk(report_of("r", scores=SCORES)).action.chunk_index == 2
 
 
 def test_an_error_is_the_same_in_another_process() -> None:
-    """As rank 0 of a training tells it to the others."""
+    """As rank 0 of a training passes it to the others."""
     error = InvalidArgument(FieldViolation("spec.name", "is empty"), FieldViolation("mode", "is 9"))
 
-    told = pickle.loads(pickle.dumps(error))
+    copy = pickle.loads(pickle.dumps(error))
 
-    assert (str(told), told.violations) == (str(error), error.violations)
+    assert (str(copy), copy.violations) == (str(error), error.violations)

@@ -6,7 +6,7 @@ import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -24,14 +24,16 @@ from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.snapshot import initial_snapshot
 from agent_service.rpc import servicer
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub as Stub
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess
 
 NORMALIZED = spec(algorithm=PPOSettings(normalize_observations=True))
+MIB = 2**20
+OTHER = spec(algorithm=PPOSettings(normalize_observations=True), chunk_size=5)
 GOOD = to_bytes(initial_snapshot(NORMALIZED), NORMALIZED, policy_version=1)
 LENGTH = int.from_bytes(GOOD[:8], "little")
 HEADER = json.loads(GOOD[8 : 8 + LENGTH])
-MIB = 2**20
 
 
 class Touch:
@@ -73,24 +75,17 @@ def with_dtype(name: str, size: int) -> bytes:
     return with_header(header, bytes(count * size) + GOOD[8 + LENGTH + old :])
 
 
-def with_value(value: float) -> bytes:
-    arrays = safetensors.numpy.load(GOOD)
-    arrays["value_net.weight"] = np.full_like(arrays["value_net.weight"], value)
-    return safetensors.numpy.save(arrays, HEADER["__metadata__"])
-
-
-def bomb() -> bytes:
-    """Return a zip of some KiB that would unpack to 64 MiB."""
-    file = BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("data", bytes(64 * MIB))
-    return file.getvalue()
+def with_arrays(**changes: np.ndarray | None) -> bytes:
+    """Return the good file with arrays replaced, added or (None) removed."""
+    arrays = safetensors.numpy.load(GOOD) | {n.replace("__", "."): a for n, a in changes.items()}
+    kept = {name: array for name, array in arrays.items() if array is not None}
+    return safetensors.numpy.save(kept, HEADER["__metadata__"])
 
 
 def zipped(data: bytes) -> bytes:
-    """Return a zip with data where stable-baselines3 has a pickle."""
+    """Return a compressed zip with data where stable-baselines3 has a pickle."""
     file = BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("policy.pth", data)
     return file.getvalue()
 
@@ -109,7 +104,7 @@ def hostile(folder: Path) -> dict[str, bytes]:
         "a pickle as the body": with_header(HEADER, pickled),
         "a pickle as the header": with_header(pickled),
         "a zip of stable-baselines3": zipped(pickled),
-        "a zip bomb": bomb(),
+        "a zip bomb": zipped(bytes(64 * MIB)),
         "billions of elements": with_array(shape=[2**31, 2**31]),
         "more elements than there are": with_array(shape=[2**63]),
         "a negative shape": with_array(shape=[-1]),
@@ -127,8 +122,18 @@ def hostile(folder: Path) -> dict[str, bytes]:
         "bfloat16": with_dtype("BF16", 2),
         "int64": with_dtype("I64", 8),
         "an unknown type": with_array(dtype="PICKLE"),
-        "NaN": with_value(np.nan),
-        "infinity": with_value(np.inf),
+        "NaN": with_arrays(value_net__bias=np.full(1, np.nan, np.float32)),
+        "infinity": with_arrays(value_net__bias=np.full(1, np.inf, np.float32)),
+        "another shape": with_arrays(log_std=np.zeros(2, np.float32)),
+        "an overflowing deviation": with_arrays(log_std=np.full(1, 1e5, np.float32)),
+        "a negative variance": with_arrays(observation__var=np.full(4, -1.0)),
+        "a mean whose product overflows": with_arrays(observation__mean=np.full(4, 1e305)),
+        "a negative count": with_arrays(reward__count=np.full((), -1.0)),
+        "a surplus array": with_arrays(more=np.zeros(1, np.float32)),
+        "a missing array": with_arrays(log_std=None),
+        "a future format": GOOD.replace(b'\\"format\\": 1', b'\\"format\\": 9'),
+        "no manifest": safetensors.numpy.save(safetensors.numpy.load(GOOD)),
+        "another controller's": to_bytes(initial_snapshot(OTHER), OTHER, policy_version=1),
         "a path as a name": with_header(HEADER | {trick: HEADER["log_std"]}),
         "a path in the metadata": with_header(HEADER | {"__metadata__": manifest | {trick: trick}}),
         "metadata of numbers": with_header(HEADER | {"__metadata__": {name: 1}}),
@@ -146,6 +151,8 @@ def hostile(folder: Path) -> dict[str, bytes]:
         "a header in UTF-16": with_header(header.encode("utf-16")),
         "two files": GOOD + GOOD,
         "half a file": GOOD[: len(GOOD) // 2],
+        "a byte too few": GOOD[:-1],
+        "a byte too many": GOOD + b"x",
         "100 MiB": GOOD + bytes(100 * MIB),
     }
 
@@ -182,10 +189,6 @@ def test_hostile_files_are_refused(agent: AgentProcess, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def pieces(*contents: tuple[str, bytes]) -> Iterable[pb.ImportPolicyRequest]:
-    return [pb.ImportPolicyRequest(controller=name, data=data) for name, data in contents]
-
-
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -197,20 +200,22 @@ def pieces(*contents: tuple[str, bytes]) -> Iterable[pb.ImportPolicyRequest]:
     ],
 )
 def test_pieces_that_make_no_file_are_refused(
-    client: AgentClient, sent: list[tuple[str, bytes]], code: grpc.StatusCode
+    client: AgentClient, stub: Stub, sent: list[tuple[str, bytes]], code: grpc.StatusCode
 ) -> None:
     """Of two controllers, of none, of an unknown one, or too large a piece: the policy stays."""
     client.create_controller(NORMALIZED)
 
     with pytest.raises(grpc.RpcError) as raised:
-        client._stub.ImportPolicy(iter(pieces(*sent)), timeout=30)
+        stub.ImportPolicy(
+            (pb.ImportPolicyRequest(controller=name, data=data) for name, data in sent), timeout=30
+        )
 
     assert raised.value.code() is code
     assert client.get_controller("c").policy_version == 1
 
 
-def test_an_endless_file_is_refused_before_its_end(client: AgentClient) -> None:
-    """The service stops reading where no policy can be so long, and serves on."""
+def test_an_endless_file_is_refused_before_its_end(client: AgentClient, stub: Stub) -> None:
+    """The service stops reading once it exceeds any policy, and serves on."""
     client.create_controller(NORMALIZED)
     sent = 0
 
@@ -221,7 +226,7 @@ def test_an_endless_file_is_refused_before_its_end(client: AgentClient) -> None:
             yield pb.ImportPolicyRequest(controller="c", data=bytes(64 * 1024))
 
     with pytest.raises(grpc.RpcError) as raised:
-        client._stub.ImportPolicy(endless(), timeout=30)
+        stub.ImportPolicy(endless(), timeout=30)
 
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert sent < 1000
@@ -229,7 +234,7 @@ def test_an_endless_file_is_refused_before_its_end(client: AgentClient) -> None:
 
 
 def test_a_file_that_drips_is_given_up(
-    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+    client: AgentClient, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RESOURCE_EXHAUSTED with the time that a file may take."""
     monkeypatch.setattr(servicer, "IMPORT_SECONDS", 0.2)
@@ -243,7 +248,7 @@ def test_a_file_that_drips_is_given_up(
                 return
 
     with pytest.raises(grpc.RpcError) as raised:
-        client._stub.ImportPolicy(drip(), timeout=30)
+        stub.ImportPolicy(drip(), timeout=30)
     is_over.set()
 
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -254,12 +259,12 @@ def test_a_file_that_drips_is_given_up(
 CUTS = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 200), st.binary(max_size=200))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(cuts=st.lists(CUTS, min_size=1, max_size=5), swaps=st.lists(st.integers(0, LENGTH)))
 def test_fuzzed_files_are_refused_or_harmless(
     cuts: list[tuple[int, int, bytes]], swaps: list[int]
 ) -> None:
-    """Pieces cut out, put in and overwritten: refused, or a policy that decides by numbers."""
+    """Pieces or bytes cut out, put in and overwritten: refused, or a policy of finite numbers."""
     data = bytearray(GOOD)
     for place, length, put in cuts:
         data[place : place + length] = put
