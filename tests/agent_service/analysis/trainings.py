@@ -19,6 +19,7 @@ from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Ou
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Store
 from agent_service.metrics.decisions import DecisionMetrics
+from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
 from agent_service.wire.convert import transition_to_message
@@ -39,13 +40,14 @@ Content = dict[int, dict[str, Any]]
 class Trainings:
     """Trains children on a store at any time of the past."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, capacity: Capacity = DEFAULT) -> None:
         self.now = 1_000_000.0
         self.store = store
         self.catalog = Catalog(store)
         self.run_service = RunService(
             store,
             metrics=DecisionMetrics(CollectorRegistry()),
+            capacity=capacity,
             clock=lambda: self.now,
         )
 
@@ -53,16 +55,17 @@ class Trainings:
         for one in specs or SPECS:
             self.catalog.create_controller(one, Mode.LEARNING).result()
 
-    def start(self, run_id: str, controller: str = "random", mode: Mode | None = None) -> None:
+    def start(self, run_id: str, controller: str = "random", mode: Mode | None = None) -> Decision:
         labels = {"seed": run_id}
         start = StartRun(controller=controller, run_id=run_id, mode=mode, labels=labels)
-        self.run_service.start_run(start).result()
+        return self.run_service.start_run(start).result()
 
-    def report(self, run_id: str, chunk: int) -> Decision:
-        scores = Scores(training=0.5, validation=chunk / 50)
+    def report(self, run_id: str, chunk: int, *, training: float = 0.5) -> Decision:
+        scores = Scores(training=training, validation=chunk / 50)
         applied = {"noise": 0.5, "dropout": 0.0} if run_id.endswith("applied") else None
+        losses = LOSSES / chunk
         return self.run_service.report_chunk(
-            ChunkReport(run_id=run_id, chunk=chunk, losses=LOSSES, feedback=scores, applied=applied)
+            ChunkReport(run_id=run_id, chunk=chunk, losses=losses, feedback=scores, applied=applied)
         ).result()
 
     def finish(self, run_id: str, outcome: Outcome = Outcome.TERMINATED) -> None:

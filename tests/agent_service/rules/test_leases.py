@@ -3,8 +3,11 @@
 `test_model` has abandoned runs among all other calls.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from google.protobuf.message import Message
 from prometheus_client import generate_latest
 
 from agent_service.client import AgentClient, Mode
-from agent_service.domain.errors import FailedPrecondition
+from agent_service.domain.errors import FailedPrecondition, Unavailable
+from agent_service.rules.leases import SHORTEST_PAUSE, watching_leases
 from agent_service.rules.runs import RunService
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.calls import report, report_of
@@ -133,3 +137,34 @@ def test_a_service_watches_its_leases(tmp_path: Path) -> None:
 
         wait_for(is_abandoned)
         assert state(client, "reporting") == "ACTIVE"
+
+
+class NoSilentRuns:
+    """A run service that finds no silent run, or fails, and remembers when it was asked."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.asked: list[float] = []
+
+    def abandon_silent_runs(self, *, lease: float) -> Future[int]:
+        self.asked.append(time.monotonic())
+        answer: Future[int] = Future()
+        if self.error is None:
+            answer.set_result(0)
+        else:
+            answer.set_exception(self.error)
+        return answer
+
+
+@pytest.mark.parametrize("error", [None, Unavailable("the disk is full")])
+def test_the_watch_of_leases_does_not_spin(error: Exception | None) -> None:
+    """However short the lease, and whether the store answers or not, it pauses between checks."""
+    run_service = NoSilentRuns(error)
+
+    async def watch() -> None:
+        async with watching_leases(run_service, lease=1e-9):  # type: ignore[arg-type]
+            await asyncio.to_thread(wait_for, lambda: len(run_service.asked) >= 4)
+
+    asyncio.run(watch())
+
+    assert min(b - a for a, b in pairwise(run_service.asked)) >= SHORTEST_PAUSE

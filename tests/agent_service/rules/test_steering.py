@@ -157,6 +157,37 @@ def test_lists_are_paged(client: AgentClient, call: Call) -> None:
     assert (runs, token) == (list("edcba"), "")
 
 
+def test_a_page_fits_in_a_message_whatever_its_labels(client: AgentClient, call: Call) -> None:
+    """Runs with 64 KiB of labels each, asked for a thousand at once: all come, in several pages."""
+    client.create_controller(spec())
+    labels = {f"{i:03}": "x" * 1000 for i in range(64)}
+    for number in range(120):
+        client.run("c", run_id=f"r{number}", labels=labels)
+
+    pages = [call(pb.ListRunsRequest(page_size=1000))]
+    while token := pages[-1].next_page_token:
+        pages.append(call(pb.ListRunsRequest(page_size=1000, page_token=token)))
+
+    assert len(pages) == 3
+    found = [run.run_id for page in pages for run in page.runs]
+    assert found == [f"r{n}" for n in reversed(range(120))]
+
+
+def test_a_label_is_found_whatever_its_key(client: AgentClient, call: Call) -> None:
+    """By key and value, and by no other of either."""
+    client.create_controller(spec())
+    keys = ('a"b', "a'b", "a\\b", "é", "$", "a.b", "[0]", " ", "%")
+    for key in keys:
+        client.run("c", run_id=f"r{keys.index(key)}", labels={key: "ü", "other": "x"})
+
+    def found(labels: dict[str, str]) -> list[str]:
+        return [run.run_id for run in call(pb.ListRunsRequest(labels=labels)).runs]
+
+    for key in keys:
+        assert found({key: "ü"}) == [f"r{keys.index(key)}"]
+        assert found({key: "x"}) == found({f"{key}2": "ü"}) == []
+
+
 def test_a_stream_answers_each_report_with_its_own_status(
     client: AgentClient, stub: agent_pb2_grpc.AgentServiceStub
 ) -> None:

@@ -19,6 +19,7 @@ from agent_service.domain.runs import Use
 from agent_service.domain.store import Session
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.calls import call_of, raw_stub, report_of
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
@@ -108,12 +109,10 @@ def outcome(path: Path, commits: set[str]) -> str:
     except AgentError as error:
         refusal = str(error)
     else:
-        refusal = ""
-    if refusal:
-        assert "\n" not in refusal
-        return f"refused: {refusal}"
-    assert content(path) in commits, "what is read was never committed"
-    return "clean"
+        assert content(path) in commits, "what is read was never committed"
+        return "clean"
+    assert "\n" not in refusal
+    return f"refused: {refusal}"
 
 
 def flipped(data: bytes, rng: random.Random, places: range | list[int], most: int) -> bytes:
@@ -272,20 +271,16 @@ def test_damage_that_is_met_while_serving_ends_the_call_only(tmp_path: Path) -> 
         for name in ("damaged", "sound"):
             client.run("c", run_id=name)
     # Another process, which has nothing in memory: the first knew its runs and would go on.
-    with ServedAgent(path) as served, AgentClient(served.address, budget_seconds=0) as client:
+    with ServedAgent(path) as served, raw_stub(served.address) as stub:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE decisions SET action = '{' WHERE position = 1")
 
         with pytest.raises(Unavailable, match="table decisions, row position 1, does not match"):
-            client._calls.call(client._stub.ReportChunk, report("damaged"))
-        client._calls.call(client._stub.ReportChunk, report("sound"))
+            call_of(stub, report_of("damaged"))
+        call_of(stub, report_of("sound"))
 
-        assert [t.run_id for t in client.transitions()] == ["sound"]
-
-
-def report(run_id: str) -> pb.ReportChunkRequest:
-    scores = pb.Scores(training=0.5, validation=0.5)
-    return pb.ReportChunkRequest(run_id=run_id, chunk_index=1, losses=[1.0] * 4, scores=scores)
+        log = call_of(stub, pb.StreamTransitionsRequest())
+        assert [answer.transition.run_id for answer in log] == ["sound"]
 
 
 def test_a_structure_that_breaks_while_serving_is_told(tmp_path: Path) -> None:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Scores
-from agent_service.domain.runs import ChunkReport, Decision, Mode, StartRun
+from agent_service.domain.runs import ChunkReport, Decision
 from agent_service.domain.store import Session
 from agent_service.metrics.decisions import DecisionMetrics
-from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
-from tests.agent_service.specs import spec
+from tests.agent_service.analysis.trainings import Trainings
 
 RUNS = [f"r{number}" for number in range(10)]
 
@@ -31,17 +29,15 @@ def run_service_on(store: SqlStore) -> RunService:
 def begin(url: str) -> None:
     """Make a controller and its runs."""
     with SqlStore(url) as store:
-        catalog = Catalog(store)
-        catalog.create_controller(spec("c", RandomSettings()), Mode.LEARNING).result()
+        trainings = Trainings(store)
+        trainings.create()
         for run_id in RUNS:
-            start = StartRun(controller="c", run_id=run_id, labels={})
-            run_service_on(store).start_run(start).result()
+            trainings.start(run_id)
 
 
 def report(run_id: str, chunk: int) -> ChunkReport:
-    feedback = Scores(training=0.5, validation=0.5)
-    losses = np.array([1.0, 2.0, 3.0, float(chunk)])
-    return ChunkReport(run_id=run_id, chunk=chunk, losses=losses, feedback=feedback, applied=None)
+    scores = Scores(training=0.5, validation=0.5)
+    return ChunkReport(run_id=run_id, chunk=chunk, losses=np.full(4, 1.0 / chunk), feedback=scores)
 
 
 async def outcomes(futures: list[Future[Any]]) -> list[Any]:

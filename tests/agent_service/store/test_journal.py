@@ -24,6 +24,7 @@ NUMBERS = sa.table("numbers", sa.column("n"))
 THREAD = ThreadPoolExecutor(1)
 
 Scenario = Callable[["Database"], Awaitable[None]]
+Play = Callable[[Scenario], None]
 
 
 class SlowWriter(Writer):
@@ -105,12 +106,12 @@ def in_a_thread(writer: Writer) -> Journal:
 
 
 @pytest.fixture(params=[DirectJournal, LoopJournal, unsynced, in_a_thread])
-def of_each(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
+def of_each(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     return lambda scenario: play(scenario, tmp_path / "numbers.db", request.param)
 
 
 @pytest.fixture
-def in_loop(tmp_path: Path) -> Callable[[Scenario], None]:
+def in_loop(tmp_path: Path) -> Play:
     return lambda scenario: play(scenario, tmp_path / "numbers.db", LoopJournal)
 
 
@@ -120,9 +121,7 @@ def fails_after_writing(session: SqlSession) -> None:
     raise NotFound("no such number")
 
 
-def test_one_that_fails_takes_nothing_of_the_others_with_it(
-    of_each: Callable[[Scenario], None],
-) -> None:
+def test_one_that_fails_takes_nothing_of_the_others_with_it(of_each: Play) -> None:
     """Its own changes are undone, its future raises; its neighbours in the group are durable."""
 
     async def scenario(database: Database) -> None:
@@ -137,7 +136,7 @@ def test_one_that_fails_takes_nothing_of_the_others_with_it(
     of_each(scenario)
 
 
-def test_who_is_told_is_told_after_the_commit(of_each: Callable[[Scenario], None]) -> None:
+def test_who_is_told_is_told_after_the_commit(of_each: Play) -> None:
     """A call after the commit sees its change in another connection."""
 
     async def scenario(database: Database) -> None:
@@ -151,7 +150,7 @@ def test_who_is_told_is_told_after_the_commit(of_each: Callable[[Scenario], None
 
 
 def test_an_observer_that_fails_does_not_stop_the_writer(
-    of_each: Callable[[Scenario], None], caplog: pytest.LogCaptureFixture
+    of_each: Play, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is durable is answered; the failure is logged."""
 
@@ -167,7 +166,7 @@ def test_an_observer_that_fails_does_not_stop_the_writer(
 
 
 def test_a_lock_that_lasts_fails_the_group_and_serves_the_next(
-    of_each: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+    of_each: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A locked database is UNAVAILABLE to who waited too long; when it is free, all goes on."""
     monkeypatch.setattr(journal_module, "LOCK_SECONDS", 0.1)
@@ -185,7 +184,7 @@ def test_a_lock_that_lasts_fails_the_group_and_serves_the_next(
     of_each(scenario)
 
 
-def test_a_closed_journal_takes_no_more(of_each: Callable[[Scenario], None]) -> None:
+def test_a_closed_journal_takes_no_more(of_each: Play) -> None:
     """What comes late is refused."""
 
     async def scenario(database: Database) -> None:
@@ -198,7 +197,7 @@ def test_a_closed_journal_takes_no_more(of_each: Callable[[Scenario], None]) -> 
     of_each(scenario)
 
 
-def test_what_waits_shares_one_commit(in_loop: Callable[[Scenario], None]) -> None:
+def test_what_waits_shares_one_commit(in_loop: Play) -> None:
     """Fifty calls that come while a commit is in progress take one more, and all are answered."""
 
     async def scenario(database: Database) -> None:
@@ -215,7 +214,7 @@ def test_what_waits_shares_one_commit(in_loop: Callable[[Scenario], None]) -> No
     in_loop(scenario)
 
 
-def test_who_comes_to_an_idle_loop_waits_for_nobody(in_loop: Callable[[Scenario], None]) -> None:
+def test_who_comes_to_an_idle_loop_waits_for_nobody(in_loop: Play) -> None:
     """After a quick commit the answer is there at once; after a slow one the loop goes on."""
 
     async def scenario(database: Database) -> None:
@@ -232,7 +231,7 @@ def test_who_comes_to_an_idle_loop_waits_for_nobody(in_loop: Callable[[Scenario]
     in_loop(scenario)
 
 
-def test_two_who_come_together_share_a_commit(in_loop: Callable[[Scenario], None]) -> None:
+def test_two_who_come_together_share_a_commit(in_loop: Play) -> None:
     """Who comes right after a shared commit is taken for one of many, and waits for the others."""
 
     async def scenario(database: Database) -> None:
@@ -249,7 +248,7 @@ def test_two_who_come_together_share_a_commit(in_loop: Callable[[Scenario], None
     in_loop(scenario)
 
 
-def test_a_lock_of_another_process_is_waited_for(in_loop: Callable[[Scenario], None]) -> None:
+def test_a_lock_of_another_process_is_waited_for(in_loop: Play) -> None:
     """The loop goes on meanwhile, and calls that come later share the transaction."""
 
     async def scenario(database: Database) -> None:
@@ -268,9 +267,7 @@ def test_a_lock_of_another_process_is_waited_for(in_loop: Callable[[Scenario], N
     in_loop(scenario)
 
 
-def test_who_has_gone_is_not_answered_and_stops_nobody(
-    in_loop: Callable[[Scenario], None],
-) -> None:
+def test_who_has_gone_is_not_answered_and_stops_nobody(in_loop: Play) -> None:
     """Calls that are cancelled while they wait, or in the commit, leave the writer well."""
 
     async def scenario(database: Database) -> None:
@@ -286,7 +283,7 @@ def test_who_has_gone_is_not_answered_and_stops_nobody(
     in_loop(scenario)
 
 
-def test_closing_commits_what_waits(in_loop: Callable[[Scenario], None]) -> None:
+def test_closing_commits_what_waits(in_loop: Play) -> None:
     """The commit in progress and what came after it are answered."""
 
     async def scenario(database: Database) -> None:

@@ -16,7 +16,7 @@ from agent_service.domain.store import Origin, PolicyEntry, Session
 from agent_service.store.sql.database import StoreError
 from agent_service.store.sql.schema import metadata
 from agent_service.store.store import SqlStore
-from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.calls import call_of, raw_stub, report_of, train
 from tests.given import ServedAgent
 
 STORES = sorted((Path(__file__).parents[2] / "data" / "stores").glob("*.db"))
@@ -51,15 +51,9 @@ def test_an_older_store_is_opened_verified_and_continued(old: Path, tmp_path: Pa
 
     with ServedAgent(path) as served, AgentClient(served.address) as client:
         live = client.get_run("live")
-        request = pb.ReportChunkRequest(
-            run_id="live",
-            chunk_index=live.reported_chunks + 1,
-            losses=[1.0] * 4,
-            scores=pb.Scores(training=0.5, validation=0.5),
-        )
-        client._calls.call(client._stub.ReportChunk, request)
-        with client.run("ppo") as run:
-            run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+        with raw_stub(served.address) as stub:
+            call_of(stub, report_of("live", live.reported_chunks + 1))
+        train(client, "ppo")
         assert client.get_run("ppo-0").labels == {"seed": "0"}
 
     assert verify_store(f"sqlite:///{path}") == decisions + 3
@@ -80,6 +74,7 @@ def test_a_migrated_store_has_the_tables_of_a_new_one(old: Path, tmp_path: Path)
         SqlStore(f"sqlite:///{path}").close()
 
     assert columns(migrated) == columns(new)
+    assert not list(tmp_path.glob("new.db.before-*"))
 
 
 @pytest.mark.parametrize("old", WITHOUT_ORIGINS, ids=lambda path: path.stem)
@@ -110,14 +105,6 @@ def learned_in_log(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT count(*) FROM decisions WHERE use = 'learned'"
         return int(connection.execute(query).fetchone()[0])
-
-
-def test_a_new_store_leaves_no_copy(tmp_path: Path) -> None:
-    """Neither when it is made nor when it is opened again."""
-    for _ in range(2):
-        SqlStore(f"sqlite:///{tmp_path}/agent.db").close()
-
-    assert not list(tmp_path.glob("*.before-*"))
 
 
 def test_a_migration_that_fails_changes_nothing(

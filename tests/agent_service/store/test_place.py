@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +15,12 @@ from agent_service.client import AgentClient
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import Unavailable
 from agent_service.store.sql.database import StoreError
+from agent_service.store.sql.sqlite import LOG_BYTES
 from agent_service.store.store import SqlStore
-from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.calls import call_of, raw_stub, report_of
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
-from tests.given import ServedAgent
+from tests.given import ServedAgent, of_sqlite
 
 FAST = PPOSettings(rollout_size=32, batch_size=16, n_epochs=1)
 
@@ -33,16 +35,10 @@ def begin(client: AgentClient) -> None:
     client.run("c", run_id="r")
 
 
-def report(client: AgentClient, chunk: int, *, of: str = "r") -> None:
+def report(agent: ServedAgent | AgentProcess, chunk: int, *, of: str = "r") -> None:
     """Report by one call, which raises where a run would hold its values and go on."""
-    client._calls.call(client._stub.ReportChunk, message(of, chunk))
-
-
-def message(run_id: str, chunk: int) -> pb.ReportChunkRequest:
-    scores = pb.Scores(training=0.5, validation=0.5)
-    return pb.ReportChunkRequest(
-        run_id=run_id, chunk_index=chunk, losses=[1.0 / chunk] * 4, scores=scores
-    )
+    with raw_stub(agent.address) as stub:
+        call_of(stub, report_of(of, chunk))
 
 
 def back_up(store: Path) -> Path:
@@ -86,18 +82,18 @@ def test_what_is_done_to_the_files_is_told_by_the_next_call(
     do, remedy = FAULTS[fault]
     with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
         begin(client)
-        report(client, 1)
+        report(agent, 1)
         back_up(path)
         with closing(sqlite3.connect(path)) as other:
             other.execute("PRAGMA wal_checkpoint")
-        report(client, 2)
+        report(agent, 2)
         do(path)
         there = [file.exists() for file in files(path)]
 
         for call in (
-            lambda: report(client, 3),
+            lambda: report(agent, 3),
             lambda: client.get_run("r"),
-            lambda: report(client, 3),
+            lambda: report(agent, 3),
         ):
             with pytest.raises(Unavailable, match=remedy):
                 call()
@@ -113,13 +109,13 @@ def test_a_file_that_is_put_back_is_gone_on_with(
     path = tmp_path / "agent.db"
     with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
         begin(client)
-        report(client, 1)
+        report(agent, 1)
         path.rename(tmp_path / "moved.db")
         with pytest.raises(Unavailable):
-            report(client, 2)
+            report(agent, 2)
         with caplog.at_level("INFO"):
             (tmp_path / "moved.db").rename(path)
-            report(client, 2)
+            report(agent, 2)
         assert client.get_run("r").reported_chunks == 2
     assert any("is back" in record.message for record in caplog.records)
     assert verify_store(agent.url) == 3
@@ -134,15 +130,15 @@ def test_a_store_that_was_vacuumed_is_not_called_damaged(tmp_path: Path) -> None
             other.executescript(
                 "CREATE TABLE waste AS SELECT zeroblob(100000); PRAGMA wal_checkpoint(TRUNCATE)"
             )
-            report(client, 1)
+            report(agent, 1)
             other.executescript("DROP TABLE waste; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
 
         with pytest.raises(Unavailable, match=f"`agent-service verify --store {agent.url}`"):
-            report(client, 2)
+            report(agent, 2)
 
     assert verify_store(agent.url) == 3
     with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
-        report(client, 2)
+        report(agent, 2)
 
 
 @pytest.mark.parametrize("end", ["-wal", "-shm", "moved"])
@@ -152,13 +148,13 @@ def test_what_was_acknowledged_is_in_the_file_wherever_it_is(tmp_path: Path, end
     with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
         begin(client)
         for chunk in (1, 2, 3):
-            report(client, chunk)
+            report(agent, chunk)
         if end == "moved":
             path.rename(found)
         else:
             path.with_name(f"agent.db{end}").unlink()
         with pytest.raises(Unavailable):
-            report(client, 4)
+            report(agent, 4)
         shutil.copy(found if end == "moved" else path, tmp_path / "alone.db")
 
     assert verify_store(f"sqlite:///{tmp_path / 'alone.db'}") >= 4
@@ -170,10 +166,10 @@ def test_a_backup_put_in_its_place_is_served_as_it_is(tmp_path: Path) -> None:
     with ServedAgent(path) as agent, AgentClient(agent.address, budget_seconds=0) as client:
         begin(client)
         backup = back_up(path)
-        report(client, 1)
+        report(agent, 1)
         backup.rename(path)
         with pytest.raises(Unavailable):
-            report(client, 2)
+            report(agent, 2)
     with ServedAgent(path) as agent, AgentClient(agent.address) as client:
         assert client.get_run("r").reported_chunks == 0
 
@@ -215,7 +211,7 @@ def test_two_services_on_one_store_learn_from_each_transition_once(tmp_path: Pat
         for number in range(4):
             run = one.run("c", run_id=f"r{number}")
             for chunk in range(1, 17):
-                report((one, other)[chunk % 2], chunk, of=run.run_id)
+                report((first, second)[chunk % 2], chunk, of=run.run_id)
             run.finish()
         wait_for(lambda: one.get_controller("c").ready_transitions == 0)
         learned = [t.learned_in for t in other.transitions()]
@@ -224,3 +220,34 @@ def test_two_services_on_one_store_learn_from_each_transition_once(tmp_path: Pat
     assert version == 3
     assert verify_store(first.url) == 4 * 17
     assert (tmp_path / "log").read_text().count("another agent service serves") == 1
+
+
+@of_sqlite
+def test_a_reader_of_the_file_holds_nobody_up(served: ServedAgent, client: AgentClient) -> None:
+    """Reports go on beside a long reading transaction; the log it made grow is cut afterwards."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    path = served.url.removeprefix("sqlite:///")
+    slowest = 0.0
+
+    def report_until(is_enough: Callable[[], bool]) -> None:
+        nonlocal slowest
+        for _ in range(20_000):
+            started = time.monotonic()
+            run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+            slowest = max(slowest, time.monotonic() - started)
+            if is_enough():
+                return
+        raise AssertionError("never enough")
+
+    def log_bytes() -> int:
+        return Path(f"{path}-wal").stat().st_size
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as dashboard:
+        dashboard.execute("BEGIN")
+        (before,) = dashboard.execute("SELECT count(*) FROM decisions").fetchone()
+        report_until(lambda: log_bytes() > LOG_BYTES + 2**20)
+        assert dashboard.execute("SELECT count(*) FROM decisions").fetchone() == (before,)
+    report_until(lambda: log_bytes() <= LOG_BYTES)
+
+    assert slowest < 2
