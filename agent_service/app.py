@@ -20,7 +20,7 @@ from agent_service.analysis.verification import VerificationError, verify
 from agent_service.client import AgentClient
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import AgentError, NotFound
-from agent_service.domain.store import Durability, Store
+from agent_service.domain.store import Durability
 from agent_service.learning import policies
 from agent_service.learning.learner import Learner
 from agent_service.learning.process import Heartbeat, Supervisor
@@ -58,7 +58,7 @@ def make_server(registry: CollectorRegistry, config: ServingConfig, capacity: Ca
     return Server(registry=registry, services=[SERVICE], config=config, limits=limits)
 
 
-def add_agent(server: Server, store: Store, run_service: RunService, capacity: Capacity) -> None:
+def add_agent(server: Server, store: SqlStore, run_service: RunService, capacity: Capacity) -> None:
     """Add the agent's servicer to a server; the caller closes the store."""
     catalog = Catalog(store, capacity=capacity)
     servicer = AgentServicer(catalog, run_service, pause=server.pause, draining=server.draining)

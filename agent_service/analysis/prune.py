@@ -32,9 +32,9 @@ from agent_service.analysis.parquet import same_parquet, write_parquet
 from agent_service.analysis.records import FIELDS, transition_record
 from agent_service.analysis.tables import Table
 from agent_service.domain.errors import AgentError
-from agent_service.domain.retention import Deleted, OldRun
-from agent_service.domain.runs import Run, Transition
-from agent_service.domain.store import Session, Store
+from agent_service.store.rows.retention import OldRun
+from agent_service.store.rows.session import Session
+from agent_service.store.store import SqlStore
 from agent_service.wire.convert import transition_to_message
 
 T = TypeVar("T")
@@ -99,10 +99,10 @@ class Plan:
         return shares
 
 
-def make_plan(store: Store, *, before: float) -> Plan:
+def make_plan(store: SqlStore, *, before: float) -> Plan:
     """Plan for the ended runs whose last accepted call was before `before` (s since 1970)."""
     plan, after = Plan(), 0
-    while page := store.read(partial(_old_runs, before=before, after=after)):
+    while page := store.read(partial(Session.old_runs, before=before, after=after, limit=_PAGE)):
         for run in page:
             if run.is_newest:
                 plan.staying[NEWEST] += 1
@@ -118,7 +118,7 @@ class Pruner:
     """Prunes a store into a folder of Parquet files, whose names sort by time."""
 
     def __init__(
-        self, store: Store, folder: Path, *, batch: int = BATCH, per_file: int = FILE_DECISIONS
+        self, store: SqlStore, folder: Path, *, batch: int = BATCH, per_file: int = FILE_DECISIONS
     ) -> None:
         """Prune `store` into `folder`.
 
@@ -154,7 +154,7 @@ class Pruner:
 
     def _complete_killed(self) -> list[str]:
         elsewhere = []
-        for name in self._store.read(lambda session: session.archives_left()):
+        for name in self._store.read(Session.archives_left):
             if (self._folder / name).is_file():
                 self._delete(name, progress=lambda _count: None)
             elif self._part(name).is_file():
@@ -236,7 +236,9 @@ class Pruner:
         """Yield the transitions of runs, run by run, as the command `transitions` shows them."""
         for key in keys:
             after = 0
-            while page := self._store.read(partial(_page, key=key, after=after)):
+            while page := self._store.read(
+                partial(Session.run_transitions, key=key, after=after, limit=_PAGE)
+            ):
                 for run, transition in page:
                     yield transition_record(transition_to_message(run, transition))
                 after = page[-1][1].decision.chunk
@@ -244,7 +246,9 @@ class Pruner:
     def _delete(self, name: str, *, progress: Callable[[int], None]) -> None:
         key = 0
         while True:
-            deleted = self._step(partial(_delete_some, archive=name, after=key, limit=self._batch))
+            deleted = self._step(
+                partial(Session.delete_archived, archive=name, after=key, limit=self._batch)
+            )
             progress(deleted.rows)
             if deleted.rows < self._batch:
                 return
@@ -258,21 +262,9 @@ class Pruner:
         return result
 
 
-def _page(session: Session, *, key: int, after: int) -> Sequence[tuple[Run, Transition]]:
-    return session.run_transitions(key, after=after, limit=_PAGE)
-
-
-def _old_runs(session: Session, *, before: float, after: int) -> Sequence[OldRun]:
-    return session.old_runs(before=before, after=after, limit=_PAGE)
-
-
 def _mark_some(session: Session, *, runs: Sequence[OldRun], archive: str) -> list[OldRun]:
     """Mark runs as archived; return those that have changed."""
     return [run for run in runs if not session.mark_archived(run, archive=archive)]
-
-
-def _delete_some(session: Session, *, archive: str, after: int, limit: int) -> Deleted:
-    return session.delete_archived(archive, after=after, limit=limit)
 
 
 def _files(runs: Sequence[OldRun], decisions: int) -> Iterator[Sequence[OldRun]]:

@@ -10,8 +10,9 @@ from agent_service.controllers.derivation import Derived, derive
 from agent_service.domain.errors import AgentError
 from agent_service.domain.rewards import compute_reward
 from agent_service.domain.runs import Decision, Outcome, Run
-from agent_service.domain.store import Session, Store
 from agent_service.rules.policy_cache import PolicyCache
+from agent_service.store.rows.session import Session
+from agent_service.store.store import SqlStore
 
 PAGE = 500
 """Decisions per read."""
@@ -30,7 +31,7 @@ class Verified:
     """What differs; None if the decision was re-derived bit for bit."""
 
 
-def verify(store: Store) -> Iterator[Verified]:
+def verify(store: SqlStore) -> Iterator[Verified]:
     """Re-derive each decision, in order of position, lazily."""
     cache = PolicyCache()
     after = 0

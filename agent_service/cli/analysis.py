@@ -48,8 +48,7 @@ def replay(
     Its mean actions are shown beside the decided values, in the hyperparameters' own units. A
     summary of their agreement comes last; with formats other than text, on standard error.
     """
-    from agent_service.analysis.policies import read_policy
-    from agent_service.analysis.replay import Replay
+    from agent_service.analysis.replay import Replay, read_policy
 
     check_output(form, output)
     with connect(agent) as client:

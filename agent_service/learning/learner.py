@@ -20,10 +20,12 @@ from agent_service.controllers.draws import generator
 from agent_service.controllers.ppo import ppo_settings
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.store import LearnableTransition, Origin, PolicyVersion, Session, Store
+from agent_service.domain.store import LearnableTransition, Origin, PolicyVersion
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.process import Heartbeat
 from agent_service.learning.rollout import Update, UpdateError, segments
+from agent_service.store.rows.session import Session
+from agent_service.store.store import SqlStore
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Learner:
         self._least = 0.0
         self._rests_until: dict[int, float] = {}
 
-    def learn(self, store: Store, heartbeat: Heartbeat) -> NoReturn:
+    def learn(self, store: SqlStore, heartbeat: Heartbeat) -> NoReturn:
         """Update every learning controller whose rollout is full, for ever."""
         self._last_seen, self._sizes = 0, {}
         while not store.read(self._has_learning):
@@ -71,7 +73,7 @@ class Learner:
             if not self.take_turn(store):
                 time.sleep(POLL_SECONDS)
 
-    def take_turn(self, store: Store) -> bool:
+    def take_turn(self, store: SqlStore) -> bool:
         """Update the next controller that has a full rollout; return whether there was one."""
         now = time.monotonic()
         full = [c for c in store.read(self.with_full_rollouts) if self._is_awake(c, now)]
@@ -96,7 +98,7 @@ class Learner:
             if size := controller.spec.algorithm.rollout_size:
                 self._sizes[controller.id] = size
 
-    def _learn_alone(self, store: Store, controller: Controller) -> bool:
+    def _learn_alone(self, store: SqlStore, controller: Controller) -> bool:
         """Learn for a controller unless another process does; return whether something was done.
 
         Several replicas of a service have a learner each: one at a time learns for a controller.
@@ -120,7 +122,7 @@ class Learner:
         return max(self._spent.get(controller.id, 0.0), self._least)
 
 
-def _learn_for(store: Store, controller: Controller) -> bool:
+def _learn_for(store: SqlStore, controller: Controller) -> bool:
     """Learn from a controller's rollout; return whether there is one."""
     # Read only here: another learner may have learned from it until just now, and it is large.
     rollout = store.read(partial(_full_rollout, of=controller))
@@ -143,7 +145,7 @@ def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
     return _Rollout(controller, policy, transitions)
 
 
-def _learn_from(store: Store, rollout: _Rollout) -> None:
+def _learn_from(store: SqlStore, rollout: _Rollout) -> None:
     name = rollout.controller.spec.name
     of = {"controller": name}
     if stale := _stale(rollout):

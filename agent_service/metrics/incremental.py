@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent_service.domain.runs import Controller
-from agent_service.domain.store import Origin, Session
+from agent_service.domain.store import Origin
+from agent_service.store.rows.session import Session
 
 _REST = 100
 """Factor: rows are counted again after this many times the duration of the last count."""

@@ -18,9 +18,11 @@ from prometheus_client.registry import Collector
 
 from agent_service.domain.errors import AgentError
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.store import Session, Store, Usage
+from agent_service.domain.store import Usage
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.metrics.incremental import IncrementalCounts, Updates
+from agent_service.store.rows.session import Session
+from agent_service.store.store import SqlStore
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ _STATISTICS = (
 class StoreCollector(Collector):
     """Exports the store's metrics, read at each scrape."""
 
-    def __init__(self, store: Store, observed: DecisionMetrics) -> None:
+    def __init__(self, store: SqlStore, observed: DecisionMetrics) -> None:
         """Read from `store`, and export `observed` as well, without deleted controllers."""
         self._store = store
         self._observed = observed

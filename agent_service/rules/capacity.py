@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent_service.domain.errors import ResourceExhausted, invalid, within
 from agent_service.domain.specs import MAX_CHUNK_SIZE, MAX_HYPERPARAMETERS, ControllerSpec
-from agent_service.domain.store import Session
+
+if TYPE_CHECKING:
+    from agent_service.store.rows.session import Session  # imports SQLAlchemy
 
 
 @dataclass(frozen=True, kw_only=True)

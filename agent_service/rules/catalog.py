@@ -11,19 +11,13 @@ from agent_service.domain.checks import differences, quoted
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import (
-    Origin,
-    PolicyEntry,
-    PolicyVersion,
-    Session,
-    Store,
-    T,
-    Usage,
-)
+from agent_service.domain.store import Origin, PolicyEntry, PolicyVersion, T, Usage
 from agent_service.learning import policies
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.completion import adopted_policy, completed
 from agent_service.rules.lookups import CREATE_IT, found_controller, found_policy
+from agent_service.store.rows.session import Session
+from agent_service.store.store import SqlStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +41,7 @@ class Catalog:
 
     def __init__(
         self,
-        store: Store,
+        store: SqlStore,
         *,
         capacity: Capacity = DEFAULT,
         clock: Callable[[], float] = time.time,
@@ -168,13 +162,11 @@ class Catalog:
             NotFound: the controller does not exist.
             FailedPrecondition: the controller's algorithm has no policy.
         """
-
-        def work(session: Session) -> Sequence[PolicyEntry]:
-            controller = found_controller(session, name)
-            _require_policy(controller)
-            return session.list_policies(controller, before=before, limit=limit)
-
-        return self._store.read(work)
+        return self._store.read(
+            lambda session: session.list_policies(
+                _with_policy(session, name), before=before, limit=limit
+            )
+        )
 
     def export_policy(self, name: str, version: int) -> PolicyVersion:
         """Return a policy version; 0 for the newest.
@@ -185,26 +177,14 @@ class Catalog:
         """
 
         def work(session: Session) -> PolicyVersion:
-            controller = found_controller(session, name)
-            _require_policy(controller)
+            controller = _with_policy(session, name)
             return found_policy(session, controller, version or controller.policy_version)
 
         return self._store.read(work)
 
     def largest_policy(self, name: str) -> int:
-        """Return the maximum size in bytes of a controller's policy files.
-
-        Raises:
-            NotFound: the controller does not exist.
-            FailedPrecondition: the controller's algorithm has no policy.
-        """
-
-        def work(session: Session) -> int:
-            controller = found_controller(session, name)
-            _require_policy(controller)
-            return policies.largest(controller.spec)
-
-        return self._store.read(work)
+        """Return the maximum size in bytes of a controller's policy files."""
+        return self._store.read(lambda session: policies.largest(_with_policy(session, name).spec))
 
     def check_policy(self, name: str, data: bytes) -> None:
         """Validate a policy file, which may take long.
@@ -214,13 +194,7 @@ class Catalog:
             FailedPrecondition: the controller's algorithm has no policy.
             InvalidArgument: the file is not a policy that fits the controller.
         """
-
-        def work(session: Session) -> ControllerSpec:
-            controller = found_controller(session, name)
-            _require_policy(controller)
-            return controller.spec
-
-        policies.load(data, self._store.read(work))
+        policies.load(data, self._store.read(lambda session: _with_policy(session, name).spec))
 
     def import_policy(self, name: str, data: bytes) -> Future[int]:
         """Store a policy file as the newest version, unless that already equals it.
@@ -235,8 +209,7 @@ class Catalog:
         """
 
         def work(session: Session) -> int:
-            controller = found_controller(session, name)
-            _require_policy(controller)
+            controller = _with_policy(session, name)
             newest = session.find_policy(controller, controller.policy_version)
             if newest is not None and newest.data == data:
                 return newest.version
@@ -262,7 +235,10 @@ def _check_mode(mode: Mode) -> None:
         raise invalid("mode", "shadow is a mode of runs; a controller is learning or frozen")
 
 
-def _require_policy(controller: Controller) -> None:
+def _with_policy(session: Session, name: str) -> Controller:
+    """Return a controller that has policies; raises NotFound, FailedPrecondition."""
+    controller = found_controller(session, name)
     if controller.policy_version == 0:
         kind = controller.spec.algorithm.kind
-        raise FailedPrecondition(f"controller {controller.spec.name!r} is {kind}: it has no policy")
+        raise FailedPrecondition(f"controller {name!r} is {kind}: it has no policy")
+    return controller

@@ -14,9 +14,9 @@ from agent_service.domain.errors import (
 )
 from agent_service.domain.runs import Controller, RunState
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Session
 from agent_service.learning import policies
 from agent_service.rules.lookups import found_run
+from agent_service.store.rows.session import Session
 
 
 def completed(

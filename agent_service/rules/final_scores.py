@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from agent_service.domain.runs import Decision, FinishRun, Mode, Outcome, Run
-from agent_service.domain.store import Origin, PolicyVersion, Session
+from agent_service.domain.store import Origin, PolicyVersion
 from agent_service.domain.trials import TrialHistory
 from agent_service.learning import policies
 from agent_service.rules.lookups import stored_decision
 from agent_service.rules.policy_cache import PolicyCache
+from agent_service.store.rows.session import Session
 
 
 def learn_from_end(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from agent_service.domain.caches import SizedCache
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Controller
-from agent_service.domain.store import AnyPolicy, Session
+from agent_service.domain.store import AnyPolicy
 from agent_service.learning import policies
+from agent_service.store.rows.session import Session
 
 KEPT = 256
 """Maximum number of cached policy versions; others are loaded again when needed."""

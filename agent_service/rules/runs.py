@@ -35,14 +35,22 @@ from agent_service.domain.runs import (
     Use,
 )
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Session, Situation, Store, T
+from agent_service.domain.store import Situation, T
 from agent_service.learning import policies
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.final_scores import learn_from_end
-from agent_service.rules.lookups import CREATE_IT, found_controller, found_run, stored_decision
+from agent_service.rules.lookups import (
+    CREATE_IT,
+    found_controller,
+    found_run,
+    other_start,
+    pinned_version,
+    stored_decision,
+)
 from agent_service.rules.policy_cache import PolicyCache
-from agent_service.rules.starts import other_start, pinned_version
+from agent_service.store.rows.session import Session
+from agent_service.store.store import SqlStore
 
 ABANDONED_AT_ONCE = 100
 """Maximum number of runs that one atomic step abandons."""
@@ -61,7 +69,7 @@ class RunService:
 
     def __init__(
         self,
-        store: Store,
+        store: SqlStore,
         *,
         metrics: DecisionMetrics,
         capacity: Capacity = DEFAULT,

@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import sqlalchemy as sa
 
 from agent_service.domain.errors import Unavailable, invalid
 from agent_service.domain.runs import Controller
-from agent_service.domain.store import Durability, Session
+from agent_service.domain.store import Durability
 from agent_service.store.journal.journal import DirectJournal, Journal
 from agent_service.store.journal.writer import Writer
 from agent_service.store.rows.cache import RunCache
-from agent_service.store.rows.session import SqlSession
+from agent_service.store.rows.session import Session
 from agent_service.store.sql.database import Database, StoreError
 from agent_service.store.sql.failures import explain, is_storage_failure, unavailable
 from agent_service.store.sql.migration import migrate
@@ -107,14 +106,19 @@ class SqlStore:
         return True
 
     def write(self, work: Callable[[Session], T], *, run_id: str | None = None) -> Future[T]:
-        """Run `work` as one atomic step among others; the future is done when it is durable."""
+        """Run `work` as one atomic step; the future is done when it is durable.
+
+        `run_id` names the run that it will look up, so that those of several steps are read
+        together. If `work` raises, nothing is stored, and the future raises its error; Unavailable
+        if the storage failed.
+        """
         return self._journal.submit(work, run_id=run_id)
 
     def read(self, work: Callable[[Session], T]) -> T:
         """Run `work`, which only reads, on a consistent view of what is committed."""
         try:
             with self._reading.begin() as connection:
-                session = SqlSession(connection, RunCache())
+                session = Session(connection, RunCache())
                 result = work(session)
         except Exception as error:
             if is_storage_failure(error):
@@ -126,7 +130,11 @@ class SqlStore:
 
     @contextmanager
     def learning_for(self, controller: Controller) -> Iterator[bool]:
-        """Yield whether no other process learns for a controller, and keep others out meanwhile."""
+        """Yield whether no other process learns for a controller, and keep others out meanwhile.
+
+        Released when the process ends, in any way. It only saves work: of two concurrent updates,
+        one result would be dropped.
+        """
         try:
             with self._database.learning_for(controller.id) as is_alone:
                 yield is_alone
@@ -143,12 +151,7 @@ class SqlStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -162,7 +165,7 @@ def require_store(url: str) -> None:
     _database(url, Durability.POWER).require()
 
 
-_DATABASES: dict[str, Callable[[sa.URL, Durability], Database]] = {
+_DATABASES: dict[str, type[Database]] = {
     "sqlite": SqliteDatabase,
     "postgresql": PostgresqlDatabase,
 }

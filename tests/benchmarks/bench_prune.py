@@ -23,7 +23,8 @@ from agent_service.analysis.prune import BATCH, Pruner, make_plan
 from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Outcome, StartRun, Use
-from agent_service.domain.store import Durability, Session
+from agent_service.domain.store import Durability
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 from tests.benchmarks.results import Claim, Figures, show_rounds

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from agent_service.client import ControllerSpec, Hyperparameter, PPOSettings, Reward
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Mode, StartRun
-from agent_service.domain.store import Durability, Session
+from agent_service.domain.store import Durability
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
 from agent_service.learning.policy_file import from_bytes
@@ -24,6 +24,7 @@ from agent_service.learning.rollout import segments
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 
 TRANSITIONS = 2048

@@ -20,8 +20,8 @@ from grpc_status import rpc_status
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, RandomSettings, Run
 from agent_service.domain.errors import Unavailable
-from agent_service.domain.store import Session
 from agent_service.store.journal import journal
+from agent_service.store.rows.session import Session
 from agent_service.store.sql import postgresql as on_server
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agent_service.store.rows.cache import RunCache, StaleWrite
-from agent_service.store.rows.session import SqlSession
+from agent_service.store.rows.session import Session
 from agent_service.store.sql.database import Database, Locked
 from agent_service.store.sql.failures import is_storage_failure, unavailable
 from agent_service.store.sql.queries import driver_of
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_CALLS = 250
 """Calls between checkpoints: some 1,000 pages, after which SQLite would start one in a commit."""
 
-Work = Callable[[SqlSession], Any]
+Work = Callable[[Session], Any]
 """Work in a transaction. It may be rolled back and run again, so all its effects must go through
 the session."""
 
@@ -88,7 +88,7 @@ class Writer:
         self._cache = RunCache(keeps_runs=not database.is_server)
         self._connection: sa.Connection | None = None
         self._driver: Any
-        self._session: SqlSession
+        self._session: Session
         self._group: Sequence[Job] = ()
         self._outcomes: list[_Result | Exception] = []
         self._started = 0.0
@@ -109,7 +109,7 @@ class Writer:
             self._outcomes = self._run(group, _run_in_savepoint)
 
     def _run(
-        self, group: Sequence[Job], run: Callable[[SqlSession, Job], _Result | Exception]
+        self, group: Sequence[Job], run: Callable[[Session, Job], _Result | Exception]
     ) -> list[_Result | Exception]:
         if self._connection is None:
             self._connect()
@@ -134,7 +134,7 @@ class Writer:
     def _connect(self) -> None:
         self._connection = self._engine.connect()
         self._driver = driver_of(self._connection)
-        self._session = SqlSession(self._connection, self._cache)
+        self._session = Session(self._connection, self._cache)
 
     def commit(self) -> None:
         """Commit what `run` did; if the storage fails, nothing of it is acknowledged."""
@@ -194,7 +194,7 @@ def fail(group: Sequence[Job], error: Exception) -> None:
             job.future.set_exception(error)
 
 
-def _run(session: SqlSession, job: Job, *, is_again: bool = False) -> _Result | Exception:
+def _run(session: Session, job: Job, *, is_again: bool = False) -> _Result | Exception:
     """Run a job; if it fails, run it again without the cache, which may be stale."""
     session.calls, session.looked_up = [], []
     before = session.sender.sent
@@ -211,7 +211,7 @@ def _run(session: SqlSession, job: Job, *, is_again: bool = False) -> _Result | 
     return _run(session, job, is_again=True)
 
 
-def _run_in_savepoint(session: SqlSession, job: Job) -> _Result | Exception:
+def _run_in_savepoint(session: Session, job: Job) -> _Result | Exception:
     session.calls, session.looked_up = [], []
     try:
         with session.savepoint():

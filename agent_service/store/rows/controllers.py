@@ -35,7 +35,10 @@ class Controllers(Transaction):
         return None if row is None else rows.controller_from_row(row)
 
     def list_controllers(self, *, after: str, limit: int) -> Iterator[Controller]:
-        """Yield controllers that are not deleted, ordered by name, after the name `after`."""
+        """Yield controllers that are not deleted, ordered by name, after the name `after`.
+
+        Each is read when it is yielded.
+        """
         query = sa.select(controllers.c.id).where(
             controllers.c.deleted_at.is_(None), controllers.c.name > after
         )

@@ -65,7 +65,10 @@ class Log(Transaction):
     def transitions(
         self, *, controller: str, run_id: str, after: int, limit: int
     ) -> Iterator[tuple[Run, Transition]]:
-        """Yield complete transitions by position, of one controller or run, or (empty) of all."""
+        """Yield complete transitions by position, of one controller or run, or (empty) of all.
+
+        SQLite reads each when it is yielded.
+        """
         query = queries.TRANSITIONS.where(after < queries.FOLLOWING_POSITION, queries.KEPT)
         query = query.limit(limit)
         if controller:
@@ -95,7 +98,10 @@ class Log(Transaction):
         return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
 
     def with_ready(self, *, count: int) -> Set[int]:
-        """Return the ids of controllers with at least `count` ready transitions, deleted too."""
+        """Return the ids of controllers with at least `count` ready transitions, deleted too.
+
+        Reads neither transitions nor controllers.
+        """
         return set(self._execute(WITH_READY, {"before": count - 1}).scalars())
 
     def ready_transitions(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from agent_service.domain.retention import Deleted, OldRun
 from agent_service.domain.runs import Run, Transition, Use
 from agent_service.store.rows import rows
 from agent_service.store.rows.checksums import checksum_delta
@@ -21,11 +21,52 @@ _CELLS = 8 * 12
 """Bytes of a decision's numeric columns."""
 
 
-class RetentionSql(Transaction):
-    """The session's methods for runs that leave the store."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldRun:
+    """A finished or abandoned run whose last accepted call was long ago."""
+
+    key: int
+    """The store's key."""
+    id: str
+    controller: str
+    updated_at: float
+    """Seconds since 1970 of its last accepted call."""
+    is_finished: bool
+    """Whether it has an outcome; else its lease expired, and its next report may revive it."""
+    decisions: int
+    """Number of its rows in the log."""
+    checksums: int
+    """Sum of these rows' checksums, which any change alters."""
+    size: int
+    """Bytes of these rows' values."""
+    is_awaited: bool
+    """Whether a controller that is not deleted has yet to learn from it."""
+    is_newest: bool
+    """Whether it has the log's last row, from which the next position follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """The result of a small batch of deletions."""
+
+    rows: int
+    last_key: int
+    """Key of the last run of the batch; the next batch continues there."""
+
+
+class Retention(Transaction):
+    """The session's methods for runs that leave the store.
+
+    A run leaves in two steps. First it is marked as archived, which hides it from all reads, in one
+    atomic step: from then on the archive file has it. Then its decisions are deleted in small
+    batches. Its own row stays, so that its id is never reused.
+    """
 
     def old_runs(self, *, before: float, after: int, limit: int) -> Sequence[OldRun]:
-        """Return ended runs, by key above `after`, whose last accepted call was before `before`."""
+        """Return ended runs, by key above `after`, whose last accepted call was before `before`.
+
+        Without archived ones.
+        """
         awaited = (
             sa.select(decisions.c.run_key)
             .join(controllers, controllers.c.id == decisions.c.controller_id)
@@ -74,7 +115,10 @@ class RetentionSql(Transaction):
     def run_transitions(
         self, key: int, *, after: int, limit: int
     ) -> Sequence[tuple[Run, Transition]]:
-        """Return a run's transitions, archived or not, for chunks above `after`."""
+        """Return a run's transitions, archived or not, with actions for chunks above `after`.
+
+        Ordered by chunk. Raises Unavailable if a row is damaged.
+        """
         query = queries.TRANSITIONS.where(runs.c.key == key, decisions.c.chunk > after)
         query = query.order_by(decisions.c.chunk).limit(limit)
         return [(rows.run_from_row(r), rows.transition_from_row(r)) for r in self._rows(query)]
@@ -110,7 +154,10 @@ class RetentionSql(Transaction):
         return sorted(self._connection.execute(query).scalars())
 
     def delete_archived(self, archive: str, *, after: int, limit: int) -> Deleted:
-        """Delete up to `limit` decisions of an archive file's runs, by key from `after` on."""
+        """Delete up to `limit` decisions of an archive file's runs, by key from `after` on.
+
+        The counts in `usage` do not change.
+        """
         query = (
             sa.select(
                 decisions.c.position,

@@ -9,18 +9,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from agent_service.store.rows.cache import StaleWrite
 from agent_service.store.sql.failures import is_storage_failure
 from agent_service.store.sql.queries import Statement
 
 
-class Sender(Protocol):
-    """Sends statements to one database, in order."""
+class Sender:
+    """Runs each statement at once, in order: for SQLite."""
 
-    sent: int
-    """Number of statements sent so far."""
+    def __init__(self, driver: Any) -> None:
+        """Send through a driver's connection."""
+        self._driver = driver
+        self.sent = 0
+        """Number of statements sent so far."""
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
         """Send a statement, now or with the next ones.
@@ -33,43 +36,16 @@ class Sender(Protocol):
         Raises:
             StaleWrite: it did not change the run.
         """
-        ...
-
-    def finish(self) -> None:
-        """Run everything that was sent; raises as `send` does."""
-        ...
-
-    def drop(self) -> None:
-        """Discard what was sent and not yet run, since the transaction is rolled back."""
-        ...
-
-
-def make_sender(driver: Any) -> Sender:
-    """Return the sender for a driver's connection."""
-    is_sqlite = isinstance(driver, sqlite3.Connection)
-    return DirectSender(driver) if is_sqlite else PipelinedSender(driver)
-
-
-class DirectSender:
-    """Runs each statement at once, for SQLite."""
-
-    def __init__(self, driver: sqlite3.Connection) -> None:
-        """Send through a connection."""
-        self._driver = driver
-        self.sent = 0
-
-    def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
-        """Run a statement; raises StaleWrite if it does not change the run."""
         self.sent += 1
         cursor = self._driver.execute(statement.sqlite, values)
         if changes and cursor.rowcount != 1:
             raise StaleWrite(changes)
 
     def finish(self) -> None:
-        """Do nothing: each statement has already run."""
+        """Run everything that was sent; raises as `send` does."""
 
     def drop(self) -> None:
-        """Do nothing: each statement has already run."""
+        """Discard what was sent and not yet run, since the transaction is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +55,12 @@ class _Sent:
     changes: str
 
 
-class PipelinedSender:
+class PipelinedSender(Sender):
     """Queues statements for PostgreSQL, and runs them in a pipeline when results are needed."""
 
     def __init__(self, driver: Any) -> None:
         """Send through psycopg's connection."""
-        self._driver = driver
-        self.sent = 0
+        super().__init__(driver)
         self._waiting: list[_Sent] = []
 
     def send(self, statement: Statement, values: Sequence[Any], *, changes: str = "") -> None:
@@ -113,3 +88,8 @@ class PipelinedSender:
     def drop(self) -> None:
         """Discard what is queued."""
         self._waiting = []
+
+
+def make_sender(driver: Any) -> Sender:
+    """Return the sender for a driver's connection."""
+    return Sender(driver) if isinstance(driver, sqlite3.Connection) else PipelinedSender(driver)

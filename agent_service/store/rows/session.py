@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from agent_service.store.rows.controllers import Controllers
 from agent_service.store.rows.log import Log
-from agent_service.store.rows.retention import RetentionSql
+from agent_service.store.rows.retention import Retention
 from agent_service.store.rows.runs import Runs
 
 
-class SqlSession(Controllers, Runs, Log, RetentionSql):
-    """A session, valid while its transaction is open."""
+class Session(Controllers, Runs, Log, Retention):
+    """A session, valid while its transaction is open: sees committed data and its own changes."""

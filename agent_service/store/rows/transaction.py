@@ -29,7 +29,10 @@ class Transaction:
         """The runs that the current job looked up."""
 
     def after_commit(self, call: Callable[[], None]) -> None:
-        """Call this once the transaction is durable."""
+        """Call this once the transaction is durable, and never if it is not.
+
+        A reading transaction, which sees only durable data, calls it when it ends.
+        """
         self.calls.append(call)
 
     def forget(self) -> None:

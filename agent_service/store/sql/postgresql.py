@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.store import Durability
-from agent_service.store.sql.database import Locked, StoreError
+from agent_service.store.sql.database import Database, Locked, StoreError
 
 WRITERS, LEARNERS = 0x5EED0001, 0x5EED0002
 """Keys of advisory locks: the writer's, and, with a controller's id, its learner's."""
@@ -54,11 +54,10 @@ _OUR_END = {
 _NONE: Mapping[str, object] = {}
 
 
-class PostgresqlDatabase:
+class PostgresqlDatabase(Database):
     """A database on a PostgreSQL server, which any number of processes may share."""
 
     is_server = True
-    folder = None
 
     def __init__(self, url: sa.URL, durability: Durability) -> None:
         """Take a URL.
@@ -80,15 +79,9 @@ class PostgresqlDatabase:
         if "password" in url.query:
             # SQLAlchemy hides only a password before the host when it formats a URL.
             raise invalid("store", "give its password by --store-password, not in the URL's query")
-        self.url = url
-        self._durability = durability
+        super().__init__(url, durability)
         self._last_transaction = 0
         self._others_commits = 0
-
-    @property
-    def commit_syncs(self) -> bool:
-        """Whether the server syncs each commit."""
-        return self._durability is Durability.POWER
 
     def require(self) -> None:
         """Check that the database has our tables; raises StoreError."""
@@ -102,25 +95,6 @@ class PostgresqlDatabase:
             engine.dispose()
         if not is_there:
             raise StoreError(f"store {self.url}: the database has no tables of ours")
-
-    def prepare(self) -> None:
-        """Do nothing: the files are the server's."""
-
-    def hold(self) -> None:
-        """Do nothing: the files are the server's."""
-
-    def check_place(self) -> None:
-        """Do nothing: the files are the server's."""
-
-    def join(self) -> bool:
-        """Return false: several services on one database server are normal."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: nothing is open."""
-
-    def check(self, connection: sa.Connection) -> None:
-        """Do nothing: a server checks its own pages."""
 
     def _engine(
         self, *, answer_seconds: float, settings: Mapping[str, object] = _NONE, **options: Any
@@ -226,6 +200,3 @@ class PostgresqlDatabase:
         server's settings for each new engine.
         """
         return self.writing()
-
-    def checkpoint(self, driver: Any) -> None:
-        """Do nothing: the server makes its own checkpoints."""

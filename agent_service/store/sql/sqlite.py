@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.store import Durability
-from agent_service.store.sql.database import Locked, StoreError
+from agent_service.store.sql.database import Database, Locked, StoreError
 from agent_service.store.sql.failures import explain, is_locked
 from agent_service.store_files import StoreFiles
 
@@ -35,7 +34,7 @@ _SYNCING = {
 }
 
 
-class SqliteDatabase:
+class SqliteDatabase(Database):
     """A database in a file of this machine."""
 
     is_server = False
@@ -44,22 +43,15 @@ class SqliteDatabase:
         """Take a URL; raises InvalidArgument if it names no file."""
         if url.database in (None, "", ":memory:"):
             raise invalid("store", "give a file, e.g. sqlite:///agent.db; the learner reads it too")
-        self.url = url
+        super().__init__(url, durability)
         self._durability = durability
         self._path = Path(url.database or "")
         self._held = ExitStack()
-        self.check_place: Callable[[], None] = lambda: None
-        """Check that the open files are in place; raises Unavailable. A no-op before `hold`."""
 
     @property
     def folder(self) -> Path:
         """The folder of its files, as an absolute path."""
         return self._path.resolve().parent
-
-    @property
-    def commit_syncs(self) -> bool:
-        """Whether a commit waits for the disk; if not, `checkpoint` does."""
-        return self._durability is Durability.POWER
 
     def require(self) -> None:
         """Check that the file is there; raises StoreError."""

@@ -7,17 +7,17 @@ from prometheus_client import CollectorRegistry
 from agent_service.domain.rewards import GivenReward
 from agent_service.domain.runs import ChunkReport, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Store
 from agent_service.learning.policy_file import to_bytes
 from agent_service.learning.snapshot import PolicySnapshot
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
+from agent_service.store.store import SqlStore
 
 CHUNKS = 3
 
 
-def create(store: Store, spec: ControllerSpec) -> Catalog:
+def create(store: SqlStore, spec: ControllerSpec) -> Catalog:
     catalog = Catalog(store)
     catalog.create_controller(spec, Mode.LEARNING).result()
     return catalog
@@ -32,7 +32,7 @@ def opinionated(spec: ControllerSpec, data: bytes) -> bytes:
 
 
 def train_all(
-    store: Store,
+    store: SqlStore,
     controller: str,
     *,
     runs: int,

@@ -15,7 +15,7 @@ from agent_service.cli.main import cli
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.runs import Mode
-from agent_service.domain.store import Session
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from tests.agent_service.analysis.trainings import Trainings, in_both, in_store
 from tests.given import ServedAgent

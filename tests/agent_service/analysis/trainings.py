@@ -17,11 +17,11 @@ from agent_service.controllers.random import RandomSettings
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision, FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.specs import ControllerSpec
-from agent_service.domain.store import Store
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.capacity import DEFAULT, Capacity
 from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
+from agent_service.store.store import SqlStore
 from agent_service.wire.convert import transition_to_message
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
@@ -40,7 +40,7 @@ Content = dict[int, dict[str, Any]]
 class Trainings:
     """Trains children on a store at any time of the past."""
 
-    def __init__(self, store: Store, *, capacity: Capacity = DEFAULT) -> None:
+    def __init__(self, store: SqlStore, *, capacity: Capacity = DEFAULT) -> None:
         self.now = 1_000_000.0
         self.store = store
         self.catalog = Catalog(store)
@@ -106,7 +106,7 @@ def many(trainings: Trainings, rng: random.Random, prefix: str, *, runs: int) ->
             trainings.abandon()
 
 
-def in_store(store: Store) -> Content:
+def in_store(store: SqlStore) -> Content:
     """Return all transitions that the store's log shows."""
     found = store.read(
         lambda session: list(
@@ -136,7 +136,7 @@ def _content(records: Iterable[Mapping[str, Any]]) -> Content:
     return content
 
 
-def in_both(store: Store, folder: Path) -> Content:
+def in_both(store: SqlStore, folder: Path) -> Content:
     """Return all that store and archive have; fail where they have anything in common."""
     there, here = in_store(store), in_archive(folder)
     assert not there.keys() & here.keys()

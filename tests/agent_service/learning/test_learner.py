@@ -24,7 +24,7 @@ from agent_service.learning import learner as learner_module
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
 from agent_service.store.rows import rows
-from agent_service.store.rows.session import SqlSession
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.learned import learn_once
@@ -172,13 +172,13 @@ def test_a_learner_that_is_not_alone_reads_no_rollout(
         controller = served.store.read(lambda session: session.find_controller("c"))
         assert controller is not None
         reads: list[int] = []
-        ready_transitions = SqlSession.ready_transitions
+        ready_transitions = Session.ready_transitions
 
-        def counted(session: SqlSession, of: Controller, *, limit: int) -> Any:
+        def counted(session: Session, of: Controller, *, limit: int) -> Any:
             reads.append(limit)
             return ready_transitions(session, of, limit=limit)
 
-        monkeypatch.setattr(SqlSession, "ready_transitions", counted)
+        monkeypatch.setattr(Session, "ready_transitions", counted)
         with other.learning_for(controller) as is_alone:
             assert is_alone
             assert learn_once(served.store) == 0

@@ -16,7 +16,7 @@ from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AgentError, Unavailable
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Use
-from agent_service.domain.store import Session
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.calls import call_of, raw_stub, report_of

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 
 from agent_service.domain.rewards import Scores
 from agent_service.domain.runs import ChunkReport, Decision
-from agent_service.domain.store import Session
 from agent_service.metrics.decisions import DecisionMetrics
 from agent_service.rules.runs import RunService
 from agent_service.store.journal.journal import LoopJournal
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from tests.agent_service.analysis.trainings import Trainings
 

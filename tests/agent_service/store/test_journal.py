@@ -17,7 +17,7 @@ from agent_service.store.journal import journal as journal_module
 from agent_service.store.journal import writer as writer_module
 from agent_service.store.journal.journal import DirectJournal, Journal, LoopJournal, ThreadJournal
 from agent_service.store.journal.writer import Writer
-from agent_service.store.rows.session import SqlSession
+from agent_service.store.rows.session import Session
 from agent_service.store.sql.sqlite import SqliteDatabase
 
 NUMBERS = sa.table("numbers", sa.column("n"))
@@ -62,7 +62,7 @@ class Database:
         self.journal = journal(self.writer)
 
     def add(self, n: int, *calls: Callable[[], None]) -> "asyncio.Future[Any]":
-        def work(session: SqlSession) -> int:
+        def work(session: Session) -> int:
             session.write(sa.insert(NUMBERS).values(n=n))
             for call in calls:
                 session.after_commit(call)
@@ -70,7 +70,7 @@ class Database:
 
         return self.submit(work)
 
-    def submit(self, work: Callable[[SqlSession], Any]) -> "asyncio.Future[Any]":
+    def submit(self, work: Callable[[Session], Any]) -> "asyncio.Future[Any]":
         return asyncio.wrap_future(self.journal.submit(work))
 
     async def hold(self) -> "asyncio.Future[Any]":
@@ -115,7 +115,7 @@ def in_loop(tmp_path: Path) -> Play:
     return lambda scenario: play(scenario, tmp_path / "numbers.db", LoopJournal)
 
 
-def fails_after_writing(session: SqlSession) -> None:
+def fails_after_writing(session: Session) -> None:
     session.write(sa.insert(NUMBERS).values(n=100))
     session.after_commit(lambda: pytest.fail("told of what is not durable"))
     raise NotFound("no such number")

@@ -12,7 +12,8 @@ from alembic.runtime.migration import MigrationContext
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
-from agent_service.domain.store import Origin, PolicyEntry, Session
+from agent_service.domain.store import Origin, PolicyEntry
+from agent_service.store.rows.session import Session
 from agent_service.store.sql.database import StoreError
 from agent_service.store.sql.schema import metadata
 from agent_service.store.store import SqlStore

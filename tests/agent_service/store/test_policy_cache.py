@@ -12,11 +12,12 @@ import pytest
 from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.domain.errors import NotFound
 from agent_service.domain.runs import Mode
-from agent_service.domain.store import Origin, PolicyVersion, Session
+from agent_service.domain.store import Origin, PolicyVersion
 from agent_service.domain.trials import TrialHistory, no_trials
 from agent_service.learning import policies
 from agent_service.rules import policy_cache
 from agent_service.rules.policy_cache import PolicyCache
+from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from agent_service.domain.errors import InvalidArgument, NotFound
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
-from agent_service.domain.store import Durability, Origin, PolicyVersion, Session
+from agent_service.domain.store import Durability, Origin, PolicyVersion
+from agent_service.store.rows.session import Session
 from agent_service.store.sql.database import StoreError
 from agent_service.store.store import SqlStore
 from tests.agent_service.specs import spec
