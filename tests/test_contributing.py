@@ -33,9 +33,9 @@ from trainer_service.cli.main import cli
 from trainer_service.rpc import convert
 from trainer_service.runs.run import RunSpec
 from trainer_service.study.command import run_study
-from trainer_service.study.methods.choosing import Searched
 from trainer_service.study.methods.plan import Phase
 from trainer_service.study.methods.registry import KINDS as STUDY_KINDS
+from trainer_service.study.methods.searches import Searched
 from trainer_service.study.report.flags import departs
 from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.spec import StudySpec

@@ -144,11 +144,7 @@ class TrainerConfig:
         return self.storage or str(self.runs.with_name(f"{self.runs.name}.checkpoints"))
 
     def with_storage_of(self, identity: str) -> TrainerConfig:
-        """Return this configuration with a subfolder of `storage` for one run store.
-
-        Args:
-            identity: the run store's id.
-        """
+        """Return this configuration with a subfolder of `storage` for the run store of an id."""
         if not self.storage:
             return self
         return replace(self, storage=f"{self.storage.rstrip('/')}/{identity}")

@@ -35,14 +35,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         device: pb.Device,
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        """Serve `runs` and its store.
-
-        Args:
-            runs: the queue; the caller closes it.
-            store: the queue's store.
-            device: what ListDevices returns, apart from the counts.
-            pause: waits for seconds, or raises when the server drains.
-        """
+        """Serve a queue and its store; `pause` waits seconds, or raises when the server drains."""
         self._pause = pause
         self._runs = runs
         self._store = store

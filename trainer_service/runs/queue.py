@@ -64,11 +64,8 @@ class RunQueue:
     ) -> None:
         """Requeue the store's unfinished runs and start processes for them.
 
-        Args:
-            store: used by this service alone; the caller closes it.
-            config: number of processes, runs in each, and limits.
-            executor: starts processes; the caller closes it.
-            observers: receive every stored event.
+        The store is this service's alone; the caller closes it and the executor. Observers receive
+        every stored event.
         """
         self._store = store
         self._config = config
@@ -281,13 +278,7 @@ class RunQueue:
         return begun
 
     def _store_end(self, before: Run, end: StateChanged, *, is_alone: bool) -> None:
-        """Store the state of a run that has left its process.
-
-        Args:
-            before: the run when its process started.
-            end: the state that the process left it in.
-            is_alone: whether it was not stacked; else another run may have caused a failure.
-        """
+        """Store the state of a run that left its process; stacked ones may fail for another."""
         run_id = before.id
         with self._changing:
             # By stored chunks: a process that only repeats known ones makes no progress.

@@ -33,12 +33,7 @@ class Retention:
     """Manages the checkpoints of ended runs. Thread-safe."""
 
     def __init__(self, store: RunStore, folder: Folder) -> None:
-        """Manage a folder.
-
-        Args:
-            store: of the runs; the caller closes it.
-            folder: holds the checkpoints of all runs, one folder per run.
-        """
+        """Manage the checkpoints in `folder`, one folder per run; the caller closes `store`."""
         self._store = store
         self._folder = folder
         self._loading = threading.Lock()

@@ -118,12 +118,7 @@ class RunStore:
                 raise Unavailable(f"the run store cannot be written: {error}") from error
 
     def add(self, run_id: str, spec: RunSpec, *, trained_chunks: int = 0) -> Run:
-        """Store a new queued run, with its first event.
-
-        Args:
-            run_id: not in the store yet.
-            spec: the run's.
-            trained_chunks: chunks inherited from its parent.
+        """Store a new queued run, with its first event, and the chunks inherited from its parent.
 
         Raises:
             Unavailable: the store cannot be written.

@@ -62,12 +62,7 @@ class SimulatedChild:
     """One simulated training of `chunks` chunks; equal seeds and rates give equal chunks."""
 
     def __init__(self, *, chunks: int = 40, chunk_size: int = 20, seed: int = 0) -> None:
-        """Start before the first chunk.
-
-        Args:
-            chunks: T, at least 1.
-            chunk_size: N, at least 1.
-            seed: of the noise, at least 0.
+        """Start before the first of T chunks of N losses; seeds are at least 0.
 
         Raises:
             ValueError: `chunks` or `chunk_size` is below 1.

@@ -36,13 +36,8 @@ def run_study(
 ) -> None:
     """Run a study or a part of it with live progress, then show its report.
 
-    Args:
-        spec: the study.
-        output: its folder; what is finished there is not done again.
-        agent: HOST:PORT of the agent service.
-        trainers: HOST:PORT of each trainer service.
-        access: to all of them; the token is one that may create controllers.
-        part: which part.
+    Agent and trainers are HOST:PORT; the token of `access` must be allowed to create controllers.
+    Results in `output` are kept.
     """
     options: dict[str, Any] = {
         "budget_seconds": BUDGET_SECONDS,
@@ -70,12 +65,7 @@ def run_study(
 
 
 def show_report(folder: Path, data: Path | None = None) -> None:
-    """Write a study's report and show its table and paths.
-
-    Args:
-        folder: of the study.
-        data: folder of the data sets, for the pictures that show images.
-    """
+    """Write a study's report and show its table and paths; `data` is for pictures of images."""
     report = write_report(folder, data)
     console = Terminal()
     if not console.is_terminal:

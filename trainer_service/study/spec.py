@@ -121,13 +121,7 @@ def _check_known(field: str, given: Iterable[str], names: list[str]) -> None:
 def table_1(
     methods: Iterable[str], *, reward: Reward = Reward.GAP, ppo: PPOSettings | None = None
 ) -> tuple[Entry, ...]:
-    """Return rows of the paper's Table 1 as methods of a study; raises InvalidArgument.
-
-    Args:
-        methods: names of any registered ones.
-        reward: what controllers learn from.
-        ppo: how.
-    """
+    """Return rows of the paper's Table 1 as methods of a study; raises InvalidArgument."""
     settings = PPOSettings() if ppo is None else ppo
     rows: list[Entry] = []
     for name in methods:

@@ -1,4 +1,4 @@
-"""Reads a study from a TOML file, or a preset; what is wrong is told by line and field."""
+"""Studies as TOML: read from a file or a preset, with errors by line and field, and written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import tomlkit
 from pydantic import TypeAdapter, ValidationError
 
 from agent_service.domain.errors import AgentError, InvalidArgument
@@ -175,3 +176,32 @@ def _line(text: str, place: Place) -> int:
         elif key := _KEY.match(line):
             found.setdefault((*table, *key[1].split(".")), number)
     return next(found[place[:cut]] for cut in range(len(place), -1, -1) if place[:cut] in found)
+
+
+# And back
+
+FILE_NAME = "report.toml"
+"""Beside a report; not a name that people give a study's file of their own."""
+
+_SPEC = TypeAdapter(StudySpec)
+
+
+def as_toml(spec: StudySpec) -> str:
+    """Return a study with every default written out; `parse_study` reads the same study from it."""
+    content = _SPEC.dump_python(spec, mode="json", exclude_none=True)
+    for name in PER_METHOD:
+        content["training"].pop(name, None)
+    return inert(tomlkit.dumps(content))
+
+
+def inert(text: str) -> str:
+    """Return TOML or JSON that reads the same and holds no HTML, link or fence for Markdown."""
+    return _STRING.sub(lambda string: _MARK.sub(_as_escape, string[0]), text)
+
+
+def _as_escape(mark: re.Match[str]) -> str:
+    return f"\\u{ord(mark[0]):04x}"
+
+
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_MARK = re.compile(r"[<>\[\]`]")

@@ -92,12 +92,7 @@ class Checkpoints:
     """A run's newest checkpoints, in a folder of its own."""
 
     def __init__(self, folder: Folder, *, origin: str) -> None:
-        """Name the folder, which is made with the first one.
-
-        Args:
-            folder: of this run alone.
-            origin: of what run they are; those of another origin are not used.
-        """
+        """Name the folder of one run; checkpoints of another origin in it are not used."""
         self._folder = folder
         self._origin = origin
 
@@ -116,10 +111,7 @@ class Checkpoints:
         _leave(self._folder, KEPT)
 
     def newest(self, *, up_to: int) -> dict[str, Any] | None:
-        """Return the content of the newest one that is whole and ours; the log names the others.
-
-        Args:
-            up_to: the last chunk that it may be of.
+        """Return the content of the newest good one, up to a chunk; the log names the others.
 
         Returns:
             What was given to `save`, its tensors on the CPU; None where there is none.

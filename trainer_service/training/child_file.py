@@ -59,16 +59,7 @@ def child_file(
     training: TrainingSpec,
     inputs: Inputs,
 ) -> bytes:
-    """Return a training's weights as a file.
-
-    Args:
-        state: of the training after its last chunk, as `ChildTraining.state` gives it.
-        scores: that it ended with.
-        which: weights.
-        run_id: the run that this was.
-        training: its spec.
-        inputs: what the child was built for.
-    """
+    """Return the weights of a training, by its state after the last chunk, as a file."""
     is_best = which is Which.BEST
     # An epoch that the end cut is scored when training finishes: its weights are the last ones.
     is_scored = scores.best_epoch <= len(state["epoch_scores"])

@@ -13,9 +13,6 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """Return SHA-256 over names and bytes of all weights and buffers: the same if each bit is.
 
     Copies the weights off the device, one after another.
-
-    Args:
-        weights: a child's `state_dict`.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):

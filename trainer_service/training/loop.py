@@ -43,16 +43,12 @@ class ChildTraining:
     ) -> None:
         """Build the child, its weights drawn from `spec.seed`, and put the data on the device.
 
-        Args:
-            spec: what decides the training.
-            images: its data set.
-            device: where it trains.
-            children: that train in this process.
+        `children` is the number of those that train in this process.
 
         Raises:
             InvalidArgument: the child does not fit the images, the device, or batches of one.
         """
-        self._spec = spec
+        self.spec = spec
         self._device = device
         self.inputs = inputs_of(images)
         """What the child was built for."""
@@ -66,9 +62,9 @@ class ChildTraining:
         self._augmentation_draws = torch.Generator().manual_seed(spec.seed + 4)
         torch.manual_seed(spec.seed)
         batch = self._batch_size(self._training)
-        self._passes = Passes(spec, self.inputs, device, batch=batch)
+        self.passes = Passes(spec, self.inputs, device, batch=batch)
         if batch == 1:
-            self._passes.check_single_images()
+            self.passes.check_single_images()
         self._steps = 0
         self._batches: list[Tensor] = []
         """Places of the epoch's batches that are still to come."""
@@ -82,33 +78,23 @@ class ChildTraining:
         self._best_weights: dict[str, Tensor] = {}
 
     @property
-    def spec(self) -> TrainingSpec:
-        """What decides the training."""
-        return self._spec
-
-    @property
-    def passes(self) -> Passes:
-        """The child with its regularizers and optimizer."""
-        return self._passes
-
-    @property
     def chunks(self) -> int:
         """Chunks planned, the last one possibly past the end of the last epoch."""
-        if self._spec.chunks is not None:
-            return self._spec.chunks
-        assert self._spec.epochs is not None
-        steps = self._spec.epochs * self._steps_per_epoch
-        return chunk_of(steps, chunk_size=self._spec.chunk_size)
+        if self.spec.chunks is not None:
+            return self.spec.chunks
+        assert self.spec.epochs is not None
+        steps = self.spec.epochs * self._steps_per_epoch
+        return chunk_of(steps, chunk_size=self.spec.chunk_size)
 
     @property
     def _steps_per_epoch(self) -> int:
         """Full batches in the training split; one, if it is smaller than a batch."""
-        return max(1, len(self._training) // self._spec.batch_size)
+        return max(1, len(self._training) // self.spec.batch_size)
 
     @property
     def trained_chunks(self) -> int:
         """Chunks trained so far."""
-        return self._steps // self._spec.chunk_size
+        return self._steps // self.spec.chunk_size
 
     def _generators(self) -> dict[str, torch.Generator]:
         """Return all that draws anything while chunks are trained; a checkpoint holds each."""
@@ -116,7 +102,7 @@ class ChildTraining:
             "order": self._order,
             "draws": self._draws,
             "augmentation": self._augmentation_draws,
-            "noise": self._passes.regularization.generator,
+            "noise": self.passes.regularization.generator,
         }
 
     def state(self) -> dict[str, Any]:
@@ -129,8 +115,8 @@ class ChildTraining:
             "places": list(self._batches),
             "epoch_scores": list(self._epoch_scores),
             "best_weights": dict(self._best_weights),
-            "weights": self._passes.child.state_dict(),
-            "optimizer": self._passes.optimizer.state_dict(),
+            "weights": self.passes.child.state_dict(),
+            "optimizer": self.passes.optimizer.state_dict(),
             "generators": {name: g.get_state() for name, g in self._generators().items()},
         }
 
@@ -139,8 +125,8 @@ class ChildTraining:
 
         What follows is then the same as if it had never ended, to the bit on a CPU.
         """
-        self._passes.child.load_state_dict(state["weights"])
-        self._passes.optimizer.load_state_dict(state["optimizer"])
+        self.passes.child.load_state_dict(state["weights"])
+        self.passes.optimizer.load_state_dict(state["optimizer"])
         self._steps = state["steps"]
         self._batches = [places.to(self._device) for places in state["places"]]
         if self._batches:
@@ -155,31 +141,28 @@ class ChildTraining:
 
     def weights_digest(self) -> str:
         """Return SHA-256 of the child's weights as they are; `finish` leaves the best epoch's."""
-        return weights_digest(self._passes.child.state_dict())
+        return weights_digest(self.passes.child.state_dict())
 
     def _batch_size(self, feed: Feed) -> int:
-        return min(self._spec.batch_size, len(feed))
+        return min(self.spec.batch_size, len(feed))
 
     def train_chunk(self, values: Mapping[str, float]) -> Chunk:
         """Train N steps under `values`, then validate on m batches.
-
-        Args:
-            values: one for each hyperparameter of the method, by name.
 
         Raises:
             Diverged: where a loss is not finite.
             InvalidArgument: where a value is missing, unknown or out of range.
         """
         self.begin_chunk(values)
-        for _ in range(self._spec.chunk_size):
+        for _ in range(self.spec.chunk_size):
             images, labels = self.next_batch()
-            self.end_step(*self._passes.train(images, labels))
+            self.end_step(*self.passes.train(images, labels))
         return self.end_chunk()
 
     def begin_chunk(self, values: Mapping[str, float]) -> None:
         """Start a chunk under `values`; N times `next_batch` and `end_step` are to follow."""
         self._started = time.perf_counter()
-        self._passes.regularization.apply(values)
+        self.passes.regularization.apply(values)
         self._losses, self._predictions, self._labels = [], [], []
 
     def end_step(self, loss: Tensor, predictions: Tensor) -> None:
@@ -192,7 +175,7 @@ class ChildTraining:
 
     def end_chunk(self) -> Chunk:
         """Validate, and return what the chunk brought; raises Diverged."""
-        index = (self._steps - 1) // self._spec.chunk_size + 1
+        index = (self._steps - 1) // self.spec.chunk_size + 1
         # The one copy of this chunk off the device.
         loss_list: list[float] = torch.stack(self._losses).double().tolist()
         for place, loss in enumerate(loss_list, start=1):
@@ -207,10 +190,10 @@ class ChildTraining:
             training_score=training_score,
             validation_score=validation_score,
             validation_loss=validation_loss,
-            values=self._passes.regularization.values(),
+            values=self.passes.regularization.values(),
             epochs=self._steps / self._steps_per_epoch,
-            training_images=self._spec.chunk_size * self._batch_size(self._training),
-            validation_images=self._spec.validation_batches * self._batch_size(self._validation),
+            training_images=self.spec.chunk_size * self._batch_size(self._training),
+            validation_images=self.spec.validation_batches * self._batch_size(self._validation),
             seconds=time.perf_counter() - self._started,
         )
 
@@ -224,15 +207,15 @@ class ChildTraining:
             self._images = self._training.batches(tuple(self._batches))
         labels = self._training.labels[self._batches.pop(0)]
         images = next(self._images)
-        if self._spec.augment is Augment.CROP_FLIP:
+        if self.spec.augment is Augment.CROP_FLIP:
             images = crop_flip(images, self._augmentation_draws)
         self._labels.append(labels)
         return images, labels
 
     def _evaluate(self, feed: Feed, places: Tensor) -> Tensor:
         """Return the logits of the images at `places`, in eval mode."""
-        parts = torch.split(places, self._passes.evaluation_images)
-        return torch.cat([self._passes.evaluate(images) for images in feed.batches(parts)])
+        parts = torch.split(places, self.passes.evaluation_images)
+        return torch.cat([self.passes.evaluate(images) for images in feed.batches(parts)])
 
     def _validate_batches(self) -> tuple[float, float]:
         """Return mean loss and mean macro F1 of m batches drawn at random (Eq. 10).
@@ -245,7 +228,7 @@ class ChildTraining:
         places = torch.stack(
             [
                 torch.randperm(count, generator=self._draws)[:size]
-                for _ in range(self._spec.validation_batches)
+                for _ in range(self.spec.validation_batches)
             ]
         ).to(self._device)
         drawn, inverse = torch.unique(places, return_inverse=True)
@@ -256,7 +239,7 @@ class ChildTraining:
 
     def _score(self, predictions: Tensor, labels: Tensor) -> float:
         """Return the score of a chunk's batches, int64[batches, B]."""
-        if self._spec.score is Score.OF_SAMPLES:
+        if self.spec.score is Score.OF_SAMPLES:
             predictions, labels = predictions.flatten(), labels.flatten()
         return float(macro_f1(predictions, labels, classes=self._classes).mean())
 
@@ -265,7 +248,7 @@ class ChildTraining:
         score, _accuracy = self._scores(self._validation)
         if not self._epoch_scores or score > max(self._epoch_scores):
             # Cloned one by one: a copy of views would be one of all that they are views of.
-            weights = self._passes.child.state_dict()
+            weights = self.passes.child.state_dict()
             self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
         self._epoch_scores.append(score)
 
@@ -283,7 +266,7 @@ class ChildTraining:
             self._end_epoch()
         test = self._feed(self._test, self._device)
         last_score, last_accuracy = self._scores(test)
-        self._passes.child.load_state_dict(self._best_weights)
+        self.passes.child.load_state_dict(self._best_weights)
         best_score, best_accuracy = self._scores(test)
         best = max(self._epoch_scores)
         return FinalScores(

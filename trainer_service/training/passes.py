@@ -140,13 +140,7 @@ class Passes:
     def __init__(
         self, spec: TrainingSpec, inputs: Inputs, device: torch.device, *, batch: int
     ) -> None:
-        """Build the child, its weights drawn by torch's global generator.
-
-        Args:
-            spec: says what it is.
-            inputs: the images that it is for.
-            device: where it is put.
-            batch: images of a training step.
+        """Build the child for steps of `batch` images; torch's global generator draws its weights.
 
         Raises:
             InvalidArgument: where the child does not fit the images, or the device.
@@ -199,12 +193,7 @@ class Passes:
                 raise invalid("batch_size", text)
 
     def train(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one training step; return the loss and the predicted classes, on the device.
-
-        Args:
-            images: uint8[b, c, h, w].
-            labels: int64[b].
-        """
+        """Take a step on uint8[b, c, h, w] and int64[b]; return loss and predictions, unread."""
         if not self.child.training:
             self.child.train()
         losses, predictions = self._step(images, labels[:, None])

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from agent_service.domain.errors import invalid
 from trainer_service.training.chunk import Chunk
-from trainer_service.training.final import FinalScores
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.passes import Forward, Passes, Pixels, TrainingStep, adam
 from trainer_service.training.regularizers.sites import Draws, Site
@@ -47,25 +46,12 @@ class StackedTraining:
         if any(child.trained_chunks != first.trained_chunks for child in children):
             raise invalid("together", "children that are stacked must stand at the same chunk")
         self._children = tuple(children)
-        self._passes = StackedPasses([child.passes for child in children], children[0].spec)
-
-    @property
-    def chunks(self) -> int:
-        """Chunks planned."""
-        return self._children[0].chunks
-
-    @property
-    def passes(self) -> StackedPasses:
-        """The children as one network."""
-        return self._passes
+        self.passes = StackedPasses([child.passes for child in children], children[0].spec)
 
     def train_chunk(self, values: Sequence[Mapping[str, float]]) -> list[Chunk | Diverged]:
         """Train N steps of each child under its own values, then validate each.
 
         A child that diverged does not touch the others; stack those anew to go on without it.
-
-        Args:
-            values: one mapping a child, as `ChildTraining.train_chunk` takes it.
 
         Returns:
             For each child its chunk, whose seconds are those of all, or why it has none.
@@ -74,14 +60,10 @@ class StackedTraining:
             child.begin_chunk(its_values)
         for _ in range(self._children[0].spec.chunk_size):
             batches = [child.next_batch() for child in self._children]
-            results = self._passes.train(batches)
+            results = self.passes.train(batches)
             for child, (loss, predictions) in zip(self._children, results, strict=True):
                 child.end_step(loss, predictions)
         return [_chunk_or_end(child.end_chunk) for child in self._children]
-
-    def finish(self) -> list[FinalScores]:
-        """Touch the test split once for each child; see `ChildTraining.finish`."""
-        return [child.finish() for child in self._children]
 
 
 def _chunk_or_end(train: Callable[[], Chunk]) -> Chunk | Diverged:

@@ -25,22 +25,12 @@ SIZE_TO_WEIGHTS = 4
 
 
 def checkpoints_of(run: Run, folder: Folder) -> Checkpoints:
-    """Return a run's checkpoints; a run with the same id in another store has its own.
-
-    Args:
-        run: the run.
-        folder: holds the checkpoints of all runs.
-    """
+    """Return a run's checkpoints; a run with the same id in another store has its own."""
     return Checkpoints(folder.folder(run.id), origin=f"{run.id} of {run.created_at!r}")
 
 
 def last_checkpoint(run: Run, folder: Folder) -> dict[str, Any] | None:
-    """Return an ended run's checkpoint of its last chunk; None if it is missing or damaged.
-
-    Args:
-        run: in its final state.
-        folder: holds the checkpoints of all runs.
-    """
+    """Return an ended run's checkpoint of its last chunk; None if it is missing or damaged."""
     content = checkpoints_of(run, folder).newest(up_to=run.trained_chunks)
     is_last = content is not None and content["chunk"]["index"] == run.trained_chunks
     return content if is_last else None
@@ -67,16 +57,10 @@ class Checkpointer:
         pace: Pace,
         flush: Callable[[], None],
     ) -> None:
-        """Save the state of `training`, which has not begun.
+        """Save the state of `training`, which has not begun, below the folder of all runs.
 
-        Args:
-            run: the run.
-            training: its training.
-            parent: the run that it continues from, if any.
-            folder: holds the checkpoints of all runs.
-            pace: when to save; shared by all runs of this process.
-            flush: waits until earlier chunks are stored, so that none older than a checkpoint is
-                lost.
+        All runs of the process share `pace`. `flush` waits until earlier chunks are stored, so that
+        none older than a checkpoint is lost.
         """
         self._run_id = run.id
         self._parent = parent
@@ -145,12 +129,7 @@ class Checkpointer:
             self.save(chunk, policy_version)
 
     def save(self, chunk: Chunk, policy_version: int) -> None:
-        """Save a checkpoint at the end of `chunk`, unless it is saved already; raises OSError.
-
-        Args:
-            chunk: the last one trained.
-            policy_version: version of the policy that decided the chunk's values.
-        """
+        """Save a checkpoint at the end of `chunk`, unless it is saved already; raises OSError."""
         if chunk.index == self.saved_chunk:
             return
         self._flush()

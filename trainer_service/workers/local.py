@@ -23,11 +23,7 @@ class LocalExecutor:
     """Starts run processes on this machine."""
 
     def __init__(self, config: TrainerConfig) -> None:
-        """Prepare the fork server, which starts with the first process.
-
-        Args:
-            config: the service's.
-        """
+        """Prepare the fork server, which starts with the first process."""
         self._config = config
         # The server process imports torch once; the others are forked from it.
         self._context = multiprocessing.get_context("forkserver")
@@ -40,7 +36,7 @@ class LocalExecutor:
     def describe(self) -> str:
         """Return a description of the device; raises AgentError if it does not exist."""
         # Imported here: starting processes needs no torch.
-        from trainer_service.training.device import describe_device, find_device
+        from trainer_service.training.child.execution import describe_device, find_device
 
         return describe_device(find_device(self._config.device))
 
@@ -58,14 +54,7 @@ class LocalProcess:
         parents: Mapping[str, Run],
         config: TrainerConfig,
     ) -> None:
-        """Start the process; if the operating system refuses, it counts as ended.
-
-        Args:
-            context: starts processes.
-            runs: to train.
-            parents: parent runs by id, of the runs that continue from another.
-            config: the service's.
-        """
+        """Start the process; if the operating system refuses, it counts as ended."""
         pipes = [context.Pipe() for _ in runs]
         self._receivers = {
             run.id: EventReceiver(ours) for run, (ours, _) in zip(runs, pipes, strict=True)

@@ -39,14 +39,7 @@ class WorkerActor:
         parents: Mapping[str, Run],
         config: TrainerConfig,
     ) -> str:
-        """Start the process; return the node's name.
-
-        Args:
-            version: the service's, which must be this node's.
-            mark: content of the file MARK.
-            runs: to train.
-            parents: parent runs by id, of the runs that continue from another.
-            config: the service's.
+        """Start the process for a service's version and MARK; return the node's name.
 
         Raises:
             FailedPrecondition: this node has another version, or does not see the checkpoints.

@@ -41,9 +41,6 @@ class RayExecutor:
     def __init__(self, config: TrainerConfig) -> None:
         """Connect to the cluster.
 
-        Args:
-            config: the service's.
-
         Raises:
             AgentError: no cluster answers.
             OSError: the checkpoint folder cannot be written.
@@ -101,13 +98,7 @@ class RayProcess:
     """A process hosted by an actor."""
 
     def __init__(self, pool: WorkerPool, arguments: Sequence[Any], run_ids: Sequence[str]) -> None:
-        """Acquire an actor and start the process there.
-
-        Args:
-            pool: of actors.
-            arguments: of `WorkerActor.start`.
-            run_ids: the runs to train.
-        """
+        """Acquire an actor and start the process, with arguments of `WorkerActor.start`."""
         self._pool = pool
         self._arguments = arguments
         self._acquiring = threading.Lock()

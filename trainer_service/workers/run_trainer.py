@@ -16,9 +16,9 @@ from agent_service.domain.runs import Outcome
 from trainer_service.config import TrainerConfig
 from trainer_service.runs.run import ChunkTrained, Finished, Planned, Run, RunState, StateChanged
 from trainer_service.training.checkpoint import Pace
+from trainer_service.training.child.execution import describe_device
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import Images
-from trainer_service.training.device import describe_device
 from trainer_service.training.folder import open_folder
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.workers.checkpointer import Checkpointer, CheckpointsUnreadable
@@ -83,15 +83,7 @@ class RunTrainer:
         parent: Run | None,
         check: Callable[[], None],
     ) -> None:
-        """Store the arguments; `prepare` begins.
-
-        Args:
-            run: the run.
-            sender: receives all of the run's events.
-            context: shared with the process's other runs.
-            parent: the run that it continues from, if any.
-            check: raises Cancelled or Preempted if the service asked for it.
-        """
+        """Store the arguments; `check` raises Cancelled or Preempted if the service asked."""
         self._run = run
         self._sender = sender
         self._context = context

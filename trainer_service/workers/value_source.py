@@ -85,13 +85,7 @@ class _AgentValues(ValueSource):
     """Values decided by the agent service."""
 
     def __init__(self, start: Callable[[], AgentRun], retry: AgentRetry, *, first: int) -> None:
-        """Start the run at the agent, or resume it if it was started before.
-
-        Args:
-            start: starts it.
-            retry: for calls to the agent.
-            first: index of the run's first chunk, which is the agent's chunk 1.
-        """
+        """Start or resume the run at the agent, whose chunk 1 is `first` here."""
         self._first = first
         self._retry = retry
         self._run = retry.call(start)
@@ -128,15 +122,7 @@ class _AgentValues(ValueSource):
 def make_value_source(
     agent: AgentClient, run_id: str, spec: RunSpec, retry: AgentRetry, *, chunks: range
 ) -> ValueSource:
-    """Return the value source of a run.
-
-    Args:
-        agent: client of the agent service.
-        run_id: the run's id, the same at the agent.
-        spec: the run's.
-        retry: for calls to the agent.
-        chunks: planned chunk indices. The agent counts them from 1.
-    """
+    """Return the value source of a run; the agent counts the planned `chunks` from 1."""
     if not spec.controller:
         return ValueSource(fixed_values(spec.training))
     labels = {"method": spec.training.method, "seed": str(spec.training.seed)}

@@ -78,15 +78,7 @@ def train_runs(
     pipes: Sequence[Connection],
     cancels: Cancels,
 ) -> None:
-    """Train runs until all have left.
-
-    Args:
-        runs: one run, or several whose children can be stacked.
-        parents: parent runs by id, of the runs that continue from another.
-        config: the service's.
-        pipes: one per run, for its events.
-        cancels: one mark per run.
-    """
+    """Train runs, stacked if several, until all have left; each has a pipe and a mark."""
     end_with_parent()
     others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     start_logging("trainer", config.serving.log_format, run=f"{runs[0].id}{others}")

@@ -29,8 +29,7 @@ from trainer_service.study.report.report import Report, write_report
 from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.results.rows import Row, comparisons, make_rows
 from trainer_service.study.results.trace import Trace
-from trainer_service.study.study_file import parse_study, presets, read_study
-from trainer_service.study.study_toml import as_toml
+from trainer_service.study.study_file import as_toml, parse_study, presets, read_study
 
 PICTURES = (
     *("scores", "against-grid", "against-d", "budget", "next", "why-rd"),

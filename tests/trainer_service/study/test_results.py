@@ -1,7 +1,6 @@
 """Results on disk, parts that are merged, and flags."""
 
 import hashlib
-import itertools
 import json
 import math
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_service.domain.errors import AgentError
-from tests.trainer_service.study.simulated import STUDY, simulated_folder
+from tests.trainer_service.study.simulated import STUDY, draw_nothing, simulated_folder
 from trainer_service.study.methods.plan import Key, Phase
 from trainer_service.study.report.flags import find_flags
 from trainer_service.study.report.report import write_report
@@ -24,6 +23,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
     folder = simulated_folder(tmp_path_factory.mktemp("whole"))
     folder.add_policy("rd", b"policy")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_nothing(monkeypatch)
 
 
 def copy(source: ResultsFolder, path: Path, *, keep: slice = slice(None)) -> ResultsFolder:
@@ -172,12 +176,12 @@ def test_parts_merge_in_any_order_to_the_same_report(whole: ResultsFolder, tmp_p
     parts = [copy(whole, tmp_path / f"part{i}", keep=piece) for i, piece in enumerate(pieces)]
     parts[1].add_policy("rd", b"policy")
 
-    for number, order in enumerate(itertools.permutations(parts)):
+    for number, order in enumerate((parts, parts[::-1], [*parts[1:], parts[0]])):
         output = tmp_path / f"merged{number}"
         assert merge([part.path for part in order], output) == len(whole.results())
         assert ResultsFolder(output).policy("rd") == b"policy"
         assert (output / "results.jsonl").read_bytes() == (whole.path / "sorted").read_bytes()
-        if number == 5:  # of the same lines the others are the same, too
+        if number == 2:  # of the same lines the others are the same, too
             write_report(output)
             for file in ("report.html", "report.md"):
                 assert (output / file).read_bytes() == (whole.path / file).read_bytes()

@@ -1,13 +1,10 @@
-"""Base classes of methods that set the values of one regularizer: by search, or by controller."""
+"""Base classes of methods that set the values of one regularizer, and of controllers."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
@@ -23,7 +20,6 @@ from trainer_service.training.spec import TrainingSpec, hyperparameters
 
 if TYPE_CHECKING:
     from trainer_service.study.methods.carried import Carried
-    from trainer_service.study.results.results import Result
     from trainer_service.study.run.work import Work
     from trainer_service.study.spec import StudySpec
 
@@ -71,53 +67,6 @@ class Choosing(Entry):
     def fixed(self, name: str, values: dict[str, float]) -> Fixed:
         """Return a method with fixed values of the regularizer."""
         return Fixed(name=name, method=self.chosen.fixed.lower(), values=values)
-
-
-class Searched(Choosing):
-    """A search for the constant with the best mean validation score of its children."""
-
-    __slots__ = ()
-    is_search = True
-
-    def tuned_children(self, study: StudySpec) -> int:
-        """Return the study's budget."""
-        return study.budget
-
-    @abstractmethod
-    def tried(self, study: StudySpec) -> list[tuple[float, int]]:
-        """Return the constant of each child of the budget, and the offset of its seed."""
-
-    def tuning(self, plan: Plan) -> list[RunSpec]:
-        """Return a run for each constant tried."""
-        return [
-            self._under(value).run(plan.spec, TUNING_SEEDS + place)
-            for value, place in self.tried(plan.spec)
-        ]
-
-    def judged(self, plan: Plan, seed: int) -> RunSpec | None:
-        """Return the run with the best constant, once the whole budget is finished."""
-        tuned = plan.finished(self.name, Phase.TUNING)
-        if len(tuned) < self.tuned_children(plan.spec):
-            return None
-        return self._under(self.best(tuned)).run(plan.spec, seed)
-
-    def _under(self, value: float) -> Fixed:
-        return self.fixed(self.name, {self.strength.name: value})
-
-    def best(self, tuned: Sequence[Result]) -> float:
-        """Return the best constant of its results, at least one, in order."""
-        scores: dict[float, list[float]] = {}
-        for result in tuned:
-            value = result.spec.training.values[self.strength.name]
-            scores.setdefault(value, []).append(result.finished.scores.validation_score_best)
-        return max(scores, key=lambda value: float(np.mean(scores[value])))
-
-    def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
-        """Return a method with the best constant."""
-        tuned = there.finished(self.name, Phase.TUNING)
-        if len(tuned) < self.tuned_children(there.spec):
-            raise invalid("of", f"{self.name!r} is not finished in {taker.study}")
-        return self.fixed(taker.name, {self.strength.name: self.best(tuned)})
 
 
 class Steered(Choosing):

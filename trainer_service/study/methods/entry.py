@@ -78,12 +78,7 @@ class Entry:
     # Tune and judge
 
     def asks_agent(self, study: StudySpec, studies: Studies) -> bool:
-        """Return whether running it needs the agent service. Called before anything is written.
-
-        Args:
-            study: it belongs to.
-            studies: reads other studies.
-        """
+        """Return whether running it needs the agent service. Called before anything is written."""
         return self.needs_agent
 
     def tune(self, work: Work) -> str:
@@ -106,12 +101,7 @@ class Entry:
         return work.children.train(children, policy=policy)
 
     def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
-        """Return the outcome in another study, as a method of this one.
-
-        Args:
-            taker: the method of this study that carries it over.
-            there: the other study.
-            study: this study.
+        """Return the outcome in the study `there` as the method `taker` of this study.
 
         Raises:
             InvalidArgument: field `of`: it has no outcome, or one that does not fit here.
@@ -157,9 +147,6 @@ class Entry:
         """Return the test score reached after each child of its budget.
 
         By default that of the child with the best validation score so far.
-
-        Args:
-            tuned: results of these children, in order.
         """
         tests = [result.finished.scores.test_score_best for result in tuned]
         valid = [result.finished.scores.validation_score_best for result in tuned]

@@ -10,16 +10,14 @@ from pydantic_core import PydanticCustomError
 from agent_service.domain.checks import quoted
 from trainer_service.study.methods.bayesian import Bayesian
 from trainer_service.study.methods.carried import Carried
+from trainer_service.study.methods.derived import MeanOf, Replayed
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
-from trainer_service.study.methods.grid import Grid
-from trainer_service.study.methods.mean import MeanOf
 from trainer_service.study.methods.pbt import PopulationBased
 from trainer_service.study.methods.ppo import Learned
 from trainer_service.study.methods.random import Drawn
-from trainer_service.study.methods.random_search import RandomSearch
-from trainer_service.study.methods.replay import Replayed
 from trainer_service.study.methods.schedule import Scheduled
+from trainer_service.study.methods.searches import Grid, RandomSearch
 
 KINDS: dict[str, type[Entry]] = {
     "fixed": Fixed,

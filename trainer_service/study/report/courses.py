@@ -39,11 +39,7 @@ def changing(rows: Sequence[Row]) -> list[Row]:
 
 
 def draw_losses(rows: Sequence[Row]) -> bytes:
-    """Draw training and validation loss of each method over steps (the paper's Figure 9).
-
-    Args:
-        rows: that `with_chunks` returns, at least one.
-    """
+    """Draw training and validation loss of each method over steps (the paper's Figure 9)."""
     figure, made = cells(len(rows))
     for axes, row, limit in zip(made, rows, _loss_limits(rows), strict=True):
         size = row.judged[0].spec.training.chunk_size
@@ -84,11 +80,7 @@ def _high(curves: Sequence[Sequence[float]]) -> float:
 
 
 def draw_values(rows: Sequence[Row]) -> bytes:
-    """Draw what methods set over chunks, beside reward and scores.
-
-    Args:
-        rows: that `changing` returns, at least one.
-    """
+    """Draw what methods that are `changing` set over chunks, beside reward and scores."""
     figure, made = cells(3 * len(rows), columns=3, height=2.0)
     for place, row in enumerate(rows):
         value, reward, scores = made[3 * place : 3 * place + 3]
@@ -110,11 +102,7 @@ def draw_values(rows: Sequence[Row]) -> bytes:
 
 
 def draw_policies(rows: Sequence[Row]) -> bytes:
-    """Draw what frozen policies do: the mean action against the mean loss that it answers.
-
-    Args:
-        rows: of controllers that learned, with chunks; at least one.
-    """
+    """Draw what frozen policies do: the mean action against the mean loss that it answers."""
     figure, made = cells(len(rows))
     points = None
     for axes, row in zip(made, rows, strict=True):
@@ -133,11 +121,7 @@ def draw_policies(rows: Sequence[Row]) -> bytes:
 
 
 def draw_learning(rows: Sequence[Row]) -> bytes:
-    """Draw how controllers came along: mean reward and mean value of each child they learned on.
-
-    Args:
-        rows: of controllers that learned on at least one child; at least one.
-    """
+    """Draw how controllers came along: mean reward and mean value of each child they learned on."""
     figure, made = cells(len(rows))
     for axes, row in zip(made, rows, strict=True):
         trained = [r for r in row.tuning if r.trace.training_loss]

@@ -53,12 +53,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def listed(labels: Sequence[str], *, height: float) -> tuple[Figure, Axes]:
-    """Return axes with a line for each label, the first on top.
-
-    Args:
-        labels: at least one.
-        height: of a line, in inches.
-    """
+    """Return axes with a line for each label, the first on top, each `height` inches high."""
     figure = new_figure(9, 1 + height * len(labels))
     axes = figure.subplots()
     axes.set_yticks(range(len(labels)), labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from trainer_service.study.methods.ppo import RECENT
 from trainer_service.study.report import courses, pictures
@@ -32,13 +32,7 @@ def number(summary: Summary) -> str:
 
 
 def at_the_end(spec: StudySpec, rows: Sequence[Row], flagged: Container[str]) -> list[Section]:
-    """Question 1: test scores, and each method against each reference.
-
-    Args:
-        spec: the study.
-        rows: its methods.
-        flagged: names of those with a flagged result.
-    """
+    """Question 1: test scores, and each method against each reference."""
     table = Table(
         headings=("method", "seeds", *MOMENTS, "children before", "mean value"),
         cells=tuple(
@@ -69,18 +63,8 @@ def _against(spec: StudySpec, rows: Sequence[Row]) -> list[Section]:
         label = spec.entry(name).label
         beside = [(row.entry.label, row.beside(name)) for row in rows if row.beside(name)]
         if beside:
-            picture = Picture(
-                name=f"against-{name}",
-                png=pictures.draw_differences(beside),
-                caption=f"Each method against {label}. {_LINES}",
-            )
-            sections.append(
-                Section(
-                    title=f"Against {label}",
-                    tables=tuple(_compared_table(beside, m, f"Against {label}") for m in MOMENTS),
-                    pictures=(picture,),
-                )
-            )
+            title, caption = f"Against {label}", f"Each method against {label}."
+            sections.append(_compared_section(title, f"against-{name}", beside, caption))
     return sections
 
 
@@ -240,38 +224,47 @@ def why(rows: Sequence[Row]) -> list[Section]:
 
 def course(rows: Sequence[Row]) -> list[Section]:
     """Losses of all methods, and the values of those that change them."""
-    shown, moving = courses.with_chunks(rows), courses.changing(rows)
-    losses = Picture(
-        name="losses",
-        png=courses.draw_losses(shown) if shown else b"",
-        caption="Training and validation loss of each method, median and range of seeds (the "
-        "paper's Figure 9). Axes end alike, but where a method's losses are far above the others'.",
+    losses = (
+        "Training and validation loss of each method, median and range of seeds (the paper's "
+        "Figure 9). Axes end alike, but where a method's losses are far above the others'."
     )
-    values = Picture(
-        name="values",
-        png=courses.draw_values(moving) if moving else b"",
-        caption="What each method that changes its values set, chunk by chunk, mean and range of "
-        "seeds, beside reward and scores of the chunks. DNI's strength is trained by the loss.",
+    values = (
+        "What each method that changes its values set, chunk by chunk, mean and range of seeds, "
+        "beside reward and scores of the chunks. DNI's strength is trained by the loss."
     )
-    drawn = tuple(picture for picture in (losses, values) if picture.png)
-    return [Section(title="The course of training", pictures=drawn)] if drawn else []
+    return _drawn(
+        "The course of training",
+        ("losses", courses.draw_losses, courses.with_chunks(rows), losses),
+        ("values", courses.draw_values, courses.changing(rows), values),
+    )
 
 
 def policies(rows: Sequence[Row]) -> list[Section]:
     """What controllers learned, and how they came to it."""
     learned = [row for row in courses.with_chunks(rows) if row.entry.learned]
     learning = [row for row in rows if row.entry.learned and row.tuning]
-    acting = Picture(
-        name="policies",
-        png=courses.draw_policies(learned) if learned else b"",
-        caption="What frozen policies answer to the mean loss of the chunk before, by progress; "
-        "of several values their mean.",
+    acting = (
+        "What frozen policies answer to the mean loss of the chunk before, by progress; of several "
+        "values their mean."
     )
-    coming = Picture(
-        name="learning",
-        png=courses.draw_learning(learning) if learning else b"",
-        caption="Each child that a controller learned on: mean reward and mean value of its "
-        f"chunks, and their means over {RECENT} children.",
+    coming = (
+        "Each child that a controller learned on: mean reward and mean value of its chunks, and "
+        f"their means over {RECENT} children."
     )
-    drawn = tuple(picture for picture in (acting, coming) if picture.png)
-    return [Section(title="What the controllers learned", pictures=drawn)] if drawn else []
+    return _drawn(
+        "What the controllers learned",
+        ("policies", courses.draw_policies, learned, acting),
+        ("learning", courses.draw_learning, learning, coming),
+    )
+
+
+def _drawn(
+    title: str, *pictures_of: tuple[str, Callable[[Sequence[Row]], bytes], Sequence[Row], str]
+) -> list[Section]:
+    """Return a section of the pictures, by name, function, rows and caption, that have rows."""
+    drawn = tuple(
+        Picture(name=name, png=draw(rows), caption=caption)
+        for name, draw, rows, caption in pictures_of
+        if rows
+    )
+    return [Section(title=title, pictures=drawn)] if drawn else []

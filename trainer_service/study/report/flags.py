@@ -46,12 +46,7 @@ def find_flags(study: Study, results: Sequence[Result]) -> dict[Key, list[str]]:
 
 
 def departs(result: Result, plan: Plan) -> bool:
-    """Return whether a result's run was of another spec than its study plans for it.
-
-    Args:
-        result: one of the plan's.
-        plan: the study; what was chosen is derived again from its results.
-    """
+    """Return whether a result's run was of another spec than follows from the plan's results."""
     planned = _planned(result, plan)
     return planned is not None and _named_alike(planned) != _named_alike(result.spec)
 

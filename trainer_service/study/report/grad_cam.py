@@ -104,12 +104,7 @@ def look(child: TrainedChild, images: Tensor, labels: Tensor) -> npt.NDArray[np.
 
 
 def layer_of(network: nn.Module, model: Model, shape: tuple[int, ...]) -> str:
-    """Return the last stage whose features are a map, of more than one pixel.
-
-    Args:
-        network: a child.
-        model: that it is of.
-        shape: of what it is fed with, (c, h, w).
+    """Return the last stage whose features are a map, of more than one pixel, for (c, h, w).
 
     Raises:
         InvalidArgument: it has no such stage.
@@ -125,10 +120,6 @@ def draw_sheet(sheet: Sheet, titles: Mapping[str, str]) -> bytes:
     """Draw images, one a row, and beside each where children look, one a column.
 
     Where a child sees another class than the true one, there is no map, but what it sees.
-
-    Args:
-        sheet: what was seen.
-        titles: of the children that are shown, by name.
     """
     rows, columns = len(sheet.labels), len(titles) + 1
     figure = new_figure(1.25 * columns + 0.6, 1.25 * rows + 0.4)

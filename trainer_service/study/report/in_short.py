@@ -12,14 +12,7 @@ from trainer_service.study.spec import StudySpec
 
 
 def in_short(spec: StudySpec, rows: Sequence[Row], *, flagged: int, missing: str) -> Section:
-    """Return the verdicts in words.
-
-    Args:
-        spec: the study.
-        rows: its methods, at least one.
-        flagged: how many results are.
-        missing: what is not finished, in words; empty where all is.
-    """
+    """Return the verdicts in words; `missing` is empty for a finished study."""
     text = []
     if missing:
         text.append("This study is not finished: see Flags. What it says may change.")

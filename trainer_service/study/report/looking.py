@@ -25,14 +25,7 @@ COLUMNS = 9
 def where_children_look(
     spec: StudySpec, rows: Sequence[Row], folder: ResultsFolder, data: Path
 ) -> Section:
-    """Return Grad-CAM sheets of the judged children of seed 0 (the paper's Figure 10).
-
-    Args:
-        spec: the study.
-        rows: its methods.
-        folder: the study's, with these children's weights.
-        data: folder of the data sets.
-    """
+    """Return Grad-CAM sheets of the judged children of seed 0 (the paper's Figure 10)."""
     kept = {row.entry.name: folder.weights(row.entry.name) for row in rows}
     files = {name: file for name, file in kept.items() if file is not None}
     if not files:

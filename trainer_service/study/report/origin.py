@@ -11,20 +11,14 @@ from trainer_service.study.results.provenance import COMMIT
 from trainer_service.study.results.results import Result, Study, spec_as_json
 from trainer_service.study.results.rows import Row
 from trainer_service.study.spec import StudySpec
-from trainer_service.study.study_toml import FILE_NAME, as_toml
+from trainer_service.study.study_file import FILE_NAME, as_toml
 
 Flags = Mapping[Key, Sequence[str]]
 """What is odd about results that have something odd, in words."""
 
 
 def flags(found: Flags, missing: str, *, count: int) -> Section:
-    """Say which results are not what they should be, and what is missing.
-
-    Args:
-        found: the flags.
-        missing: what is not finished, in words; empty where all is.
-        count: of all results.
-    """
+    """Return which of `count` results are not what they should be, and what is missing."""
     text = []
     if missing:
         text.append(f"Not finished: {missing}. What is told of these methods may change.")

@@ -67,13 +67,7 @@ def _anchor(title: str) -> str:
 
 
 def markdown(title: str, sections: Sequence[Section], *, pictures: str) -> str:
-    """Return the same as Markdown.
-
-    Args:
-        title: of the report.
-        sections: its parts.
-        pictures: the folder of the pictures' files, as it is written in links.
-    """
+    """Return the same as Markdown, with links to files in the folder `pictures`."""
     parts = [f"# {_escaped(title)}"]
     for section in sections:
         parts.append(f"## {_escaped(section.title)}")

@@ -50,11 +50,7 @@ def draw_scores(rows: Sequence[Row]) -> bytes:
 
 
 def draw_differences(shown: Sequence[tuple[str, Sequence[Compared]]]) -> bytes:
-    """Draw differences with their intervals: thick one's own, thin that of all together.
-
-    Args:
-        shown: a label, and what is compared under it at each moment; at least one.
-    """
+    """Draw differences with their intervals: thick one's own, thin that of all together."""
     figure, axes = listed([label for label, _ in shown], height=0.4)
     axes.axvline(0, color="black", lw=0.8)
     for place, (_label, compared) in enumerate(shown):
@@ -90,11 +86,7 @@ def _limits(found: Sequence[Difference]) -> tuple[float, float]:
 
 
 def draw_budget(rows: Sequence[Row]) -> bytes:
-    """Draw test score against children trained, a method an axes, before the others in grey.
-
-    Args:
-        rows: all methods, at least one that trains children before it is judged.
-    """
+    """Draw test score against children trained, a method an axes, before the others in grey."""
     tuned = [row for row in rows if row.tuning]
     simple = [r for r in rows if not (r.tuning or r.entry.source or r.entry.origin)]
     untuned = max((row.scores["best epoch"].mean for row in simple), default=None)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent_service.domain.errors import AgentError
 from trainer_service.study.plain import shortened
-from trainer_service.study.report.evidence import (
-    at_the_end,
-    budget,
-    course,
-    next_problem,
-    policies,
-    why,
-)
+from trainer_service.study.report import evidence
 from trainer_service.study.report.flags import find_flags
 from trainer_service.study.report.in_short import in_short
 from trainer_service.study.report.looking import where_children_look
@@ -24,7 +16,7 @@ from trainer_service.study.report.page import Section, html_page, markdown
 from trainer_service.study.results.inside import write_inside
 from trainer_service.study.results.results import ResultsFolder
 from trainer_service.study.results.rows import Row, make_rows
-from trainer_service.study.study_toml import FILE_NAME, as_toml
+from trainer_service.study.study_file import FILE_NAME, as_toml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,28 +50,24 @@ def write_report(path: Path, data: Path | None = None) -> Report:
     flagged, missing = find_flags(study, results), find_missing(study.spec, results)
     sections: list[Section] = [
         in_short(study.spec, rows, flagged=len(flagged), missing=missing),
-        *at_the_end(study.spec, rows, {key.method for key in flagged}),
-        *budget(rows),
-        *next_problem(rows),
-        *why(rows),
-        *course(rows),
-        *policies(rows),
+        *evidence.at_the_end(study.spec, rows, {key.method for key in flagged}),
+        *evidence.budget(rows),
+        *evidence.next_problem(rows),
+        *evidence.why(rows),
+        *evidence.course(rows),
+        *evidence.policies(rows),
         *([] if data is None else [where_children_look(study.spec, rows, folder, data)]),
         flags(flagged, missing, count=len(results)),
         *origin(study, results, flagged),
         times(study.spec, rows, results),
     ]
     title = study.spec.title or study.spec.training.dataset
-    written = _written(path, f"Study: {shortened(title)}", sections)
-    write_inside(path, FILE_NAME, as_toml(study.spec).encode())
-    return Report(rows=tuple(rows), **written)
-
-
-def _written(path: Path, title: str, sections: Sequence[Section]) -> dict[str, Path]:
     for section in sections:
         for picture in section.pictures:
             write_inside(path, f"pictures/{picture.name}.png", picture.png)
+    title = f"Study: {shortened(title)}"
     page, text = html_page(title, sections), markdown(title, sections, pictures="pictures")
     write_inside(path, "report.html", page.encode())
     write_inside(path, "report.md", text.encode())
-    return {"page": path / "report.html", "text": path / "report.md"}
+    write_inside(path, FILE_NAME, as_toml(study.spec).encode())
+    return Report(rows=tuple(rows), page=path / "report.html", text=path / "report.md")

@@ -24,7 +24,7 @@ from trainer_service.study.plain import shortened
 from trainer_service.study.results.inside import open_inside, read_inside, write_inside
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
-from trainer_service.study.study_toml import inert
+from trainer_service.study.study_file import inert
 
 log = logging.getLogger(__name__)
 

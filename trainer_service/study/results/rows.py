@@ -56,11 +56,7 @@ class Row:
     compared: tuple[Compared, ...]
 
     def beside(self, name: str) -> list[Compared]:
-        """Return what it comes to beside a method, at each moment; empty where it is not compared.
-
-        Args:
-            name: of the other method.
-        """
+        """Return its comparison with the named method at each moment; empty if there is none."""
         return [compared for compared in self.compared if compared.reference.name == name]
 
     @property

@@ -91,11 +91,9 @@ class Children:
             return [self._done[key] for key in keys if key in self._done]
 
     def train(self, children: Sequence[Child], *, policy: str = "") -> list[Result]:
-        """Train those that are not finished yet; return all results, in order.
+        """Train those that are not finished yet, at once; return all results, in order.
 
-        Args:
-            children: what to train, at once.
-            policy: SHA-256 of the frozen policy's file that decides, for the results.
+        `policy` is the SHA-256 of the frozen policy's file that decides.
 
         Raises:
             RunFailed: a run failed, or was cancelled by somebody else.

@@ -78,13 +78,6 @@ class Comparison:
     ) -> None:
         """Check what is asked for; `open` is to follow. The clients stay the caller's.
 
-        Args:
-            spec: the study.
-            folder: where its results are.
-            agent: decides.
-            trainers: train.
-            part: which part is run.
-
         Raises:
             AgentError: what is carried over is not there.
             InvalidArgument: the part is not of this study.

@@ -32,12 +32,7 @@ class Controllers:
         self._agent.create_controller(spec, Mode.FROZEN)
 
     def learn(self, method: str, spec: ControllerSpec, *, is_new: bool) -> None:
-        """Have a controller that learns.
-
-        Args:
-            method: whose it is.
-            spec: the controller.
-            is_new: whether no child has been trained for it.
+        """Have a controller that learns; `is_new` if no child has been trained for it.
 
         Raises:
             AgentError: children were, and this agent service does not know it.
@@ -56,10 +51,7 @@ class Controllers:
     def freeze(self, method: str, spec: ControllerSpec, *, rollout_size: int) -> None:
         """Let the learner finish what waits, freeze the policy for good, and keep it as a file.
 
-        Args:
-            method: whose it is.
-            spec: the controller.
-            rollout_size: transitions of one update; 0 where none are learned from.
+        `rollout_size` is the number of transitions of one update; 0 if none are learned from.
 
         Raises:
             AgentError: the learner does not finish, or the policy is still the initial one.

@@ -28,12 +28,7 @@ class StudyProgress:
     """
 
     def __init__(self, console: Console, planned: Mapping[str, tuple[str, int]]) -> None:
-        """Show all methods from the beginning.
-
-        Args:
-            console: where.
-            planned: of each method's name what it is called, and how many runs it has.
-        """
+        """Show all methods, given label and number of runs of each name, from the beginning."""
         self._console = console
         self._lock = threading.Lock()
         self._bars = Progress(

@@ -1,4 +1,4 @@
-"""How a device is set up and a training step launched.
+"""How a device is found and set up, and a training step launched.
 
 Defaults: eager everywhere. On CPU features lie contiguous: torch 2.13's oneDNN crashes with
 channels last in a 1x1 convolution of stride 2 from 8 to 16 channels on 48x48 features, and narrow
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agent_service.domain.errors import invalid
+from agent_service.domain.errors import AgentError, invalid
 from trainer_service.training.spec import Execution, MemoryFormat, Precision, TrainingSpec
 
 COMPILER = "inductor"
@@ -22,6 +22,23 @@ COMPILER = "inductor"
 _WARM_UP_STEPS = 3
 """Steps before a capture, so that libraries have chosen their kernels and the optimizer its state
 is there: as many as torch's own examples take."""
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; raises AgentError where it is not there."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AgentError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device in words, for results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def prepare_device(spec: TrainingSpec, device: torch.device) -> torch.memory_format:

@@ -72,10 +72,7 @@ class Regularization:
         self.apply(fixed_values(spec) or {h.name: h.low for h in self._hyperparameters})
 
     def apply(self, values: Mapping[str, float]) -> None:
-        """Set the values of the next passes.
-
-        Args:
-            values: one for each hyperparameter, by name.
+        """Set the values of the next passes, one for each hyperparameter, by name.
 
         Raises:
             InvalidArgument: a value is missing, unknown or out of range.

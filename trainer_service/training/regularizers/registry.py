@@ -53,11 +53,7 @@ def training_method(name: str, *, field: str = "method") -> TrainingMethod:
 
 
 def names_in_words(*, is_reinforced: bool) -> str:
-    """Return the methods whose values can be set, joined by `or`, for error messages.
-
-    Args:
-        is_reinforced: list the methods under a controller instead of those with fixed values.
-    """
+    """Return the methods with fixed values, or those under a controller, joined by `or`."""
     return " or ".join(
         name
         for name, method in training_methods().items()
