@@ -33,6 +33,8 @@ POLL_SECONDS = 0.05
 """How often the store is asked for full rollouts."""
 UPDATE_SECONDS = 60.0
 """That one update may train: twice what the largest spec takes of a whole core."""
+STALE_AT_ONCE = 1000
+"""Maximum number of stale transitions dropped in one transaction, since reports wait for it."""
 REST_SECONDS = 10.0
 """For how long a controller is left alone of which something in the store cannot be read."""
 
@@ -148,10 +150,13 @@ def _full_rollout(session: Session, *, of: Controller) -> _Rollout | None:
 def _learn_from(store: SqlStore, rollout: _Rollout) -> None:
     name = rollout.controller.spec.name
     of = {"controller": name}
-    if stale := _stale(rollout):
-        store.write(lambda session: session.mark_recorded(stale)).result()
-        text = "controller %s: %d transitions are too stale to learn from"
-        log.warning(text, name, len(stale), extra=of)
+    if _is_stale(rollout):
+        # All of them, not only this rollout's: reports come in faster than a learner that is behind
+        # could drop them rollout by rollout, and it would never learn again.
+        stale = store.write(partial(_record_stale, rollout=rollout)).result()
+        log.warning(
+            "controller %s: %d transitions are too stale to learn from", name, stale, extra=of
+        )
         return
     try:
         new = _next_version(rollout)
@@ -169,10 +174,21 @@ def _learn_from(store: SqlStore, rollout: _Rollout) -> None:
         log.info(text, name, extra=of)
 
 
-def _stale(rollout: _Rollout) -> list[LearnableTransition]:
-    """Return the transitions whose action too old a policy decided."""
-    oldest = rollout.policy.version - ppo_settings(rollout.controller.spec).max_staleness
-    return [t for t in rollout.transitions if t.transition.decision.policy_version < oldest]
+def _oldest_version(rollout: _Rollout) -> int:
+    """Return the oldest policy version whose decisions are still learned from."""
+    return rollout.policy.version - ppo_settings(rollout.controller.spec).max_staleness
+
+
+def _is_stale(rollout: _Rollout) -> bool:
+    """Whether too old a policy decided some of a rollout."""
+    oldest = _oldest_version(rollout)
+    return any(t.transition.decision.policy_version < oldest for t in rollout.transitions)
+
+
+def _record_stale(session: Session, *, rollout: _Rollout) -> int:
+    return session.record_stale(
+        rollout.controller, decided_before=_oldest_version(rollout), limit=STALE_AT_ONCE
+    )
 
 
 def _next_version(rollout: _Rollout) -> PolicyVersion:

@@ -12,7 +12,7 @@ from agent_service.domain.runs import Appended, Controller, Decision, Run, Trans
 from agent_service.domain.store import LearnableTransition
 from agent_service.store.rows import rows
 from agent_service.store.rows.checksums import checksum_delta
-from agent_service.store.rows.rollouts import WITH_READY, read_ready, slices
+from agent_service.store.rows.rollouts import IS_READY, WITH_READY, read_ready, slices
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
 from agent_service.store.sql.schema import decisions, runs
@@ -112,15 +112,39 @@ class Log(Transaction):
 
     def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
         """Mark transitions as consumed by the update that made `version`."""
-        self._mark(transitions, use=Use.LEARNED.value, learned_in=version)
+        self._mark(_positions(transitions), use=Use.LEARNED.value, learned_in=version)
 
     def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
         """Mark transitions as never to be learned from."""
-        self._mark(transitions, use=Use.RECORDED.value)
+        self._mark(_positions(transitions), use=Use.RECORDED.value)
 
-    def _mark(self, transitions: Sequence[LearnableTransition], **values: Any) -> None:
+    def record_stale(self, controller: Controller, *, decided_before: int, limit: int) -> int:
+        """Mark ready transitions as never to be learned from if an old policy decided them.
+
+        Args:
+            controller: the controller.
+            decided_before: policy version; older ones are too old.
+            limit: maximum number of transitions, oldest first.
+
+        Returns:
+            Their number.
+        """
+        stale = sa.select(decisions.c.position).where(
+            decisions.c.controller_id == controller.id,
+            IS_READY,
+            decisions.c.policy_version < decided_before,
+        )
+        positions = self._execute(stale.order_by(decisions.c.position).limit(limit)).scalars().all()
+        self._mark(positions, use=Use.RECORDED.value)
+        return len(positions)
+
+    def _mark(self, positions: Sequence[int], **values: Any) -> None:
         # All are ready, so their learned_in is NULL.
         adds = checksum_delta(decisions, {"use": Use.READY.value}, values)
         query = sa.update(decisions).values(**values, checksum=decisions.c.checksum + adds)
-        for some in slices([t.transition.decision.position for t in transitions]):
+        for some in slices(positions):
             self.write(query.where(decisions.c.position.in_(some)))
+
+
+def _positions(transitions: Sequence[LearnableTransition]) -> list[int]:
+    return [t.transition.decision.position for t in transitions]
