@@ -1,4 +1,4 @@
-"""What many tests are given: a served agent, a new store, a console command run here."""
+"""Shared set-up of tests: a served agent, a served trainer, a new store, a command run here."""
 
 import asyncio
 import functools
@@ -9,10 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -25,10 +28,16 @@ from agent_service.rules.capacity import DEFAULT as DEFAULT_CAPACITY
 from agent_service.rules.capacity import Capacity
 from agent_service.rules.runs import RunService
 from agent_service.serving.config import ServingConfig
+from agent_service.serving.server import Server
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
+from tests.agent_service.client import ranks
+from tests.end_to_end.processes import children
+from trainer_service.config import TrainerConfig
+from trainer_service.workers.local import PRELOAD
 
 ON_POSTGRESQL = os.environ.get("TEST_STORE") == "postgresql"
+FORK_SERVER: Any = forkserver._forkserver
 of_sqlite = pytest.mark.skipif(ON_POSTGRESQL, reason="looks into the SQLite file of the store")
 
 
@@ -118,7 +127,7 @@ class ServedAgent:
             await self._stop.wait()
             await server.drain()
 
-    def __enter__(self) -> "ServedAgent":
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._started.wait(20)
         # What tests read, learn and change beside the server, as another process would.
@@ -134,3 +143,70 @@ class ServedAgent:
         self.store.close()
         if self._thread.is_alive():
             self.drain()
+
+
+class ServedTrainer:
+    """A real trainer service in this process. Its runs are forked from a process that has torch.
+
+    That process serves all tests, so each service starts at once.
+    """
+
+    def __init__(self, folder: Path, *, agent: str = "127.0.0.1:9", **settings: Any) -> None:
+        """Keep runs and data in a folder; runs have one thread each, so sums are alike."""
+        self.store = folder / "trainer.db"
+        settings |= {"runs": self.store, "data": folder, "agent": agent, "threads": 1}
+        self._config = TrainerConfig(listen="127.0.0.1:0", metrics_port=0, **settings)
+
+    def start(self) -> None:
+        """Serve, at the address of the last time if there was one."""
+        from trainer_service import app  # takes seconds
+
+        _start_fork_server()
+        started = threading.Event()
+
+        def announce(port: int, page: int) -> None:
+            self.address = f"127.0.0.1:{port}"
+            self.metrics = f"http://127.0.0.1:{page}/metrics"
+            self._config = replace(self._config, listen=self.address)
+            started.set()
+
+        self._thread = threading.Thread(target=app.serve, args=(self._config, announce))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(app, "serve_until_signal", self._serve_until_stopped)
+            patch.setattr(app, "temporary_folder", nullcontext)  # it is this process's own
+            self._thread.start()
+            assert started.wait(60)
+
+    async def _serve_until_stopped(self, server: Server, address: str, announce: Any) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        announce(await server.start(address))
+        await self._stopping.wait()
+        await server.drain()
+
+    def stop(self) -> None:
+        """Stop it, as SIGTERM stops a service."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def run_processes(self) -> list[int]:
+        """Return the processes of runs, of this service and of others in this process."""
+        return children(FORK_SERVER._forkserver_pid)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self.stop()
+
+
+@functools.cache
+def _start_fork_server() -> None:
+    """Start it with what runs import, in place of one that another test needed for less."""
+    FORK_SERVER._stop()
+    FORK_SERVER.set_forkserver_preload([*PRELOAD, *ranks.IMPORTED])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "passive")
+        FORK_SERVER.ensure_running()

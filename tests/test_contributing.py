@@ -26,9 +26,9 @@ from agent_service.rules.catalog import Catalog
 from agent_service.store.rows.rows import spec_from_text, spec_to_text
 from agent_service.wire.convert import spec_from_message
 from tests.agent_service.specs import spec
-from tests.end_to_end.processes import TrainerProcess
-from tests.given import ServedAgent
+from tests.given import ServedAgent, ServedTrainer
 from tests.trainer_service.specs import CHILD
+from tests.trainer_service.study.simulated import draw_nothing
 from trainer_service.cli.main import cli
 from trainer_service.rpc import convert
 from trainer_service.runs.run import RunSpec
@@ -208,12 +208,13 @@ def test_a_new_kind_of_method_is_a_file_and_a_line(
     new_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A study of it is read, trained, told in a report, and written down as the same study."""
+    draw_nothing(monkeypatch)
     line = blocks("Add a kind of method to studies")[1]
     for word, kind in {**eval(f"{{{line}}}", vars(new_file)), "tried": Tried}.items():
         monkeypatch.setitem(STUDY_KINDS, word, kind)
     study, output = parse_study(STUDY, "study"), tmp_path / "results"
 
-    with TrainerProcess(tmp_path) as trainer:
+    with ServedTrainer(tmp_path) as trainer:
         run_study(study, output, agent="127.0.0.1:9", trainers=[trainer.address])
 
     plan = ResultsFolder(output).plan()

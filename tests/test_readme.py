@@ -15,11 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 # First, since frameworks import torchvision, which does not load beside every torch.
 import trainer_service.training.vision  # noqa: F401
-from agent_service.client import (
-    AgentClient,
-    ControllerSpec,
-    Hyperparameter,
-)
+from agent_service.client import AgentClient, ControllerSpec, Hyperparameter
 from agent_service.v1 import agent_pb2 as pb
 from tests.given import ServedAgent
 

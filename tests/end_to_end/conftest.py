@@ -4,8 +4,9 @@ import pytest
 
 from agent_service.client import AgentClient
 from agent_service.domain.runs import Mode
-from tests.end_to_end.processes import AgentProcess, TrainerProcess
+from tests.end_to_end.processes import AgentProcess
 from tests.end_to_end.trainer_kills import controller
+from tests.given import ServedTrainer
 from trainer_service.training.spec import Method
 
 
@@ -24,12 +25,14 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
 @pytest.fixture(scope="session")
 def trainer(
     tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
-) -> Iterator[TrainerProcess]:
+) -> Iterator[ServedTrainer]:
     """A trainer that asks it, for tests that leave it running and idle.
 
     Its runs keep a checkpoint at each chunk, and are shown in TensorBoard.
     """
     folder = tmp_path_factory.mktemp("trainer")
-    options = ("--checkpoint-seconds", "0", "--tensorboard", str(folder / "board"))
-    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
+    board = folder / "board"
+    with ServedTrainer(
+        folder, agent=agent.address, checkpoint_seconds=0.0, tensorboard=board
+    ) as trainer:
         yield trainer

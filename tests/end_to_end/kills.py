@@ -27,7 +27,7 @@ from agent_service.client import AgentClient, ControllerSpec, Mode, PPOSettings
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import spec
 from tests.end_to_end.long import measure
-from tests.end_to_end.processes import AgentProcess, learners, wait_for
+from tests.end_to_end.processes import AgentProcess, children, is_alive, learners, wait_for
 
 ROLLOUT = 32
 CHUNKS = 40
@@ -121,9 +121,14 @@ def load(client: AgentClient, memory: Memory, callers: int) -> Iterator[list[Fut
 
 
 def kill(agent: AgentProcess, victim: str) -> None:
-    """Kill the server, which is started again, or the learner, which the server starts again."""
+    """Kill the server and start it again, or kill the learner, which the server starts again.
+
+    A server takes its learner along: else that would go on to write to the store.
+    """
     if victim == "server":
+        left = children(agent.process.pid)
         agent.kill()
+        wait_for(lambda: not any(map(is_alive, left)))
         agent.start()
         return
     wait_for(lambda: bool(learners(agent)))

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 
@@ -55,14 +54,9 @@ class ServiceProcess:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.process.poll() is None:
-            self.stop()
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        code = self.stop() if self.process.poll() is None else 0
+        assert code == 0 or error is not None
 
 
 class AgentProcess(ServiceProcess):

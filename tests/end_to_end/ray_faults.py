@@ -5,7 +5,6 @@
 
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from agent_service.domain.runs import Mode
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
 from tests.end_to_end.ray_cluster import RayCluster
+from tests.end_to_end.runs import causes, followed
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import (
@@ -21,7 +21,6 @@ from trainer_service.runs.run import (
     Finished,
     RunSpec,
     RunState,
-    StateChanged,
 )
 from trainer_service.training.spec import Method
 
@@ -64,28 +63,9 @@ def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
         yield client
 
 
-def followed(client: TrainerClient, run_id: str) -> list[EventContent]:
-    """Follow a run to its end; return all that happened, without times."""
-    told: list[EventContent] = []
-    for event in client.watch(run_id):
-        match event.what:
-            case ChunkTrained() as trained:
-                chunk = replace(trained.chunk, seconds=0.0)
-                told.append(replace(trained, chunk=chunk, agent_seconds=0.0))
-            case Finished() as finished:
-                told.append(replace(finished, seconds=0.0))
-            case other:
-                told.append(other)
-    return told
-
-
 def outcome(told: Sequence[EventContent]) -> list[EventContent]:
     """Return chunks and result: what must not depend on where a run trained."""
     return [what for what in told if isinstance(what, ChunkTrained | Finished)]
-
-
-def causes(told: Sequence[EventContent], state: RunState) -> list[str]:
-    return [what.cause for what in told if isinstance(what, StateChanged) and what.state is state]
 
 
 def submit(client: TrainerClient, runs: dict[str, RunSpec]) -> None:
@@ -93,7 +73,7 @@ def submit(client: TrainerClient, runs: dict[str, RunSpec]) -> None:
         client.submit(run_id, spec)
 
 
-def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str]) -> None:
+def wait_for_more_chunks(client: TrainerClient, run_ids: Sequence[str]) -> None:
     def have_more() -> bool:
         return all(client.get(run_id).trained_chunks > before[run_id] for run_id in before)
 
@@ -126,9 +106,9 @@ def test_runs_end_as_at_home_whatever_becomes_of_node_and_service(
     A run whose data is on no node fails and says on which; the next one there trains.
     """
     submit(client, RUNS)
-    wait_for_chunks(client, list(RUNS))
+    wait_for_more_chunks(client, list(RUNS))
     waiting = a_node_dies(cluster, client)
-    wait_for_chunks(client, [waiting])
+    wait_for_more_chunks(client, [waiting])
     the_service_is_killed_and_stopped(cluster, trainer, client, waiting)
     client.submit("no-data", run_spec(dataset="npz:missing"))
     client.submit("after", run_spec(chunks=1))
@@ -175,7 +155,7 @@ def the_service_is_killed_and_stopped(
     trainer.kill()
     wait_for(lambda: not cluster.run_processes(), seconds=SECONDS)
     trainer.start()
-    wait_for_chunks(client, [training])
+    wait_for_more_chunks(client, [training])
     assert cluster.run_processes()
     assert trainer.stop() == 0
     assert not cluster.run_processes()

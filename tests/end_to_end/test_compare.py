@@ -1,4 +1,4 @@
-"""A whole study through two real services, interrupted, continued and reported."""
+"""Studies through two real services: interrupted, continued, reported."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +17,41 @@ from agent_service.client import AgentClient
 from agent_service.v1 import agent_pb2
 from tests.end_to_end.processes import (
     AgentProcess,
-    TrainerProcess,
     children,
     command_of,
     is_alive,
     start_in_terminal,
     wait_for,
 )
-from tests.given import run_command
+from tests.given import ServedTrainer, run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
+from tests.trainer_service.study.simulated import draw_nothing
 from trainer_service.client import TrainerClient
 from trainer_service.study.methods.plan import Key, Phase
 from trainer_service.study.report.flags import departs, find_flags
 from trainer_service.study.results.results import ResultsFolder
 from trainer_service.training.child_file import read_manifest
-from trainer_service.v1 import trainer_pb2
 
 TINY = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
 SHORT = "--validation-batches 3 --chunks 4 --seeds 2 --learning-runs 4 --rollout-size 8"
 OPTIONS = f"{TINY} {SHORT} --methods vanilla,dni,rd --reward validation".split(" ")
 
 
+@dataclass(frozen=True)
 class Services:
     """An agent and a trainer that asks it."""
 
-    def __init__(self, agent: AgentProcess, trainer: TrainerProcess) -> None:
-        self.agent = agent
-        self.trainer = trainer
+    agent: AgentProcess
+    trainer: ServedTrainer
 
     def compare(self, output: Path, *options: str) -> list[str]:
-        """Return the words of a study's command."""
-        words = ["compare", "--output", str(output), *OPTIONS]
-        words += ["--agent", self.agent.address, "--trainer", self.trainer.address]
-        return [*words, *options]
+        """Return the words of a study's command; `options` may begin with a study file."""
+        words = ["compare", *options, "--output", str(output)]
+        return [*words, "--agent", self.agent.address, "--trainer", self.trainer.address]
+
+    def tiny(self, output: Path, *options: str) -> list[str]:
+        """Return the words of the usual study, with changes."""
+        return self.compare(output, *OPTIONS, *options)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,14 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     folder = tmp_path_factory.mktemp("services")
     with (
         AgentProcess(folder / "agent.db") as agent,
-        TrainerProcess(folder, agent=agent.address, parallel=2) as trainer,
+        ServedTrainer(folder, agent=agent.address, parallel=2) as trainer,
     ):
         yield Services(agent, trainer)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_nothing(monkeypatch)
 
 
 def succeed(words: list[str]) -> str:
@@ -81,15 +88,11 @@ class Finished:
     folder: Path
     shown: str
 
-    def copy(self, folder: Path) -> None:
-        """Put another one of it into a folder."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-
 
 @pytest.fixture(scope="module")
 def finished(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    return Finished(folder, succeed(services.compare(folder)))
+    return Finished(folder, succeed(services.tiny(folder)))
 
 
 def test_a_study_learns_freezes_judges_and_reports(services: Services, finished: Finished) -> None:
@@ -117,140 +120,118 @@ def test_a_study_learns_freezes_judges_and_reports(services: Services, finished:
     assert "best epoch" in finished.shown
 
 
-def test_a_finished_study_is_not_done_again(
-    services: Services, finished: Finished, tmp_path: Path
-) -> None:
-    """Compare once more: the same results to the byte, no run more, the same table."""
-    finished.copy(tmp_path)
-    first = finished.shown.replace(str(finished.folder), str(tmp_path))
-    lines = (tmp_path / "results.jsonl").read_bytes()
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_finished_study_stays_as_it_is(services: Services, finished: Finished) -> None:
+    """Compared once more, it trains nothing; another study in its folder is refused.
+
+    The report is written again from the results, without a service.
+    """
+    before = content(finished.folder)
     with TrainerClient(services.trainer.address) as trainer:
         runs = len(list(trainer.list()))
-
-        again = succeed(services.compare(tmp_path))
+        again = succeed(services.tiny(finished.folder))
+        refused = run_command(
+            "trainer_service", *services.tiny(finished.folder, "--methods", "dni")
+        )
 
         assert len(list(trainer.list())) == runs
-    assert (tmp_path / "results.jsonl").read_bytes() == lines
-    assert again[again.index("method") :] == first[first.index("method") :]
+    check_failure(refused, "another study")
+    assert again[again.index("method") :] == finished.shown[finished.shown.index("method") :]
+    assert content(finished.folder) == before
+    shutil.rmtree(finished.folder / "pictures")
+    (finished.folder / "report.html").unlink()
+
+    succeed(["report", str(finished.folder)])
+
+    assert content(finished.folder) == before
+    assert (finished.folder / "pictures" / "losses.png").exists()
 
 
+def check_failure(shown: subprocess.CompletedProcess[str], says: str) -> None:
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
+    assert says in shown.stderr
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_study_goes_on(services: Services, tmp_path: Path) -> None:
-    """Ctrl-C or SIGTERM cancels what trains; continued, what was finished stands as it was."""
-    command = services.compare(tmp_path, "--seeds", "4")
+    """Ctrl-C or SIGTERM cancels what trains; continued, what was finished stands as it was.
+
+    Meanwhile a second study in the folder, or a merge into it, is refused.
+    """
+    command = services.tiny(tmp_path)
+    merge = ["merge", str(tmp_path), "--output", str(tmp_path)]
     lines = tmp_path / "results.jsonl"
     done = b""
-    for told in (signal.SIGINT, signal.SIGTERM):
-        with begin(command) as process:
-            wait_for(lambda: lines.exists() and len(lines.read_bytes()) > len(done))  # noqa: B023
-            process.send_signal(told)
-            process.wait(60)
-            assert process.returncode == 130
-            assert process.stderr is not None
-            assert "Traceback" not in process.stderr.read()
-        done = lines.read_bytes()
-        with TrainerClient(services.trainer.address) as trainer:
-            wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+    with TrainerClient(services.trainer.address) as trainer:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with begin(command) as process:
+                wait_for(lambda: lines.exists() and len(lines.read_bytes()) > len(done))  # noqa: B023
+                for words in (command, merge):
+                    refused = run_command("trainer_service", *words)
+                    check_failure(refused, f"at work in {tmp_path}")
+                process.send_signal(number)
+                _shown, errors = process.communicate(timeout=60)
+                assert (process.returncode, "Traceback" in errors) == (130, False)
+            done = lines.read_bytes()
+            wait_for_idle(trainer)
 
     succeed(command)
 
-    after = (tmp_path / "results.jsonl").read_bytes()
-    assert after.startswith(done)
+    assert lines.read_bytes().startswith(done)
     results = ResultsFolder(tmp_path).results()
-    assert len({r.run_id for r in results}) == len(results) == 4 + 3 * 4
+    assert len({r.run_id for r in results}) == len(results) == 4 + 3 * 2
 
 
-@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
-def test_a_check_that_waits_is_told_and_cancelled(
-    services: Services, tmp_path: Path, told: signal.Signals
-) -> None:
+def wait_for_idle(trainer: TrainerClient) -> None:
+    wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+
+
+def test_a_check_that_waits_is_told_and_cancelled(services: Services, tmp_path: Path) -> None:
     """Into a pipe, too: where it waits, behind how many runs; and it does not outlive the study."""
     with TrainerClient(services.trainer.address) as trainer:
-        others = [f"other-{told.name}-{place}" for place in range(2)]
-        for other in others:
+        for other in ("other-1", "other-2"):
             trainer.submit(other, run_spec(chunks=ENDLESS))
         wait_for(lambda: trainer.device().running == 2)
 
-        with begin(services.compare(tmp_path, "--methods", "vanilla")) as process:
+        with begin(services.tiny(tmp_path, "--methods", "vanilla")) as process:
             assert process.stdout is not None
             line = process.stdout.readline()
-            process.send_signal(told)
+            process.send_signal(signal.SIGINT)
             process.communicate()
 
         where = services.trainer.address
         assert line == f"checking on {where}, behind 2 runs that wait or train there\n"
         assert process.returncode == 130
         assert trainer.device().queued == 0
-        for other in others:
+        for other in ("other-1", "other-2"):
             trainer.cancel(other)
-        wait_for(lambda: trainer.device().running == 0)
-
-
-def test_another_study_in_the_same_folder_is_refused(
-    services: Services, finished: Finished, tmp_path: Path
-) -> None:
-    """In one line, and nothing of the first is lost."""
-    finished.copy(tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-
-    refused = run_command("trainer_service", *services.compare(tmp_path, "--methods", "dni"))
-
-    assert refused.returncode == 1
-    assert "another study" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
-
-
-def test_a_second_study_in_a_folder_at_work_is_refused(services: Services, tmp_path: Path) -> None:
-    """At once and in a line; the first's runs are not cancelled."""
-    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "100000")
-    merged = ["merge", str(tmp_path), "--output", str(tmp_path)]
-    with (
-        TrainerClient(services.trainer.address) as trainer,
-        begin(command) as process,
-    ):
-        wait_for(lambda: trainer.device().running == 2)
-
-        for refused in (command, merged):
-            shown = run_command("trainer_service", *refused)
-
-            assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
-            assert f"at work in {tmp_path}" in shown.stderr
-        assert trainer.device().running == 2
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
-
-    assert process.returncode == 130
+        wait_for_idle(trainer)
 
 
 def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_path: Path) -> None:
-    """What is missing is named; the services are left without runs, the folder without a study."""
-    failed = run_command("trainer_service", *services.compare(tmp_path, "--dataset", "npz:missing"))
+    """The services are left without runs, the folder without a study: it may begin there again."""
+    failed = run_command("trainer_service", *services.tiny(tmp_path, "--dataset", "npz:missing"))
 
-    assert failed.returncode == 1
-    assert "missing.npz" in failed.stderr
-    assert failed.stderr.count("\n") == 1
-    assert not (tmp_path / "study.json").exists(), "the mended study may begin here"
+    check_failure(failed, "missing.npz")
+    assert not (tmp_path / "study.json").exists()
     with TrainerClient(services.trainer.address) as trainer:
-        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
-        states = {run.state for run in trainer.list()}
-    assert trainer_pb2.RUN_STATE_RUNNING not in states
+        wait_for_idle(trainer)
 
 
 def test_the_agent_is_asked_before_anything_is_trained(services: Services, tmp_path: Path) -> None:
-    """Where a method needs it; its error is one line, and nothing is written."""
-    wrong = ["--agent", services.trainer.address]
+    """Its error is one line, and nothing is written."""
+    wrong = replace(services, agent=services.trainer)  # type: ignore[arg-type]
     with TrainerClient(services.trainer.address) as trainer:
         runs = len(list(trainer.list()))
 
-        refused = run_command("trainer_service", *services.compare(tmp_path / "new", *wrong))
+        refused = run_command("trainer_service", *wrong.tiny(tmp_path / "new"))
 
-        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
-        assert "give the agent service's own address" in refused.stderr
+        check_failure(refused, "give the agent service's own address")
         assert not (tmp_path / "new").exists()
         assert len(list(trainer.list())) == runs
-    succeed(services.compare(tmp_path / "new", "--methods", "vanilla", *wrong))
 
 
 STUDY = """
@@ -320,20 +301,13 @@ of = "{of}"
 """
 
 
-def studied(services: Services, file: Path, output: Path, *options: str) -> list[str]:
-    """Return the command that runs a study file."""
-    command = ["compare", str(file), "--output", str(output)]
-    command += ["--agent", services.agent.address, "--trainer", services.trainer.address]
-    return [*command, *options]
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> None:
-    """From a file, first a part of it; at another agent service the frozen policies go on."""
+    """From a file, first a part of it; another study carries on with its policies and values."""
     file, output = tmp_path / "study.toml", tmp_path / "results"
     file.write_text(STUDY)
-    part = studied(services, file, output, "--only", "rd,late", "--only-seeds", "1")
-    succeed(part)
-    succeed(studied(services, file, output))
+    succeed(services.compare(output, str(file), "--only", "rd,late", "--only-seeds", "1"))
+    succeed(services.compare(output, str(file)))
     folder = ResultsFolder(output)
     study, results = folder.study(), folder.results()
 
@@ -346,9 +320,8 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
     assert set(values["late"]["dropout"]) == {0.0, 0.3}
     assert len(set(values["tpe"]["dropout"])) == 1
     assert len(set(values["random"]["dropout"])) == 4
-    assert sorted(values["shuffled"]["dropout-layer1"]) == sorted(
-        values["replay"]["dropout-layer1"]
-    )
+    shuffled, replayed = (values[name]["dropout-layer1"] for name in ("shuffled", "replay"))
+    assert sorted(shuffled) == sorted(replayed)
     assert set(values["mean"]) == set(values["rd"])
 
     for entry in study.spec.methods:
@@ -357,31 +330,29 @@ def test_each_kind_of_method_is_compared(services: Services, tmp_path: Path) -> 
         judged = Key(method=entry.name, phase=Phase.JUDGED, index=0)
         assert read_manifest(data).run_id == next(r.run_id for r in results if r.key == judged)
 
+    head = STUDY.split("[[methods]]")[0].replace('"grid"', "")
     for of in ("grid", "tpe"):
-        carried = tmp_path / f"{of}.toml"
-        carried.write_text(
-            STUDY.split("[[methods]]")[0].replace('"grid"', "")
-            + CARRIED.format(folder=output, of=of)
-        )
-        succeed(studied(services, carried, tmp_path / of))
-        (first, _second) = ResultsFolder(tmp_path / of).results()
-        assert first.trace.values == values[of]
+        file.write_text(head + CARRIED.format(folder=output, of=of))
+        succeed(services.compare(tmp_path / of, str(file), "--only-seeds", "0"))
+        (carried,) = ResultsFolder(tmp_path / of).results()
+        assert carried.trace.values == values[of]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_part_whose_time_is_up_goes_on(services: Services, tmp_path: Path) -> None:
     """It says so and succeeds; what trained is cancelled, and trained again later."""
-    command = services.compare(tmp_path, "--methods", "vanilla", "--chunks", "80")
+    command = services.tiny(tmp_path, "--methods", "vanilla", "--chunks", "80")
     stopped = succeed([*command, "--minutes", "0.01"])
     assert "the time is up" in stopped
     assert ResultsFolder(tmp_path).results() == []
     with TrainerClient(services.trainer.address) as trainer:
-        wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
+        wait_for_idle(trainer)
 
-    succeed(command)
+    succeed([*command, "--only-seeds", "1"])
 
-    results = ResultsFolder(tmp_path).results()
-    assert [r.key.index for r in sorted(results, key=lambda r: r.key)] == [0, 1]
-    assert any(r.run_id.endswith("-try2") for r in results), "a cancelled one is trained anew"
+    (result,) = ResultsFolder(tmp_path).results()
+    assert result.key.index == 1
+    assert result.run_id.endswith("-try2"), "a cancelled one is trained anew"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +367,7 @@ def test_a_wrong_part_is_refused(
     services: Services, tmp_path: Path, options: list[str], error: str
 ) -> None:
     """By its option, before a folder is made."""
-    refused = run_command("trainer_service", *services.compare(tmp_path / "new", *options))
+    refused = run_command("trainer_service", *services.tiny(tmp_path / "new", *options))
 
     assert (refused.returncode, error in refused.stderr) == (2, True), refused.stderr
     assert not (tmp_path / "new").exists()
@@ -406,29 +377,13 @@ def test_a_controller_that_learned_nothing_is_not_judged(
     services: Services, tmp_path: Path
 ) -> None:
     """Where the length shows with the data only, the study ends before a table could mislead."""
-    command = services.compare(tmp_path, "--methods", "rd", "--epochs", "1")
+    command = services.tiny(tmp_path, "--methods", "rd", "--epochs", "1")
     place = command.index("--chunks")
     del command[place : place + 2]
-    command += ["--rollout-size", "1000"]
 
-    failed = run_command("trainer_service", *command)
+    failed = run_command("trainer_service", *command, "--rollout-size", "1000")
 
-    assert failed.returncode == 1
-    assert "learned nothing" in failed.stderr
-    assert failed.stderr.count("\n") == 1
-
-
-def test_the_report_command_writes_it_again(finished: Finished, tmp_path: Path) -> None:
-    """From results.jsonl alone, without any service."""
-    finished.copy(tmp_path)
-    page = (tmp_path / "report.html").read_bytes()
-    shutil.rmtree(tmp_path / "pictures")
-    (tmp_path / "report.html").unlink()
-
-    succeed(["report", str(tmp_path)])
-
-    assert (tmp_path / "report.html").read_bytes() == page
-    assert (tmp_path / "pictures" / "losses.png").exists()
+    check_failure(failed, "learned nothing")
 
 
 def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -> None:

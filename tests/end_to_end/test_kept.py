@@ -12,13 +12,13 @@ import torch
 
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from agent_service.scores import macro_f1
-from tests.end_to_end.processes import TrainerProcess, wait_for
-from tests.given import run_command
+from tests.end_to_end.processes import wait_for
+from tests.end_to_end.runs import chunks_of, followed
+from tests.given import ServedTrainer, run_command
 from tests.trainer_service.specs import CHILD, ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.runs.run import ChunkTrained, RunSpec
+from trainer_service.runs.run import RunSpec
 from trainer_service.training.child_file import load_child
-from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.final import Which
 from trainer_service.training.spec import Method
@@ -26,7 +26,7 @@ from trainer_service.v1 import trainer_pb2 as pb
 
 
 @pytest.fixture(scope="module")
-def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+def client(trainer: ServedTrainer) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=60) as client:
         yield client
 
@@ -42,24 +42,23 @@ def run(client: TrainerClient, run_id: str, spec: RunSpec) -> pb.Run:
     return client.get(run_id)
 
 
-def files(trainer: TrainerProcess, run_id: str) -> list[str]:
-    folder = trainer.store.with_name("trainer.db.checkpoints") / run_id
-    return sorted(path.name for path in folder.glob("*"))
+def checkpoints(trainer: ServedTrainer, run_id: str) -> list[Path]:
+    return sorted((trainer.store.with_name("trainer.db.checkpoints") / run_id).glob("*"))
 
 
-def command(trainer: TrainerProcess, *words: str) -> str:
+def command(trainer: ServedTrainer, *words: str) -> str:
     shown = run_command("trainer_service", *words, "--trainer", trainer.address)
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
 
 
 def test_the_weights_are_those_that_were_judged(
-    trainer: TrainerProcess, client: TrainerClient
+    trainer: ServedTrainer, client: TrainerClient
 ) -> None:
     """Through a restart of the service: the test scores are the result's, to the bit."""
     spec = kept(run_spec(Method.D, chunks=4))
     result = run(client, "judged", spec).result
-    assert trainer.stop() == 0
+    trainer.stop()
     trainer.start()
     test = load_images(spec.training, Path(".")).test
     images = test.images[torch.arange(len(test))]
@@ -72,17 +71,17 @@ def test_the_weights_are_those_that_were_judged(
     assert scores == {Which.BEST: result.test_score_best, Which.LAST: result.test_score_last}
     assert children[Which.LAST].manifest.digest == result.weights_digest
     assert {child.manifest.run_id for child in children.values()} == {"judged"}
-    assert files(trainer, "judged") == ["000000004.checkpoint"]
+    assert [file.name for file in checkpoints(trainer, "judged")] == ["000000004.checkpoint"]
 
 
-def test_what_was_discarded_is_gone(trainer: TrainerProcess, client: TrainerClient) -> None:
+def test_what_was_discarded_is_gone(trainer: ServedTrainer, client: TrainerClient) -> None:
     """Once or twice; the run's result stays, and so does what others keep."""
     for run_id in ("discarded", "stays"):
         run(client, run_id, kept(run_spec(chunks=1)))
 
     for _ in range(2):
         assert client.discard("discarded").result == client.get("discarded").result
-    assert files(trainer, "discarded") == []
+    assert checkpoints(trainer, "discarded") == []
     with pytest.raises(FailedPrecondition, match="discarded"):
         client.weights("discarded")
     assert client.weights("stays")
@@ -108,7 +107,7 @@ def test_who_left_nothing_says_why(
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_result(
-    trainer: TrainerProcess, client: TrainerClient
+    trainer: ServedTrainer, client: TrainerClient
 ) -> None:
     """A run whose last checkpoint cannot be written has succeeded, and says what it lacks."""
     folder = trainer.store.with_name("trainer.db.checkpoints")
@@ -140,11 +139,11 @@ def test_what_has_not_ended_has_no_weights(client: TrainerClient) -> None:
 
 
 def test_a_checkpoint_that_was_damaged_is_not_read(
-    trainer: TrainerProcess, client: TrainerClient
+    trainer: ServedTrainer, client: TrainerClient
 ) -> None:
     """It is told so, and the service goes on."""
     run(client, "damaged", kept(run_spec(chunks=1)))
-    (path,) = (trainer.store.with_name("trainer.db.checkpoints") / "damaged").iterdir()
+    (path,) = checkpoints(trainer, "damaged")
     path.write_bytes(path.read_bytes()[:-100])
 
     with pytest.raises(FailedPrecondition, match="'damaged': its checkpoint is damaged"):
@@ -163,11 +162,6 @@ def part(chunks: int, *, parent: str = "") -> RunSpec:
     return replace(WHOLE, training=replace(WHOLE.training, chunks=chunks), keep=True, parent=parent)
 
 
-def chunks_of(client: TrainerClient, run_id: str) -> list[Chunk]:
-    whats = [event.what for event in client.watch(run_id)]
-    return [replace(w.chunk, seconds=0.0) for w in whats if isinstance(w, ChunkTrained)]
-
-
 @pytest.fixture(scope="module")
 def parent(client: TrainerClient) -> str:
     run(client, "parent", part(4))
@@ -175,7 +169,7 @@ def parent(client: TrainerClient) -> str:
 
 
 def test_who_goes_on_is_the_run_that_was_planned_so_long(
-    trainer: TrainerProcess, client: TrainerClient, parent: str
+    trainer: ServedTrainer, client: TrainerClient, parent: str
 ) -> None:
     """Chunks, weights and scores to the bit, through a kill and a grandchild; twice is the same."""
     whole = run(client, "unparted", WHOLE).result
@@ -185,12 +179,12 @@ def test_who_goes_on_is_the_run_that_was_planned_so_long(
         os.kill(process, signal.SIGKILL)
     list(client.watch("goes-on"))
     end = run(client, "goes-on-again", part(20, parent="goes-on"))
-    parts = [chunks_of(client, name) for name in ("parent", "goes-on", "goes-on-again")]
+    parts = [chunks_of(followed(client, name)) for name in ("parent", "goes-on", "goes-on-again")]
     client.discard(parent)
     again = client.submit("goes-on", part(16, parent=parent))
 
     assert [chunk.index for chunk in parts[1]] == list(range(5, 17))
-    assert [*parts[0], *parts[1], *parts[2]] == chunks_of(client, "unparted")
+    assert [*parts[0], *parts[1], *parts[2]] == chunks_of(followed(client, "unparted"))
     assert (end.trained_chunks, end.planned_chunks) == (20, 20)
     for result in (whole, end.result):
         result.ClearField("seconds")
@@ -238,7 +232,7 @@ def test_only_what_is_its_own_may_differ_from_the_parent(
 
 
 def test_the_commands_bring_weights_and_discard_them(
-    trainer: TrainerProcess, client: TrainerClient, tmp_path: Path
+    trainer: ServedTrainer, client: TrainerClient, tmp_path: Path
 ) -> None:
     """With submit --keep, weights and discard, as a person types them."""
     small = "--subset 64 --model resnet18 --width 0.0625 --batch-size 16 --chunk-size 4"
@@ -250,7 +244,7 @@ def test_the_commands_bring_weights_and_discard_them(
     shown = command(trainer, "weights", "typed", str(file), "--last")
     discarded = command(trainer, "discard", "typed")
 
-    assert [chunk.index for chunk in chunks_of(client, "typed")] == [2]
+    assert [chunk.index for chunk in chunks_of(followed(client, "typed"))] == [2]
     assert "the last weights of typed, validation F1 0." in shown
     assert load_child(file.read_bytes()).manifest.which is Which.LAST
     assert discarded == "typed has no checkpoint any more\n"

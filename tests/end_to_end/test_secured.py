@@ -16,12 +16,7 @@ from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import Unauthenticated, Unavailable
 from agent_service.domain.specs import ControllerSpec
 from tests.end_to_end.collector import Collector
-from tests.end_to_end.processes import (
-    AgentProcess,
-    ServiceProcess,
-    TrainerProcess,
-    wait_for,
-)
+from tests.end_to_end.processes import AgentProcess, ServiceProcess, TrainerProcess, wait_for
 from tests.given import run_command
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient

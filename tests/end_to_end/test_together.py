@@ -12,11 +12,13 @@ import torch
 from agent_service.client import AgentClient
 from agent_service.domain.runs import Mode
 from agent_service.wire.convert import spec_from_message
-from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
+from tests.end_to_end.processes import AgentProcess, wait_for
+from tests.end_to_end.runs import causes, chunks_of, followed, wait_for_chunks
+from tests.given import ServedTrainer
 from tests.trainer_service.specs import ENDLESS, run_spec
 from tests.trainer_service.training.datasets.layouts import write_classes
 from trainer_service.client import TrainerClient
-from trainer_service.runs.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
+from trainer_service.runs.run import RunSpec, RunState
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
@@ -32,29 +34,28 @@ FEW = 8
 @pytest.fixture(scope="module")
 def trainer(
     tmp_path_factory: pytest.TempPathFactory, agent: AgentProcess
-) -> Iterator[TrainerProcess]:
+) -> Iterator[ServedTrainer]:
     folder = tmp_path_factory.mktemp("trainer")
-    options = ("--together", "3", "--checkpoint-seconds", "0.3")
-    with TrainerProcess(folder, *options, agent=agent.address) as trainer:
+    with ServedTrainer(folder, agent=agent.address, together=3, checkpoint_seconds=0.3) as trainer:
         yield trainer
 
 
 @pytest.fixture
-def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+def client(trainer: ServedTrainer) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=60) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerProcess]:
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedTrainer]:
     """A service that stacks two and gives nobody a second chance; its agent is away."""
-    options = ("--together", "2", "--restarts", "0", "--data-memory", "streamed")
-    with TrainerProcess(tmp_path_factory.mktemp("strict"), *options) as strict:
+    folder = tmp_path_factory.mktemp("strict")
+    with ServedTrainer(folder, together=2, restarts=0, data_memory="streamed") as strict:
         yield strict
 
 
 @pytest.fixture
-def strictly(strict: TrainerProcess) -> Iterator[TrainerClient]:
+def strictly(strict: ServedTrainer) -> Iterator[TrainerClient]:
     with TrainerClient(strict.address, budget_seconds=60) as client:
         yield client
 
@@ -71,21 +72,7 @@ def submit(client: TrainerClient, specs: dict[str, RunSpec]) -> None:
         client.submit(run_id, spec)
 
 
-def chunks_of(client: TrainerClient, run_id: str) -> list[Chunk]:
-    """Follow a run to its end; return its chunks."""
-    return [e.what.chunk for e in client.watch(run_id) if isinstance(e.what, ChunkTrained)]
-
-
-def causes(client: TrainerClient, run_id: str, state: RunState) -> list[str]:
-    changes = [e.what for e in client.watch(run_id) if isinstance(e.what, StateChanged)]
-    return [change.cause for change in changes if change.state is state]
-
-
-def wait_for_chunks(client: TrainerClient, run_ids: Sequence[str], chunks: int = 1) -> None:
-    wait_for(lambda: all(client.get(run_id).trained_chunks >= chunks for run_id in run_ids))
-
-
-def damage_newest_checkpoint(trainer: TrainerProcess, run_id: str) -> None:
+def damage_newest_checkpoint(trainer: ServedTrainer, run_id: str) -> None:
     """Tear it; the one before is whole."""
     folder = trainer.store.with_name("trainer.db.checkpoints") / run_id
     newest = max(folder.glob("*.checkpoint"))
@@ -105,15 +92,15 @@ def check_as_alone(chunks: Sequence[Chunk], spec: RunSpec) -> None:
 
 
 def test_runs_that_differ_by_seed_train_in_one_process_each_as_alone(
-    trainer: TrainerProcess, client: TrainerClient, agent: AgentProcess
+    trainer: ServedTrainer, client: TrainerClient, agent: AgentProcess
 ) -> None:
     """Chunks, values and log of each are its own; another spec waits for a process of its own."""
     specs = {f"rd-{seed}": like(Method.RD, chunks=FEW, seed=seed) for seed in range(3)}
     submit(client, {"rd-0": specs["rd-0"], "other": like(chunks=2, seed=0), **specs})
     wait_for_chunks(client, list(specs))
     processes, other = trainer.run_processes(), client.get("other").state
-    chunks = {run_id: chunks_of(client, run_id) for run_id in specs}
-    chunks_of(client, "other")
+    chunks = {run_id: chunks_of(followed(client, run_id)) for run_id in specs}
+    followed(client, "other")
     with AgentClient(agent.address, budget_seconds=60) as agent_client:
         logs = {run_id: list(agent_client.transitions(run_id=run_id)) for run_id in specs}
 
@@ -134,13 +121,13 @@ def test_runs_go_on_together_from_parents_that_ended(
     """Each as one that was planned so long, alone; at the agent it is a run of its own."""
     specs = {seed: like(Method.RD, chunks=3, seed=seed) for seed in range(2)}
     submit(client, {f"parent-{seed}": replace(spec, keep=True) for seed, spec in specs.items()})
-    before = {seed: chunks_of(client, f"parent-{seed}") for seed in specs}
+    before = {seed: chunks_of(followed(client, f"parent-{seed}")) for seed in specs}
     longer = {seed: like(Method.RD, chunks=6, seed=seed) for seed in specs}
     submit(
         client,
         {f"on-{seed}": replace(longer[seed], parent=f"parent-{seed}") for seed in specs},
     )
-    after = {seed: chunks_of(client, f"on-{seed}") for seed in specs}
+    after = {seed: chunks_of(followed(client, f"on-{seed}")) for seed in specs}
     with AgentClient(agent.address, budget_seconds=60) as agent_client:
         logs = {seed: list(agent_client.transitions(run_id=f"on-{seed}")) for seed in specs}
         planned = agent_client.get_run("on-0").planned_chunks
@@ -173,20 +160,20 @@ def test_who_leaves_leaves_the_others_alone(client: TrainerClient, agent: AgentP
     wait_for_chunks(client, ["stays", "cancelled"], 3)
     failed = client.get("fails")
     client.cancel("cancelled")
-    cut = chunks_of(client, "cancelled")
+    cut = chunks_of(followed(client, "cancelled"))
     still = client.get("stays").state
-    chunks = chunks_of(client, "stays")
+    chunks = chunks_of(followed(client, "stays"))
 
     assert failed.state == pb.RUN_STATE_FAILED
     assert "no controller 'nobody'" in failed.cause
-    assert causes(client, "cancelled", RunState.CANCELLED) == [""]
+    assert causes(followed(client, "cancelled"), RunState.CANCELLED) == [""]
     assert 3 <= len(cut) < CHUNKS
     assert still == pb.RUN_STATE_RUNNING
     check_as_alone(chunks, specs["stays"])
 
 
 def test_runs_together_go_on_through_kills_and_a_stop(
-    trainer: TrainerProcess, client: TrainerClient
+    trainer: ServedTrainer, client: TrainerClient
 ) -> None:
     """SIGKILL of their process, SIGTERM of the service, a torn checkpoint: all chunks told once.
 
@@ -199,17 +186,17 @@ def test_runs_together_go_on_through_kills_and_a_stop(
     (process,) = trainer.run_processes()
     os.kill(process, signal.SIGKILL)
     wait_for_chunks(client, list(specs), 8)
-    assert trainer.stop() == 0
+    trainer.stop()
     damage_newest_checkpoint(trainer, "goes-on-1")
     trainer.start()
 
     for run_id, spec in specs.items():
-        check_as_alone(chunks_of(client, run_id), spec)
-        _first, killed, stopped = causes(client, run_id, RunState.QUEUED)
+        happened = followed(client, run_id)
+        check_as_alone(chunks_of(happened), spec)
+        _first, killed, stopped = causes(happened, RunState.QUEUED)
         assert "exit code -9" in killed
         assert "stopped" in stopped
-        (result,) = [e.what for e in client.watch(run_id) if isinstance(e.what, Finished)]
-        assert "stacked with 2 more" in result.device
+        assert "stacked with 2 more" in client.get(run_id).result.device
     assert not any(trainer.store.with_name("trainer.db.checkpoints").iterdir())
 
 
@@ -219,25 +206,26 @@ def test_runs_handed_back_while_they_wait_for_the_agent_lose_nothing(
     """SIGTERM of the service while one waits to report a chunk, and the other with its own."""
     specs = {f"waits-{seed}": like(Method.RD, chunks=FEW, seed=seed) for seed in range(2)}
     # Their first checkpoints are those that they are handed back with.
-    options = ("--together", "2", "--restarts", "0", "--checkpoint-seconds", "1000")
+    options = {"together": 2, "restarts": 0, "checkpoint_seconds": 1000.0}
     with (
-        TrainerProcess(tmp_path, *options, agent=agent.address) as trainer,
+        ServedTrainer(tmp_path, agent=agent.address, **options) as trainer,
         TrainerClient(trainer.address, budget_seconds=60) as client,
     ):
         submit(client, specs)
         wait_for_chunks(client, list(specs), 2)
         agent.stop()
         wait_for(lambda: all("waits for" in client.get(run_id).cause for run_id in specs))
-        assert trainer.stop() == 0
+        trainer.stop()
         agent.start()
         trainer.start()
         for run_id, spec in specs.items():
-            check_as_alone(chunks_of(client, run_id), spec)
-            assert len(causes(client, run_id, RunState.QUEUED)) == 2
+            happened = followed(client, run_id)
+            check_as_alone(chunks_of(happened), spec)
+            assert len(causes(happened, RunState.QUEUED)) == 2
 
 
 def test_runs_that_got_nowhere_together_are_tried_alone(
-    strict: TrainerProcess, strictly: TrainerClient
+    strict: ServedTrainer, strictly: TrainerClient
 ) -> None:
     """One of them may be the cause, so none fails for it, and the next start has one only."""
     names, client = ("first", "second"), strictly
@@ -253,7 +241,7 @@ def test_runs_that_got_nowhere_together_are_tried_alone(
 
     assert alone == pb.RUN_STATE_QUEUED
     for name in names:
-        assert causes(client, name, RunState.CANCELLED) == [""]
+        assert causes(followed(client, name), RunState.CANCELLED) == [""]
 
 
 def test_who_is_cancelled_need_not_wait_with_the_others(strictly: TrainerClient) -> None:
@@ -262,11 +250,11 @@ def test_who_is_cancelled_need_not_wait_with_the_others(strictly: TrainerClient)
     wait_for(lambda: "waits for" in strictly.get("w1").cause)
     for name in ("w1", "w0"):
         strictly.cancel(name)
-        assert causes(strictly, name, RunState.CANCELLED) == [""]
+        assert causes(followed(strictly, name), RunState.CANCELLED) == [""]
 
 
 def test_an_image_that_gets_lost_fails_each_run_by_itself(
-    strict: TrainerProcess, strictly: TrainerClient
+    strict: ServedTrainer, strictly: TrainerClient
 ) -> None:
     """The chunk of both fails; then each is tried alone, and its cause names the image."""
     faces = strict.store.with_name("faces")
@@ -281,6 +269,7 @@ def test_an_image_that_gets_lost_fails_each_run_by_itself(
     for path in faces.rglob("*.png"):
         path.write_bytes(b"no image")
     for run_id in specs:
-        (cause,) = causes(strictly, run_id, RunState.FAILED)
+        happened = followed(strictly, run_id)
+        (cause,) = causes(happened, RunState.FAILED)
         assert ".png" in cause
-        assert "2 stacked children: DataError" in causes(strictly, run_id, RunState.QUEUED)[1]
+        assert "2 stacked children: DataError" in causes(happened, RunState.QUEUED)[1]

@@ -1,4 +1,4 @@
-"""The trainer service as a process: queue, states, events, cancelled."""
+"""The trainer service: queue, states, events, ends, commands."""
 
 import math
 import os
@@ -14,17 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent_service.client import AgentClient
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import AlreadyExists, InvalidArgument, NotFound
-from agent_service.domain.runs import Mode
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
-from tests.end_to_end.processes import (
-    AgentProcess,
-    TrainerProcess,
-    command_of,
-    wait_for,
-)
-from tests.given import run_command
+from tests.end_to_end.processes import AgentProcess, command_of, wait_for
+from tests.given import ServedTrainer, run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import (
@@ -41,7 +35,7 @@ from trainer_service.v1 import trainer_pb2 as pb
 
 
 @pytest.fixture
-def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+def client(trainer: ServedTrainer) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=10) as client:
         yield client
 
@@ -78,17 +72,27 @@ def wait_for_chunk(client: TrainerClient, run_id: str) -> None:
 
 
 def test_a_run_goes_from_the_queue_to_its_result(client: TrainerClient) -> None:
-    """Queued, running, its plan, each chunk, its result, succeeded: numbered without gaps."""
+    """All watchers, live or late, see the same events, numbered without gaps.
+
+    The same submission again answers the run that is there; another spec is refused.
+    """
     client.submit("whole", run_spec())
+    with ThreadPoolExecutor(2) as pool:
+        live = list(pool.map(lambda _: end_of(client, "whole"), range(2)))
     events = end_of(client, "whole")
     kinds = [type(e.what) for e in events]
-    run = client.get("whole")
+    run = client.submit("whole", run_spec())
 
+    assert live == [events, events]
+    assert list(client.watch("whole", after=5)) == events[5:]
+    assert list(client.watch("whole", after=len(events))) == []
     assert states(events) == [RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED]
     assert kinds == [StateChanged] * 2 + [Planned] + [ChunkTrained] * 3 + [Finished, StateChanged]
     assert [e.index for e in events] == list(range(1, 9))
     assert (run.state, run.trained_chunks, run.planned_chunks) == (pb.RUN_STATE_SUCCEEDED, 3, 3)
     assert 0 <= run.result.test_score_best <= 1
+    with pytest.raises(AlreadyExists, match="choose another id"):
+        client.submit("whole", run_spec(seed=1))
 
 
 def test_every_call_of_the_contract_is_served(client: TrainerClient) -> None:
@@ -97,18 +101,6 @@ def test_every_call_of_the_contract_is_served(client: TrainerClient) -> None:
 
     assert len(codes) == 8
     assert set(codes.values()) <= CLIENT_ERRORS, codes
-
-
-def test_a_watcher_may_come_late_or_again(client: TrainerClient) -> None:
-    """Live or afterwards, from the start or from an event on, all see the same."""
-    client.submit("watched", run_spec(chunks=6))
-    with ThreadPoolExecutor(2) as pool:
-        live = list(pool.map(lambda _: end_of(client, "watched"), range(2)))
-    later = end_of(client, "watched")
-
-    assert live == [later, later]
-    assert list(client.watch("watched", after=5)) == later[5:]
-    assert list(client.watch("watched", after=len(later))) == []
 
 
 def test_a_reinforced_run_trains_under_the_agents_actions(
@@ -133,30 +125,6 @@ def test_a_reinforced_run_trains_under_the_agents_actions(
     assert run.final_score == client.get("reinforced").result.validation_score_best
     assert dict(run.labels) == {"method": "rd", "seed": "0"}
     assert run.planned_chunks == run.reported_chunks
-
-
-def test_a_frozen_run_is_the_same_child_again(
-    client: TrainerClient, controllers: AgentClient
-) -> None:
-    """Under a frozen policy the same spec gives the same chunks to the bit, in two processes."""
-    controllers.create_controller(controller_spec("frozen"), Mode.FROZEN)
-    losses = []
-    for run_id in ("frozen-1", "frozen-2"):
-        client.submit(run_id, run_spec(Method.RD, controller="frozen", mode=Mode.FROZEN))
-        events = end_of(client, run_id)
-        losses.append([e.what.chunk.losses for e in events if isinstance(e.what, ChunkTrained)])
-
-    assert losses[0] == losses[1]
-
-
-def test_a_run_id_belongs_to_one_spec(client: TrainerClient) -> None:
-    """The same submission again answers the run that is there; another spec is refused."""
-    client.submit("once", run_spec())
-    end_of(client, "once")
-
-    assert client.submit("once", run_spec()).state == pb.RUN_STATE_SUCCEEDED
-    with pytest.raises(AlreadyExists, match="choose another id"):
-        client.submit("once", run_spec(seed=1))
 
 
 @pytest.mark.parametrize(
@@ -194,9 +162,9 @@ def test_an_unknown_run_is_not_found(client: TrainerClient) -> None:
 
 
 def test_cancelled_runs_end_wherever_they_are(
-    client: TrainerClient, controllers: AgentClient
+    trainer: ServedTrainer, client: TrainerClient, controllers: AgentClient
 ) -> None:
-    """One that trains ends and tells the agent; one that waits never starts; again is no error."""
+    """A training run ends and tells the agent; a waiting one never starts; again is no error."""
     client.submit("training", run_spec(Method.RD, controller="learns", chunks=ENDLESS))
     client.submit("waiting", run_spec())
     wait_for_chunk(client, "training")
@@ -210,6 +178,7 @@ def test_cancelled_runs_end_wherever_they_are(
     assert states(end_of(client, "training"))[-1] is RunState.CANCELLED
     assert states(end_of(client, "waiting")) == [RunState.QUEUED, RunState.CANCELLED]
     assert controllers.get_run("training").outcome == agent_pb2.OUTCOME_CANCELLED
+    check_watch(trainer, "waiting", "cancelled")
 
 
 def test_a_run_under_a_controller_that_is_not_there_is_refused(
@@ -243,15 +212,22 @@ def test_a_run_under_a_controller_that_is_not_there_is_refused(
     ],
 )
 def test_a_run_that_cannot_train_fails_with_its_cause(
-    client: TrainerClient, controllers: AgentClient, name: str, spec: RunSpec, cause: str
+    trainer: ServedTrainer, client: TrainerClient, name: str, spec: RunSpec, cause: str
 ) -> None:
-    """What is missing is named, and the next run trains."""
+    """The cause says what is missing, and the next run trains."""
     client.submit(name, spec)
-    assert states(end_of(client, name)) == [RunState.QUEUED, RunState.RUNNING, RunState.FAILED]
-    assert cause in client.get(name).cause
-
     client.submit(f"after-{name}", run_spec(chunks=1))
+
+    assert states(end_of(client, name)) == [RunState.QUEUED, RunState.RUNNING, RunState.FAILED]
+    check_watch(trainer, name, cause)
     assert states(end_of(client, f"after-{name}"))[-1] is RunState.SUCCEEDED
+
+
+def check_watch(trainer: ServedTrainer, run_id: str, cause: str) -> None:
+    """Check that the command fails for a run that did, as scripts need it to."""
+    shown = run_command("trainer_service", "watch", run_id, "--trainer", trainer.address)
+    check_failure(shown, 1, cause)
+    assert shown.stderr.startswith(f"trainer-service: run {run_id}: ")
 
 
 def test_a_run_whose_losses_overflow_ends_as_diverged(
@@ -270,43 +246,31 @@ def test_a_run_whose_losses_overflow_ends_as_diverged(
     assert controllers.get_run("diverges").outcome == agent_pb2.OUTCOME_DIVERGED
 
 
-def test_the_metrics_page_follows_what_trains(
-    trainer: TrainerProcess, client: TrainerClient
+def test_the_metrics_page_counts_images_and_forgets_runs(
+    trainer: ServedTrainer, client: TrainerClient
 ) -> None:
-    """Gauges of a run that trains, gone when it ends; images counted to the last one."""
+    """Each image of training and validation is counted; an ended run leaves no series."""
 
-    def page() -> dict[tuple[str, str], float]:
+    def page() -> dict[str, float]:
         with urlopen(trainer.metrics) as response:
-            text = response.read().decode()
-        return {
-            (sample.name, str(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+            families = text_string_to_metric_families(response.read().decode())
+            return {
+                f"{s.name}{list(s.labels.values())}": s.value for f in families for s in f.samples
+            }
 
     def images(split: str) -> float:
-        return page().get(("trainer_images_total", str([("split", split)])), 0.0)
+        return page().get(f"trainer_images_total['{split}']", 0.0)
 
     before = (images("train"), images("validation"))
     client.submit("counted", run_spec(Method.D, chunks=3))
     end_of(client, "counted")
     assert images("train") - before[0] == 3 * 4 * 16
     assert images("validation") - before[1] == 3 * 3 * 16
-
-    client.submit("shown", run_spec(Method.D, chunks=ENDLESS))
-    wait_for_chunk(client, "shown")
-    of_run = {name for name, labels in page() if "'shown'" in labels}
-    client.cancel("shown")
-    end_of(client, "shown")
-
-    assert of_run == {
-        f"trainer_run_{name}" for name in ("loss", "score", "hyperparameter", "progress")
-    }
-    assert not [name for name, labels in page() if "('run'," in labels]
-    assert page()["trainer_runs", str([("state", "running")])] == 0
+    assert not [series for series in page() if series.startswith("trainer_run_")]
+    assert page()["trainer_runs['running']"] == 0
 
 
-def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
+def test_the_commands_drive_a_run(trainer: ServedTrainer) -> None:
     """submit, watch, runs, cancel and health, as a person types them."""
 
     def command(*words: str) -> str:
@@ -335,21 +299,6 @@ def test_the_commands_drive_a_run(trainer: TrainerProcess) -> None:
     assert command("health") == "serving\n"
 
 
-def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerClient) -> None:
-    """1 for a run that failed or was cancelled, told in a line; scripts go by it."""
-    client.submit("watch-fails", run_spec(dataset="npz:missing"))
-    client.submit("watch-cancelled", run_spec(chunks=ENDLESS))
-    client.cancel("watch-cancelled")
-
-    for run_id, error in (("watch-fails", "missing.npz"), ("watch-cancelled", "cancelled")):
-        shown = run_command("trainer_service", "watch", run_id, "--trainer", trainer.address)
-
-        assert shown.returncode == 1
-        assert shown.stderr.startswith(f"trainer-service: run {run_id}: ")
-        assert error in shown.stderr
-        assert shown.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -376,7 +325,6 @@ def test_watch_ends_with_the_runs_end(trainer: TrainerProcess, client: TrainerCl
         ("serve --stall-seconds inf", 2, "'--stall-seconds': inf is not in the range"),
         ("serve --threads 1000000000", 2, "'--threads': 1000000000 is more than"),
         ("submit x --chunks", 2, "'--chunks' requires an argument"),
-        ("runs --trainer 127.0.0.1:9", 1, "127.0.0.1:9"),
         ("report /no/such/study", 1, "study.json"),
         ("serve --agent-ca nowhere.pem", 2, "'--agent-ca': nowhere.pem cannot be read"),
     ],

@@ -1,4 +1,4 @@
-"""What a trainer service survives: kills, stops, an absent agent, a full disk, a stuck child."""
+"""What a trainer service survives: kills, an absent agent, a full disk, a stuck child."""
 
 import math
 import os
@@ -6,48 +6,40 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agent_service.domain.runs import Mode
-from tests.end_to_end.processes import (
-    AgentProcess,
-    TrainerProcess,
-    is_alive,
-    wait_for,
-)
+from tests.end_to_end.processes import AgentProcess, is_alive, wait_for
+from tests.end_to_end.runs import causes, followed, wait_for_chunks
 from tests.end_to_end.trainer_kills import kill_through_study
+from tests.given import ServedTrainer
 from tests.trainer_service.specs import ENDLESS, run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.runs.run import ChunkTrained, Event, RunSpec, RunState, StateChanged
-from trainer_service.runs.store import RunStore
+from trainer_service.runs.run import RunSpec, RunState
 from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Method
 from trainer_service.v1 import trainer_pb2 as pb
 
-SLOW = 60
-"""Chunks of a run that is disturbed: some seconds of training."""
-
 
 @pytest.fixture
-def client(trainer: TrainerProcess) -> Iterator[TrainerClient]:
+def client(trainer: ServedTrainer) -> Iterator[TrainerClient]:
     with TrainerClient(trainer.address, budget_seconds=60) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerProcess]:
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedTrainer]:
     """A service that gives nobody a second chance, and whose agent is away."""
-    options = ("--stall-seconds", "8", "--restarts", "0", "--agent-seconds", "0")
     folder = tmp_path_factory.mktemp("strict")
-    with TrainerProcess(folder, *options, "--checkpoint-seconds", "0") as strict:
+    with ServedTrainer(
+        folder, stall_seconds=8.0, restarts=0, agent_seconds=0.0, checkpoint_seconds=0.0
+    ) as strict:
         yield strict
 
 
@@ -65,27 +57,7 @@ def undisturbed(spec: RunSpec) -> str:
     return training.weights_digest()
 
 
-def causes(events: list[Event], state: RunState) -> list[str]:
-    return [
-        e.what.cause for e in events if isinstance(e.what, StateChanged) and e.what.state is state
-    ]
-
-
-def chunk_indices(events: list[Event]) -> list[int]:
-    return [e.what.chunk.index for e in events if isinstance(e.what, ChunkTrained)]
-
-
-def wait_for_chunk(client: TrainerClient, run_id: str) -> None:
-    wait_for(lambda: client.get(run_id).trained_chunks > 0)
-
-
-def kill_child(trainer: TrainerProcess) -> int:
-    (process,) = trainer.run_processes()
-    os.kill(process, signal.SIGKILL)
-    return process
-
-
-def kill_at_start(trainer: TrainerProcess, client: TrainerClient, run_id: str) -> bool:
+def kill_at_start(trainer: ServedTrainer, client: TrainerClient, run_id: str) -> bool:
     """Kill whatever trains, before it comes to a chunk; return whether the run has failed."""
     for process in trainer.run_processes():
         with suppress(ProcessLookupError):
@@ -102,59 +74,14 @@ def test_runs_killed_at_random_end_as_those_left_alone(tmp_path: Path) -> None:
     assert figures["times_gone_on"] > 0
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_through_kills_and_a_stop_to_the_same_weights(
-    trainer: TrainerProcess, client: TrainerClient
-) -> None:
-    """SIGKILL of child and service, SIGTERM of the service: no chunk lost or told twice."""
-    spec = run_spec(Method.D, chunks=SLOW)
-    client.submit("disturbed", spec)
-    client.submit("behind", run_spec(chunks=1))
-    with ThreadPoolExecutor(1) as pool:
-        watching = pool.submit(lambda: list(client.watch("disturbed")))
-        wait_for_chunk(client, "disturbed")
-        killed_child = kill_child(trainer)
-        wait_for(lambda: trainer.run_processes() not in ([], [killed_child]))
-        (child,) = trainer.run_processes()
-        trainer.kill()
-        wait_for(lambda: not is_alive(child))
-        trainer.start()
-        wait_for(lambda: client.get("disturbed").state == pb.RUN_STATE_RUNNING)
-
-        assert trainer.stop() == 0
-        assert not trainer.run_processes()
-        store = RunStore(trainer.store)
-        stopped = store.find("disturbed")
-        store.close()
-        trainer.start()
-        events = watching.result()
-
-    assert stopped is not None
-    assert stopped.state is RunState.QUEUED
-    assert "stopped" in stopped.cause
-    assert [e.index for e in events] == list(range(1, len(events) + 1))
-    assert chunk_indices(events) == list(range(1, SLOW + 1))
-    assert client.get("disturbed").result.weights_digest == undisturbed(spec)
-    first, killed, service_killed, service_stopped = causes(events, RunState.QUEUED)
-    assert first == ""
-    assert "exit code -9" in killed
-    assert "killed" in service_killed
-    assert "stopped" in service_stopped
-    assert causes(list(client.watch("behind")), RunState.SUCCEEDED) == [""]
-    assert not any(trainer.store.with_name("trainer.db.checkpoints").iterdir())
-    board = EventAccumulator(str(trainer.store.parent / "board" / "disturbed"))
-    board.Reload()
-    assert [event.step for event in board.Scalars("loss/train")] == list(range(1, SLOW + 1))
-
-
-def held_actions(trainer: TrainerProcess) -> float:
+def held_actions(trainer: ServedTrainer) -> float:
     with urlopen(trainer.metrics) as page:
         (held,) = re.findall(rb"\ntrainer_agent_held_actions_total (\S+)", page.read())
     return float(held)
 
 
 def test_a_run_waits_in_sight_for_an_agent_that_is_away(
-    agent: AgentProcess, trainer: TrainerProcess, client: TrainerClient
+    agent: AgentProcess, trainer: ServedTrainer, client: TrainerClient
 ) -> None:
     """Its cause says so while it runs, and nothing once the agent is back; cancelled, it ends.
 
@@ -163,7 +90,7 @@ def test_a_run_waits_in_sight_for_an_agent_that_is_away(
     """
     held = held_actions(trainer)
     client.submit("patient", reinforced(ENDLESS))
-    wait_for_chunk(client, "patient")
+    wait_for_chunks(client, ["patient"])
     agent.stop()
     wait_for(lambda: "waits for the agent" in client.get("patient").cause)
     before = client.get("patient")
@@ -175,7 +102,7 @@ def test_a_run_waits_in_sight_for_an_agent_that_is_away(
     queued = client.submit("nobodys", run_spec(Method.RD, controller="nobody")).state
     client.cancel("nobodys")
     client.cancel("patient")
-    events = list(client.watch("patient"))
+    events = followed(client, "patient")
     agent.start()
 
     assert queued == pb.RUN_STATE_QUEUED
@@ -187,7 +114,7 @@ def test_a_run_waits_in_sight_for_an_agent_that_is_away(
 
 
 def test_a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on(
-    trainer: TrainerProcess, client: TrainerClient
+    trainer: ServedTrainer, client: TrainerClient
 ) -> None:
     """The run's cause names it, until there is room again."""
     folder = trainer.store.with_name("trainer.db.checkpoints")
@@ -201,24 +128,24 @@ def test_a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on(
     wait_for(lambda: client.get("no-room").cause == "")
 
     client.cancel("no-room")
-    assert causes(list(client.watch("no-room")), RunState.CANCELLED) == [""]
+    assert causes(followed(client, "no-room"), RunState.CANCELLED) == [""]
 
 
-def test_a_run_that_gets_nowhere_fails_with_its_cause(strict: TrainerProcess) -> None:
+def test_a_run_that_gets_nowhere_fails_with_its_cause(strict: ServedTrainer) -> None:
     """Killed, stuck or without its agent for longer than is allowed; the service goes on."""
     with TrainerClient(strict.address, budget_seconds=60) as client:
         client.submit("lonely", reinforced(1))
-        lonely = list(client.watch("lonely"))
+        lonely = followed(client, "lonely")
         client.submit("stuck", run_spec(chunks=ENDLESS))
-        wait_for_chunk(client, "stuck")
+        wait_for_chunks(client, ["stuck"])
         (process,) = strict.run_processes()
         os.kill(process, signal.SIGSTOP)
         wait_for(lambda: not is_alive(process))
         # It had trained chunks, so it is started again; this time it shall not.
         wait_for(lambda: kill_at_start(strict, client, "stuck"))
-        stuck = list(client.watch("stuck"))
+        stuck = followed(client, "stuck")
         client.submit("after", run_spec(chunks=1))
-        after = list(client.watch("after"))
+        after = followed(client, "after")
 
     (cause,) = causes(lonely, RunState.FAILED)
     assert "no agent service at 127.0.0.1:9" in cause
@@ -230,7 +157,7 @@ def test_a_run_that_gets_nowhere_fails_with_its_cause(strict: TrainerProcess) ->
 
 
 def test_two_services_side_by_side_train_as_one_does(
-    trainer: TrainerProcess, strict: TrainerProcess
+    trainer: ServedTrainer, strict: ServedTrainer
 ) -> None:
     """The same weights and scores from both, at the same time, as from a training by itself."""
     spec = run_spec(Method.D, chunks=10, seed=7)
@@ -242,7 +169,7 @@ def test_two_services_side_by_side_train_as_one_does(
         for client in (one, other):
             client.submit("side-by-side", spec)
         for client in (one, other):
-            list(client.watch("side-by-side"))
+            followed(client, "side-by-side")
             results.append(client.get("side-by-side").result)
 
     for result in results:

@@ -30,13 +30,7 @@ from tests.end_to_end import frames
 from tests.end_to_end.long import measure
 from tests.end_to_end.neighbour import NAME, Neighbour
 from tests.end_to_end.processes import AgentProcess, ServiceProcess, TrainerProcess
-from tests.end_to_end.traffic import (
-    Target,
-    hold_idle,
-    send_frames,
-    send_oversized,
-    write_slowly,
-)
+from tests.end_to_end.traffic import Target, hold_idle, send_frames, send_oversized, write_slowly
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.training.spec import Method

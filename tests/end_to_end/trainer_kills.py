@@ -20,10 +20,19 @@ from typing import Any
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, ControllerSpec, Mode
 from tests.end_to_end.long import measure
-from tests.end_to_end.processes import AgentProcess, TrainerProcess, wait_for
+from tests.end_to_end.processes import AgentProcess, TrainerProcess, is_alive, wait_for
+from tests.end_to_end.runs import causes, chunks_of, followed
+from tests.given import ServedTrainer
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
-from trainer_service.runs.run import ChunkTrained, Finished, RunSpec, RunState, StateChanged
+from trainer_service.runs.run import (
+    ChunkTrained,
+    EventContent,
+    Finished,
+    RunSpec,
+    RunState,
+    StateChanged,
+)
 from trainer_service.training.spec import Method, hyperparameters
 
 METHODS = (Method.RD, Method.RNI, Method.D)
@@ -51,22 +60,20 @@ def study_run(number: int, *, chunks: int) -> tuple[str, RunSpec]:
 
 
 class Services:
-    """An agent with frozen controllers, a trainer that asks it, and clients of both."""
+    """An agent, a trainer that asks it, and clients of both."""
 
-    def __init__(self, folder: Path, *, parallel: int) -> None:
-        folder.mkdir(exist_ok=True)
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
         self.agent = AgentProcess(folder / "agent.db")
-        self._folder, self._parallel = folder, parallel
+        self._folder = folder
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Serve; a frozen controller decides by its first policy, so runs can be compared."""
-        with self.agent, AgentClient(self.agent.address, budget_seconds=PATIENCE) as self.client:
-            for method in (Method.RD, Method.RNI):
-                self.client.create_controller(controller(method), Mode.FROZEN)
-            options = ("--checkpoint-seconds", str(CHECKPOINT_SECONDS), "--restarts", "1000")
+        """Serve until the context ends."""
+        options = ("--checkpoint-seconds", str(CHECKPOINT_SECONDS), "--restarts", "1000")
+        with self.agent, agent_client(self.agent) as self.client:
             self.trainer = TrainerProcess(
-                self._folder, *options, agent=self.agent.address, parallel=self._parallel
+                self._folder, *options, agent=self.agent.address, parallel=PARALLEL
             )
             self.trainer.log = self._folder / "trainer.log"
             with (
@@ -76,13 +83,20 @@ class Services:
                 yield
 
     def kill(self, victim: str, rng: random.Random) -> None:
-        """Kill a service, which is started again, or a child, which the trainer starts again."""
+        """Kill a service, which is started again, or a child, which the trainer starts again.
+
+        No child outlives a trainer.
+        """
         if victim == "child":
             wait_for(lambda: self._kill_child(rng))
-            return
-        service = self.agent if victim == "agent" else self.trainer
-        service.kill()
-        service.start()
+        elif victim == "agent":
+            self.agent.kill()
+            self.agent.start()
+        else:
+            left = self.trainer.run_processes()
+            self.trainer.kill()
+            wait_for(lambda: not any(map(is_alive, left)))
+            self.trainer.start()
 
     def _kill_child(self, rng: random.Random) -> bool:
         """Kill one of the children; return whether there was one."""
@@ -91,6 +105,15 @@ class Services:
             with suppress(ProcessLookupError):
                 os.kill(children[int(rng.random() * len(children))], signal.SIGKILL)
         return bool(children)
+
+
+@contextmanager
+def agent_client(agent: AgentProcess) -> Iterator[AgentClient]:
+    """Give a client, and the agent frozen controllers: by their first policies runs are alike."""
+    with AgentClient(agent.address, budget_seconds=PATIENCE) as client:
+        for method in (Method.RD, Method.RNI):
+            client.create_controller(controller(method), Mode.FROZEN)
+        yield client
 
 
 def controller(method: Method) -> ControllerSpec:
@@ -104,34 +127,26 @@ def controller(method: Method) -> ControllerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What was told of a run: all but times."""
+    """What a client saw of a run, and what the agent's log has of it, without times."""
 
-    chunks: tuple[ChunkTrained, ...]
-    results: tuple[Finished, ...]
+    outcome: list[EventContent]
+    """Its chunks and its results."""
     end: RunState
-    reported: tuple[Any, ...]
-    """What the agent's log has of it."""
-    queued: int
-    """How often it was in the queue: once, and once more for each kill that it met."""
+    reported: list[Any]
+    kills: list[str]
+    """Why it was in the queue again, each time."""
 
 
-def story(services: Services, run_id: str, *, is_reinforced: bool) -> Story:
+def story(agent: AgentClient, trainer: TrainerClient, run_id: str, spec: RunSpec) -> Story:
     """Follow a run to its end, and read what the agent has of it."""
-    happened = [event.what for event in services.runs.watch(run_id)]
+    happened = followed(trainer, run_id)
     states = [what.state for what in happened if isinstance(what, StateChanged)]
-    log = list(services.client.transitions(run_id=run_id)) if is_reinforced else []
+    log = list(agent.transitions(run_id=run_id)) if spec.controller else []
     return Story(
-        chunks=tuple(
-            replace(what, agent_seconds=0.0, chunk=replace(what.chunk, seconds=0.0))
-            for what in happened
-            if isinstance(what, ChunkTrained)
-        ),
-        results=tuple(replace(w, seconds=0.0) for w in happened if isinstance(w, Finished)),
+        outcome=[what for what in happened if isinstance(what, ChunkTrained | Finished)],
         end=states[-1],
-        reported=tuple(
-            (t.chunk_index, tuple(t.next_state), t.reward, dict(t.action.values)) for t in log
-        ),
-        queued=states.count(RunState.QUEUED),
+        reported=[(t.chunk_index, [*t.next_state], t.reward, dict(t.action.values)) for t in log],
+        kills=causes(happened, RunState.QUEUED)[1:],
     )
 
 
@@ -140,7 +155,7 @@ def kill_through_study(
 ) -> dict[str, int]:
     """Kill while a study trains, compare it with one that nobody disturbed; return figures."""
     rng, victims = random.Random(seed), Counter[str]()
-    services = Services(folder / "killed", parallel=PARALLEL)
+    services = Services(folder / "killed")
     runs: list[tuple[str, RunSpec]] = []
     with services.run():
         for number in range(1, kills + 1):
@@ -152,19 +167,15 @@ def kill_through_study(
             services.kill(victim, rng)
             victims[victim] += 1
             progress(f"{number}/{kills} kills, {len(runs)} runs submitted")
-        disturbed = stories(services, runs)
+        disturbed = [story(services.client, services.runs, *run) for run in runs]
     decisions = verify_store(services.agent.url)
     progress(f"the same {len(runs)} runs, undisturbed and one after another")
-    quiet = Services(folder / "quiet", parallel=1)
-    with quiet.run():
-        for run_id, spec in runs:
-            quiet.runs.submit(run_id, spec)
-        check_same(disturbed, stories(quiet, runs), chunks=chunks)
+    check_same(disturbed, undisturbed(folder, runs), chunks=chunks)
     return {
         **{f"{victim}_kills": victims[victim] for victim in ("service", "child", "agent")},
         "runs": len(runs),
-        "chunks": sum(len(s.chunks) for s in disturbed),
-        "times_gone_on": sum(s.queued - 1 for s in disturbed),
+        "chunks": sum(len(chunks_of(s.outcome)) for s in disturbed),
+        "times_gone_on": sum(len(s.kills) for s in disturbed),
         "decisions_verified": decisions,
     }
 
@@ -177,18 +188,27 @@ def keep_busy(services: Services, runs: list[tuple[str, RunSpec]], *, chunks: in
         services.runs.submit(*runs[-1])
 
 
-def stories(services: Services, runs: Sequence[tuple[str, RunSpec]]) -> list[Story]:
-    return [story(services, run_id, is_reinforced=bool(spec.controller)) for run_id, spec in runs]
+def undisturbed(folder: Path, runs: Sequence[tuple[str, RunSpec]]) -> list[Story]:
+    with (
+        AgentProcess(folder / "agent.db") as agent,
+        agent_client(agent) as client,
+        ServedTrainer(folder, agent=agent.address) as trainer,
+        TrainerClient(trainer.address, budget_seconds=PATIENCE) as served,
+    ):
+        for run in runs:
+            served.submit(*run)
+        return [story(client, served, *run) for run in runs]
 
 
 def check_same(disturbed: Sequence[Story], quiet: Sequence[Story], *, chunks: int) -> None:
     """Check that each run ended as the undisturbed one, and told all chunks once, in order."""
     for one, other in zip(disturbed, quiet, strict=True):
         assert one.end is RunState.SUCCEEDED
-        assert [trained.chunk.index for trained in one.chunks] == list(range(1, chunks + 1))
-        assert len(one.results) == 1
-        assert one.results[0].weights_digest
-        assert replace(one, queued=1) == other
+        assert [c.index for c in chunks_of(one.outcome)] == list(range(1, chunks + 1))
+        (result,) = (what for what in one.outcome if isinstance(what, Finished))
+        assert result.weights_digest
+        assert all("was killed" in cause or "exit code -9" in cause for cause in one.kills)
+        assert replace(one, kills=[]) == other
 
 
 def main(kills: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_IMPORTED = ["pytest", "torch.distributed.fsdp", "agent_service.client.model"]
+IMPORTED = ["pytest", "torch.distributed.fsdp", "agent_service.client.model"]
 """Torch takes seconds."""
 
 
@@ -17,7 +17,7 @@ class Rank:
 
     def __init__(self, script: str, rank: int, arguments: tuple[str, ...], output: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*_IMPORTED, __name__])
+        context.set_forkserver_preload([*IMPORTED, __name__])
         self._output = output
         self._process = context.Process(
             target=_run, args=(script, [str(rank), *arguments], str(output)), daemon=True
