@@ -66,7 +66,8 @@ class PPOSettings(Settings):
     a state under a high rate looks like an earlier one with more return ahead of it.
 
     What is observed, and what the output means, likewise with 8 seeds, in one process where no
-    decision lags behind an update (`python -m tests.benchmarks.bench_learning 8`):
+    decision lags behind an update (`python -m tests.benchmarks.bench_learning 8` measures it
+    through the service):
 
         after                            1,000    3,000   10,000
         these defaults: losses alone   80 [70]  94 [88]  97 [94]

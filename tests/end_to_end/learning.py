@@ -19,7 +19,7 @@ from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
-from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.specs import ControllerSpec, Settings
 from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, wait_for
 from trainer_service.simulation.child import HIGHEST_RATE, SimulatedChild
@@ -45,9 +45,13 @@ def serving(folder: Path) -> Iterator[AgentClient]:
 class Training:
     """One simulated child that trains under a controller."""
 
-    def __init__(self, client: AgentClient, controller: str, seed: int) -> None:
+    def __init__(
+        self, client: AgentClient, controller: str, seed: int, mode: Mode | None = None
+    ) -> None:
         self.child = SimulatedChild(seed=seed)
-        self.run = client.run(controller, run_id=f"{controller}-{seed}")
+        # What a run that learns draws follows from its name.
+        name = None if mode is Mode.FROZEN else f"{controller}-{seed}"
+        self.run = client.run(controller, run_id=name, mode=mode)
         self.validation_scores: list[float] = []
 
     def next_chunk(self) -> FleetReport:
@@ -94,9 +98,11 @@ def wait_for_learning(client: AgentClient, controller: str) -> int:
     return client.get_controller(controller).ready_transitions
 
 
-def mean_return(client: AgentClient, controller: str, seeds: Iterable[int]) -> float:
+def mean_return(
+    client: AgentClient, controller: str, seeds: Iterable[int], mode: Mode | None = None
+) -> float:
     """Train a child of each seed to its end; return the mean sum of their validation scores."""
-    trainings = [Training(client, controller, seed) for seed in seeds]
+    trainings = [Training(client, controller, seed, mode) for seed in seeds]
     with client.report_stream() as stream:
         while not trainings[0].child.finished:
             advance(stream, trainings)
@@ -107,14 +113,25 @@ def mean_return(client: AgentClient, controller: str, seeds: Iterable[int]) -> f
 
 def way_learned(folder: Path, *, seed: int, transitions: int) -> float:
     """Let runs share a controller; return how far it goes, frozen, from random to optimal rates."""
-    spec = ControllerSpec(
-        name="ppo", hyperparameters=(DROPOUT,), reward=Reward.VALIDATION, seed=seed
-    )
     with serving(folder) as client:
-        client.create_controller(spec)
+        client.create_controller(spec("ppo", PPOSettings(), seed))
         learn(client, "ppo", itertools.count(1000 * seed), transitions=transitions)
-        client.set_mode("ppo", Mode.FROZEN)
-        learned = mean_return(client, "ppo", range(900_000, 900_010))
+        return way_of_the_frozen(client, "ppo")
+
+
+def spec(name: str, settings: Settings, seed: int = 0) -> ControllerSpec:
+    return ControllerSpec(
+        name=name,
+        hyperparameters=(DROPOUT,),
+        reward=Reward.VALIDATION,
+        seed=seed,
+        algorithm=settings,
+    )
+
+
+def way_of_the_frozen(client: AgentClient, controller: str) -> float:
+    """Return how far a controller's newest policy goes, from random to optimal rates."""
+    learned = mean_return(client, controller, range(900_000, 900_010), Mode.FROZEN)
     return SimulatedChild().way_to_optimum(learned)
 
 

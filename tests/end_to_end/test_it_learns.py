@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent_service.controllers.random import RandomSettings
-from agent_service.domain.rewards import Reward
-from agent_service.domain.specs import ControllerSpec
-from tests.end_to_end.learning import DROPOUT, LEAST, mean_return, serving, way_learned
+from tests.end_to_end.learning import LEAST, mean_return, serving, spec, way_learned
 from trainer_service.simulation.child import SimulatedChild
 
 
@@ -23,14 +21,8 @@ def test_a_shared_controller_learns_to_adapt(tmp_path: Path) -> None:
 
 def test_the_random_controller_is_the_floor(tmp_path: Path) -> None:
     """Its mean return is the closed form's, so `way_to_optimum` starts where it should."""
-    spec = ControllerSpec(
-        name="random",
-        hyperparameters=(DROPOUT,),
-        reward=Reward.VALIDATION,
-        algorithm=RandomSettings(),
-    )
     with serving(tmp_path) as client:
-        client.create_controller(spec)
+        client.create_controller(spec("random", RandomSettings()))
         drawn = mean_return(client, "random", range(40))
 
     assert SimulatedChild().way_to_optimum(drawn) == pytest.approx(0, abs=0.1)
