@@ -17,7 +17,6 @@ from agent_service.domain.checks import quoted
 from agent_service.domain.errors import NotFound, invalid
 from agent_service.domain.runs import RunState
 from agent_service.domain.store import Durability
-from agent_service.rules.capacity import Capacity
 from agent_service.serving.access import FILE, Target, agent_option, connect
 from agent_service.serving.command import (
     LONGEST_SECONDS,
@@ -26,6 +25,7 @@ from agent_service.serving.command import (
     Count,
     NewFile,
     echo,
+    field_options,
     headed,
     run_command,
 )
@@ -49,32 +49,24 @@ def cli(debug: bool) -> None:
     """Host controllers that set regularization hyperparameters of running trainings."""
 
 
-def _capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of `Capacity`, passed to the command as `capacity`."""
-
-    @functools.wraps(command)
-    def run(**options: Any) -> Any:
-        limits = {name: options.pop(f"max_{name}") for name in _CAPACITY}
-        return command(capacity=Capacity(**limits), **options)
-
-    wrapped: Callable[..., Any] = run
-    for name, text in reversed(_CAPACITY.items()):
-        option = click.option(
-            f"--max-{name.replace('_', '-')}",
-            type=Count(min=1),
-            default=getattr(_DEFAULTS.capacity, name),
-            help=text,
-        )
-        wrapped = option(wrapped)
-    return wrapped
-
-
-_CAPACITY = {
-    "controllers": "Maximum number of controllers that are not deleted.",
-    "runs": "Maximum number of active runs.",
-    "hyperparameters": "Maximum number of hyperparameters of a controller.",
-    "chunk_size": "Maximum number of losses in a chunk.",
-}
+_LIMIT = Count(min=1)
+_capacity_options = field_options(
+    _DEFAULTS.capacity,
+    "capacity",
+    {
+        "controllers": {
+            "type": _LIMIT,
+            "help": "Maximum number of controllers that are not deleted.",
+        },
+        "runs": {"type": _LIMIT, "help": "Maximum number of active runs."},
+        "hyperparameters": {
+            "type": _LIMIT,
+            "help": "Maximum number of hyperparameters of a controller.",
+        },
+        "chunk_size": {"type": _LIMIT, "help": "Maximum number of losses in a chunk."},
+    },
+    prefix="max_",
+)
 
 
 def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:

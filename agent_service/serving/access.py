@@ -12,6 +12,7 @@ import click
 
 from agent_service.config import AgentConfig
 from agent_service.domain.errors import InvalidArgument, invalid
+from agent_service.serving.command import field_options
 from agent_service.wire.addresses import AGENT_PORT, address_to_call
 
 if TYPE_CHECKING:
@@ -73,27 +74,16 @@ _ACCESS = {
 
 
 def access_options(prefix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the options of `Access`, passed to the command as `access`.
+    """Return a decorator that adds the options of `Access`, passed to the command as `access`.
 
     Like all options, each can be set by <PREFIX>_<COMMAND>_<OPTION>; <PREFIX>_<OPTION> sets it for
     all commands.
     """
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def run(*, ca: Path, certificate: Path, key: Path, token: Path, **options: Any) -> Any:
-            access = Access(ca=ca, certificate=certificate, key=key, token=token)
-            return command(access=access, **options)
-
-        wrapped: Callable[..., Any] = run
-        for name, text in reversed(_ACCESS.items()):
-            option = click.option(
-                f"--{name}", type=FILE, envvar=f"{prefix}_{name.upper()}", help=text
-            )
-            wrapped = option(wrapped)
-        return wrapped
-
-    return add
+    options = {
+        name: {"type": FILE, "envvar": f"{prefix}_{name.upper()}", "help": text}
+        for name, text in _ACCESS.items()
+    }
+    return field_options(Access(), "access", options)
 
 
 def agent_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -90,6 +91,33 @@ def _parameter(command: click.Command, field: str) -> click.Parameter | None:
     names = re.sub(r"\[.*?\]", "", field).split(".")
     by_name = {parameter.name: parameter for parameter in command.params}
     return next((by_name[name] for name in reversed(names) if name in by_name), None)
+
+
+def field_options(
+    defaults: Any, name: str, options: dict[str, dict[str, Any]], *, prefix: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds options for the fields of a dataclass to a command.
+
+    Args:
+        defaults: an instance of the dataclass, with the options' defaults.
+        name: the command's parameter for the dataclass that is made of the options.
+        options: attributes of `click.option` by field.
+        prefix: what the options' names have before the field's.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            values = {field: given.pop(prefix + field) for field in options}
+            return command(**{name: type(defaults)(**values)}, **given)
+
+        wrapped: Callable[..., Any] = run
+        for field, attributes in reversed(options.items()):
+            option = f"--{prefix}{field}".replace("_", "-")
+            wrapped = click.option(option, default=getattr(defaults, field), **attributes)(wrapped)
+        return wrapped
+
+    return add
 
 
 def run_command(cli: click.Group) -> None:

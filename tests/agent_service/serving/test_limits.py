@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import grpc
@@ -17,10 +17,13 @@ from agent_service.rules.capacity import Capacity
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
+from tests.agent_service.calls import report
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.end_to_end.processes import wait_for
 from tests.given import ServedAgent
 
+LIMITS = ("calls", "streams", "message_bytes", "header_bytes")
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 CONFIG = ServingConfig(max_message_bytes=2000, max_header_bytes=2000, max_calls=1, max_streams=1)
 CAPACITY = Capacity(controllers=2, runs=2, hyperparameters=1, chunk_size=4)
@@ -67,13 +70,13 @@ def test_active_runs_are_limited(served: ServedAgent, client: AgentClient) -> No
         client.run("c", run_id="three")
     assert refusals(served, "runs") == 1
     assert client.run("c", run_id="one").action == one.action
-    two.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+    report(two)
     one.finish(Outcome.CANCELLED)
     client.run("c", run_id="three")
     assert {run.run_id for run in client.list_runs()} == {"one", "two", "three"}
 
 
-def test_messages_and_metadata_are_limited(served: ServedAgent, client: AgentClient) -> None:
+def test_messages_and_metadata_are_limited(stub: AgentServiceStub) -> None:
     """The core of gRPC refuses them before they are whole."""
     huge = pb.GetRunRequest(run_id="r" * 3000)
     for request, metadata, words in (
@@ -81,19 +84,19 @@ def test_messages_and_metadata_are_limited(served: ServedAgent, client: AgentCli
         (pb.GetRunRequest(), (("a", "b" * 3000),), "metadata size exceeds"),
     ):
         with pytest.raises(grpc.RpcError) as raised:
-            client._stub.GetRun(request, metadata=metadata, timeout=20)
+            stub.GetRun(request, metadata=metadata, timeout=20)
         assert raised.value.code() is EXHAUSTED
         assert words in (raised.value.details() or "")
 
 
 def test_calls_in_work_are_limited(
-    served: ServedAgent, client: AgentClient, tmp_path: Path
+    served: ServedAgent, client: AgentClient, stub: AgentServiceStub, tmp_path: Path
 ) -> None:
     """One more is told to come again, and the client does; health is answered all the while."""
     client.create_controller(spec())
     with closing(sqlite3.connect(tmp_path / "agent.db", check_same_thread=False)) as writer:
         writer.execute("BEGIN IMMEDIATE")  # so that a start of a run waits
-        first = client._stub.StartRun.future(pb.StartRunRequest(controller="c", run_id="r"))
+        first = stub.StartRun.future(pb.StartRunRequest(controller="c", run_id="r"))
         wait_for(lambda: is_in_work(served, "StartRun"))
         with (
             AgentClient(served.address, budget_seconds=0) as hasty,
@@ -117,12 +120,13 @@ def is_in_work(served: ServedAgent, method: str) -> bool:
     return served.registry.get_sample_value("grpc_server_started_total", labels) == 1
 
 
-def test_open_streams_are_limited(served: ServedAgent, client: AgentClient) -> None:
+def test_open_streams_are_limited(
+    served: ServedAgent, client: AgentClient, stub: AgentServiceStub
+) -> None:
     """A second follower of the log is refused until the first is gone."""
     client.create_controller(spec())
-    client.run("c", run_id="r").report_chunk([1.0] * 4, training_score=0, validation_score=0)
-    request = pb.StreamTransitionsRequest(follow=True)
-    first = client._stub.StreamTransitions(request)
+    report(client.run("c", run_id="r"))
+    first = stub.StreamTransitions(pb.StreamTransitionsRequest(follow=True))
     next(first)
     with pytest.raises(Busy, match=r"limit is 1 concurrent streams \(--max-streams\)"):
         list(client.transitions())
@@ -140,17 +144,8 @@ def is_let_in(client: AgentClient) -> bool:
 
 def test_each_limit_has_its_metrics(served: ServedAgent) -> None:
     """The page shows each as it is set, and a count from the first scrape on."""
-    limits = {
-        "calls": CONFIG.max_calls,
-        "streams": CONFIG.max_streams,
-        "message_bytes": CONFIG.max_message_bytes,
-        "header_bytes": CONFIG.max_header_bytes,
-        "controllers": CAPACITY.controllers,
-        "runs": CAPACITY.runs,
-        "hyperparameters": CAPACITY.hyperparameters,
-        "chunk_size": CAPACITY.chunk_size,
-    }
-    for limit, size in limits.items():
+    ours = {name: getattr(CONFIG, f"max_{name}") for name in LIMITS}
+    for limit, size in (ours | asdict(CAPACITY)).items():
         assert served.registry.get_sample_value("service_limit", {"limit": limit}) == size
         assert refusals(served, limit) == 0
 

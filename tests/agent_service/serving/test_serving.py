@@ -22,6 +22,8 @@ from agent_service.client import AgentClient, Run
 from agent_service.domain.errors import Unavailable
 from agent_service.serving.health import check_health
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
+from tests.agent_service.calls import raw_stub, report_of
 from tests.agent_service.specs import spec
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import AgentProcess, start_in_terminal, wait_for
@@ -58,43 +60,52 @@ def test_reflection_shows_the_contract(served: ServedAgent) -> None:
     assert set(shown) == {m.name for m in pb.DESCRIPTOR.services_by_name["AgentService"].methods}
 
 
-def test_every_call_of_the_contract_is_served(client: AgentClient) -> None:
-    """An empty request is answered, or refused as the caller's error: no RPC is a stub."""
-    codes = codes_of_empty_calls(pb.DESCRIPTOR.services_by_name["AgentService"], client._stub)
+def test_every_call_of_the_contract_is_served(stub: AgentServiceStub) -> None:
+    """An empty request is answered, or refused as the caller's error."""
+    codes = codes_of_empty_calls(pb.DESCRIPTOR.services_by_name["AgentService"], stub)
 
     assert len(codes) == 15
     assert set(codes.values()) <= CLIENT_ERRORS, codes
 
 
-def test_a_drained_server_serves_no_more(served: ServedAgent, client: AgentClient) -> None:
-    """A stream that follows the log is ended, not waited for."""
+def test_a_drained_server_ends_its_streams(
+    served: ServedAgent, client: AgentClient, stub: AgentServiceStub
+) -> None:
+    """Reports that were sent are answered; then streams are told to go elsewhere, not cut."""
     client.create_controller(spec())
-    run = client.run("c", run_id="r")
-    run.report_chunk([1.0] * 4, training_score=0, validation_score=0)
-    stream = client._stub.StreamTransitions(
-        pb.StreamTransitionsRequest(run_id="r", follow=True), timeout=60
-    )
-    next(stream)
+    client.run("c", run_id="r")
+    silence = threading.Event()
+
+    def reports() -> Iterator[pb.StreamReportsRequest]:
+        yield pb.StreamReportsRequest(report=report_of("r"))
+        silence.wait(60)
+
+    reporting = stub.StreamReports(reports())
+    assert next(reporting).code == 0
+    following = stub.StreamTransitions(pb.StreamTransitionsRequest(follow=True), timeout=60)
+    next(following)
     served.drain()
 
-    with pytest.raises(grpc.RpcError) as raised:
-        next(stream)
-    assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
+    for stream in (reporting, following):
+        with pytest.raises(grpc.RpcError) as raised:
+            next(stream)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
+    silence.set()
     with pytest.raises(Unavailable, match="no agent service"):
         check_health(served.address, "agent service")
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """A call that hangs holds up the drain; who asks again does not wait for it."""
-    with AgentProcess(tmp_path / "agent.db") as agent, AgentClient(agent.address) as client:
-        client.create_controller(spec())
+    with AgentProcess(tmp_path / "agent.db") as agent, raw_stub(agent.address) as stub:
         silence = threading.Event()
 
         def pieces() -> Iterator[pb.ImportPolicyRequest]:
             silence.wait(60)
             yield from ()
 
-        call = client._stub.ImportPolicy.future(pieces())
+        call = stub.ImportPolicy.future(pieces())
         wait_for(lambda: is_begun(agent, "ImportPolicy"))
         agent.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not serves(agent.address))
@@ -102,30 +113,6 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert agent.stop() == 128 + signal.SIGTERM
         silence.set()
         call.cancel()
-
-
-def test_a_draining_server_ends_streams_of_reports(
-    served: ServedAgent, client: AgentClient
-) -> None:
-    """What was sent is answered; then the stream is told to go elsewhere, and holds up nothing."""
-    client.create_controller(spec())
-    client.run("c", run_id="r")
-    silence = threading.Event()
-
-    def reports() -> Iterator[pb.StreamReportsRequest]:
-        scores = pb.Scores(training=0.5, validation=0.5)
-        report = pb.ReportChunkRequest(run_id="r", chunk_index=1, losses=[1.0] * 4, scores=scores)
-        yield pb.StreamReportsRequest(report=report)
-        silence.wait(60)
-
-    stream = client._stub.StreamReports(reports())
-    assert next(stream).code == 0
-    served.drain()
-    with pytest.raises(grpc.RpcError) as raised:
-        next(stream)
-    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "is draining" in (raised.value.details() or ""), "it was cut, after a wait"
-    silence.set()
 
 
 def is_begun(agent: AgentProcess, method: str) -> bool:
@@ -148,7 +135,10 @@ def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
     agent = AgentProcess(tmp_path / "agent.db")
     agent.log = tmp_path / "log"
     with agent:
-        with AgentClient(agent.address, budget_seconds=0) as client:
+        with (
+            AgentClient(agent.address, budget_seconds=0) as client,
+            raw_stub(agent.address) as stub,
+        ):
             client.create_controller(spec())
             silence = threading.Event()
 
@@ -160,10 +150,10 @@ def test_a_drain_ends_within_seconds_whatever_goes_on(tmp_path: Path) -> None:
                 yield pb.ImportPolicyRequest(controller="c", data=b"half")
                 silence.wait(60)
 
-            idle: list[Any] = [client._stub.StreamReports(no_reports()) for _ in range(3)]
-            idle += [client._stub.ImportPolicy.future(half_a_policy()) for _ in range(3)]
+            idle: list[Any] = [stub.StreamReports(no_reports()) for _ in range(3)]
+            idle += [stub.ImportPolicy.future(half_a_policy()) for _ in range(3)]
             follow = pb.StreamTransitionsRequest(follow=True)
-            following = [client._stub.StreamTransitions(follow, timeout=60) for _ in range(3)]
+            following = [stub.StreamTransitions(follow, timeout=60) for _ in range(3)]
             runs = [client.run("c", run_id=f"r{number}", when_away=None) for number in range(4)]
             with ThreadPoolExecutor(4) as pool:
                 answered = [pool.submit(report_until_away, run) for run in runs]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
@@ -16,7 +15,7 @@ from agent_service.client import AgentClient, Tls
 from agent_service.domain.errors import InvalidArgument, Unavailable
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.health import check_health
-from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.calls import report, train
 from tests.agent_service.specs import spec
 from tests.certificates import Authority
 from tests.end_to_end.processes import AgentProcess, wait_for
@@ -47,8 +46,7 @@ def test_calls_go_over_tls(tmp_path: Path, authority: Authority) -> None:
         with connected(agent, tls) as client:
             client.wait_ready(10)
             client.create_controller(spec())
-            with client.run("c", run_id="r") as run:
-                run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+            train(client)
             assert len(list(client.transitions())) == 1
         check_health(agent.address, "agent service", tls=tls)
 
@@ -126,13 +124,12 @@ def test_a_renewed_server_certificate_holds_from_then_on(
     pair = authority.issue("agent")
     other = Authority(tmp_path / "other")
     renewed = other.issue("agent")
-    told: SimpleQueue[int | None] = SimpleQueue()
     with served(tmp_path, pair) as agent, connected(agent, Tls(ca=authority.ca)) as old:
         old.create_controller(spec())
-        old.run("c", run_id="r")
-        stream = old._stub.StreamReports(map(report_of, iter(told.get, None)))
-        told.put(1)
-        assert next(stream).code == 0
+        run = old.run("c", run_id="r")
+        report(run)
+        stream = old.follow_transitions()
+        assert next(stream).chunk_index == 1
         shutil.copy(renewed[0], pair[0])
         with connected(agent, Tls(ca=authority.ca)) as client:
             assert answers(client)
@@ -140,9 +137,9 @@ def test_a_renewed_server_certificate_holds_from_then_on(
         with connected(agent, Tls(ca=other.ca)) as client:
             wait_for(lambda: answers(client))
         wait_for(lambda: not is_trusted(agent, authority))
-        told.put(2)
-        assert next(stream).code == 0
-        told.put(None)
+        with connected(agent, Tls(ca=other.ca)) as client:
+            report(client.run("c", run_id="r"))
+        assert next(stream).chunk_index == 2
 
 
 def test_renewals_under_connecting_clients_do_not_end_the_server(
@@ -178,12 +175,6 @@ def test_renewals_under_connecting_clients_do_not_end_the_server(
         ends.set()
         assert agent.process.poll() is None, "a renewal ended it"
         assert all(count.result() > 10 for count in counts)
-
-
-def report_of(chunk: int) -> pb.StreamReportsRequest:
-    scores = pb.Scores(training=0.5, validation=0.5)
-    report = pb.ReportChunkRequest(run_id="r", chunk_index=chunk, losses=[1.0] * 4, scores=scores)
-    return pb.StreamReportsRequest(report=report)
 
 
 def is_trusted(agent: ServedAgent, authority: Authority) -> bool:
