@@ -133,15 +133,6 @@ def test_a_damaged_row_is_not_archived(tmp_path: Path) -> None:
         assert trainings.report("sound", 3).chunk == 4
 
 
-@pytest.mark.parametrize("age", ["30", "d", "-1d", "1y"])
-def test_an_age_has_a_unit(tmp_path: Path, age: str) -> None:
-    """Exit code 2, with an example."""
-    result = command("prune", "--older-than", age, "--archive", str(tmp_path))
-
-    assert result.exit_code == 2
-    assert "30d" in result.stderr
-
-
 def test_a_store_that_is_none_is_not_made(tmp_path: Path) -> None:
     """One line, and nothing is there afterwards."""
     url = f"sqlite:///{tmp_path}/mistyped.db"

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
@@ -77,19 +76,6 @@ def test_csv_has_the_log_of_all_to_the_bit(served: ServedAgent) -> None:
         assert read == {n: "" if v is None else str(v) for n, v in transition.items()}
     assert {row["state.3"] for row in rows if row["controller"] == "two"} == {""}
     assert {row["value.noise"] for row in rows if row["controller"] == "one"} == {""}
-
-
-def test_parquet_has_the_log_of_all_to_the_bit(served: ServedAgent, tmp_path: Path) -> None:
-    """Lists as lists; what a controller lacks is null."""
-    path = tmp_path / "log.parquet"
-    result = write(served, "--format", "parquet", "--output", str(path))
-
-    assert (result.exit_code, result.output) == (0, "")
-    rows = pyarrow.parquet.read_table(path).to_pylist()
-    for row, transition in zip(rows, expected(served), strict=True):
-        for name in ("state", "next_state", "sample"):
-            row |= {f"{name}.{place}": number for place, number in enumerate(row.pop(name))}
-        assert {name: row[name] for name in transition} == transition
 
 
 def test_json_has_one_object_for_each_transition(served: ServedAgent) -> None:
