@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from os import PathLike
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agent_service.client.connection.calls import Calls
 from agent_service.client.connection.tls import Tls
-from agent_service.client.delivery import Availability, Hold
+from agent_service.client.delivery import AgentDelivery, Availability, Hold
 from agent_service.client.limits import Limits
 from agent_service.client.report_stream import ReportStream
 from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Drives, Site
-from agent_service.client.starting import RunOptions, RunStarter
+from agent_service.client.starting import RunOptions, start
 from agent_service.domain.checks import by_name, member
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
@@ -107,12 +106,7 @@ class AgentClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         try:
             self.close()
         except BaseException:
@@ -138,12 +132,8 @@ class AgentClient:
     def list_controllers(self) -> Iterator[pb.Controller]:
         """Yield all controllers by name, read page by page."""
         request = pb.ListControllersRequest()
-        while True:
-            page = self._calls.call(self._stub.ListControllers, request)
+        for page in self._pages(self._stub.ListControllers, request):
             yield from page.controllers
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def set_mode(self, name: str, mode: Mode) -> pb.Controller:
         """Set a controller's mode: learning or frozen."""
@@ -230,7 +220,8 @@ class AgentClient:
             limits=limits,
             is_repeated=is_repeated,
         )
-        return RunStarter(self._calls, self._stub, self._availability).begin(options)
+        own = AgentDelivery(self._calls, self._stub, when_away, self._availability)
+        return start(options, own)
 
     def schedule(self, run_id: str) -> Schedule:
         """Return the values that a run's chunks actually ran under, to replay without an agent.
@@ -274,12 +265,8 @@ class AgentClient:
         request = pb.ListRunsRequest(
             controller=controller, state=convert.state_to_message(state), labels=labels
         )
-        while True:
-            page = self._calls.call(self._stub.ListRuns, request)
+        for page in self._pages(self._stub.ListRuns, request):
             yield from page.runs
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def transitions(
         self, *, controller: str = "", run_id: str = "", after: int = 0
@@ -314,9 +301,13 @@ class AgentClient:
     def list_policy_versions(self, controller: str) -> Iterator[pb.PolicyVersion]:
         """Yield a controller's policy versions, newest first, read page by page."""
         request = pb.ListPolicyVersionsRequest(controller=controller)
-        while True:
-            page = self._calls.call(self._stub.ListPolicyVersions, request)
+        for page in self._pages(self._stub.ListPolicyVersions, request):
             yield from page.policy_versions
+
+    def _pages(self, method: Any, request: Any) -> Iterator[Any]:
+        while True:
+            page = self._calls.call(method, request)
+            yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

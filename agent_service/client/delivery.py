@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from google.protobuf.message import Message
+
 from agent_service.client.connection.calls import LEAST_SECONDS, Calls
 from agent_service.domain.checks import check_number, fields_by_name
 from agent_service.domain.errors import (
@@ -89,16 +91,6 @@ def _lost(reports: int) -> str:
         return "its end was not delivered"
     which = "report was" if reports == 1 else f"{reports} reports were"
     return f"its last {which} not delivered"
-
-
-Request = (
-    pb.GetControllerRequest
-    | pb.GetRunRequest
-    | pb.CreateControllerRequest
-    | pb.StartRunRequest
-    | pb.ReportChunkRequest
-    | pb.FinishRunRequest
-)
 
 
 _WITH_ACTION = (pb.StartRunRequest, pb.GetRunRequest, pb.ReportChunkRequest)
@@ -244,25 +236,18 @@ class AgentDelivery:
     ) -> None:
         """Call through `calls`; with `hold` None each call returns an answer or raises."""
         self._calls = calls
-        self._methods = {
-            pb.GetControllerRequest: stub.GetController,
-            pb.GetRunRequest: stub.GetRun,
-            pb.CreateControllerRequest: stub.CreateController,
-            pb.StartRunRequest: stub.StartRun,
-            pb.ReportChunkRequest: stub.ReportChunk,
-            pb.FinishRunRequest: stub.FinishRun,
-        }
+        self._stub = stub
         self.run_id = ""
         """The run's id, for the log."""
         self.names: frozenset[str] = frozenset()
         """The hyperparameters that each action must have; empty if unknown."""
         self._hold = hold
-        self._availability = availability
+        self.availability = availability
         self._gives_up = math.inf
         """When the calls of a start time out: they share the timeout of one."""
         self._began, self._spent = math.inf, 0.0
         """Time of the first call, and total seconds spent waiting for answers."""
-        self._waiting: deque[tuple[type[Request], bytes]] = deque()
+        self._waiting: deque[tuple[type[Message], bytes]] = deque()
         """Queued calls, serialized: a message object takes six times as much memory."""
 
     def joined(self, numbers: Sequence[float]) -> Sequence[float]:
@@ -271,25 +256,25 @@ class AgentDelivery:
 
     def begin_start(self) -> None:
         """Let all calls until the first report share the timeout of one call."""
-        self._gives_up = time.monotonic() + self._availability.patience()
+        self._gives_up = time.monotonic() + self.availability.patience()
 
-    def ask(self, request: Request) -> Any:
+    def ask(self, request: Message) -> Any:
         """Return the answer to a call that is never queued; raises AgentError."""
         if self._hold is None:
             return self._call(request)
         try:
             left = max(self._gives_up - time.monotonic(), LEAST_SECONDS)
-            answer = self._call(request, within=min(self._availability.patience(), left))
+            answer = self._call(request, within=min(self.availability.patience(), left))
         except (InvalidArgument, *_REFUSED):
-            self._availability.answered()
+            self.availability.answered()
             raise
         except AgentError as error:
-            self._availability.failed(error)
+            self.availability.failed(error)
             raise
-        self._availability.answered()
+        self.availability.answered()
         return answer
 
-    def send(self, request: Request) -> Any:
+    def send(self, request: Message) -> Any:
         """Send a call after all queued ones; return its answer, or None if it is queued.
 
         Raises:
@@ -324,9 +309,9 @@ class AgentDelivery:
 
     def _catch_up(self) -> bool:
         """Deliver some queued calls; return whether none is left and a call may be tried."""
-        if not self._availability.may_try():
+        if not self.availability.may_try():
             return False
-        gives_up = time.monotonic() + self._availability.share()
+        gives_up = time.monotonic() + self.availability.share()
         delivered = 0
         while self._waiting:
             # At least two per new call, so that the queue shrinks.
@@ -334,7 +319,7 @@ class AgentDelivery:
                 return False
             self._deliver_first()
             delivered += 1
-        self._availability.release(self, is_delivered=True)
+        self.availability.release(self, is_delivered=True)
         return True
 
     def _deliver_first(self) -> None:
@@ -342,7 +327,7 @@ class AgentDelivery:
         self.ask(kind.FromString(data))
         self._waiting.popleft()
 
-    def _keep(self, request: Request) -> RunLost | None:
+    def _keep(self, request: Message) -> RunLost | None:
         assert self._hold is not None
         if len(self._waiting) >= self._hold.limit:
             end = pb.FinishRunRequest(run_id=self.run_id, outcome=pb.OUTCOME_TRUNCATED)
@@ -355,12 +340,12 @@ class AgentDelivery:
             )
             return RunLost()
         self._waiting.append((type(request), request.SerializeToString()))
-        self._availability.hold(self)
+        self.availability.hold(self)
         return None
 
     def _lose(self, error: AgentError | str) -> RunLost:
         self._waiting.clear()
-        self._availability.release(self, is_delivered=False)
+        self.availability.release(self, is_delivered=False)
         log.warning(
             "%s ends: %s; the training continues without the agent", named(self.run_id), error
         )
@@ -382,7 +367,7 @@ class AgentDelivery:
 
     def flush(self) -> None:
         """Deliver queued calls; log what could not be delivered, and drop it."""
-        gives_up = time.monotonic() + self._availability.end_seconds
+        gives_up = time.monotonic() + self.availability.end_seconds
         why: object = "there are too many"
         while self._waiting:
             kind, data = self._waiting[0]
@@ -391,13 +376,13 @@ class AgentDelivery:
             except AgentError as error:
                 why = error
                 break
-            self._availability.answered()
+            self.availability.answered()
             self._waiting.popleft()
             if time.monotonic() > gives_up:
                 break
         undelivered = len(self._waiting)
         if undelivered:
-            self._availability.end_seconds = max(gives_up - time.monotonic(), 0.0)
+            self.availability.end_seconds = max(gives_up - time.monotonic(), 0.0)
             lost = _lost(sum(kind is pb.ReportChunkRequest for kind, _ in self._waiting))
             self._waiting.clear()
             log.warning(
@@ -407,10 +392,10 @@ class AgentDelivery:
                 lost,
                 why,
             )
-        self._availability.release(self, is_delivered=not undelivered)
+        self.availability.release(self, is_delivered=not undelivered)
 
-    def _call(self, request: Request, *, within: float | None = None) -> Any:
-        method: Any = self._methods[type(request)]
+    def _call(self, request: Message, *, within: float | None = None) -> Any:
+        method = getattr(self._stub, type(request).__name__.removesuffix("Request"))
         began = time.monotonic()
         answer = self._calls.call(method, request, within=within)
         self._took(began)
@@ -423,10 +408,10 @@ class AgentDelivery:
         self._spent += now - began
         total = now - self._began
         if self._spent >= max(SLOW_SECONDS, SLOW_SHARE * total):
-            self._availability.slow(self._spent, total)
+            self.availability.slow(self._spent, total)
 
 
-def check_action(request: Request, answer: Any, names: Set[str]) -> None:
+def check_action(request: Message, answer: Any, names: Set[str]) -> None:
     """Check that an answer's action fits the run.
 
     Raises:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agent_service.client.connection.calls import Calls
 from agent_service.client.deferred import DeferredRun
 from agent_service.client.delivery import (
     AgentDelivery,
-    Availability,
     Delivery,
     Hold,
     RankMissing,
@@ -37,7 +35,6 @@ from agent_service.domain.hyperparameters import Hyperparameter, check_values
 from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
 from agent_service.wire import convert
 
 if TYPE_CHECKING:
@@ -99,69 +96,59 @@ class RunOptions:
         return self.run_id or (controller if isinstance(controller, str) else controller.name)
 
 
-class RunStarter:
-    """Starts runs over one channel."""
+def start(options: RunOptions, own: AgentDelivery) -> Run:
+    """Start or continue a run; raises as `AgentClient.run` does.
 
-    def __init__(
-        self, calls: Calls, stub: agent_pb2_grpc.AgentServiceStub, availability: Availability
-    ) -> None:
-        """Call the agent through `calls`."""
-        self._calls = calls
-        self._stub = stub
-        self._availability = availability
+    Args:
+        options: the arguments of the run.
+        own: calls the agent; in a distributed training, on rank 0 only.
+    """
+    if options.model is None:
+        return _start(options, own, own, _here)
+    from agent_service.client.model.ranks import Ranks, SharedDelivery, is_distributed
 
-    def begin(self, options: RunOptions) -> Run:
-        """Start or continue a run; raises as `AgentClient.run` does."""
-        own = AgentDelivery(self._calls, self._stub, options.when_away, self._availability)
-        if options.model is None:
-            return self._begin(options, own, own, _here)
-        from agent_service.client.model.ranks import Ranks, SharedDelivery, is_distributed
-
-        if not is_distributed():
-            return self._begin(options, own, own, _here)
-        ranks = Ranks(options.name)
-        try:
-            return self._begin(options, own, SharedDelivery(own, ranks), ranks.of_rank_0)
-        except RankMissing as error:
-            ranks.leave()
-            log.warning(
-                "%s does not start, and the training continues without the agent: %s",
-                named(own.run_id or options.name),
-                error,
-            )
-        except BaseException:
-            ranks.leave()
-            raise
-        never = DeferredRun(own, run_id=own.run_id or options.name, begin=lambda: None)
-        never.is_finished = True
-        return never
-
-    def _begin(
-        self, options: RunOptions, own: AgentDelivery, delivery: Delivery, once: Once
-    ) -> Run:
-        run_id = own.run_id = options.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
-        setup = _RunSetup(options, run_id, own, delivery, once)
-        try:
-            return Run(**setup.arguments())
-        except _MAY_COME_RIGHT as error:
-            if options.when_away is None:
-                raise
-            if options.model is None and not isinstance(error, Unavailable | Busy):
-                raise
-            if options.model is None:
-                raise Unavailable(
-                    f"{error}; or, to start training without it, give the controller's spec and "
-                    "when_away=Hold(values={...})"
-                ) from error
-            log.warning(
-                "%s; the training starts under the model's own rates, and %s starts once the "
-                "agent answers",
-                error,
-                named(run_id),
-            )
-        return DeferredRun(
-            delivery, run_id=run_id, begin=lambda: setup.deferred_arguments(self._availability)
+    if not is_distributed():
+        return _start(options, own, own, _here)
+    ranks = Ranks(options.name)
+    try:
+        return _start(options, own, SharedDelivery(own, ranks), ranks.of_rank_0)
+    except RankMissing as error:
+        ranks.leave()
+        log.warning(
+            "%s does not start, and the training continues without the agent: %s",
+            named(own.run_id or options.name),
+            error,
         )
+    except BaseException:
+        ranks.leave()
+        raise
+    never = DeferredRun(own, run_id=own.run_id or options.name, begin=lambda: None)
+    never.is_finished = True
+    return never
+
+
+def _start(options: RunOptions, own: AgentDelivery, delivery: Delivery, once: Once) -> Run:
+    run_id = own.run_id = options.run_id or once(lambda: f"run-{os.urandom(6).hex()}")
+    setup = _RunSetup(options, run_id, own, delivery, once)
+    try:
+        return Run(**setup.arguments())
+    except _MAY_COME_RIGHT as error:
+        if options.when_away is None:
+            raise
+        if options.model is None and not isinstance(error, Unavailable | Busy):
+            raise
+        if options.model is None:
+            raise Unavailable(
+                f"{error}; or, to start training without it, give the controller's spec and "
+                "when_away=Hold(values={...})"
+            ) from error
+        log.warning(
+            "%s; the training starts under the model's own rates, and %s starts once the agent "
+            "answers",
+            error,
+            named(run_id),
+        )
+    return DeferredRun(delivery, run_id=run_id, begin=setup.deferred_arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +172,9 @@ class _RunSetup:
     _delivery: Delivery
     _once: Once
 
-    def deferred_arguments(self, availability: Availability) -> Mapping[str, Any] | None:
+    def deferred_arguments(self) -> Mapping[str, Any] | None:
         """Return the arguments of a run whose start failed before; None if it fails again."""
-        if not self._once(availability.may_try):
+        if not self._once(self._own.availability.may_try):
             return None
         try:
             return self.arguments()
@@ -210,7 +197,8 @@ class _RunSetup:
         try:
             if isinstance(given, ControllerSpec):
                 # Last, so that no controller is created whose spec does not fit the model.
-                once(lambda: _answered(ask(_creation(given))))
+                creation = pb.CreateControllerRequest(spec=convert.spec_to_message(given))
+                once(lambda: _answered(ask(creation)))
             first = once(lambda: _answered(ask(_request(options, spec, self._run_id))))
             newest = first
             if first is not None and options.run_id is not None:
@@ -263,10 +251,6 @@ def _answered(response: Any) -> pb.Action | None:
     if isinstance(response, RunLost):
         raise FailedPrecondition("the run cannot start: the agent refused its queued calls")
     return getattr(response, "action", None)
-
-
-def _creation(spec: ControllerSpec) -> pb.CreateControllerRequest:
-    return pb.CreateControllerRequest(spec=convert.spec_to_message(spec))
 
 
 def _request(

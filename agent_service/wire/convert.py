@@ -5,7 +5,6 @@ Pairs stand together. Settings of algorithms and hyperparameters go by the names
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,50 +39,38 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=StrEnum)
 
 
-def by_number(message: Any, kind: type[E]) -> dict[int, E]:
-    """Return a contract's enum as the members of ours by their numbers; the names are the same."""
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", message.DESCRIPTOR.name).upper()
-    return {message.Value(f"{prefix}_{member.name}"): member for member in kind}
+def _by_number(enum: Any, kind: type[E]) -> dict[int, E]:
+    """Return the members of our enum by their numbers in the contract's, which has their names."""
+    prefix = enum.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return {enum.Value(prefix + member.name): member for member in kind}
 
 
-class Numbers:
-    """The numbers of members of several enums; those of two enums may be equal as texts."""
-
-    def __init__(self, *enums: Mapping[Any, StrEnum]) -> None:
-        """Take the members of each enum by their numbers."""
-        self._numbers = {
-            (type(member), member): number for enum in enums for number, member in enum.items()
-        }
-
-    def __getitem__(self, member: StrEnum) -> Any:
-        return self._numbers[type(member), member]
+def _numbers(members: Mapping[int, E]) -> dict[E, Any]:
+    return {member: number for number, member in members.items()}
 
 
-MODES = by_number(pb.Mode, Mode)
-OUTCOMES = by_number(pb.Outcome, Outcome)
-STATES = by_number(pb.RunState, RunState)
-USES = by_number(pb.Use, Use)
-_NUMBERS = Numbers(MODES, OUTCOMES, STATES, USES)
+MODES = _by_number(pb.Mode, Mode)
+OUTCOMES = _by_number(pb.Outcome, Outcome)
+STATES = _by_number(pb.RunState, RunState)
+_MODE_NUMBERS, _OUTCOME_NUMBERS = _numbers(MODES), _numbers(OUTCOMES)
+_STATE_NUMBERS, _USE_NUMBERS = _numbers(STATES), _numbers(_by_number(pb.Use, Use))
 
 
-def enum_value(values: Mapping[Any, Any], number: int | str, *, field: str) -> Any:
-    """Return an enum's value; raises InvalidArgument where the number is unknown or unspecified."""
-    if number not in values:
-        raise invalid(field, f"{number} is not one of {sorted(str(v) for v in values.values())}")
-    return values[number]
+def _member(members: Mapping[int, E], number: int, field: str) -> E:
+    """Return an enum's member; raises InvalidArgument if the number is unknown or unspecified."""
+    if number not in members:
+        raise invalid(field, f"{number} is not one of {sorted(map(str, members.values()))}")
+    return members[number]
 
 
 def mode_from_message(number: int) -> Mode | None:
-    """Return the mode of the field `mode`, None where it is unspecified; raises InvalidArgument."""
-    return None if number == 0 else Mode(enum_value(MODES, number, field="mode"))
+    """Return the mode of the field `mode`; None if it is unspecified; raises InvalidArgument."""
+    return None if number == 0 else _member(MODES, number, "mode")
 
 
-def mode_to_message(mode: Mode | None) -> pb.Mode.ValueType:
-    """Return the number of a mode, unspecified for None; raises InvalidArgument for no mode."""
-    if mode is None:
-        return pb.MODE_UNSPECIFIED
-    number: pb.Mode.ValueType = _NUMBERS[member(Mode, mode, "mode")]
-    return number
+def mode_to_message(mode: Mode | None) -> Any:
+    """Return a mode's number; unspecified for None; raises InvalidArgument for an unknown name."""
+    return pb.MODE_UNSPECIFIED if mode is None else _MODE_NUMBERS[member(Mode, mode, "mode")]
 
 
 def timestamp(seconds: float) -> Timestamp:
@@ -184,7 +171,7 @@ def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller
     """Return the message of a controller and its counts."""
     return pb.Controller(
         spec=_spec_told(controller.spec),
-        mode=_NUMBERS[controller.mode],
+        mode=_MODE_NUMBERS[controller.mode],
         policy_version=controller.policy_version,
         create_time=timestamp(controller.created_at),
         active_runs=usage.runs[RunState.ACTIVE],
@@ -263,7 +250,7 @@ def finish_from_message(message: pb.FinishRunRequest) -> FinishRun:
     """Return the checked end of a run; raises InvalidArgument."""
     return FinishRun(
         run_id=message.run_id,
-        outcome=enum_value(OUTCOMES, message.outcome, field="outcome"),
+        outcome=_member(OUTCOMES, message.outcome, "outcome"),
         final_score=message.final_score if message.HasField("final_score") else None,
     )
 
@@ -271,7 +258,9 @@ def finish_from_message(message: pb.FinishRunRequest) -> FinishRun:
 def finish_to_message(finish: FinishRun) -> pb.FinishRunRequest:
     """Return the message of a run's end."""
     return pb.FinishRunRequest(
-        run_id=finish.run_id, outcome=_NUMBERS[finish.outcome], final_score=finish.final_score
+        run_id=finish.run_id,
+        outcome=_OUTCOME_NUMBERS[finish.outcome],
+        final_score=finish.final_score,
     )
 
 
@@ -290,8 +279,8 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
     message = pb.Run(
         run_id=run.id,
         controller=run.controller.spec.name,
-        mode=_NUMBERS[run.mode],
-        state=_NUMBERS[run.state],
+        mode=_MODE_NUMBERS[run.mode],
+        state=_STATE_NUMBERS[run.state],
         labels=run.labels,
         reported_chunks=run.reported_chunks,
         planned_chunks=run.planned_chunks or 0,
@@ -301,7 +290,7 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
         policy_version=run.pinned_version or 0,
     )
     if run.outcome is not None:
-        message.outcome = _NUMBERS[run.outcome]
+        message.outcome = _OUTCOME_NUMBERS[run.outcome]
     if run.final_score is not None:
         message.final_score = run.final_score
     return message
@@ -322,7 +311,7 @@ def transition_to_message(run: Run, transition: Transition) -> pb.Transition:
         log_probability=decision.choice.log_probability,
         reward=transition.reward,
         next_state=transition.next_state.tolist(),
-        use=_NUMBERS[decision.use],
+        use=_USE_NUMBERS[decision.use],
         learned_in=decision.learned_in or 0,
         report_time=timestamp(transition.reported_at),
     )
@@ -340,12 +329,11 @@ def _scores_to_message(scores: Scores) -> pb.Scores:
 
 def state_from_message(state: int) -> RunState | None:
     """Return the state that ListRuns asks for; None for all; raises InvalidArgument."""
-    return None if state == 0 else RunState(enum_value(STATES, state, field="state"))
+    return None if state == 0 else _member(STATES, state, "state")
 
 
-def state_to_message(state: RunState | None) -> pb.RunState.ValueType:
-    """Return the number of a state, unspecified for None; raises InvalidArgument for no state."""
+def state_to_message(state: RunState | None) -> Any:
+    """Return a state's number; unspecified for None; raises InvalidArgument for an unknown name."""
     if state is None:
         return pb.RUN_STATE_UNSPECIFIED
-    number: pb.RunState.ValueType = _NUMBERS[member(RunState, state, "state")]
-    return number
+    return _STATE_NUMBERS[member(RunState, state, "state")]

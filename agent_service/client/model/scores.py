@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sized
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,21 +40,6 @@ Scoring = Callable[[], Tally]
 """Starts the score of a chunk; created once per run."""
 
 
-@runtime_checkable
-class Metric(Protocol):
-    """The part of torchmetrics' Metric that is used here."""
-
-    higher_is_better: bool | None
-
-    def clone(self) -> Any:
-        """Return a metric with its own state."""
-        ...
-
-    def reset(self) -> None:
-        """Discard all batches."""
-        ...
-
-
 def scoring_of(score: Score | None) -> Scoring:
     """Return the scoring for a script's `score` argument; None is macro F1 over all samples.
 
@@ -66,14 +51,15 @@ def scoring_of(score: Score | None) -> Scoring:
         score = "macro-f1"
     if isinstance(score, str):  # first, since a metric's == returns another metric
         return partial(NAMED[score], Layout()) if score in NAMED else _of_torchmetrics(score)
-    if not isinstance(score, Metric):
+    metric: Any = score
+    if not hasattr(metric, "higher_is_better"):
         return partial(FunctionScore, score)
-    if score.higher_is_better is False:
+    if metric.higher_is_better is False:
         raise invalid(
             "score",
             f"smaller is better for {type(score).__name__}; give one where larger is better",
         )
-    return partial(MetricScore, lambda _logits: score.clone())
+    return partial(MetricScore, lambda _logits: metric.clone())
 
 
 def _of_torchmetrics(name: str) -> Scoring:
