@@ -24,7 +24,6 @@ from agent_service.client.model import Validation
 from agent_service.client.model.lifecycle import RunLifecycle
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.specs import spec
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -36,8 +35,7 @@ RATE = 0.25
 
 
 @pytest.fixture(autouse=True)
-def _quiet(client: AgentClient) -> None:
-    client.create_controller(spec())
+def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "ignite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -84,7 +82,7 @@ def items(length: int = 6, labels: Callable[[Tensor, int], Tensor] | None = None
 
 
 def small(kind: str) -> Any:
-    """Return a small model: ViT and GPT-2 divide by `num_items_in_batch`, BERT does not."""
+    """Return a small model: GPT-2 divides by `num_items_in_batch`, BERT does not."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -93,10 +91,6 @@ def small(kind: str) -> Any:
         return hf.GPT2LMHeadModel(
             hf.GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2, n_positions=16)
         )
-    if kind == "vit":
-        image = hf.ViTConfig(image_size=16, patch_size=8, intermediate_size=16, **sizes)
-        image.num_labels, image.hidden_dropout_prob = CLASSES, 0.1
-        return hf.ViTForImageClassification(image)
     words = hf.BertConfig(vocab_size=20, intermediate_size=16, **sizes)
     words.num_labels = 1 if kind == "regression" else CLASSES
     is_tagger = kind == "tagger"
@@ -155,14 +149,6 @@ def passes_of(model: Any) -> list[tuple[Tensor, Tensor, float]]:
     return passes
 
 
-def images() -> list[Any]:
-    torch.manual_seed(0)
-    return [
-        {"pixel_values": torch.randn(3, 16, 16), "labels": torch.tensor(i % CLASSES)}
-        for i in range(40)
-    ]
-
-
 def padded(batch: list[Any]) -> dict[str, Tensor]:
     kinds = {"input_ids": 0, "labels": -100}
     return {
@@ -184,7 +170,6 @@ def next_words(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 MODELS: dict[str, tuple[Callable[[], list[Any]], Any, Callable[..., Any]]] = {
-    "vit": (images, None, lambda logits, labels: (logits, labels)),
     "gpt2": (lambda: items(labels=lambda w, _i: w.clone()), None, next_words),
     "tagger": (ragged, padded, lambda logits, labels: (logits.flatten(0, 1), labels.flatten())),
 }

@@ -14,59 +14,40 @@ from grpc_status import rpc_status
 
 from agent_service.client import AgentClient, Run
 from agent_service.client.connection import calls as calls_module
-from agent_service.domain.errors import InvalidArgument, NotFound, Unavailable
+from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Outcome
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 from agent_service.wire.status import to_status
 from tests.agent_service.client.network import Network
-from tests.agent_service.specs import spec
-from tests.given import ServedAgent
 
 
 def test_n_steps_are_reported_as_a_chunk(client: AgentClient) -> None:
-    """Their losses in order and their mean score; steps and reports out of turn are refused."""
-    client.create_controller(spec())
+    """Losses in order and the mean score, numbers or tensors, without graphs; in turn only."""
     with client.run("c", run_id="r") as run:
         with pytest.raises(RuntimeError, match="0 of 4"):
             run.report(0.5)
-        for loss, score in ((2.0, 0.1), (1.5, 0.2), (1.0, 0.3), (0.5, 0.6)):
+        weight = torch.ones(1, requires_grad=True)
+        for loss, score in (
+            (2.0, 0.1),
+            (1.5, np.float32(0.2)),
+            ((weight * 1).sum(), 0.3),
+            (0, 0.6),
+        ):
             assert not run.chunk_full
             run.step(loss, score=score)
         assert run.chunk_full
+        assert not any(getattr(loss, "requires_grad", False) for loss in run._losses)
         with pytest.raises(RuntimeError, match=r"run\.report"):
             run.step(1.0, score=0.5)
-        values = run.report(0.25)
+        values = run.report(torch.tensor(0.25))
         assert values == run.hyperparameters
         assert not run.chunk_full
 
     (transition,) = client.transitions()
-    assert list(transition.next_state) == [2.0, 1.5, 1.0, 0.5]
+    assert list(transition.next_state) == [2.0, 1.5, 1.0, 0.0]
     assert transition.scores.training == pytest.approx(0.3)
     assert transition.scores.validation == 0.25
-
-
-def test_losses_and_scores_may_be_tensors(client: AgentClient) -> None:
-    """The graph of a loss is not kept alive."""
-    client.create_controller(spec())
-    weight = torch.ones(1, requires_grad=True)
-    with client.run("c") as run:
-        for _ in range(4):
-            run.step((weight * 3).sum(), score=np.float32(0.5))
-        assert not any(loss.requires_grad for loss in run._losses)  # type: ignore[attr-defined]
-        run.report(torch.tensor(0.5))
-
-    (transition,) = client.transitions()
-    assert list(transition.next_state) == [3.0] * 4
-
-
-def test_losses_of_another_chunk_size_are_refused(client: AgentClient) -> None:
-    """With both sizes; the run is unchanged."""
-    client.create_controller(spec())
-    with client.run("c", run_id="r") as run:
-        with pytest.raises(InvalidArgument, match=r"losses: 3 given; .* chunks of 4"):
-            run.report_chunk([1.0] * 3, training_score=0.5, validation_score=0.5)
-        assert run.action.chunk_index == 1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +62,6 @@ def test_leaving_a_run_finishes_it(
     client: AgentClient, error: type[BaseException] | None, outcome: Outcome
 ) -> None:
     """Terminated at its end, cancelled by Ctrl-C, truncated by any other exception."""
-    client.create_controller(spec())
 
     def train() -> None:
         with client.run("c", run_id="r"):
@@ -100,17 +80,11 @@ def test_leaving_a_run_finishes_it(
 
 def test_the_scripts_own_finish_is_kept(client: AgentClient) -> None:
     """With outcome and final score; leaving the run changes nothing."""
-    client.create_controller(spec())
     with client.run("c", run_id="r") as run:
         run.finish(Outcome.DIVERGED, final_score=0.125)
 
     assert client.get_run("r").outcome == pb.OUTCOME_DIVERGED
     assert client.get_run("r").final_score == 0.125
-
-
-def test_an_unknown_controller_is_named_with_the_fix(client: AgentClient) -> None:
-    with pytest.raises(NotFound, match=r"'nobody'; create it first, or .* its spec instead"):
-        client.run("nobody")
 
 
 def test_an_absent_service_raises_after_the_budget() -> None:
@@ -122,14 +96,12 @@ def test_an_absent_service_raises_after_the_budget() -> None:
         assert time.monotonic() - started >= 0.2999998
 
 
-def test_a_service_that_comes_back_in_time_is_not_missed(served: ServedAgent) -> None:
+def test_a_service_that_comes_back_in_time_is_not_missed(agent: Network) -> None:
     """A report sent while the service is away is answered once it is back."""
     with (
-        Network(served.address) as agent,
         AgentClient(agent.address, budget_seconds=60) as client,
         futures.ThreadPoolExecutor(1) as pool,
     ):
-        client.create_controller(spec())
         run = client.run("c", run_id="r")
         agent.leave()
         report = pool.submit(run.report_chunk, [1.0] * 4, training_score=0.5, validation_score=0.5)
@@ -205,7 +177,6 @@ def test_a_retry_waits_as_long_as_the_service_asks() -> None:
 
 def test_threads_may_share_a_client(client: AgentClient) -> None:
     """Sixteen threads, one connection, one run each."""
-    client.create_controller(spec())
 
     def train(number: int) -> list[int]:
         with client.run("c", run_id=f"r{number}") as run:
@@ -217,23 +188,11 @@ def test_threads_may_share_a_client(client: AgentClient) -> None:
         assert list(pool.map(train, range(16))) == [[1, 2, 3, 4, 5]] * 16
 
 
-def test_a_script_that_crashed_continues_its_run(client: AgentClient) -> None:
-    """By the same run id: with the chunk that was not reported, under its values."""
-    client.create_controller(spec())
-    first = client.run("c", run_id="r")
-    for _ in range(3):
-        first.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
-    with client.run("c", run_id="r") as again:
-        assert again.action == first.action
-        assert again.action.chunk_index == 4
-        again.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+def test_a_run_continues_in_another_script(client: AgentClient) -> None:
+    """By its id: with the chunk that was not reported, or from any reported chunk again.
 
-    assert [t.chunk_index for t in client.transitions(run_id="r")] == [1, 2, 3, 4]
-
-
-def test_a_training_resumed_from_a_checkpoint_gets_the_same_answers(client: AgentClient) -> None:
-    """From the first action, or from any chunk that it reports again; then it goes further."""
-    client.create_controller(spec())
+    As after a crash, or from a checkpoint; equal reports get the same answers.
+    """
     losses = [[float(chunk), 1.0, 1.0, 1.0] for chunk in range(1, 5)]
 
     def report(run: Run, chunk: int) -> dict[str, float]:
@@ -245,6 +204,8 @@ def test_a_training_resumed_from_a_checkpoint_gets_the_same_answers(client: Agen
     values = [run.hyperparameters, *(report(run, chunk) for chunk in (1, 2, 3))]
 
     again = client.run("c", run_id="r")
+    assert again.action == run.action
+    assert again.action.chunk_index == 4
     again.start_again()
     assert again.hyperparameters == values[0]
     assert report(again, 2) == values[2]

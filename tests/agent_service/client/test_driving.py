@@ -21,7 +21,6 @@ from agent_service.client import AgentClient, Dropout, GaussianNoise, Hyperparam
 from agent_service.client.model.steered import SteeredModel
 from agent_service.domain.errors import InvalidArgument
 from tests.agent_service.specs import DROPOUT as RATE
-from tests.agent_service.specs import spec
 
 NOISE = Hyperparameter(name="noise", low=0.0, high=1.0)
 DEEP = Hyperparameter(name="deep", low=0.0, high=0.5)
@@ -268,15 +267,6 @@ def test_patterns_divide_a_model_between_hyperparameters() -> None:
     assert [model.get_submodule(n).p for n in ("drop", "block.2")] == [0.7, 0.2]
 
 
-def test_a_compiled_model_is_driven_inside() -> None:
-    """By the names of the plain one."""
-    model = network()
-    compiled: Any = torch.compile(model, backend="eager")
-    SteeredModel(compiled, [RATE], sites={"head": Dropout()})
-
-    assert len(model.get_submodule("head")._forward_hooks) == 1
-
-
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which Dynamo reads of its inputs
 @pytest.mark.parametrize(
     "wrapped",
@@ -321,7 +311,6 @@ def test_a_run_describes_the_rates_that_it_drives(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Names, own values, and reasons of others; in one line of the log, the first of many."""
-    client.create_controller(spec())
     model = nn.Sequential(nn.Dropout(0.27), Attention())
     with caplog.at_level(logging.INFO, "agent_service.client"):
         with client.run("c", model=model) as run:
@@ -407,15 +396,17 @@ def test_compiled_alpha_dropout_keeps_mean_and_variance() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the import of inductor
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_new_value_recompiles_nothing(backend: str) -> None:
-    """Twenty values run in one graph, also those that are set before a backward pass."""
-    model = network()
+    """Twenty values run in one graph, also those that are set before a backward pass.
+
+    Names are those of the model inside the compiled one.
+    """
+    compiled: Any = torch.compile(network(), backend=backend, fullgraph=True)
     steered = SteeredModel(
-        model,
+        compiled,
         [RATE, NOISE],
         sites={"first": GaussianNoise("noise"), "head": Dropout("dropout")},
         drives={"dropout": "*"},
     )
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
     torch._dynamo.utils.counters.clear()
     outputs = []
     for step in range(20):
@@ -495,32 +486,6 @@ def test_a_forward_pass_of_the_instance_is_called_and_kept() -> None:
     assert vars(dropout)["forward"] is patched
 
 
-@pytest.mark.parametrize("is_in_run", [False, True])
-def test_compiled_dropout_of_another_model_keeps_its_rate(is_in_run: bool) -> None:
-    """While a run drives a module of the same class, and afterwards."""
-    torch.manual_seed(0)
-    driven, other, ones = nn.Dropout(0.5), nn.Dropout(0.25), torch.ones(100, 100)
-    steered = SteeredModel(driven, [RATE])
-    steered.apply({"dropout": 0.75})
-    if not is_in_run:
-        steered.remove()
-    model = torch.compile(nn.Sequential(other), backend="eager", fullgraph=True)
-
-    for y in (model(ones), model(input=ones)):
-        assert float((y == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
-
-
-def test_a_run_under_a_patch_of_the_class_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropout of no run compiles afterwards as before."""
-    SteeredModel(nn.Dropout(0.5), [RATE]).remove()
-    with monkeypatch.context() as patch:
-        patch.setattr(nn.Dropout, "forward", lambda _module, x: x * 100)
-        SteeredModel(nn.Dropout(0.5), [RATE]).remove()
-    y = torch.compile(nn.Dropout(0.5), backend="eager", fullgraph=True)(torch.ones(100))
-
-    assert set(y.tolist()) == {0.0, 2.0}
-
-
 class Borrower(nn.Module):
     """Uses dropout's forward pass without being dropout."""
 
@@ -528,12 +493,41 @@ class Borrower(nn.Module):
     forward = nn.Dropout.forward
 
 
-def test_a_forward_pass_that_another_class_borrows_compiles_as_before() -> None:
-    """In one graph, with that class's own rate."""
-    SteeredModel(nn.Dropout(0.25), [RATE])
-    y = torch.compile(Borrower(), backend="eager", fullgraph=True)(torch.ones(100))
+def while_another_is_driven(_patch: pytest.MonkeyPatch) -> nn.Module:
+    SteeredModel(nn.Dropout(0.25), [RATE]).apply({"dropout": 0.75})
+    return nn.Dropout(0.5)
 
-    assert set(y.tolist()) == {0.0, 2.0}
+
+def after_a_run(_patch: pytest.MonkeyPatch) -> nn.Module:
+    SteeredModel(nn.Dropout(0.25), [RATE]).remove()
+    return nn.Dropout(0.5)
+
+
+def after_a_run_under_a_patch(patch: pytest.MonkeyPatch) -> nn.Module:
+    with patch.context() as patched:
+        patched.setattr(nn.Dropout, "forward", lambda _module, x: x * 100)
+        after_a_run(patch)
+    return nn.Dropout(0.5)
+
+
+def borrower(patch: pytest.MonkeyPatch) -> nn.Module:
+    while_another_is_driven(patch)
+    return Borrower()
+
+
+@pytest.mark.parametrize(
+    "make", [while_another_is_driven, after_a_run, after_a_run_under_a_patch, borrower]
+)
+def test_modules_of_no_run_compile_as_before(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[pytest.MonkeyPatch], nn.Module]
+) -> None:
+    """In one graph, with their own rate, whatever runs did to modules of the same class."""
+    torch.manual_seed(0)
+    model = torch.compile(make(monkeypatch), backend="eager", fullgraph=True)
+
+    for y in (model(torch.ones(100, 100)), model(input=torch.ones(100, 100))):
+        assert set(y.flatten().tolist()) == {0.0, 2.0}
+        assert dropped(y) == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])

@@ -13,7 +13,7 @@ from agent_service.client import AgentClient, FleetReport, Limits, Run, Scores
 from agent_service.client.limits import RunLimiter
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.specs import DROPOUT, spec
+from tests.agent_service.specs import DROPOUT
 
 
 def train(run: Run, *means: float) -> list[float]:
@@ -77,7 +77,6 @@ def test_values_stay_in_their_range_whatever_the_agent_answers() -> None:
 
 def test_a_cut_change_is_reported_and_not_learned_from(client: AgentClient) -> None:
     """The log has both values; the script runs under the cut one."""
-    client.create_controller(spec())
     with client.run("c", run_id="r", limits=Limits(max_change=0.01)) as run:
         rates = train(run, *[1.0] * 6)
         assert run.interventions == {"change": 6}
@@ -93,7 +92,6 @@ def test_a_cut_change_is_reported_and_not_learned_from(client: AgentClient) -> N
 
 def test_a_spike_or_non_finite_loss_restores_the_last_safe_values(client: AgentClient) -> None:
     """For one chunk; the agent's values follow. A report that is sent again counts once."""
-    client.create_controller(spec())
     with client.run("c", run_id="r", limits=Limits(spike=3.0)) as run:
         rates = train(run, 1.0, 1.1)
         with pytest.raises(InvalidArgument, match="applied"):
@@ -113,7 +111,6 @@ def test_a_spike_or_non_finite_loss_restores_the_last_safe_values(client: AgentC
 
 def test_limits_hold_for_reports_of_a_fleet(client: AgentClient) -> None:
     """Reports over a stream are judged, and their answers limited."""
-    client.create_controller(spec())
     scores = Scores(training=0.5, validation=0.5)
     with client.run("c", limits=Limits(spike=3.0)) as run, client.report_stream() as stream:
         safe = run.hyperparameters

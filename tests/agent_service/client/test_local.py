@@ -76,17 +76,10 @@ def test_a_local_agent_that_hangs_is_waited_for_once(
     assert waits == [pytest.approx(STOP_SECONDS - 1.0), None]
 
 
-def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, url: str) -> None:
-    """In one line, as by the command."""
-    (tmp_path / "agent.db").write_text("no database, but some text that is long enough " * 9)
-    with pytest.raises(AgentError, match=r"agent\.db"):
-        AgentClient.local(url)
-
-
-def test_a_missing_extra_is_named(
+def test_the_cause_of_a_failed_start_is_named(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever part of the service is missing where only the client is installed."""
+    """Any missing part of the extra, or a store that cannot be opened."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     for module in ("click", "sqlalchemy"):
         (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{module}'] = None")
@@ -94,3 +87,7 @@ def test_a_missing_extra_is_named(
             AgentError, match=rf"{module} is not installed; pip install .*\[agent\]"
         ):
             AgentClient.local(url)
+    (tmp_path / "sitecustomize.py").unlink()
+    (tmp_path / "agent.db").write_text("no database, but some text that is long enough " * 9)
+    with pytest.raises(AgentError, match=r"agent\.db"):
+        AgentClient.local(url)

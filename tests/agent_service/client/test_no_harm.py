@@ -17,7 +17,6 @@ from torch import nn
 from agent_service.client import AgentClient, Hold, Hyperparameter, Limits, Outcome, Run, Scores
 from agent_service.client import delivery as delivery_module
 from agent_service.client.connection import calls
-from agent_service.client.limits import RunLimiter
 from agent_service.client.model import release
 from agent_service.domain.errors import (
     AgentError,
@@ -35,7 +34,6 @@ from agent_service.domain.rewards import Reward
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.network import Network
 from tests.agent_service.specs import spec
-from tests.given import ServedAgent
 
 NOBODY = "127.0.0.1:9"
 HELD = Hold(values={"dropout": 0.25})
@@ -67,7 +65,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_not_the_training(
     client: AgentClient, loss: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As diverged, with the worst reward; the model is restored, and more steps do nothing."""
-    client.create_controller(spec())
     model = network()
     with client.run("c", run_id="r", model=model) as run:
         chunk(run)
@@ -86,7 +83,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_not_the_training(
 
 def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) -> None:
     """By a break or an exception of its own within a chunk; not if `spike` allows such losses."""
-    client.create_controller(spec())
     with client.run("c", run_id="break") as run:
         steps(run, 1.0, math.nan)
 
@@ -105,13 +101,9 @@ def test_a_training_that_stops_at_such_a_loss_has_diverged(client: AgentClient) 
     assert client.get_run("limited").outcome == pb.OUTCOME_TERMINATED
 
 
-def test_a_diverged_end_that_was_not_delivered_can_be_sent_again(served: ServedAgent) -> None:
+def test_a_diverged_end_that_was_not_delivered_can_be_sent_again(agent: Network) -> None:
     """With `when_away=None` it raises while the agent is away; the run still ends as diverged."""
-    with (
-        Network(served.address) as agent,
-        AgentClient(agent.address, budget_seconds=2) as client,
-    ):
-        client.create_controller(spec())
+    with AgentClient(agent.address, budget_seconds=2) as client:
         run = client.run("c", run_id="r", when_away=None)
         steps(run, 1.0, math.nan, 1.0, 1.0)
         agent.leave()
@@ -127,7 +119,6 @@ def test_a_diverged_end_that_was_not_delivered_can_be_sent_again(served: ServedA
 
 def test_a_chunk_that_cannot_be_reported_is_kept_or_dropped(client: AgentClient) -> None:
     """Kept after an error, for another report or for `drop_chunk`; dropped if a score is NaN."""
-    client.create_controller(spec())
     with client.run("c", run_id="r") as run:
         steps(run, 2.0, 1.5, 1.0, 0.5)
         with pytest.raises(InvalidArgument, match=r"scores\.validation"):
@@ -149,7 +140,6 @@ def test_a_chunk_that_cannot_be_reported_is_kept_or_dropped(client: AgentClient)
 
 def test_scores_outside_their_range_by_rounding_are_clipped(client: AgentClient) -> None:
     """As a mean in half precision may be; scores farther outside are refused."""
-    client.create_controller(spec())
     with client.run("c", run_id="r") as run:
         for training, validation in ((1.0009765625, -1e-9), (-1e-7, 1.0 + 1e-6)):
             run.report_chunk([1.0] * 4, training_score=training, validation_score=validation)
@@ -164,7 +154,6 @@ def test_scores_outside_their_range_by_rounding_are_clipped(client: AgentClient)
 
 def test_a_report_of_the_wrong_kind_names_the_right_call(client: AgentClient) -> None:
     """A score instead of a reward, and the reverse; the chunk is kept for that call."""
-    client.create_controller(spec())
     client.create_controller(spec("given", reward=Reward.GIVEN))
     with client.run("given") as run:
         for _ in range(2):
@@ -241,7 +230,6 @@ def test_a_run_that_the_agent_refuses_ends_without_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Deleted, in conflict, or finished elsewhere: one warning, and the model is restored."""
-    client.create_controller(spec())
     model = network()
     with client.run("c", model=model) as run:
         chunk(run)
@@ -266,7 +254,6 @@ def test_reports_are_queued_for_errors_that_may_pass(
 ) -> None:
     """An expired token, a full disk: one warning, and all reports are delivered later."""
     monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
-    client.create_controller(spec())
     with client.run("c", run_id="r") as run:
         chunk(run)
         with monkeypatch.context() as broken:
@@ -292,7 +279,6 @@ def test_an_invalid_answer_counts_as_no_answer(
 ) -> None:
     """The report is queued, and delivered once the agent answers validly."""
     monkeypatch.setattr(delivery_module, "SHORTEST_WAIT", 0.0)
-    client.create_controller(spec())
     with client.run("c", run_id="r") as run:
         with monkeypatch.context() as broken:
             bad = pb.ReportChunkResponse(action=action)
@@ -359,7 +345,6 @@ def test_an_agent_that_comes_and_goes_is_tried_ever_less_often(
     client: AgentClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers every other call, and the others time out."""
-    client.create_controller(spec())
     run = client.run("c", run_id="r")
     monkeypatch.setattr(delivery_module, "PATIENCE_SECONDS", 2.0)
     answers: list[bool] = []
@@ -382,7 +367,6 @@ def test_the_calls_of_a_start_share_one_timeout(
     client: AgentClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three slow answers delay a training no longer than one; each report has its own timeout."""
-    client.create_controller(spec())
     client.run("c", run_id="r")
     left: list[float] = []
 
@@ -409,7 +393,6 @@ def test_a_slow_agent_is_logged_once(
     warnings: int,
 ) -> None:
     """If its answers take more than a tenth of the time; nothing fails, so nobody would notice."""
-    client.create_controller(spec())
     run = client.run("c", run_id="r")
     clock.slow(monkeypatch, client, lambda _within: seconds)
     for _ in range(20):
@@ -463,27 +446,10 @@ def test_an_absent_agent_draws_none_of_the_trainings_random_numbers(
     assert states() == before
 
 
-def test_a_start_that_fails_leaves_the_model_unchanged(
-    client: AgentClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever fails, and however late."""
-    client.create_controller(spec())
-    model = network()
-
-    def fail(_limiter: object, _values: object) -> None:
-        raise KeyError
-
-    monkeypatch.setattr(RunLimiter, "limited", fail)
-    with pytest.raises(KeyError):
-        client.run("c", model=model)
-    assert "__reduce_ex__" not in vars(model[1])
-    assert rate(model) == 0.25
-
-
 def test_a_controller_that_does_not_fit_the_model_is_not_created(client: AgentClient) -> None:
     """Its name stays free for the right spec."""
     drawn = [Hyperparameter(name="dropout", low=0.0, high=high) for high in (1.5, 0.5)]
-    wrong, right = (spec(hyperparameters=(one,)) for one in drawn)
+    wrong, right = (spec("new", hyperparameters=(one,)) for one in drawn)
     with pytest.raises(InvalidArgument, match="dropout"):
         client.run(wrong, model=network())
 
@@ -507,32 +473,29 @@ def test_values_that_the_agent_did_not_decide_are_reported_as_applied(
     assert (request.chunk_index, dict(request.applied.values)) == (1, HELD.values)
 
 
-def test_a_training_with_a_model_starts_without_the_agent(served: ServedAgent) -> None:
+def test_a_training_with_a_model_starts_without_the_agent(agent: Network) -> None:
     """Under its own rates; the run starts, and drives the model, once the agent answers."""
-    with Network(served.address) as agent:
-        with AgentClient(agent.address) as client:
-            client.create_controller(spec())
-        agent.leave()
-        model = network()
-        with AgentClient(agent.address, budget_seconds=0.1) as client:
-            with client.run("c", run_id="r", model=model) as run:
-                for _ in range(60):
-                    run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
-                    assert not run.chunk_full
-                    assert run.report(0.5) == {}
-                assert rate(model) == 0.25
-                assert "nothing is driven: the run has not started" in str(run.describe())
-                agent.come_back()
-                client.wait_ready(20)
-                while not run.chunk_full:
-                    run.step(1.0, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
-                assert rate(model) == run.hyperparameters["dropout"]
-                assert "dropout drives\n  1:p (0.25)" in str(run.describe())
-                run.report(0.5)
-
+    agent.leave()
+    model, labels = network(), torch.zeros(2, dtype=torch.int64)
+    with AgentClient(agent.address, budget_seconds=0.1) as client:
+        with client.run("c", run_id="r", model=model) as run:
+            for _ in range(60):
+                run.step(1.0, torch.zeros(2, 3), labels)
+                assert not run.chunk_full
+                assert run.report(0.5) == {}
             assert rate(model) == 0.25
-            assert client.get_run("r").reported_chunks == 1
-            assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
+            assert "nothing is driven: the run has not started" in str(run.describe())
+            agent.come_back()
+            client.wait_ready(20)
+            while not run.chunk_full:
+                run.step(1.0, torch.zeros(2, 3), labels)
+            assert rate(model) == run.hyperparameters["dropout"]
+            assert "dropout drives\n  1:p (0.25)" in str(run.describe())
+            run.report(0.5)
+
+        assert rate(model) == 0.25
+        assert client.get_run("r").reported_chunks == 1
+        assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
 
 
 def test_a_run_that_never_starts_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -552,7 +515,6 @@ def test_a_run_that_never_starts_is_logged(caplog: pytest.LogCaptureFixture) -> 
 
 def test_the_id_of_a_finished_run_is_refused(client: AgentClient) -> None:
     """With its outcome, and the model unchanged; unless the training repeats its chunks."""
-    client.create_controller(spec())
     model = network()
     with client.run("c", run_id="r", model=model) as run:
         chunk(run)
@@ -569,7 +531,6 @@ def test_the_id_of_a_finished_run_is_refused(client: AgentClient) -> None:
 
 def test_a_model_is_driven_by_one_run_at_a_time(client: AgentClient) -> None:
     """It is free again by `release`, or as soon as nothing refers to a lost run."""
-    client.create_controller(spec())
     model = network()
     kept = client.run("c", model=model)
     with pytest.raises(InvalidArgument, match=r"finish that one first.*release\(model\)"):
@@ -591,7 +552,6 @@ def test_a_client_closed_during_a_run_ends_the_run_and_not_the_training(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The model is restored, and the mistake is logged once."""
-    client.create_controller(spec())
     model = network()
     with client.run("c", run_id="r", model=model) as run:
         client.close()

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from agent_service.client import AgentClient
 from agent_service.client.connection.channel import SecuredChannel
-from tests.agent_service.specs import spec
 from tests.given import ServedAgent
 from trainer_service.client import TrainerClient
 
@@ -22,7 +21,6 @@ def names(client: AgentClient) -> list[str]:
 
 def test_a_client_works_in_a_spawned_process(client: AgentClient) -> None:
     """It opens a new connection there; this one stays open."""
-    client.create_controller(spec())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(names, (client,)) == ["c"]
     assert names(client) == ["c"]
@@ -47,7 +45,6 @@ def test_a_copy_is_opened_with_the_clients_arguments(served: ServedAgent, tmp_pa
 
 def test_a_run_cannot_be_pickled_or_copied(client: AgentClient) -> None:
     """The error says what to pass to another process instead."""
-    client.create_controller(spec())
     run = client.run("c", run_id="r")
     for copied in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(
@@ -80,7 +77,6 @@ def loader(client: AgentClient, *, asks: bool) -> DataLoader[torch.Tensor]:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_worker_may_not_use_its_parents_client(client: AgentClient) -> None:
     """It gets an error at once, instead of hanging; the training itself continues."""
-    client.create_controller(spec())
     with pytest.raises(Exception, match="belongs to the process that created it"):
         list(loader(client, asks=True))
     with client.run("c", run_id="r") as run:

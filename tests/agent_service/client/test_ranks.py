@@ -182,8 +182,7 @@ def test_ranks_part_and_the_training_continues(
     chunks: int,
 ) -> None:
     """However they part, none hangs, and no collective of the script pairs with one of the run."""
-    client.create_controller(spec())
-    with two_ranks(BEGIN % 16 + PARTING, tmp_path, served.address, how) as ranks:
+    with two_ranks(BEGIN % 12 + PARTING, tmp_path, served.address, how) as ranks:
         for rank, code in zip(reversed(ranks), reversed(codes), strict=True):
             if code is not None:
                 assert rank.wait(90) == code
@@ -222,8 +221,7 @@ def test_ranks_find_each_other_again(
     served: ServedAgent, client: AgentClient, tmp_path: Path
 ) -> None:
     """After a run that one of them started alone, and after a report that failed on one."""
-    client.create_controller(spec())
-    with two_ranks(BEGIN % 16 + APART, tmp_path, served.address) as ranks:
+    with two_ranks(BEGIN % 12 + APART, tmp_path, served.address) as ranks:
         (first,), (second,) = (rank.printed(90) for rank in ranks)
 
     assert first == second
@@ -235,7 +233,7 @@ def test_ranks_find_each_other_again(
 LATE = """
 model = nn.Dropout(0.1)
 begun = []
-with AgentClient(address, budget_seconds=0.1) as agent, agent.run("c", model=model) as run:
+with AgentClient(address, budget_seconds=0.1) as agent, agent.run("given", model=model) as run:
     assert str(run.describe()).startswith("nothing is driven: the run has not started")
     assert run.report_reward([1.0], 0.5) == {}
     open(f"{store}.{rank}", "w").close()
@@ -255,18 +253,17 @@ distributed.barrier()
 
 
 def test_a_run_of_several_ranks_starts_late_on_all_at_the_same_step(
-    served: ServedAgent, client: AgentClient, tmp_path: Path
+    agent: Network, client: AgentClient, tmp_path: Path
 ) -> None:
     """With the same values; a reward of the script's own is the mean of the ranks', too."""
-    client.create_controller(spec(reward=Reward.GIVEN))
-    with Network(served.address) as agent:
-        agent.leave()
-        with two_ranks(BEGIN % 240 + LATE, tmp_path, agent.address) as ranks:
-            files = [tmp_path / f"store.{rank}" for rank in (0, 1)]
-            wait_for(lambda: all(file.exists() for file in files), seconds=90)
-            agent.come_back()
+    client.create_controller(spec("given", reward=Reward.GIVEN))
+    agent.leave()
+    with two_ranks(BEGIN % 240 + LATE, tmp_path, agent.address) as ranks:
+        files = [tmp_path / f"store.{rank}" for rank in (0, 1)]
+        wait_for(lambda: all(file.exists() for file in files), seconds=90)
+        agent.come_back()
 
-            first, second = (rank.printed(90) for rank in ranks)
+        first, second = (rank.printed(90) for rank in ranks)
 
     assert first == second
     log = client.transitions(run_id=first[2])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from agent_service.client import AgentClient, Dropout, Mode
+from agent_service.client.limits import RunLimiter
 from agent_service.domain.errors import InvalidArgument, NotFound
-from tests.agent_service.specs import spec
 
 CLASSES = 5
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -37,7 +38,6 @@ def macro_f1(batches: Iterable[Batch]) -> float:
 
 def test_a_short_script_trains_under_the_agent(client: AgentClient) -> None:
     """Each chunk runs under its action; losses and macro F1 are those of its passes."""
-    client.create_controller(spec())
     model = network()
     losses, passes, rates = [], [], []
     with client.run("c", run_id="r", model=model) as run:
@@ -67,7 +67,6 @@ def test_a_short_script_trains_under_the_agent(client: AgentClient) -> None:
 
 def test_a_step_of_several_passes_has_their_samples_score(client: AgentClient) -> None:
     """With accumulated gradients, in bfloat16."""
-    client.create_controller(spec())
     model = network()
     drawn = list(batches(8))
     losses, passes = [], []
@@ -91,16 +90,20 @@ def test_a_step_of_several_passes_has_their_samples_score(client: AgentClient) -
     assert transition.scores.training == pytest.approx(macro_f1(passes))
 
 
-def test_an_error_leaves_the_model_unchanged(client: AgentClient) -> None:
-    """Of the script, of an unknown controller, of unknown sites."""
-    client.create_controller(spec())
+def test_an_error_leaves_the_model_unchanged(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the script, of an unknown controller, of unknown sites, or late in the start."""
     model = network()
     with pytest.raises(ZeroDivisionError), client.run("c", model=model):
         _ = 1 / ("__reduce_ex__" not in vars(model[2]))
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=r"'nobody'; create it first, or .* its spec instead"):
         client.run("nobody", model=model)
     with pytest.raises(InvalidArgument, match=r"sites\[nowhere\]"):
         client.run("c", model=model, sites={"nowhere": Dropout()})
+    monkeypatch.setattr(RunLimiter, "limited", Mock(side_effect=KeyError))
+    with pytest.raises(KeyError):
+        client.run("c", model=model)
 
     assert "__reduce_ex__" not in vars(model[2])
     assert model[2].p == 0.25
@@ -108,7 +111,6 @@ def test_an_error_leaves_the_model_unchanged(client: AgentClient) -> None:
 
 def test_a_wrong_step_names_the_right_one(client: AgentClient) -> None:
     """No score, logits without a model, two kinds of score in one chunk, a step without a pass."""
-    client.create_controller(spec())
     logits, labels = torch.zeros(2, CLASSES), torch.zeros(2, dtype=torch.int64)
     with client.run("c") as run:
         with pytest.raises(TypeError, match=r"run.step\(loss, logits, labels\)"):
@@ -128,7 +130,6 @@ def test_a_shadow_run_reports_its_models_rates(
     client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It changes none; if the script sets them apart, their mean is reported, with one warning."""
-    client.create_controller(spec())
     first, second = nn.Dropout(0.25), nn.Dropout(0.25)
     model = nn.Sequential(first, second)
     with client.run("c", run_id="r", mode=Mode.SHADOW, model=model) as run:
@@ -161,6 +162,5 @@ def test_a_shadow_run_reports_its_models_rates(
 def test_a_shadow_run_that_cannot_report_is_refused(
     client: AgentClient, model: nn.Module, arguments: dict[str, Any], message: str
 ) -> None:
-    client.create_controller(spec())
     with pytest.raises(InvalidArgument, match=message):
         client.run("c", mode=Mode.SHADOW, model=model, **arguments)

@@ -25,12 +25,12 @@ def test_a_saved_schedule_repeats_a_policys_values_to_the_bit(
 ) -> None:
     """Those of a policy that has learned; after its end, its last values."""
     small = PPOSettings(rollout_size=4, batch_size=2, n_epochs=1, net_arch=(8,))
-    client.create_controller(spec(algorithm=small))
-    with client.run("c") as run:
+    client.create_controller(spec("small", algorithm=small))
+    with client.run("small") as run:
         train(run, 5)
     assert learn_once(served.store)
-    client.set_mode("c", Mode.FROZEN)
-    with client.run("c", run_id="r") as run:
+    client.set_mode("small", Mode.FROZEN)
+    with client.run("small", run_id="r") as run:
         assert run.action.policy_version == 2
         decided = train(run, 5)
 
@@ -127,7 +127,6 @@ def test_a_schedule_that_an_editor_saved_again_can_be_read(
 
 def test_a_run_without_chunks_has_no_schedule(client: AgentClient) -> None:
     """Nor has an unknown run."""
-    client.create_controller(spec())
     with pytest.raises(NotFound):
         client.schedule("nobody")
     client.run("c", run_id="r")

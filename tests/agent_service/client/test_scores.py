@@ -17,7 +17,6 @@ from agent_service.client import AgentClient
 from agent_service.client.model import layouts, scores
 from agent_service.client.model.scores import Score, scoring_of
 from agent_service.domain.errors import AgentError, InvalidArgument
-from tests.agent_service.specs import spec
 
 Batch = tuple[Tensor, Tensor]
 
@@ -90,7 +89,6 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_a_named_score_is_scikit_learns_over_the_chunk(client: AgentClient, name: str) -> None:
     """In training and validation; steps read no number, only the report does."""
     make, expected = NAMED[name]
-    client.create_controller(spec())
     weight = torch.ones(1, requires_grad=True)
     training = [make(size) for size in (12, 12, 12, 7)]
     validation = [make(9), make(5)]
@@ -162,7 +160,6 @@ def test_a_chunk_without_a_score_is_dropped(
     client: AgentClient, caplog: pytest.LogCaptureFixture, name: str, make: Callable[[], Batch]
 ) -> None:
     """All labels ignored, or one sample for R2: the training continues; logged once."""
-    client.create_controller(spec())
     with client.run("c", run_id="r", model=nn.Dropout(0.1), score=name) as run:
         for _ in range(2):
             for loss in (1.0, 2.0, 3.0, 4.0):
@@ -210,7 +207,6 @@ def test_a_failing_score_raises_at_first_and_later_drops_its_chunk(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Until the first report its author is watching, and the chunk is kept; then it is logged."""
-    client.create_controller(spec())
     fault, batch = Fault(), (torch.eye(3), torch.arange(3))
     with client.run("c", run_id="r", model=nn.Dropout(0.1), score=score_with(fault)) as run:
         for chunk in (1, 2, 3):

@@ -86,7 +86,7 @@ def weights_after(client: AgentClient, validation: str, mode: Mode | None) -> Te
     }
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     validated = Validation(loaders[validation], batches=3)
-    run = None if mode is None else client.run("c", model=model, mode=mode)
+    run = None if mode is None else client.run("constant", model=model, mode=mode)
     for _ in range(2):
         for x, y in DataLoader(training, 4, shuffle=True, generator=generator):
             logits = model(x)
@@ -110,7 +110,7 @@ def test_a_training_under_its_own_rates_ends_with_the_same_weights(
     client: AgentClient, validation: str
 ) -> None:
     """Shadowed or driven, whatever random numbers loader, samples and model draw to validate."""
-    client.create_controller(spec(algorithm=ConstantSettings(values={"dropout": RATE})))
+    client.create_controller(spec("constant", ConstantSettings(values={"dropout": RATE})))
     alone = weights_after(client, validation, None)
 
     for mode in (Mode.SHADOW, Mode.LEARNING):
@@ -161,7 +161,6 @@ def test_layers_that_change_for_evaluation_are_changed_back() -> None:
 
 def test_a_failing_score_leaves_modes_and_gradients_as_they_were(client: AgentClient) -> None:
     """The modules stay in train mode, and gradients are recorded, so a script may continue."""
-    client.create_controller(spec())
     model = Noisy()
     with client.run("c", model=model) as run:
         for _ in range(4):
