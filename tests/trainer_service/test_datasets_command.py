@@ -12,7 +12,6 @@ from PIL import Image
 from agent_service.domain.errors import AgentError
 from tests.trainer_service.training.datasets.layouts import (
     faces,
-    write_affectnet,
     write_classes,
     write_fer2013_npz,
 )
@@ -86,16 +85,6 @@ def test_a_check_counts_images_and_finds_defects(tmp_path: Path) -> None:
         "--deduplicate",
     ):
         assert line in shown
-
-
-def test_a_check_reads_files_as_well(tmp_path: Path) -> None:
-    """Image by image, without the whole set in memory."""
-    write_affectnet(tmp_path / "affectnet", {"train_set": [*range(8)] * 2, "val_set": [0]}, size=30)
-
-    shown = run("check", "affectnet", "--data", str(tmp_path))
-
-    assert "16, published 287,651" in shown
-    assert "0 images are exact duplicates" in shown
 
 
 def test_a_custom_set_has_no_published_counts(tmp_path: Path) -> None:

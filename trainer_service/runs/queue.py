@@ -216,7 +216,10 @@ class RunQueue:
 
     def _train_next(self) -> None:
         """Start a process for the oldest queued runs and supervise it; no-op if none is queued."""
-        self._gather()
+        if self._config.together > 1 and (waiting := self._each(RunState.QUEUED, 1)):
+            # Others that can be stacked with it may follow in a moment.
+            age = time.time() - waiting[0].created_at
+            time.sleep(min(max(GATHER_SECONDS - age, 0), GATHER_SECONDS))
         started = self._with_retry(self._start)
         if started is None:
             return
@@ -231,12 +234,6 @@ class RunQueue:
             ),
             stall_seconds=self._config.stall_seconds,
         )
-
-    def _gather(self) -> None:
-        """Wait a moment for runs that can be stacked with the oldest queued one."""
-        if self._config.together > 1 and (waiting := self._each(RunState.QUEUED, 1)):
-            age = time.time() - waiting[0].created_at
-            time.sleep(min(max(GATHER_SECONDS - age, 0), GATHER_SECONDS))
 
     def _start(self) -> tuple[Process, Sequence[Run]] | None:
         """Start a process for the oldest queued runs; None if the queue is empty or closed."""

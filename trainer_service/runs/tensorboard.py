@@ -48,8 +48,10 @@ class EventFiles:
         try:
             if isinstance(what, StateChanged) and what.state is RunState.RUNNING:
                 self._begin(run_id)
+            elif isinstance(what, StateChanged) and run_id in self._writers:
+                self._writers.pop(run_id).close()
             elif run_id in self._writers:
-                self._continue(run_id, what)
+                self._write(run_id, what, time.time())
         except OSError as error:
             text = "no event file of run %s is written any more: %s"
             log.warning(text, run_id, error, extra={"run": run_id})
@@ -65,12 +67,6 @@ class EventFiles:
         self._writers[run_id] = self._make_writer(str(folder), flush_secs=FLUSH_SECONDS)
         for event in self._store.events(run_id, after=0):
             self._write(run_id, event.what, event.time)
-
-    def _continue(self, run_id: str, what: EventContent) -> None:
-        if isinstance(what, StateChanged):
-            self._writers.pop(run_id).close()
-        else:
-            self._write(run_id, what, time.time())
 
     def _write(self, run_id: str, what: EventContent, now: float) -> None:
         match what:

@@ -66,7 +66,10 @@ class StudySpec:
         if not 1 <= self.budget <= TUNING_SEEDS:
             raise invalid("budget", f"{self.budget} is not in [1, {TUNING_SEEDS}]")
         for name in ("references", "tests"):
-            _check_known(name, getattr(self, name), names)
+            for other in getattr(self, name):
+                if other not in names:
+                    text = f"{other!r} is not one of the methods: {', '.join(names)}"
+                    raise invalid(name, text)
         self._check_tests()
         for place, entry in enumerate(self.methods):
             entry.check(f"methods[{place}].", self)
@@ -110,12 +113,6 @@ class StudySpec:
 def names_of(spec: StudySpec) -> list[str]:
     """Return the names of a study's methods."""
     return [entry.name for entry in spec.methods]
-
-
-def _check_known(field: str, given: Iterable[str], names: list[str]) -> None:
-    for name in given:
-        if name not in names:
-            raise invalid(field, f"{name!r} is not one of the methods: {', '.join(names)}")
 
 
 def table_1(

@@ -208,7 +208,10 @@ class TrainingSpec:
         return training_method(self.method).is_reinforced
 
     def _check_values(self) -> None:
-        allowed = {h.name: h for h in _can_be_given(self)}
+        given = () if self.is_reinforced else hyperparameters(self)
+        if self.regularizer.is_trained:
+            given = (self.regularizer.strength,)
+        allowed = {h.name: h for h in given}
         for name, value in self.values.items():
             if name not in allowed:
                 raise invalid(
@@ -217,13 +220,6 @@ class TrainingSpec:
             low, high = allowed[name].low, allowed[name].high
             if not low <= value <= high:
                 raise invalid(f"values[{name}]", f"{value} is not in [{low}, {high}]")
-
-
-def _can_be_given(spec: TrainingSpec) -> tuple[Hyperparameter, ...]:
-    regularizer = spec.regularizer
-    if spec.is_reinforced:
-        return ()
-    return (regularizer.strength,) if regularizer.is_trained else hyperparameters(spec)
 
 
 def hyperparameters(spec: TrainingSpec) -> tuple[Hyperparameter, ...]:

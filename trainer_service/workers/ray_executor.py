@@ -48,7 +48,12 @@ class RayExecutor:
         self._config = _with_absolute_paths(config)
         self._mark = secrets.token_hex().encode()
         self._address = config.address or "auto"
-        open_folder(self._config.checkpoints).write(MARK, self._write_mark)
+        mark = self._mark
+
+        def write(file: BinaryIO) -> None:
+            file.write(mark)
+
+        open_folder(self._config.checkpoints).write(MARK, write)
         try:
             _check_reachable(self._address)
             ray.init(self._address, log_to_driver=False, configure_logging=False)
@@ -56,9 +61,6 @@ class RayExecutor:
             reason = str(error).splitlines()[0]
             raise AgentError(f"no Ray cluster at {self._address}: {reason}") from error
         self._pool = WorkerPool(cpus=config.threads, gpus=config.gpus)
-
-    def _write_mark(self, file: BinaryIO) -> None:
-        file.write(self._mark)
 
     def start(self, runs: Sequence[Run], parents: Mapping[str, Run]) -> RayProcess:
         """Request an actor that trains `runs`."""
@@ -138,15 +140,11 @@ class RayProcess:
             return []  # the actor hangs: it did not even reply that there are no events
         except RayError as error:
             # Nothing had begun, so nothing is lost: Ray chose a dying node, or its idle actor.
-            if self._lost_before_start(error) and self._acquire_another():
+            is_gone = isinstance(error, RayActorError) and not error.actor_init_failed
+            if is_gone and not self._node and self._acquire_another():
                 self._has_waited = True
                 return self._to_all(self._waits)
             return self._lose(error)
-
-    def _lost_before_start(self, error: RayError) -> bool:
-        """Whether the actor died before the process started, and not by an error of its own."""
-        is_gone = isinstance(error, RayActorError) and not error.actor_init_failed
-        return is_gone and not self._node
 
     @property
     def _waits(self) -> str:

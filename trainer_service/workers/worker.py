@@ -132,15 +132,11 @@ def _train(trainers: list[RunTrainer]) -> None:
             for trainer in trainers:
                 trainer.prepare()
             trainers[:] = [trainer for trainer in trainers if not trainer.has_left]
-            _train_chunk(_least_trained(trainers), lockstep)
+            # Those with more chunks wait until these have caught up.
+            fewest = min((one.training.trained_chunks for one in trainers), default=0)
+            _train_chunk([t for t in trainers if t.training.trained_chunks == fewest], lockstep)
         except Cancelled:
             continue  # raised outside its run, which is still marked
-
-
-def _least_trained(trainers: Sequence[RunTrainer]) -> Sequence[RunTrainer]:
-    """Return those with the fewest chunks; the others wait until these have caught up."""
-    fewest = min((trainer.training.trained_chunks for trainer in trainers), default=0)
-    return [trainer for trainer in trainers if trainer.training.trained_chunks == fewest]
 
 
 def _train_chunk(trainers: Sequence[RunTrainer], lockstep: Lockstep) -> None:

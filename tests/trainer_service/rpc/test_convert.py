@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.runs import Mode
-from tests.trainer_service.specs import run_spec
 from trainer_service.rpc import convert
 from trainer_service.runs.run import (
     ChunkTrained,
@@ -162,7 +161,6 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"chunks": 0}, "chunks"),
     ({"chunks": -4}, "chunks"),
     ({"epochs": 0}, "epochs"),
-    ({"epochs": 2, "chunks": 2}, "chunks"),
     ({"batch_size": -1}, "batch_size"),
     ({"chunk_size": -1}, "chunk_size"),
     ({"validation_batches": -1}, "validation_batches"),
@@ -218,10 +216,3 @@ def test_a_wrong_spec_is_refused_by_field(changes: dict[str, object], field: str
         convert.spec_from_message(pb.RunSpec(**content))  # type: ignore[arg-type]
 
     assert [v.field for v in raised.value.violations] == [f"spec.{field}"]
-
-
-def test_a_controller_with_another_method_is_refused() -> None:
-    """The error names the methods that take one, and the run's own, which may be the default."""
-    right = r"goes with method rni or rd; this run's method is vanilla \(the default\)"
-    with pytest.raises(InvalidArgument, match=rf"^controller: {right}$"):
-        run_spec(controller="nope")

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer_service.runs.test_store import FINISHED, RUNNING, SUCCEEDED, chunk
 from tests.trainer_service.specs import run_spec
-from trainer_service.runs.run import EventContent, RunState, StateChanged
+from trainer_service.runs.run import EventContent
 from trainer_service.runs.store import RunStore
 from trainer_service.runs.tensorboard import EventFiles
 
@@ -48,18 +48,6 @@ def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
         "test/best": [(2, 0.9)],
         "test/last": [(2, 0.8)],
     }
-
-
-def test_a_resumed_run_shows_each_chunk_once(tmp_path: Path) -> None:
-    """One chunk was shown, one was only stored before a kill, and two follow."""
-    with closing(RunStore(tmp_path / "runs.db")) as store:
-        store.add("r", run_spec())
-        observe(tmp_path, store, RUNNING, chunk(1))
-        store.append("r", chunk(2))
-        queued = StateChanged(state=RunState.QUEUED, cause="killed")
-        observe(tmp_path, store, queued, RUNNING, chunk(3), queued, RUNNING, chunk(4))
-
-    assert [step for step, _loss in scalars(tmp_path)["loss/train"]] == [1, 2, 3, 4]
 
 
 def test_a_folder_that_cannot_be_written_stops_no_run(

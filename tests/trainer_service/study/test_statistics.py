@@ -131,20 +131,19 @@ def _study(rng: np.random.Generator, spec: StudySpec) -> list[Row]:
     return make_rows(spec, results)
 
 
-@pytest.mark.parametrize("seeds", [5, 10])
-def test_a_report_is_right_in_19_of_20_studies(seeds: int) -> None:
+def test_a_report_is_right_in_19_of_20_studies() -> None:
     """All its joint intervals hold their truth, and no verdict contradicts it.
 
     One comparison's verdict by its own interval would be wrong in more than 5% of studies, since
     there are several; and the bootstrap's interval holds the truth in less than 95%.
     """
     spec = StudySpec(
-        seeds=seeds,
+        seeds=5,
         training=TRAINING,
         methods=tuple(Fixed(name=name, method=Method.D) for name in COURSES),
         references=("reference",),
     )
-    rng = np.random.default_rng(seeds)
+    rng = np.random.default_rng(5)
     zero = COURSES["reference"][1]
     truths = {name: (truth - zero) / CHILD.chunks for name, (_, truth) in COURSES.items()}
     held: dict[str, list[bool]] = {"student": [], "joint": [], "bootstrap": []}

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def changed(folder: ResultsFolder, **changes: object) -> None:
         folder.add(result)
 
 
-def edited(folder: ResultsFolder, name: str, change: Callable[[Any], None]) -> None:
+def edited(folder: ResultsFolder, name: str, change: Callable[[Any], object]) -> None:
     """Change the first line of a file as JSON."""
     path = folder.path / name
     first, *others = path.read_text().split("\n") if name.endswith("l") else [path.read_text()]
@@ -165,28 +166,21 @@ def test_a_results_method_names_no_other_file(folder: ResultsFolder, name: str) 
         folder.results()
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "error"),
-    [
-        (
-            "results.jsonl",
-            lambda r: r["trace"]["training_loss"].pop(),
-            "line 1: trace: has columns",
-        ),
-        ("results.jsonl", lambda r: r.update(run_id="a\x1b[31m"), r"line 1: run_id: 'a\\x1b"),
-        (
-            "results.jsonl",
-            lambda r: r["finished"]["scores"].update(test_score_last=float("nan")),
-            r"line 1: finished\.scores\.test_score_last: nan is not in",
-        ),
-        ("results.jsonl", lambda r: r.update(spec=3), "line 1: spec: "),
-        ("results.jsonl", lambda r: r["trace"]["values"].update({"\x1b": 1}), "line 1: trace"),
-        ("study.json", lambda s: s["spec"].update(seeds=0), r"study\.json is no study.*seeds: 0"),
-        ("study.json", lambda s: s["spec"]["methods"][0].update(name="../x"), "study.json"),
-    ],
-)
+LINES = "results.jsonl"
+WRONG: list[tuple[str, Callable[[Any], object], str]] = [
+    (LINES, lambda r: r["trace"]["training_loss"].pop(), "line 1: trace: has columns"),
+    (LINES, lambda r: r.update(run_id="a\x1b[31m"), r"line 1: run_id: 'a\\x1b"),
+    (LINES, lambda r: r["finished"]["scores"].update(test_score_last=math.nan), r"nan is not in"),
+    (LINES, lambda r: r.update(spec=3), "line 1: spec: "),
+    (LINES, lambda r: r["trace"]["values"].update({"\x1b": 1}), "line 1: trace"),
+    ("study.json", lambda s: s["spec"].update(seeds=0), r"study\.json is no study.*seeds: 0"),
+    ("study.json", lambda s: s["spec"]["methods"][0].update(name="../x"), "study.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "error"), WRONG)
 def test_what_is_wrong_is_told_by_file_and_line(
-    folder: ResultsFolder, name: str, change: Callable[[Any], None], error: str
+    folder: ResultsFolder, name: str, change: Callable[[Any], object], error: str
 ) -> None:
     """In one line that a terminal prints as it is."""
     edited(folder, name, change)

@@ -79,6 +79,7 @@ WRONG = [
     (TEXT, '[[methods]]\nname = "d"', "line 1: training: is missing"),
     ("dataset", "data_set", "line 7: training.data_set: is not known here; known are"),
     ("chunks = 40", "chunks = 0", "line 8: training.chunks: 0 must be at least 1"),
+    ("chunks = 40", "chunks = 40\nepochs = 2", "line 8: training.chunks: set either"),
     ("chunks = 40", "chunks = 40\nseed = 1", "line 9: training.seed: is set for each child"),
     (GRID, 'kind = "gird"', r"line 17: methods\[2\].kind: 'gird' is not one of"),
     (GRID, 'kind = ["grid"]', r"line 17: methods\[2\].kind: .* is not one of"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from agent_service.domain.errors import InvalidArgument
+from tests.trainer_service.specs import CPU
 from trainer_service.training.child.models import Model
 from trainer_service.training.child.network import build_child, input_size
 from trainer_service.training.datasets import Images, Split
@@ -18,7 +19,6 @@ from trainer_service.training.sites import stage_ends, watch_pass
 from trainer_service.training.spec import Method, Start, TrainingSpec
 from trainer_service.training.vision import StochasticDepth, models
 
-CPU = torch.device("cpu")
 SPEC = TrainingSpec(chunks=1, batch_size=4, chunk_size=2, validation_batches=1)
 
 
@@ -36,6 +36,7 @@ def empty_hub(tmp_path: Path) -> Iterator[Path]:
     """Let torch look for weights in an empty folder."""
     before = torch.hub.get_dir()
     torch.hub.set_dir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
     yield tmp_path
     torch.hub.set_dir(before)
 
@@ -145,17 +146,6 @@ def test_images_that_do_not_fit_a_model_are_told(model: Model, size: int) -> Non
     assert [v.field for v in raised.value.violations] == ["model"]
 
 
-def test_imagenets_weights_that_are_not_there_are_told(empty_hub: Path) -> None:
-    """A file that is none is not taken; the error says which is wanted and where."""
-    file = Path(models.get_model_weights("resnet18").DEFAULT.url).name
-    (empty_hub / "checkpoints").mkdir()
-    (empty_hub / "checkpoints" / file).write_bytes(b"torn")
-    spec = replace(SPEC, model=Model.RESNET18, start=Start.IMAGENET)
-
-    with pytest.raises(InvalidArgument, match=f"put .*{file} into {empty_hub}"):
-        build_child(spec, channels=3, classes=7, image_size=48)
-
-
 class Touch:
     """Makes a file when it is unpickled."""
 
@@ -166,14 +156,19 @@ class Touch:
         return Path.touch, (self._path,)
 
 
-def test_imagenets_weights_run_no_code(empty_hub: Path) -> None:
-    """A file under their name that is a pickle of anything else is refused, unread."""
-    file = Path(models.get_model_weights("resnet18").DEFAULT.url).name
-    (empty_hub / "checkpoints").mkdir()
-    torch.save({"fc.bias": Touch(empty_hub / "ran")}, empty_hub / "checkpoints" / file)
+@pytest.mark.parametrize("is_pickle", [False, True])
+def test_imagenets_weights_run_no_code(empty_hub: Path, is_pickle: bool) -> None:
+    """A torn file or a pickle of other things is refused; the error says which is wanted where."""
+    file = empty_hub / "checkpoints" / Path(models.get_model_weights("resnet18").DEFAULT.url).name
+    if is_pickle:
+        torch.save({"fc.bias": Touch(empty_hub / "ran")}, file)
+    else:
+        file.write_bytes(b"torn")
     spec = replace(SPEC, model=Model.RESNET18, start=Start.IMAGENET)
 
-    with pytest.raises(InvalidArgument, match="cannot be read"):
+    with pytest.raises(
+        InvalidArgument, match=f"cannot be read: .*put .*{file.name} into {empty_hub}"
+    ):
         build_child(spec, channels=3, classes=7, image_size=48)
     assert not (empty_hub / "ran").exists()
 
@@ -188,7 +183,6 @@ def test_imagenets_weights_are_taken(
     """All but the classifier; images of any size come in the size that the weights expect."""
     weights = models.get_model_weights(model.value).DEFAULT
     theirs = models.get_model(model.value)
-    (empty_hub / "checkpoints").mkdir()
     torch.save(theirs.state_dict(), empty_hub / "checkpoints" / Path(weights.url).name)
     spec = replace(SPEC, model=model, start=Start.IMAGENET)
 

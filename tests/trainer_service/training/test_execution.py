@@ -104,20 +104,6 @@ def _largest_alive(child: ChildTraining, images: int, *, is_training: bool) -> i
     return largest
 
 
-def test_an_images_logits_do_not_depend_on_its_batch() -> None:
-    """In eval mode, but for the last bits, since kernels differ with the batch."""
-    child = make(Method.VANILLA)
-    child.train_chunk({})
-    images = digits(256).validation.images
-    assert isinstance(images, torch.Tensor)
-
-    together = child.passes.evaluate(images)
-    alone = torch.cat([child.passes.evaluate(part) for part in torch.split(images, 7)])
-
-    assert torch.allclose(together, alone, rtol=1e-5, atol=1e-5)
-    assert torch.equal(together.argmax(-1), alone.argmax(-1))
-
-
 @needs_cuda
 @pytest.mark.parametrize("execution_", list(Execution))
 @pytest.mark.parametrize("method", [Method.RD, Method.DNI])

@@ -58,12 +58,8 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    environment.filters["anchor"] = _anchor
+    environment.filters["anchor"] = lambda title: "-".join(re.findall(r"[a-z0-9]+", title.lower()))
     return environment.get_template("report.html").render(title=title, sections=sections)
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def markdown(title: str, sections: Sequence[Section], *, pictures: str) -> str:

@@ -200,7 +200,6 @@ def _study_of(folder: str) -> Plan:
 
 
 def _follow_check(trainer: TrainerClient, attempt: str) -> None:
-    """Wait for the end of a check; raises RunFailed."""
     for event in trainer.watch(attempt):
         if isinstance(event.what, StateChanged) and event.what.state is RunState.FAILED:
             raise RunFailed(f"nothing was begun, since {attempt} failed: {event.what.cause}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -48,22 +47,18 @@ def find(stored: Stored) -> Findings:
         for fingerprint, label in zip(found[name], split.labels.tolist(), strict=True):
             labels.setdefault(fingerprint, set()).add(label)
     classes = len(stored.class_names)
+    distinct = {name: set(f) for name, f in found.items()}
     return Findings(
         counts={
             name: tuple(torch.bincount(split.labels, minlength=classes).tolist())
             for name, split in splits.items()
         },
         duplicates=sum(map(len, found.values())) - len(labels),
-        duplicates_within={name: len(f) - len(set(f)) for name, f in found.items()},
-        shared={(a, b): _shared(found[a], found[b]) for a, b in combinations(names, 2)},
+        duplicates_within={name: len(f) - len(distinct[name]) for name, f in found.items()},
+        shared={(a, b): sum(f in distinct[a] for f in found[b]) for a, b in combinations(names, 2)},
         conflicts=sum(len(different) > 1 for different in labels.values()),
         blank=blank,
     )
-
-
-def _shared(first: list[bytes], second: list[bytes]) -> int:
-    there = set(first)
-    return sum(count for f, count in Counter(second).items() if f in there)
 
 
 def _blank(images: Tensor) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +57,8 @@ class ImageFiles:
 
     def _read(self, path: str) -> Tensor:
         pixels = decoded_pixels(path, channels=self.channels)
-        image = torch.from_numpy(pixels)[None] if self.channels == 1 else _channels_first(pixels)
+        image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+        image = image.contiguous()
         if image.shape[1:] == self.size:
             return image
         if not self.is_resized:
@@ -68,10 +68,6 @@ class ImageFiles:
             )
         resized: Tensor = functional.resize(image, list(self.size), antialias=True)
         return resized
-
-
-def _channels_first(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def open_files(paths: Sequence[str]) -> ImageFiles:

@@ -102,7 +102,10 @@ def without_duplicates(splits: Mapping[str, Split]) -> dict[str, Split]:
 
     Duplicates inside a split stay: they are how the set was published.
     """
-    found = {name: _all_fingerprints(splits[name].images) for name in SPLITS}
+    found = {
+        name: [one for chunk in chunks(splits[name].images) for one in fingerprints(chunk)]
+        for name in SPLITS
+    }
     tested = set(found[TEST])
     held_out = tested | set(found[VALIDATION])
     return {
@@ -110,10 +113,6 @@ def without_duplicates(splits: Mapping[str, Split]) -> dict[str, Split]:
         VALIDATION: _without(splits[VALIDATION], found[VALIDATION], tested),
         TEST: splits[TEST],
     }
-
-
-def _all_fingerprints(images: Pixels) -> list[bytes]:
-    return [fingerprint for chunk in chunks(images) for fingerprint in fingerprints(chunk)]
 
 
 def _without(split: Split, found: list[bytes], others: set[bytes]) -> Split:
