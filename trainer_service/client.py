@@ -12,7 +12,7 @@ from agent_service.client.connection.tls import Tls
 from agent_service.domain.errors import Unavailable
 from trainer_service.rpc import convert
 from trainer_service.runs.run import Event, RunSpec
-from trainer_service.training.final import Which
+from trainer_service.training.chunk import Which
 from trainer_service.v1 import trainer_pb2 as pb
 from trainer_service.v1 import trainer_pb2_grpc
 

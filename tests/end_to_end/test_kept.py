@@ -19,8 +19,8 @@ from tests.trainer_service.specs import CHILD, ENDLESS, run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import RunSpec
 from trainer_service.training.child_file import load_child
+from trainer_service.training.chunk import Which
 from trainer_service.training.datasets import load_images
-from trainer_service.training.final import Which
 from trainer_service.training.spec import Method
 from trainer_service.v1 import trainer_pb2 as pb
 

@@ -305,7 +305,7 @@ def cancel(trainer: Target, run_id: str) -> None:
 def weights(trainer: Target, run_id: str, file: Path, last: bool) -> None:
     """Write the weights of a run that kept its checkpoint, as safetensors."""
     from trainer_service.training.child_file import read_manifest
-    from trainer_service.training.final import Which
+    from trainer_service.training.chunk import Which
 
     with _connect(trainer) as client:
         data = client.weights(run_id, Which.LAST if last else Which.BEST)

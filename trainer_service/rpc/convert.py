@@ -25,8 +25,7 @@ from trainer_service.runs.run import (
     RunState,
     StateChanged,
 )
-from trainer_service.training.chunk import Chunk
-from trainer_service.training.final import FinalScores, Which
+from trainer_service.training.chunk import Chunk, FinalScores, Which
 from trainer_service.training.spec import Method, TrainingSpec
 from trainer_service.v1 import trainer_pb2 as pb
 

@@ -24,7 +24,7 @@ from trainer_service.runs.agent_lookup import AgentLookup
 from trainer_service.runs.retention import Retention
 from trainer_service.runs.run import EventContent, Run, RunSpec, RunState, StateChanged
 from trainer_service.runs.store import RunStore
-from trainer_service.training.final import Which
+from trainer_service.training.chunk import Which
 from trainer_service.training.folder import open_folder
 from trainer_service.training.spec import is_stackable
 from trainer_service.workers.executor import Executor, Process, supervise

@@ -21,7 +21,7 @@ from agent_service.domain.errors import (
 from trainer_service.runs.run import Run, RunSpec, RunState
 from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
-from trainer_service.training.final import Which
+from trainer_service.training.chunk import Which
 from trainer_service.training.folder import Folder
 from trainer_service.training.spec import TrainingSpec
 from trainer_service.workers.checkpointer import last_checkpoint

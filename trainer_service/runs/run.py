@@ -8,8 +8,7 @@ from typing import Literal
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Mode
-from trainer_service.training.chunk import Chunk
-from trainer_service.training.final import FinalScores
+from trainer_service.training.chunk import Chunk, FinalScores
 from trainer_service.training.regularizers.registry import names_in_words
 from trainer_service.training.spec import DEFAULT_METHOD, TrainingSpec
 

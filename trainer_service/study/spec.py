@@ -17,8 +17,8 @@ from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import Reward
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.learning import Learned
 from trainer_service.study.methods.plan import TUNING_SEEDS
-from trainer_service.study.methods.ppo import Learned
 from trainer_service.study.methods.registry import read_entry, write_entry
 from trainer_service.training.regularizers.registry import training_method
 from trainer_service.training.spec import TrainingSpec

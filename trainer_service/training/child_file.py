@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from agent_service.domain.errors import InvalidArgument, invalid
 from trainer_service.training.child.inputs import Inputs
+from trainer_service.training.chunk import FinalScores, Which
 from trainer_service.training.digest import weights_digest
-from trainer_service.training.final import FinalScores, Which
 from trainer_service.training.passes import Passes
 from trainer_service.training.spec import Execution, MemoryFormat, Precision, TrainingSpec
 

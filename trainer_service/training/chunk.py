@@ -1,9 +1,10 @@
-"""Chunks: which propagation lies in which (Eq. 2), and what one brings."""
+"""What a chunk of training brings (Eq. 2 says which propagations it has), and a whole training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pydantic import ConfigDict
 
@@ -40,3 +41,28 @@ class Chunk:
     """Images in the m validation batches, repeats counted."""
     seconds: float
     """Time of its training and validation."""
+
+
+class Which(StrEnum):
+    """Which weights of a training."""
+
+    BEST = "best"
+    """Those of the epoch with the best validation score."""
+    LAST = "last"
+    """Those that it ended with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalScores:
+    """What a training ended with: macro F1 unless called accuracy, all in [0, 1]."""
+
+    test_score_best: float
+    """With the weights of the epoch with the best validation score."""
+    test_score_last: float
+    """With the last weights."""
+    test_accuracy_best: float
+    test_accuracy_last: float
+    validation_score_best: float
+    validation_score_last: float
+    best_epoch: int
+    """From 1; a last epoch that was cut counts as one."""

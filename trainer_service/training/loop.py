@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from agent_service.scores import macro_f1
 from trainer_service.training.child.inputs import inputs_of
-from trainer_service.training.chunk import Chunk, chunk_of
+from trainer_service.training.chunk import Chunk, FinalScores, chunk_of
 from trainer_service.training.datasets import Images
 from trainer_service.training.digest import weights_digest
 from trainer_service.training.feed.augment import crop_flip
 from trainer_service.training.feed.feed import Feed, choose_feed
-from trainer_service.training.final import FinalScores
 from trainer_service.training.passes import Passes
 from trainer_service.training.spec import Augment, Score, TrainingSpec
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agent_service.domain.errors import invalid
-from trainer_service.training.child.models import STAGES, Model
+from trainer_service.training.child.models import STAGES, Model, is_resnet
 
 STANDARD_SIZE = 224
 """Pixels at which every model's stages differ in size, so that they can be told apart."""
@@ -106,7 +106,7 @@ def stage_ends(child: nn.Module, model: Model, *, channels: int) -> tuple[str, .
     models a stage is what works at one size of features, and the last four sizes count: the
     module that ends one is the last before the size changes.
     """
-    if model.is_resnet:
+    if is_resnet(model):
         return STAGES
     if layers := [n for n, _m in child.named_modules() if re.search(r"encoder_layer_\d+$", n)]:
         return tuple(layers[len(layers) * quarter // 4 - 1] for quarter in (1, 2, 3, 4))

@@ -10,6 +10,7 @@ from enum import StrEnum
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from trainer_service.training.child.models import Model as Model
+from trainer_service.training.child.models import has_width, is_resnet
 from trainer_service.training.datasets.catalog import check_dataset
 from trainer_service.training.regularizers.registry import training_method
 from trainer_service.training.regularizers.regularizer import Regularizer
@@ -186,9 +187,9 @@ class TrainingSpec:
         self._check_values()
 
     def _check_start(self) -> None:
-        if self.width != 1 and not self.model.has_width:
+        if self.width != 1 and not has_width(self.model):
             raise invalid("width", f"{self.width}: {self.model} is there at width 1 only")
-        if self.stem is not Stem.AUTO and not self.model.is_resnet:
+        if self.stem is not Stem.AUTO and not is_resnet(self.model):
             raise invalid("stem", f"{self.stem}: only ResNets have a choice; use auto")
         if self.start is Start.SCRATCH:
             return
@@ -249,4 +250,4 @@ def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
     """Whether children of these specs can be trained as one network."""
     # Without values, since those of one method may be refused for another.
     alike, other_alike = (replace(each, seed=0, values={}) for each in (spec, other))
-    return alike == other_alike and spec.model.is_resnet
+    return alike == other_alike and is_resnet(spec.model)

@@ -18,8 +18,8 @@ from trainer_service.runs.run import (
     RunState,
     StateChanged,
 )
-from trainer_service.training.chunk import Chunk
-from trainer_service.training.final import FinalScores
+from trainer_service.training.child.models import has_width, is_resnet
+from trainer_service.training.chunk import Chunk, FinalScores
 from trainer_service.training.regularizers.registry import training_methods
 from trainer_service.training.spec import (
     Augment,
@@ -59,8 +59,8 @@ def specs(draw: st.DrawFn) -> RunSpec:
         deduplicate=draw(st.booleans()),
         augment=draw(st.sampled_from(Augment)),
         model=model,
-        width=draw(st.floats(0.01, 1)) if is_scratch and model.has_width else 1.0,
-        stem=draw(st.sampled_from(Stem)) if is_scratch and model.is_resnet else Stem.AUTO,
+        width=draw(st.floats(0.01, 1)) if is_scratch and has_width(model) else 1.0,
+        stem=draw(st.sampled_from(Stem)) if is_scratch and is_resnet(model) else Stem.AUTO,
         start=Start.SCRATCH if is_scratch else Start.IMAGENET,
         method=method,
         sites=draw(st.sampled_from(Sites)),

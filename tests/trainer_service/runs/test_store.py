@@ -22,8 +22,7 @@ from trainer_service.runs.run import (
     StateChanged,
 )
 from trainer_service.runs.store import RunStore
-from trainer_service.training.chunk import Chunk
-from trainer_service.training.final import FinalScores
+from trainer_service.training.chunk import Chunk, FinalScores
 from trainer_service.training.spec import Method
 
 CHUNK = ChunkTrained(

@@ -16,10 +16,10 @@ from trainer_service.study.methods.carried import Carried
 from trainer_service.study.methods.derived import MeanOf, Replayed
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.learning import Learned
 from trainer_service.study.methods.plan import Child, Phase, Plan
-from trainer_service.study.methods.ppo import Learned
-from trainer_service.study.methods.schedule import Scheduled
 from trainer_service.study.methods.searches import Grid, RandomSearch
+from trainer_service.study.methods.steered import Scheduled
 from trainer_service.study.report import courses, pictures
 from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.results.trace import Trace

@@ -19,8 +19,8 @@ from trainer_service.study.spec import StudySpec, table_1
 from trainer_service.training.child.models import Model
 from trainer_service.training.child.network import build_child
 from trainer_service.training.child_file import child_file, load_child
+from trainer_service.training.chunk import Which
 from trainer_service.training.datasets import load_images
-from trainer_service.training.final import Which
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.spec import Method, TrainingSpec
 

@@ -11,11 +11,10 @@ from agent_service.domain.runs import Mode
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
 from trainer_service.study.methods.derived import Replayed, mean_values
 from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.learning import Learned
 from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
-from trainer_service.study.methods.ppo import Learned
-from trainer_service.study.methods.random import Drawn
-from trainer_service.study.methods.schedule import Scheduled
 from trainer_service.study.methods.searches import Grid
+from trainer_service.study.methods.steered import Drawn, Scheduled
 from trainer_service.study.report.flags import departs
 from trainer_service.study.results.results import Result, ResultsFolder
 from trainer_service.study.spec import StudySpec, table_1

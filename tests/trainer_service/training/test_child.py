@@ -10,7 +10,7 @@ from torch import nn
 
 from agent_service.domain.errors import InvalidArgument
 from tests.trainer_service.specs import CPU
-from trainer_service.training.child.models import Model
+from trainer_service.training.child.models import Model, is_resnet
 from trainer_service.training.child.network import build_child, input_size
 from trainer_service.training.datasets import Images, Split
 from trainer_service.training.loop import ChildTraining
@@ -46,7 +46,7 @@ def test_every_classifier_of_torchvision_has_its_name_here() -> None:
     assert {model.value for model in Model} == set(models.list_models(module=models))
 
 
-@pytest.mark.parametrize("model", [m for m in Model if m.is_resnet])
+@pytest.mark.parametrize("model", [m for m in Model if is_resnet(m)])
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (64, 3)])
 def test_resnets_are_torchvisions(model: Model, size: int, channels: int) -> None:
     """At width 1 the parameters are those of torchvision's model, but for stem and classifier."""

@@ -14,7 +14,7 @@ from agent_service.scores import macro_f1
 from tests.trainer_service.specs import CHILD, digits, new_child, values
 from trainer_service.training.checkpoint import Checkpoints
 from trainer_service.training.child_file import TrainedChild, child_file, load_child, read_manifest
-from trainer_service.training.final import FinalScores, Which
+from trainer_service.training.chunk import FinalScores, Which
 from trainer_service.training.folder import open_folder
 from trainer_service.training.loop import ChildTraining
 from trainer_service.training.regularizers.registry import training_methods

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from agent_service.domain.errors import InvalidArgument
+from trainer_service.training.child.models import is_resnet
 from trainer_service.training.child.network import build_child
 from trainer_service.training.regularizers.installed import Regularization
 from trainer_service.training.regularizers.registry import REGULARIZERS
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 def make(method: Method, **changes: object) -> tuple[nn.Module, Regularization, TrainingSpec]:
     fields = {"width": 0.0625, "chunks": 1} | changes
     spec = TrainingSpec(method=method, **fields)  # type: ignore[arg-type]
-    size = 8 if spec.model.is_resnet else 32
+    size = 8 if is_resnet(spec.model) else 32
     child = build_child(spec, channels=1, classes=10, image_size=size)
     calls = watch_pass(child, (1, size, size))
     return child, Regularization(spec, child, calls, batch=2, device=CPU), spec

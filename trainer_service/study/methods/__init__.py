@@ -1,8 +1,8 @@
-"""Methods of studies: a file per kind or family of kinds, and their registry.
+"""Methods of studies, a file per family of kinds, and their registry.
 
 plan       children of a study, and the results so far
 entry      base class: checks, children, tuning and judging, and the report's view
-choosing   base classes of methods that set one regularizer's values, and of controllers
+choosing   base class of methods that set one regularizer's values
 registry   all kinds, by their names in study files
-fixed searches bayesian schedule random ppo derived carried pbt    the kinds
+fixed searches steered learning derived carried pbt    the kinds
 """

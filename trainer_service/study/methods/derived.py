@@ -12,9 +12,9 @@ from agent_service.controllers.replay import ReplaySettings
 from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Mode
 from trainer_service.runs.run import RunSpec
-from trainer_service.study.methods.choosing import Steered
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.plan import Phase, Plan
+from trainer_service.study.methods.steered import Steered
 
 if TYPE_CHECKING:
     from trainer_service.study.results.results import Result

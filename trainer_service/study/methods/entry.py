@@ -18,7 +18,7 @@ from trainer_service.study.plain import shortened
 
 if TYPE_CHECKING:
     from trainer_service.study.methods.carried import Carried
-    from trainer_service.study.methods.choosing import Steered
+    from trainer_service.study.methods.steered import Steered
     from trainer_service.study.results.results import Result
     from trainer_service.study.run.work import Work
     from trainer_service.study.spec import StudySpec

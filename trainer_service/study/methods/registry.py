@@ -8,16 +8,14 @@ from pydantic import FieldSerializationInfo, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from agent_service.domain.checks import quoted
-from trainer_service.study.methods.bayesian import Bayesian
 from trainer_service.study.methods.carried import Carried
 from trainer_service.study.methods.derived import MeanOf, Replayed
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
+from trainer_service.study.methods.learning import Bayesian, Learned
 from trainer_service.study.methods.pbt import PopulationBased
-from trainer_service.study.methods.ppo import Learned
-from trainer_service.study.methods.random import Drawn
-from trainer_service.study.methods.schedule import Scheduled
 from trainer_service.study.methods.searches import Grid, RandomSearch
+from trainer_service.study.methods.steered import Drawn, Scheduled
 
 KINDS: dict[str, type[Entry]] = {
     "fixed": Fixed,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer_service.study.methods.ppo import running_mean
+from trainer_service.study.methods.learning import running_mean
 from trainer_service.study.report.drawing import (
     BLUE,
     GREEN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 
-from trainer_service.study.methods.ppo import RECENT
+from trainer_service.study.methods.learning import RECENT
 from trainer_service.study.report import courses, pictures
 from trainer_service.study.report.page import Picture, Section, Table
 from trainer_service.study.results.rows import MOMENTS, Compared, Row

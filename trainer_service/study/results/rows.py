@@ -20,7 +20,7 @@ from trainer_service.study.results.statistics import (
     wilcoxon,
 )
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.final import FinalScores
+from trainer_service.training.chunk import FinalScores
 
 Score = Callable[[FinalScores], float]
 

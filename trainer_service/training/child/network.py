@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from agent_service.domain.errors import invalid
+from trainer_service.training.child.models import is_resnet
 from trainer_service.training.sites import classifier_name, convolution_names
 from trainer_service.training.spec import Model, Start, Stem, TrainingSpec
 from trainer_service.training.vision import (
@@ -97,7 +98,7 @@ def build_child(spec: TrainingSpec, *, channels: int, classes: int, image_size: 
     """
     if spec.start is Start.IMAGENET:
         child = _pretrained(spec.model, classes=classes)
-    elif spec.model.is_resnet:
+    elif is_resnet(spec.model):
         return _resnet(spec, channels=channels, classes=classes, image_size=image_size)
     else:
         child = _from_scratch(spec.model, classes=classes, image_size=image_size)

@@ -60,9 +60,8 @@ def read_stored(dataset: str, root: Path) -> Stored:
     Raises:
         DataError: it is missing, with instructions, or invalid.
     """
-    from trainer_service.training.datasets.decoding import (
-        DataError,
-    )  # imports torch, which specs do without
+    # Here, since specs do without images.
+    from trainer_service.training.datasets.decoding import DataError
 
     kind, _, name = dataset.partition(":")
     entry = find_dataset(dataset)

@@ -1,4 +1,4 @@
-"""Policies learned by PPO: the paper's RNI and RD."""
+"""Methods whose controller learns: the paper's PPO policies, RNI and RD, and Bayesian search."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import REWARDS, Reward
+from agent_service.domain.runs import Mode
 from agent_service.domain.specs import Settings
-from trainer_service.study.methods.choosing import Choosing, Learning, Steered
-from trainer_service.study.methods.plan import TUNING_SEEDS
+from trainer_service.runs.run import RunSpec
+from trainer_service.study.methods.choosing import Choosing
+from trainer_service.study.methods.entry import Entry
+from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
+from trainer_service.study.methods.steered import Steered
 from trainer_service.training.spec import Sites, TrainingSpec
 
 if TYPE_CHECKING:
+    from trainer_service.study.methods.carried import Carried
     from trainer_service.study.results.results import Result
+    from trainer_service.study.run.work import Work
     from trainer_service.study.spec import StudySpec
 
 RECENT = 8
@@ -28,6 +35,64 @@ RECENT = 8
 def running_mean(values: Sequence[float]) -> list[float]:
     """Return the mean of each value and up to RECENT - 1 before it."""
     return [float(np.mean(values[max(0, i - RECENT + 1) : i + 1])) for i in range(len(values))]
+
+
+class Learning(Steered):
+    """A method whose controller learns from the budget's children, then is frozen."""
+
+    __slots__ = ()
+
+    def tuned_children(self, study: StudySpec) -> int:
+        """Return the study's budget."""
+        return study.budget
+
+    def tuning(self, plan: Plan) -> list[RunSpec]:
+        """Return the runs that it learns from."""
+        name = plan.controller(self.name)
+        return [
+            self.steered(plan.spec, name, Mode.LEARNING, TUNING_SEEDS + place)
+            for place in range(self.tuned_children(plan.spec))
+        ]
+
+    @property
+    def transitions(self) -> int:
+        """Transitions of one policy update; 0 if it does not learn from transitions."""
+        return 0
+
+    def tune(self, work: Work) -> str:
+        """Learn the policy unless the folder has it, and freeze it at the agent service."""
+        plan = work.plan
+        made = self.controller(plan)
+        if plan.policy(self.name) is None:
+            is_new = not plan.finished(self.name, Phase.TUNING)
+            work.controllers.learn(self.name, made, is_new=is_new)
+            work.children.train(plan.tuning(self.name))
+            work.controllers.freeze(self.name, made, rollout_size=self.transitions)
+        return work.controllers.frozen(self.name, made)
+
+    def carried(self, taker: Carried, there: Plan, study: StudySpec) -> Entry:
+        """Return this method under the name of its taker; the policy comes with it."""
+        if there.policy(self.name) is None:
+            raise invalid("of", f"{self.name!r} has no frozen policy in {taker.study}, yet")
+        if there.spec.training.chunk_size != study.training.chunk_size:
+            raise invalid(
+                "of",
+                f"{self.name!r} decides from {there.spec.training.chunk_size} losses a chunk, "
+                f"children here have {study.training.chunk_size}; set the same chunk_size",
+            )
+        return replace(self, name=taker.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bayesian(Learning):
+    """The best constant that Optuna's TPE proposed, by final validation scores (Figure 4)."""
+
+    kind: Literal["bayesian"] = "bayesian"
+    is_search = True
+
+    def algorithm(self, study: StudySpec) -> Settings:
+        """Return TPE's settings."""
+        return BayesianSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
