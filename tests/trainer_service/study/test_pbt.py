@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument
-from tests.end_to_end.processes import TrainerProcess
+from tests.given import ServedTrainer
 from tests.trainer_service.specs import CHILD
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import Event, RunSpec
@@ -162,7 +162,7 @@ def test_a_population_goes_on_wherever_it_was_interrupted(tmp_path: Path) -> Non
     training = replace(CHILD, method=Method.NI, chunks=None, epochs=7)
     population = Population(study="faces", training=training, members=3, rounds=2, chunks=1)
     with (
-        TrainerProcess(tmp_path) as process,
+        ServedTrainer(tmp_path) as process,
         TrainerClient(process.address, budget_seconds=60) as client,
     ):
         # As runs are submitted, watched and discarded; each waits for all that the one before left.
