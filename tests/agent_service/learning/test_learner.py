@@ -19,7 +19,7 @@ from agent_service.controllers.random import RandomSettings
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Controller, Mode
-from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.learning import learner as learner_module
 from agent_service.learning import sb3
 from agent_service.learning.learner import Learner
@@ -27,16 +27,23 @@ from agent_service.store.rows import rows
 from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.calls import LOSSES
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
 from tests.postgresql import PostgresServer
 
-LOSSES = [2.0, 1.5, 1.25, 1.0]
 SMALL = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
 
 
-def train(client: AgentClient, chunks: int, *, reward: float = 0.5, controller: str = "c") -> None:
+def create(client: AgentClient, *names: str, algorithm: Settings = SMALL) -> None:
+    for name in names or ("c",):
+        client.create_controller(spec(name, algorithm, reward=Reward.GIVEN))
+
+
+def train(
+    client: AgentClient, chunks: int = 8, *, reward: float = 0.5, controller: str = "c"
+) -> None:
     with client.run(controller) as run:
         for chunk in range(chunks):
             run.report_reward([loss / (chunk + 1) for loss in LOSSES], reward * (chunk % 2))
@@ -48,7 +55,7 @@ def uses(client: AgentClient, controller: str = "c") -> list[int]:
 
 def test_a_rollout_waits_until_it_is_full(served: ServedAgent, client: AgentClient) -> None:
     """Seven of eight transitions make no version; the eighth, of another run, makes one."""
-    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    create(client)
     train(client, 7)
     assert learn_once(served.store) == 0
     assert client.get_controller("c").policy_version == 1
@@ -64,14 +71,12 @@ def test_looking_for_rollouts_costs_the_same_for_any_number_of_controllers(
     served: ServedAgent, client: AgentClient
 ) -> None:
     """One statement says of all whose rollouts are of one size; of the others no spec is read."""
-    for number in range(20):
-        client.create_controller(spec(f"c{number}", algorithm=SMALL, reward=Reward.GIVEN))
-    larger = replace(SMALL, rollout_size=9)
-    client.create_controller(spec("larger", algorithm=larger, reward=Reward.GIVEN))
-    client.create_controller(spec("random", RandomSettings(), reward=Reward.GIVEN))
+    create(client, *(f"c{number}" for number in range(20)))
+    create(client, "larger", algorithm=replace(SMALL, rollout_size=9))
+    create(client, "random", algorithm=RandomSettings())
     for name in ("c3", "larger", "random"):
-        train(client, 8, controller=name)
-    train(client, 8, controller="c7")
+        train(client, controller=name)
+    train(client, controller="c7")
     client.set_mode("c7", Mode.FROZEN)
     learner = Learner()
     served.store.read(learner.with_full_rollouts)
@@ -96,9 +101,9 @@ def test_a_look_reads_no_controller_that_does_not_learn(
     served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a frozen nor a deleted one, though their rollouts are full for ever."""
+    create(client, "frozen", "deleted")
     for name in ("frozen", "deleted"):
-        client.create_controller(spec(name, algorithm=SMALL, reward=Reward.GIVEN))
-        train(client, 8, controller=name)
+        train(client, controller=name)
     client.set_mode("frozen", Mode.FROZEN)
     client.delete_controller("deleted")
     learner = Learner()
@@ -117,39 +122,30 @@ def test_a_look_reads_no_controller_that_does_not_learn(
     assert read == []
 
 
+@pytest.mark.parametrize("fault", ["reward", "time"])
 def test_a_rollout_that_cannot_be_used_is_skipped_once(
-    served: ServedAgent, client: AgentClient
+    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Rewards beyond float32 fail the update: they are recorded, the next rollout is learned."""
-    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
-    train(client, 8, reward=1e300)
-    learn_once(served.store)
+    """Rewards beyond float32, or too long an update: recorded only; the next one is learned."""
+    create(client)
+    train(client, reward=1e300 if fault == "reward" else 0.5)
+    with monkeypatch.context() as patch:
+        if fault == "time":
+            patch.setattr(learner_module, "UPDATE_SECONDS", 0.0)
+        learn_once(served.store)
     assert client.get_controller("c").policy_version == 1
     assert uses(client) == [pb.USE_RECORDED] * 8
 
-    train(client, 8)
+    train(client)
     learn_once(served.store)
     assert client.get_controller("c").policy_version == 2
     assert uses(client) == [pb.USE_RECORDED] * 8 + [pb.USE_LEARNED] * 8
 
 
-def test_a_failing_controller_holds_up_no_other(served: ServedAgent, client: AgentClient) -> None:
-    """Both rollouts are full; the one that can be used is."""
-    for name in ("bad", "good"):
-        client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
-    train(client, 8, reward=1e300, controller="bad")
-    train(client, 8, controller="good")
-
-    learn_once(served.store)
-
-    assert client.get_controller("bad").policy_version == 1
-    assert client.get_controller("good").policy_version == 2
-
-
-def test_a_frozen_controller_keeps_what_is_ready(served: ServedAgent, client: AgentClient) -> None:
+def test_a_frozen_controller_learns_later(served: ServedAgent, client: AgentClient) -> None:
     """Frozen, nothing is consumed; set to learn again, it is."""
-    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
-    train(client, 8)
+    create(client)
+    train(client)
     client.set_mode("c", Mode.FROZEN)
     assert learn_once(served.store) == 0
     assert uses(client) == [pb.USE_READY] * 8
@@ -167,8 +163,8 @@ def test_a_learner_that_is_not_alone_reads_no_rollout(
         AgentClient(served.address) as client,
         SqlStore(served.url) as other,
     ):
-        client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
-        train(client, 8)
+        create(client)
+        train(client)
         controller = served.store.read(lambda session: session.find_controller("c"))
         assert controller is not None
         reads: list[int] = []
@@ -192,9 +188,9 @@ def test_the_next_actions_are_those_of_the_new_version(
     served: ServedAgent, client: AgentClient
 ) -> None:
     """A learning run takes up a version while it runs; a frozen one keeps to its own."""
-    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    create(client)
     learning, frozen = client.run("c"), client.run("c", mode=Mode.FROZEN)
-    train(client, 8)
+    train(client)
     learn_once(served.store)
 
     for run in (learning, frozen):
@@ -218,16 +214,16 @@ def test_a_file_whose_optimizer_fails_every_update_is_learned_from_anew(
     served: ServedAgent, client: AgentClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Adam's state starts again at zero, the weights go on, and one line says so."""
-    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
+    create(client)
     client.import_policy("c", with_moments(client.export_policy("c"), 3e38))
-    train(client, 8)
+    train(client)
 
     assert learn_once(served.store) == 1
 
     assert client.get_controller("c").policy_version == 3
     assert uses(client) == [pb.USE_LEARNED] * 8
     assert [r.levelname for r in caplog.records if "started anew" in r.message] == ["WARNING"]
-    train(client, 8)
+    train(client)
     learn_once(served.store)
     assert client.get_controller("c").policy_version == 4
     assert len([r for r in caplog.records if "started anew" in r.message]) == 1
@@ -240,9 +236,9 @@ def test_whatever_an_update_raises_ends_no_learner(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The rollout is recorded, once, in one line; the version stays; others are learned for."""
+    create(client, "bad", "good")
     for name in ("bad", "good"):
-        client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
-        train(client, 8, controller=name)
+        train(client, controller=name)
 
     def update(snapshot: Any, of: ControllerSpec, *rest: Any, **options: Any) -> Any:
         if of.name == "bad":
@@ -262,29 +258,13 @@ def test_whatever_an_update_raises_ends_no_learner(
     assert line.endswith("MemoryError: no room")
 
 
-def test_an_update_that_takes_too_long_is_given_up(
-    served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its rollout is recorded; it is not tried again."""
-    client.create_controller(spec(algorithm=SMALL, reward=Reward.GIVEN))
-    train(client, 8)
-    monkeypatch.setattr("agent_service.learning.learner.UPDATE_SECONDS", 0.0)
-
-    learn_once(served.store)
-
-    assert client.get_controller("c").policy_version == 1
-    assert uses(client) == [pb.USE_RECORDED] * 8
-
-
 def test_controllers_learn_in_turn(
     served: ServedAgent, client: AgentClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose updates take long waits for all that take less, however many are due."""
+    create(client, "a-slow", "b-slow", "quick")
     for name in ("a-slow", "b-slow", "quick"):
-        client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
-    train(client, 24, controller="a-slow")
-    train(client, 24, controller="b-slow")
-    train(client, 24, controller="quick")
+        train(client, 24, controller=name)
     clock = 0.0
     taken: list[str] = []
 
@@ -305,7 +285,7 @@ def test_controllers_learn_in_turn(
 
     assert taken[:5] == ["a-slow", "b-slow", "quick", "quick", "quick"]
     assert sorted(taken[5:]) == ["a-slow", "a-slow", "b-slow", "b-slow"]
-    train(client, 8, controller="quick")
+    train(client, controller="quick")
     train(client, 16, controller="a-slow")
     assert learner.take_turn(served.store)
     assert taken[9] == "quick", "who comes back is before those whose updates took longer"
@@ -315,9 +295,9 @@ def test_what_cannot_be_read_of_one_controller_holds_up_no_other(tmp_path: Path)
     """The error is raised once; then the controller rests, and the others are learned for."""
     path = tmp_path / "agent.db"
     with ServedAgent(path) as served, AgentClient(served.address) as client:
+        create(client, "a-damaged", "good")
         for name in ("a-damaged", "good"):
-            client.create_controller(spec(name, SMALL, reward=Reward.GIVEN))
-            train(client, 8, controller=name)
+            train(client, controller=name)
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE policies SET data = x'00' WHERE controller_id = 1")
         learner = Learner()

@@ -1,4 +1,4 @@
-"""The metrics page stays as small as it was, whatever has ended or is gone."""
+"""The metrics page does not grow with runs that ended and controllers that were deleted."""
 
 import asyncio
 from pathlib import Path
@@ -16,10 +16,11 @@ from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
 from agent_service.store.journal.journal import LoopJournal
 from agent_service.store.store import SqlStore
+from tests.agent_service.calls import train
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
 
-RUNS, AT_ONCE = 5000, 250
+RUNS, AT_ONCE = 1000, 250
 
 
 def series(registry: CollectorRegistry) -> int:
@@ -38,8 +39,8 @@ async def finish(run_service: RunService, run_ids: list[str]) -> None:
     await asyncio.gather(*futures)
 
 
-def test_five_thousand_runs_leave_the_page_as_small_as_before(tmp_path: Path) -> None:
-    """Each has gauges while it is active; then as many series are there as after the first one."""
+def test_a_thousand_runs_leave_the_page_as_small_as_before(tmp_path: Path) -> None:
+    """Each has gauges while it is active; then there are as many series as after the first one."""
     registry = CollectorRegistry()
     metrics = DecisionMetrics(registry)
     url = f"sqlite:///{tmp_path / 'agent.db'}"
@@ -75,8 +76,7 @@ def test_a_deleted_controller_goes_from_the_page(served: ServedAgent, client: Ag
     """All of its series, what was counted of it too; the others keep theirs."""
     for name in ("gone", "kept"):
         client.create_controller(spec(name))
-        with client.run(name) as run:
-            run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.25)
+        train(client, name)
 
     client.delete_controller("gone")
 
