@@ -317,15 +317,12 @@ class AgentDelivery:
             # At least two per new call, so that the queue shrinks.
             if delivered > 1 and time.monotonic() > gives_up:
                 return False
-            self._deliver_first()
+            kind, data = self._waiting[0]
+            self.ask(kind.FromString(data))
+            self._waiting.popleft()
             delivered += 1
         self.availability.release(self, is_delivered=True)
         return True
-
-    def _deliver_first(self) -> None:
-        kind, data = self._waiting[0]
-        self.ask(kind.FromString(data))
-        self._waiting.popleft()
 
     def _keep(self, request: Message) -> RunLost | None:
         assert self._hold is not None

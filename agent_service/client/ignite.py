@@ -79,7 +79,8 @@ class ReinforcedRegularization:
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         handlers = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
-        ours = [handler for handler in handlers if _is_ours(handler)]
+        owners = [getattr(handler, "__self__", None) for handler in handlers]
+        ours = [owner for owner in owners if isinstance(owner, ReinforcedRegularization)]
         # Handlers of this event decide whether the exception is raised: the script's, if any.
         is_scripts = len(ours) < len(handlers)
         # Within an epoch, whose data iterator is still open, the engine continues unless one of
@@ -87,9 +88,5 @@ class ReinforcedRegularization:
         if is_scripts and engine._dataloader_iter is not None:
             return
         self._lifecycle.fail(error)
-        if not is_scripts and ours[-1].__self__ is self:  # once the others have ended their runs
+        if not is_scripts and ours[-1] is self:  # once the others have ended their runs
             raise error
-
-
-def _is_ours(handler: Any) -> bool:
-    return isinstance(getattr(handler, "__self__", None), ReinforcedRegularization)

@@ -31,7 +31,7 @@ from agent_service.domain.runs import (
 )
 from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.wire.fields import contents, plain, told
+from agent_service.wire.fields import arguments, contents, plain
 
 if TYPE_CHECKING:
     from agent_service.domain.store import PolicyEntry, Usage
@@ -132,16 +132,17 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
                 f"{str(name)!r} is not in the contract; create such a controller in the process of "
                 "its service",
             )
-    return _spec_told(spec)
+    return _spec_message(spec)
 
 
-def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
-    """Return the message of a spec; what the contract lacks of it is of no known kind there."""
+def _spec_message(spec: ControllerSpec) -> pb.ControllerSpec:
+    """Return the message of a spec, without an algorithm that the contract lacks."""
     message = pb.ControllerSpec(
         name=spec.name,
         chunk_size=spec.chunk_size,
         hyperparameters=[
-            pb.Hyperparameter(**told(h, pb.Hyperparameter.DESCRIPTOR)) for h in spec.hyperparameters
+            pb.Hyperparameter(**arguments(h, pb.Hyperparameter.DESCRIPTOR))
+            for h in spec.hyperparameters
         ],
         reward=_reward_number(spec.reward),
         diverged_reward=spec.diverged_reward,
@@ -150,16 +151,16 @@ def _spec_told(spec: ControllerSpec) -> pb.ControllerSpec:
     settings = spec.algorithm.as_asked()
     if settings.kind in _ALGORITHMS:
         algorithm = getattr(message, settings.kind)
-        algorithm.MergeFrom(type(algorithm)(**told(settings, algorithm.DESCRIPTOR)))
+        algorithm.MergeFrom(type(algorithm)(**arguments(settings, algorithm.DESCRIPTOR)))
         algorithm.SetInParent()
     return message
 
 
 _ALGORITHMS = [f.name for f in pb.ControllerSpec.DESCRIPTOR.oneofs_by_name["algorithm"].fields]
-"""The kinds that the contract has a message for."""
+"""The kinds of algorithms in the contract."""
 _REWARD: Any = pb.ControllerSpec.DESCRIPTOR.fields_by_name["reward"]
 _UNKNOWN = -1
-"""The number of a reward that the contract lacks, so that nobody takes it for another."""
+"""The number of a reward that the contract lacks, unlike that of any other."""
 
 
 def _reward_number(reward: str) -> Any:
@@ -170,7 +171,7 @@ def _reward_number(reward: str) -> Any:
 def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller:
     """Return the message of a controller and its counts."""
     return pb.Controller(
-        spec=_spec_told(controller.spec),
+        spec=_spec_message(controller.spec),
         mode=_MODE_NUMBERS[controller.mode],
         policy_version=controller.policy_version,
         create_time=timestamp(controller.created_at),
@@ -196,7 +197,7 @@ def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
 
 
 def start_from_message(message: pb.StartRunRequest) -> StartRun:
-    """Return the checked wish to start a run; raises InvalidArgument."""
+    """Return the checked request to start a run; raises InvalidArgument."""
     return StartRun(
         controller=message.controller,
         run_id=message.run_id,
@@ -209,7 +210,7 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
 
 def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
     """Return the checked report; raises InvalidArgument."""
-    import numpy as np  # here alone: the client imports this file, and needs none of it for that
+    import numpy as np  # only here, since clients import this module
 
     feedback: Feedback
     match message.WhichOneof("feedback"):

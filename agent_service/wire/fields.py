@@ -1,7 +1,8 @@
-"""Messages to plain values by the names of their fields, and back: dataclasses need no more."""
+"""Converts messages to plain values and back, by the names of their fields."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -11,28 +12,31 @@ from google.protobuf.message import Message
 def contents(message: Message, kind: type[Any] | None = None) -> dict[str, Any]:
     """Return a message's fields by name, as plain values.
 
-    Enums are named as their members; a message that holds a map alone is that map.
+    An enum's value is its name in lower case; a message that only holds a map is that map.
 
     Args:
         message: of any type.
-        kind: the dataclass that takes the fields. Where one does not tell whether it is set, and
-            has a default there, its zero stands for that.
+        kind: the dataclass that takes the fields. If a field has a default there, and the message
+            does not record whether it is set, a zero counts as unset.
     """
     with_default = {f.name for f in fields(kind) if f.default is not MISSING} if kind else ()
     is_set = {field.name for field, _ in message.ListFields()}
     return {
-        field.name: _field_plain(field, getattr(message, field.name))
+        field.name: _values(field, getattr(message, field.name), plain)
         for field in message.DESCRIPTOR.fields
         if field.name in is_set or not (field.has_presence or field.name in with_default)
     }
 
 
-def _field_plain(field: Any, value: Any) -> Any:
+def _values(field: Any, value: Any, convert: Callable[[Any, Any], Any]) -> Any:
+    """Convert the value of a field, or each of several."""
+    if value is None:
+        return None
     if _is_map(field):
         return dict(value)
     if field.is_repeated:
-        return tuple(plain(field, one) for one in value)
-    return plain(field, value)
+        return tuple(convert(field, one) for one in value)
+    return convert(field, value)
 
 
 def plain(field: Any, value: Any) -> Any:
@@ -45,24 +49,16 @@ def plain(field: Any, value: Any) -> Any:
     return value
 
 
-def told(value: Any, descriptor: Any) -> dict[str, Any]:
-    """Return the fields of a message by name, as its constructor takes them, from attributes."""
-    return {f.name: _field_told(f, getattr(value, f.name)) for f in descriptor.fields}
+def arguments(value: Any, descriptor: Any) -> dict[str, Any]:
+    """Return the arguments of a message's constructor from the attributes of the same names."""
+    return {f.name: _values(f, getattr(value, f.name), _argument) for f in descriptor.fields}
 
 
-def _field_told(field: Any, value: Any) -> Any:
-    if value is None or _is_map(field):
-        return value
-    if field.is_repeated:
-        return [_one_told(field, one) for one in value]
-    return _one_told(field, value)
-
-
-def _one_told(field: Any, value: Any) -> Any:
+def _argument(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return _prefix(field) + value.name
     if field.message_type is not None:
-        return {"values": value} if _holds_map(field) else told(value, field.message_type)
+        return {"values": value} if _holds_map(field) else arguments(value, field.message_type)
     return value
 
 
@@ -71,12 +67,12 @@ def _is_map(field: Any) -> bool:
 
 
 def _holds_map(field: Any) -> bool:
-    """Whether a message holds a map alone, `values`, since maps cannot be repeated."""
+    """Whether a message only holds a map, `values`, since maps cannot be repeated."""
     held = field.message_type.fields
     return [one.name for one in held] == ["values"] and _is_map(held[0])
 
 
 def _prefix(field: Any) -> str:
-    """Return what the names of an enum's values begin with in the contract, as `SHAPE_`."""
+    """Return the prefix of an enum's values in the contract, such as `SHAPE_`."""
     unspecified: str = field.enum_type.values_by_number[0].name
     return unspecified.removesuffix("UNSPECIFIED")

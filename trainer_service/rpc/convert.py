@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from agent_service.domain.checks import member
 from agent_service.domain.errors import FieldViolation, InvalidArgument, invalid, within
 from agent_service.wire.convert import timestamp
-from agent_service.wire.fields import contents, plain, told
+from agent_service.wire.fields import arguments, contents, plain
 from trainer_service.runs.run import (
     ChunkTrained,
     Event,
@@ -106,7 +106,7 @@ def spec_from_message(message: pb.RunSpec) -> RunSpec:
 
 def spec_to_message(spec: RunSpec) -> pb.RunSpec:
     """Return the message of a spec, with all defaults filled in."""
-    return pb.RunSpec(**told(_spec_view(spec), pb.RunSpec.DESCRIPTOR))
+    return pb.RunSpec(**arguments(_spec_view(spec), pb.RunSpec.DESCRIPTOR))
 
 
 def _spec_view(spec: RunSpec) -> SimpleNamespace:
@@ -126,7 +126,7 @@ def run_to_message(run: Run) -> pb.Run:
         result=None if run.result is None else _view(run.result, run.result.scores),
         create_time=timestamp(run.created_at),
     )
-    return pb.Run(**told(view, pb.Run.DESCRIPTOR))
+    return pb.Run(**arguments(view, pb.Run.DESCRIPTOR))
 
 
 def event_to_message(event: Event) -> pb.Event:
@@ -140,10 +140,10 @@ def event_to_message(event: Event) -> pb.Event:
             message.planned_chunks = chunks
         case ChunkTrained(chunk=chunk) as trained:
             view = _view(trained, chunk)
-            message.chunk.CopyFrom(pb.Chunk(**told(view, pb.Chunk.DESCRIPTOR)))
+            message.chunk.CopyFrom(pb.Chunk(**arguments(view, pb.Chunk.DESCRIPTOR)))
         case Finished(scores=scores) as result:
             view = _view(result, scores)
-            message.result.CopyFrom(pb.Result(**told(view, pb.Result.DESCRIPTOR)))
+            message.result.CopyFrom(pb.Result(**arguments(view, pb.Result.DESCRIPTOR)))
     return message
 
 

@@ -50,16 +50,9 @@ class _Pattern:
 
     hyperparameter: str
     text: str
-
-    @property
-    def attribute(self) -> str:
-        """The part after the colon; empty without one."""
-        return self.text.partition(":")[2]
-
-    @property
-    def module(self) -> str:
-        """The part before the colon."""
-        return self.text.partition(":")[0]
+    module: str
+    attribute: str
+    """Empty if the text has no colon."""
 
     def fits(self, rate: Rate) -> bool:
         """Return whether it matches a rate's name; it may still not select the rate."""
@@ -131,7 +124,7 @@ def _patterns(names: list[str], drives: Drives | None) -> list[_Pattern]:
         if hyperparameter not in names:
             raise invalid("drives", f"{hyperparameter!r} is not one of {names}")
     return [
-        _Pattern(hyperparameter, text)
+        _Pattern(hyperparameter, text, text.partition(":")[0], text.partition(":")[2])
         for hyperparameter, texts in drives.items()
         for text in several(
             texts if isinstance(texts, str) or not isinstance(texts, Iterable) else [*texts],
