@@ -1,17 +1,15 @@
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 
 from agent_service.client import AgentClient, delivery
-from agent_service.v1 import agent_pb2_grpc
-from tests.agent_service.calls import call_of, raw_stub
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
+from tests.agent_service.calls import Call, call_of, raw_stub
 from tests.given import ON_POSTGRESQL, ServedAgent
 from tests.postgresql import PostgresServer, running_server
 
@@ -71,13 +69,13 @@ def client(served: ServedAgent) -> Iterator[AgentClient]:
 
 
 @pytest.fixture
-def stub(served: ServedAgent) -> Iterator[agent_pb2_grpc.AgentServiceStub]:
+def stub(served: ServedAgent) -> Iterator[AgentServiceStub]:
     """The service's calls as gRPC makes them."""
     with raw_stub(served.address) as stub:
         yield stub
 
 
 @pytest.fixture
-def call(stub: agent_pb2_grpc.AgentServiceStub) -> Callable[[Message], Any]:
+def call(stub: AgentServiceStub) -> Call:
     """Make the call that a request is for, once; raises the domain's errors."""
     return partial(call_of, stub)

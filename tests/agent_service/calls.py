@@ -1,6 +1,6 @@
 """Calls of the contract as any program makes them, and short runs of the Python client."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,21 +9,23 @@ from google.protobuf.message import Message
 
 from agent_service.client import AgentClient, Mode, Outcome, Run
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
 from agent_service.wire.status import from_rpc_error
 
+Call = Callable[[Message], Any]
+"""Makes the call that a request is for; see the fixture `call`."""
 LOSSES = [2.0, 1.5, 1.25, 1.0]
 SCORES = pb.Scores(training=0.5, validation=0.5)
 
 
 @contextmanager
-def raw_stub(address: str) -> Iterator[agent_pb2_grpc.AgentServiceStub]:
+def raw_stub(address: str) -> Iterator[AgentServiceStub]:
     """Yield gRPC's own stub for a service: it neither retries nor converts errors."""
     with grpc.insecure_channel(address) as channel:
-        yield agent_pb2_grpc.AgentServiceStub(channel)
+        yield AgentServiceStub(channel)
 
 
-def call_of(stub: agent_pb2_grpc.AgentServiceStub, request: Message) -> Any:
+def call_of(stub: AgentServiceStub, request: Message) -> Any:
     """Return the answer to a request, a list if it is a stream; raises the domain's errors."""
     method = getattr(stub, type(request).__name__.removesuffix("Request"))
     try:

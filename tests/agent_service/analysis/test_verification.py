@@ -1,15 +1,12 @@
 """`verify`: an honest log is derived again; a changed one is found, at the first that differs."""
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf.message import Message
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient
@@ -22,7 +19,7 @@ from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.calls import train
+from tests.agent_service.calls import Call, train
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent, run_command
@@ -70,7 +67,7 @@ EDGES = (-0.0, 5e-324, 1e-310, 0.1, float(np.float32(0.1)), 1.0, 1 - 2**-53)
 
 
 def test_numbers_at_the_edges_are_decided_from_as_they_are_stored(
-    served: ServedAgent, client: AgentClient, call: Callable[[Message], Any]
+    served: ServedAgent, client: AgentClient, call: Call
 ) -> None:
     """As scores, rewards, applied values, losses, bounds and final scores; seen by the policy."""
     sees_all = PPOSettings(

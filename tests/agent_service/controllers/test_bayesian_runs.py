@@ -1,16 +1,13 @@
 """Bayesian controllers through a real server: which ends become trials, and what follows."""
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 
 from agent_service.client import AgentClient, BayesianSettings, Mode, Outcome, PPOSettings
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.calls import report
+from tests.agent_service.calls import Call, report
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
@@ -47,7 +44,7 @@ def tuned(client: AgentClient) -> AgentClient:
 
 
 def test_each_final_score_makes_a_version(
-    served: ServedAgent, tuned: AgentClient, call: Callable[[Message], Any]
+    served: ServedAgent, tuned: AgentClient, call: Call
 ) -> None:
     """With the run's value, in the order of the ends; a repeated end adds none.
 
@@ -100,9 +97,7 @@ def test_a_diverged_run_is_a_trial_without_a_score(tuned: AgentClient, score: fl
     assert trials(tuned) == [([value], None)]
 
 
-def test_unset_settings_have_optunas_defaults(
-    client: AgentClient, call: Callable[[Message], Any]
-) -> None:
+def test_unset_settings_have_optunas_defaults(client: AgentClient, call: Call) -> None:
     """As the contract says."""
     request = pb.CreateControllerRequest(spec=pb.ControllerSpec(name="unset"))
     request.spec.hyperparameters.add(name="dropout", high=0.9)

@@ -9,7 +9,7 @@ from scipy import stats
 from agent_service.controllers.constant import ConstantSettings
 from agent_service.controllers.ppo import FrozenStart, PPOSettings
 from agent_service.controllers.random import RandomSettings
-from agent_service.controllers.schedule import ScheduleSettings, Shape, course
+from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.hyperparameters import named_values
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec
@@ -85,15 +85,6 @@ def test_a_schedule_goes_from_start_to_end(
     assert values == pytest.approx(expected, abs=1e-11)
 
 
-@pytest.mark.parametrize("shape", list(Shape))
-def test_a_course_never_turns_back(shape: Shape) -> None:
-    """The share of the way rises with the chunks, from 0 to 1."""
-    shares = [course(schedule(shape, chunks=50, steps=7), chunk=chunk) for chunk in range(1, 60)]
-
-    assert shares == sorted(shares)
-    assert (shares[0], shares[49]) == (0, 1)
-
-
 def test_random_actions_are_uniform_in_every_mode() -> None:
     """By Kolmogorov-Smirnov over chunks, each hyperparameter for itself, uncorrelated."""
     of = spec(algorithm=RandomSettings(), hyperparameters=(DROPOUT, NOISE))
@@ -131,15 +122,6 @@ def test_a_learning_policy_samples_from_its_own_normal_law() -> None:
     assert stats.kstest(samples, law.cdf).pvalue > 0.001
     assert [c.log_probability for c in choices] == pytest.approx(law.logpdf(samples), abs=1e-6)
     assert any(abs(sample) > 1 for sample in samples), "samples are kept unclipped"
-
-
-def test_a_frozen_policy_takes_its_mean() -> None:
-    """No chance takes part: every run gets the same, at S_0 too."""
-    of = spec(algorithm=PPOSettings())
-    for chunk in (1, 2):
-        choices = {decide(of, run_id=f"r{i}", chunk=chunk, mode=Mode.FROZEN) for i in range(20)}
-        assert len(choices) == 1
-        assert not choices.pop().explored
 
 
 def test_a_frozen_run_may_start_uniformly_as_in_the_paper() -> None:

@@ -82,14 +82,10 @@ def test_one_diverging_child_does_not_blind_the_policy() -> None:
 
 
 def test_rollouts_of_any_length_are_learned_from() -> None:
-    """Two transitions are enough, and a last minibatch of a single one does no harm."""
+    """Two transitions are enough, and a last minibatch of one does no harm; one has no spread."""
     for length in (2, 9):
         snapshot = chain(controller(), [segment(1, length=length)])
         assert from_bytes(to_bytes(snapshot, controller(), policy_version=2), controller())
-
-
-def test_a_lone_transition_is_refused() -> None:
-    """A rollout of one transition has no spread of advantages to learn from."""
     with pytest.raises(ValueError, match="2 transitions"):
         chain(controller(), [segment(1, length=1)])
 

@@ -2,7 +2,6 @@
 
 import math
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -19,8 +18,8 @@ from agent_service.domain.errors import (
     NotFound,
 )
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
-from tests.agent_service.calls import LOSSES, SCORES, report_of
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
+from tests.agent_service.calls import LOSSES, SCORES, Call, report_of
 from tests.agent_service.specs import spec
 
 NAN, INF = math.nan, math.inf
@@ -139,9 +138,7 @@ WRONG: list[tuple[Message, str]] = [
 ]
 
 
-def test_a_wrong_value_is_refused_by_its_field(
-    client: AgentClient, call: Callable[[Message], Any]
-) -> None:
+def test_a_wrong_value_is_refused_by_its_field(client: AgentClient, call: Call) -> None:
     """INVALID_ARGUMENT names the field, and everything is as it was."""
     client.create_controller(spec())
     client.run("c", run_id="live")
@@ -176,7 +173,7 @@ def test_a_wrong_value_is_refused_by_its_field(
     ids=lambda value: type(value).__name__,
 )
 def test_a_call_names_what_does_not_exist(
-    client: AgentClient, call: Callable[[Message], Any], request_: Message, error: type[AgentError]
+    client: AgentClient, call: Call, request_: Message, error: type[AgentError]
 ) -> None:
     """NOT_FOUND, never UNKNOWN or INTERNAL; a controller without a policy is another matter."""
     client.create_controller(spec("random", RandomSettings()))
@@ -185,9 +182,7 @@ def test_a_call_names_what_does_not_exist(
         call(request_)
 
 
-def test_a_message_of_ten_mebibytes_is_refused(
-    client: AgentClient, stub: agent_pb2_grpc.AgentServiceStub
-) -> None:
+def test_a_message_of_ten_mebibytes_is_refused(client: AgentClient, stub: AgentServiceStub) -> None:
     """RESOURCE_EXHAUSTED by the transport's limit, and the service goes on."""
     client.create_controller(spec())
     client.run("c", run_id="r")

@@ -22,7 +22,6 @@ from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
 from tests.given import ServedAgent
@@ -108,7 +107,7 @@ def test_a_reader_that_stalls_takes_little_of_the_servers_memory(long_log: Path)
 def stalled(address: str, *, after: int) -> Iterator[pb.StreamTransitionsResponse]:
     """Return a stream whose connection takes no more than what is asked of it."""
     options = [("grpc.http2.lookahead_bytes", 1), ("grpc.use_local_subchannel_pool", 1)]
-    stub = agent_pb2_grpc.AgentServiceStub(grpc.insecure_channel(address, options))
+    stub = AgentServiceStub(grpc.insecure_channel(address, options))
     request = pb.StreamTransitionsRequest(after_position=after, follow=True)
     stream: Iterator[pb.StreamTransitionsResponse] = stub.StreamTransitions(request)
     return stream

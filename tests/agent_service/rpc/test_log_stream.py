@@ -19,7 +19,7 @@ from agent_service.rpc.log_stream import LOG_PAGE, LogStreams
 from agent_service.rules.runs import RunService
 from agent_service.store.sql import queries
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent_service.calls import report, train
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import wait_for
@@ -174,7 +174,7 @@ def test_a_follower_is_told_of_what_another_process_commits(
 
 def test_followers_end_where_the_store_fails(
     client: AgentClient,
-    stub: agent_pb2_grpc.AgentServiceStub,
+    stub: AgentServiceStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With UNAVAILABLE, so that they come again: none waits without a poll of the store."""

@@ -1,7 +1,6 @@
 """Errors of any request change nothing; long names are refused in short messages."""
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
@@ -18,7 +17,7 @@ from agent_service.domain.errors import (
     NotFound,
 )
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.calls import report_of
+from tests.agent_service.calls import Call, report_of
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent, of_sqlite
 
@@ -80,7 +79,7 @@ def content(served: ServedAgent) -> str:
 def test_an_error_changes_nothing(
     served: ServedAgent,
     client: AgentClient,
-    call: Callable[[Message], Any],
+    call: Call,
     requests: list[Message],
 ) -> None:
     """Any error of any request is the caller's, and leaves every row as it was."""
@@ -131,7 +130,7 @@ def named(name: str) -> list[Message]:
 
 @pytest.mark.parametrize("name", ["x" * 129, "\u6f22" * 5_000, "x" * 200_000])
 def test_a_long_name_is_refused_in_a_short_message(
-    client: AgentClient, call: Callable[[Message], Any], name: str
+    client: AgentClient, call: Call, name: str
 ) -> None:
     """By its length, in any field: never by an error of gRPC, which cannot carry long details."""
     client.create_controller(spec())
@@ -145,9 +144,7 @@ def test_a_long_name_is_refused_in_a_short_message(
     assert client.get_run("r").reported_chunks == 0
 
 
-def test_a_refusal_of_long_names_is_cut(
-    client: AgentClient, call: Callable[[Message], Any]
-) -> None:
+def test_a_refusal_of_long_names_is_cut(client: AgentClient, call: Call) -> None:
     """It has the length and the bound; 64 names of 63 letters would exceed a client's limit."""
     client.create_controller(spec())
     with pytest.raises(InvalidArgument, match=r"run_id: 'xxx.*5,000 characters.* at most 128"):

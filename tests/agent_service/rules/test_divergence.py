@@ -1,17 +1,13 @@
 """A diverged run: the action whose chunk never ended earns the worst reward, as its last."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from google.protobuf.message import Message
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, Mode, Outcome, PPOSettings, RandomSettings, Reward
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
 from agent_service.learning.rollout import segments
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.calls import LOSSES, report
+from tests.agent_service.calls import LOSSES, Call, report
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
@@ -28,7 +24,7 @@ def diverge(client: AgentClient, *, chunks: int, mode: Mode | None = None) -> No
     [(Reward.GAP, -1.0), (Reward.VALIDATION, 0.0), (Reward.IMPROVEMENT, -1.0)],
 )
 def test_the_last_action_earns_the_worst_reward(
-    client: AgentClient, call: Callable[[Message], Any], reward: Reward, worst: float
+    client: AgentClient, call: Call, reward: Reward, worst: float
 ) -> None:
     """The transition of the chunk without a report has its state and action, and no next losses.
 

@@ -5,14 +5,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 from prometheus_client import generate_latest
 
 from agent_service.client import AgentClient, Mode
@@ -20,7 +17,7 @@ from agent_service.domain.errors import FailedPrecondition, Unavailable
 from agent_service.rules.leases import SHORTEST_PAUSE, watching_leases
 from agent_service.rules.runs import RunService
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.calls import report, report_of
+from tests.agent_service.calls import Call, report, report_of
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
 from tests.given import ServedAgent
@@ -93,7 +90,7 @@ def test_the_last_transition_of_an_abandoned_run_ends_no_episode(
 
 
 def test_a_run_of_a_deleted_controller_is_not_revived(
-    served: ServedAgent, client: AgentClient, call: Callable[[Message], Any]
+    served: ServedAgent, client: AgentClient, call: Call
 ) -> None:
     """A new report is refused, a repeated one answered; no series of the controller comes back."""
     client.create_controller(spec())

@@ -1,13 +1,10 @@
 """Policy versions: listed, compared, pinned, and rolled back to."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from google.protobuf.message import Message
 
 from agent_service.app import compare_policies, verify_store
 from agent_service.cli.main import cli
@@ -22,7 +19,7 @@ from agent_service.client import (
 from agent_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from agent_service.learning.policy_file import from_bytes
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.calls import report
+from tests.agent_service.calls import Call, report
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.given import ServedAgent, run_command
@@ -72,7 +69,7 @@ def command(served: ServedAgent, *words: str) -> list[str]:
     return shown.stdout.splitlines()
 
 
-def test_versions_tell_their_origin(learned: AgentClient, call: Callable[[Message], Any]) -> None:
+def test_versions_tell_their_origin(learned: AgentClient, call: Call) -> None:
     """Newest first, in pages: when, from what, with which statistics, and how large the file is."""
     request = pb.ListPolicyVersionsRequest(controller="c", page_size=2)
     first = call(request)

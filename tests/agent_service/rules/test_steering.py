@@ -1,6 +1,5 @@
 """The rules of a run, on a real server and store; `test_model` has their interleavings."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,11 +11,9 @@ from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecond
 from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Mode
 from agent_service.v1 import agent_pb2 as pb
-from agent_service.v1 import agent_pb2_grpc
-from tests.agent_service.calls import report_of
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
+from tests.agent_service.calls import Call, report_of
 from tests.agent_service.specs import spec
-
-Call = Callable[[Message], Any]
 
 
 def finish_of(run_id: str, **changes: Any) -> pb.FinishRunRequest:
@@ -189,7 +186,7 @@ def test_a_label_is_found_whatever_its_key(client: AgentClient, call: Call) -> N
 
 
 def test_a_stream_answers_each_report_with_its_own_status(
-    client: AgentClient, stub: agent_pb2_grpc.AgentServiceStub
+    client: AgentClient, stub: AgentServiceStub
 ) -> None:
     """Reports of two runs on one stream: a refused one ends neither the stream nor a run."""
     client.create_controller(spec())
