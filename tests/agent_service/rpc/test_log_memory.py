@@ -22,6 +22,7 @@ from agent_service.rules.catalog import Catalog
 from agent_service.rules.runs import RunService
 from agent_service.store.store import SqlStore
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, wait_for
 from tests.given import ServedAgent
