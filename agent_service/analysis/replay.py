@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent_service.analysis.agreement import Agreement, compare_values
-from agent_service.analysis.applied import values_run
+from agent_service.analysis.agreement import Agreement, compare_values, values_run
 from agent_service.analysis.tables import FieldType
 from agent_service.controllers.actions import action_values
 from agent_service.controllers.observations import context_size

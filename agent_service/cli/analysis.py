@@ -70,7 +70,7 @@ def agreement(agent: Target, *, run: str, form: Format, output: Path | None) -> 
     that were kept while the agent was away, or limited. Values are in the hyperparameters' own
     units. A summary comes last; with formats other than text, on standard error.
     """
-    from agent_service.analysis.applied import read_applied
+    from agent_service.analysis.agreement import read_applied
 
     check_output(form, output)
     with connect(agent) as client:

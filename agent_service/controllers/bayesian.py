@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from agent_service.controllers.draws import generator
-from agent_service.controllers.uniform import uniform_choice
+from agent_service.controllers.draws import generator, uniform_choice
 from agent_service.domain.checks import check_at_least_one, fields_by_name
 from agent_service.domain.errors import invalid
 from agent_service.domain.runs import Choice, Mode

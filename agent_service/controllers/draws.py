@@ -1,4 +1,4 @@
-"""Random draws that depend on nothing but their names: a counter-based generator keyed by them.
+"""Random draws that depend on nothing but their names, by a counter-based generator keyed by them.
 
 Any replica, at any time, draws the same numbers for the same decision, so a decision needs no
 state and the log can be verified by deriving it again.
@@ -7,12 +7,18 @@ state and the log can be verified by deriving it again.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from agent_service.domain.runs import Choice
+from agent_service.domain.specs import ControllerSpec
+
 if TYPE_CHECKING:
     import numpy as np
+
+    from agent_service.domain.store import Situation
 
 # NumPy is imported inside functions alone: the client imports this for the settings above it.
 
@@ -47,3 +53,11 @@ def generator(*, seed: int, run_id: str, chunk: int) -> np.random.Generator:
     keyed.fresh["state"]["key"] = key
     keyed.philox.state = keyed.fresh
     return keyed.generator
+
+
+def uniform_choice(spec: ControllerSpec, situation: Situation) -> Choice:
+    """Return an action drawn from U(-1, 1)^h (Eq. 4), with that law's own log density, -h log 2."""
+    draws = generator(seed=spec.seed, run_id=situation.run_id, chunk=situation.chunk)
+    h = len(spec.hyperparameters)
+    sample = tuple(float(u) for u in draws.uniform(-1.0, 1.0, size=h))
+    return Choice(sample, log_probability=-h * math.log(2.0), explored=True)

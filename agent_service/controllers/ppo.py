@@ -10,9 +10,8 @@ from enum import StrEnum
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from agent_service.controllers.draws import generator
+from agent_service.controllers.draws import generator, uniform_choice
 from agent_service.controllers.observations import observation_size
-from agent_service.controllers.uniform import uniform_choice
 from agent_service.domain.checks import check_at_least_one, fields_by_name, member, several
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.runs import Choice, Mode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from agent_service.controllers.uniform import uniform_choice
+from agent_service.controllers.draws import uniform_choice
 from agent_service.domain.checks import fields_by_name
 from agent_service.domain.runs import Choice
 from agent_service.domain.specs import ControllerSpec, Settings

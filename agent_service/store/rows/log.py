@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import sqlalchemy as sa
 
-from agent_service.domain.runs import Appended, Controller, Decision, Run, Transition, Use
-from agent_service.domain.store import LearnableTransition
+from agent_service.domain.runs import Appended, Decision, Run, Transition, Use
 from agent_service.store.rows import rows
 from agent_service.store.rows.checksums import checksum_delta
-from agent_service.store.rows.rollouts import IS_READY, WITH_READY, read_ready, slices
 from agent_service.store.rows.transaction import Transaction
 from agent_service.store.sql import queries
 from agent_service.store.sql.schema import decisions, runs
@@ -96,55 +93,3 @@ class Log(Transaction):
         query = queries.DECISIONS.where(decisions.c.position > after, queries.KEPT)
         query = query.order_by(decisions.c.position).limit(limit)
         return [(rows.run_from_row(r), rows.decision_from_row(r)) for r in self._rows(query)]
-
-    def with_ready(self, *, count: int) -> Set[int]:
-        """Return the ids of controllers with at least `count` ready transitions, deleted too.
-
-        Reads neither transitions nor controllers.
-        """
-        return set(self._execute(WITH_READY, {"before": count - 1}).scalars())
-
-    def ready_transitions(
-        self, controller: Controller, *, limit: int
-    ) -> Sequence[LearnableTransition]:
-        """Return the oldest transitions that are ready to be learned from, by position."""
-        return read_ready(self._rows, controller, limit=limit)
-
-    def mark_learned(self, transitions: Sequence[LearnableTransition], *, version: int) -> None:
-        """Mark transitions as consumed by the update that made `version`."""
-        self._mark(_positions(transitions), use=Use.LEARNED.value, learned_in=version)
-
-    def mark_recorded(self, transitions: Sequence[LearnableTransition]) -> None:
-        """Mark transitions as never to be learned from."""
-        self._mark(_positions(transitions), use=Use.RECORDED.value)
-
-    def record_stale(self, controller: Controller, *, decided_before: int, limit: int) -> int:
-        """Mark ready transitions as never to be learned from if an old policy decided them.
-
-        Args:
-            controller: the controller.
-            decided_before: policy version; older ones are too old.
-            limit: maximum number of transitions, oldest first.
-
-        Returns:
-            Their number.
-        """
-        stale = sa.select(decisions.c.position).where(
-            decisions.c.controller_id == controller.id,
-            IS_READY,
-            decisions.c.policy_version < decided_before,
-        )
-        positions = self._execute(stale.order_by(decisions.c.position).limit(limit)).scalars().all()
-        self._mark(positions, use=Use.RECORDED.value)
-        return len(positions)
-
-    def _mark(self, positions: Sequence[int], **values: Any) -> None:
-        # All are ready, so their learned_in is NULL.
-        adds = checksum_delta(decisions, {"use": Use.READY.value}, values)
-        query = sa.update(decisions).values(**values, checksum=decisions.c.checksum + adds)
-        for some in slices(positions):
-            self.write(query.where(decisions.c.position.in_(some)))
-
-
-def _positions(transitions: Sequence[LearnableTransition]) -> list[int]:
-    return [t.transition.decision.position for t in transitions]

@@ -11,8 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from agent_service.controllers.bayesian import BayesianSettings
-from agent_service.controllers.draws import generator
-from agent_service.controllers.uniform import uniform_choice
+from agent_service.controllers.draws import generator, uniform_choice
 from agent_service.domain.hyperparameters import Hyperparameter, Scale, named_values
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec
