@@ -15,15 +15,8 @@ from weakref import WeakSet
 from google.protobuf.message import Message
 
 from agent_service.client.connection.calls import LEAST_SECONDS, Calls
+from agent_service.domain import errors
 from agent_service.domain.checks import check_number, fields_by_name
-from agent_service.domain.errors import (
-    AgentError,
-    AlreadyExists,
-    Failed,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-)
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1 import agent_pb2_grpc
 
@@ -47,7 +40,7 @@ END_SECONDS = 3.0
 """Time that the ends of all runs of a client, together, may wait for an agent that is away."""
 SLOW_SECONDS, SLOW_SHARE = 5.0, 0.1
 """The agent is slow if a run waited longer than both this time and this share of its duration."""
-_REFUSED = (NotFound, AlreadyExists, FailedPrecondition)
+_REFUSED = (errors.NotFound, errors.AlreadyExists, errors.FailedPrecondition)
 """The run was deleted, was finished by another caller, or conflicts: retries cannot succeed."""
 
 
@@ -77,7 +70,7 @@ class RunLost:
     """The answer to a report of a run that the agent refuses; the log says why."""
 
 
-class RankMissing(AgentError):
+class RankMissing(errors.AgentError):
     """A process of a distributed training has left its run, or does not arrive in time."""
 
 
@@ -137,7 +130,7 @@ class Availability:
         """Assume that it answers."""
         self._lock = threading.Lock()
         self._holding: WeakSet[AgentDelivery] = WeakSet()
-        self._why: AgentError | None = None
+        self._why: errors.AgentError | None = None
         self._is_slowness_logged = False
         self._wait, self._back_since = SHORTEST_WAIT, -math.inf
         self._reset()
@@ -168,7 +161,7 @@ class Availability:
                 total,
             )
 
-    def failed(self, error: AgentError) -> None:
+    def failed(self, error: errors.AgentError) -> None:
         """Note that a call failed: it counts as away."""
         with self._lock:
             now = time.monotonic()
@@ -265,10 +258,10 @@ class AgentDelivery:
         try:
             left = max(self._gives_up - time.monotonic(), LEAST_SECONDS)
             answer = self._call(request, within=min(self.availability.patience(), left))
-        except (InvalidArgument, *_REFUSED):
+        except (errors.InvalidArgument, *_REFUSED):
             self.availability.answered()
             raise
-        except AgentError as error:
+        except errors.AgentError as error:
             self.availability.failed(error)
             raise
         self.availability.answered()
@@ -295,7 +288,7 @@ class AgentDelivery:
         try:
             if self._catch_up():
                 return self.ask(request)
-        except InvalidArgument as error:
+        except errors.InvalidArgument as error:
             if not self._waiting:
                 raise  # a mistake in the script, which must learn of it here
             return self._lose(error)
@@ -303,7 +296,7 @@ class AgentDelivery:
             if not is_of_run and not self._waiting:
                 raise
             return self._lose(error)
-        except AgentError:
+        except errors.AgentError:
             pass  # the agent is away
         return self._keep(request)
 
@@ -340,7 +333,7 @@ class AgentDelivery:
         self.availability.hold(self)
         return None
 
-    def _lose(self, error: AgentError | str) -> RunLost:
+    def _lose(self, error: errors.AgentError | str) -> RunLost:
         self._waiting.clear()
         self.availability.release(self, is_delivered=False)
         log.warning(
@@ -370,7 +363,7 @@ class AgentDelivery:
             kind, data = self._waiting[0]
             try:
                 self._call(kind.FromString(data), within=max(gives_up - time.monotonic(), 0.0))
-            except AgentError as error:
+            except errors.AgentError as error:
                 why = error
                 break
             self.availability.answered()
@@ -421,7 +414,7 @@ def check_action(request: Message, answer: Any, names: Set[str]) -> None:
     if isinstance(request, pb.ReportChunkRequest):
         is_next = action.chunk_index == request.chunk_index + 1
     if not is_next or names != action.values.keys():
-        raise Failed(
+        raise errors.Failed(
             f"the agent answered with an invalid action: chunk {action.chunk_index}, "
             f"{sorted(action.values)[:10]}; the run has {sorted(names)[:10]}"
         )

@@ -62,7 +62,7 @@ class Run:
             action: the action for its next chunk.
             is_held: whether the action was not decided by the agent, which is away.
             model: applies actions to a model.
-            limits: the script's limits on actions.
+            limits: of the script.
             hyperparameters: the controller's, whose ranges are enforced.
             first_action: the action for chunk 1; `action` by default.
         """

@@ -21,16 +21,8 @@ from agent_service.client.delivery import (
 from agent_service.client.limits import Limits
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
+from agent_service.domain import errors
 from agent_service.domain.checks import check_kind
-from agent_service.domain.errors import (
-    Busy,
-    Failed,
-    FailedPrecondition,
-    InvalidArgument,
-    ResourceExhausted,
-    Unavailable,
-    invalid,
-)
 from agent_service.domain.hyperparameters import Hyperparameter, check_values
 from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
@@ -46,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("agent_service.client")
 
-_MAY_COME_RIGHT = (Unavailable, ResourceExhausted, Failed)
+_MAY_COME_RIGHT = (errors.Unavailable, errors.ResourceExhausted, errors.Failed)
 """Errors of the agent, with which a training may start without it; others are the script's."""
 
 Once = Callable[[Callable[[], Any]], Any]
@@ -135,10 +127,10 @@ def _start(options: RunOptions, own: AgentDelivery, delivery: Delivery, once: On
     except _MAY_COME_RIGHT as error:
         if options.when_away is None:
             raise
-        if options.model is None and not isinstance(error, Unavailable | Busy):
+        if options.model is None and not isinstance(error, errors.Unavailable | errors.Busy):
             raise
         if options.model is None:
-            raise Unavailable(
+            raise errors.Unavailable(
                 f"{error}; or, to start training without it, give the controller's spec and "
                 "when_away=Hold(values={...})"
             ) from error
@@ -224,8 +216,10 @@ class _RunSetup:
         found = ask(pb.GetControllerRequest(name=name)).controller
         try:
             hyperparameters = convert.hyperparameters_from_message(found.spec)
-        except InvalidArgument as error:
-            raise Failed(f"the agent answered with an invalid controller: {error}") from error
+        except errors.InvalidArgument as error:
+            raise errors.Failed(
+                f"the agent answered with an invalid controller: {error}"
+            ) from error
         return _Controller(found.spec.name, found.spec.chunk_size, hyperparameters)
 
     def _check_held(self, spec: ControllerSpec | _Controller) -> None:
@@ -238,7 +232,7 @@ class _RunSetup:
         """Return an existing run's action; raises FailedPrecondition if it is finished."""
         run = self._own.ask(pb.GetRunRequest(run_id=self._run_id)).run
         if run.state == pb.RUN_STATE_FINISHED and not self._options.is_repeated:
-            raise FailedPrecondition(
+            raise errors.FailedPrecondition(
                 f"run {self._run_id!r} is finished ({convert.OUTCOMES[run.outcome]}) and takes no "
                 "more chunks; give another run_id, or none"
             )
@@ -249,7 +243,7 @@ class _RunSetup:
 def _answered(response: Any) -> pb.Action | None:
     """Return a response's action; None if it has none, or the call is queued."""
     if isinstance(response, RunLost):
-        raise FailedPrecondition("the run cannot start: the agent refused its queued calls")
+        raise errors.FailedPrecondition("the run cannot start: the agent refused its queued calls")
     return getattr(response, "action", None)
 
 
@@ -281,7 +275,7 @@ def _connected(
             score=options.score,
         )
     if options.sites:
-        raise invalid("sites", "a shadow run adds nothing to its model; omit them")
+        raise errors.invalid("sites", "a shadow run adds nothing to its model; omit them")
     return ShadowedModel(model, spec.hyperparameters, drives=options.drives, score=options.score)
 
 

@@ -12,23 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service.controllers.registry import settings_class
+from agent_service.domain import runs
 from agent_service.domain.checks import member
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
-from agent_service.domain.runs import (
-    ChunkReport,
-    Controller,
-    Decision,
-    FinishRun,
-    Mode,
-    Outcome,
-    Run,
-    RunState,
-    StartRun,
-    Transition,
-    Use,
-)
 from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire.fields import arguments, contents, plain
@@ -49,11 +37,11 @@ def _numbers(members: Mapping[int, E]) -> dict[E, Any]:
     return {member: number for number, member in members.items()}
 
 
-MODES = _by_number(pb.Mode, Mode)
-OUTCOMES = _by_number(pb.Outcome, Outcome)
-STATES = _by_number(pb.RunState, RunState)
+MODES = _by_number(pb.Mode, runs.Mode)
+OUTCOMES = _by_number(pb.Outcome, runs.Outcome)
+STATES = _by_number(pb.RunState, runs.RunState)
 _MODE_NUMBERS, _OUTCOME_NUMBERS = _numbers(MODES), _numbers(OUTCOMES)
-_STATE_NUMBERS, _USE_NUMBERS = _numbers(STATES), _numbers(_by_number(pb.Use, Use))
+_STATE_NUMBERS, _USE_NUMBERS = _numbers(STATES), _numbers(_by_number(pb.Use, runs.Use))
 
 
 def _member(members: Mapping[int, E], number: int, field: str) -> E:
@@ -63,14 +51,14 @@ def _member(members: Mapping[int, E], number: int, field: str) -> E:
     return members[number]
 
 
-def mode_from_message(number: int) -> Mode | None:
+def mode_from_message(number: int) -> runs.Mode | None:
     """Return the mode of the field `mode`; None if it is unspecified; raises InvalidArgument."""
     return None if number == 0 else _member(MODES, number, "mode")
 
 
-def mode_to_message(mode: Mode | None) -> Any:
+def mode_to_message(mode: runs.Mode | None) -> Any:
     """Return a mode's number; unspecified for None; raises InvalidArgument for an unknown name."""
-    return pb.MODE_UNSPECIFIED if mode is None else _MODE_NUMBERS[member(Mode, mode, "mode")]
+    return pb.MODE_UNSPECIFIED if mode is None else _MODE_NUMBERS[member(runs.Mode, mode, "mode")]
 
 
 def timestamp(seconds: float) -> Timestamp:
@@ -168,14 +156,14 @@ def _reward_number(reward: str) -> Any:
     return _UNKNOWN if found is None else found.number
 
 
-def controller_to_message(controller: Controller, usage: Usage) -> pb.Controller:
+def controller_to_message(controller: runs.Controller, usage: Usage) -> pb.Controller:
     """Return the message of a controller and its counts."""
     return pb.Controller(
         spec=_spec_message(controller.spec),
         mode=_MODE_NUMBERS[controller.mode],
         policy_version=controller.policy_version,
         create_time=timestamp(controller.created_at),
-        active_runs=usage.runs[RunState.ACTIVE],
+        active_runs=usage.runs[runs.RunState.ACTIVE],
         learned_transitions=usage.learned,
         ready_transitions=usage.ready,
     )
@@ -196,9 +184,9 @@ def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
 # Runs
 
 
-def start_from_message(message: pb.StartRunRequest) -> StartRun:
+def start_from_message(message: pb.StartRunRequest) -> runs.StartRun:
     """Return the checked request to start a run; raises InvalidArgument."""
-    return StartRun(
+    return runs.StartRun(
         controller=message.controller,
         run_id=message.run_id,
         mode=mode_from_message(message.mode),
@@ -208,7 +196,7 @@ def start_from_message(message: pb.StartRunRequest) -> StartRun:
     )
 
 
-def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
+def report_from_message(message: pb.ReportChunkRequest) -> runs.ChunkReport:
     """Return the checked report; raises InvalidArgument."""
     import numpy as np  # only here, since clients import this module
 
@@ -223,7 +211,7 @@ def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
             raise invalid(
                 "feedback", "is not set; set scores, or reward where the reward is `given`"
             )
-    return ChunkReport(
+    return runs.ChunkReport(
         run_id=message.run_id,
         chunk=message.chunk_index,
         losses=np.fromiter(message.losses, np.float64, len(message.losses)),
@@ -232,7 +220,7 @@ def report_from_message(message: pb.ReportChunkRequest) -> ChunkReport:
     )
 
 
-def report_to_message(report: ChunkReport) -> pb.ReportChunkRequest:
+def report_to_message(report: runs.ChunkReport) -> pb.ReportChunkRequest:
     """Return the message of a report."""
     message = pb.ReportChunkRequest(
         run_id=report.run_id, chunk_index=report.chunk, losses=report.losses.tolist()
@@ -247,16 +235,16 @@ def report_to_message(report: ChunkReport) -> pb.ReportChunkRequest:
     return message
 
 
-def finish_from_message(message: pb.FinishRunRequest) -> FinishRun:
+def finish_from_message(message: pb.FinishRunRequest) -> runs.FinishRun:
     """Return the checked end of a run; raises InvalidArgument."""
-    return FinishRun(
+    return runs.FinishRun(
         run_id=message.run_id,
         outcome=_member(OUTCOMES, message.outcome, "outcome"),
         final_score=message.final_score if message.HasField("final_score") else None,
     )
 
 
-def finish_to_message(finish: FinishRun) -> pb.FinishRunRequest:
+def finish_to_message(finish: runs.FinishRun) -> pb.FinishRunRequest:
     """Return the message of a run's end."""
     return pb.FinishRunRequest(
         run_id=finish.run_id,
@@ -265,7 +253,7 @@ def finish_to_message(finish: FinishRun) -> pb.FinishRunRequest:
     )
 
 
-def action_to_message(decision: Decision) -> pb.Action:
+def action_to_message(decision: runs.Decision) -> pb.Action:
     """Return the action of a decision."""
     return pb.Action(
         values=decision.values,
@@ -275,7 +263,7 @@ def action_to_message(decision: Decision) -> pb.Action:
     )
 
 
-def run_to_message(run: Run, decision: Decision) -> pb.Run:
+def run_to_message(run: runs.Run, decision: runs.Decision) -> pb.Run:
     """Return the message of a run, with its newest decision."""
     message = pb.Run(
         run_id=run.id,
@@ -297,7 +285,7 @@ def run_to_message(run: Run, decision: Decision) -> pb.Run:
     return message
 
 
-def transition_to_message(run: Run, transition: Transition) -> pb.Transition:
+def transition_to_message(run: runs.Run, transition: runs.Transition) -> pb.Transition:
     """Return the message of one step of the log."""
     decision = transition.decision
     message = pb.Transition(
@@ -328,13 +316,13 @@ def _scores_to_message(scores: Scores) -> pb.Scores:
     return pb.Scores(training=scores.training, validation=scores.validation)
 
 
-def state_from_message(state: int) -> RunState | None:
+def state_from_message(state: int) -> runs.RunState | None:
     """Return the state that ListRuns asks for; None for all; raises InvalidArgument."""
     return None if state == 0 else _member(STATES, state, "state")
 
 
-def state_to_message(state: RunState | None) -> Any:
+def state_to_message(state: runs.RunState | None) -> Any:
     """Return a state's number; unspecified for None; raises InvalidArgument for an unknown name."""
     if state is None:
         return pb.RUN_STATE_UNSPECIFIED
-    return _STATE_NUMBERS[member(RunState, state, "state")]
+    return _STATE_NUMBERS[member(runs.RunState, state, "state")]

@@ -13,19 +13,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from agent_service.domain.errors import (
-    AgentError,
-    AlreadyExists,
-    Busy,
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
-)
+from agent_service.domain import errors
 
 Detail = TypeVar("Detail", bound=Message)
 
@@ -39,26 +27,26 @@ their own beyond."""
 DOMAIN = "agent_service"
 """`ErrorInfo.domain` of all our errors."""
 
-CODES: dict[type[AgentError], grpc.StatusCode] = {
-    InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
-    ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-    Unavailable: grpc.StatusCode.UNAVAILABLE,
+CODES: dict[type[errors.AgentError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
-_ERRORS: dict[grpc.StatusCode, type[AgentError]] = {
-    code: error for error, code in CODES.items() if error is not Busy
+_ERRORS: dict[grpc.StatusCode, type[errors.AgentError]] = {
+    code: error for error, code in CODES.items() if error is not errors.Busy
 }
 
 
-def to_status(error: AgentError) -> status_pb2.Status:
+def to_status(error: errors.AgentError) -> status_pb2.Status:
     """Return the status for an error."""
     status = status_pb2.Status(code=CODES[type(error)].value[0], message=_cut(str(error)))
-    if isinstance(error, InvalidArgument):
+    if isinstance(error, errors.InvalidArgument):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(
                 field=_cut(v.field), description=_cut(v.description)
@@ -66,9 +54,9 @@ def to_status(error: AgentError) -> status_pb2.Status:
             for v in error.violations
         ]
         _pack(status, error_details_pb2.BadRequest(field_violations=violations))
-    if isinstance(error, Busy | Unavailable):
+    if isinstance(error, errors.Busy | errors.Unavailable):
         _pack(status, error_details_pb2.RetryInfo(retry_delay={"nanos": RETRY_NANOSECONDS}))
-    if isinstance(error, FailedPrecondition) and error.expected_chunk is not None:
+    if isinstance(error, errors.FailedPrecondition) and error.expected_chunk is not None:
         metadata = {"expected_chunk": str(error.expected_chunk)}
         _pack(
             status,
@@ -103,17 +91,17 @@ def retry_seconds(error: grpc.RpcError) -> float:
     return 0.0 if delay is None else max(delay.seconds + delay.nanos / 1e9, 0.0)
 
 
-def from_rpc_error(error: grpc.RpcError) -> AgentError | None:
+def from_rpc_error(error: grpc.RpcError) -> errors.AgentError | None:
     """Return the error of a failed call; None if its status does not stand for one."""
     status = _status(error)
     message = details_of(error)
     kind = _ERRORS.get(code_of(error))
-    if kind is InvalidArgument:
-        return InvalidArgument(*_violations(status, message))
-    if kind is ResourceExhausted and _detail(status, error_details_pb2.RetryInfo):
-        return Busy(message)
-    if kind is FailedPrecondition:
-        return FailedPrecondition(message, expected_chunk=_expected_chunk(status))
+    if kind is errors.InvalidArgument:
+        return errors.InvalidArgument(*_violations(status, message))
+    if kind is errors.ResourceExhausted and _detail(status, error_details_pb2.RetryInfo):
+        return errors.Busy(message)
+    if kind is errors.FailedPrecondition:
+        return errors.FailedPrecondition(message, expected_chunk=_expected_chunk(status))
     return None if kind is None else kind(message)
 
 
@@ -154,11 +142,11 @@ def _detail(status: status_pb2.Status | None, kind: type[Detail]) -> Detail | No
     return None
 
 
-def _violations(status: status_pb2.Status | None, message: str) -> list[FieldViolation]:
+def _violations(status: status_pb2.Status | None, message: str) -> list[errors.FieldViolation]:
     bad = _detail(status, error_details_pb2.BadRequest)
     fields = () if bad is None else bad.field_violations
-    violations = [FieldViolation(v.field, v.description) for v in fields]
-    return violations or [FieldViolation("request", message)]
+    violations = [errors.FieldViolation(v.field, v.description) for v in fields]
+    return violations or [errors.FieldViolation("request", message)]
 
 
 def _expected_chunk(status: status_pb2.Status | None) -> int | None:

@@ -70,18 +70,9 @@ class Calls:
         tls: Tls | None = None,
         token: str | PathLike[str] | None = None,
     ) -> None:
-        """Open a channel, which connects on first use.
+        """Open a channel to a service of `SERVICES`; see `AgentClient`.
 
-        Args:
-            address: HOST:PORT, [IPv6]:PORT or unix:PATH; `dns:///HOST:PORT` for replicas, which
-                are called round-robin.
-            budget_seconds: how long a call is retried while the service is unreachable.
-            name: name of the service, a key of `SERVICES`.
-            tls: TLS settings; None connects without TLS.
-            token: file with the token that each call carries.
-
-        Raises:
-            InvalidArgument: the address or a file is invalid.
+        Replicas are called round-robin.
         """
         self._process = os.getpid()
         self._service = SERVICES[name]

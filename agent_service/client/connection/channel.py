@@ -28,16 +28,9 @@ def open_channel(
     token: str | PathLike[str] | None = None,
     options: Options = (),
 ) -> grpc.Channel:
-    """Open a channel, which connects on first use.
+    """Open a channel, which connects on first use; see `AgentClient`.
 
-    Args:
-        address: the service's address; a loopback address is never called through a proxy.
-        tls: TLS settings; None connects without TLS.
-        token: file with the bearer token that each call carries; None sends no token.
-        options: gRPC's channel options.
-
-    Raises:
-        InvalidArgument: a file is invalid.
+    A loopback address is never called through a proxy. `options` are gRPC's.
     """
     if address.is_loopback:
         options = [*options, ("grpc.enable_http_proxy", 0)]

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agent_service.client.model.known_modules import Rate
-from agent_service.client.model.noise import Regularize, element_dropout, gaussian_noise
-from agent_service.client.model.value import Value
+from agent_service.client.model.noise import Regularize, Value, element_dropout, gaussian_noise
 from agent_service.client.sites import Dropout, Site
 from agent_service.domain.errors import invalid
 

@@ -32,14 +32,7 @@ class RunLifecycle:
         validation: Validation,
         options: dict[str, Any],
     ) -> None:
-        """Control trainings by a controller.
-
-        Args:
-            agent: the client, which the caller closes.
-            controller: the controller's name, or its spec.
-            validation: computes a chunk's validation score.
-            options: of `AgentClient.run`, such as `run_id`, `sites`, `drives`, `when_away`.
-        """
+        """Control trainings by a controller; `options` are those of `AgentClient.run`."""
         self._agent = agent
         self._controller = controller
         self._validation = validation

@@ -1,18 +1,47 @@
-"""Regularizers with a changing value: of added sites, and of driven modules in compiled graphs.
+"""Values that change between chunks, and regularizers that read them in a forward pass.
 
 Outside of compiled graphs the rate is a Python float, and torch's own kernels are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agent_service.client.model.value import Value
+
+class Value:
+    """A number that can change between chunks without recompiling graphs.
+
+    A compiled graph treats a module's Python floats as constants and recompiles for each new value,
+    up to eight times. So compiled graphs read the number from a tensor.
+    """
+
+    def __init__(self, name: str, devices: Iterable[torch.device]) -> None:
+        """Start at 0, with a tensor on each of the model's devices."""
+        self.name = name
+        self._devices = tuple(devices)
+        self.set(0.0)
+
+    def set(self, number: float) -> None:
+        """Change the number, without waiting for the device.
+
+        Creates new tensors: a pending backward pass may need the old ones.
+        """
+        self.number = number
+        with torch.inference_mode(False):  # a run may start in inference mode, but train outside
+            self._tensors = {
+                device: torch.full((), number, dtype=torch.float32, device=device)
+                for device in self._devices
+            }
+
+    def tensor(self, like: Tensor) -> Tensor:
+        """Return the number as float32[] on the device of `like`."""
+        return self._tensors[like.device]
+
 
 _SELU = -1.7580993408473766
 """SELU's saturation for large negative inputs, with which alpha dropout replaces dropped units."""

@@ -10,9 +10,9 @@ from torch import nn
 
 from agent_service.client.description import Description, Found
 from agent_service.client.model.drives import DrivenModule
+from agent_service.client.model.noise import Value
 from agent_service.client.model.scores import Score, Scoring, scoring_of
 from agent_service.client.model.selection import named_modules, nothing_driven, select, unwrapped
-from agent_service.client.model.value import Value
 from agent_service.client.sites import Drives, Dropout, Site
 from agent_service.domain.checks import check_kind
 from agent_service.domain.errors import invalid
@@ -33,16 +33,9 @@ class SteeredModel:
         drives: Drives | None = None,
         score: Score | None = None,
     ) -> None:
-        """Connect each hyperparameter with what it drives.
+        """Connect each hyperparameter with what it drives; see `AgentClient.run`.
 
-        Args:
-            model: already on its device; may be compiled or wrapped for distributed training.
-            hyperparameters: the controller's hyperparameters.
-            sites: regularizers to add, by the name of the module whose output they act on; the
-                model's own are then left alone, unless `drives` names them.
-            drives: which of the model's own drop rates each hyperparameter drives; by default,
-                with one hyperparameter and no `sites`, all that are known to act.
-            score: score of a batch's logits and labels; macro F1 by default.
+        The model may be compiled or wrapped for distributed training.
 
         Raises:
             InvalidArgument: a name does not exist, a hyperparameter drives nothing, or its range

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
+from contextlib import suppress
 from datetime import timedelta
 
 import grpc
@@ -50,41 +52,33 @@ def test_n_steps_are_reported_as_a_chunk(client: AgentClient) -> None:
     assert transition.scores.validation == 0.25
 
 
+def interrupt(_run: Run) -> None:
+    raise KeyboardInterrupt
+
+
+def crash(_run: Run) -> None:
+    raise ValueError
+
+
 @pytest.mark.parametrize(
-    ("error", "outcome"),
+    ("end", "outcome", "score"),
     [
-        (None, Outcome.TERMINATED),
-        (KeyboardInterrupt, Outcome.CANCELLED),
-        (ValueError, Outcome.TRUNCATED),
+        (lambda _run: None, Outcome.TERMINATED, 0.0),
+        (interrupt, Outcome.CANCELLED, 0.0),
+        (crash, Outcome.TRUNCATED, 0.0),
+        (lambda run: run.finish(Outcome.DIVERGED, final_score=0.125), Outcome.DIVERGED, 0.125),
     ],
 )
 def test_leaving_a_run_finishes_it(
-    client: AgentClient, error: type[BaseException] | None, outcome: Outcome
+    client: AgentClient, end: Callable[[Run], None], outcome: Outcome, score: float
 ) -> None:
-    """Terminated at its end, cancelled by Ctrl-C, truncated by any other exception."""
+    """Terminated at its end, cancelled by Ctrl-C, truncated by others, or as the script said."""
+    with suppress(KeyboardInterrupt, ValueError), client.run("c", run_id="r") as run:
+        end(run)
 
-    def train() -> None:
-        with client.run("c", run_id="r"):
-            if error is not None:
-                raise error
-
-    if error is None:
-        train()
-    else:
-        with pytest.raises(error):
-            train()
-
-    shown = client.get_run("r")
-    assert pb.Outcome.Name(shown.outcome) == f"OUTCOME_{outcome.name}"
-
-
-def test_the_scripts_own_finish_is_kept(client: AgentClient) -> None:
-    """With outcome and final score; leaving the run changes nothing."""
-    with client.run("c", run_id="r") as run:
-        run.finish(Outcome.DIVERGED, final_score=0.125)
-
-    assert client.get_run("r").outcome == pb.OUTCOME_DIVERGED
-    assert client.get_run("r").final_score == 0.125
+    finished = client.get_run("r")
+    assert pb.Outcome.Name(finished.outcome) == f"OUTCOME_{outcome.name}"
+    assert finished.final_score == score
 
 
 def test_an_absent_service_raises_after_the_budget() -> None:

@@ -466,26 +466,6 @@ def test_dropout_in_place_stays_in_place(is_compiled: bool) -> None:
     assert set(x.flatten().tolist()) == {0.0, 2.0}
 
 
-def test_a_forward_pass_of_the_instance_is_called_and_kept() -> None:
-    """As accelerate's hooks and Monte Carlo dropout put it there."""
-    dropout = nn.Dropout(0.3)
-    model = nn.Sequential(dropout)
-    calls = []
-
-    def patched(x: torch.Tensor) -> torch.Tensor:
-        calls.append(dropout.p)
-        return nn.Dropout.forward(dropout, x)
-
-    dropout.forward = patched  # type: ignore[method-assign, assignment]
-    steered = SteeredModel(model, [RATE])
-    steered.apply({"dropout": 0.7})
-    model(torch.ones(2))
-    steered.remove()
-
-    assert calls == [0.7]
-    assert vars(dropout)["forward"] is patched
-
-
 class Borrower(nn.Module):
     """Uses dropout's forward pass without being dropout."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_service.client import AgentClient, FleetReport, Limits, Run, Scores
+from agent_service.client import AgentClient, Limits, Run
 from agent_service.client.limits import RunLimiter
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
@@ -107,19 +107,6 @@ def test_a_spike_or_non_finite_loss_restores_the_last_safe_values(client: AgentC
     log = list(client.transitions(run_id="r"))
     assert [t.chunk_index for t in log if t.HasField("applied")] == [4, 6]
     assert list(log[4].next_state) == [5.0] * 4, "the largest finite loss so far"
-
-
-def test_limits_hold_for_reports_of_a_fleet(client: AgentClient) -> None:
-    """Reports over a stream are judged, and their answers limited."""
-    scores = Scores(training=0.5, validation=0.5)
-    with client.run("c", limits=Limits(spike=3.0)) as run, client.report_stream() as stream:
-        safe = run.hyperparameters
-        for loss in (1.0, math.nan):
-            report = FleetReport(run=run, losses=[loss] * 4, feedback=scores)
-            assert stream.report([report]) == [None]
-
-        assert run.interventions == {"not finite": 1}
-        assert run.hyperparameters == safe
 
 
 @pytest.mark.parametrize("limits", [{"max_change": 0.0}, {"max_change": math.nan}, {"spike": 1.0}])

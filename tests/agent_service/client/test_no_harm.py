@@ -18,18 +18,7 @@ from agent_service.client import AgentClient, Hold, Hyperparameter, Limits, Outc
 from agent_service.client import delivery as delivery_module
 from agent_service.client.connection import calls
 from agent_service.client.model import release
-from agent_service.domain.errors import (
-    AgentError,
-    AlreadyExists,
-    Failed,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
-)
+from agent_service.domain import errors
 from agent_service.domain.rewards import Reward
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.client.network import Network
@@ -107,7 +96,7 @@ def test_a_diverged_end_that_was_not_delivered_can_be_sent_again(agent: Network)
         run = client.run("c", run_id="r", when_away=None)
         steps(run, 1.0, math.nan, 1.0, 1.0)
         agent.leave()
-        with pytest.raises(Unavailable):
+        with pytest.raises(errors.Unavailable):
             run.report(0.5)
         agent.come_back()
         client.wait_ready(20)
@@ -121,7 +110,7 @@ def test_a_chunk_that_cannot_be_reported_is_kept_or_dropped(client: AgentClient)
     """Kept after an error, for another report or for `drop_chunk`; dropped if a score is NaN."""
     with client.run("c", run_id="r") as run:
         steps(run, 2.0, 1.5, 1.0, 0.5)
-        with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+        with pytest.raises(errors.InvalidArgument, match=r"scores\.validation"):
             run.report(50.0)
         run.report(0.5)
         before = run.action
@@ -145,7 +134,7 @@ def test_scores_outside_their_range_by_rounding_are_clipped(client: AgentClient)
             run.report_chunk([1.0] * 4, training_score=training, validation_score=validation)
         steps(run, 1.0, 1.0, 1.0, 1.0)
         for outside in (1.002, -0.002):
-            with pytest.raises(InvalidArgument, match=r"scores\.validation"):
+            with pytest.raises(errors.InvalidArgument, match=r"scores\.validation"):
                 run.report(outside)
 
     log = client.transitions(run_id="r")
@@ -158,12 +147,14 @@ def test_a_report_of_the_wrong_kind_names_the_right_call(client: AgentClient) ->
     with client.run("given") as run:
         for _ in range(2):
             steps(run, 1.0, 1.0, 1.0, 1.0)
-            with pytest.raises(InvalidArgument, match=r"run\.report_reward\(losses, reward\)"):
+            with pytest.raises(
+                errors.InvalidArgument, match=r"run\.report_reward\(losses, reward\)"
+            ):
                 run.report(0.5)
             assert run.chunk_full
             run.report_reward([1.0] * 4, 0.5)
     with client.run("c") as run:
-        with pytest.raises(InvalidArgument, match=r"run\.report\(validation\)"):
+        with pytest.raises(errors.InvalidArgument, match=r"run\.report\(validation\)"):
             run.report_reward([1.0] * 4, 0.5)
         chunk(run)
 
@@ -215,17 +206,17 @@ def test_ctrl_c_during_the_end_of_a_run_is_not_retried(
     assert delivery.ends == 1
 
 
-def raising(error: AgentError) -> Any:
+def raising(error: errors.AgentError) -> Any:
     def call(*_: object, **__: object) -> None:
         raise error
 
     return call
 
 
-@pytest.mark.parametrize("kind", [NotFound, AlreadyExists, FailedPrecondition])
+@pytest.mark.parametrize("kind", [errors.NotFound, errors.AlreadyExists, errors.FailedPrecondition])
 def test_a_run_that_the_agent_refuses_ends_without_an_error(
     client: AgentClient,
-    kind: type[AgentError],
+    kind: type[errors.AgentError],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -244,11 +235,18 @@ def test_a_run_that_the_agent_refuses_ends_without_an_error(
 
 @pytest.mark.parametrize(
     "kind",
-    [Unavailable, Unauthenticated, PermissionDenied, ResourceExhausted, AgentError, Failed],
+    [
+        errors.Unavailable,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+        errors.ResourceExhausted,
+        errors.AgentError,
+        errors.Failed,
+    ],
 )
 def test_reports_are_queued_for_errors_that_may_pass(
     client: AgentClient,
-    kind: type[AgentError],
+    kind: type[errors.AgentError],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -310,7 +308,7 @@ class Clock:
             self.now += seconds
             self.spent += seconds
             if seconds >= within:
-                raise Unavailable("silence")
+                raise errors.Unavailable("silence")
             return call(method, request)
 
         patch.setattr(client._calls, "call", slow)
@@ -410,7 +408,7 @@ def test_every_third_probe_is_patient(clock: Clock, monkeypatch: pytest.MonkeyPa
     tried = []
     for _ in range(6):
         tried.append(availability.patience())
-        availability.failed(Unavailable("silence"))
+        availability.failed(errors.Unavailable("silence"))
 
     assert tried == [20.0, 0.5, 20.0, 0.5, 0.5, 20.0]
 
@@ -450,7 +448,7 @@ def test_a_controller_that_does_not_fit_the_model_is_not_created(client: AgentCl
     """Its name stays free for the right spec."""
     drawn = [Hyperparameter(name="dropout", low=0.0, high=high) for high in (1.5, 0.5)]
     wrong, right = (spec("new", hyperparameters=(one,)) for one in drawn)
-    with pytest.raises(InvalidArgument, match="dropout"):
+    with pytest.raises(errors.InvalidArgument, match="dropout"):
         client.run(wrong, model=network())
 
     with client.run(right, model=network()) as run:
@@ -518,7 +516,9 @@ def test_the_id_of_a_finished_run_is_refused(client: AgentClient) -> None:
     model = network()
     with client.run("c", run_id="r", model=model) as run:
         chunk(run)
-    with pytest.raises(FailedPrecondition, match=r"'r' is finished \(terminated\).*another run_id"):
+    with pytest.raises(
+        errors.FailedPrecondition, match=r"'r' is finished \(terminated\).*another run_id"
+    ):
         client.run("c", run_id="r", model=model)
     assert rate(model) == 0.25
 
@@ -533,7 +533,7 @@ def test_a_model_is_driven_by_one_run_at_a_time(client: AgentClient) -> None:
     """It is free again by `release`, or as soon as nothing refers to a lost run."""
     model = network()
     kept = client.run("c", model=model)
-    with pytest.raises(InvalidArgument, match=r"finish that one first.*release\(model\)"):
+    with pytest.raises(errors.InvalidArgument, match=r"finish that one first.*release\(model\)"):
         client.run("c", model=model)
     assert rate(model) == kept.hyperparameters["dropout"]
     release(model)
@@ -566,5 +566,5 @@ def test_a_client_closed_during_a_run_ends_the_run_and_not_the_training(
 def test_a_closed_client_starts_no_run(client: AgentClient, when_away: Hold | None) -> None:
     """Unlike an absent agent, that is a mistake of the script, before anything is trained."""
     client.close()
-    with pytest.raises(FailedPrecondition, match="is closed; create another"):
+    with pytest.raises(errors.FailedPrecondition, match="is closed; create another"):
         client.run(spec(), model=network(), when_away=when_away)

@@ -105,18 +105,6 @@ def test_a_named_score_is_scikit_learns_over_the_chunk(client: AgentClient, name
     assert reported.scores.validation == pytest.approx(expected(*as_one(validation)), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_the_batch_size_does_not_change_a_score(name: str) -> None:
-    """So training batches of 64 and validation batches of 1,000 can be compared."""
-    logits, labels = NAMED[name][0](96)
-
-    scores = {
-        score_of(zip(torch.split(logits, size), torch.split(labels, size), strict=True), name)
-        for size in (4, 32, 96)
-    }
-    assert max(scores) - min(scores) < 1e-6
-
-
 def test_the_mean_over_batches_is_an_option() -> None:
     """As in the paper; a batch whose labels are all ignored does not count."""
     batches = [classes(8), classes(5)]
