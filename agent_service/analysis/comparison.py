@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent_service.controllers.actions import action_values
+from agent_service.controllers.derivation import action_values
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import AnyPolicy, Situation

@@ -11,7 +11,7 @@ import numpy as np
 
 from agent_service.analysis.agreement import Agreement, compare_values, values_run
 from agent_service.analysis.tables import FieldType
-from agent_service.controllers.actions import action_values
+from agent_service.controllers.derivation import action_values
 from agent_service.controllers.observations import context_size
 from agent_service.domain.errors import FailedPrecondition
 from agent_service.domain.specs import ControllerSpec

@@ -1,16 +1,17 @@
-"""How a decision follows from what is stored: the same for a live call and for `verify`."""
+"""How decisions and actions follow from what is stored: for live calls, `verify` and replays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from agent_service.controllers.actions import action_values
 from agent_service.controllers.observations import observed_context
+from agent_service.domain.hyperparameters import named_values, places_of
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.runs import Choice, Decision, Run
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import AnyPolicy, Situation
 
 
@@ -61,3 +62,27 @@ def derive(
     )
     values = action_values(spec, choice.sample, before=ran)
     return Derived(context, choice, values)
+
+
+def action_values(
+    spec: ControllerSpec,
+    sample: Sequence[float],
+    *,
+    before: Mapping[str, float] | None,
+) -> dict[str, float]:
+    """Return the values, by name, that a controller's output leads to.
+
+    Args:
+        spec: of the controller.
+        sample: the output in [-1, 1], h numbers, not clipped.
+        before: what the chunk before ran under; None for a run's first chunk, whose action is a
+            place even where later ones are changes: there is nothing to change.
+    """
+    limit = spec.algorithm.max_change
+    if limit is None or before is None:
+        return named_values(spec.hyperparameters, sample)
+    moved = [
+        place + limit * min(max(share, -1.0), 1.0)
+        for place, share in zip(places_of(spec.hyperparameters, before), sample, strict=True)
+    ]
+    return named_values(spec.hyperparameters, moved)

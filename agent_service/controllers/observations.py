@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from agent_service.controllers.actions import places_of
 from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import places_of
 from agent_service.domain.rewards import REWARDS, Feedback, GivenReward
 from agent_service.domain.runs import Decision, Run, StartRun
 from agent_service.domain.specs import ControllerSpec
@@ -63,7 +63,7 @@ def observed_context(
         return np.zeros(context_size(spec))
     context: list[float] = []
     if settings.observe_action:
-        context += places_of(spec, ran)
+        context += places_of(spec.hyperparameters, ran)
     if settings.observe_progress:
         context.append(_progress(running.chunk, run.planned_chunks))
     if settings.observe_scores:

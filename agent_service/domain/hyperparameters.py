@@ -82,6 +82,14 @@ def named_values(
     return {h.name: h.value(unit) for h, unit in zip(hyperparameters, units, strict=True)}
 
 
+def places_of(
+    hyperparameters: Sequence[Hyperparameter], values: Mapping[str, float]
+) -> tuple[float, ...]:
+    """Return where values, clipped to their ranges, lie in the policy's [-1, 1], one for each."""
+    # Rounded as values are: logarithms differ between machines in the last bits of float64.
+    return tuple(round(h.unit(values[h.name]), 12) for h in hyperparameters)
+
+
 def check_values(
     hyperparameters: Sequence[Hyperparameter], values: Mapping[str, float], *, field: str
 ) -> None:

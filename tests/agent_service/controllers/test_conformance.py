@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_service.controllers.actions import action_values
 from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.controllers.constant import ConstantSettings
+from agent_service.controllers.derivation import action_values
 from agent_service.controllers.observations import observation_size
 from agent_service.controllers.ppo import FrozenStart, PPOSettings
 from agent_service.controllers.random import RandomSettings
