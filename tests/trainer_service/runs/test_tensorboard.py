@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.trainer_service.runs.test_store import FINISHED, RUNNING, SUCCEEDED, chunk
+from tests.trainer_service.runs.test_store import FINISHED, QUEUED, RUNNING, SUCCEEDED, chunk
 from tests.trainer_service.specs import run_spec
 from trainer_service.runs.run import EventContent
 from trainer_service.runs.store import RunStore
@@ -48,6 +48,17 @@ def test_a_runs_curves_are_its_chunks(tmp_path: Path) -> None:
         "test/best": [(2, 0.9)],
         "test/last": [(2, 0.8)],
     }
+
+
+def test_a_resumed_run_shows_each_chunk_once(tmp_path: Path) -> None:
+    """One chunk was shown, one was only stored before a kill, and two follow."""
+    with closing(RunStore(tmp_path / "runs.db")) as store:
+        store.add("r", run_spec())
+        observe(tmp_path, store, RUNNING, chunk(1))
+        store.append("r", chunk(2))
+        observe(tmp_path, store, QUEUED, RUNNING, chunk(3), QUEUED, RUNNING, chunk(4))
+
+    assert [step for step, _loss in scalars(tmp_path)["loss/train"]] == [1, 2, 3, 4]
 
 
 def test_a_folder_that_cannot_be_written_stops_no_run(
