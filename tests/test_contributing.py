@@ -144,7 +144,7 @@ def test_a_new_regularizer_is_a_file_and_a_line(
 def test_a_new_data_set_is_a_file_and_a_line(
     new_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is listed and checked, what is missing is told, and a child trains on it."""
+    """It is listed and checked, its absence is an error, and a child trains on it."""
     here = catalog.__name__.rpartition(".")[0]
     monkeypatch.setitem(sys.modules, f"{here}.stripes", new_file)
     line = blocks("Add a data set")[1]
@@ -207,7 +207,7 @@ kind = "tried"
 def test_a_new_kind_of_method_is_a_file_and_a_line(
     new_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study of it is read, trained, told in a report, and written down as the same study."""
+    """A study of it is read, trained and reported, and written as the same study."""
     draw_nothing(monkeypatch)
     line = blocks("Add a kind of method to studies")[1]
     for word, kind in {**eval(f"{{{line}}}", vars(new_file)), "tried": Tried}.items():

@@ -16,7 +16,7 @@ STUDIES = sorted(path.parent for path in (ROOT / "tests" / "data" / "results").g
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the report of each kept study, as Markdown, made anew from its results."""
+    """Return the report of each kept study, as Markdown, made again from its results."""
     assert STUDIES
     texts = {}
     with pytest.MonkeyPatch.context() as patch:

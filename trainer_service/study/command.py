@@ -1,4 +1,4 @@
-"""What `compare`, `report`, `merge` and the demo show a person."""
+"""The work of `compare`, `report` and the demo, with their output."""
 
 from __future__ import annotations
 

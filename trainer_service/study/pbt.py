@@ -3,7 +3,7 @@
 After each round of chunks the members that do worst copy ones that do best, weights and all, and
 perturb their values; the others go on. What comes of a round is a pure function of the seed, the
 round and its scores, and each run's id of study, seed, member and round. So who begins again after
-an interruption submits the same runs again, is answered by those that are there, and goes on.
+an interruption submits the same runs again gets those that exist, and continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer_service.training.regularizers.registry import names_in_words
 from trainer_service.training.spec import TrainingSpec, fixed_values, hyperparameters
 
 FACTORS = (0.8, 1.2)
-"""What a copied value is multiplied by: one of these, as in the paper."""
+"""A copied value is multiplied by one of these, as in the paper."""
 SHARE = 4
 """One in so many members copies, at least one; as many are copied from."""
 
@@ -50,7 +50,7 @@ class PopulationFailed(AgentError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Population:
-    """What decides a population based training.
+    """Specification of a population based training.
 
     Raises:
         InvalidArgument: naming the field that is wrong.
@@ -66,9 +66,9 @@ class Population:
     rounds: int = 10
     """At least 1."""
     chunks: int = 4
-    """Of a round, at least 1."""
+    """Chunks of a round, at least 1."""
     seed: int = 0
-    """Of the first values, of who is copied and how values are perturbed."""
+    """Seed of the first values, of which members are copied, and of perturbations."""
 
     def __post_init__(self) -> None:
         """Check each field."""
@@ -92,13 +92,13 @@ class Population:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """What one member of the population trains in one round."""
+    """The training of one member of the population in one round."""
 
     run_id: str
     parent: str
     """The run that it goes on from; empty in the first round."""
     seed: int
-    """Of the child: it comes with the weights that are copied."""
+    """Seed of the child, which is copied with the weights."""
     values: Mapping[str, float]
     """By hyperparameter."""
 
@@ -109,19 +109,19 @@ class Trained:
 
     member: Member
     score: float | None
-    """What it is ranked by: the mean validation score of the second half of the round's chunks
+    """Rank score: the mean validation score of the second half of the round's chunks
     (the middle one included). A single chunk's is of a few batches drawn at random, and those of
     the first half are of weights that are gone. None where it diverged."""
     validation_score_best: float
-    """Of its lineage's best epoch so far."""
+    """Validation score of its lineage's best epoch so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopulationResult:
-    """What came of a population."""
+    """Outcome of a population."""
 
     run_id: str
-    """Of the last round's member whose lineage has the best validation score of an epoch. Its
+    """Run of the last round's member whose lineage has the best validation score of an epoch. Its
     checkpoint stays."""
     rounds: tuple[tuple[Trained, ...], ...]
     """All members of all rounds, in order."""
@@ -139,13 +139,13 @@ def train_population(
     result's.
 
     Args:
-        population: what it is.
+        population: its specification.
         trainer: trains the runs; those of a round wait or train at once.
-        happened: told each event of each run with the run's id, again where it goes on.
+        happened: called with run id and event, again if the training continues.
 
     Raises:
         PopulationFailed: a run failed or was cancelled, or all of a round diverged.
-        AgentError: what the trainer answered.
+        AgentError: the trainer refused a call.
     """
     rounds: list[tuple[Trained, ...]] = []
     members = first_members(population)
@@ -207,7 +207,7 @@ def _alive(trained: Sequence[Trained]) -> list[Trained]:
 
 
 def round_score(scores: Sequence[float]) -> float:
-    """Return what a member is ranked by, of the validation scores of a round's chunks in order."""
+    """Return a member's rank score from the validation scores of a round's chunks, in order."""
     return float(np.mean(scores[len(scores) // 2 :]))
 
 

@@ -1,7 +1,7 @@
-"""What a study is: methods compared on the same fresh children, and the budget that each may spend.
+"""Studies: methods compared on the same fresh children, each with the same budget.
 
 Children have seeds: judged ones 0, 1, ..., the same for all methods, so that scores are paired;
-those that are searched or learned on TUNING_SEEDS, ...: nobody is judged on one of them.
+children for searching and learning TUNING_SEEDS, ..., on which no method is judged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer_service.training.spec import TrainingSpec
 MAX_METHODS = 200
 """More are no picture, and take hours to compare."""
 SIGNIFICANCE = 0.05
-"""Of the family of all tests together."""
+"""Level of the family of all tests together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +34,15 @@ class StudySpec:
     """A study; raises InvalidArgument naming the field that is wrong."""
 
     title: str = ""
-    """Of its report; empty takes the data set's name."""
+    """Title of its report; empty takes the data set's name."""
     seeds: int = 5
     """Fresh children that each method is judged on."""
     budget: int = 40
     """Children that each search, and each controller, may train before it is judged."""
     training: TrainingSpec
-    """What all children have in common; method, values and seed are set for each."""
+    """Shared by all children; method, values and seed are set for each."""
     methods: tuple[Annotated[Entry, PlainValidator(read_entry), PlainSerializer(write_entry)], ...]
-    """What is compared, in the order of tables and pictures."""
+    """The methods compared, in the order of tables and pictures."""
     references: tuple[str, ...] = ()
     """Names of methods that all others are compared with, seed by seed."""
     tests: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class StudySpec:
         return same_children and grown and all(self.entry(e.name) == e for e in other.methods)
 
     def find(self, name: str) -> Entry | None:
-        """Return the method of a name; None where there is none."""
+        """Return the method of a name, or None."""
         return next((entry for entry in self.methods if entry.name == name), None)
 
     def entry(self, name: str) -> Entry:
@@ -106,7 +106,7 @@ class StudySpec:
 
     @property
     def tested(self) -> list[tuple[str, str]]:
-        """What is tested: pairs of a method and a reference."""
+        """Pairs of a method and a reference that are tested."""
         return [(name, other) for name in self.tests for other in self.references if name != other]
 
 

@@ -23,15 +23,15 @@ from trainer_service.training.spec import TrainingSpec
 T = TypeVar("T")
 
 Place = tuple[str | int, ...]
-"""Where a field stands: names of tables and keys, and places in arrays from 0."""
+"""Path of a field: names of tables and keys, and places in arrays from 0."""
 
 
 PER_METHOD = {"method", "values", "sites", "seed"}
-"""What is not common to all children of a study."""
+"""Fields that differ between children of a study."""
 
 
 class WrongStudy(AgentError):
-    """A study file that is none; the message names file, line and field."""
+    """An invalid study file; the message names file, line and field."""
 
 
 def read_study(name: str) -> StudySpec:
@@ -156,7 +156,7 @@ _KEY = re.compile(r"\s*([\w.\-]+)\s*=")
 def _line(text: str, place: Place) -> int:
     """Return the line of a field, from 1; where it is missing, that of the table that lacks it.
 
-    tomllib tells no lines, so tables and keys are looked for at the beginnings of lines.
+    tomllib reports no lines, so tables and keys are looked for at the beginnings of lines.
     """
     found: dict[Place, int] = {(): 1}
     table: Place = ()

@@ -37,15 +37,15 @@ _UNFINISHED = re.compile(rf"{_NAME.pattern}\.[0-9]+")
 
 
 SHARE = 0.01
-"""Of a run's time, the most that checkpoints take where their interval is left to them."""
+"""Largest share of a run's time that checkpoints take if no interval is set."""
 ASSUMED_BYTES_PER_SECOND = 100e6
 """How fast the first one is written, before that is known."""
 SHORTEST_SECONDS = 0.01
-"""What one costs at the least: waiting for the disk disturbs more than this process."""
+"""Lower bound of a checkpoint's cost: waiting for the disk disturbs more than this process."""
 
 
 class Pace:
-    """Says when checkpoints are due, for all children of a process at the same chunk."""
+    """Schedules checkpoints, for all children of a process at the same chunk."""
 
     def __init__(
         self, seconds: float | None, *, clock: Callable[[], float] = time.monotonic
@@ -114,10 +114,10 @@ class Checkpoints:
         """Return the content of the newest good one, up to a chunk; the log names the others.
 
         Returns:
-            What was given to `save`, its tensors on the CPU; None where there is none.
+            The content given to `save`, tensors on the CPU; None if there is no checkpoint.
 
         Raises:
-            OSError: whether there is one cannot be told.
+            OSError: the folder cannot be read.
         """
         unread: OSError | None = None
         for name in _names(self._folder):
@@ -143,7 +143,7 @@ class Checkpoints:
 
 
 def has_checkpoints(folder: Folder) -> bool:
-    """Whether there is any checkpoint of a run; raises OSError where that cannot be told."""
+    """Whether there is any checkpoint of a run; raises OSError if the folder cannot be read."""
     return bool(_names(folder))
 
 

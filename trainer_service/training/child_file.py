@@ -31,7 +31,7 @@ _ENTRY = "reinforced-regularization"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What the weights of a file are."""
+    """Description of the weights of a file."""
 
     format: int = FORMAT
     run_id: str
@@ -40,7 +40,7 @@ class Manifest:
     """That run's."""
     which: Which
     validation_score: float
-    """Of these weights, on the whole validation split; macro F1 in [0, 1]."""
+    """Macro F1 of these weights on the whole validation split, in [0, 1]."""
     digest: str
     """SHA-256 of these weights; of the last ones it is also in the run's result."""
     inputs: Inputs

@@ -1,4 +1,4 @@
-"""What a chunk of training brings (Eq. 2 says which propagations it has), and a whole training."""
+"""Results of a chunk, whose propagations are those of Eq. 2, and of a whole training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def chunk_of(k: int, *, chunk_size: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What the training and validation of one chunk brought."""
+    """Results of the training and validation of one chunk."""
 
     # Its validation loss may be infinite, or none: JSON's own null would not be read again.
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
@@ -32,7 +32,7 @@ class Chunk:
     validation_loss: float
     """Mean loss of the m validation batches."""
     values: Mapping[str, float]
-    """What it ran under, by hyperparameter; DNI's mean strength as `noise-strength`."""
+    """Values in force, by hyperparameter; DNI's mean strength as `noise-strength`."""
     epochs: float
     """Passes over the training split so far."""
     training_images: int
@@ -44,7 +44,7 @@ class Chunk:
 
 
 class Which(StrEnum):
-    """Which weights of a training."""
+    """A choice of a training's weights."""
 
     BEST = "best"
     """Those of the epoch with the best validation score."""
@@ -54,7 +54,7 @@ class Which(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalScores:
-    """What a training ended with: macro F1 unless called accuracy, all in [0, 1]."""
+    """Final scores of a training: macro F1 unless called accuracy, all in [0, 1]."""
 
     test_score_best: float
     """With the weights of the epoch with the best validation score."""

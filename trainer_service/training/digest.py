@@ -1,4 +1,4 @@
-"""A child's weights in a few letters, to tell whether two trainings ended in the same place."""
+"""Digest of a child's weights, to check whether two trainings ended in the same place."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class _RemoteFolder(Folder):
     """A folder of a file system that fsspec knows, as of an object store.
 
     A file is written here first, and then goes there as one object. Where a store shows a torn one
-    all the same, its checksum tells.
+    all the same, its checksum shows it.
     """
 
     def __init__(self, system: Any, path: str, url: str) -> None:

@@ -50,7 +50,7 @@ class ChildTraining:
         self.spec = spec
         self._device = device
         self.inputs = inputs_of(images)
-        """What the child was built for."""
+        """Properties of the images that the child is built for."""
         self._classes = len(images.class_names)
         self._feed = choose_feed(images, device, children=children)
         self._training = self._feed(images.training, device)
@@ -70,7 +70,7 @@ class ChildTraining:
         self._images: Iterator[Tensor] = iter(())
         """Their images."""
         self._losses: list[Tensor] = []
-        """Of the chunk's steps, on the device, as predictions and labels."""
+        """Losses of the chunk's steps, on the device, as predictions and labels."""
         self._predictions: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._epoch_scores: list[float] = []

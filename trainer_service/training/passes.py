@@ -1,4 +1,4 @@
-"""What a child does with a batch: a training step, and a pass without gradient."""
+"""A child's work on a batch: a training step, and a pass without gradient."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TrainingStep:
             optimizer: of all its parameters.
             regularizer: of all K children.
             strengths: float32[K] of each hyperparameter, by name.
-            draws: the noise of a pass; None where there is none.
+            draws: the noise of a pass; None without noise.
             execution: how a step is launched.
         """
         self._forward = forward

@@ -27,9 +27,9 @@ class Call:
     name: str
     """The module's place in the child."""
     shape: tuple[int, ...]
-    """Of its output for one image, without the batch."""
+    """Shape of its output for one image, without the batch."""
     input_shape: tuple[int, ...]
-    """Of its first input, likewise."""
+    """Shape of its first input, likewise."""
     follows_norm: bool
     """Whether its input is a batch norm's output."""
     is_leaf: bool

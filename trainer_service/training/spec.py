@@ -46,14 +46,14 @@ class Stem(StrEnum):
 
 
 class Start(StrEnum):
-    """What the weights start from."""
+    """Initial weights."""
 
     SCRATCH = "scratch"
     IMAGENET = "imagenet"
 
 
 class Precision(StrEnum):
-    """What the forward and backward passes are computed in."""
+    """Number format of the forward and backward passes."""
 
     FP32 = "fp32"
     TF32 = "tf32"
@@ -83,7 +83,7 @@ class MemoryFormat(StrEnum):
 
 
 class Augment(StrEnum):
-    """What is done to each training image anew whenever it is used."""
+    """Augmentation of each training image, drawn at each use."""
 
     NONE = "none"
     """The paper names no augmentation."""
@@ -92,7 +92,7 @@ class Augment(StrEnum):
 
 
 class Score(StrEnum):
-    """What the batches of a chunk are scored by; names as the client's."""
+    """Score of a chunk's batches; names as the client's."""
 
     OF_BATCHES = "macro-f1-of-batches"
     """The mean of the batches' macro F1 (Eqs. 7-10)."""
@@ -102,12 +102,12 @@ class Score(StrEnum):
 
 DEFAULT_METHOD = "vanilla"
 TEST_SHARE = 0.2
-"""Of the training split, drawn by class where the data set has no test split."""
+"""Share of training that is drawn, by class, for a test if the data set has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec:
-    """What a child is trained on, what it is, how it is regularized and for how long.
+    """A child's data, network, regularization and length of training.
 
     Raises:
         InvalidArgument: naming the field that is wrong.
@@ -120,7 +120,7 @@ class TrainingSpec:
     classes: int | None = None
     """Classes that are used, at least 2, drawn by the data seed; None for all."""
     validation_share: float = 0.1
-    """Of training, less a test that is drawn, in (0, 1); drawn by class where none validates."""
+    """Share of training, less a drawn test, to validate on without such a split; in (0, 1)."""
     deduplicate: bool = False
     """Whether training loses what stands in validation or test, and validation what is in test."""
     training_size: int | None = None

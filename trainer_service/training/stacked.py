@@ -241,7 +241,7 @@ def share(parts: Sequence[Tensor]) -> Tensor:
 def _share_moments(
     optimizer: torch.optim.Adam, network: nn.Module, passes: Sequence[Passes]
 ) -> None:
-    """Give Adam over the stack the moments of the children's own optimizers, as their views."""
+    """Let Adam over the stack continue with the children's own moments, which become views."""
     by_child = [dict(p.child.named_parameters()) for p in passes]
     for name, parameter in network.named_parameters():
         states = [_moments(p.optimizer, own[name]) for p, own in zip(passes, by_child, strict=True)]
@@ -252,7 +252,7 @@ def _share_moments(
 
 
 def _moments(optimizer: torch.optim.Adam, parameter: Tensor) -> dict[str, Tensor]:
-    """Return the state that Adam keeps of a parameter, made as Adam does where there is none."""
+    """Return Adam's state of a parameter, initialized as Adam does if it is empty."""
     state: dict[str, Tensor] = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), device=parameter.device)

@@ -124,7 +124,7 @@ def test_a_report_shows_where_children_look(folder: Path) -> None:
     assert np.ptp(pixels[..., 0] - pixels[..., 2]) > 0.5, "a map has colours, a digit has none"
 
 
-def test_what_is_missing_to_look_is_told(folder: Path, tmp_path: Path) -> None:
+def test_the_section_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     """Weights, data, or a file that is whole; the report is written all the same."""
     assert "Where children look" not in write_report(folder).text.read_text(), "nobody asked"
 

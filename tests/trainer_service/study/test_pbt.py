@@ -1,4 +1,4 @@
-"""Population based training: who copies whom, what is perturbed, and real populations."""
+"""Population based training: selection, perturbation, and real populations."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -52,7 +52,7 @@ def test_ranks_are_by_score(scores: list[float | None]) -> None:
 
 @given(SCORES, SEEDS)
 def test_the_lower_quarter_copies_the_upper(scores: list[float | None], seed: int) -> None:
-    """Of the others, who has a score goes on by itself; nobody copies who is worse, or diverged."""
+    """Other members with a score continue alone; no member copies a worse or diverged one."""
     sources = exploit(scores, np.random.default_rng(seed))
     count = max(1, len(scores) // 4)
     ranked = rank(scores)
@@ -88,7 +88,7 @@ def test_a_round_is_judged_by_its_second_half() -> None:
 
 
 def test_members_differ_and_are_the_same_again() -> None:
-    """By seed and values in the first round; who copies takes weights, seed and changed values."""
+    """By seed and values in the first round; copies take weights, seed and perturbed values."""
     first = first_members(POPULATION)
     trained = [
         Trained(member=member, score=score, validation_score_best=0.5)

@@ -93,8 +93,8 @@ def test_the_page_begins_with_what_is_known(report: Report) -> None:
     assert "wrong label" not in report.text.read_text(), "no label of this study is wrong"
 
 
-def test_it_says_where_nobody_is_ahead(folder: ResultsFolder, tmp_path: Path) -> None:
-    """And counts no one who is not there."""
+def test_the_summary_says_if_no_method_is_ahead(folder: ResultsFolder, tmp_path: Path) -> None:
+    """And counts only methods that are judged."""
     part = ResultsFolder(tmp_path)
     part.open(STUDY)
     for result in folder.results():
@@ -204,7 +204,7 @@ def test_a_report_says_how_it_is_made_again(folder: ResultsFolder, report: Repor
 
 
 def test_every_number_has_its_origin(folder: ResultsFolder, report: Report) -> None:
-    """Each run's line: seed, what it ran under, scores, who made it, and its digest."""
+    """Each run's line: seed, values or policy, scores, maker, and digest."""
     text = report.text.read_text()
 
     assert f"| 1 | {COMMIT} | {FINISHED.device} | torch 2.13.0 | 88 |" in text

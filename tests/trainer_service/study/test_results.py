@@ -143,9 +143,7 @@ def test_a_validation_loss_that_is_not_finite_is_read_again(
     assert write_report(folder.path).page.exists()
 
 
-def test_a_line_that_is_no_result_is_told_by_its_number(
-    whole: ResultsFolder, tmp_path: Path
-) -> None:
+def test_an_invalid_line_is_reported_by_its_number(whole: ResultsFolder, tmp_path: Path) -> None:
     """In one line, with the field."""
     folder = copy(whole, tmp_path / "odd", keep=slice(2))
     with (folder.path / "results.jsonl").open("a") as file:

@@ -92,7 +92,7 @@ def test_too_few_pairs_have_no_verdict(gaps: list[float]) -> None:
     assert difference([0.0] * 8, [0.0] * 8).verdict is Verdict.OPEN, "the same under two names"
 
 
-def test_few_or_equal_pairs_are_told_as_such() -> None:
+def test_few_or_equal_pairs_have_no_interval_or_one_without_width() -> None:
     """One seed has no interval; equal differences have one without width, and no test fails."""
     assert difference([0.5], [0.4]).student is None
     same = difference([0.5, 0.6, 0.7], [0.4, 0.5, 0.6])
@@ -118,7 +118,7 @@ STUDIES = 100
 
 
 def _study(rng: np.random.Generator, spec: StudySpec) -> list[Row]:
-    """Return what a report tells of children of new seeds: their luck is shared, noise is not."""
+    """Return a report's rows for children of new seeds, which share their luck, but no noise."""
     luck = rng.normal(0, 0.02, spec.seeds)
     plan, results = Plan(id="s", spec=spec, results=()), []
     for entry in spec.methods:

@@ -82,7 +82,7 @@ def test_a_report_replaces_a_link_and_not_what_it_names(
 
 @pytest.mark.parametrize("name", ["study.json", "results.jsonl"])
 def test_what_is_read_is_no_link(folder: ResultsFolder, tmp_path: Path, name: str) -> None:
-    """Nor a pipe, which would be waited for; told by its path, and nothing is written."""
+    """Nor a pipe, which would block; the error names the path, and nothing is written."""
     moved = (folder.path / name).rename(tmp_path / "elsewhere")
     (folder.path / name).symlink_to(moved)
     before = sorted(folder.path.iterdir())
@@ -179,7 +179,7 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
 
 
 @pytest.mark.parametrize(("name", "change", "error"), WRONG)
-def test_what_is_wrong_is_told_by_file_and_line(
+def test_an_error_names_file_and_line(
     folder: ResultsFolder, name: str, change: Callable[[Any], object], error: str
 ) -> None:
     """In one line that a terminal prints as it is."""
@@ -212,7 +212,7 @@ def test_a_line_that_no_compare_wrote_is_refused_shortly(
 
 
 @pytest.mark.parametrize("commit", ["HEAD; touch pwned #", "--help", "A" * 40, "c" * 40 + "\nx"])
-def test_only_a_commit_is_told_to_be_checked_out(folder: ResultsFolder, commit: str) -> None:
+def test_a_report_checks_out_commits_only(folder: ResultsFolder, commit: str) -> None:
     """Readers run what a report says; another is flagged."""
     changed(folder, commit=commit)
 
@@ -225,7 +225,7 @@ def test_only_a_commit_is_told_to_be_checked_out(folder: ResultsFolder, commit: 
 
 
 def test_titles_stay_text_in_every_form(folder: ResultsFolder) -> None:
-    """No tag, heading, link, code or escape sequence; the study that is told is the same."""
+    """No tag, heading, link, code or escape sequence; report.toml is the same study."""
     changed(
         folder,
         versions={HTML: HTML},

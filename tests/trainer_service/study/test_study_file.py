@@ -1,4 +1,4 @@
-"""Study files: presets are studies, and what is wrong is told by line and field."""
+"""Study files: presets are studies, and errors name line and field."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -101,7 +101,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("old", "new", "error"), WRONG)
-def test_what_is_wrong_is_told_by_line_and_field(old: str, new: str, error: str) -> None:
+def test_an_error_names_line_and_field(old: str, new: str, error: str) -> None:
     """In one line, before anything is begun."""
     assert old in TEXT
     with pytest.raises(WrongStudy, match=rf"study\.toml(, |: ).*{error}") as raised:
@@ -130,7 +130,7 @@ def test_a_study_has_a_bounded_number_of_methods() -> None:
         StudySpec(training=TrainingSpec(chunks=1), methods=methods)
 
 
-def test_an_unknown_name_is_told_with_the_presets() -> None:
+def test_an_unknown_name_is_refused_with_the_presets() -> None:
     """A file that is not there, and is no preset."""
     with pytest.raises(WrongStudy, match=r"digitz is no file, and none of the presets .*digits"):
         read_study("digitz")

@@ -42,7 +42,7 @@ def empty_hub(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_every_classifier_of_torchvision_has_its_name_here() -> None:
-    """None is missing, none is ours."""
+    """The lists are equal."""
     assert {model.value for model in Model} == set(models.list_models(module=models))
 
 
@@ -138,7 +138,7 @@ def test_a_grey_first_layer_is_that_of_the_image_in_three_channels() -> None:
     ("model", "size"),
     [(Model.VGG11, 8), (Model.VIT_B_16, 40), (Model.MAXVIT_T, 64), (Model.INCEPTION_V3, 32)],
 )
-def test_images_that_do_not_fit_a_model_are_told(model: Model, size: int) -> None:
+def test_images_that_do_not_fit_a_model_are_refused(model: Model, size: int) -> None:
     """Too small, or not a multiple of a patch: before any training, naming model and size."""
     with pytest.raises(InvalidArgument, match=str(size)) as raised:
         ChildTraining(replace(SPEC, model=model), noise_images(size, 3), CPU)

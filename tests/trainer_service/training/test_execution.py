@@ -108,7 +108,7 @@ def _largest_alive(child: ChildTraining, images: int, *, is_training: bool) -> i
 @pytest.mark.parametrize("execution_", list(Execution))
 @pytest.mark.parametrize("method", [Method.RD, Method.DNI])
 def test_nothing_waits_for_the_device_inside_a_chunk(method: Method, execution_: Execution) -> None:
-    """Steps under a new value: no copy off the device, nothing captured or compiled anew."""
+    """Steps under a new value: no copy off the device, no new capture or compilation."""
     device = torch.device("cuda")
     child = make(method, device, execution=execution_, precision=Precision.BF16)
     child.train_chunk(values(child.spec, 0.1))

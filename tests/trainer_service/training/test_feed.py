@@ -85,7 +85,7 @@ def test_a_streamed_training_is_the_resident_one(root: Path) -> None:
     assert results[0] == results[1]
 
 
-def test_an_image_that_cannot_be_read_is_told_at_its_batch(root: Path) -> None:
+def test_an_unreadable_image_is_an_error_at_its_batch(root: Path) -> None:
     """By its path, in one line, and the batches before it still come."""
     _in_memory, files = both(root)
     assert isinstance(files.images, ImageFiles)
@@ -98,7 +98,7 @@ def test_an_image_that_cannot_be_read_is_told_at_its_batch(root: Path) -> None:
         next(batches)
 
 
-def test_a_reader_that_was_killed_is_told(root: Path) -> None:
+def test_a_killed_reader_is_an_error(root: Path) -> None:
     """The training ends with the cause instead of waiting for ever."""
     _in_memory, files = both(root)
     before = {process.pid for process in multiprocessing.active_children()}

@@ -38,7 +38,7 @@ def content(folder: Folder, name: str) -> bytes:
 
 
 def test_what_is_written_is_read_until_it_is_removed(folder: Folder) -> None:
-    """Files and folders are told apart; what is not there is empty, and removed without error."""
+    """Files and folders are distinct; missing ones are empty, and removed without error."""
     run = folder.folder("run")
     nothing = (run.files(), run.folders(), folder.files())
     run.write("one", writes(b"1"))
@@ -62,7 +62,7 @@ def test_what_is_written_is_read_until_it_is_removed(folder: Folder) -> None:
 
 
 def test_a_file_is_there_whole_or_not_at_all(folder: Folder) -> None:
-    """Who fails as it writes leaves what was there."""
+    """A write that fails leaves the old file."""
 
     def write(file: BinaryIO) -> None:
         file.write(b"half")
@@ -101,7 +101,7 @@ def test_checkpoints_of_all_folders_are_alike(folder: Folder) -> None:
 def test_what_cannot_be_read_is_not_taken_for_nothing(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint that is there and cannot be read is an error: else its run began anew."""
+    """A checkpoint that is there and cannot be read is an error: else its run would start over."""
 
     def read(_folder: Folder, _name: str) -> None:
         raise OSError("it is away")

@@ -78,7 +78,7 @@ def test_groups_of_convolutions_are_stacked() -> None:
 
 
 def test_a_child_that_diverges_leaves_the_others_alone() -> None:
-    """It is told apart, the others train as they would, and go on when they are stacked anew."""
+    """It has no chunk; the others train as they would, also when they are stacked again."""
     alone, together = children(), children()
     with torch.no_grad():
         next(together[1].passes.child.parameters()).fill_(float("nan"))

@@ -1,4 +1,4 @@
-"""What derives from a learned policy: replays of its schedules, and the mean of its values."""
+"""Methods that derive from a learned policy: replays of its schedules, and its mean values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report's pictures have in common: axes, bands over seeds, and bytes of PNG."""
+"""Drawing shared by a report's pictures: axes, bands over seeds, and bytes of PNG."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ with _any_backend():  # figures are saved as PNG, which Agg draws whatever the b
 # Okabe and Ito's, which all eyes tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 SITES = (ORANGE, BLUE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
-"""Of hyperparameters, one a site."""
+"""Colours of hyperparameters, one per site."""
 COLUMNS = 4
 """Small axes beside one another."""
 
@@ -87,7 +87,7 @@ def cells(count: int, *, columns: int = COLUMNS, height: float = 2.3) -> tuple[F
 
 
 def from_zero(axes: Axes) -> None:
-    """Have the axis begin at 0; lines and dots at either end lie within the frame."""
+    """Let the axis begin at 0, with lines and dots at either end within the frame."""
     top = axes.get_ylim()[1]
     axes.set_ylim(-0.04 * top, 1.06 * top)
 

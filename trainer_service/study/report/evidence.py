@@ -1,4 +1,4 @@
-"""What a report says: each question that a study answers, with its table and pictures."""
+"""Sections of a report: each question that a study answers, with its table and pictures."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _compared_section(
     *,
     tables: tuple[Table, ...] = (),
 ) -> Section:
-    """Return a section with differences as tables and as a picture; without, where none is."""
+    """Return a section with differences as tables and as a picture, if there are any."""
     if not beside:
         return Section(title=title, tables=tables)
     drawn = pictures.draw_differences(beside)
@@ -240,7 +240,7 @@ def course(rows: Sequence[Row]) -> list[Section]:
 
 
 def policies(rows: Sequence[Row]) -> list[Section]:
-    """What controllers learned, and how they came to it."""
+    """The policies that controllers learned, and their learning."""
     learned = [row for row in courses.with_chunks(rows) if row.entry.learned]
     learning = [row for row in rows if row.entry.learned and row.tuning]
     acting = (

@@ -1,4 +1,4 @@
-"""What a reader of results must know before believing them."""
+"""Flags that a reader of results must know."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer_service.study.results.results import Result, Study
 
 
 def find_flags(study: Study, results: Sequence[Result]) -> dict[Key, list[str]]:
-    """Return what is odd about each result that has something odd, in words, by key."""
+    """Return the flags of suspicious results, in words, by key."""
     commit = _most(result.commit for result in results)
     versions = _most(tuple(sorted(result.versions.items())) for result in results)
     policies = {
@@ -52,7 +52,7 @@ def departs(result: Result, plan: Plan) -> bool:
 
 
 def _planned(result: Result, plan: Plan) -> RunSpec | None:
-    """Return what the study plans; None where that does not follow from its own results."""
+    """Return the planned run; None if it does not follow from the study's own results."""
     key = result.key
     entry = plan.spec.find(key.method)
     if entry is None:
@@ -70,6 +70,6 @@ def _named_alike(spec: RunSpec) -> RunSpec:
 
 
 def _most(things) -> object:  # type: ignore[no-untyped-def]
-    """Return what comes most often; of several, the one that sorts first."""
+    """Return the most frequent thing; of several, the first in order."""
     counts = Counter(things)
     return min(counts, key=lambda thing: (-counts[thing], thing))

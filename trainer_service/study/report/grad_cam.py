@@ -1,4 +1,4 @@
-"""Where trained children look: Grad-CAM (Selvaraju et al. 2017), by the package of that name."""
+"""Grad-CAM maps of trained children (Selvaraju et al. 2017), by the package of that name."""
 
 from __future__ import annotations
 

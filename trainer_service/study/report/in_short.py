@@ -1,4 +1,4 @@
-"""What a hurried reader of a report must see: highest means, verdicts, flags, what is missing."""
+"""Summary of a report: highest means, verdicts, flags and missing runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: flags, spec, runs, commits, machines, and what it took."""
+"""Origin of a report's numbers: flags, spec, runs, commits, machines, and times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer_service.study.spec import StudySpec
 from trainer_service.study.study_file import FILE_NAME, as_toml
 
 Flags = Mapping[Key, Sequence[str]]
-"""What is odd about results that have something odd, in words."""
+"""Flags of suspicious results, in words."""
 
 
 def flags(found: Flags, missing: str, *, count: int) -> Section:
@@ -41,7 +41,7 @@ def flags(found: Flags, missing: str, *, count: int) -> Section:
 
 
 def find_missing(spec: StudySpec, results: Sequence[Result]) -> str:
-    """Return what the study plans and has not finished, in words; empty where all is there."""
+    """Return the planned and unfinished runs in words; empty if all are finished."""
     words = []
     for entry in spec.methods:
         for phase, planned in (
@@ -55,7 +55,7 @@ def find_missing(spec: StudySpec, results: Sequence[Result]) -> str:
 
 
 def origin(study: Study, results: Sequence[Result], found: Flags) -> list[Section]:
-    """Say what was run, what each number was made by, and how it is made again."""
+    """Return the runs, the makers of each number, and the commands that reproduce it."""
     ordered = sorted(results, key=lambda result: result.key)
     makers = sorted({_maker(result) for result in ordered})
     made = Table(
@@ -114,7 +114,7 @@ def _maker(result: Result) -> tuple[str, str, str]:
 def _commands(results: Sequence[Result]) -> str:
     commits = Counter(result.commit for result in results if COMMIT.fullmatch(result.commit))
     ordered = sorted(commits, key=lambda commit: (-commits[commit], commit))
-    # Who reads this runs it: a commit is hexadecimal, or it is not told.
+    # Readers run this, so only a hexadecimal commit is shown.
     checkout = [f"git checkout {commit.removesuffix('+changes')}" for commit in ordered[:1]]
     return "\n".join([*checkout, f"trainer-service compare {FILE_NAME} --output again"])
 
@@ -129,7 +129,7 @@ def _under(result: Result) -> str:
 
 
 def times(spec: StudySpec, rows: Sequence[Row], results: Sequence[Result]) -> Section:
-    """Say how long it took: the one part that differs between two makings of the same results."""
+    """Return how long it took, the only part that differs between two reports of equal results."""
     seconds = sum(r.finished.seconds for r in results)
     first = min(r.ended_at - r.finished.seconds for r in results)
     span = max(r.ended_at for r in results) - first

@@ -27,7 +27,7 @@ class Picture:
     """A PNG."""
 
     name: str
-    """Of its file, without the ending; unique in the report."""
+    """Name of its file, without the suffix; unique in the report."""
     png: bytes
     caption: str
 

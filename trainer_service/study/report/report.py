@@ -21,7 +21,7 @@ from trainer_service.study.study_file import FILE_NAME, as_toml
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report wrote."""
+    """A written report."""
 
     rows: tuple[Row, ...]
     page: Path

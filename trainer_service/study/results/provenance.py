@@ -1,4 +1,4 @@
-"""Where a result comes from: the versions and the commit that it was made by."""
+"""Provenance of a result: the versions and the commit that made it."""
 
 from __future__ import annotations
 

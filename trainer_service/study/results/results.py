@@ -44,9 +44,9 @@ class Result:
     policy: str = ""
     """SHA-256 of the frozen policy's file that decided; empty without one."""
     versions: Mapping[str, str]
-    """Of Python and the packages that decide the result."""
+    """Versions of Python and of the packages that decide the result."""
     commit: str
-    """Of this code, with `+changes` where files differed; empty where it is no checkout."""
+    """Commit of this code, with `+changes` if files differed; empty outside a checkout."""
     ended_at: float
     """Seconds since 1970."""
     digest: str = ""
@@ -76,7 +76,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What `study.json` holds."""
+    """Content of `study.json`."""
 
     id: str
     """Prefix of the names of its runs and controllers."""
@@ -141,22 +141,22 @@ class ResultsFolder:
         return study.id
 
     def write_study(self, study: Study) -> None:
-        """Say what the folder's study is."""
+        """Write the folder's study."""
         write_inside(self.path, _STUDY_FILE, _STUDY.dump_json(study, indent=1) + b"\n")
 
     def remove_study(self) -> None:
-        """Have the folder belong to no study: none was begun."""
+        """Remove the folder's study, which has not begun."""
         (self.path / _STUDY_FILE).unlink(missing_ok=True)
 
     def study(self) -> Study:
-        """Return the folder's study; raises AgentError where there is none."""
+        """Return the folder's study; raises AgentError if there is none."""
         study = self._study()
         if study is None:
             raise AgentError(f"{self.path} holds no study: there is no {_STUDY_FILE}")
         return study
 
     def plan(self) -> Plan:
-        """Return the study as far as it has come; raises AgentError where there is none."""
+        """Return the study with its results so far; raises AgentError if there is none."""
         study = self.study()
         return Plan(id=study.id, spec=study.spec, results=self.results(), policy=self.policy)
 
@@ -203,7 +203,7 @@ class ResultsFolder:
         return stored
 
     def replace_results(self, results: Sequence[Result]) -> None:
-        """Have these results and no others; whole, or as it was before."""
+        """Replace all results at once, or none."""
         write_inside(self.path, _LINES, b"".join(result.line + b"\n" for result in results))
 
     def policy(self, method: str) -> bytes | None:
@@ -224,7 +224,7 @@ class ResultsFolder:
 
 
 _BOM = b"\xef\xbb\xbf"
-"""What some editors put before UTF-8."""
+"""Byte order mark that some editors put before UTF-8."""
 
 
 def earlier(one: Result, other: Result) -> Result:
@@ -246,7 +246,7 @@ def _read(adapter: TypeAdapter[Any], data: bytes, place: str) -> Any:
 
 
 LONGEST_ERROR = 300
-"""Characters of what is told of a wrong line."""
+"""Characters of the error about a wrong line."""
 
 
 def _mend_cut_line(file: IO[bytes]) -> None:

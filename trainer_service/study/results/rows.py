@@ -1,4 +1,4 @@
-"""What a study's results come to: one row a method, and its differences to the references."""
+"""Evaluation of a study's results: a row per method, with differences to the references."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def strength(self) -> str:
-        """What drives all sites of its children, where anything does."""
+        """Name of the hyperparameter that drives all sites of its children."""
         return self.judged[0].spec.training.regularizer.strength.name
 
     def rewards(self, result: Result) -> list[float]:
@@ -80,7 +80,7 @@ class Row:
 
 
 def comparisons(spec: StudySpec) -> list[tuple[str, str]]:
-    """Return what a report compares: names of a method and of what it stands beside, each once.
+    """Return the pairs of names that a report compares, each once.
 
     Every method with each reference; what was taken from a policy with the policy itself; what was
     carried over from another study with each constant that was searched for in this one.

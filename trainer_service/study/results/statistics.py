@@ -29,9 +29,9 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""Level of the intervals."""
 RESAMPLES = 9999
-"""Of the bootstrap."""
+"""Resamples of the bootstrap."""
 FEWEST = 3
 """Seeds that a verdict needs."""
 NO_SPREAD = 1e-12
@@ -39,7 +39,7 @@ NO_SPREAD = 1e-12
 
 
 class Verdict(StrEnum):
-    """What a difference says."""
+    """Conclusion from a difference."""
 
     AHEAD = "ahead"
     """The joint interval is above zero."""
@@ -58,7 +58,7 @@ class Summary:
 
     mean: float
     deviation: float | None
-    """Of the sample (n - 1); None for one seed."""
+    """Sample deviation (n - 1); None for one seed."""
     count: int
 
 
@@ -86,7 +86,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """What may be said of it beside all others of its family."""
+        """Conclusion that accounts for all others of its family."""
         own = self.student
         if self.count < FEWEST or own is None or own.low == own.high != 0:
             return Verdict.TOO_FEW
@@ -113,7 +113,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float], *, family: int = 
     Args:
         ours: scores of a method.
         theirs: of what it is compared with.
-        family: how many comparisons are told together, this one among them; at least 1.
+        family: number of comparisons reported together, including this one; at least 1.
     """
     gaps = np.subtract(ours, theirs)
     student = joint = bootstrap = None

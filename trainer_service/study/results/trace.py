@@ -1,4 +1,4 @@
-"""What a result keeps of its run's chunks."""
+"""The course of a run, by chunk, as results keep it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer_service.runs.run import ChunkTrained
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """What a run's chunks brought, in order: one value a chunk."""
+    """Values of a run's chunks, in order."""
 
     # A validation loss may be infinite, or none: JSON's own null would not be read again.
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
@@ -24,9 +24,9 @@ class Trace:
     training_score: tuple[float, ...]
     validation_score: tuple[float, ...]
     values: Mapping[str, tuple[float, ...]]
-    """What it ran under, by hyperparameter."""
+    """Values in force, by hyperparameter."""
     policy_version: tuple[int, ...] = ()
-    """That decided it; 0 without a policy."""
+    """Version of the policy that decided each chunk; 0 without a policy."""
 
     def __post_init__(self) -> None:
         """Check that all are of as many chunks; raises InvalidArgument."""
@@ -37,7 +37,7 @@ class Trace:
 
 
 def make_trace(chunks: Sequence[ChunkTrained]) -> Trace:
-    """Return what a result keeps of its chunks."""
+    """Return the course of a run."""
     trained = [c.chunk for c in chunks]
     names = trained[0].values if trained else {}
     return Trace(

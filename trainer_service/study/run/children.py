@@ -69,7 +69,7 @@ class Children:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _threads(self) -> ThreadPoolExecutor:
-        """Return what waits for runs; the services' queues decide how many train at once.
+        """Return the threads that wait for runs; the services' queues limit how many train.
 
         Only where something is to be trained: what is finished is shown without any service.
         """

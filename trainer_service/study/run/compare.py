@@ -135,7 +135,7 @@ class Comparison:
         return True
 
     def _check_trainers(self, progress: StudyProgress) -> None:
-        """Have each trainer service train one chunk that counts nowhere.
+        """Let each trainer service train one chunk that counts nowhere.
 
         So what is missing there, data or a device, is known before the study begins; a folder that
         was new belongs to no study then, so that the mended one may begin in it.
@@ -195,7 +195,7 @@ class Comparison:
 
 
 def _study_of(folder: str) -> Plan:
-    """Return another study, as far as it has come; raises AgentError where there is none."""
+    """Return another study with its results so far; raises AgentError if there is none."""
     return ResultsFolder(Path(folder)).plan()
 
 

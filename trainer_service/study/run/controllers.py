@@ -28,11 +28,11 @@ class Controllers:
         next(self._agent.list_controllers(), None)
 
     def decide_only(self, spec: ControllerSpec) -> None:
-        """Have a controller that learns nothing: a schedule, random draws, a replay."""
+        """Create a controller that learns nothing: a schedule, random draws, a replay."""
         self._agent.create_controller(spec, Mode.FROZEN)
 
     def learn(self, method: str, spec: ControllerSpec, *, is_new: bool) -> None:
-        """Have a controller that learns; `is_new` if no child has been trained for it.
+        """Create a controller that learns; `is_new` if no child has been trained for it.
 
         Raises:
             AgentError: children were, and this agent service does not know it.
@@ -71,13 +71,13 @@ class Controllers:
         self._folder.add_policy(method, self._agent.export_policy(spec.name, version))
 
     def frozen(self, method: str, spec: ControllerSpec) -> str:
-        """Have a method's controller with the policy of its file; return the file's SHA-256.
+        """Create a method's controller with the policy of its file; return the file's SHA-256.
 
         So a study goes on at another agent service, and a policy decides in another study.
         """
         data = self._folder.policy(method)
         assert data is not None, method
-        # An agent service that has not met it, or was told of it only, knows its first policy.
+        # At an agent service where it has not learned, it has its first policy.
         if self._agent.create_controller(spec).policy_version <= 1:
             self._agent.import_policy(spec.name, data)
         self._agent.set_mode(spec.name, Mode.FROZEN)

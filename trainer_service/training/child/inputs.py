@@ -1,4 +1,4 @@
-"""What a child must know of its images: their shape, classes and pixels, without the images."""
+"""Properties of images that a child is built for: shape, classes and pixel statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Inputs:
     class_names: tuple[str, ...]
     """In the order of a child's logits."""
     mean: tuple[float, ...]
-    """Of the training split's pixels, by channel, scaled to [0, 1]."""
+    """Mean of the training split's pixels, by channel, scaled to [0, 1]."""
     deviation: tuple[float, ...]
     """Likewise."""
 
@@ -39,7 +39,7 @@ class Inputs:
 
 
 def inputs_of(images: Images) -> Inputs:
-    """Return what a child must know of a data set; looks at every pixel of the training split."""
+    """Return the properties of a data set; reads every pixel of the training split."""
     _count, channels, height, width = images.training.images.shape
     mean, deviation = pixel_statistics(images.training.images)
     return Inputs(

@@ -44,7 +44,7 @@ _OPTIONS: dict[Model, dict[str, bool]] = {
     Model.GOOGLENET: {"init_weights": True},
     Model.INCEPTION_V3: {"init_weights": True},
 }
-"""What torchvision asks to be told, since it means to change the default."""
+"""Options that torchvision asks for, since it means to change their defaults."""
 
 
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -161,7 +161,7 @@ def _pretrained(model: Model, *, classes: int) -> nn.Module:
 
 @contextmanager
 def _tensors_only() -> Iterator[None]:
-    """Have torch read tensors only: torchvision's files are pickles, which may run code."""
+    """Let torch read tensors only: torchvision's files are pickles, which may run code."""
     before = os.environ.get(_WEIGHTS_ONLY)
     os.environ[_WEIGHTS_ONLY] = "1"
     try:

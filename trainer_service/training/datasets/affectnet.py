@@ -32,7 +32,7 @@ SIZE = 224
 """Pixels each way that images are brought to."""
 _LISTS = ("Manually_Annotated_file_lists", ".")
 _IMAGES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images", ".")
-"""Where the larger release's lists, and the images that they name, may lie."""
+"""Possible folders of the larger release's lists, and of the images that they name."""
 
 
 def read_affectnet(folder: Path) -> Stored:

@@ -1,4 +1,4 @@
-"""What a careful user should know about a data set: counts, duplicates, conflicts, blank images."""
+"""Checks of a data set: counts, duplicates, conflicting labels, blank images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer_service.training.datasets.values import SPLITS, TEST, VALIDATION, D
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What was found in a data set as it is stored."""
+    """Findings in a data set as it is stored."""
 
     counts: Mapping[str, tuple[int, ...]]
     """Images by split, then by class."""

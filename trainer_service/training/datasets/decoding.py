@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _GREY = ("1", "L", "LA", "La")
 """Modes of 8 bits or fewer that hold no colour."""
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-"""What is read, whatever a file is called: Pillow runs Ghostscript for PostScript."""
+"""Formats that are read, whatever the suffix: Pillow runs Ghostscript for PostScript."""
 _WHITE_IS_ZERO = 0
 """Photometric interpretation of TIFF in which 0 is white; its tag is 262."""
 _DEEP = 65535 // 255
@@ -41,7 +41,7 @@ def form_of(path: str) -> tuple[int, tuple[int, int]]:
 
 
 def has_colour(path: str) -> bool:
-    """Whether an image's header names colour, a palette or alpha; what is damaged is told later."""
+    """Whether an image's header names colour, a palette or alpha; False if it is damaged."""
     with suppress(Exception), open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
         return not _is_grey(image)
     return False
@@ -68,7 +68,7 @@ def decoded_pixels(path: str, *, channels: int) -> np.ndarray:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
-    """Give an image, the first frame of several, turned as its EXIF says."""
+    """Yield an image, or the first frame of several, turned as its EXIF says."""
     try:
         # By the file: Pillow maps a TIFF that it has by its path, and then turns the wrong pixels.
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
@@ -128,7 +128,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _eight_bits(pixels: np.ndarray, path: str) -> np.ndarray:
-    """Scale 16-bit pixels, or floats from 0 to 1; raises DataError for others: none is white."""
+    """Scale 16-bit pixels, or floats from 0 to 1; raises DataError for unknown whites."""
     if pixels.dtype.itemsize == 2:
         return ((pixels.astype(np.uint32) + _DEEP // 2) // _DEEP).astype(np.uint8)
     if pixels.dtype.kind == "f" and pixels.min() >= 0.0 and pixels.max() <= 1.0:

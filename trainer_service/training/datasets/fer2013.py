@@ -33,17 +33,17 @@ CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 SIZE = 48
 """Pixels each way."""
 USAGES = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
-"""What the challenge's usages are for: the leaderboard's validates, the final one tests."""
+"""Splits of the challenge's usages: the leaderboard's validates, the final one tests."""
 _COLUMNS = ("emotion", "pixels", "Usage")
 
 
 def read_fer2013(folder: Path) -> Stored:
-    """Read what is there of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ with test/.
+    """Read the first of fer2013.npz, fer2013.csv, icml_face_data.csv, train/ with test/.
 
     Kaggle's folders put both tests together, so none validates where val/ is not added.
 
     Raises:
-        FileNotFoundError: where none is.
+        FileNotFoundError: there is none of them.
         DataError: naming file and line of what is wrong.
     """
     if (folder / "fer2013.npz").is_file():

@@ -11,7 +11,7 @@ from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.values import split_named
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-"""Of files that are read as images, in lower case."""
+"""Suffixes of image files, in lower case."""
 HIDDEN = "hidden or left by tools"
 """How entries are counted that people do not see as theirs."""
 _TOOLS = {
@@ -110,7 +110,7 @@ def _suffix(name: str) -> str:
 
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a file, or a link to nothing, which is told when it is read."""
+    """Return whether an entry is a file, or a broken link, which fails when it is read."""
     return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 

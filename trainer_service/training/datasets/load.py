@@ -68,7 +68,7 @@ def _check(splits: Mapping[str, Split], class_names: tuple[str, ...], dataset: s
 
 
 def _held(splits: Mapping[str, Split], memory: Memory) -> dict[str, Split]:
-    """Read files into memory if all of them fit, or must; what is there already stays there."""
+    """Read files into memory if all of them fit, or must; others are in memory already."""
     files = [split for split in splits.values() if isinstance(split.images, ImageFiles)]
     size = sum(split.bytes for split in files)
     if memory is Memory.STREAMED or (memory is Memory.AUTO and not fits(size, torch.device("cpu"))):
@@ -82,7 +82,7 @@ def _held(splits: Mapping[str, Split], memory: Memory) -> dict[str, Split]:
 
 
 def draw_classes(stored: Stored, spec: TrainingSpec) -> Stored:
-    """Keep the spec's number of classes; labels are numbered anew, in their old order."""
+    """Keep the spec's number of classes; labels are renumbered in their order."""
     count, names = spec.classes, stored.class_names
     if count is None:
         return stored

@@ -9,9 +9,9 @@ import psutil
 import torch
 
 SHARE = 0.5
-"""Of what is free, images take this at the most: the child, and other runs, need the rest."""
+"""Largest share of free memory for images: the child, and other runs, need the rest."""
 _CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux tells a container's own limits."""
+"""Folder of a container's own limits on Linux."""
 _LIMIT_AND_USE = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -20,7 +20,7 @@ _LIMIT_AND_USE = (
 
 
 class Memory(StrEnum):
-    """Where images are held while a child trains; no result depends on it."""
+    """Storage of images while a child trains; no result depends on it."""
 
     AUTO = "auto"
     """Resident if they fit in half of what is free, else streamed."""

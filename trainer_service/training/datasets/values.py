@@ -32,7 +32,7 @@ _ENDING = re.compile(r"[\W_]*(set|data|dataset|split|images?)?[\W_]*$")
 
 
 def split_named(name: str) -> str | None:
-    """Return the split that people mean by a name, as `Valid` or `test_set`; None if it is none."""
+    """Return the split that a name means, as `Valid` or `test_set`; None for other names."""
     return _WORDS.get(_ENDING.sub("", name.lower(), count=1))
 
 
@@ -93,9 +93,9 @@ class DataSet:
     title: str
     terms: str
     get: str
-    """Where from; what to run, where one command does it."""
+    """Source, or the command that downloads it."""
     put: str
-    """What is looked for, below the data folder."""
+    """Paths below the data folder."""
     splits: str
     """Which splits it has itself, and what becomes of them."""
     read: Callable[[Path], Stored]
@@ -103,7 +103,7 @@ class DataSet:
     published: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Images by split, then by class in the order of labels; empty where none are published."""
     cited: str = ""
-    """Where the counts are from."""
+    """Source of the counts."""
     download: Callable[[Path], None] | None = None
     """Downloads it into a folder, if it is freely available; raises DataError."""
 
@@ -117,4 +117,4 @@ class Images:
     test: Split
     class_names: tuple[str, ...]
     memory: Memory = Memory.AUTO
-    """Where its images are held while a child trains."""
+    """Storage of its images while a child trains."""

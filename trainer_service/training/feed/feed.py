@@ -26,7 +26,7 @@ from trainer_service.training.datasets.values import Images, Pixels, Split
 log = logging.getLogger(__name__)
 
 PRELOAD = ["trainer_service.training.datasets.files"]
-"""What reading processes have imported when they start: torch alone takes seconds."""
+"""Modules that reading processes have imported when they start: torch alone takes seconds."""
 MOST_READERS = 8
 """Processes that read the images of one split."""
 PIECE = 256
@@ -112,7 +112,7 @@ Feed = ResidentFeed | StreamedFeed
 
 
 class _Reader:
-    """What the loader's processes run: reads the images of a whole batch at once."""
+    """Reads the images of a whole batch at once, in the loader's processes."""
 
     def __init__(self, images: Pixels) -> None:
         self._images = images

@@ -104,7 +104,9 @@ def break_official(folder: Path, what: str) -> None:
         ("empty set", "val_set has no image with one of the 8 expressions"),
     ],
 )
-def test_a_wrong_official_set_is_told_by_file(tmp_path: Path, what: str, message: str) -> None:
+def test_an_error_in_the_official_set_names_the_file(
+    tmp_path: Path, what: str, message: str
+) -> None:
     """The error names the file and what is wrong with it."""
     break_official(tmp_path / "affectnet", what)
 
@@ -129,7 +131,9 @@ def test_a_wrong_official_set_is_told_by_file(tmp_path: Path, what: str, message
         ("expression", "emotion", "'subDirectory_filePath'] are required"),
     ],
 )
-def test_a_wrong_list_is_told_by_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_an_error_in_a_list_names_its_line(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     """With the file that it is in."""
     folder = tmp_path / "affectnet"
     write_affectnet_lists(folder, {"training": LABELS, "validation": LABELS[:8]})

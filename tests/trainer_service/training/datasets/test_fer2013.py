@@ -1,4 +1,4 @@
-"""FER2013: each of its layouts gives the same faces; what is wrong is told by file and line."""
+"""FER2013: each of its layouts gives the same faces; errors name file and line."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def with_row(place: int, **changes: str) -> list[tuple[str, str, str]]:
         ([row for row in ROWS if row[0] != "3"], "no training image of class 'happy'"),
     ],
 )
-def test_a_wrong_row_is_told_by_its_line(
+def test_an_error_in_a_row_names_its_line(
     tmp_path: Path, rows: list[tuple[str, str, str]], message: str
 ) -> None:
     """With what it holds and what it must hold."""
@@ -99,7 +99,7 @@ def test_a_wrong_row_is_told_by_its_line(
 
 @pytest.mark.parametrize("write", [write_fer2013_csv, write_icml_csv])
 @pytest.mark.parametrize("cut", [4, 700, 9_000, -12, -2_000, -9_500])
-def test_a_file_that_was_cut_is_told(tmp_path: Path, write: object, cut: int) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, write: object, cut: int) -> None:
     """Wherever a download stopped: in the header, in a row's pixels or in its last column."""
     assert callable(write)
     path: Path = write(tmp_path / "fer2013", ROWS)
@@ -120,7 +120,7 @@ def test_a_file_that_an_editor_saved_again_has_the_same_faces(tmp_path: Path) ->
     assert [len(split) for split in stored.splits.values()] == [14, 14, 14]
 
 
-def test_other_columns_are_told(tmp_path: Path) -> None:
+def test_other_columns_are_refused(tmp_path: Path) -> None:
     """Those of Kaggle's train.csv lack the usage."""
     path = write_fer2013_csv(tmp_path / "fer2013", [])
     path.write_text("emotion,pixels\n0,1 2\n")
@@ -138,7 +138,7 @@ def test_other_columns_are_told(tmp_path: Path) -> None:
         ({"usage": np.zeros(COUNT, int)}, "no image left in its validation split"),
     ],
 )
-def test_wrong_arrays_are_told_by_name(
+def test_invalid_arrays_are_refused_by_name(
     tmp_path: Path, changes: dict[str, np.ndarray], message: str
 ) -> None:
     """The error names the array and what it must be."""
@@ -148,7 +148,7 @@ def test_wrong_arrays_are_told_by_name(
         load_images(TrainingSpec(dataset="fer2013", chunks=1), tmp_path)
 
 
-def test_a_folder_of_another_expression_is_told(tmp_path: Path) -> None:
+def test_a_folder_of_another_expression_is_refused(tmp_path: Path) -> None:
     """Kaggle's folders have these seven, so no other set is taken for FER2013."""
     write_fer2013_folders(tmp_path / "fer2013", faces(42))
     (tmp_path / "fer2013" / "train" / "contempt").mkdir()

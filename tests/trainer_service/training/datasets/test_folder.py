@@ -51,7 +51,7 @@ def test_a_splits_name_is_known_in_its_variants(words: str, split: str | None) -
     ],
 )
 def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
-    """Never classes, and none is left out."""
+    """They are never classes, and all are read."""
     for name in names:
         write_classes(tmp_path / "faces" / name, images=4)
 
@@ -166,7 +166,7 @@ def test_what_is_not_read_is_counted_by_its_suffix_and_logged(
     "suffix", [".gif", ".jfif", ".webp", ".bmp", ".tif", ".TIFF", ".jpeg", ".JPG", ".PNG"]
 )
 def test_the_usual_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
-    """In any case; Pillow tells the format by the content."""
+    """In any case; Pillow finds the format by the content."""
     write_classes(tmp_path / "faces", images=4)
     for path in list(tmp_path.rglob("*.png")):
         with Image.open(path) as image:
@@ -259,7 +259,7 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_link_to_nothing_is_told_when_it_is_read(tmp_path: Path) -> None:
+def test_a_broken_link_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     """An image that a cluster has purged is not left out in silence."""
     write_classes(tmp_path / "faces")
     os.symlink("/nowhere/1.png", tmp_path / "faces" / "class1" / "gone.png")

@@ -124,7 +124,7 @@ def test_more_than_there_is_cannot_be_drawn(changes: dict[str, int], message: st
         ({"labels": np.array([object()] * 60)}, r"faces\.npz is no readable \.npz"),
     ],
 )
-def test_wrong_arrays_are_told_by_name(
+def test_invalid_arrays_are_refused_by_name(
     tmp_path: Path, changes: dict[str, np.ndarray], message: str
 ) -> None:
     """The error names the array and what it must be."""
@@ -186,7 +186,7 @@ def test_what_is_no_array_is_named(tmp_path: Path) -> None:
 
 
 def test_a_kept_class_keeps_its_images_and_its_name() -> None:
-    """Three of ten classes, drawn by the data seed, are numbered anew in their old order."""
+    """Three of ten classes, drawn by the data seed, are renumbered in their order."""
     spec = replace(DIGITS, classes=3)
     whole, three = load_images(DIGITS, Path(".")), load_images(spec, Path("."))
     other = load_images(replace(spec, data_seed=1), Path("."))
