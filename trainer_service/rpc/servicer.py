@@ -1,4 +1,5 @@
 """The gRPC servicer: each method decodes, calls, encodes."""
+# ruff: noqa: N802  # methods are named as the contract's
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._store = store
         self._device = device
 
-    async def SubmitRun(  # noqa: N802
+    async def SubmitRun(
         self, request: pb.SubmitRunRequest, context: Context
     ) -> pb.SubmitRunResponse:
         """Queue a run."""
@@ -50,16 +51,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             run = await asyncio.to_thread(self._runs.submit, request.run_id, spec)
         return pb.SubmitRunResponse(run=convert.run_to_message(run))
 
-    async def GetRun(  # noqa: N802
-        self, request: pb.GetRunRequest, context: Context
-    ) -> pb.GetRunResponse:
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """Return a run."""
         run = await asyncio.to_thread(self._runs.get, request.run_id)
         return pb.GetRunResponse(run=convert.run_to_message(run))
 
-    async def ListRuns(  # noqa: N802
-        self, request: pb.ListRunsRequest, context: Context
-    ) -> pb.ListRunsResponse:
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Return a page of runs, in the order of submission."""
         limit = page_size(request.page_size)
         page = await asyncio.to_thread(
@@ -74,14 +71,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             next_page_token=str(shown[-1].key) if len(page) > limit else "",
         )
 
-    async def CancelRun(  # noqa: N802
+    async def CancelRun(
         self, request: pb.CancelRunRequest, context: Context
     ) -> pb.CancelRunResponse:
         """Cancel a run."""
         run = await asyncio.to_thread(self._runs.cancel, request.run_id)
         return pb.CancelRunResponse(run=convert.run_to_message(run))
 
-    async def WatchRun(  # noqa: N802
+    async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
         """Replay a run's events, then follow them to its end."""
@@ -100,7 +97,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             while self._store.revision(request.run_id) == revision:
                 await self._pause(FOLLOW_SECONDS)
 
-    async def GetWeights(  # noqa: N802
+    async def GetWeights(
         self, request: pb.GetWeightsRequest, context: Context
     ) -> AsyncIterator[pb.GetWeightsResponse]:
         """Send a run's weights in pieces."""
@@ -109,14 +106,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         for start in range(0, len(data), PIECE):
             yield pb.GetWeightsResponse(data=data[start : start + PIECE])
 
-    async def DiscardCheckpoint(  # noqa: N802
+    async def DiscardCheckpoint(
         self, request: pb.DiscardCheckpointRequest, context: Context
     ) -> pb.DiscardCheckpointResponse:
         """Remove a run's checkpoint."""
         run = await asyncio.to_thread(self._runs.discard, request.run_id)
         return pb.DiscardCheckpointResponse(run=convert.run_to_message(run))
 
-    async def ListDevices(  # noqa: N802
+    async def ListDevices(
         self, request: pb.ListDevicesRequest, context: Context
     ) -> pb.ListDevicesResponse:
         """Return the device, with its numbers of running and queued runs."""

@@ -83,7 +83,11 @@ class Metrics:
             case StateChanged(state=RunState.RUNNING, cause=cause):
                 self._hold(run_id, is_waiting=cause.startswith(WAITS))
             case StateChanged():
-                self._forget(run_id)
+                # So that the page shows running runs only and does not grow.
+                self._planned.pop(run_id, None)
+                self._holding.discard(run_id)
+                for gauge in (self._loss, self._score, self._hyperparameter, self._progress):
+                    gauge.remove_by_labels({"run": run_id})
 
     def _hold(self, run_id: str, *, is_waiting: bool) -> None:
         """Count the start of a wait; before Planned, a run has no action to hold."""
@@ -108,13 +112,6 @@ class Metrics:
         self._progress.labels(run_id).set(chunk.index / self._planned[run_id])
         self._images.labels("train").inc(chunk.training_images)
         self._images.labels("validation").inc(chunk.validation_images)
-
-    def _forget(self, run_id: str) -> None:
-        """Remove a run's gauges, so that the page shows running runs only and does not grow."""
-        self._planned.pop(run_id, None)
-        self._holding.discard(run_id)
-        for gauge in (self._loss, self._score, self._hyperparameter, self._progress):
-            gauge.remove_by_labels({"run": run_id})
 
 
 class StoreCollector(Collector):

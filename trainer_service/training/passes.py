@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -25,14 +26,13 @@ _CACHED_BYTES = 2**22
 image of 48x48 in passes of 64 (5 MB), 2.5 ms in passes of 448; of 8x8 0.08 ms and 0.04 ms."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Forward:
     """A pass through a network, from uint8 images to float32 logits."""
 
-    def __init__(self, network: nn.Module, pixels: Pixels, *, is_bf16: bool) -> None:
-        """Take a network and what prepares its pixels."""
-        self.network = network
-        self.pixels = pixels
-        self.is_bf16 = is_bf16
+    network: nn.Module
+    pixels: Pixels
+    is_bf16: bool
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return float32[n, classes] of uint8[n, c, h, w]."""
@@ -44,22 +44,16 @@ class Forward:
         return logits.float()
 
 
+@dataclass(eq=False, kw_only=True)
 class Pixels:
     """Brings uint8 images to mean 0 and deviation 1 of the training split, by channel."""
 
-    def __init__(
-        self,
-        scale: Tensor,
-        shift: Tensor,
-        *,
-        size: int | None = None,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
-        """Take float32[1, c, 1, 1] each, and the side to resize to, if any."""
-        self.scale = scale
-        self.shift = shift
-        self.size = size
-        self.memory_format = memory_format
+    scale: Tensor
+    shift: Tensor
+    """float32[1, c, 1, 1] each."""
+    size: int | None = None
+    """Side that images are resized to, if any."""
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return float32[n, c, h, w] of uint8 images of that shape, or of `size`."""
@@ -168,8 +162,9 @@ class Passes:
             is_channels_last=memory_format is torch.channels_last,
         )
         scale, shift = (t.to(device) for t in inputs.normalization())
-        pixels = Pixels(scale, shift, size=size, memory_format=memory_format)
-        self.forward = Forward(self.child, pixels, is_bf16=spec.precision is Precision.BF16)
+        pixels = Pixels(scale=scale, shift=shift, size=size, memory_format=memory_format)
+        is_bf16 = spec.precision is Precision.BF16
+        self.forward = Forward(network=self.child, pixels=pixels, is_bf16=is_bf16)
         self.optimizer = adam(self.child.parameters(), spec)
         self._step = TrainingStep(
             self.forward,

@@ -115,13 +115,13 @@ class StackedPasses:
         _share_moments(optimizer, network, passes)
         first = passes[0].forward
         pixels = Pixels(
-            torch.cat([p.forward.pixels.scale for p in passes], dim=1),
-            torch.cat([p.forward.pixels.shift for p in passes], dim=1),
+            scale=torch.cat([p.forward.pixels.scale for p in passes], dim=1),
+            shift=torch.cat([p.forward.pixels.shift for p in passes], dim=1),
             size=first.pixels.size,
             memory_format=_memory_format(first.pixels),
         )
         self._step = TrainingStep(
-            Forward(network, pixels, is_bf16=first.is_bf16),
+            Forward(network=network, pixels=pixels, is_bf16=first.is_bf16),
             optimizer,
             own[0].regularizer,
             strengths,

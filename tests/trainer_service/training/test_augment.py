@@ -45,15 +45,3 @@ def test_crops_and_flips_differ_within_a_batch_and_cover_what_they_may() -> None
     shifts = middle[~is_flipped][:, 16]
     assert len(torch.unique(shifts)) == 9
     assert len(torch.unique(results.flatten(1), dim=0)) == 2 * 81
-
-
-def test_draws_follow_the_generator() -> None:
-    """The same state gives the same batch; a used one another."""
-    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    generator = draws()
-    state = generator.get_state()
-    first, second = crop_flip(images, generator), crop_flip(images, generator)
-    generator.set_state(state)
-
-    assert crop_flip(images, generator).equal(first)
-    assert not first.equal(second)

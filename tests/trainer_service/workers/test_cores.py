@@ -1,20 +1,8 @@
 """Threads by usable cores."""
 
-import os
-
 import joblib
 
 from trainer_service.workers.cores import set_threads
-
-
-def test_only_usable_cores_count() -> None:
-    """By affinity, not the machine's total."""
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert set_threads({}, threads=0, parallel=1) == 1
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def test_runs_share_the_cores_and_wait_without_spinning() -> None:

@@ -1,10 +1,8 @@
 """Temporary folders of killed trainer services are cleaned up."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,17 +67,3 @@ def test_folders_of_other_users_are_left_alone(
         changed.setattr(os, "getuid", lambda: left.stat().st_uid + 1)
         assert not temporary_folder._is_abandoned(left)
     assert temporary_folder._is_abandoned(left)
-
-
-def _temporary() -> str:
-    from multiprocessing.util import get_temp_dir
-
-    return get_temp_dir()
-
-
-def test_run_processes_share_the_services_folder() -> None:
-    """So nothing is left elsewhere if they are killed with it."""
-    own = _temporary()
-    with multiprocessing.get_context("forkserver").Pool(1) as pool:
-        assert pool.apply(_temporary) == own
-    assert Path(own).parent == Path(tempfile.gettempdir())

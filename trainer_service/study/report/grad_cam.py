@@ -94,7 +94,7 @@ def look(child: TrainedChild, images: Tensor, labels: Tensor) -> npt.NDArray[np.
     """
     manifest = child.manifest
     scale, shift = manifest.inputs.normalization()
-    pixels = Pixels(scale, shift, size=input_size(manifest.training))(images)
+    pixels = Pixels(scale=scale, shift=shift, size=input_size(manifest.training))(images)
     place = layer_of(child.network, manifest.training.model, tuple(pixels.shape[1:]))
     targets = [ClassifierOutputTarget(label) for label in labels.tolist()]
     layers = [child.network.get_submodule(place)]
