@@ -235,7 +235,7 @@ def test_titles_stay_text_in_every_form(folder: ResultsFolder) -> None:
     text, page = report.text.read_text(), report.page.read_text()
 
     for written in (text, page):
-        assert not {"\x1b", "\x00"} & set(written.split("The study")[0])
+        assert not {"\x1b", "\x00"} & set(written)
         assert not re.search(r"(?<!\\)<script>", written)
     assert "\n# injected" not in text
     assert not re.search(r"(?<!\\)\]\(javascript", text)

@@ -1,5 +1,7 @@
 """Regularizers: their laws, and that a new value rebuilds nothing."""
 
+from collections.abc import Iterable, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,14 +26,27 @@ def make(method: Method, **changes: object) -> tuple[nn.Module, Regularization, 
     return child, Regularization(spec, child, calls, batch=2, device=CPU), spec
 
 
-def site(name: str, strength: float, shape: tuple[int, ...]) -> Site:
-    """Return a site of one child, as it stands there, with the numbers of a pass."""
-    regularizer = REGULARIZERS[name]
-    draws = Draws([torch.Generator().manual_seed(0)], [shape], is_normal=regularizer.is_normal)
+def new_site(name: str, strengths: Iterable[float], draws: Draws, number: int = 0) -> Site:
+    """Return a site of as many children as there are strengths, as it stands in a child."""
+    before = nn.ReLU() if name == "dni" else None
+    site = Site(REGULARIZERS[name], torch.tensor(list(strengths)), before=before)
+    site.read(draws, number)
+    return site
+
+
+def new_draws(
+    name: str, shapes: Sequence[tuple[int, ...]], *, seeds: Sequence[int] = (0,), **changes: bool
+) -> Draws:
+    """Return the numbers of a pass, drawn."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    draws = Draws(generators, shapes, is_normal=REGULARIZERS[name].is_normal, **changes)
     draws.draw()
-    made = Site(regularizer, torch.tensor([strength]), before=nn.ReLU() if name == "dni" else None)
-    made.read(draws, 0)
-    return made
+    return draws
+
+
+def site(name: str, strength: float, shape: tuple[int, ...]) -> Site:
+    """Return a site of one child."""
+    return new_site(name, [strength], new_draws(name, [shape]))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
@@ -60,6 +75,29 @@ def test_nothing_is_active_in_eval_mode() -> None:
         assert torch.equal(site(name, 0.9, (4, 1000)).eval()(features), features)
     unit = site("dni", 0.5, (4, 1000)).eval()
     assert torch.equal(unit(features), features.relu())
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5, 5), (4, 6, 7)])
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_children_side_by_side_have_strengths_and_numbers_of_their_own(
+    name: str, shape: tuple[int, ...], is_last: bool
+) -> None:
+    """To the bit what each child's own site makes of its own channels, in either format."""
+    features = [torch.randn(shape) for _ in range(3)]
+    draws = [
+        new_draws(name, [(1, 1), shape], seeds=seeds, is_channels_last=is_last)
+        for seeds in ((0,), (1,), (2,), (0, 1, 2))
+    ]
+    strengths = [0.1, 0.5, 0.9]
+    alone = [
+        new_site(name, [strength], its_draws, 1)(part)
+        for strength, its_draws, part in zip(strengths, draws, features, strict=False)
+    ]
+
+    together = new_site(name, strengths, draws[3], 1)(torch.cat(features, dim=1))
+
+    assert torch.equal(together, torch.cat(alone, dim=1))
 
 
 @pytest.mark.parametrize("sites", Sites)
