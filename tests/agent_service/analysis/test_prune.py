@@ -4,6 +4,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_service.analysis import prune as prune_module
-from agent_service.analysis.parquet import same_parquet
+from agent_service.analysis.parquet import same_parquet, write_parquet
 from agent_service.analysis.prune import (
     AWAITED,
     CHANGED,
@@ -289,11 +290,14 @@ def test_runs_that_another_prune_deletes_meanwhile_are_left_to_it(
     assert {row["run_id"] for row in in_archive(folder).values()} == {"mine"}
 
 
-@pytest.mark.parametrize("after", ["written", "marked", "written anew"])
+@pytest.mark.parametrize("after", ["written", "read back", "marked", "written anew"])
 def test_a_prune_that_fails_leaves_the_runs_in_the_store(
     trainings: Trainings, folder: Path, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    """A full disk, at any step before the file has its name: no part stays, no run is hidden."""
+    """At any step before the file has its name, and if it holds something else than was written.
+
+    No part stays, and no run is hidden.
+    """
     for name in ("one", "two", "last"):
         trainings.train(name)
     before = in_store(trainings.store)
@@ -302,8 +306,13 @@ def test_a_prune_that_fails_leaves_the_runs_in_the_store(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    def write_less(table: Table, path: Path) -> None:
+        write_parquet(replace(table, records=list(table.records)[:-1]), path)
+
     if after == "written":
         monkeypatch.setattr(prune_module, "same_parquet", full)
+    elif after == "read back":
+        monkeypatch.setattr(prune_module, "write_parquet", write_less)
     elif after == "marked":
         monkeypatch.setattr(os, "replace", full)
     with pruner.pruning():
@@ -313,7 +322,7 @@ def test_a_prune_that_fails_leaves_the_runs_in_the_store(
                 lambda session: session.mark_archived(plan.going[0], archive="elsewhere")
             ).result()
             monkeypatch.setattr(pruner, "_write", Failing(pruner._write, at=2))
-        with pytest.raises((ArchiveError, OSError), match="No space left"):
+        with pytest.raises((ArchiveError, OSError), match=r"No space left|does not read back"):
             pruner.prune(plan, progress=lambda _count: None)
 
     assert [path.name for path in folder.iterdir()] == [".lock"]

@@ -175,6 +175,7 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     (LINES, lambda r: r["trace"]["values"].update({"\x1b": 1}), "line 1: trace"),
     ("study.json", lambda s: s["spec"].update(seeds=0), r"study\.json is no study.*seeds: 0"),
     ("study.json", lambda s: s["spec"]["methods"][0].update(name="../x"), "study.json"),
+    ("study.json", lambda s: s["spec"]["methods"][0].update(kind="later"), "'later' is not one of"),
 ]
 
 

@@ -38,7 +38,7 @@ def read_entry(content: Any) -> Entry:
         return content
     word = content.get("kind") if isinstance(content, dict) else None
     if not isinstance(word, str) or word not in KINDS:
-        text = f"kind {quoted(word)} is none of {', '.join(KINDS)}"
+        text = f"kind {quoted(word)} is not one of {', '.join(KINDS)}"
         raise PydanticCustomError("kind", "{text}", {"text": text})
     try:
         return TypeAdapter(KINDS[word]).validate_python(content)
