@@ -171,20 +171,15 @@ def _names(folder: Folder) -> list[str]:
 
 
 class _Hashed:
-    """A file to write to, which keeps the digest of what was written, and why it took no more."""
+    """A file to write to, which keeps the digest of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
-        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
+        return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()
@@ -196,11 +191,9 @@ def _write(file: BinaryIO, value: object) -> None:
     try:
         # torch asks for no more of a file than it has.
         torch.save(_without_views(value), cast(IO[bytes], body))
-    except RuntimeError:
-        # torch's writer then fails to close the file, and hides why with an error of its own.
-        if body.error is not None:
-            raise body.error from None
-        raise
+    except RuntimeError as error:
+        # Whatever ends the writing, torch then fails to close the file, and hides it behind this.
+        raise error.__context__ or error from None
     file.seek(0)
     file.write(_HEADER.pack(_MARK, FORMAT, body.digest.digest()))
 

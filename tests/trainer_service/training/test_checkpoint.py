@@ -5,6 +5,7 @@ import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +146,31 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(tmp_path: Path) -> None:
 
     assert [path.name for path in tmp_path.iterdir()] == ["000000001.checkpoint"]
     assert checkpoints.newest(up_to=99) == {"chunk": 1}
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_interrupts_a_checkpoint_is_raised_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """A run that is cancelled meanwhile tells the agent so; torch hides it behind another error."""
+
+    class Cancelled(BaseException):
+        pass
+
+    class Interrupted:
+        calls = 0
+
+        def update(self, _data: bytes) -> None:
+            self.calls += 1
+            if self.calls > place:
+                raise Cancelled
+
+    checkpoints = checkpoints_in(tmp_path)
+    monkeypatch.setattr(checkpoint, "hashlib", SimpleNamespace(sha256=Interrupted))
+
+    with pytest.raises(Cancelled):
+        checkpoints.save(1, {"weights": torch.ones(100_000)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoints_take_a_hundredth_of_the_time() -> None:
