@@ -1,7 +1,5 @@
 """A PostgreSQL server for tests: a fresh one in a temporary folder, on a free loopback port."""
 
-from __future__ import annotations
-
 import math
 import os
 import pwd

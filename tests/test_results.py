@@ -29,7 +29,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def section(title: str) -> list[str]:
-    """Return the lines of one section of the README."""
     text = (ROOT / "README.md").read_text()
     return text.split(f"\n## {title}\n")[1].split("\n## ")[0].splitlines()
 

@@ -34,7 +34,6 @@ class BareLoop:
         )
 
     def pixels(self, places: Tensor) -> Tensor:
-        """Return a batch, normalized."""
         pixels = self.images[places].float().div_(255.0).sub_(0.5).div_(0.25)
         return pixels.contiguous(memory_format=self.format)
 

@@ -5,8 +5,6 @@ same disk, and stable-baselines3's own train(). Servers are processes of their o
 load, which is this one. `make bench-agent` shows the tables and writes the figures as JSON.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import statistics
@@ -73,7 +71,6 @@ async def serving(folder: Path, durability: Durability) -> AsyncIterator[AgentPr
 
 
 def synced_append(folder: Path) -> Figures:
-    """Time appending a decision's bytes to a file and syncing it."""
     data = os.urandom(500)
     seconds = []
     with (folder / "appended").open("ab", buffering=0) as file:
@@ -86,7 +83,6 @@ def synced_append(folder: Path) -> Figures:
 
 
 async def echo(address: str) -> Figures:
-    """Measure the echo: one caller, many callers, many streams."""
     (alone,) = load.echoes(address, 1)
     return {
         "echo_p50_s": await load.median_seconds(alone, times=ALONE),
@@ -98,13 +94,11 @@ async def echo(address: str) -> Figures:
 
 
 async def alone(address: str, name: str) -> Figures:
-    """Measure one caller."""
     (caller,) = await load.callers(address, "waits", 1)
     return {f"{name}_p50_s": await load.median_seconds(caller.call, times=ALONE)}
 
 
 async def many(address: str) -> Figures:
-    """Measure many callers and many streams."""
     callers = await load.callers(address, "waits", CALLERS)
     calls = await load.calls_a_second([caller.call for caller in callers], seconds=SECONDS)
     for caller in callers:
@@ -168,16 +162,8 @@ async def many_runs(few: AgentProcess, lots: AgentProcess) -> Figures:
     tenth, last = await load.paired_medians(
         one.start_and_report, other.start_and_report, times=PAIRS
     )
-    megabytes = resident_megabytes(lots.process.pid)
+    megabytes = lots.memory()
     return {"run_10_s": tenth, "run_10000_s": last, "memory_10000_runs_mb": megabytes}
-
-
-def resident_megabytes(pid: int) -> float:
-    """Return a process's resident memory in MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("a live process has resident memory")
 
 
 def cold_start(folder: Path) -> Figures:
@@ -212,7 +198,6 @@ def echo_server(style: str = "asyncio") -> Iterator[str]:
 
 
 async def measure(folder: Path) -> Figures:
-    """Measure everything once."""
     figures = synced_append(folder)
     with echo_server() as address:
         figures |= await echo(address)
@@ -231,7 +216,6 @@ async def measure(folder: Path) -> Figures:
 
 
 def claims(f: Figures) -> list[Claim]:
-    """Return what is claimed, from the medians of the figures."""
     overhead = f["power_p50_s"] - f["echo_p50_s"] - f["append_s"]
     of_streams = f["power_stream_per_s"] / f["echo_stream_per_s"]
     learning = f["learning_p99_s"] / f["quiet_p99_s"]
@@ -253,7 +237,6 @@ def claims(f: Figures) -> list[Claim]:
 
 
 def main() -> None:
-    """Measure, show the tables, and write the figures."""
     show_rounds("agent", measure, claims, rounds=ROUNDS)
 
 

@@ -5,17 +5,16 @@ decision costs in a long run and beside many runs is measured as `bench_agent` d
 `make bench-capacity` shows the tables; ROWS=100000 makes a smaller store, to try.
 """
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -159,14 +158,13 @@ async def rows(few: AgentProcess, filled: Filled) -> Figures:
     return {
         "empty_store_s": new,
         "filled_store_s": full,
-        "filled_store_memory_mb": bench_agent.resident_megabytes(filled.agent.process.pid),
+        "filled_store_memory_mb": filled.agent.memory(),
         "empty_store_scrape_s": await asyncio.to_thread(scrape_seconds, few),
         "filled_store_scrape_s": await asyncio.to_thread(scrape_seconds, filled.agent),
     }
 
 
 def scrape_seconds(agent: AgentProcess) -> float:
-    """Return how long the page of metrics takes."""
     began = time.perf_counter()
     with urllib.request.urlopen(agent.metrics) as page:
         page.read()
@@ -191,32 +189,26 @@ def filled_store(folder: Path, count: int, console: Console) -> Iterator[Filled]
         yield Filled(agent, made, size, seconds, scrape_seconds(agent))
 
 
-def measuring(filled: Filled) -> Callable[[Path], Awaitable[Figures]]:
-    """Return what measures everything once, in a folder of its own."""
-
-    async def measure(folder: Path) -> Figures:
-        figures = {
-            "rows": float(filled.rows),
-            "row_bytes": filled.bytes_a_row,
-            "filled_store_start_s": filled.start_seconds,
-            "filled_store_first_scrape_s": filled.first_scrape_seconds,
-        }
-        async with (
-            bench_agent.serving(folder, Durability.PROCESS) as agent,
-            bench_agent.serving(folder, Durability.PROCESS) as lots,
-        ):
-            figures |= await rows(agent, filled)
-            figures |= await bench_agent.long_run(agent.address)
-            figures |= await bench_agent.many_runs(agent, lots)
-        for part in (live_runs, streams, most):
-            figures |= await asyncio.to_thread(part, folder)
-        return figures
-
-    return measure
+async def measure(folder: Path, *, filled: Filled) -> Figures:
+    figures = {
+        "rows": float(filled.rows),
+        "row_bytes": filled.bytes_a_row,
+        "filled_store_start_s": filled.start_seconds,
+        "filled_store_first_scrape_s": filled.first_scrape_seconds,
+    }
+    async with (
+        bench_agent.serving(folder, Durability.PROCESS) as agent,
+        bench_agent.serving(folder, Durability.PROCESS) as lots,
+    ):
+        figures |= await rows(agent, filled)
+        figures |= await bench_agent.long_run(agent.address)
+        figures |= await bench_agent.many_runs(agent, lots)
+    for part in (live_runs, streams, most):
+        figures |= await asyncio.to_thread(part, folder)
+    return figures
 
 
 def claims(f: Figures) -> list[Claim]:
-    """Return what is claimed, from the medians of the figures."""
     of_rows = f["filled_store_s"] / f["empty_store_s"]
     return [
         Claim("memory at 10,000 live runs", f["memory_10000_runs_mb"], most=300, unit="MiB"),
@@ -229,13 +221,12 @@ def claims(f: Figures) -> list[Claim]:
 
 
 def main() -> None:
-    """Fill a store, measure, show the tables, and write the figures."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     with (
         tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder,
         filled_store(Path(folder), count, Console()) as filled,
     ):
-        show_rounds("capacity", measuring(filled), claims, rounds=ROUNDS)
+        show_rounds("capacity", partial(measure, filled=filled), claims, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ processes of their own. Trains on the CPU, or on `--device cuda:0`, where a step
 device is an error.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import statistics
@@ -136,7 +134,6 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def imports() -> Figures:
-    """Import in fresh processes."""
     return {
         "import_grpc_s": statistics.median(_import_seconds("grpc") for _ in range(IMPORTS)),
         "import_client_s": statistics.median(
@@ -152,7 +149,6 @@ def _import_seconds(module: str) -> float:
 
 
 async def measure(folder: Path, *, device: torch.device) -> Figures:
-    """Measure everything once."""
     torch.set_num_threads(1)
     async with serving(folder, Durability.POWER) as power:
         with AgentClient(power.address) as lasting:
@@ -164,7 +160,6 @@ async def measure(folder: Path, *, device: torch.device) -> Figures:
 
 
 def claims(f: Figures) -> list[Claim]:
-    """Return what is claimed, from the medians of the figures."""
     added = f["steered_step_s"] - f["plain_step_s"]
     power, process = ((f[f"report_{kind}_s"] - f["echo_s"]) * 1e3 for kind in ("power", "process"))
     return [

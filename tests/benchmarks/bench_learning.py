@@ -55,7 +55,6 @@ def at_marks(client: AgentClient, settings: PPOSettings, seed: int) -> list[floa
 
 
 def main(seeds: int) -> None:
-    """Measure every option and print a table."""
     print(f"{f'after, {seeds} seeds':30}" + "  ".join(f"{mark:9,}" for mark in MARKS))
     for name, settings in OPTIONS.items():
         rows = []

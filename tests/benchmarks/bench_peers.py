@@ -10,7 +10,6 @@ them in environments of their own.
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ PEERS = {
 
 @contextmanager
 def serving(peer: str, folder: Path) -> Iterator[str]:
-    """Give the address of a peer's server in a process of its own."""
     module = f"tests.benchmarks.peers.{peer}_rounds"
     command = [PEERS[peer], "-m", module, "serve", str(folder / f"{peer}.db")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -52,8 +50,7 @@ def rounds(python: str, name: str, *arguments: str) -> float:
     return float(shown.split()[-1])
 
 
-def measure_all(folder: Path) -> Figures:
-    """Measure each once."""
+def measure(folder: Path) -> Figures:
     figures = {}
     with AgentProcess(folder / "own.db") as agent:
         for callers in CALLERS:
@@ -67,11 +64,6 @@ def measure_all(folder: Path) -> Figures:
                     PEERS[peer], peer, "load", address, str(callers)
                 )
     return figures
-
-
-async def measure(folder: Path) -> Figures:
-    """Measure each once, beside the event loop."""
-    return await asyncio.to_thread(measure_all, folder)
 
 
 def claims(f: Figures) -> list[Claim]:

@@ -5,15 +5,12 @@ prunes its store: each report's time from the call to the answer. The steps that
 timed in a prune of the same runs by itself.
 """
 
-from __future__ import annotations
-
 import shutil
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +19,11 @@ import numpy as np
 from agent_service.analysis.prune import BATCH, Pruner, make_plan
 from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.rewards import Scores
-from agent_service.domain.runs import Choice, Decision, Mode, Outcome, StartRun, Use
+from agent_service.domain.runs import ChunkReport
 from agent_service.domain.store import Durability
 from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
+from tests.agent_service.analysis.trainings import Trainings
 from tests.agent_service.specs import spec
 from tests.benchmarks.results import Claim, Figures, show_rounds
 from tests.end_to_end.processes import AgentProcess, command_of
@@ -51,47 +49,19 @@ class _TimedStore(SqlStore):
 def fill(path: Path) -> None:
     """Make a store of finished runs, with losses as random as real ones."""
     rng = np.random.default_rng(1)
-
-    def add(session: Session, number: int) -> None:
-        controller = session.find_controller("c") or session.add_controller(
-            spec(algorithm=RandomSettings(), chunk_size=LOSSES), mode=Mode.LEARNING, now=1.0
-        )
-        start = StartRun(controller="c", run_id=f"r{number}", labels={})
-        run = session.add_run(start, controller, mode=Mode.LEARNING, pinned_version=None, now=2.0)
-        for chunk in range(1, CHUNKS + 2):
-            value, training, validation = rng.uniform(size=3).tolist()
-            session.append(
-                run,
-                Decision(
-                    position=session.next_position(),
-                    run_id=run.id,
-                    chunk=chunk,
-                    state=rng.uniform(size=LOSSES),
-                    context=np.zeros(0),
-                    feedback=None
-                    if chunk == 1
-                    else Scores(training=training, validation=validation),
-                    reward=None if chunk == 1 else validation - training,
-                    applied=None,
-                    choice=Choice((value,), log_probability=-value, explored=True),
-                    values={"dropout": value},
-                    policy_version=0,
-                    use=Use.RECORDED,
-                    learned_in=None,
-                    created_at=2.0 + chunk,
-                ),
-            )
-            if chunk > 1:
-                found = session.find_run(run.id)
-                assert found is not None
-                session.count_chunk(found, now=2.0 + chunk)
-        found = session.find_run(run.id)
-        assert found is not None
-        session.finish_run(found, outcome=Outcome.TERMINATED, final_score=None, now=3.0)
-
     with SqlStore(f"sqlite:///{path}", durability=Durability.PROCESS) as store:
-        for number in range(RUNS):
-            store.write(partial(add, number=number)).result()
+        trainings = Trainings(store)
+        trainings.create(spec(algorithm=RandomSettings(), chunk_size=LOSSES))
+        for run_id in (f"r{number}" for number in range(RUNS)):
+            trainings.start(run_id, "c")
+            for chunk in range(1, CHUNKS + 1):
+                training, validation = rng.uniform(size=2).tolist()
+                scores = Scores(training=training, validation=validation)
+                losses = rng.uniform(size=LOSSES)
+                trainings.run_service.report_chunk(
+                    ChunkReport(run_id=run_id, chunk=chunk, losses=losses, feedback=scores)
+                ).result()
+            trainings.finish(run_id)
 
 
 def reports(client: AgentClient, until: Callable[[int], bool]) -> list[float]:
@@ -109,7 +79,7 @@ def p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100)[-1]
 
 
-async def measure(folder: Path) -> Figures:
+def measure(folder: Path) -> Figures:
     """Prune once by itself, and once while a caller reports."""
     path, quiet = folder / "agent.db", folder / "quiet.db"
     fill(path)
@@ -147,7 +117,6 @@ async def measure(folder: Path) -> Figures:
 
 
 def claims(figures: Figures) -> list[Claim]:
-    """Return what a prune must keep to."""
     what = f"a step of {BATCH} decisions, in ms"
     return [Claim(what, figures["step_median_s"] * 1e3, most=50)]
 

@@ -4,8 +4,6 @@ Three services one after the other in each round, under the same simulated load:
 one on PostgreSQL, two on PostgreSQL. All share the machine's cores with the load and the server.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Iterator
@@ -29,13 +27,11 @@ SECONDS = 10
 
 @contextmanager
 def agents(url: str, *, count: int) -> Iterator[list[AgentProcess]]:
-    """So many replicas on one store."""
     with ExitStack() as stack:
         yield [stack.enter_context(AgentProcess(url)) for _ in range(count)]
 
 
 def load(agents: list[AgentProcess], name: str) -> Figures:
-    """Load them all, and return what came of it."""
     addresses = ",".join(agent.address for agent in agents)
     address = addresses if len(agents) == 1 else f"ipv4:{addresses}"
     before = [_processor_seconds(agent) for agent in agents]
@@ -57,8 +53,7 @@ def _processor_seconds(agent: AgentProcess) -> float:
     return float(times.user + times.system)
 
 
-def measure_round(folder: Path) -> Figures:
-    """One round."""
+def measure(folder: Path) -> Figures:
     figures: Figures = {}
     with agents(f"sqlite:///{folder}/agent.db", count=1) as one:
         figures |= load(one, "SQLite")
@@ -70,11 +65,6 @@ def measure_round(folder: Path) -> Figures:
                 with agents(server.new_database(), count=count) as several:
                     figures |= load(several, name)
     return figures
-
-
-async def measure(folder: Path) -> Figures:
-    """One round, in a thread."""
-    return await asyncio.to_thread(measure_round, folder)
 
 
 def claims(medians: Figures) -> list[Claim]:

@@ -1,7 +1,5 @@
 """Which style of gRPC server answers best: a bare echo in each, by calls and over streams."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.benchmarks import load
@@ -15,7 +13,6 @@ ALONE = 500
 
 
 async def measure(_folder: Path) -> Figures:
-    """Measure each style once."""
     figures = {}
     for style in STYLES:
         with echo_server(style) as address:

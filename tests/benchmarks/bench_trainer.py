@@ -50,7 +50,6 @@ class Pair:
 
     @property
     def controller(self) -> ControllerSpec:
-        """Who decides the drop rate."""
         size = self._spec.chunk_size
         return ControllerSpec(name=self._name, chunk_size=size, hyperparameters=(DROPOUT,))
 
@@ -73,7 +72,6 @@ class Pair:
         self._training._end_epoch = timed_end  # type: ignore[method-assign]
 
     def measure(self, run: AgentRun, chunks: int) -> Figures:
-        """Take turns, chunk by chunk; return images a second and the time of validation."""
         ours = bare = ours_validation = bare_validation = 0.0
         for _ in range(chunks):
             whole, validation = self._chunk(run)
@@ -156,7 +154,6 @@ class OnCpu:
         self._greys = Many(spec_of(width=0.125, chunk_size=2), grey_images(), CPU, 4)
 
     async def measure(self, folder: Path) -> Figures:
-        """Measure everything once."""
         figures: Figures = {}
         with AgentProcess(folder / "agent.db") as agent, AgentClient(agent.address) as client:
             for pair, chunks in self._pairs:
@@ -173,7 +170,6 @@ class OnCpu:
 
 
 def claims(f: Figures) -> list[Claim]:
-    """Return what is claimed on CPU, from the medians of the figures."""
     found = []
     for name in ("digits", "greys"):
         speed = f[f"{name}_per_s"] / f[f"{name}_bare_per_s"]
@@ -191,7 +187,6 @@ def claims(f: Figures) -> list[Claim]:
 
 
 def main() -> None:
-    """Measure, show the tables, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, or as torch names a GPU: cuda:0")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

@@ -32,7 +32,6 @@ def grey_images(count: int = 4096) -> Images:
 
 
 def digits() -> Images:
-    """Return scikit-learn's digits."""
     return load_images(spec_of(), Path("."))
 
 

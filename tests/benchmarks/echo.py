@@ -3,8 +3,6 @@
 In each style that gRPC offers in Python: `threads`, `asyncio`, which is the agent's, or `uvloop`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -49,7 +47,6 @@ def _listen(server: Any, call: Any, stream: Any) -> None:
 
 
 async def serve() -> None:
-    """Serve in an event loop until the process is ended."""
     server = grpc.aio.server()
     _listen(server, _call, _stream)
     await server.start()
@@ -57,7 +54,6 @@ async def serve() -> None:
 
 
 def serve_in_threads() -> None:
-    """Serve in threads until the process is ended."""
     server = grpc.server(ThreadPoolExecutor(THREADS))
     _listen(server, _threads_call, _threads_stream)
     server.start()
@@ -65,7 +61,6 @@ def serve_in_threads() -> None:
 
 
 def main(style: str = "asyncio") -> None:
-    """Serve in a style."""
     if style == "threads":
         serve_in_threads()
     elif style == "uvloop":

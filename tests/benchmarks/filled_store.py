@@ -5,8 +5,6 @@ checksums are made by the product's own function. Copies lie one after another, 
 was filled by live runs has theirs mixed.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the benchmarks call, and how often: callers of the agent service and of the echo."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import os
@@ -48,7 +46,6 @@ class Caller:
         self.chunk = 0
 
     async def start(self) -> None:
-        """Start a new run."""
         self._run_id = f"bench-{os.getpid()}-{next(_numbers)}"
         self.chunk = 0
         await self._stub.StartRun(
@@ -56,21 +53,17 @@ class Caller:
         )
 
     async def call(self) -> None:
-        """Report the next chunk by a call."""
         self.chunk += 1
         await self._stub.ReportChunk(report(self._run_id, self.chunk))
 
     async def start_and_report(self) -> None:
-        """Start a new run, and report its first chunk."""
         await self.start()
         await self.call()
 
     def open_stream(self) -> None:
-        """Open the stream of `send`."""
         self._stream = self._stub.StreamReports()
 
     async def send(self) -> None:
-        """Report the next chunk over the stream."""
         self.chunk += 1
         request = pb.StreamReportsRequest(report=report(self._run_id, self.chunk))
         await self._stream.write(request)
@@ -80,7 +73,6 @@ class Caller:
 
 
 async def create(address: str, *specs: ControllerSpec) -> None:
-    """Create controllers."""
     async with channel_of(address) as channel:
         stub = agent_pb2_grpc.AgentServiceStub(channel)
         for spec in specs:
@@ -126,7 +118,6 @@ def stream_echoes(address: str, count: int) -> list[Call]:
 
 
 async def seconds_of(call: Call) -> float:
-    """Return how long a call takes."""
     before = time.perf_counter()
     await call()
     return time.perf_counter() - before

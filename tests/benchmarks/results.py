@@ -1,8 +1,7 @@
 """Rounds of measures: progress while they run, tables at the end, and all figures as JSON."""
 
-from __future__ import annotations
-
 import asyncio
+import inspect
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -21,6 +21,8 @@ FOLDER = Path("bench-results")
 
 Figures = dict[str, float]
 """By name; times end in `_s`."""
+Measure = Callable[[Path], Figures] | Callable[[Path], Awaitable[Figures]]
+"""One round, given a folder of its own on this disk."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,11 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the figure keeps to its bound."""
         above = self.least is None or self.measured >= self.least
         return above and (self.most is None or self.measured <= self.most)
 
     @property
     def bound(self) -> str:
-        """The bound, in words."""
         if self.most is not None:
             return f"{self.most:g} {self.unit}".strip() + " at most"
         return f"{self.least:g} {self.unit}".strip() + " at least"
@@ -49,7 +49,7 @@ class Claim:
 
 def show_rounds(
     name: str,
-    measure: Callable[[Path], Awaitable[Figures]],
+    measure: Measure,
     claims: Callable[[Figures], Sequence[Claim]],
     *,
     rounds: int,
@@ -58,7 +58,7 @@ def show_rounds(
 
     Args:
         name: of the file.
-        measure: one round, given a folder of its own on this disk.
+        measure: one round.
         claims: what is claimed of the medians.
         rounds: how many.
     """
@@ -79,14 +79,13 @@ def show_rounds(
     console.print(str(path))
 
 
-async def _rounds(
-    measure: Callable[[Path], Awaitable[Figures]], rounds: int, console: Console
-) -> list[Figures]:
+async def _rounds(measure: Measure, rounds: int, console: Console) -> list[Figures]:
     """Measure in one event loop: gRPC goes on polling for one that has ended."""
-    measured = []
+    measured: list[Figures] = []
     for _ in track(range(rounds), "measuring", console=console):
         with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
-            measured.append(await measure(Path(folder)))
+            found: Any = await asyncio.to_thread(measure, Path(folder))
+            measured.append(await found if inspect.isawaitable(found) else found)
     return measured
 
 

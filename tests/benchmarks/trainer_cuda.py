@@ -80,7 +80,6 @@ class OnCuda:
         self._images = STEPS * spec.batch_size
 
     async def measure(self, _folder: Path) -> Figures:
-        """Measure everything once."""
         loops = {
             "bare": self._published.train,
             "torchvision": self._published.torchvision,
@@ -115,7 +114,6 @@ class OnCuda:
 
 
 def claims(f: Figures) -> list[Claim]:
-    """Return what is claimed on a GPU, from the medians of the figures."""
     best = max(f[f"{execution}_per_s"] for execution in Execution)
     stacked = max(f[f"{way}_{CHILDREN}_stacked_per_s"] for way in ("eager", "graphs"))
     return [

@@ -16,7 +16,6 @@ STEPS = 3
 
 
 def main(kind: str, name: str, width: float) -> None:
-    """Train and print."""
     device = torch.device(name)
     spec = spec_of(width=width, chunk_size=STEPS, validation_batches=STEPS)
     images = grey_images()

@@ -3,8 +3,6 @@
 A process of its own, with one thread, as the learner is. Prints the two times in seconds.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Packages of Debian releases other than this machine's, by the machine's own mirrors."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

@@ -1,7 +1,5 @@
 """The compose files, started as a user starts them, and what a machine without a registry needs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -73,7 +71,6 @@ class Deployment:
         return time.monotonic() - started
 
     def down(self) -> None:
-        """Stop and remove all, volumes included."""
         self.compose("down", "--volumes")
 
     def call(self, service: str, *command: str) -> str:
@@ -81,16 +78,13 @@ class Deployment:
         return self.compose("exec", "-T", service, *command)
 
     def container(self, service: str) -> str:
-        """Return the id of a service's container."""
         return self.compose("ps", "--all", "--quiet", service)
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """Return all that the engine knows of a service's container."""
         found: dict[str, Any] = json.loads(docker("inspect", self.container(service)))[0]
         return found
 
     def health(self, service: str) -> str:
-        """Return what the last health check of a service found."""
         return str(self.inspect(service)["State"]["Health"]["Status"])
 
 

@@ -5,8 +5,6 @@ it runs what was built, in a network namespace that has only loopback, so that i
 addresses and every published port stay inside. Knows nothing of what it runs.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -196,7 +196,6 @@ def test_a_trainer_cut_off_the_network_holds_on_and_reports_later(
 
 @contextmanager
 def cut_off(container: str) -> Iterator[None]:
-    """Take a trainer off both networks that the agent is on."""
     networks = [f"{PROJECT}_{name}" for name in ("services", "metrics")]
     for network in networks:
         docker("network", "disconnect", network, container)

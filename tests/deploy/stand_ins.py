@@ -4,8 +4,6 @@ Where no registry can be reached, an unchanged Dockerfile or compose file finds 
 the pinned images hold of use here, not the same versions of Python and of the system.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,13 +1,11 @@
 """Runs that a deployed trainer trains under a deployed agent, and what must be true of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from agent_service.client import AgentClient
 from tests.deploy.deployment import ADMIN, AUTHORITY, Deployment, prometheus
 from tests.end_to_end.processes import wait_for
-from tests.end_to_end.trainer_kills import controller
+from tests.end_to_end.runs import controller
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.training.spec import Method
@@ -30,7 +28,7 @@ def trainer_client() -> TrainerClient:
 def steered_run(trainer: TrainerClient, run_id: str, *, chunks: int = LONG) -> None:
     """Submit a run that the agent steers, and return when it trains."""
     with agent_client() as agent:
-        agent.create_controller(controller(Method.RD))
+        agent.create_controller(controller("rd"))
     trainer.submit(run_id, run_spec(Method.RD, controller="rd", chunks=chunks))
     wait_for(lambda: trainer.get(run_id).trained_chunks > 10)
 

@@ -105,7 +105,6 @@ def _read(page: str, form: str) -> str:
 
 @contextmanager
 def running_study(folder: Path) -> Iterator[Study]:
-    """Start services and study; end them."""
     with ExitStack() as stack:
         agent = stack.enter_context(AgentProcess(folder / "agent.db"))
         trainer = stack.enter_context(TrainerProcess(folder, agent=agent.address, parallel=2))

@@ -1,7 +1,5 @@
 """A page of wheels on loopback, for builds: PyTorch for CPUs, as this machine's pip finds it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

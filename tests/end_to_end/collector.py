@@ -27,7 +27,6 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
     @property
     def text(self) -> str:
-        """All that came, as text."""
         return "\n".join(map(str, self._requests))
 
     def reports(self, service: str) -> set[bytes]:

@@ -5,9 +5,8 @@ import pytest
 from agent_service.client import AgentClient
 from agent_service.domain.runs import Mode
 from tests.end_to_end.processes import AgentProcess
-from tests.end_to_end.trainer_kills import controller
+from tests.end_to_end.runs import controller
 from tests.given import ServedTrainer
-from trainer_service.training.spec import Method
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +17,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
     """
     with AgentProcess(tmp_path_factory.mktemp("agent") / "agent.db") as agent:
         with AgentClient(agent.address, budget_seconds=60) as client:
-            client.create_controller(controller(Method.RD), Mode.FROZEN)
+            client.create_controller(controller("rd"), Mode.FROZEN)
         yield agent
 
 

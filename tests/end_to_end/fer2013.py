@@ -4,8 +4,6 @@
 project.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time
@@ -37,7 +35,6 @@ SPEC = TrainingSpec(
 
 
 def main(data: str) -> None:
-    """Train, and write what came of it; ends with an error where the child learned too little."""
     console = Console()
     torch.set_num_threads(1)
     began = time.monotonic()

@@ -4,8 +4,6 @@
 test makes a few.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -230,7 +228,6 @@ def train_in_order(path: Path, *, runs: int, kills: int, seed: int) -> list[obje
 
 
 def wait_for_learner(client: AgentClient) -> None:
-    """Wait until no full rollout waits to be learned from."""
     wait_for(lambda: client.get_controller("c").ready_transitions < ROLLOUT)
 
 
@@ -240,8 +237,6 @@ def _kill_later(agent: AgentProcess, victim: str, delay: float) -> None:
 
 
 def main(kills: int) -> None:
-    """Make many kills and write what came of them."""
-
     def work(folder: Path, progress: Callable[[str], None]) -> dict[str, int]:
         figures = kill_under_load(
             folder / "load.db", kills=kills, callers=20, seed=1, progress=progress

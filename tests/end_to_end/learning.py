@@ -4,8 +4,6 @@
 own test does it with one, and not as long.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,8 +41,6 @@ def serving(folder: Path) -> Iterator[AgentClient]:
 
 
 class Training:
-    """One simulated child that trains under a controller."""
-
     def __init__(
         self, client: AgentClient, controller: str, seed: int, mode: Mode | None = None
     ) -> None:
@@ -55,7 +51,6 @@ class Training:
         self.validation_scores: list[float] = []
 
     def next_chunk(self) -> FleetReport:
-        """Train a chunk under the run's present rate."""
         chunk = self.child.step(self.run.hyperparameters["dropout"])
         self.validation_scores.append(chunk.validation_score)
         scores = Scores(training=chunk.training_score, validation=chunk.validation_score)
@@ -63,7 +58,6 @@ class Training:
 
 
 def advance(stream: ReportStream, trainings: Sequence[Training]) -> None:
-    """Train a chunk of each, and report them together."""
     errors = stream.report([training.next_chunk() for training in trainings])
     assert errors == [None] * len(trainings)
 
@@ -136,8 +130,6 @@ def way_of_the_frozen(client: AgentClient, controller: str) -> float:
 
 
 def main(seeds: Sequence[int]) -> None:
-    """Learn with each seed and write what came of it."""
-
     def work(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
         ways = {}
         for seed in seeds:

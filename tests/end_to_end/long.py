@@ -3,8 +3,6 @@
 `make test-long` runs them one after another and writes tests/data/long.md.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -4,8 +4,6 @@ Needs root, `ip`, `ss` and `nsenter`, and a network namespace of one's own, by `
 there is the network's switch, a bridge, and with it the machine that the caller itself is.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +18,6 @@ class Machine:
     """One of the network's machines."""
 
     def __init__(self, number: int) -> None:
-        """Set it up; numbers are from 1 to 200, each once."""
         self._namespace = f"soak-{os.getpid()}-{number}"
         self._port = f"port{number}"
         self.address = f"10.201.1.{number}"
@@ -40,7 +37,6 @@ class Machine:
         _call("ip", "link", "set", self._port, "nomaster")
 
     def mend(self) -> None:
-        """Put its cable in again."""
         _call("ip", "link", "set", self._port, "master", "switch")
 
     def reset_connections(self) -> int:

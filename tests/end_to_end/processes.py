@@ -37,6 +37,11 @@ class ServiceProcess:
         assert found, f"{self._package} said {line!r}"
         self.address, self.metrics = found.groups()
 
+    def memory(self) -> float:
+        """Return what the process holds in memory, MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
@@ -60,8 +65,6 @@ class ServiceProcess:
 
 
 class AgentProcess(ServiceProcess):
-    """`agent-service serve` on a store."""
-
     def __init__(self, store: Path | str, *options: str) -> None:
         self.url = store if isinstance(store, str) else f"sqlite:///{store}"
         super().__init__("agent_service", "--store", self.url, *options)

@@ -4,8 +4,6 @@ Run as a program it is the cluster, told by its standard input what to do, and e
 what Ray leaves open in a process is so no test's.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import subprocess
@@ -14,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.end_to_end.processes import children
@@ -47,12 +44,7 @@ class RayCluster:
         self.address = self._answer()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
     def add_node(self) -> None:

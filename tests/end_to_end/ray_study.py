@@ -4,8 +4,6 @@
 same results. CHILDREN is how many children each has.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
@@ -30,7 +28,6 @@ POLL_SECONDS = 0.1
 def compare(
     folder: Path, *, seeds: int, agent: AgentProcess, trainer: TrainerProcess
 ) -> subprocess.Popen[str]:
-    """Start a study."""
     options = [*TINY.split(), "--validation-batches", "3", "--chunks", "10"]
     options += ["--methods", ",".join(METHODS), "--seeds", str(seeds), "--output", str(folder)]
     command = [*command_of("trainer_service"), "compare", *options]
@@ -121,7 +118,6 @@ def study_through_kills(
 
 
 def main(children: int) -> None:
-    """Run it and write what came of it."""
     measure(
         "ray_study",
         lambda folder, progress: study_through_kills(

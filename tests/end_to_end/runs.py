@@ -2,11 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
+from agent_service.client import ControllerSpec, PPOSettings
 from tests.end_to_end.processes import wait_for
+from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import ChunkTrained, EventContent, Finished, RunState, StateChanged
 from trainer_service.training.chunk import Chunk
+from trainer_service.training.spec import Method, hyperparameters
+
+
+def controller(name: str, method: Method = Method.RD, **settings: Any) -> ControllerSpec:
+    """Return the spec of one that decides for runs of `run_spec`, with settings of PPO."""
+    training = run_spec(method, controller=name).training
+    return ControllerSpec(
+        name=name,
+        chunk_size=training.chunk_size,
+        hyperparameters=hyperparameters(training),
+        algorithm=PPOSettings(**settings),
+    )
 
 
 def followed(client: TrainerClient, run_id: str) -> list[EventContent]:

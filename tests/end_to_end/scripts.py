@@ -4,8 +4,6 @@ A script trains 16 optimizer steps, four chunks of four, and returns its model. 
 before each step: there an agent may be killed, and started again.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import time

@@ -6,8 +6,6 @@ after each fault calls are answered again, no caller gives up, and the replica t
 keeps its memory level. `make test-soak` runs 20 minutes; MINUTES=5 is for trying.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -45,26 +43,17 @@ GROWTH = 24.0
 
 
 class Replica(AgentProcess):
-    """A replica on a machine of its own."""
-
     def __init__(self, machine: Machine, url: str) -> None:
-        """Have its store at the database's URL."""
         super().__init__(url, "--insecure")
         self.machine = machine
         self.within = machine.within
         self.address = f"{machine.address}:0"
-
-    def resident(self) -> float:
-        """Return what its process holds in memory, MiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 class NetworkedServer(PostgresServer):
     """A database server that the network's machines reach."""
 
     def __init__(self, folder: Path) -> None:
-        """See PostgresServer."""
         super().__init__(folder)
         with (folder / "data" / "postgresql.auto.conf").open("a") as settings:
             settings.write(f"listen_addresses = '127.0.0.1,{HERE}'\n")
@@ -78,7 +67,6 @@ class Faults:
     def __init__(
         self, replicas: Sequence[Replica], database: PostgresServer, rng: random.Random
     ) -> None:
-        """Do it to these; the first replica is never killed."""
         self._replicas = replicas
         self._database = database
         self._rng = rng
@@ -185,7 +173,7 @@ def soak(folder: Path, *, seconds: float, seed: int, tell: Callable[[str], None]
                     away[kind].append(served_again(replicas, memory))
                     memory.repeat(client, REPEATED, rng)
                     check_callers(futures)
-                    held = replicas[0].resident()
+                    held = replicas[0].memory()
                     if client.get_controller("c").policy_version > KEPT:
                         resident.append(held)
                     tell(
@@ -206,8 +194,6 @@ def soak(folder: Path, *, seconds: float, seed: int, tell: Callable[[str], None]
 
 
 def main(minutes: float, seed: int) -> None:
-    """Let things go wrong, and tell what came of it."""
-
     def work(folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
         progress(f"seed {seed}")
         figures = soak(folder, seconds=60 * minutes, seed=seed, tell=progress)

@@ -39,8 +39,6 @@ OPTIONS = f"{TINY} {SHORT} --methods vanilla,dni,rd --reward validation".split("
 
 @dataclass(frozen=True)
 class Services:
-    """An agent and a trainer that asks it."""
-
     agent: AgentProcess
     trainer: ServedTrainer
 
@@ -70,21 +68,17 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def succeed(words: list[str]) -> str:
-    """Run a command, which must succeed; return what it shows."""
     shown = run_command("trainer_service", *words)
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
 
 
 def begin(words: list[str], **options: Any) -> subprocess.Popen[str]:
-    """Start a command that will be interrupted."""
     return start_in_terminal([*command_of("trainer_service"), *words], **options)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A study that is done."""
-
     folder: Path
     shown: str
 
@@ -408,6 +402,5 @@ def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return all processes below one."""
     below = children(pid)
     return below + [deep for child in below for deep in _descendants(child)]

@@ -1,7 +1,5 @@
 """A database server that fails a service that runs: what is told, and how it goes on by itself."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
@@ -58,6 +56,13 @@ def report(run: Run) -> None:
 def report_often(run: Run) -> None:
     for _ in range(1000):
         report(run)
+
+
+def is_answered(run: Run) -> bool:
+    with suppress(Unavailable):
+        report(run)
+        return True
+    return False
 
 
 def assert_goes_on(served: ServedAgent, client: AgentClient, run: Run) -> None:
@@ -169,38 +174,48 @@ def test_a_replica_that_hangs_in_its_turn_loses_it(postgresql: PostgresServer) -
         thread.start()
         assert is_in_turn.wait(60)
 
-        def is_answered() -> bool:
-            with suppress(Unavailable):
-                report(run)
-            return run.action.chunk_index > 2
-
-        wait_for(is_answered)
+        wait_for(lambda: is_answered(run))
         may_go_on.set()
         thread.join()
         assert isinstance(hanging[0], Unavailable)
         assert_goes_on(served, client, run)
 
 
-def test_a_server_that_takes_no_more_sessions() -> None:
-    """A service that lost its own cannot get another: it says so, and has one when it can."""
+@pytest.fixture
+def own() -> Iterator[PostgresServer]:
+    """A server of a test's own, with room for few sessions."""
     with TemporaryDirectory(prefix="postgresql-") as parent:
         Path(parent).chmod(0o755)
-        with (
-            running_server(Path(parent) / "server", connections=12) as server,
-            reporting(url := server.new_database()) as (served, client, run),
-        ):
-            with ExitStack() as taken:
-                assert server.kill_sessions() > 0
-                wait_for(lambda: server.kill_sessions() == 0)
-                take_all(taken, server, url)
-                with pytest.raises(Unavailable, match="server"):
-                    report(run)  # by the session that is no more
-                with pytest.raises(Unavailable, match="too many clients"):
-                    report(run)
-                with pytest.raises(Unavailable, match="too many clients"):
-                    client.get_run("r")
-            wait_for(lambda: server.sessions() < 4)
-            assert_goes_on(served, client, run)
+        with running_server(Path(parent) / "server", connections=12) as server:
+            yield server
+
+
+def test_a_server_that_takes_no_more_sessions(own: PostgresServer) -> None:
+    """A service that lost its own cannot get another: it says so, and has one when it can."""
+    with reporting(url := own.new_database()) as (served, client, run):
+        with ExitStack() as taken:
+            assert own.kill_sessions() > 0
+            wait_for(lambda: own.kill_sessions() == 0)
+            take_all(taken, own, url)
+            with pytest.raises(Unavailable, match="server"):
+                report(run)  # by the session that is no more
+            with pytest.raises(Unavailable, match="too many clients"):
+                report(run)
+            with pytest.raises(Unavailable, match="too many clients"):
+                client.get_run("r")
+        wait_for(lambda: own.sessions() < 4)
+        assert_goes_on(served, client, run)
+
+
+def test_a_server_that_crashes(own: PostgresServer) -> None:
+    """It is told, and when the server has recovered, all that was acknowledged is there."""
+    with reporting(own.new_database()) as (served, client, run):
+        own.stop("immediate")
+        with pytest.raises(Unavailable, match="check the database server"):
+            report_often(run)
+        own.start()
+        wait_for(lambda: is_answered(run))
+        assert_goes_on(served, client, run)
 
 
 def take_all(taken: ExitStack, server: PostgresServer, url: str) -> None:

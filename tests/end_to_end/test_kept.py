@@ -36,7 +36,6 @@ def kept(spec: RunSpec) -> RunSpec:
 
 
 def run(client: TrainerClient, run_id: str, spec: RunSpec) -> pb.Run:
-    """Train a run to its end."""
     client.submit(run_id, spec)
     list(client.watch(run_id))
     return client.get(run_id)

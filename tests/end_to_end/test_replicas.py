@@ -2,24 +2,20 @@
 
 import os
 import subprocess
-import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from agent_service.app import verify_store
 from agent_service.client import AgentClient, PPOSettings, RandomSettings, Run
-from agent_service.domain.errors import AlreadyExists, Unavailable
+from agent_service.domain.errors import AlreadyExists
 from tests.agent_service.specs import spec
 from tests.end_to_end.processes import AgentProcess, command_of, wait_for
-from tests.given import ServedAgent
-from tests.postgresql import PostgresServer, running_server
+from tests.postgresql import PostgresServer
 
 RACES = int(os.environ.get("RACES", "200"))
 """Chunks that both replicas are told of at once; `make test-postgresql` has more."""
@@ -95,20 +91,6 @@ def handled(replica: AgentProcess, method: str) -> float:
     )
 
 
-def test_a_new_policy_decides_everywhere_at_once(
-    replicas: tuple[AgentProcess, AgentProcess],
-) -> None:
-    """What one imports, the other's next decision is made by."""
-    with AgentClient(replicas[0].address) as one, AgentClient(replicas[1].address) as other:
-        one.create_controller(spec("shared", LEARNING))
-        one.create_controller(spec("source", LEARNING, seed=1))
-        run = other.run("shared")
-        report(run)
-        version = one.import_policy("shared", one.export_policy("source"))
-        report(run)
-        assert run.action.policy_version == version == 2
-
-
 def test_what_is_learned_decides_everywhere_at_once(
     replicas: tuple[AgentProcess, AgentProcess],
 ) -> None:
@@ -150,70 +132,6 @@ def test_another_learns_when_a_replica_dies(replicas: tuple[AgentProcess, AgentP
     assert set(learned) == {8}
     assert sum(learned) == controller.learned_transitions
     assert verify_store(lives.url) > 24
-
-
-class Caller(threading.Thread):
-    """Trains one run, patiently, and notes what was acknowledged."""
-
-    def __init__(self, client: AgentClient, run_id: str) -> None:
-        super().__init__()
-        self._run = client.run("c", run_id=run_id, when_away=None)
-        self.acknowledged: list[float] = []
-        self.failures: list[str] = []
-        self.is_over = threading.Event()
-
-    def run(self) -> None:
-        while not self.is_over.is_set():
-            try:
-                self.acknowledged.append(report(self._run))
-            except Unavailable as error:
-                self.failures.append(str(error))
-
-
-def test_a_database_that_crashes_costs_nothing_that_was_acknowledged() -> None:
-    """Its sessions are killed, it crashes and recovers: calls fail, say why, then go on."""
-    with TemporaryDirectory(prefix="postgresql-") as folder:
-        Path(folder).chmod(0o755)
-        with running_server(Path(folder) / "server") as database:
-            url = database.new_database()
-            with (
-                ServedAgent(url) as agent,
-                # No patience: what the service says is what the caller sees.
-                AgentClient(agent.address, budget_seconds=0.2) as client,
-            ):
-                client.create_controller(spec("c", RandomSettings()))
-                callers = [Caller(client, f"r{n}") for n in range(4)]
-                for caller in callers:
-                    caller.start()
-                wait_for(lambda: all(len(c.acknowledged) > 5 for c in callers))
-                assert database.kill_sessions() > 0
-                grown(callers)
-                database.stop("immediate")
-                wait_for(lambda: all(c.failures for c in callers))
-                database.start()
-                grown(callers)
-                for caller in callers:
-                    caller.is_over.set()
-                for caller in callers:
-                    caller.join()
-                logs = {
-                    caller._run.run_id: [
-                        t.action.values["dropout"]
-                        for t in client.transitions(run_id=caller._run.run_id)
-                    ]
-                    for caller in callers
-                }
-            assert verify_store(url) > 4
-    assert "check the database server" in " ".join(callers[0].failures)
-    for caller in callers:
-        # A transition has what its chunk ran under: the answer before it.
-        assert logs[caller._run.run_id][1 : len(caller.acknowledged)] == caller.acknowledged[:-1]
-
-
-def grown(callers: list[Caller]) -> None:
-    """Wait until each has been answered again."""
-    before = [len(caller.acknowledged) for caller in callers]
-    wait_for(lambda: all(len(c.acknowledged) > n + 2 for c, n in zip(callers, before, strict=True)))
 
 
 def test_a_password_is_never_shown() -> None:

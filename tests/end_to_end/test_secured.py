@@ -12,22 +12,22 @@ from urllib.request import urlopen
 import pytest
 
 from agent_service.client import AgentClient, Tls
-from agent_service.controllers.ppo import PPOSettings
 from agent_service.domain.errors import Unauthenticated, Unavailable
-from agent_service.domain.specs import ControllerSpec
 from tests.end_to_end.collector import Collector
 from tests.end_to_end.processes import AgentProcess, ServiceProcess, TrainerProcess, wait_for
+from tests.end_to_end.runs import controller
 from tests.given import run_command
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import RunState, StateChanged
-from trainer_service.training.spec import Method, hyperparameters
+from trainer_service.training.spec import Method
 
 SCRIPT = Path(__file__).parents[2] / "deploy/certificates.sh"
-NEEDS_OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 
 
 def make_certificates(folder: Path, *names: str) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
     subprocess.run([SCRIPT, folder, *names], check=True, capture_output=True)
 
 
@@ -50,10 +50,9 @@ def serving(secrets: Path, name: str) -> list[str]:
     return [*map(str, options), "--log-format", "json"]
 
 
-def tls(secrets: Path, name: str = "client") -> Tls:
-    return Tls(
-        ca=secrets / "ca.pem", certificate=secrets / f"{name}.pem", key=secrets / f"{name}.key"
-    )
+def tls(secrets: Path) -> Tls:
+    certificate, key = secrets / "client.pem", secrets / "client.key"
+    return Tls(ca=secrets / "ca.pem", certificate=certificate, key=key)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,6 @@ def services(
             yield agent, trainer
 
 
-@NEEDS_OPENSSL
 def test_a_child_trains_through_secured_services(
     secrets: Path, services: tuple[ServiceProcess, ServiceProcess], collector: Collector
 ) -> None:
@@ -95,20 +93,12 @@ def test_a_child_trains_through_secured_services(
     The traces have each report as the trainer sent it and, in the same trace, as the agent took it.
     """
     agent, trainer = services
-    spec = run_spec(Method.RD, controller="rd")
     with (
         AgentClient(agent.address, tls=tls(secrets), token=secrets / "admin.token") as admin,
         TrainerClient(trainer.address, tls=tls(secrets), token=secrets / "run.token") as client,
     ):
-        admin.create_controller(
-            ControllerSpec(
-                name="rd",
-                chunk_size=spec.training.chunk_size,
-                hyperparameters=hyperparameters(spec.training),
-                algorithm=PPOSettings(rollout_size=4, batch_size=2),
-            )
-        )
-        client.submit("r", spec)
+        admin.create_controller(controller("rd", rollout_size=4, batch_size=2))
+        client.submit("r", run_spec(Method.RD, controller="rd"))
         last = [event.what for event in client.watch("r")][-1]
         assert last == StateChanged(state=RunState.SUCCEEDED)
         assert admin.get_run("r").reported_chunks == 3
@@ -138,7 +128,6 @@ def test_a_child_trains_through_secured_services(
         assert not any(secret in text for secret in hidden)
 
 
-@NEEDS_OPENSSL
 def test_commands_prove_who_they_are(
     secrets: Path,
     services: tuple[ServiceProcess, ServiceProcess],
@@ -191,7 +180,6 @@ def documents(text: str) -> list[dict[str, Any]]:
 CURL_FILES = {"cacert": "ca.pem", "cert": "client.pem", "key": "client.key"}
 
 
-@NEEDS_OPENSSL
 def test_buf_curl_calls_both_services(
     secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
 ) -> None:
@@ -220,22 +208,6 @@ def test_buf_curl_calls_both_services(
     assert json.loads(missing.stderr)["code"] == "not_found"
 
 
-@NEEDS_OPENSSL
-def test_grpclib_calls_both_services(
-    secrets: Path, services: tuple[ServiceProcess, ServiceProcess]
-) -> None:
-    """A client in Python that shares no code with gRPC's own."""
-    addresses = [service.address for service in services]
-    script = Path(__file__).parents[1] / "other_languages/by_grpclib.py"
-    ended = subprocess.run(
-        [sys.executable, script, secrets, *addresses], check=True, capture_output=True, text=True
-    )
-    told = json.loads(ended.stdout)
-    assert isinstance(told["controllers"], list)
-    assert told["status"] == "NOT_FOUND"
-
-
-@NEEDS_OPENSSL
 def test_certificates_are_renewed_under_the_same_authority(tmp_path: Path) -> None:
     """Called again, the script leaves authority and tokens, and hosts may be added."""
     kept = ("ca.pem", "ca.key", "run.token", "admin.token", "grafana.password", "postgres.password")

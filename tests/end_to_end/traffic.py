@@ -1,7 +1,5 @@
 """Kinds of malformed traffic, each sent as often as is asked; what is sent follows from a seed."""
 
-from __future__ import annotations
-
 import random
 import socket
 import time

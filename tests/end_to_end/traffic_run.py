@@ -4,8 +4,6 @@
 suite's own test sends few.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import sys
@@ -43,8 +41,6 @@ GROWTH = 48.0
 
 @dataclass
 class Figures:
-    """What came of it."""
-
     codes: Counter[str] = field(default_factory=Counter)
     """Of generated requests, by status code."""
     frames: int = 0
@@ -57,7 +53,6 @@ class Figures:
 
 
 def rows(path: Path, queries: Iterable[str]) -> str:
-    """Return what some queries find in a SQLite file."""
     with closing(sqlite3.connect(path)) as connection:
         return repr([connection.execute(query).fetchall() for query in queries])
 
@@ -74,12 +69,6 @@ def agent_state(path: Path) -> str:
             f"SELECT * FROM decisions WHERE controller_id NOT IN ({theirs})",
         ),
     )
-
-
-def memory(process: ServiceProcess) -> float:
-    """Return what a process holds in memory, MiB."""
-    status = Path(f"/proc/{process.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 @contextmanager
@@ -128,7 +117,7 @@ def attack_agent(
         neighbour.take()
         time.sleep(seconds)
         figures.quiet_p99 = float(np.percentile(neighbour.take(), 99))
-        before = memory(agent)
+        before = agent.memory()
         for name, send in (
             (
                 "generated",
@@ -145,10 +134,10 @@ def attack_agent(
                 send()
             ratio = float(np.percentile(neighbour.take(), 99)) / figures.quiet_p99
             figures.ratios[name] = ratio
-            held = memory(agent)
+            held = agent.memory()
             tell(f"{name}: another's p99 is {ratio:.1f} times its quiet value; {held:.0f} MiB")
         figures.frames = times * len(frames.ATTACKS)
-        figures.memory = (before, memory(agent))
+        figures.memory = (before, agent.memory())
         check_health(agent.address, "agent service")
         check_page(agent)
     check_log(agent.log)
@@ -204,8 +193,6 @@ def check_log(path: Path) -> None:
 
 
 def main(count: int, seed: int) -> None:
-    """Send the whole, and tell what came of it."""
-
     def work(folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
         figures = attack_agent(
             folder, count=count, times=50, idle=1000, seconds=10, seed=seed, tell=progress

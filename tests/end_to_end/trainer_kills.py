@@ -3,8 +3,6 @@
 `make test-trainer-kills` makes 50 and writes what came of them; the suite's own test makes a few.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -18,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from agent_service.app import verify_store
-from agent_service.client import AgentClient, ControllerSpec, Mode
+from agent_service.client import AgentClient, Mode
 from tests.end_to_end.long import measure
 from tests.end_to_end.processes import AgentProcess, TrainerProcess, is_alive, wait_for
-from tests.end_to_end.runs import causes, chunks_of, followed
+from tests.end_to_end.runs import causes, chunks_of, controller, followed
 from tests.given import ServedTrainer
 from tests.trainer_service.specs import run_spec
 from trainer_service.client import TrainerClient
@@ -33,7 +31,7 @@ from trainer_service.runs.run import (
     RunState,
     StateChanged,
 )
-from trainer_service.training.spec import Method, hyperparameters
+from trainer_service.training.spec import Method
 
 METHODS = (Method.RD, Method.RNI, Method.D)
 PARALLEL = 2
@@ -69,7 +67,6 @@ class Services:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Serve until the context ends."""
         options = ("--checkpoint-seconds", str(CHECKPOINT_SECONDS), "--restarts", "1000")
         with self.agent, agent_client(self.agent) as self.client:
             self.trainer = TrainerProcess(
@@ -112,17 +109,8 @@ def agent_client(agent: AgentProcess) -> Iterator[AgentClient]:
     """Give a client, and the agent frozen controllers: by their first policies runs are alike."""
     with AgentClient(agent.address, budget_seconds=PATIENCE) as client:
         for method in (Method.RD, Method.RNI):
-            client.create_controller(controller(method), Mode.FROZEN)
+            client.create_controller(controller(method.value, method), Mode.FROZEN)
         yield client
-
-
-def controller(method: Method) -> ControllerSpec:
-    training = run_spec(method, controller=method.value).training
-    return ControllerSpec(
-        name=method.value,
-        chunk_size=training.chunk_size,
-        hyperparameters=hyperparameters(training),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +200,6 @@ def check_same(disturbed: Sequence[Story], quiet: Sequence[Story], *, chunks: in
 
 
 def main(kills: int) -> None:
-    """Make many kills and write what came of them."""
     measure(
         "trainer_kills",
         lambda folder, progress: kill_through_study(

@@ -12,7 +12,6 @@ LOSSES = [1.0] * 20
 
 
 def load(address: str, callers: int, seconds: float) -> None:
-    """Print the rounds a second."""
     spec = ControllerSpec(
         name="rounds",
         hyperparameters=(Hyperparameter(name="dropout", low=0.0, high=0.9),),
