@@ -79,39 +79,43 @@ def said_last(lines: Sequence[str]) -> Sequence[str]:
     return lines[-LAST_LINES:]
 
 
-def page(commit: str, results: Mapping[str, tuple[str, float, Sequence[str]]]) -> str:
-    """Return the page of all targets: how each ended, its seconds, its figures."""
-    rows = [f"| `{name}` | {end} | {seconds:.0f} |" for name, (end, seconds, _) in results.items()]
-    told = [
-        "\n".join([f"\n## {name}\n", *(f"    {line}" for line in lines)])
-        for name, (_, _, lines) in results.items()
-    ]
+def section(end: str, seconds: float, lines: Sequence[str], *, commit: str) -> str:
+    """Return what the page says of one target: how it ended, when, of which commit, its figures."""
     today = datetime.datetime.now(datetime.UTC).date()
-    return "\n".join(
-        [
-            "# What takes long\n",
-            f"Written by `make test-long`, {today}, of commit {commit}; "
-            f"Python {platform.python_version()}, {os.cpu_count()} cores.\n",
-            "| target | result | seconds |",
-            "| --- | --- | --- |",
-            *rows,
-            *told,
-            "",
-        ]
-    )
+    of = f"commit {commit}, {today}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    return "\n".join([f"{end} in {seconds:.0f} s: {of}", "", *(f"    {line}" for line in lines)])
+
+
+def sections(page: str) -> dict[str, str]:
+    """Return the sections of a page by target."""
+    parts = [part.split("\n", 1) for part in page.split("\n## ")[1:]]
+    return {name: text.strip("\n") for name, text in parts}
+
+
+def joined(parts: Mapping[str, str]) -> str:
+    """Return the page of all sections."""
+    heads = [f"- `{name}` {text.splitlines()[0]}" for name, text in parts.items()]
+    told = [f"## {name}\n\n{text}\n" for name, text in parts.items()]
+    return "\n".join(["# What takes long\n", "Written by `make test-long`.\n", *heads, "", *told])
 
 
 def main(targets: Sequence[str]) -> None:
-    """Run targets of make, or all of them, and write the page; ends with 1 where one failed."""
+    """Run targets of make, or all of them, and write the page; ends with 1 where one failed.
+
+    What the page has of other targets stays.
+    """
     chosen = targets or (*TARGETS, *(OF_ROOT if os.geteuid() == 0 else ()))
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    results = {}
+    ends = []
     for target in chosen:
-        results[target] = run_target(target)
-        PAGE.write_text(page(commit, results))
+        end, seconds, lines = run_target(target)
+        ends.append(end)
+        parts = sections(PAGE.read_text()) if PAGE.exists() else {}
+        parts[target] = section(end, seconds, lines, commit=commit)
+        PAGE.write_text(joined(parts))
     print(PAGE.read_text())
-    sys.exit(any(end != "passed" for end, _, _ in results.values()))
+    sys.exit("FAILED" in ends)
 
 
 if __name__ == "__main__":
