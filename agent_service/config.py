@@ -19,7 +19,7 @@ class AgentConfig:
     store: str = "sqlite:///agent.db"
     """URL of the store."""
     durability: Durability = Durability.POWER
-    """What an answered call survives."""
+    """Failures that an answered call survives."""
     lease: float = 3600.0
     """Seconds without a report after which a run is abandoned, above 0."""
     metrics_port: int = 9464

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING says to write for something new is all that is needed: each file is run."""
+"""CONTRIBUTING names all that something new needs: each of its files is run."""
 
 import re
 import sys

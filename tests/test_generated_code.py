@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_generated_code_is_that_of_the_contracts(tmp_path: Path) -> None:
-    """What is committed under */v1/ is what the compiler makes of proto/ now."""
+    """The files under */v1/ are the compiler's output for proto/."""
     protos = ["agent_service/v1/agent.proto", "trainer_service/v1/trainer.proto"]
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I", "proto"]
     command += [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", *protos]

@@ -1,4 +1,4 @@
-"""What scripts import and what shells type: a name that users rely on changes on purpose alone.
+"""Public names, of imports and of commands: they change on purpose alone.
 
 `python -m tests.test_public_names` writes the lists in tests/data/public anew.
 """

@@ -40,7 +40,7 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def names(client: AgentClient) -> dict[str, Any]:
-    """What a script has when it comes to the README's lines."""
+    """The variables that the README's lines expect."""
     torch.manual_seed(0)
     batches = [(torch.randn(4, 6), torch.randint(3, (4,))) for _ in range(40)]
     for name, driven in (

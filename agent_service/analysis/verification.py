@@ -28,7 +28,7 @@ class Verified:
 
     position: int
     difference: str | None
-    """What differs; None if the decision was re-derived bit for bit."""
+    """The difference; None if the decision was re-derived bit for bit."""
 
 
 def verify(store: SqlStore) -> Iterator[Verified]:

@@ -17,10 +17,10 @@ from agent_service.domain.store import AnyPolicy, Situation
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What follows from a report, or from a run's start."""
+    """The decision that follows from a report, or from a run's start."""
 
     context: np.ndarray
-    """What the policy saw beside the losses, float64."""
+    """The policy's observations beside the losses, float64."""
     choice: Choice
     values: Mapping[str, float]
     """The action: hyperparameter values by name."""

@@ -1,4 +1,4 @@
-"""What a policy sees beside the losses: what ran before, the run's progress, the scores' trend.
+"""Observations of a policy beside the losses: last values, the run's progress, the scores' trend.
 
 Derived from what is stored of the run, so that `verify` derives it again.
 """

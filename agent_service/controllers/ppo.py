@@ -35,7 +35,7 @@ MAX_UPDATE_WORK = 250_000_000_000
 
 
 class FrozenStart(StrEnum):
-    """What a frozen run of a PPO controller starts with."""
+    """First action of a frozen run of a PPO controller."""
 
     MEAN = "mean"
     """The policy's mean action at S_0."""
@@ -133,7 +133,7 @@ class PPOSettings(Settings):
     left; its errors, as a state does not tell its chunk exactly, are larger than what actions earn.
     """
     frozen_start: FrozenStart = FrozenStart.MEAN
-    """What a frozen run starts with."""
+    """First action of a frozen run."""
     max_staleness: int = 10
     """Versions between deciding and learning at the most; older transitions are only recorded.
 

@@ -30,7 +30,7 @@ class ReplaySettings(Settings):
     run_id: str = ""
     """The run, of any controller with the same hyperparameters; empty where values are given."""
     values: tuple[Mapping[str, float], ...] = ()
-    """What each chunk runs under, by name; a run's are filled in when the controller is created."""
+    """Each chunk's values by name; a run's are filled in when the controller is created."""
 
     def __post_init__(self) -> None:
         """Check the kind of the values; raises InvalidArgument naming them."""

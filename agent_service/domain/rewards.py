@@ -16,7 +16,7 @@ Formula = Callable[[float, float, float], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """What a reward is."""
+    """A reward: its bound and its formula."""
 
     worst: float | None
     """The smallest one that a chunk can earn; None where there is no bound."""

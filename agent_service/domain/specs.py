@@ -1,4 +1,4 @@
-"""What a controller is made from: its hyperparameters, its reward, its seed and its algorithm.
+"""Specs of controllers: hyperparameters, reward, seed and algorithm.
 
 Specs are values: equal specs make controllers that decide alike. They are checked where they
 are made, so every spec that exists is a valid one.
@@ -47,7 +47,7 @@ class WarmStart:
 
 
 class Stored(Protocol):
-    """What the settings of a new controller may take over from the store."""
+    """The stored policies and runs that a new controller's settings may take over."""
 
     def policy_version(self, controller: str) -> int:
         """Return the newest policy version of another controller.
@@ -141,9 +141,9 @@ class ControllerSpec:
     chunk_size: int = 20
     """N: training losses in a chunk, and so the length of a state."""
     hyperparameters: tuple[Hyperparameter, ...]
-    """What one action sets, at least one, of different names."""
+    """The hyperparameters that one action sets; at least one, of different names."""
     reward: str = Reward.GAP
-    """What is learned from, by its name in the registry of rewards."""
+    """The reward to learn from, by its name in the registry of rewards."""
     diverged_reward: float | None = None
     """Reward of the action whose chunk diverged, finite; None takes the reward's worst value.
 

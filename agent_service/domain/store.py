@@ -121,7 +121,7 @@ class LearnableTransition:
 
 
 class Durability(StrEnum):
-    """What an answered write survives."""
+    """Failures that an answered write survives."""
 
     POWER = "power"
     """A power failure: every commit is synced to disk."""

@@ -22,7 +22,7 @@ from agent_service.learning.snapshot import OBSERVATION_LIMIT, PolicySnapshot, e
 FORMAT = 1
 """Version of the file form; a file of another one is refused."""
 _UNSAID: Mapping[str, object] = {"observes": ["losses"], "max_change": None}
-"""What a manifest from before it told these parts means by leaving them out."""
+"""Values of the parts that older manifests leave out."""
 _MANIFEST = "reinforced-regularization"
 _WEIGHT_LIMIT = 1e6
 _LIMITS = {

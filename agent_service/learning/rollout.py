@@ -32,7 +32,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Update:
-    """What one update made."""
+    """The result of one update."""
 
     snapshot: PolicySnapshot
     """The next policy version."""

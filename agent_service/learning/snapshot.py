@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 Layers = tuple[tuple[FloatArray, FloatArray], ...]
 
 OBSERVATION_LIMIT = 1e12
-"""What is observed is clipped to this before a policy sees it, so that no sum overflows."""
+"""Observations are clipped to this before a policy sees them, so that no sum overflows."""
 VARIANCE_FLOOR = 1e-8
 """Added to a variance before its root divides, as stable-baselines3's VecNormalize does."""
 

@@ -26,7 +26,7 @@ Panel = Builder[model.Panel]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of Prometheus, and the name of each series that answers."""
+    """A Prometheus query, and the legend of its series."""
 
     expr: str
     legend: str

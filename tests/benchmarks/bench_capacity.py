@@ -1,4 +1,4 @@
-"""What an agent service carries, and what grows with what: runs and rows.
+"""Capacity of an agent service, by live runs and stored rows.
 
 The load comes from simulated children, in processes of their own, and learning is on; what a
 decision costs in a long run and beside many runs is measured as `bench_agent` does it.
@@ -55,7 +55,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Used:
-    """What a load took of a service."""
+    """Resources that a load took of a service."""
 
     memory_mb: dict[str, float]
     """Resident MiB at the load's end, of `server` and `learner`."""

@@ -1,4 +1,4 @@
-"""What the client costs a training script: time a step, a report's round trip, the import.
+"""The client's cost in a training script: time a step, a report's round trip, the import.
 
 References of the same run: the same training without the client, a bare gRPC call of the same
 bytes, one synced append to the same disk, and `import grpc`. The services and the echo are

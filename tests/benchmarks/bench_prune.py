@@ -1,4 +1,4 @@
-"""What pruning costs who reports meanwhile, how fast it is, and how small an archive is.
+"""The cost of pruning for reports meanwhile, its speed, and the size of its files.
 
 One caller reports to a real service without a pause, first alone and then while the real command
 prunes its store: each report's time from the call to the answer. The steps that others wait for are

@@ -1,4 +1,4 @@
-"""What PostgreSQL and a second replica of the agent make of reports: a second, latency, processor.
+"""Reports a second, latency and processor time on PostgreSQL and with a second replica.
 
 Three services one after the other in each round, under the same simulated load: one on SQLite,
 one on PostgreSQL, two on PostgreSQL. All share the machine's cores with the load and the server.

@@ -1,4 +1,4 @@
-"""What the trainer's benchmarks train: its specs, its images, and many children in each way."""
+"""Children of the trainer's benchmarks: specs, images, and many at once in each way."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the benchmarks call, and how often: callers of the agent service and of the echo."""
+"""Load of the benchmarks: callers of the agent service and of the echo."""
 
 import asyncio
 import itertools

@@ -27,7 +27,7 @@ Measure = Callable[[Path], Figures] | Callable[[Path], Awaitable[Figures]]
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed of a figure, and its bound."""
+    """A claim: a figure and its bound."""
 
     what: str
     measured: float

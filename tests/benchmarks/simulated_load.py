@@ -32,7 +32,7 @@ START_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked of a service; of a process, its part of that."""
+    """A load of a service, or one process's part of it."""
 
     agent: str
     """HOST:PORT, or several behind `ipv4:`."""
@@ -54,7 +54,7 @@ class Load:
 
 @dataclass(slots=True, kw_only=True)
 class Noted:
-    """What processes saw while they reported."""
+    """The latencies and errors that processes saw while they reported."""
 
     latencies: list[float] = field(default_factory=list)
     """Seconds of each answered report, from when it was due to its answer."""

@@ -1,4 +1,4 @@
-"""What only a GPU shows of the trainer: `python -m tests.benchmarks.bench_trainer --device cuda:0`.
+"""Benchmarks of the trainer on a GPU: `python -m tests.benchmarks.bench_trainer --device cuda:0`.
 
 ResNet34 with the small stem on 48x48 greys in bf16: each way to launch steps beside loops after
 torchvision's references/classification/train.py and timm's train.py with the same child and the

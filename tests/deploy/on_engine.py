@@ -44,7 +44,7 @@ SERVICES = ("agent", "trainer-0", "prometheus")
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[dict[str, str]]:
-    """What was measured; printed at the end."""
+    """Measured figures; printed at the end."""
     found: dict[str, str] = {}
     yield found
     print("\n" + "\n".join(f"{name}: {value}" for name, value in found.items()))

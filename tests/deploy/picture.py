@@ -33,7 +33,7 @@ SHOWN = {
 }
 COLUMNS = 3
 _ANY = {"__rate_interval": "20s"}
-"""What variables are filled with; those that are not named here, with everything."""
+"""Values of the dashboards' variables; all others are set to everything."""
 
 
 def main() -> None:

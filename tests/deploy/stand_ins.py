@@ -15,7 +15,7 @@ from tests.deploy.engine import Engine
 
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 PIP_SETTINGS = ("global.index-url", "global.timeout")
-"""What of this machine's pip settings an image takes over."""
+"""The pip settings of this machine that an image takes over."""
 
 
 def make_python_image(engine: Engine, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What can be said of the compose files without starting them; `make test-deploy` starts them."""
+"""The compose files, without starting them; `make test-deploy` starts them."""
 
 import json
 import os

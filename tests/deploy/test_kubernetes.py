@@ -84,7 +84,7 @@ def test_a_field_that_does_not_exist_is_found() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("name", ["agent", "trainer"])
 def test_pods_meet_the_restricted_security_standard(overlay: str, name: str) -> None:
-    """What the namespace enforces, or no pod would start; and a read-only root besides."""
+    """Pods meet the namespace's policy, or none would start, and have a read-only root."""
     (namespace,) = (m for m in manifests(overlay) if m["kind"] == "Namespace")
     pod = pod_of(overlay, name)["template"]["spec"]
     (container,) = pod["containers"]

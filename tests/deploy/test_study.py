@@ -49,7 +49,7 @@ def test_the_pages_show_what_is_promised_and_nothing_else(study: Study) -> None:
 
 
 def test_the_pages_are_openmetrics_with_units(study: Study) -> None:
-    """What Prometheus asks for first: a strict reader takes it, and finds each unit declared."""
+    """A strict reader takes the format that Prometheus asks for first, with each unit declared."""
     for page in study.pages("application/openmetrics-text; version=1.0.0"):
         found = list(text_string_to_openmetrics_families(page))  # type: ignore[no-untyped-call]
         assert len(found) > 20

@@ -30,7 +30,7 @@ assert not heavy & set(sys.modules)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """What an installation without extras has on its path: our wheel, and what it asks for."""
+    """The path of an installation without extras: our wheel and its requirements."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]

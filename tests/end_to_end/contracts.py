@@ -1,4 +1,4 @@
-"""What holds for every call of every contract."""
+"""Truths of every call of every contract."""
 
 from collections.abc import Callable
 from typing import Any

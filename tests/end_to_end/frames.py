@@ -1,4 +1,4 @@
-"""What no gRPC client sends: HTTP/2 by hand, down to frames that are none."""
+"""Traffic that no gRPC client sends: HTTP/2 by hand, down to broken frames."""
 
 import gzip
 import random

@@ -1,4 +1,4 @@
-"""What takes too long for the suite: how each tells its progress and figures, and a page of all.
+"""Long checks: their progress and figures, and a page of all.
 
 `make test-long` runs them one after another and writes tests/data/long.md.
 """

@@ -18,7 +18,7 @@ from tests.end_to_end.processes import children
 
 _TRIES = 5
 _OURS = "TEST_CLUSTER"
-"""What all processes of a cluster have in their environment, with the cluster's name."""
+"""The environment variable of all of a cluster's processes, with the cluster's name."""
 _NODE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
 """Of each node: as few processes, and as little memory, as Ray lets it have."""
 

@@ -62,7 +62,7 @@ class NetworkedServer(PostgresServer):
 
 
 class Faults:
-    """What goes wrong: one thing at a time, and then it is over."""
+    """A fault: one at a time, and then it is over."""
 
     def __init__(
         self, replicas: Sequence[Replica], database: PostgresServer, rng: random.Random

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its weights and its last checkpoint, until they are discarded."""
+"""A run leaves its weights and its last checkpoint, until they are discarded."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a trainer service survives: kills, an absent agent, a full disk, a stuck child."""
+"""A trainer service survives kills, an absent agent, a full disk, a stuck child."""
 
 import math
 import os

@@ -115,7 +115,7 @@ def agent_client(agent: AgentProcess) -> Iterator[AgentClient]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What a client saw of a run, and what the agent's log has of it, without times."""
+    """A run as its client saw it and as the agent's log has it, without times."""
 
     outcome: list[EventContent]
     """Its chunks and its results."""

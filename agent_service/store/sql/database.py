@@ -1,4 +1,4 @@
-"""What differs between databases: opening, locking, durability."""
+"""Differences between databases: opening, locking, durability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pip install .` brings beside a training script."""
+"""`pip install .` brings a script few packages."""
 
 from importlib.metadata import requires
 

@@ -1,4 +1,4 @@
-"""What a Bayesian controller proposes, from which trials."""
+"""A Bayesian controller's proposals, and the trials that they follow from."""
 
 import math
 import subprocess
@@ -96,7 +96,7 @@ def test_a_frozen_run_takes_the_best_value(mode: Mode) -> None:
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("hyperparameters", [(LOG,), (DROPOUT, LOG)])
 def test_proposals_are_optunas_own(hyperparameters: tuple[Hyperparameter, ...]) -> None:
-    """What a study of the values proposes, with log distributions, multivariate where several."""
+    """Return Optuna's proposal from the same trials: log distributions, multivariate if several."""
     made = of(*hyperparameters)
     history = drawn(40, len(hyperparameters), score=bowl)
     history.scores[3::9] = math.nan

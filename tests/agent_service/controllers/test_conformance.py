@@ -1,4 +1,4 @@
-"""What every controller keeps to, whatever it decides by."""
+"""Conformance suite of all kinds of controllers."""
 
 import math
 import pickle

@@ -1,4 +1,4 @@
-"""What each controller decides."""
+"""Each kind of controller decides as documented."""
 
 import math
 

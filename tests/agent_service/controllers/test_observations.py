@@ -1,4 +1,4 @@
-"""What a policy sees beside the losses, on a real server and store."""
+"""A policy's observations beside the losses, on a real server and store."""
 
 import math
 import shutil
@@ -79,7 +79,7 @@ def places(transition: pb.Transition) -> list[float]:
 def test_the_context_is_action_progress_and_scores_in_order(
     served: ServedAgent, client: AgentClient
 ) -> None:
-    """What ran (applied values too, clipped), the plan's share, at most 1, scores and changes."""
+    """Last values (applied ones too, clipped), share of the plan (at most 1), scores, changes."""
     client.create_controller(everything())
 
     first, second, third, fourth = train(client, run_id="r")

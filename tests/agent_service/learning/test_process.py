@@ -41,7 +41,7 @@ def test_one_that_dies_is_started_anew(tmp_path: Path) -> None:
 
 
 def test_one_is_shielded_from_ctrl_c_from_its_first_moment(tmp_path: Path) -> None:
-    """What a terminal sends to the whole group ends no process, while it starts or later."""
+    """Signals that a terminal sends to the whole group end no process, while it starts or later."""
     with Supervisor(live, str(tmp_path)) as supervisor:
         wait_for(lambda: supervisor.pid is not None)
         first = supervisor.pid

@@ -93,7 +93,7 @@ def test_it_starts_by_stable_baselines3s_law() -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_files_come_back_to_the_bit(normalize: bool) -> None:
-    """What is written is read: every array equal, and the same bytes again."""
+    """A written policy is read back: every array equal, and the same bytes again."""
     of = spec(algorithm=PPOSettings(normalize_observations=normalize))
     snapshot = trained(of)
     data = to_bytes(snapshot, of, policy_version=3)

@@ -92,7 +92,7 @@ def test_rollouts_of_any_length_are_learned_from() -> None:
 
 @pytest.mark.parametrize(("reward", "learning_rate"), [(1e300, 1e-3), (0.5, 1e8)])
 def test_an_update_that_breaks_the_policy_is_refused(reward: float, learning_rate: float) -> None:
-    """What is not finite afterwards, or could not be loaded again, never becomes a version."""
+    """A policy that is not finite, or could not be loaded again, never becomes a version."""
     broken = segment(1)
     broken.rewards[3] = reward
 

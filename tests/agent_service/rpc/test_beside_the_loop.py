@@ -1,4 +1,4 @@
-"""What may take long is made beside the event loop, where everybody's reports are answered."""
+"""Slow work is done beside the event loop, so that reports are answered meanwhile."""
 
 import json
 import threading

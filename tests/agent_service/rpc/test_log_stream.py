@@ -103,7 +103,7 @@ def test_no_page_of_the_log_sorts_the_log(served: ServedAgent) -> None:
 def test_a_reader_of_a_quiet_run_is_not_led_through_the_others_again(
     served: ServedAgent, client: AgentClient
 ) -> None:
-    """What it reads on from is the log's end, though its own last transition lies far before."""
+    """It reads on from the log's end, even if its own last transition lies far before."""
     client.create_controller(spec())
     train(client, run_id="quiet", chunks=2)
     train(client, run_id="busy", chunks=20)

@@ -170,7 +170,7 @@ def test_an_interrupted_report_mixes_up_no_answers(client: AgentClient) -> None:
 
 
 def test_a_fleet_goes_on_when_the_service_is_killed(served: ServedAgent) -> None:
-    """What the broken stream did not answer is told by calls; the next reports stream again."""
+    """Reports that a broken stream did not answer are sent by calls; the next ones stream again."""
     with Network(served.address) as agent, AgentClient(agent.address) as client:
         runs = fleet(client, 5)
         with client.report_stream() as stream:

@@ -77,7 +77,7 @@ FAR = 1e9
 
 @dataclass
 class ModelRun:
-    """What a run was told and what it told, as its caller remembers it."""
+    """A run as its caller remembers it: its calls and their answers."""
 
     start: StartRun
     answers: list[Decision]

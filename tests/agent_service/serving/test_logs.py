@@ -45,7 +45,7 @@ def test_an_event_is_a_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_others_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
-    """What libraries do is not our events; what they warn of is."""
+    """The libraries' warnings are logged, their other messages are not."""
     start_logging("agent", LogFormat.TEXT)
     logging.getLogger("alembic").info("plugin")
     logging.getLogger("alembic").warning("odd")

@@ -1,4 +1,4 @@
-"""What any of our servers does beside its own calls: health, reflection, drain."""
+"""Health, reflection and draining of any of our servers."""
 
 import os
 import re

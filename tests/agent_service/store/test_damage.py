@@ -155,7 +155,7 @@ DAMAGES: dict[str, Damage] = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_is_refused_or_harmless(made: Made, tmp_path: Path, kind: str) -> None:
-    """What is read was committed, whole, and verifies; or one line says what is wrong."""
+    """All that is read was committed, whole, and verifies; or one line says what is wrong."""
     for seed in range(CASES):
         database, log = DAMAGES[kind](made, random.Random(seed))
         path = Made(database, log, set()).put(tmp_path)
@@ -244,7 +244,7 @@ def test_a_changed_row_is_named(made: Made, tmp_path: Path, table: str) -> None:
 
 
 def test_an_update_does_not_hide_earlier_damage(made: Made, tmp_path: Path) -> None:
-    """What learning does with a damaged decision leaves it damaged."""
+    """A damaged decision stays damaged when it is learned from."""
     path = made.put(tmp_path)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE decisions SET reward = 0.123 WHERE position = 3")

@@ -152,7 +152,7 @@ def test_who_is_told_is_told_after_the_commit(of_each: Play) -> None:
 def test_an_observer_that_fails_does_not_stop_the_writer(
     of_each: Play, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is durable is answered; the failure is logged."""
+    """Durable calls are answered; the failure is logged."""
 
     def fails() -> None:
         raise ValueError("a broken metric")
@@ -185,7 +185,7 @@ def test_a_lock_that_lasts_fails_the_group_and_serves_the_next(
 
 
 def test_a_closed_journal_takes_no_more(of_each: Play) -> None:
-    """What comes late is refused."""
+    """Late calls are refused."""
 
     async def scenario(database: Database) -> None:
         database.journal.close()
@@ -320,7 +320,7 @@ def test_what_is_not_synced_is_checkpointed(
 def test_a_checkpoint_that_fails_fails_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was answered is stored; the failure is logged, and the next calls are served."""
+    """Answered calls are stored; the failure is logged, and the next calls are served."""
     monkeypatch.setattr(writer_module, "CHECKPOINT_CALLS", 1)
 
     def fails(_writer: Writer) -> None:

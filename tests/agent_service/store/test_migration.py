@@ -36,7 +36,7 @@ def columns(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 def test_the_tables_are_those_of_the_code(store_url: str) -> None:
-    """What the migrations make is what `schema.py` says, by Alembic's own comparison."""
+    """The migrations make the schema of `schema.py`, by Alembic's own comparison."""
     with SqlStore(store_url) as store, store._reading.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []

@@ -89,7 +89,7 @@ def test_a_decision_is_read_as_it_was_written(store_url: str, decision: Decision
 
 
 def test_a_transaction_that_fails_leaves_nothing(store_url: str) -> None:
-    """What a failed call wrote is not there for the next."""
+    """The next call finds nothing of a failed one."""
 
     def fails(session: Session) -> None:
         start(session, "r")

@@ -1,4 +1,4 @@
-"""What `watch` shows of a run."""
+"""`watch` shows a run's progress."""
 
 import io
 

@@ -92,7 +92,7 @@ def _with_manifest(data: bytes, change: Callable[[dict[str, Any]], object]) -> b
 
 
 def test_what_a_gpu_trained_is_read_on_a_cpu(tmp_path: Path) -> None:
-    """What only its training needed, or CUDA has, is left out."""
+    """Parts that only training needs, or only CUDA has, are left out."""
     files, scores, _digest = trained(Method.D, tmp_path)
     cuda = {"precision": "tf32", "execution": "graphs", "memory_format": "channels_last"}
     child = load_child(_with_manifest(files[Which.BEST], lambda m: m["training"].update(cuda)))

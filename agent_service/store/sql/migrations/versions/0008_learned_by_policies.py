@@ -1,4 +1,4 @@
-"""What was learned from is counted by the policies, so controllers need not keep it."""
+"""Policies count learned transitions, so controllers need not."""
 
 from zlib import crc32
 
