@@ -9,14 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from agent_service.domain import errors
 from agent_service.domain.checks import check_name, differences, quoted
-from agent_service.domain.errors import (
-    AlreadyExists,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-    within,
-)
 from agent_service.domain.hyperparameters import LONGEST_NAME, NAME
 from agent_service.domain.runs import LONGEST_RUN_ID, RUN_ID
 from trainer_service.config import TrainerConfig
@@ -114,17 +108,17 @@ class RunQueue:
         check_name(run_id, RUN_ID, longest=LONGEST_RUN_ID, field="run_id")
         # Outside the lock, since it is a call; a repeated submission needs no controller any more.
         if spec.controller and self._store.find(run_id) is None:
-            with within("spec."):
+            with errors.within("spec."):
                 check_name(spec.controller, NAME, longest=LONGEST_NAME, field="controller")
                 self._agent.check_controller(spec.controller)
         with self._changing:
             if self._is_closed:
-                raise Unavailable("the service drains; submit again when it is back")
+                raise errors.Unavailable("the service drains; submit again when it is back")
             existing = self._store.find(run_id)
             if existing is not None:
                 if existing.spec != spec:
                     other = differences(existing.spec, spec)
-                    raise AlreadyExists(
+                    raise errors.AlreadyExists(
                         f"run {run_id!r} has another spec: {other}; choose another id"
                     )
                 return existing
@@ -138,7 +132,7 @@ class RunQueue:
     def _check_capacity(self) -> None:
         counts = self._store.count()
         if counts[RunState.QUEUED] + counts[RunState.RUNNING] >= self._config.max_runs:
-            raise ResourceExhausted(
+            raise errors.ResourceExhausted(
                 f"at most {self._config.max_runs} runs (--max-runs) may wait or train; "
                 "submit again when one has ended",
                 limit="runs",
@@ -187,7 +181,7 @@ class RunQueue:
         """Return a run; raises NotFound."""
         run = self._store.find(run_id)
         if run is None:
-            raise NotFound(f"no run {quoted(run_id)}; submit it first")
+            raise errors.NotFound(f"no run {quoted(run_id)}; submit it first")
         return run
 
     def close(self) -> None:
@@ -210,7 +204,7 @@ class RunQueue:
     def _kill_all(self) -> None:
         with self._changing:
             for run_id, process in self._processes.items():
-                text = "run %s is killed: its chunk did not end within --grace-seconds"
+                text = "run %s is killed: its chunk did not end errors.within --grace-seconds"
                 log.warning(text, run_id, extra={"run": run_id})
                 process.kill()
 
@@ -267,7 +261,7 @@ class RunQueue:
         for run in runs:
             try:
                 self._record(run.id, StateChanged(state=RunState.RUNNING))
-            except Unavailable:
+            except errors.Unavailable:
                 if not begun:
                     raise
                 break  # the others stay queued
@@ -311,7 +305,7 @@ class RunQueue:
         while True:
             try:
                 return change()
-            except Unavailable as error:
+            except errors.Unavailable as error:
                 log.error("%s", error)
                 if self._is_closed:
                     raise

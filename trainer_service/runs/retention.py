@@ -9,15 +9,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+from agent_service.domain import errors
 from agent_service.domain.checks import quoted
-from agent_service.domain.errors import (
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    Unavailable,
-    within,
-)
 from trainer_service.runs.run import Run, RunSpec, RunState
 from trainer_service.runs.store import RunStore
 from trainer_service.training.checkpoint import has_checkpoints, leave_newest, remove_unfinished
@@ -65,12 +58,12 @@ class Retention:
             FailedPrecondition: the run has not ended, or an unfinished run continues from it.
         """
         if not run.state.is_final:
-            raise FailedPrecondition(
+            raise errors.FailedPrecondition(
                 f"run {run.id!r} is {run.state}; cancel it, or wait for its end"
             )
         if (child := self._store.find_unended_child(run.id)) is not None:
             text = f"run {child!r} continues from {run.id!r}; cancel it, or wait for its end"
-            raise FailedPrecondition(text)
+            raise errors.FailedPrecondition(text)
         self._folder.folder(run.id).remove_all()
         log.info("run %s: checkpoint discarded", run.id, extra={"run": run.id})
 
@@ -87,13 +80,13 @@ class Retention:
             return 0
         parent = self._store.find(spec.parent)
         if parent is None:
-            raise NotFound(
+            raise errors.NotFound(
                 f"no run {quoted(spec.parent)} to continue from; name one that kept its checkpoint"
             )
         with _reading():
             if (why := self._missing(parent)) is not None:
-                raise FailedPrecondition(f"run {parent.id!r} {why}")
-        with within("spec."):
+                raise errors.FailedPrecondition(f"run {parent.id!r} {why}")
+        with errors.within("spec."):
             _check_continues(spec.training, parent)
         return parent.trained_chunks
 
@@ -122,11 +115,11 @@ class Retention:
 
     def _content(self, run: Run) -> dict[str, Any]:
         if (why := self._missing(run)) is not None:
-            raise FailedPrecondition(f"run {run.id!r} {why}")
+            raise errors.FailedPrecondition(f"run {run.id!r} {why}")
         content = last_checkpoint(run, self._folder)
         if content is None:
             text = "its checkpoint is damaged; see the service's log"
-            raise FailedPrecondition(f"run {run.id!r}: {text}")
+            raise errors.FailedPrecondition(f"run {run.id!r}: {text}")
         return content
 
     def _missing(self, run: Run) -> str | None:
@@ -150,7 +143,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"checkpoints cannot be read: {error}") from error
+        raise errors.Unavailable(f"checkpoints cannot be read: {error}") from error
 
 
 def _check_continues(spec: TrainingSpec, parent: Run) -> None:
@@ -159,13 +152,15 @@ def _check_continues(spec: TrainingSpec, parent: Run) -> None:
     # Where the loss trains a strength, its value is the initial one of the whole training.
     own = {"chunks", "epochs"} | (set() if spec.regularizer.is_trained else {"values"})
     violations = [
-        FieldViolation(field.name, f"must be as the parent's, {getattr(before, field.name)!s}")
+        errors.FieldViolation(
+            field.name, f"must be as the parent's, {getattr(before, field.name)!s}"
+        )
         for field in fields(TrainingSpec)
         if field.name not in own and getattr(spec, field.name) != getattr(before, field.name)
     ]
     least = parent.trained_chunks + 1
     if spec.chunks is None or spec.chunks < least:
         text = f"must be at least {least}: they count on from the parent's {parent.trained_chunks}"
-        violations.append(FieldViolation("chunks", text))
+        violations.append(errors.FieldViolation("chunks", text))
     if violations:
-        raise InvalidArgument(*violations)
+        raise errors.InvalidArgument(*violations)

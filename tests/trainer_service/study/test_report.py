@@ -22,7 +22,7 @@ from agent_service.domain.rewards import REWARDS, Definition, Reward
 from tests.trainer_service.runs.test_store import FINISHED
 from tests.trainer_service.study.simulated import COMMIT, STUDY, simulated_folder
 from trainer_service.study.methods.plan import Phase
-from trainer_service.study.report import courses
+from trainer_service.study.report import courses, drawing
 from trainer_service.study.report.courses import _loss_limits, draw_losses
 from trainer_service.study.report.drawing import BLUE, ORANGE, legend_above, listed, png
 from trainer_service.study.report.report import Report, write_report
@@ -141,7 +141,7 @@ def test_lines_and_dots_lie_within_the_frame(
 ) -> None:
     """Of a policy that is nearly a constant, and of scores of 0 and 1."""
     figures: list[Figure] = []
-    monkeypatch.setattr(courses, "png", figures.append)
+    monkeypatch.setattr(drawing, "png", figures.append)
     count = len(rows["rd"].judged[0].trace.training_loss)
     flat: dict[str, Any] = {
         "training_score": (1.0,) * count,

@@ -10,17 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer_service.study.methods.learning import running_mean
-from trainer_service.study.report.drawing import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    SITES,
-    cells,
-    draw_band,
-    from_zero,
-    masked,
-    png,
-)
+from trainer_service.study.report import drawing
 from trainer_service.study.results.rows import Row
 
 
@@ -40,19 +30,19 @@ def changing(rows: Sequence[Row]) -> list[Row]:
 
 def draw_losses(rows: Sequence[Row]) -> bytes:
     """Draw training and validation loss of each method over steps (the paper's Figure 9)."""
-    figure, made = cells(len(rows))
+    figure, made = drawing.cells(len(rows))
     for axes, row, limit in zip(made, rows, _loss_limits(rows), strict=True):
         size = row.judged[0].spec.training.chunk_size
         for curves, colour, label in (
-            ([r.trace.training_loss for r in row.judged], BLUE, "training"),
-            ([r.trace.validation_loss for r in row.judged], ORANGE, "validation"),
+            ([r.trace.training_loss for r in row.judged], drawing.BLUE, "training"),
+            ([r.trace.validation_loss for r in row.judged], drawing.ORANGE, "validation"),
         ):
-            draw_band(axes, curves, colour, label, step=size, middle=np.ma.median)
+            drawing.draw_band(axes, curves, colour, label, step=size, middle=np.ma.median)
         axes.set(title=row.entry.label, ylim=(0, limit))
         axes.set_xlabel("training step", fontsize="small")
     made[0].set_ylabel("loss", fontsize="small")
     made[0].legend(fontsize="small")
-    return png(figure)
+    return drawing.png(figure)
 
 
 FAR = 3
@@ -75,35 +65,39 @@ def _loss_limits(rows: Sequence[Row]) -> list[float]:
 
 def _high(curves: Sequence[Sequence[float]]) -> float:
     """Return up to where curves go, but for fewer than half of them; their median is below."""
-    tops = masked(curves).max(axis=1).compressed()
+    tops = drawing.masked(curves).max(axis=1).compressed()
     return float(np.median(tops)) if len(tops) else 0.0
 
 
 def draw_values(rows: Sequence[Row]) -> bytes:
     """Draw what methods that are `changing` set over chunks, beside reward and scores."""
-    figure, made = cells(3 * len(rows), columns=3, height=2.0)
+    figure, made = drawing.cells(3 * len(rows), columns=3, height=2.0)
     for place, row in enumerate(rows):
         value, reward, scores = made[3 * place : 3 * place + 3]
-        for name, colour in zip(row.judged[0].trace.values, SITES, strict=False):
+        for name, colour in zip(row.judged[0].trace.values, drawing.SITES, strict=False):
             short = name.removeprefix(f"{row.strength}-")
-            draw_band(value, [r.trace.values[name] for r in row.judged], colour, short)
+            drawing.draw_band(value, [r.trace.values[name] for r in row.judged], colour, short)
         value.set(title=f"{row.entry.label}: values")
-        from_zero(value)
+        drawing.from_zero(value)
         value.legend(fontsize="x-small")
-        draw_band(reward, [row.rewards(r) for r in row.judged], GREEN, "reward")
+        drawing.draw_band(reward, [row.rewards(r) for r in row.judged], drawing.GREEN, "reward")
         reward.set(title=f"reward: {row.entry.reward}")
-        draw_band(scores, [r.trace.training_score for r in row.judged], BLUE, "training")
-        draw_band(scores, [r.trace.validation_score for r in row.judged], ORANGE, "validation")
+        drawing.draw_band(
+            scores, [r.trace.training_score for r in row.judged], drawing.BLUE, "training"
+        )
+        drawing.draw_band(
+            scores, [r.trace.validation_score for r in row.judged], drawing.ORANGE, "validation"
+        )
         scores.set(title="scores (macro F1)", ylim=(-0.04, 1.06))
         scores.legend(fontsize="x-small")
     for axes in made[-3:]:
         axes.set_xlabel("chunk")
-    return png(figure)
+    return drawing.png(figure)
 
 
 def draw_policies(rows: Sequence[Row]) -> bytes:
     """Draw what frozen policies do: the mean action against the mean loss that it answers."""
-    figure, made = cells(len(rows))
+    figure, made = drawing.cells(len(rows))
     points = None
     for axes, row in zip(made, rows, strict=True):
         for result in row.judged:
@@ -112,17 +106,17 @@ def draw_policies(rows: Sequence[Row]) -> bytes:
             progress = np.arange(1, len(losses) + 1) / (len(losses) + 1)
             points = axes.scatter(losses, actions, c=progress, s=6, cmap="viridis", vmin=0, vmax=1)
         axes.set(title=row.entry.label)
-        from_zero(axes)
+        drawing.from_zero(axes)
         axes.set_xlabel("mean loss of the chunk before", fontsize="small")
         axes.set_ylabel("mean value", fontsize="small")
     if points is not None:
         figure.colorbar(points, ax=made, label="progress", shrink=0.9, aspect=40)
-    return png(figure)
+    return drawing.png(figure)
 
 
 def draw_learning(rows: Sequence[Row]) -> bytes:
     """Draw how controllers came along: mean reward and mean value of each child they learned on."""
-    figure, made = cells(len(rows))
+    figure, made = drawing.cells(len(rows))
     for axes, row in zip(made, rows, strict=True):
         trained = [r for r in row.tuning if r.trace.training_loss]
         children = np.arange(1, len(trained) + 1)
@@ -132,11 +126,11 @@ def draw_learning(rows: Sequence[Row]) -> bytes:
         axes.set_xlabel("child", fontsize="small")
         other = axes.twinx()
         for side, values, colour, label in (
-            (axes, earned, BLUE, f"reward: {row.entry.reward}"),
-            (other, chosen, ORANGE, "mean value"),
+            (axes, earned, drawing.BLUE, f"reward: {row.entry.reward}"),
+            (other, chosen, drawing.ORANGE, "mean value"),
         ):
             side.plot(children, values, ".", color=colour, ms=3, alpha=0.5)
             side.plot(children, running_mean(values), color=colour)
             side.set_ylabel(label, color=colour, fontsize="small")
             side.tick_params(labelsize="small")
-    return png(figure)
+    return drawing.png(figure)

@@ -10,22 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer_service.study.report.drawing import (
-    BLUE,
-    GREY,
-    ORANGE,
-    cells,
-    legend_above,
-    listed,
-    png,
-)
+from trainer_service.study.report import drawing
 from trainer_service.study.results.rows import MOMENTS, Compared, Row
 from trainer_service.study.results.statistics import Difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = dict(zip(MOMENTS, (BLUE, ORANGE), strict=True))
+COLOURS = dict(zip(MOMENTS, (drawing.BLUE, drawing.ORANGE), strict=True))
 
 
 def _lines(place: int) -> Iterator[tuple[str, float, str]]:
@@ -36,7 +28,7 @@ def _lines(place: int) -> Iterator[tuple[str, float, str]]:
 
 def draw_scores(rows: Sequence[Row]) -> bytes:
     """Draw the test score of every seed of each method, at the best epoch and at the last."""
-    figure, axes = listed([row.entry.label for row in rows], height=0.34)
+    figure, axes = drawing.listed([row.entry.label for row in rows], height=0.34)
     for place, row in enumerate(rows):
         for moment, height, colour in _lines(place):
             scores = [MOMENTS[moment](result.finished.scores) for result in row.judged]
@@ -45,13 +37,13 @@ def draw_scores(rows: Sequence[Row]) -> bytes:
             mean = row.scores[moment].mean
             axes.plot([mean], [height], "|", ms=11, mew=2.5, color=colour, label=label)
     axes.set(xlabel="test macro F1")
-    legend_above(axes)
-    return png(figure)
+    drawing.legend_above(axes)
+    return drawing.png(figure)
 
 
 def draw_differences(shown: Sequence[tuple[str, Sequence[Compared]]]) -> bytes:
     """Draw differences with their intervals: thick one's own, thin that of all together."""
-    figure, axes = listed([label for label, _ in shown], height=0.4)
+    figure, axes = drawing.listed([label for label, _ in shown], height=0.4)
     axes.axvline(0, color="black", lw=0.8)
     for place, (_label, compared) in enumerate(shown):
         for moment, height, colour in _lines(place):
@@ -59,8 +51,8 @@ def draw_differences(shown: Sequence[tuple[str, Sequence[Compared]]]) -> bytes:
                 _draw_interval(axes, height, one, colour, moment if place == 0 else None)
     axes.set_xlim(*_limits([one.difference for _, compared in shown for one in compared]))
     axes.set(xlabel="difference in test macro F1 over paired seeds")
-    legend_above(axes)
-    return png(figure)
+    drawing.legend_above(axes)
+    return drawing.png(figure)
 
 
 def _draw_interval(
@@ -94,18 +86,20 @@ def draw_budget(rows: Sequence[Row]) -> bytes:
     seen = [score for curve in curves for score in curve]
     seen += [row.scores["best epoch"].mean for row in rows if row.tuning]
     margin = 0.05 * (max(seen) - min(seen)) or 0.01
-    figure, made = cells(len(tuned))
+    figure, made = drawing.cells(len(tuned))
     for axes, row, own in zip(made, tuned, curves, strict=True):
         for curve in curves:
-            axes.plot(np.arange(1, len(curve) + 1), curve, color=GREY, lw=0.7, alpha=0.35)
+            axes.plot(np.arange(1, len(curve) + 1), curve, color=drawing.GREY, lw=0.7, alpha=0.35)
         if untuned is not None:
             axes.axhline(untuned, color="black", lw=0.8, ls=":", label="best that trains none")
-        axes.plot(np.arange(1, len(own) + 1), own, color=BLUE, lw=1.8, label="so far")
+        axes.plot(np.arange(1, len(own) + 1), own, color=drawing.BLUE, lw=1.8, label="so far")
         judged = row.scores["best epoch"].mean
-        axes.plot([len(own)], [judged], "o", color=ORANGE, ms=6, label="judged", clip_on=False)
+        axes.plot(
+            [len(own)], [judged], "o", color=drawing.ORANGE, ms=6, label="judged", clip_on=False
+        )
         axes.set(title=row.entry.label, xlim=(0, len(own)))
         axes.set_ylim(min(seen) - margin, max(seen) + margin)
         axes.set_xlabel("children", fontsize="small")
     made[0].set_ylabel("test macro F1", fontsize="small")
     made[0].legend(fontsize="x-small")
-    return png(figure)
+    return drawing.png(figure)
