@@ -63,21 +63,11 @@ class Attention(nn.Module):
 
 
 class OwnLoss(nn.Module):
+    """Its `p` is the exponent of a norm, as in torch's."""
+
     def __init__(self) -> None:
         super().__init__()
         self.p = 1.0
-
-
-class Norms(nn.Module):
-    """Losses, whose `p` is the exponent of a norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(0.1)
-        self.margin = nn.MultiMarginLoss(p=1)
-        self.triplet = nn.TripletMarginLoss(p=1.0)
-        self.distance = nn.PairwiseDistance(p=1.0)
-        self.own = OwnLoss()
 
 
 class Keeping(nn.Dropout):
@@ -147,7 +137,17 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], set[str], set[str]]] = {
         {"0:dropout"},
         {"1:dropout"},
     ),
-    "losses": (Norms, {"drop:p"}, set()),
+    "losses": (
+        lambda: nn.Sequential(
+            nn.Dropout(0.1),
+            nn.MultiMarginLoss(p=1),
+            nn.TripletMarginLoss(p=1.0),
+            nn.PairwiseDistance(p=1.0),
+            OwnLoss(),
+        ),
+        {"0:p"},
+        set(),
+    ),
     "encoder": (encoder, {"self_attn:dropout", "dropout:p", "dropout1:p", "dropout2:p"}, set()),
     "BART": (bart, {":dropout", ":activation_dropout"}, {"self_attn:dropout"}),
     "Swin": (swin, {":attention_dropout", ":dropout"}, set()),

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
@@ -40,38 +39,21 @@ def test_no_value_moves_further_than_the_largest_change(rates: list[float], most
         before = after
 
 
-class Wild:
-    """A delivery whose agent answers values out of range."""
-
-    is_shared = False
-
-    def __init__(self, *rates: float) -> None:
-        self._rates = iter(rates)
-        self.sent: list[pb.ReportChunkRequest] = []
-
-    def send(self, request: Any) -> pb.ReportChunkResponse:
-        self.sent.append(request)
-        values = {"dropout": next(self._rates)}
-        action = pb.Action(values=values, chunk_index=request.chunk_index + 1)
-        return pb.ReportChunkResponse(action=action)
-
-    def joined(self, numbers: Sequence[float]) -> Sequence[float]:
-        return numbers
-
-    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None: ...
-
-    def flush(self) -> None: ...
-
-
 def test_values_stay_in_their_range_whatever_the_agent_answers() -> None:
     """A rate of 2, or NaN: the nearest bound, reported as applied."""
-    agent = Wild(2.0, math.nan, -1.0, 0.5)
+    actions = [
+        pb.Action(values={"dropout": rate}, chunk_index=chunk)
+        for chunk, rate in enumerate((2.0, math.nan, -1.0, 0.5), start=2)
+    ]
+    agent = Mock(joined=lambda numbers: numbers)
+    agent.send.side_effect = [pb.ReportChunkResponse(action=action) for action in actions]
     first = pb.Action(values={"dropout": 0.25}, chunk_index=1)
     run = Run(agent, run_id="r", chunk_size=4, action=first, hyperparameters=[DROPOUT])
 
     assert train(run, *[1.0] * 4) == [0.25, 0.9, 0.0, 0.0]
     assert run.interventions == {"range": 3}
-    assert [r.applied.values.get("dropout") for r in agent.sent] == [None, 0.9, 0.0, 0.0]
+    reports = [call.args[0] for call in agent.send.call_args_list]
+    assert [r.applied.values.get("dropout") for r in reports] == [None, 0.9, 0.0, 0.0]
     assert run.hyperparameters == {"dropout": 0.5}
 
 

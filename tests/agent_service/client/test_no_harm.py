@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -174,25 +175,12 @@ def test_the_scripts_own_exception_is_not_replaced(when_away: Hold | None) -> No
     assert raised.value.__context__ is None
 
 
-class Interrupted:
-    """A delivery during whose end the user presses Ctrl-C."""
-
-    is_shared = False
-    ends = 0
-
-    def finish(self, request: pb.FinishRunRequest, *, is_best_effort: bool) -> None:
-        self.ends += 1
-        raise KeyboardInterrupt
-
-    def flush(self) -> None: ...
-
-
 @pytest.mark.parametrize(("own", "raised"), [(None, KeyboardInterrupt), (ValueError, ValueError)])
 def test_ctrl_c_during_the_end_of_a_run_is_not_retried(
     own: type[Exception] | None, raised: type[BaseException]
 ) -> None:
     """It reaches the script, unless the script has raised an exception of its own."""
-    delivery: Any = Interrupted()
+    delivery = Mock(is_shared=False, finish=Mock(side_effect=KeyboardInterrupt))
     first = pb.Action(values={"dropout": 0.25}, chunk_index=1)
 
     def train() -> None:
@@ -203,14 +191,7 @@ def test_ctrl_c_during_the_end_of_a_run_is_not_retried(
 
     with pytest.raises(raised):
         train()
-    assert delivery.ends == 1
-
-
-def raising(error: errors.AgentError) -> Any:
-    def call(*_: object, **__: object) -> None:
-        raise error
-
-    return call
+    assert delivery.finish.call_count == 1
 
 
 @pytest.mark.parametrize("kind", [errors.NotFound, errors.AlreadyExists, errors.FailedPrecondition])
@@ -224,7 +205,7 @@ def test_a_run_that_the_agent_refuses_ends_without_an_error(
     model = network()
     with client.run("c", model=model) as run:
         chunk(run)
-        monkeypatch.setattr(run._delivery, "_call", raising(kind("it is gone")))
+        monkeypatch.setattr(run._delivery, "_call", Mock(side_effect=kind("it is gone")))
         for _ in range(3):
             chunk(run)
         assert run.is_finished
@@ -255,7 +236,7 @@ def test_reports_are_queued_for_errors_that_may_pass(
     with client.run("c", run_id="r") as run:
         chunk(run)
         with monkeypatch.context() as broken:
-            broken.setattr(run._delivery, "_call", raising(kind("not now")))
+            broken.setattr(run._delivery, "_call", Mock(side_effect=kind("not now")))
             for _ in range(3):
                 chunk(run)
         chunk(run)
