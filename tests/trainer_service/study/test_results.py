@@ -127,9 +127,10 @@ def test_a_child_counts_once(whole: ResultsFolder, tmp_path: Path) -> None:
 
 
 def test_a_validation_loss_that_is_not_finite_is_read_again(
-    whole: ResultsFolder, tmp_path: Path
+    whole: ResultsFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A child may blow up between its last step and its validation; its report is drawn."""
+    monkeypatch.undo()
     folder = ResultsFolder(tmp_path / "blown-up")
     folder.open(STUDY)
     for result in whole.results():
