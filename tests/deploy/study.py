@@ -57,7 +57,7 @@ class Study:
 
     @property
     def prometheus(self) -> PrometheusProcess:
-        """Where there is none the test is skipped, or fails where there must be one."""
+        """Without one the test is skipped, or fails where REQUIRE_PROMETHEUS is set."""
         tool("prometheus")
         assert self._prometheus is not None
         return self._prometheus

@@ -111,7 +111,7 @@ def _exprs(rules: str) -> list[str]:
     return re.findall(r"expr: (.+(?:\n {10}.+)*)", rules)
 
 
-def test_what_is_asked_for_is_promised() -> None:
+def test_every_queried_metric_is_promised() -> None:
     """A metric that no service shows would leave a panel empty, and an alert silent, for ever."""
     trends = re.findall(r"record: (\S+)", (DEPLOYED / "trends.rules.yml").read_text())
     wrong = {name: asked - {*AGENT, *TRAINER, *trends} for name, asked in _asked().items()}
@@ -119,7 +119,7 @@ def test_what_is_asked_for_is_promised() -> None:
     assert {name: metrics for name, metrics in wrong.items() if metrics} == {}
 
 
-def test_what_is_promised_is_asked_for() -> None:
+def test_every_promised_metric_is_queried() -> None:
     """Each metric of ours is in a dashboard, a trend or an alert: none is counted for nobody."""
     ours = {*AGENT, *TRAINER} - set(BOTH)
 

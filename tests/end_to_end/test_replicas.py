@@ -91,7 +91,7 @@ def handled(replica: AgentProcess, method: str) -> float:
     )
 
 
-def test_what_is_learned_decides_everywhere_at_once(
+def test_a_learned_version_decides_everywhere_at_once(
     replicas: tuple[AgentProcess, AgentProcess],
 ) -> None:
     """A version that any of them tells of is the one that the next decision of each is made by."""

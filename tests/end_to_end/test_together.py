@@ -142,7 +142,9 @@ def test_runs_go_on_together_from_parents_that_ended(
     assert planned == 3
 
 
-def test_who_leaves_leaves_the_others_alone(client: TrainerClient, agent: AgentProcess) -> None:
+def test_a_run_that_leaves_does_not_disturb_the_others(
+    client: TrainerClient, agent: AgentProcess
+) -> None:
     """One that is cancelled, one that fails: told at once, and the third is as if alone."""
     specs = {
         "stays": like(Method.RD, chunks=CHUNKS, seed=1),
@@ -244,7 +246,7 @@ def test_runs_that_got_nowhere_together_are_tried_alone(
         assert causes(followed(client, name), RunState.CANCELLED) == [""]
 
 
-def test_who_is_cancelled_need_not_wait_with_the_others(strictly: TrainerClient) -> None:
+def test_a_cancelled_run_does_not_wait_with_the_others(strictly: TrainerClient) -> None:
     """While the first waits for the agent, the second leaves, and then itself."""
     submit(strictly, {f"w{seed}": like(Method.RD, chunks=1, seed=seed) for seed in range(2)})
     wait_for(lambda: "waits for" in strictly.get("w1").cause)
