@@ -109,7 +109,7 @@ LISTS: dict[str, Callable[[], Iterator[str]]] = {
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("which", LISTS)
-def test_what_users_type_is_as_it_was(which: str) -> None:
+def test_public_names_are_as_they_were(which: str) -> None:
     """A line that is gone breaks somebody's script; a new one is added to the list."""
     assert list(LISTS[which]()) == (FOLDER / f"{which}.txt").read_text().splitlines()
 

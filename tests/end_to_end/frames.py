@@ -106,7 +106,7 @@ ATTACKS: dict[str, Callable[[random.Random], bytes]] = {
 
 
 def _of_calls() -> dict[str, bytes]:
-    """Return calls that are none, each complete, so that it is answered."""
+    """Return malformed calls, each complete, so that it is answered."""
     return {
         "a content type of text": call(message(b""), fields=headers(content_type="text/plain")),
         "no content type": call(message(b""), fields=headers(content_type=None)),
@@ -127,13 +127,11 @@ def _of_calls() -> dict[str, bytes]:
         "a length of 4 GiB": call(message(b"12345", length=2**32 - 1)),
         "half a prefix": call(b"\0\0\0"),
         "a compressed message that says so nowhere": call(message(b"12345", compressed=1)),
-        "gzip that is none": call(
-            message(b"12345", compressed=1), fields=headers(grpc_encoding="gzip")
-        ),
+        "invalid gzip": call(message(b"12345", compressed=1), fields=headers(grpc_encoding="gzip")),
         "a gzip bomb of 256 MiB": call(_bomb(), fields=headers(grpc_encoding="gzip")),
         "a flag of 7": call(message(b"", compressed=7)),
         "a header of 64 KiB": call(message(b""), fields=[*headers(), ("a", "b" * 2**16)]),
-        "a binary header that is none": call(message(b""), fields=[*headers(), ("a-bin", "%%%")]),
+        "an invalid binary header": call(message(b""), fields=[*headers(), ("a-bin", "%%%")]),
         "a header twice": call(message(b""), fields=[*headers(), (":path", PATH)]),
         "a header in capitals": call(message(b""), fields=[*headers(), ("Upper", "x")]),
     }
@@ -150,8 +148,8 @@ BY_CORE = {
     "a deadline below zero",
     "an unknown encoding",
     "a compressed message that says so nowhere",
-    "gzip that is none",
-    "a binary header that is none",
+    "invalid gzip",
+    "an invalid binary header",
     "a header in capitals",
 }
 """Calls that gRPC's core answers with INTERNAL itself, before any code of ours."""

@@ -81,7 +81,7 @@ class Faults:
         }
 
     def strike(self) -> str:
-        """Let one thing go wrong, and be over; return which."""
+        """Inject one fault and end it; return its kind."""
         kind = self._rng.choice(list(self._kinds))
         self._kinds[kind]()
         return kind
@@ -157,7 +157,7 @@ def growth(resident: Sequence[float]) -> float | None:
 
 
 def soak(folder: Path, *, seconds: float, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Let things go wrong for so long, and check what must be true; return figures."""
+    """Inject faults for `seconds`, and check the invariants; return figures."""
     rng, memory, resident = random.Random(seed), Memory(), list[float]()
     away = defaultdict[str, list[float]](list)
     ends = time.monotonic() + seconds

@@ -134,7 +134,10 @@ TORCH = ("torch", "stable_baselines3", "gymnasium", "optuna")
         ("agent_service.analysis.replay", (*TORCH, "pyarrow", "sqlalchemy")),
         ("trainer_service.client", (*TORCH, "sqlalchemy", "click")),
         # It describes the device, and leaves training to processes of their own.
-        ("trainer_service.app, trainer_service.training.device", ("torchvision", "sklearn")),
+        (
+            "trainer_service.app, trainer_service.training.child.execution",
+            ("torchvision", "sklearn"),
+        ),
     ],
 )
 def test_nothing_is_imported_that_is_not_needed(module: str, heavy: tuple[str, ...]) -> None:

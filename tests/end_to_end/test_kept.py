@@ -73,7 +73,7 @@ def test_the_weights_are_those_that_were_judged(
     assert [file.name for file in checkpoints(trainer, "judged")] == ["000000004.checkpoint"]
 
 
-def test_what_was_discarded_is_gone(trainer: ServedTrainer, client: TrainerClient) -> None:
+def test_discarded_weights_are_gone(trainer: ServedTrainer, client: TrainerClient) -> None:
     """Once or twice; the run's result stays, and so does what others keep."""
     for run_id in ("discarded", "stays"):
         run(client, run_id, kept(run_spec(chunks=1)))
@@ -94,10 +94,10 @@ def test_what_was_discarded_is_gone(trainer: ServedTrainer, client: TrainerClien
         ("diverged", kept(run_spec(chunks=50, learning_rate=1e30)), "it diverged"),
     ],
 )
-def test_who_left_nothing_says_why(
+def test_a_run_without_weights_says_why(
     client: TrainerClient, run_id: str, spec: RunSpec, says: str
 ) -> None:
-    """And discarding what is not there is no error."""
+    """The error names the run and the reason; discarding it is no error."""
     run(client, run_id, spec)
 
     with pytest.raises(FailedPrecondition, match=f"'{run_id}'.*{says}"):
@@ -120,8 +120,8 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_result(
         client.weights("unwritten")
 
 
-def test_what_has_not_ended_has_no_weights(client: TrainerClient) -> None:
-    """Nor can it be discarded; and of a run that nobody submitted nothing can."""
+def test_a_running_run_has_no_weights(client: TrainerClient) -> None:
+    """Nor can it be discarded; an unknown run is not found."""
     client.submit("running", kept(run_spec(chunks=ENDLESS)))
     wait_for(lambda: client.get("running").trained_chunks > 0)
     calls: tuple[Callable[[str], object], ...] = (client.weights, client.discard)
@@ -140,7 +140,7 @@ def test_what_has_not_ended_has_no_weights(client: TrainerClient) -> None:
 def test_a_checkpoint_that_was_damaged_is_not_read(
     trainer: ServedTrainer, client: TrainerClient
 ) -> None:
-    """It is told so, and the service goes on."""
+    """The error says so, and the service goes on."""
     run(client, "damaged", kept(run_spec(chunks=1)))
     (path,) = checkpoints(trainer, "damaged")
     path.write_bytes(path.read_bytes()[:-100])
@@ -167,7 +167,7 @@ def parent(client: TrainerClient) -> str:
     return "parent"
 
 
-def test_who_goes_on_is_the_run_that_was_planned_so_long(
+def test_a_continued_run_equals_one_that_was_planned_so_long(
     trainer: ServedTrainer, client: TrainerClient, parent: str
 ) -> None:
     """Chunks, weights and scores to the bit, through a kill and a grandchild; twice is the same."""
