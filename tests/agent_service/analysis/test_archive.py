@@ -12,9 +12,8 @@ from click.testing import CliRunner, Result
 from agent_service.analysis.prune import Pruner, make_plan
 from agent_service.app import verify_store
 from agent_service.cli.main import cli
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Mode
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.domain.runs import Mode
 from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore
 from tests.agent_service.analysis.trainings import Trainings, in_both, in_store

@@ -13,10 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent_service.cli.main import cli
-from agent_service.client import AgentClient
-from agent_service.controllers.random import RandomSettings
+from agent_service.client import AgentClient, Outcome, RandomSettings
 from agent_service.domain.errors import NotFound
-from agent_service.domain.runs import Outcome
 from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 from tests.end_to_end.processes import AgentProcess, command_of, start_in_terminal

@@ -63,11 +63,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def prune(
-    trainings: Trainings, folder: Path, *, before: float = 1e12, batch: int = 250, per_file: int = 9
+    trainings: Trainings,
+    folder: Path,
+    plan: Plan | None = None,
+    *,
+    before: float = 1e12,
+    batch: int = 250,
+    per_file: int = 9,
 ) -> Plan:
+    """Prune by a plan, or by one made now; return it without the runs that stayed."""
     pruner = Pruner(trainings.store, folder, batch=batch, per_file=per_file)
     with pruner.pruning():
-        plan = make_plan(trainings.store, before=before)
+        plan = plan or make_plan(trainings.store, before=before)
         plan.leave(pruner.prune(plan, progress=lambda _count: None))
     return plan
 
@@ -132,6 +139,10 @@ def test_each_transition_is_in_one_place_whatever_is_pruned(
 
 def test_what_is_counted_stays_counted(trainings: Trainings, folder: Path) -> None:
     """Counters never fall, or Prometheus would take it for a restart; runs in a state do."""
+    small = PPOSettings(rollout_size=4, batch_size=4, n_epochs=1, net_arch=(4,))
+    trainings.create(spec("small", small))
+    trainings.train("learned", chunks=4, controller="small")
+    assert learn_once(trainings.store) == 1
     for number in range(3):
         trainings.train(f"r{number}")
     trainings.train("last", controller="constant")
@@ -144,6 +155,9 @@ def test_what_is_counted_stays_counted(trainings: Trainings, folder: Path) -> No
     assert recorded(trainings, "random") == 9
     assert after.outcomes == before.outcomes
     assert after.runs[RunState.FINISHED] == 0
+    assert usage(trainings, "small").learned == 4
+    versions = [row["learned_in"] for row in in_archive(folder).values() if row["learned_in"]]
+    assert versions == [2, 2, 2, 2]
 
 
 def test_a_pruned_run_takes_no_more_calls_and_its_id_stays_taken(
@@ -194,19 +208,6 @@ def test_what_waits_to_be_learned_from_stays(trainings: Trainings, folder: Path)
     assert [run.id for run in prune(trainings, folder).going] == ["learning"]
 
 
-def test_learned_transitions_go(trainings: Trainings, folder: Path) -> None:
-    """With the version that learned from them; the policy versions stay in the store."""
-    small = PPOSettings(rollout_size=4, batch_size=4, n_epochs=1, net_arch=(4,))
-    trainings.create(spec("small", small))
-    trainings.train("old", chunks=4, controller="small")
-    trainings.train("last")
-    assert learn_once(trainings.store) == 1
-    prune(trainings, folder)
-
-    assert [row["learned_in"] for row in in_archive(folder).values()] == [2, 2, 2, 2]
-    assert usage(trainings, "small").learned == 4
-
-
 def test_a_run_that_comes_back_while_it_is_archived_stays(
     trainings: Trainings, store_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,11 +226,9 @@ def test_a_run_that_comes_back_while_it_is_archived_stays(
         return same_parquet(table, path)
 
     monkeypatch.setattr(prune_module, "same_parquet", revive)
-    pruner = Pruner(trainings.store, folder)
-    with pruner.pruning():
-        plan = make_plan(trainings.store, before=1e12)
-        assert [run.id for run in plan.going] == ["gone", "back"]
-        plan.leave(pruner.prune(plan, progress=lambda _count: None))
+    plan = make_plan(trainings.store, before=1e12)
+    assert [run.id for run in plan.going] == ["gone", "back"]
+    prune(trainings, folder, plan)
 
     assert [run.id for run in plan.going] == ["gone"]
     assert plan.staying[CHANGED] == 1
@@ -273,20 +272,16 @@ def test_runs_that_another_prune_deletes_meanwhile_are_left_to_it(
         trainings.train(name, chunks=2)
     plan = make_plan(trainings.store, before=1e12)
     others = next(run for run in plan.going if run.id == "others")
-    other = Pruner(trainings.store, folder.with_name("other"))
 
     def prune_others(table: Table, path: Path) -> bool:
         monkeypatch.undo()
-        with other.pruning():
-            other.prune(Plan(going=[others]), progress=lambda _count: None)
+        prune(trainings, folder.with_name("other"), Plan(going=[others]))
         return same_parquet(table, path)
 
     monkeypatch.setattr(prune_module, "same_parquet", prune_others)
-    pruner = Pruner(trainings.store, folder)
-    with pruner.pruning():
-        stayed = pruner.prune(plan, progress=lambda _count: None)
+    prune(trainings, folder, plan)
 
-    assert stayed == [others]
+    assert plan.staying[CHANGED] == 1
     assert {row["run_id"] for row in in_archive(folder).values()} == {"mine"}
 
 

@@ -13,9 +13,8 @@ import safetensors.numpy
 from click.testing import CliRunner, Result
 
 from agent_service.cli.main import cli
-from agent_service.client import AgentClient, Mode, PPOSettings, RandomSettings
+from agent_service.client import AgentClient, ControllerSpec, Mode, PPOSettings, RandomSettings
 from agent_service.domain.errors import AgentError, FailedPrecondition, NotFound
-from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.snapshot import PolicySnapshot
 from tests.agent_service.calls import train

@@ -13,11 +13,8 @@ import pytest
 import safetensors.numpy
 import sqlalchemy as sa
 
-from agent_service.client import AgentClient
-from agent_service.controllers.ppo import PPOSettings
-from agent_service.controllers.random import RandomSettings
+from agent_service.client import AgentClient, PPOSettings, RandomSettings, Reward
 from agent_service.domain.errors import Unavailable
-from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Controller, Mode
 from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.learning import learner as learner_module

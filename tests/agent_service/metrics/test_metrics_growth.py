@@ -6,8 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent_service.client import AgentClient
-from agent_service.controllers.random import RandomSettings
+from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.runs import FinishRun, Mode, Outcome, StartRun
 from agent_service.domain.store import Durability
 from agent_service.metrics.decisions import DecisionMetrics

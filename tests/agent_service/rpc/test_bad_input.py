@@ -8,8 +8,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from agent_service.client import AgentClient
-from agent_service.controllers.random import RandomSettings
+from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.errors import (
     AgentError,
     FailedPrecondition,

@@ -17,8 +17,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_service.client import AgentClient
-from agent_service.controllers.ppo import PPOSettings
+from agent_service.client import AgentClient, PPOSettings
 from agent_service.domain.errors import InvalidArgument
 from agent_service.learning.policy_file import from_bytes, to_bytes
 from agent_service.learning.snapshot import initial_snapshot

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_service.client import AgentClient
-from agent_service.controllers.random import RandomSettings
-from agent_service.domain.rewards import Scores
+from agent_service.client import AgentClient, RandomSettings, Scores
 from agent_service.domain.runs import ChunkReport, Mode, StartRun
 from agent_service.domain.store import Durability
 from agent_service.metrics.decisions import DecisionMetrics

@@ -11,8 +11,7 @@ import grpc
 import pytest
 import sqlalchemy as sa
 
-from agent_service.client import AgentClient
-from agent_service.controllers.random import RandomSettings
+from agent_service.client import AgentClient, RandomSettings
 from agent_service.domain.errors import Unavailable
 from agent_service.domain.runs import Appended, LogPage
 from agent_service.rpc.log_stream import LOG_PAGE, LogStreams

@@ -5,11 +5,8 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from agent_service.client import AgentClient
-from agent_service.controllers.random import RandomSettings
+from agent_service.client import AgentClient, Mode, RandomSettings, Reward
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition, NotFound
-from agent_service.domain.rewards import Reward
-from agent_service.domain.runs import Mode
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent_service.calls import Call, report_of

@@ -10,9 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Outcome
 from agent_service.domain.errors import Busy, InvalidArgument, ResourceExhausted
-from agent_service.domain.runs import Outcome
 from agent_service.rules.capacity import Capacity
 from agent_service.serving.config import ServingConfig
 from agent_service.serving.health import check_health

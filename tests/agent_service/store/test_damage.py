@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent_service.app import verify_store
-from agent_service.client import AgentClient
-from agent_service.controllers.constant import ConstantSettings
-from agent_service.controllers.ppo import PPOSettings
+from agent_service.client import AgentClient, ConstantSettings, PPOSettings, Reward
 from agent_service.domain.errors import AgentError, Unavailable
-from agent_service.domain.rewards import Reward
 from agent_service.domain.runs import Use
 from agent_service.store.rows.session import Session
 from agent_service.store.store import SqlStore

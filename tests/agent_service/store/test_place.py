@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent_service.app import verify_store
-from agent_service.client import AgentClient
-from agent_service.controllers.ppo import PPOSettings
+from agent_service.client import AgentClient, PPOSettings
 from agent_service.domain.errors import Unavailable
 from agent_service.store.sql.database import StoreError
 from agent_service.store.sql.sqlite import LOG_BYTES
