@@ -14,7 +14,7 @@ from tests.given import ServedAgent
 def runs(served: ServedAgent, client: AgentClient) -> ServedAgent:
     """One run of each state, of two seeds."""
     client.create_controller(spec())
-    client.run("c", run_id="silent", labels={"seed": "1"})
+    client.run("c", run_id="silent", labels={"seed": "1", "set": "fer"})
     client.run("c", run_id="done", labels={"seed": "2", "set": "fer"}).finish(Outcome.CANCELLED)
     let_leases_pass(served)
     client.run("c", run_id="live", labels={"seed": "2"})

@@ -61,6 +61,23 @@ def test_a_silent_run_is_abandoned_until_it_reports(
     assert shown() == (run.hyperparameters["dropout"], 0)
 
 
+def test_a_repeated_or_refused_call_revives_nothing(
+    served: ServedAgent, client: AgentClient, call: Call
+) -> None:
+    """Only a new report is a sign of life; but an abandoned run may still be finished."""
+    client.create_controller(spec())
+    run = client.run("c", run_id="r")
+    report(run)
+    let_leases_pass(served)
+
+    call(report_of("r", 1))
+    with pytest.raises(FailedPrecondition):
+        call(report_of("r", 9))
+    assert state(client, "r") == "ABANDONED"
+    run.finish(final_score=0.5)
+    assert (state(client, "r"), client.get_run("r").final_score) == ("FINISHED", 0.5)
+
+
 def test_a_report_extends_the_lease(served: ServedAgent, client: AgentClient) -> None:
     """The lease counts from the last accepted call, not from the start."""
     client.create_controller(spec())

@@ -9,7 +9,7 @@ from agent_service.client import AgentClient, Mode, RandomSettings, Reward
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition, NotFound
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1.agent_pb2_grpc import AgentServiceStub
-from tests.agent_service.calls import Call, report_of
+from tests.agent_service.calls import Call, report, report_of
 from tests.agent_service.specs import spec
 
 
@@ -101,6 +101,24 @@ def test_rewards_and_states_are_those_of_the_reports(client: AgentClient) -> Non
     assert (list(first.state), list(first.next_state)) == ([0] * 4, [1, 2, 3, 4])
     assert (list(second.state), list(second.next_state)) == ([1, 2, 3, 4], [5, 6, 7, 8])
     assert (first.reward, second.reward) == (0.5, -0.25)
+
+
+def test_a_transition_is_learned_from_only_under_the_decided_values(client: AgentClient) -> None:
+    """Under others, in frozen runs and of baselines it is recorded; the newest waits."""
+    client.create_controller(spec("ppo"))
+    client.create_controller(spec("random", RandomSettings()))
+    for name, mode in (("ppo", Mode.LEARNING), ("ppo", Mode.FROZEN), ("random", Mode.LEARNING)):
+        run = client.run(name, run_id=f"{name}-{mode}", mode=mode)
+        for applied in (None, {"dropout": 0.123}, None):
+            report(run, applied=applied)
+
+    ready, recorded, pending = pb.USE_READY, pb.USE_RECORDED, pb.USE_PENDING
+    for run_id, uses in (
+        ("ppo-learning", [ready, recorded, pending]),
+        ("ppo-frozen", [recorded] * 3),
+        ("random-learning", [recorded] * 3),
+    ):
+        assert [t.use for t in client.transitions(run_id=run_id)] == uses
 
 
 def test_a_frozen_controller_starts_frozen_runs_only(client: AgentClient) -> None:
