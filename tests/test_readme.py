@@ -66,7 +66,7 @@ def test_the_examples_of_a_training_script_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each block of the section, in order, as a script that has a model and its batches."""
+    """Each block of the section in order, given a model and batches."""
     monkeypatch.chdir(tmp_path)
     losses = [1.0] * 20
     with client.run("one", run_id="run-1") as run:
@@ -89,7 +89,7 @@ def test_the_examples_of_a_training_script_run(
     assert names["errors"] == [None]
 
 
-def test_reports_of_one_event_loop_wait_side_by_side(client: AgentClient) -> None:
+def test_reports_of_one_event_loop_do_not_wait_for_each_other(client: AgentClient) -> None:
     """By the README's line for asyncio."""
     (line,) = re.findall(r"`await (asyncio\.to_thread\([^`]+\))`", README)
     dropout = Hyperparameter(name="dropout", low=0.0, high=0.5)
@@ -197,7 +197,7 @@ FRAMEWORKS = {
 def test_the_example_of_each_framework_runs(
     client: AgentClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework: str
 ) -> None:
-    """As it stands there, to its end: a run that reported, and ended as planned."""
+    """Unchanged, to its end: its run has reported, and is terminated."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     dropout = Hyperparameter(name="dropout", low=0.0, high=0.5)

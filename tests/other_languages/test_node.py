@@ -16,10 +16,10 @@ PROTOS = HERE.parent.parent / "proto"
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node and npm")
-def test_a_training_in_node_is_steered(
+def test_a_training_in_node_is_controlled(
     served: ServedAgent, client: AgentClient, tmp_path: Path
 ) -> None:
-    """Runs, values and errors come across; the log holds what was told."""
+    """It gets values and errors; its reports are in the log."""
     for name in ("package.json", "train.js"):
         shutil.copy(HERE / name, tmp_path)
     quiet = ["--silent", "--no-audit", "--no-fund"]
@@ -28,7 +28,7 @@ def test_a_training_in_node_is_steered(
     shown = subprocess.run(
         command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60
     )
-    told = json.loads(shown.stdout)
+    printed = json.loads(shown.stdout)
 
     log = list(client.transitions(run_id="node-1"))
     assert [t.chunk_index for t in log] == [1, 2, 3]
@@ -36,5 +36,5 @@ def test_a_training_in_node_is_steered(
         [1 / (chunk + step) for step in range(20)] for chunk in (1, 2, 3)
     ]
     run = client.get_run("node-1")
-    assert told == {"values": dict(run.action.values), "chunk": 4, "code": 5}, "5 is NOT_FOUND"
+    assert printed == {"values": dict(run.action.values), "chunk": 4, "code": 5}, "5 is NOT_FOUND"
     assert run.outcome == pb.OUTCOME_TERMINATED

@@ -1,4 +1,4 @@
-// A training that is steered from Node, with nothing but the contract.
+// A training in Node under an agent, with nothing but the contract.
 // node train.js HOST:PORT PATH_OF_PROTO_FOLDER
 
 const grpc = require("@grpc/grpc-js");
