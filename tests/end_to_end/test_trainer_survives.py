@@ -68,7 +68,9 @@ def kill_at_start(trainer: ServedTrainer, client: TrainerClient, run_id: str) ->
 @pytest.mark.slow
 def test_runs_killed_at_random_end_as_those_left_alone(tmp_path: Path) -> None:
     """Weights, scores, chunks and the agent's log, to the bit; two at once as one at a time."""
-    figures = kill_through_study(tmp_path, kills=3, chunks=20, seed=18, progress=lambda _text: None)
+    figures = kill_through_study(
+        tmp_path, kills=3, chunks=20, pause=1.0, seed=18, progress=lambda _text: None
+    )
 
     assert [figures[f"{victim}_kills"] for victim in ("service", "child", "agent")] == [1, 1, 1]
     assert figures["times_gone_on"] > 0

@@ -37,8 +37,6 @@ METHODS = (Method.RD, Method.RNI, Method.D)
 PARALLEL = 2
 PATIENCE = 120.0
 """Seconds for which a call of the test is retried."""
-LONGEST_PAUSE = 3.0
-"""Seconds between two kills: some hit what has just started, some what trains."""
 CHECKPOINT_SECONDS = 0.3
 """Several chunks long, so that a run that goes on trains some of them again."""
 
@@ -139,9 +137,18 @@ def story(agent: AgentClient, trainer: TrainerClient, run_id: str, spec: RunSpec
 
 
 def kill_through_study(
-    folder: Path, *, kills: int, chunks: int, seed: int, progress: Callable[[str], None]
+    folder: Path,
+    *,
+    kills: int,
+    chunks: int,
+    pause: float,
+    seed: int,
+    progress: Callable[[str], None],
 ) -> dict[str, int]:
-    """Kill while a study trains, compare it with one that nobody disturbed; return figures."""
+    """Kill while a study trains, compare it with one that nobody disturbed; return figures.
+
+    Up to `pause` seconds pass between two kills: some hit what has just started, some what trains.
+    """
     rng, victims = random.Random(seed), Counter[str]()
     services = Services(folder / "killed")
     runs: list[tuple[str, RunSpec]] = []
@@ -150,7 +157,7 @@ def kill_through_study(
             keep_busy(services, runs, chunks=chunks)
             if number == 1:
                 wait_for(lambda: services.runs.get(runs[0][0]).trained_chunks > 0)
-            time.sleep(rng.uniform(0, LONGEST_PAUSE))
+            time.sleep(rng.uniform(0, pause))
             victim = rng.choice(("service", "child", "agent"))
             services.kill(victim, rng)
             victims[victim] += 1
@@ -203,7 +210,7 @@ def main(kills: int) -> None:
     measure(
         "trainer_kills",
         lambda folder, progress: kill_through_study(
-            folder, kills=kills, chunks=60, seed=1, progress=progress
+            folder, kills=kills, chunks=60, pause=3.0, seed=1, progress=progress
         ),
     )
 
