@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsFloat
 from agent_service.client.delivery import Delivery, RankMissing, RunLost, named
 from agent_service.client.description import Description
 from agent_service.client.limits import Limits, RunLimiter
-from agent_service.domain.checks import by_name, check_number, quoted
+from agent_service.domain.checks import by_name, check_number, member, quoted
 from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import GivenReward, Scores
@@ -459,8 +459,13 @@ class Run:
             final_score: the child's final result, larger is better; dropped if it is not finite.
 
         Raises:
+            InvalidArgument: the outcome or the score is of the wrong kind; the run goes on.
             AgentError: the service's error, with `when_away=None`.
         """
+        outcome = member(Outcome, outcome, "outcome")  # refused before anything changes
+        if final_score is not None:
+            _check_one(final_score, "final_score")
+            final_score = float(final_score)
         self._finish(outcome, final_score, is_best_effort=False)
 
     def _finish(self, outcome: Outcome, final_score: float | None, *, is_best_effort: bool) -> None:

@@ -126,6 +126,7 @@ def test_what_is_given_by_place_is_told_by_name(
         (lambda c, r: c.run("c", mode="frozn"), InvalidArgument, "mode: 'frozn' is not one of lea"),
         (lambda c, r: c.run("c", labels={"a": 1}), InvalidArgument, "labels: 1 is not text; write"),
         (lambda c, r: r.finish("ended"), InvalidArgument, "outcome: 'ended' is not one of termina"),
+        (lambda c, r: r.finish(final_score="high"), InvalidArgument, "final_score: 'high' is not"),
         (lambda c, r: c.set_mode("c", "learn"), InvalidArgument, "mode: 'learn' is not one of lea"),
         (lambda c, r: c.create_controller(spec("d"), "learn"), InvalidArgument, "mode: 'learn'"),
         (lambda c, r: list(c.list_runs(state="open")), InvalidArgument, "state: 'open' is not one"),
@@ -142,6 +143,8 @@ def test_a_wrong_argument_of_a_call_changes_nothing(
         call(client, run)
 
     assert [(r.run_id, r.outcome) for r in client.list_runs()] == [("r", 0)]
+    run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+    assert client.get_run("r").reported_chunks == 1
 
 
 def test_a_modes_name_is_the_mode(client: AgentClient) -> None:
