@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,9 @@ def derive(
         ),
     )
     values = action_values(spec, choice.sample, before=ran)
+    if not all(map(math.isfinite, (choice.log_probability, *choice.sample, *values.values()))):
+        # Stored, it would make the log unreadable.
+        raise ValueError(f"a {spec.algorithm.kind} controller decided what is not finite: {choice}")
     return Derived(context, choice, values)
 
 

@@ -50,6 +50,8 @@ class Hyperparameter:
                 raise invalid(field, f"{bound} is not finite")
         if self.low >= self.high:
             raise invalid("low", f"{self.low} is not below high, {self.high}")
+        if not math.isfinite(self.high - self.low):
+            raise invalid("high", f"{self.high} is too far above low, {self.low}")
         if self.scale is Scale.LOG and self.low <= 0:
             raise invalid("low", f"{self.low} must be above 0 for a log scale")
 

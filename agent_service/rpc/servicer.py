@@ -12,7 +12,7 @@ import grpc
 
 from agent_service.domain.checks import quoted
 from agent_service.domain.errors import ResourceExhausted, invalid
-from agent_service.domain.runs import Decision, Mode, Run
+from agent_service.domain.runs import Decision, Mode, Run, check_labels
 from agent_service.rpc.log_stream import LogStreams
 from agent_service.rpc.report_stream import ReportStream
 from agent_service.rules.catalog import Catalog
@@ -170,6 +170,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         limit = page_size(request.page_size)
         before = number_token(request.page_token)
         keys: list[int] = []
+        check_labels(request.labels)
 
         def message(run: Run, decision: Decision) -> pb.Run:
             keys.append(run.key)

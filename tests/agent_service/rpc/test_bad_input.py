@@ -65,6 +65,8 @@ WRONG: list[tuple[Message, str]] = [
     (ranged(low=1.0), "spec.hyperparameters[0].low"),
     (ranged(low=NAN), "spec.hyperparameters[0].low"),
     (ranged(high=INF), "spec.hyperparameters[0].high"),
+    (ranged(low=-1.7e308, high=1.7e308), "spec.hyperparameters[0].high"),
+    (pb.ListRunsRequest(labels={str(n): "y" for n in range(65)}), "labels"),
     (ranged(scale=pb.SCALE_LOG), "spec.hyperparameters[0].low"),
     (ranged(low=-0.5, scale=pb.SCALE_LOG), "spec.hyperparameters[0].low"),
     (ranged(scale=99), "spec.hyperparameters[0].scale"),

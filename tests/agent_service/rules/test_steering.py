@@ -1,5 +1,6 @@
 """The rules of a run, on a real server and store; `test_model` has their interleavings."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from google.protobuf.message import Message
 
 from agent_service.client import AgentClient, Mode, RandomSettings, Reward
 from agent_service.domain.errors import AgentError, AlreadyExists, FailedPrecondition, NotFound
+from agent_service.domain.runs import Choice
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent_service.calls import Call, report, report_of
@@ -88,6 +90,20 @@ def test_a_run_id_belongs_to_one_start(
     assert call(pb.StartRunRequest(run_id="r", **content)) == first
     with pytest.raises(AlreadyExists):
         call(pb.StartRunRequest(run_id="r", **content | change))
+
+
+def test_a_decision_that_is_not_finite_is_not_stored(
+    client: AgentClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite stores NaN as NULL, which no checksum matches: the whole log would be unreadable."""
+    client.create_controller(spec(algorithm=RandomSettings()))
+    wrong = Choice((math.nan,), log_probability=0.0, explored=False)
+    monkeypatch.setattr(RandomSettings, "decide", lambda *_: wrong)
+
+    with pytest.raises(AgentError, match="see the service's log"):
+        client.run("c")
+
+    assert list(client.list_runs()) == []
 
 
 def test_rewards_and_states_are_those_of_the_reports(client: AgentClient) -> None:
