@@ -81,6 +81,8 @@ class Run:
         self._has_reported = False
         self._fault: Exception | None = None
         """Why the chunk cannot be scored; always None until a chunk was reported."""
+        self._last_chunk = 0
+        """Index of the last chunk that has an action."""
         self.is_finished = False
         """Whether the run has ended in any way: it records and controls nothing more."""
         self._model = model
@@ -157,9 +159,9 @@ class Run:
         if self._is_idle:
             return
         self._check_not_full()
-        _check_one(loss, "loss")
+        loss = _one(loss, "loss")
         if score is not None and logits is None:
-            _check_one(score, "score")
+            score = _one(score, "score")
             self._check_one_way(self._tally is None)
             self._scores.append(_detached(score))
         elif score is None and logits is not None and labels is not None:
@@ -264,8 +266,7 @@ class Run:
 
     def _validation_score(self, validation: Any) -> float:
         if isinstance(validation, SupportsFloat):
-            _check_one(validation, "validation")
-            return float(validation)
+            return float(_one(validation, "validation"))
         if isinstance(validation, str) or not isinstance(validation, Iterable):
             raise _no_validation(validation)
         tally = self._new_tally()
@@ -325,6 +326,8 @@ class Run:
         """
         if self._is_idle:
             return self.hyperparameters
+        if chunk is not None and not 1 <= chunk <= self._last_chunk:
+            raise invalid("chunk", f"{chunk} given; it is at most {self._last_chunk} now")
         try:
             own = [math.nan] * count if self._limiter.ends(losses) else feedback()
             numbers = self._delivery.joined([*losses, *own])
@@ -349,8 +352,8 @@ class Run:
         self._delivery.send(self._end(Outcome.DIVERGED, None))
         self._stop()
         log.warning(
-            "%s: a loss is not finite; it ends as diverged, and the training continues without "
-            "the agent",
+            "%s ends as diverged, since a loss is not finite; the training continues without the "
+            "agent",
             named(self.run_id),
         )
         return True
@@ -431,6 +434,7 @@ class Run:
         self._is_own = values != dict(action.values)
         self.action = pb.Action()
         self.action.CopyFrom(action)
+        self._last_chunk = max(self._last_chunk, action.chunk_index)
         self.action.values.update(values)
         if self._model is not None:
             self._model.apply(values)
@@ -464,8 +468,7 @@ class Run:
         """
         outcome = member(Outcome, outcome, "outcome")  # refused before anything changes
         if final_score is not None:
-            _check_one(final_score, "final_score")
-            final_score = float(final_score)
+            final_score = float(_one(final_score, "final_score"))
         self._finish(outcome, final_score, is_best_effort=False)
 
     def _finish(self, outcome: Outcome, final_score: float | None, *, is_best_effort: bool) -> None:
@@ -520,8 +523,10 @@ class Run:
             log.warning("%s: its end was not delivered: %r", named(self.run_id), failed)
 
 
-def _check_one(number: Any, field: str) -> None:
-    """Check that it is a single number, by its shape, since reading it would wait for the device.
+def _one(number: Any, field: str) -> Any:
+    """Return a single number, if need be without its dimensions of 1; it is not read.
+
+    Its shape is checked, since reading the number would wait for the device.
 
     Raises:
         InvalidArgument: naming `field`.
@@ -530,6 +535,7 @@ def _check_one(number: Any, field: str) -> None:
     shape = getattr(number, "shape", ())
     if math.prod(shape) != 1:
         raise invalid(field, f"has the shape {[*shape]}; give one number, such as its mean()")
+    return number.reshape(()) if shape else number
 
 
 def _rounded(score: float) -> float:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +28,8 @@ from agent_service.client import (
 from agent_service.controllers.ppo import FrozenStart
 from agent_service.domain.errors import AlreadyExists, InvalidArgument
 from tests.agent_service.specs import spec
+
+SCORES: dict[str, Any] = {"training_score": 0.5, "validation_score": 0.5}
 
 DROPOUT = Hyperparameter("dropout", 0.1, 0.5)
 ENDS: dict[str, Any] = {"start": {"dropout": 0.1}, "end": {"dropout": 0.5}, "chunks": 5}
@@ -127,6 +130,11 @@ def test_what_is_given_by_place_is_told_by_name(
         (lambda c, r: c.run("c", labels={"a": 1}), InvalidArgument, "labels: 1 is not text; write"),
         (lambda c, r: r.finish("ended"), InvalidArgument, "outcome: 'ended' is not one of termina"),
         (lambda c, r: r.finish(final_score="high"), InvalidArgument, "final_score: 'high' is not"),
+        (
+            lambda c, r: r.report_chunk([1.0] * 4, **SCORES, chunk=7),
+            InvalidArgument,
+            "chunk: 7",
+        ),
         (lambda c, r: c.set_mode("c", "learn"), InvalidArgument, "mode: 'learn' is not one of lea"),
         (lambda c, r: c.create_controller(spec("d"), "learn"), InvalidArgument, "mode: 'learn'"),
         (lambda c, r: list(c.list_runs(state="open")), InvalidArgument, "state: 'open' is not one"),
@@ -143,7 +151,7 @@ def test_a_wrong_argument_of_a_call_changes_nothing(
         call(client, run)
 
     assert [(r.run_id, r.outcome) for r in client.list_runs()] == [("r", 0)]
-    run.report_chunk([1.0] * 4, training_score=0.5, validation_score=0.5)
+    run.report_chunk([1.0] * 4, **SCORES)
     assert client.get_run("r").reported_chunks == 1
 
 
@@ -212,9 +220,10 @@ def test_a_step_takes_one_loss_and_one_score(
     run = client.run("c")
     with pytest.raises(InvalidArgument, match=said):
         run.step(**{"loss": 1.0, "score": 0.5, **told})
-    for _ in range(4):
-        run.step(torch.ones(1), score=0.5)
-    assert run.chunk_full
+    for one in (torch.ones(1), np.ones(1), np.ones((1, 1)), 1):
+        run.step(one, score=one)
+    run.report(np.array([0.5]))
+    assert client.get_run(run.run_id).reported_chunks == 1
 
 
 @pytest.mark.parametrize(
