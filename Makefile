@@ -20,7 +20,7 @@ test-cases: $(INSTALLED) ## the scripts in CASES=DIR by DIR/run.py, each a fault
 	@test -f "$(CASES)/run.py" || { echo "CASES=DIR is needed: a folder of cases with a run.py"; exit 2; }
 	@$(BIN)/python "$(CASES)/run.py" "$(CURDIR)" $(ONLY)
 
-test-long: $(INSTALLED) ## all that takes too long for `make test`, one after another, and a page of it, tests/data/long.md; some 90 minutes; TARGETS="test-kills test-ray" picks some
+test-long: $(INSTALLED) ## all that takes too long for `make test`, one after another, and a page of it, tests/data/long.md; some 100 minutes; TARGETS="test-kills test-ray" picks some
 	@$(BIN)/python -m tests.end_to_end.long $(TARGETS)
 
 SEEDS ?= 1 2 3
@@ -32,7 +32,7 @@ test-kills: $(INSTALLED) ## KILLS of server and learner under load, and what mus
 	@$(BIN)/python -m tests.end_to_end.kills $(KILLS)
 
 TRAINER_KILLS ?= 50
-test-trainer-kills: $(INSTALLED) ## TRAINER_KILLS of trainer, child processes and agent, and every run must end as one left alone; some 10 minutes
+test-trainer-kills: $(INSTALLED) ## TRAINER_KILLS of trainer, child processes and agent, and every run must end as one left alone; some 8 minutes
 	@$(BIN)/python -m tests.end_to_end.trainer_kills $(TRAINER_KILLS)
 
 CHILDREN ?= 200
@@ -57,7 +57,7 @@ test-traffic: $(INSTALLED) ## generated REQUESTS and floods of frames, and what 
 	@$(BIN)/python -m tests.end_to_end.traffic_run $(REQUESTS)
 
 NAMES ?=
-test-deploy: $(INSTALLED) ## images, compose and faults on a container engine that this makes; Debian, as root; some 15 minutes
+test-deploy: $(INSTALLED) ## images, compose and faults on a container engine that this makes; Debian, as root; some 20 minutes
 	@$(BIN)/python -m tests.deploy
 
 wheel: $(INSTALLED) ## the distribution to publish, in dist/: the client, and by extras the services

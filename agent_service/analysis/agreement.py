@@ -1,4 +1,4 @@
-"""Agreement of decisions with others on the same states, and with what a run's chunks ran under."""
+"""Agreement of decisions with another policy's, and with the values that chunks ran under."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Definition:
 
 
 class Reward(StrEnum):
-    """The rewards of method.md by name, each with its worst value and its formula."""
+    """The rewards by name, each with its worst value and its formula."""
 
     GAP = "gap", -1.0, lambda training, validation, before: validation - training
     """R_t = MVF_{t+1} - MTF_{t+1}, the paper's (Eq. 11); in [-1, 1]."""

@@ -223,7 +223,7 @@ def _of_kinds(name: str) -> Any:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Return what once stood here: pickles of specs know it by this path."""
+        """Return a class that older pickles of specs name by this module."""
         if name not in _FILES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return _of_kinds(name)

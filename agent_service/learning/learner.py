@@ -120,7 +120,7 @@ class Learner:
         return now >= self._rests_until.get(controller.id, now)
 
     def _time_of(self, controller: Controller) -> float:
-        """Return the seconds spent on a controller; of a newcomer, those of who came last."""
+        """Return the seconds spent on a controller; a new one starts level with the last served."""
         return max(self._spent.get(controller.id, 0.0), self._least)
 
 

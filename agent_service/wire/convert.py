@@ -117,8 +117,7 @@ def spec_to_message(spec: ControllerSpec) -> pb.ControllerSpec:
         if not is_there:
             raise invalid(
                 f"spec.{field}",
-                f"{str(name)!r} is not in the contract; create such a controller in the process of "
-                "its service",
+                f"{str(name)!r} is not in the contract; add it to agent.proto and run `make proto`",
             )
     return _spec_message(spec)
 

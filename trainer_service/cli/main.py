@@ -176,7 +176,9 @@ def _connect(target: Target, *, budget_seconds: float = 5) -> TrainerClient:
     help="Fixed value as NAME=NUMBER, such as dropout=0.2; may be repeated.",
 )
 @click.option(
-    "--controller", default="", help="Name of the controller at the agent service, for rni and rd."
+    "--controller",
+    default="",
+    help="Name of the controller at the agent service, for methods that need one.",
 )
 @click.option("--mode", help="learning or frozen (default: the controller's own).")
 @click.option("--seed", default=0, help="Seed of initial weights, batch order and noise.")
@@ -212,7 +214,8 @@ def submit(
             parent=parent,
         )
         client.submit(run_id, spec)
-    echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}")
+    there = "" if trainer.address == _DEFAULTS.listen else f" --trainer {trainer.address}"
+    echo(f"{run_id} is queued; follow it: trainer-service watch {run_id}{there}")
 
 
 def _options_of_run(client: TrainerClient, run_id: str) -> dict[str, Any]:

@@ -43,7 +43,10 @@ class AgentLookup:
             self._client.wait_ready(CONNECT_SECONDS)
             self._client.get_controller(name, within=ANSWER_SECONDS)
         except NotFound:
-            text = f"{name!r} is not at the agent service, {self._address}; create it there first"
+            text = (
+                f"{name!r} is not at the agent service, {self._address}; create it there, in "
+                f"Python by AgentClient({self._address!r}).create_controller(spec)"
+            )
             raise invalid("controller", text) from None
         except Unavailable:
             self._asks_from = time.monotonic() + AWAY_SECONDS

@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from agent_service.controllers.random import RandomSettings
 from agent_service.controllers.registry import KINDS
 from agent_service.controllers.replay import ReplaySettings
 from agent_service.controllers.schedule import ScheduleSettings, Shape
+from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec, Settings, WarmStart
 from agent_service.domain.store import AnyPolicy, Situation
 from agent_service.domain.trials import TrialHistory
 from agent_service.learning import policies
 from agent_service.store.rows.rows import spec_from_text, spec_to_text
+from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire.convert import spec_from_message, spec_to_message
 from tests.agent_service.specs import DROPOUT, NOISE, spec
 
@@ -131,13 +133,28 @@ def test_specs_come_back_as_they_were(kind: str) -> None:
     assert spec_from_message(spec_to_message(made)) == asked
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zero_on_the_wire_is_not_read_as_the_default(kind: str) -> None:
+    """A number records whether it is set, `optional` in the contract, or 0 is refused."""
+    message = pb.ControllerSpec.DESCRIPTOR.fields_by_name[kind].message_type
+    assert message is not None
+    made: Any = ALGORITHMS[kind]
+    defaults = {f.name: f.default for f in fields(made)}
+
+    for field in message.fields:
+        if isinstance(defaults[field.name], int | float) and not field.has_presence:
+            with pytest.raises(InvalidArgument):
+                replace(made, **{field.name: 0})
+
+
 def test_pickles_of_older_releases_are_read() -> None:
     """Written when all settings stood in `domain.specs`."""
     path = Path(__file__).parents[2] / "data/specs/settings-in-domain.pickle"
 
     made = {spec.name: spec.algorithm for spec in pickle.loads(path.read_bytes())}
 
-    assert {kind: type(settings) for kind, settings in made.items()} == KINDS
+    assert len(made) == 6
+    assert all(type(settings) is KINDS[kind] for kind, settings in made.items())
     assert made["schedule"].shape is Shape.STEP
     assert made["ppo"].warm_start == WarmStart(controller="other", policy_version=3)
 

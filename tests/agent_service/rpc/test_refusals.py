@@ -84,7 +84,7 @@ def test_an_error_changes_nothing(
 ) -> None:
     """Any error of any request is the caller's, and leaves every row as it was."""
     # An example before this one may have finished the run, and deleted the controller.
-    with suppress(AlreadyExists, NotFound):
+    with suppress(AlreadyExists, FailedPrecondition, NotFound):
         client.create_controller(spec())
         client.run("c", run_id="live")
     for request in requests:

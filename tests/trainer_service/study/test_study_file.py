@@ -86,6 +86,11 @@ WRONG = [
     (GRID, "", r"line 15: methods\[2\].kind: None is not one of"),
     ("[0.1, 0.2]", "[0.1, 1.2]", r"line 18: methods\[2\].values: 1.2 is not in \[0.0, 0.9\]"),
     ('method = "d"', 'method = "rd"', r"line 13: methods\[1\].method: rd has a controller"),
+    (
+        'method = "d"',
+        'method = "d"\nvalues.dropout = 2',
+        r"line 14: methods\[1\].values.dropout: 2",
+    ),
     ('method = "d"', 'method = "x"', r"line 13: methods\[1\].method: .x. is not one of"),
     ("[methods.ppo]", "high = 1\n[methods.ppo]", r"line 23: methods\[3\].high: 1.0 is not in"),
     ("gamma = 0.9", "gamma = 9", r"line 25: methods\[3\].ppo.gamma: 9.0 is not in"),

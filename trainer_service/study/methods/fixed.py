@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from agent_service.domain.errors import invalid
+from agent_service.domain.errors import invalid, within
 from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.plan import Plan
@@ -33,7 +33,8 @@ class Fixed(Entry):
 
     def check(self, path: str, study: StudySpec) -> None:
         """Check the values, as the child does."""
-        self.run(study, seed=0)
+        with within(path):
+            self.run(study, seed=0)
 
     def run(self, study: StudySpec, seed: int) -> RunSpec:
         """Return the run of a seed."""

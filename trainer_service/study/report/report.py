@@ -1,4 +1,4 @@
-"""The report of a study: what its results say, and what they were made from and by."""
+"""The report of a study: its results, and the data, code and versions that they come from."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def read_folder(folder: Path) -> Stored:
         raise DataError(f"{folders[TRAIN]} has {len(class_names)} class folders; two are needed")
     if splits := [name for name in class_names if split_named(name)]:
         raise DataError(
-            f"{folders[TRAIN]} has {splits[0]}/ where classes are; if it is one, rename it"
+            f"{folders[TRAIN]} has the split {splits[0]}/ beside classes; if it is one, rename it"
         )
     return read_splits(folders, class_names, listing)
 

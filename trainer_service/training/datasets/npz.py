@@ -83,7 +83,7 @@ def checked_images(path: Path, images: np.ndarray) -> np.ndarray:
 def checked_labels(path: Path, labels: np.ndarray, *, count: int, classes: int) -> np.ndarray:
     """Return int64[count] in [0, classes); raises DataError."""
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: labels are {labels.dtype}{list(labels.shape)}; int[{count}]")
+        raise DataError(f"{path}: labels are {labels.dtype}{list(labels.shape)}; give int[{count}]")
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
             f"{path}: labels must be 0 to {classes - 1}; they are {labels.min()} to {labels.max()}"

@@ -68,7 +68,7 @@ def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ..
         (("Train", "train_set"), "Train/ and train_set/, both for train"),
         (("test", "class9"), "test/, named as splits, without train/"),
         (("train", "test", "holdout"), "images in holdout/, which is no split"),
-        (("train/test", "train/b"), "train has test/ where classes are"),
+        (("train/test", "train/b"), "train has the split test/ beside classes"),
         (("train2017", "val2017"), "train2017/, val2017/, which are like splits"),
         (("01_train", "02_test"), "01_train/, 02_test/, which are like splits"),
         (("images_train", "images_test"), "images_test/, images_train/, which are like splits"),
