@@ -54,9 +54,12 @@ class SqliteDatabase(Database):
         return self._path.resolve().parent
 
     def require(self) -> None:
-        """Check that the file is there; raises StoreError."""
+        """Check that the file is there and holds something; raises StoreError."""
         if not self._path.is_file():
             raise StoreError(f"store {self.url}: there is no file {self._path}")
+        # One that was emptied still has its log; `prepare` says so.
+        if not self._path.stat().st_size and not os.path.exists(f"{self._path}-wal"):
+            raise StoreError(f"store {self.url}: the file {self._path} is empty")
 
     def prepare(self) -> None:
         """Check what SQLite itself would see too late, or not at all; raises StoreError.

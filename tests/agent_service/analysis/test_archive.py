@@ -139,3 +139,6 @@ def test_a_store_that_is_none_is_not_made(tmp_path: Path) -> None:
 
     assert "there is no file" in str(command(*words).exception)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mistyped.db").touch()
+    assert "is empty" in str(command(*words).exception)
+    assert (tmp_path / "mistyped.db").read_bytes() == b""

@@ -10,8 +10,9 @@ from agent_service.domain.errors import InvalidArgument
 from tests.trainer_service.specs import CPU
 from trainer_service.training.child.models import is_resnet
 from trainer_service.training.child.network import build_child
+from trainer_service.training.regularizers.dropout import Dropout
 from trainer_service.training.regularizers.installed import Regularization
-from trainer_service.training.regularizers.registry import REGULARIZERS
+from trainer_service.training.regularizers.registry import REGULARIZERS, training_methods
 from trainer_service.training.regularizers.sites import Draws, Site
 from trainer_service.training.sites import watch_pass
 from trainer_service.training.spec import Method, Model, Sites, TrainingSpec, hyperparameters
@@ -65,6 +66,13 @@ def test_noise_has_mean_zero_and_its_deviation(deviation: float) -> None:
 
     assert noise.mean() == pytest.approx(0, abs=0.01)
     assert noise.std() == pytest.approx(deviation, abs=0.01)
+
+
+def test_two_methods_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later one would train in place of the other."""
+    monkeypatch.setitem(REGULARIZERS, "mine", type("Mine", (Dropout,), {"name": "mine"})())
+    with pytest.raises(ValueError, match="two regularizers have a method 'D'"):
+        training_methods()
 
 
 def test_nothing_is_active_in_eval_mode() -> None:

@@ -35,13 +35,22 @@ class TrainingMethod:
 
 
 def training_methods() -> dict[str, TrainingMethod]:
-    """Return all methods by the names that users type; those with fixed values first."""
-    return {
-        title.lower(): TrainingMethod(title=title, regularizer=one, is_reinforced=is_reinforced)
-        for is_reinforced in (False, True)
-        for one in REGULARIZERS.values()
-        if (title := one.steered if is_reinforced else one.fixed)
-    }
+    """Return all methods by the names that users type; those with fixed values first.
+
+    Raises:
+        ValueError: two regularizers have a method of the same name.
+    """
+    methods: dict[str, TrainingMethod] = {}
+    for is_reinforced in (False, True):
+        for one in REGULARIZERS.values():
+            title = one.steered if is_reinforced else one.fixed
+            if title.lower() in methods:
+                raise ValueError(f"two regularizers have a method {title!r}: rename one")
+            if title:
+                methods[title.lower()] = TrainingMethod(
+                    title=title, regularizer=one, is_reinforced=is_reinforced
+                )
+    return methods
 
 
 def training_method(name: str, *, field: str = "method") -> TrainingMethod:
