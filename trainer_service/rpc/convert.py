@@ -91,6 +91,8 @@ def spec_from_message(message: pb.RunSpec) -> RunSpec:
     with spec_paths(), within("spec."):
         if not (message.method or message.method_name):
             raise invalid("method", f"is not set; set one of {', '.join(Method)}")
+        if message.method and message.method_name:
+            raise invalid("method_name", "is set beside method; set one of the two")
         data = contents(message.data, TrainingSpec)
         training = (
             contents(message, TrainingSpec)

@@ -200,6 +200,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"method": pb.METHOD_D, "values": {"dropout": math.nan}}, "values[dropout]"),
     ({"method": pb.METHOD_RD, "values": {"dropout": 0.5}}, "values[dropout]"),
     ({"method": pb.METHOD_RD}, "controller"),
+    ({"method": pb.METHOD_D, "method_name": "d"}, "method_name"),
     ({"controller": "c"}, "controller"),
     ({"mode": 7}, "mode"),
 ]
