@@ -16,7 +16,7 @@ from agent_service.client.run import Run
 from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Drives, Site
 from agent_service.client.starting import RunOptions, start
-from agent_service.domain.checks import by_name, member
+from agent_service.domain.checks import by_name, check_kind, member
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -119,6 +119,7 @@ class AgentClient:
 
     def create_controller(self, spec: ControllerSpec, mode: Mode = Mode.LEARNING) -> pb.Controller:
         """Create a controller; with the spec of an existing one, return that one."""
+        check_kind(spec, ControllerSpec, "spec", "ControllerSpec(name=...)")
         request = pb.CreateControllerRequest(
             spec=convert.spec_to_message(spec), mode=convert.mode_to_message(mode)
         )

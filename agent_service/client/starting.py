@@ -67,7 +67,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Check the types of arguments; raises InvalidArgument naming the argument."""
+        name_or_spec = "a controller's name, or a ControllerSpec"
+        check_kind(self.controller, str | ControllerSpec, "controller", name_or_spec)
         for field, kind, example in (
+            ("run_id", str, "'run-1'"),
             ("labels", Mapping, "{'dataset': 'fer2013'}"),
             ("sites", Mapping, "{'MODULE': Dropout()}"),
             ("when_away", Hold, "Hold(), or None"),
