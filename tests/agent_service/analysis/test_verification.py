@@ -27,21 +27,25 @@ from tests.given import ServedAgent, run_command
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of learning and frozen runs over two policy versions, a baseline, and proposals."""
+    """A log of learning and frozen runs over two policy versions, a baseline, and proposals.
+
+    Draws follow from the runs' ids: of a random one, another policy might have decided alike.
+    """
     path = tmp_path_factory.mktemp("honest") / "agent.db"
     small = PPOSettings(rollout_size=8, batch_size=4, n_epochs=2, net_arch=(8,))
     with ServedAgent(path) as served, AgentClient(served.address) as client:
         client.create_controller(spec("ppo", small, reward=Reward.IMPROVEMENT))
         client.create_controller(spec("fixed", ConstantSettings(values={"dropout": 0.3})))
-        for name, mode in (("ppo", None), ("ppo", None), ("ppo", Mode.FROZEN), ("fixed", None)):
-            with client.run(name, mode=mode) as run:
+        modes = (("ppo", None), ("ppo", None), ("ppo", Mode.FROZEN), ("fixed", None))
+        for number, (name, mode) in enumerate(modes):
+            with client.run(name, run_id=f"{name}-{number}", mode=mode) as run:
                 for chunk in range(1, 10):
                     losses = [3.0 / chunk, 2.0 / chunk, 1.0, 0.5]
                     run.report_chunk(losses, training_score=0.5, validation_score=chunk / 10)
             learn_once(served.store)
         client.create_controller(spec("tpe", BayesianSettings(n_startup_trials=3)))
         for number in range(6):
-            train(client, "tpe", score=number / 10)
+            train(client, "tpe", run_id=f"proposed-{number}", score=number / 10)
     return path
 
 
