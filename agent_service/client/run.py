@@ -535,7 +535,7 @@ def _one(number: Any, field: str) -> Any:
     shape = getattr(number, "shape", ())
     if math.prod(shape) != 1:
         raise invalid(field, f"has the shape {[*shape]}; give one number, such as its mean()")
-    return number.reshape(()) if shape else number
+    return number.reshape(()) if shape and hasattr(number, "reshape") else number
 
 
 def _rounded(score: float) -> float:

@@ -183,7 +183,12 @@ class Catalog:
         return self._store.read(work)
 
     def largest_policy(self, name: str) -> int:
-        """Return the maximum size in bytes of a controller's policy files."""
+        """Return the maximum size in bytes of a controller's policy files.
+
+        Raises:
+            NotFound: the controller does not exist.
+            FailedPrecondition: the controller's algorithm has no policy.
+        """
         return self._store.read(lambda session: policies.largest(_with_policy(session, name).spec))
 
     def check_policy(self, name: str, data: bytes) -> None:

@@ -204,7 +204,7 @@ class RunQueue:
     def _kill_all(self) -> None:
         with self._changing:
             for run_id, process in self._processes.items():
-                text = "run %s is killed: its chunk did not end errors.within --grace-seconds"
+                text = "run %s is killed: its chunk did not end within --grace-seconds"
                 log.warning(text, run_id, extra={"run": run_id})
                 process.kill()
 

@@ -2,8 +2,8 @@
 
 After each round of chunks the members that do worst copy ones that do best, weights and all, and
 perturb their values; the others go on. What comes of a round is a pure function of the seed, the
-round and its scores, and each run's id of study, seed, member and round. So who begins again after
-an interruption submits the same runs again gets those that exist, and continues.
+round and its scores, and each run's id of study, seed, member and round. So a population that
+begins again after an interruption submits the same runs, gets those that exist, and continues.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Base classes of methods that set the values of one regularizer, and of controllers."""
+"""Base class of methods that set the values of one regularizer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
@@ -11,9 +10,6 @@ from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
 from trainer_service.training.regularizers.registry import steerable
 from trainer_service.training.regularizers.regularizer import Regularizer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

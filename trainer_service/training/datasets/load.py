@@ -24,12 +24,11 @@ log = logging.getLogger(__name__)
 
 
 def load_images(spec: TrainingSpec, root: Path, memory: Memory = Memory.AUTO) -> Images:
-    """Read the data set of `spec` and make it ready, in this order.
+    """Read the data set of `spec` and make it ready.
 
-    Files that do not fit in memory stay files.
-
-    Size, classes, missing splits, duplicates, subset, label noise. All is drawn by
-    `spec.data_seed`, so it is the same for every method of a study.
+    In this order: size, classes, missing splits, duplicates, subset, label noise. All is drawn by
+    `spec.data_seed`, so it is the same for every method of a study. Files that do not fit in memory
+    stay files.
 
     Raises:
         DataError: where the data set is not there, or wrong.
