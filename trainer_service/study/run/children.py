@@ -33,6 +33,8 @@ WINDOW = 64
 
 One that trains more at once has so many.
 """
+SIGNAL_SECONDS = 0.5
+"""How long Ctrl-C or SIGTERM may wait for the main thread, which waits for others."""
 
 
 class RunFailed(AgentError):
@@ -261,9 +263,12 @@ class StudyPlace:
 
 def wait_for_all(futures: Iterable[Future[Any]]) -> None:
     """Wait until all are done, or one has failed; raises what that failed with."""
-    done, _waiting = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
+    waiting = set(futures)
+    while waiting:
+        # In turns: a signal that comes just before the thread sleeps is noticed when it wakes.
+        done, waiting = wait(waiting, SIGNAL_SECONDS, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
 
 
 def submit(trainer: TrainerClient, run_id: str, spec: RunSpec) -> str:
