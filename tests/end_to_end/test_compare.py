@@ -183,24 +183,28 @@ def wait_for_idle(trainer: TrainerClient) -> None:
     wait_for(lambda: trainer.device().running + trainer.device().queued == 0)
 
 
-def test_a_check_that_waits_is_told_and_cancelled(services: Services, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_check_that_waits_is_told_and_cancelled(
+    services: Services, tmp_path: Path, told: signal.Signals
+) -> None:
     """Into a pipe, too: where it waits, behind how many runs; and it does not outlive the study."""
     with TrainerClient(services.trainer.address) as trainer:
-        for other in ("other-1", "other-2"):
+        others = [f"other-{told.name}-{place}" for place in range(2)]
+        for other in others:
             trainer.submit(other, run_spec(chunks=ENDLESS))
         wait_for(lambda: trainer.device().running == 2)
 
         with begin(services.tiny(tmp_path, "--methods", "vanilla")) as process:
             assert process.stdout is not None
             line = process.stdout.readline()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(told)
             process.communicate()
 
         where = services.trainer.address
         assert line == f"checking on {where}, behind 2 runs that wait or train there\n"
         assert process.returncode == 130
         assert trainer.device().queued == 0
-        for other in ("other-1", "other-2"):
+        for other in others:
             trainer.cancel(other)
         wait_for_idle(trainer)
 
@@ -216,7 +220,7 @@ def test_a_run_that_fails_ends_the_study_with_its_cause(services: Services, tmp_
 
 
 def test_the_agent_is_asked_before_anything_is_trained(services: Services, tmp_path: Path) -> None:
-    """Its error is one line, and nothing is written."""
+    """Its error is one line, and nothing is written; a study without controllers needs no agent."""
     wrong = replace(services, agent=services.trainer)  # type: ignore[arg-type]
     with TrainerClient(services.trainer.address) as trainer:
         runs = len(list(trainer.list()))
@@ -226,6 +230,7 @@ def test_the_agent_is_asked_before_anything_is_trained(services: Services, tmp_p
         check_failure(refused, "give the agent service's own address")
         assert not (tmp_path / "new").exists()
         assert len(list(trainer.list())) == runs
+    succeed(wrong.tiny(tmp_path / "new", "--methods", "vanilla"))
 
 
 STUDY = """

@@ -290,5 +290,5 @@ def test_the_service_agrees_with_the_model() -> None:
     """Random histories of up to thirty steps."""
     run_state_machine_as_test(
         ServiceMachine,
-        settings=settings(max_examples=60, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=100, stateful_step_count=30, deadline=None),
     )
