@@ -4,9 +4,10 @@ import math
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +16,7 @@ from agent_service.client import AgentClient
 from agent_service.domain.errors import AlreadyExists, InvalidArgument, NotFound
 from agent_service.v1 import agent_pb2
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
-from tests.end_to_end.processes import AgentProcess
+from tests.end_to_end.processes import AgentProcess, wait_for
 from tests.end_to_end.runs import controller, wait_for_chunks
 from tests.given import ServedTrainer, run_command
 from tests.trainer_service.specs import ENDLESS, run_spec
@@ -145,6 +146,17 @@ def test_cancelled_runs_end_wherever_they_are(
     check_watch(trainer, "waiting", "cancelled")
 
 
+def is_refused(client: TrainerClient, spec: RunSpec) -> bool:
+    """Whether a submission is refused; one that is not leaves a cancelled or failed run."""
+    run_id = f"tried-{uuid4().hex}"
+    with suppress(InvalidArgument):
+        client.submit(run_id, spec)
+        client.cancel(run_id)
+        end_of(client, run_id)
+        return False
+    return True
+
+
 def test_a_run_under_a_controller_that_is_not_there_is_refused(
     client: TrainerClient, controllers: AgentClient
 ) -> None:
@@ -154,6 +166,8 @@ def test_a_run_under_a_controller_that_is_not_there_is_refused(
     client.submit("early", spec)
     end_of(client, "early")
     controllers.delete_controller("short-lived")
+    # On a busy machine the agent may have answered an earlier submission too late.
+    wait_for(lambda: is_refused(client, run_spec(Method.RD, controller="never-there")))
 
     for _ in range(2):
         with pytest.raises(InvalidArgument, match="'short-lived' is not at the agent") as raised:

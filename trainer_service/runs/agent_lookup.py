@@ -8,12 +8,12 @@ from agent_service.client import AgentClient
 from agent_service.domain.errors import AgentError, NotFound, Unavailable, invalid
 from trainer_service.config import TrainerConfig
 
-CONNECT_SECONDS = 1.0
-"""Connection timeout of a submission."""
-ANSWER_SECONDS = 1.0
-"""Timeout of the reply after that: an agent that hangs still accepts connections."""
+PATIENCE_SECONDS = 1.0
+"""Timeout of a submission's question to the agent."""
+GLANCE_SECONDS = 0.05
+"""The same while the agent was away a moment ago, so that submissions stay quick."""
 AWAY_SECONDS = 30.0
-"""How long an unavailable agent is not asked again, so that submissions stay quick."""
+"""For how long after a failure an agent only gets a glance."""
 
 
 class AgentLookup:
@@ -26,7 +26,7 @@ class AgentLookup:
         self._client = AgentClient(
             config.agent, budget_seconds=0, tls=access.tls, token=access.token
         )
-        self._asks_from = 0.0
+        self._patient_from = 0.0
 
     def check_controller(self, name: str) -> None:
         """Check that the agent has a controller named `name`.
@@ -37,11 +37,11 @@ class AgentLookup:
         Raises:
             InvalidArgument: the agent has no such controller.
         """
-        if time.monotonic() < self._asks_from:
-            return
+        is_patient = time.monotonic() >= self._patient_from
+        seconds = PATIENCE_SECONDS if is_patient else GLANCE_SECONDS
         try:
-            self._client.wait_ready(CONNECT_SECONDS)
-            self._client.get_controller(name, within=ANSWER_SECONDS)
+            self._client.get_controller(name, within=seconds)
+            self._patient_from = 0.0
         except NotFound:
             text = (
                 f"{name!r} is not at the agent service, {self._address}; create it there, in "
@@ -49,7 +49,8 @@ class AgentLookup:
             )
             raise invalid("controller", text) from None
         except Unavailable:
-            self._asks_from = time.monotonic() + AWAY_SECONDS
+            if is_patient:
+                self._patient_from = time.monotonic() + AWAY_SECONDS
         except AgentError:
             pass
 

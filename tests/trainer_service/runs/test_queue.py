@@ -1,7 +1,7 @@
 """The run queue, without processes."""
 
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from agent_service.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from agent_service.rules.catalog import Catalog
+from tests.end_to_end.processes import wait_for
 from tests.given import ServedAgent, of_sqlite
 from tests.trainer_service.specs import run_spec
 from trainer_service.config import ExecutorName, TrainerConfig
@@ -65,29 +66,35 @@ def test_more_runs_than_max_runs_are_refused(tmp_path: Path) -> None:
 def test_a_submission_does_not_wait_for_an_agent_that_hangs(
     served: ServedAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It accepts calls and answers none; for a while it is not asked again."""
-    goes_on, asked = threading.Event(), list[str]()
+    """It accepts calls and answers none; once it answers again, what is not there is refused."""
+    goes_on, find = threading.Event(), Catalog.get_controller
 
-    def hang(_catalog: Catalog, name: str) -> None:
-        asked.append(name)
+    def hang(catalog: Catalog, name: str) -> Any:
         goes_on.wait(60)
+        return find(catalog, name)
 
     monkeypatch.setattr(Catalog, "get_controller", hang)
+    with closing(AgentLookup(TrainerConfig(agent=served.address))) as agent:
 
-    def check() -> None:
-        with closing(AgentLookup(TrainerConfig(agent=served.address))) as agent:
+        def check() -> None:
             agent.check_controller("first")
             agent.check_controller("second")
 
-    checking = threading.Thread(target=check)
-    checking.start()
-    checking.join(15)
-    is_done = not checking.is_alive()
-    goes_on.set()
-    checking.join()
+        def is_refused() -> bool:
+            with suppress(InvalidArgument):
+                agent.check_controller("third")
+                return False
+            return True
 
-    assert is_done
-    assert asked == ["first"]
+        checking = threading.Thread(target=check)
+        checking.start()
+        checking.join(15)
+        is_done = not checking.is_alive()
+        goes_on.set()
+        checking.join()
+
+        assert is_done
+        wait_for(is_refused)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Stacked children: each trains as if it were alone."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,17 @@ from trainer_service.training.spec import Method, Model, Sites, hyperparameters,
 from trainer_service.training.stacked import StackedTraining
 
 SEEDS = (3, 5, 8)
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    """Train in float64: in float32 a deep child turns the last bits of a sum into a visible part.
+
+    The logits, and so the losses, are float32 nevertheless.
+    """
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def children(**changes: Any) -> list[ChildTraining]:
@@ -32,13 +44,10 @@ def weights(child: ChildTraining) -> torch.Tensor:
 
 def check_same(stacked: Chunk | Diverged, alone: Chunk) -> None:
     assert isinstance(stacked, Chunk)
-    assert stacked.losses == pytest.approx(alone.losses, rel=2e-3)
-    assert stacked.values == pytest.approx(alone.values, rel=2e-3)
-    assert stacked.validation_loss == pytest.approx(alone.validation_loss, rel=2e-3)
+    assert stacked.losses == pytest.approx(alone.losses, rel=1e-6)
+    assert stacked.values == pytest.approx(alone.values, rel=1e-6)
+    assert stacked.validation_loss == pytest.approx(alone.validation_loss, rel=1e-6)
     assert (stacked.index, stacked.epochs) == (alone.index, alone.epochs)
-    # Before rounding has had steps to grow: same weights, batches and masks.
-    if alone.index == 1:
-        assert stacked.losses[0] == pytest.approx(alone.losses[0], rel=1e-4)
 
 
 CASES: list[dict[str, Any]] = [{"method": method} for method in training_methods()]
@@ -59,15 +68,15 @@ def test_a_stacked_child_trains_as_alone(changes: dict[str, Any]) -> None:
             check_same(chunk, child.train_chunk(its))
 
     for child, other in zip(together, alone, strict=True):
-        assert torch.allclose(weights(child), weights(other), rtol=1e-2, atol=2e-4)
+        assert torch.allclose(weights(child), weights(other), rtol=1e-6, atol=1e-9)
     scores = [child.finish() for child in alone]
     for its_scores, own in zip([child.finish() for child in together], scores, strict=True):
         assert its_scores.best_epoch == own.best_epoch
-        assert its_scores.test_score_last == pytest.approx(own.test_score_last, abs=0.02)
+        assert its_scores.test_score_last == own.test_score_last
 
 
 def test_groups_of_convolutions_are_stacked() -> None:
-    """The first loss of a ResNeXt, before rounding has had steps to grow, is that alone."""
+    """A step of a ResNeXt, whose convolutions have groups of their own, is that alone."""
     changes = {"model": Model.RESNEXT50_32X4D, "width": 1.0, "batch_size": 4, "chunk_size": 1}
     alone, together = (children(**changes, validation_batches=1)[:2] for _ in range(2))
 
@@ -106,7 +115,7 @@ def test_moments_and_weights_are_each_childs_own_views() -> None:
         for number, moments in expected.items():
             assert float(state[number]["step"]) == float(moments["step"]) == 4
             for name in ("exp_avg", "exp_avg_sq"):
-                assert torch.allclose(state[number][name], moments[name], rtol=1e-2, atol=1e-3)
+                assert torch.allclose(state[number][name], moments[name], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(
