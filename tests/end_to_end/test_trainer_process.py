@@ -302,7 +302,10 @@ def test_bad_usage_is_told_in_one_line(words: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [("report /no/such/study", "study.json"), ("serve --device cuda:77", "cuda:77")],
+    [
+        ("report /no/such/study", "study.json"),
+        ("serve --device cuda:77 --listen 127.0.0.1:0 --metrics-port 0", "cuda:77"),
+    ],
 )
 def test_other_failures_are_told_in_one_line(
     words: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
