@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent_service.domain.checks import check_name, member, quoted
 from agent_service.domain.errors import invalid
+from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.specs import ControllerSpec
 
@@ -122,6 +123,8 @@ class Run:
     """Seconds since 1970 of the last accepted call."""
     abandoned_at: float | None = None
     """Seconds since 1970, if its lease has expired since that call."""
+    problem: Problem | None = None
+    """What its training is about; None if its start did not say."""
     archive: str | None = None
     """The archive file that its decisions were pruned into; None while the store has them."""
 
@@ -286,6 +289,8 @@ class StartRun:
     labels: Mapping[str, str]
     planned_chunks: int | None = None
     """Chunks that the training plans, at least 1; None if unknown."""
+    problem: Problem | None = None
+    """What the training is about; None if unknown."""
 
     def __post_init__(self) -> None:
         """Check the id's form, the version, the labels and the plan; raises InvalidArgument."""
