@@ -12,7 +12,7 @@ import numpy as np
 from agent_service.analysis.agreement import Agreement, compare_values, values_run
 from agent_service.analysis.tables import FieldType
 from agent_service.controllers.derivation import action_values
-from agent_service.controllers.observations import context_size
+from agent_service.controllers.observations import context_size, observation_of
 from agent_service.domain.errors import FailedPrecondition
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning.policy_file import from_bytes
@@ -40,9 +40,9 @@ class LoggedPolicy:
             transition: the logged decision.
             before: the values that the previous chunk ran under; None for a run's first.
         """
-        # S_t, then the context, if the policy uses one.
         context = transition.context if context_size(self.spec) else ()
-        mean = self.snapshot.mean(np.array([*transition.state, *context]))
+        observation = observation_of(self.spec, np.array(transition.state), np.array(context))
+        mean = self.snapshot.mean(observation)
         return action_values(self.spec, mean.tolist(), before=before)
 
 

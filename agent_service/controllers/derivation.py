@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent_service.controllers.observations import observed_context
+from agent_service.controllers.observations import observation_of, observed_context
 from agent_service.domain.hyperparameters import named_values, places_of
 from agent_service.domain.rewards import Feedback
 from agent_service.domain.runs import Choice, Decision, Run
@@ -49,13 +49,13 @@ def derive(
     # What the reported chunk truly ran under; None before a run's first chunk.
     ran = running.values if applied is None and running is not None else applied
     spec = run.controller.spec
-    context = observed_context(run, running, feedback=feedback, ran=ran)
+    context = observed_context(run, running, state=state, feedback=feedback, ran=ran)
     choice = spec.algorithm.decide(
         spec,
         Situation(
             run_id=run.id,
             chunk=1 if running is None else running.chunk + 1,
-            observation=np.concatenate([state, context]) if context.size else state,
+            observation=observation_of(spec, state, context),
             mode=run.mode,
             previous=None if running is None else running.choice,
             policy=policy,

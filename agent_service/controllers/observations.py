@@ -1,4 +1,4 @@
-"""Observations of a policy beside the losses: last values, the run's progress, the scores' trend.
+"""Observations of a policy: the losses, last values, the run's progress, the scores' trend.
 
 Derived from what is stored of the run, so that `verify` derives it again.
 """
@@ -9,11 +9,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from agent_service.controllers import universal
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import places_of
-from agent_service.domain.rewards import REWARDS, Feedback, GivenReward
+from agent_service.domain.problem import Problem
+from agent_service.domain.rewards import REWARDS, Feedback, GivenReward, Scores
 from agent_service.domain.runs import Decision, Run, StartRun
-from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.specs import ControllerSpec, Observe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,12 +24,30 @@ _LARGEST = sys.float_info.max
 
 
 def observation_size(spec: ControllerSpec) -> int:
-    """Return how many numbers a policy of `spec` sees: the N losses, then the context."""
-    return spec.chunk_size + context_size(spec)
+    """Return how many numbers a policy of `spec` sees: see `observation_of`."""
+    return (0 if _is_universal(spec) else spec.chunk_size) + context_size(spec)
+
+
+def observation_of(spec: ControllerSpec, state: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """Return what a policy of `spec` sees, float64: the N losses, then the context.
+
+    Universal observations are the context alone.
+    """
+    import numpy as np  # here alone: the client imports this file, and needs none of it for that
+
+    if _is_universal(spec):
+        return context
+    return np.concatenate([state, context]) if context.size else state
+
+
+def _is_universal(spec: ControllerSpec) -> bool:
+    return spec.algorithm.observe is Observe.UNIVERSAL
 
 
 def context_size(spec: ControllerSpec) -> int:
     """Return how many numbers a policy of `spec` sees beside the losses."""
+    if _is_universal(spec):
+        return universal.size(len(spec.hyperparameters))
     settings = spec.algorithm
     scores = 1 if REWARDS[spec.reward].is_given else 2
     return (
@@ -41,6 +61,7 @@ def observed_context(
     run: Run,
     running: Decision | None,
     *,
+    state: np.ndarray,
     feedback: Feedback | None,
     ran: Mapping[str, float] | None,
 ) -> np.ndarray:
@@ -48,17 +69,21 @@ def observed_context(
 
     In this order, as far as the controller observes it: the places of what the chunk ran under,
     the share of planned chunks that is trained, the newest scores, and their changes since the
-    chunk before (0 for the first). All zeros before the first report.
+    chunk before (0 for the first). All zeros before the first report. Or all of the universal
+    observations, where the controller has those.
 
     Args:
         run: the run; a chunk past its plan counts as its last.
         running: the decision that was for the reported chunk; None before the first report.
+        state: the reported losses, float64[N].
         feedback: of the reported chunk.
         ran: what the chunk ran under.
     """
     import numpy as np  # here alone: the client imports this file, and needs none of it for that
 
     spec, settings = run.controller.spec, run.controller.spec.algorithm
+    if _is_universal(spec):
+        return _universal(run, running, state=state, feedback=feedback, ran=ran)
     if running is None or ran is None:
         return np.zeros(context_size(spec))
     context: list[float] = []
@@ -71,6 +96,43 @@ def observed_context(
         context += _trend(feedback, running.feedback)
     # Two finite rewards may lie further apart than a number can tell.
     return np.clip(context, -_LARGEST, _LARGEST) if context else np.zeros(0)
+
+
+def check_scores(spec: ControllerSpec) -> None:
+    """Check that a run reports the scores that are observed; raises InvalidArgument."""
+    if _is_universal(spec) and REWARDS[spec.reward].is_given:
+        raise invalid(
+            "observe",
+            f"universal observations need scores, which reward `{spec.reward}` does without; "
+            "take another reward",
+        )
+
+
+def _universal(
+    run: Run,
+    running: Decision | None,
+    *,
+    state: np.ndarray,
+    feedback: Feedback | None,
+    ran: Mapping[str, float] | None,
+) -> np.ndarray:
+    spec = run.controller.spec
+    setting = universal.Setting(
+        problem=run.problem or Problem(),
+        planned_chunks=run.planned_chunks,
+        chunk_size=spec.chunk_size,
+        hyperparameters=len(spec.hyperparameters),
+    )
+    if running is None or ran is None:
+        return universal.first(setting)
+    assert isinstance(feedback, Scores), "no spec with a given reward observes these"
+    report = universal.Report(
+        chunk=running.chunk,
+        losses=state.tolist(),
+        scores=feedback,
+        places=places_of(spec.hyperparameters, ran),
+    )
+    return universal.following(setting, running.context, report)
 
 
 def check_plan(start: StartRun, spec: ControllerSpec) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from agent_service.controllers.draws import generator, uniform_choice
-from agent_service.controllers.observations import observation_size
+from agent_service.controllers.observations import check_scores, observation_size
 from agent_service.domain.checks import check_at_least_one, fields_by_name, member, several
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import ControllerSpec, Settings, Stored, WarmStart
+from agent_service.domain.specs import ControllerSpec, Observe, Settings, Stored, WarmStart
 from agent_service.domain.trials import TrialHistory
 
 if TYPE_CHECKING:
@@ -156,12 +156,19 @@ class PPOSettings(Settings):
     """
     warm_start: WarmStart | None = None
     """Begin with another controller's policy; None draws weights by the seed."""
+    observe: Observe = Observe.LOSSES
+    """The losses, and what the three settings above add to them; or the universal observations.
+
+    Those hold the action, the progress and the scores already, and no loss by itself, so that one
+    policy serves any problem and any chunk size: set none of the three beside them.
+    """
 
     def __post_init__(self) -> None:
         """Check every range; raises InvalidArgument naming the setting."""
         object.__setattr__(self, "net_arch", several(self.net_arch, Integral, "net_arch", "64, 64"))
         start = member(FrozenStart, self.frozen_start, "frozen_start")
         object.__setattr__(self, "frozen_start", start)
+        object.__setattr__(self, "observe", member(Observe, self.observe, "observe"))
         if isinstance(self.warm_start, Mapping):
             with within("warm_start."):
                 object.__setattr__(self, "warm_start", WarmStart(**self.warm_start))
@@ -181,6 +188,10 @@ class PPOSettings(Settings):
             raise invalid(
                 "log_std_init", f"{self.log_std_init} is not in [-{MAX_LOG_STD}, {MAX_LOG_STD}]"
             )
+        if self.observe is Observe.UNIVERSAL:
+            for name in ("observe_action", "observe_progress", "observe_scores"):
+                if getattr(self, name):
+                    raise invalid(name, "is part of the universal observations; leave it out")
         if len(self.net_arch) > MAX_LAYERS:
             raise invalid("net_arch", f"has {len(self.net_arch)} layers; at most {MAX_LAYERS}")
         for width in self.net_arch:
@@ -189,8 +200,15 @@ class PPOSettings(Settings):
         if self.max_change is not None and not 0 < self.max_change <= 2:
             raise invalid("max_change", f"{self.max_change} must be above 0 and at most 2")
 
+    def __setstate__(self, state: Sequence[object]) -> None:
+        """Take the fields of a pickle; those that an older release lacks have their defaults."""
+        defaults = [field.default for field in fields(self)]
+        for field, value in zip(fields(self), [*state, *defaults[len(state) :]], strict=True):
+            object.__setattr__(self, field.name, value)
+
     def check_size(self, spec: ControllerSpec) -> None:
         """Check the network, the rollout and the work of an update; raises InvalidArgument."""
+        check_scores(spec)
         count, observed = parameters(spec), observation_size(spec)
         if count > MAX_PARAMETERS:
             raise invalid(

@@ -196,13 +196,6 @@ class Decision:
     """Seconds since 1970."""
 
     @property
-    def observation(self) -> np.ndarray:
-        """The policy's observation: S_t, then the context."""
-        import numpy as np
-
-        return np.concatenate([self.state, self.context])
-
-    @property
     def is_end(self) -> bool:
         """Whether it is only the reward of a chunk that diverged and has no report."""
         return self.chunk > 1 and self.feedback is None
@@ -228,13 +221,6 @@ class Transition:
     """The values that chunk t + 1 ran under, if they were not A_t."""
     reported_at: float
     """Seconds since 1970."""
-
-    @property
-    def next_observation(self) -> np.ndarray:
-        """The policy's next observation: S_{t+1}, then the context."""
-        import numpy as np
-
-        return np.concatenate([self.next_state, self.next_context])
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib import import_module
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -44,6 +45,15 @@ class WarmStart:
         check_name(self.controller, NAME, longest=LONGEST_NAME, field="controller")
         if self.policy_version < 0:
             raise invalid("policy_version", f"{self.policy_version} must be 0 or above")
+
+
+class Observe(StrEnum):
+    """What a policy observes."""
+
+    LOSSES = "losses"
+    """The N losses of a chunk, as in the paper, and what other settings add to them."""
+    UNIVERSAL = "universal"
+    """What means the same on every problem: see `controllers.universal`."""
 
 
 class Stored(Protocol):
@@ -85,6 +95,8 @@ class Settings:
     """Its name in the registry, in specs and in the contract."""
     rollout_size: int = 0
     """Transitions, of all runs together, that one update learns from; 0 without updates."""
+    observe: Observe = Observe.LOSSES
+    """What a policy observes."""
     observe_action: bool = False
     """See what the chunk before ran under, too."""
     observe_progress: bool = False

@@ -201,7 +201,7 @@ def _next_version(rollout: _Rollout) -> PolicyVersion:
     made = update(
         from_bytes(rollout.policy.data, controller.spec),
         controller.spec,
-        segments(rollout.transitions),
+        segments(rollout.transitions, controller.spec),
         seed=_seed(controller, version),
         seconds=UPDATE_SECONDS,
     )

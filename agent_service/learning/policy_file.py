@@ -13,10 +13,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from agent_service.controllers import universal
 from agent_service.controllers.ppo import ppo_settings
 from agent_service.domain.errors import invalid
 from agent_service.domain.rewards import REWARDS
-from agent_service.domain.specs import ControllerSpec
+from agent_service.domain.specs import ControllerSpec, Observe
 from agent_service.learning.snapshot import OBSERVATION_LIMIT, PolicySnapshot, empty_arrays
 
 FORMAT = 1
@@ -64,7 +65,8 @@ def _meaning(spec: ControllerSpec) -> dict[str, object]:
     """Return the parts of a manifest that must be equal for the arrays to mean the same."""
     settings = ppo_settings(spec)
     return {
-        "chunk_size": spec.chunk_size,
+        # Universal observations mean the same for any.
+        "chunk_size": None if settings.observe is Observe.UNIVERSAL else spec.chunk_size,
         "hyperparameters": [
             {"name": h.name, "low": float(h.low), "high": float(h.high), "scale": h.scale.value}
             for h in spec.hyperparameters
@@ -79,6 +81,8 @@ def _meaning(spec: ControllerSpec) -> dict[str, object]:
 def _observes(spec: ControllerSpec) -> list[str]:
     """Return the parts of an observation, in order."""
     settings = ppo_settings(spec)
+    if settings.observe is Observe.UNIVERSAL:
+        return universal.names(len(spec.hyperparameters))
     is_given = REWARDS[spec.reward].is_given
     scores = "reward and its change" if is_given else "scores and their changes"
     parts = {

@@ -8,6 +8,8 @@ from itertools import groupby
 
 import numpy as np
 
+from agent_service.controllers.observations import observation_of
+from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import LearnableTransition
 from agent_service.learning.snapshot import FloatArray, PolicySnapshot
 
@@ -17,7 +19,7 @@ class Segment:
     """Consecutive transitions of one run: T of them, with h hyperparameters."""
 
     observations: FloatArray
-    """float64[T, N + c]: S_t, the losses as reported, then the context."""
+    """float64[T, o]: see `observations.observation_of`."""
     samples: FloatArray
     """float64[T, h], the actions in the policy's [-1, 1], not clipped."""
     log_probabilities: FloatArray
@@ -25,7 +27,7 @@ class Segment:
     rewards: FloatArray
     """float64[T]."""
     next_observation: FloatArray
-    """float64[N + c]: what was observed after the last transition."""
+    """float64[o]: what was observed after the last transition."""
     terminated: bool
     """Whether the run ended by its own plan there; if not, the value bootstraps."""
 
@@ -51,7 +53,7 @@ class UpdateTimeout(UpdateError):
     """The update took longer than one may."""
 
 
-def segments(transitions: Sequence[LearnableTransition]) -> list[Segment]:
+def segments(transitions: Sequence[LearnableTransition], spec: ControllerSpec) -> list[Segment]:
     """Group transitions by run into consecutive ones, runs in the order of their first place."""
     order: dict[str, int] = {}
     for t in transitions:
@@ -68,18 +70,20 @@ def segments(transitions: Sequence[LearnableTransition]) -> list[Segment]:
         key=lambda t: (order[t.transition.decision.run_id], t.transition.decision.chunk),
     )
     return [
-        _segment([t for _place, t in group])
+        _segment([t for _place, t in group], spec)
         for _key, group in groupby(enumerate(by_run), key=run_and_gaps)
     ]
 
 
-def _segment(transitions: Sequence[LearnableTransition]) -> Segment:
+def _segment(transitions: Sequence[LearnableTransition], spec: ControllerSpec) -> Segment:
     steps = [t.transition for t in transitions]
+    last = steps[-1]
+    observations = [observation_of(spec, s.decision.state, s.decision.context) for s in steps]
     return Segment(
-        observations=np.stack([step.decision.observation for step in steps]),
+        observations=np.stack(observations),
         samples=np.array([step.decision.choice.sample for step in steps]),
         log_probabilities=np.array([step.decision.choice.log_probability for step in steps]),
         rewards=np.array([step.reward for step in steps]),
-        next_observation=steps[-1].next_observation,
+        next_observation=observation_of(spec, last.next_state, last.next_context),
         terminated=transitions[-1].ends_episode,
     )

@@ -278,6 +278,42 @@ FROZEN_START_UNIFORM: FrozenStart.ValueType  # 2
 """A uniform draw from the range, as the paper starts every run."""
 Global___FrozenStart: _TypeAlias = FrozenStart  # noqa: Y015
 
+class _Observe:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObserveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Observe.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBSERVE_UNSPECIFIED: _Observe.ValueType  # 0
+    """Taken as OBSERVE_LOSSES."""
+    OBSERVE_LOSSES: _Observe.ValueType  # 1
+    """The losses of the last chunk, as in the paper, and what `observe_action`, `observe_progress` and
+    `observe_scores` add to them.
+    """
+    OBSERVE_UNIVERSAL: _Observe.ValueType  # 2
+    """What means the same on every problem: the run's problem and plan, how far it is, what it runs
+    under, its losses and scores, each scaled by what is known of the problem. Of any chunk size. The
+    three settings above are part of it and stay unset; a reward that the training gives ready made
+    is refused, as scores are observed.
+    """
+
+class Observe(_Observe, metaclass=_ObserveEnumTypeWrapper):
+    """What a policy observes."""
+
+OBSERVE_UNSPECIFIED: Observe.ValueType  # 0
+"""Taken as OBSERVE_LOSSES."""
+OBSERVE_LOSSES: Observe.ValueType  # 1
+"""The losses of the last chunk, as in the paper, and what `observe_action`, `observe_progress` and
+`observe_scores` add to them.
+"""
+OBSERVE_UNIVERSAL: Observe.ValueType  # 2
+"""What means the same on every problem: the run's problem and plan, how far it is, what it runs
+under, its losses and scores, each scaled by what is known of the problem. Of any chunk size. The
+three settings above are part of it and stay unset; a reward that the training gives ready made
+is refused, as scores are observed.
+"""
+Global___Observe: _TypeAlias = Observe  # noqa: Y015
+
 class _Shape:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -377,6 +413,7 @@ class Ppo(_message.Message):
     OBSERVE_SCORES_FIELD_NUMBER: _builtins.int
     MAX_CHANGE_FIELD_NUMBER: _builtins.int
     WARM_START_FIELD_NUMBER: _builtins.int
+    OBSERVE_FIELD_NUMBER: _builtins.int
     rollout_size: _builtins.int
     """Transitions, of all runs together, that one update learns from; at least 2."""
     batch_size: _builtins.int
@@ -427,6 +464,8 @@ class Ppo(_message.Message):
     policy's [-1, 1], and clipped there. A run's first action, which has none before it, is a place.
     Set `observe_action` with it: a policy that does not see the place learns little about changing it.
     """
+    observe: Global___Observe.ValueType
+    """What the policy observes."""
     @_builtins.property
     def net_arch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Widths of the hidden layers, of policy and value each: at most 4, each in [1, 512]; empty takes
@@ -461,10 +500,11 @@ class Ppo(_message.Message):
         observe_scores: _builtins.bool | None = ...,
         max_change: _builtins.float | None = ...,
         warm_start: Global___WarmStart | None = ...,
+        observe: Global___Observe.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_change", b"_max_change", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_observe_action", b"_observe_action", "_observe_progress", b"_observe_progress", "_observe_scores", b"_observe_scores", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_change", b"max_change", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "normalize_observations", b"normalize_observations", "observe_action", b"observe_action", "observe_progress", b"observe_progress", "observe_scores", b"observe_scores", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef", "warm_start", b"warm_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_change", b"_max_change", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_observe_action", b"_observe_action", "_observe_progress", b"_observe_progress", "_observe_scores", b"_observe_scores", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_change", b"max_change", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "observe_action", b"observe_action", "observe_progress", b"observe_progress", "observe_scores", b"observe_scores", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef", "warm_start", b"warm_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_center_rewards", b"_center_rewards", "_clip_range", b"_clip_range", "_ent_coef", b"_ent_coef", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_log_std_init", b"_log_std_init", "_max_change", b"_max_change", "_max_grad_norm", b"_max_grad_norm", "_max_staleness", b"_max_staleness", "_n_epochs", b"_n_epochs", "_normalize_observations", b"_normalize_observations", "_observe_action", b"_observe_action", "_observe_progress", b"_observe_progress", "_observe_scores", b"_observe_scores", "_rollout_size", b"_rollout_size", "_vf_coef", b"_vf_coef", "batch_size", b"batch_size", "center_rewards", b"center_rewards", "clip_range", b"clip_range", "ent_coef", b"ent_coef", "frozen_start", b"frozen_start", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "learning_rate", b"learning_rate", "log_std_init", b"log_std_init", "max_change", b"max_change", "max_grad_norm", b"max_grad_norm", "max_staleness", b"max_staleness", "n_epochs", b"n_epochs", "net_arch", b"net_arch", "normalize_observations", b"normalize_observations", "observe", b"observe", "observe_action", b"observe_action", "observe_progress", b"observe_progress", "observe_scores", b"observe_scores", "rollout_size", b"rollout_size", "vf_coef", b"vf_coef", "warm_start", b"warm_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015

@@ -63,7 +63,7 @@ def own_time(session: Session) -> float:
     assert policy is not None
     arrays = dict(from_bytes(policy.data, SPEC).arrays)
     model = sb3._build(SPEC, arrays)
-    model.rollout_buffer = sb3._rollout(model, arrays, segments(ready))
+    model.rollout_buffer = sb3._rollout(model, arrays, segments(ready, SPEC))
     began = time.perf_counter()
     model.train()
     return time.perf_counter() - began

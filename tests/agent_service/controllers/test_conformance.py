@@ -22,7 +22,7 @@ from agent_service.controllers.replay import ReplaySettings
 from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import ControllerSpec, Settings, WarmStart
+from agent_service.domain.specs import ControllerSpec, Observe, Settings, WarmStart
 from agent_service.domain.store import AnyPolicy, Situation
 from agent_service.domain.trials import TrialHistory
 from agent_service.learning import policies
@@ -156,6 +156,7 @@ def test_pickles_of_older_releases_are_read() -> None:
     assert len(made) == 6
     assert all(type(settings) is KINDS[kind] for kind, settings in made.items())
     assert made["schedule"].shape is Shape.STEP
+    assert made["ppo"].observe is Observe.LOSSES
     assert made["ppo"].warm_start == WarmStart(controller="other", policy_version=3)
 
 

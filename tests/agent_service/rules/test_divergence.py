@@ -78,7 +78,7 @@ def test_the_episode_ends_with_it(served: ServedAgent, client: AgentClient) -> N
     ready = served.store.read(lambda session: session.ready_transitions(controller, limit=9))
 
     assert [t.ends_episode for t in ready] == [False, False, False, True]
-    (segment,) = segments(ready)
+    (segment,) = segments(ready, controller.spec)
     assert segment.terminated
     assert segment.rewards.tolist() == [0.25, 0.25, 0.25, -1.0]
     assert learn_once(served.store) == 1
