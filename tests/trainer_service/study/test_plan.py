@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent_service.controllers.ppo import PPOSettings
 from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.runs import Mode
 from tests.trainer_service.study.simulated import STUDY, TRAINING, simulated_folder
 from trainer_service.study.methods.derived import Replayed, mean_values
 from trainer_service.study.methods.entry import Entry
-from trainer_service.study.methods.learning import Learned
+from trainer_service.study.methods.learning import Bayesian, Learned
 from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
-from trainer_service.study.methods.searches import Grid
+from trainer_service.study.methods.searches import Grid, RandomSearch
 from trainer_service.study.methods.steered import Drawn, Scheduled
 from trainer_service.study.report.flags import departs
 from trainer_service.study.results.results import Result, ResultsFolder
@@ -59,6 +60,24 @@ def test_searches_and_controllers_have_the_same_budget(folder: ResultsFolder) ->
     assert sorted(pairs) == [
         (v, s) for v in (0.2, 0.4, 0.6, 0.8) for s in range(TUNING_SEEDS, TUNING_SEEDS + 4)
     ]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Grid(name="grid", values=(0.2, 0.4), budget=6),
+        RandomSearch(name="search", budget=6),
+        Bayesian(name="tpe", budget=6),
+        Learned(name="rd", budget=6, ppo=PPOSettings(rollout_size=64)),
+    ],
+    ids=lambda method: method.kind,
+)
+def test_a_method_may_have_a_budget_of_its_own(method: Entry) -> None:
+    """It trains as many children, whatever the study's budget is."""
+    plan = planned(method)
+
+    assert method.tuned_children(plan.spec) == 6
+    assert len(plan.tuning(method.name)) == 6
 
 
 def test_the_best_constant_is_the_truth(folder: ResultsFolder) -> None:

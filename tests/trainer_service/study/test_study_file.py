@@ -81,6 +81,8 @@ WRONG = [
     ("chunks = 40", "chunks = 0", "line 8: training.chunks: 0 must be at least 1"),
     ("chunks = 40", "chunks = 40\nepochs = 2", "line 8: training.chunks: set either"),
     ("chunks = 40", "chunks = 40\nseed = 1", "line 9: training.seed: is set for each child"),
+    (GRID, f"{GRID}\nbudget = 1001", r"line 18: methods\[2\].budget: 1001 is not in \[1, 1000\]"),
+    (GRID, f"{GRID}\nbudget = 3", r"line 19: methods\[2\].values: 2 values cannot share 3"),
     (GRID, 'kind = "gird"', r"line 17: methods\[2\].kind: 'gird' is not one of"),
     (GRID, 'kind = ["grid"]', r"line 17: methods\[2\].kind: .* is not one of"),
     (GRID, "", r"line 15: methods\[2\].kind: None is not one of"),

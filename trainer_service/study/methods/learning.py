@@ -16,7 +16,7 @@ from agent_service.domain.rewards import REWARDS, Reward
 from agent_service.domain.runs import Mode
 from agent_service.domain.specs import Settings
 from trainer_service.runs.run import RunSpec
-from trainer_service.study.methods.choosing import Choosing
+from trainer_service.study.methods.choosing import Budgeted
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
 from trainer_service.study.methods.steered import Steered
@@ -37,14 +37,10 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return [float(np.mean(values[max(0, i - RECENT + 1) : i + 1])) for i in range(len(values))]
 
 
-class Learning(Steered):
+class Learning(Budgeted, Steered):
     """A method whose controller learns from the budget's children, then is frozen."""
 
     __slots__ = ()
-
-    def tuned_children(self, study: StudySpec) -> int:
-        """Return the study's budget."""
-        return study.budget
 
     def tuning(self, plan: Plan) -> list[RunSpec]:
         """Return the runs that it learns from."""
@@ -106,16 +102,12 @@ class Learned(Learning):
     """Reward it learns from; the paper's by default."""
     high: float | None = None
     """Upper bound of its actions; None for that of the range."""
-    budget: int | None = None
-    """Children that it learns from; None for the study's budget."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
 
     def __post_init__(self) -> None:
         """Check the upper bound, the budget and the reward."""
-        Choosing.__post_init__(self)
+        Budgeted.__post_init__(self)
         self.check_high(self.high)
-        if self.budget is not None and self.budget < 1:
-            raise invalid("budget", f"{self.budget} must be at least 1")
         if REWARDS[self.reward].is_given:
             raise invalid("reward", "a child tells its scores; use gap, validation or improvement")
 
@@ -123,8 +115,6 @@ class Learned(Learning):
         """Check that there are enough transitions for one update, if the length is in chunks."""
         chunks, needed = study.training.chunks, self.transitions
         children = self.tuned_children(study)
-        if children > TUNING_SEEDS:
-            raise invalid(f"{path}budget", f"{children} must be at most {TUNING_SEEDS}")
         if chunks is not None and children * chunks < needed:
             raise invalid(
                 f"{path}ppo",
@@ -132,10 +122,6 @@ class Learned(Learning):
                 f"fewer than one update takes, {needed}; give more children or chunks, or a "
                 "smaller rollout_size: in [methods.ppo] below this method, or as --rollout-size",
             )
-
-    def tuned_children(self, study: StudySpec) -> int:
-        """Return its own budget or the study's."""
-        return study.budget if self.budget is None else self.budget
 
     @property
     def transitions(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from agent_service.domain.errors import invalid
 from trainer_service.runs.run import RunSpec
-from trainer_service.study.methods.choosing import Choosing
+from trainer_service.study.methods.choosing import Budgeted
 from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.methods.plan import TUNING_SEEDS, Phase, Plan
@@ -22,15 +22,11 @@ if TYPE_CHECKING:
     from trainer_service.study.spec import StudySpec
 
 
-class Searched(Choosing):
+class Searched(Budgeted):
     """A search for the constant with the best mean validation score of its children."""
 
     __slots__ = ()
     is_search = True
-
-    def tuned_children(self, study: StudySpec) -> int:
-        """Return the study's budget."""
-        return study.budget
 
     @abstractmethod
     def tried(self, study: StudySpec) -> list[tuple[float, int]]:
@@ -79,23 +75,24 @@ class Grid(Searched):
 
     def __post_init__(self) -> None:
         """Check the values against the range."""
-        Choosing.__post_init__(self)
+        Budgeted.__post_init__(self)
         if len(self.values) < 2 or len(set(self.values)) < len(self.values):
             raise invalid("values", "name at least two, each once")
         self.check_range("values", *self.values)
 
     def check(self, path: str, study: StudySpec) -> None:
         """Check that the budget divides evenly among the values."""
-        if study.budget % len(self.values):
+        children = self.tuned_children(study)
+        if children % len(self.values):
             raise invalid(
                 f"{path}values",
-                f"{len(self.values)} values cannot share {study.budget} children equally; change "
+                f"{len(self.values)} values cannot share {children} children equally; change "
                 "them or the budget",
             )
 
     def tried(self, study: StudySpec) -> list[tuple[float, int]]:
         """Return all values for each seed in turn, so that partial results cover all values."""
-        share = study.budget // len(self.values)
+        share = self.tuned_children(study) // len(self.values)
         return [(value, place) for place in range(share) for value in self.values]
 
 
@@ -108,5 +105,5 @@ class RandomSearch(Searched):
     def tried(self, study: StudySpec) -> list[tuple[float, int]]:
         """Return constants drawn with the data seed."""
         rng = np.random.default_rng(study.training.data_seed)
-        draws = rng.uniform(self.strength.low, self.strength.high, study.budget)
+        draws = rng.uniform(self.strength.low, self.strength.high, self.tuned_children(study))
         return [(float(value), place) for place, value in enumerate(draws)]
