@@ -21,10 +21,7 @@ class BareLoop:
         self.is_bf16 = spec.precision is Precision.BF16
         self.format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.images, self.labels = (t.to(device) for t in _tensors(images))
-        channels, size = self.images.shape[1], self.images.shape[2]
-        child = build_child(
-            spec, channels=channels, classes=len(images.class_names), image_size=size
-        )
+        child = build_child(spec, tuple(self.images.shape[1:]), classes=len(images.class_names))
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             child.set_submodule(stage, nn.Sequential(child.get_submodule(stage), nn.Dropout(0.2)))
         child.set_submodule("fc", nn.Sequential(nn.Dropout(0.2), child.get_submodule("fc")))
@@ -70,9 +67,8 @@ class VmappedLoop:
     def __init__(self, spec: TrainingSpec, images: Images, children: int) -> None:
         self.images, self.labels = _tensors(images)
         self.shape = (children, spec.batch_size)
-        channels, size = self.images.shape[1], self.images.shape[2]
         networks = [
-            build_child(spec, channels=channels, classes=len(images.class_names), image_size=size)
+            build_child(spec, tuple(self.images.shape[1:]), classes=len(images.class_names))
             for _ in range(children)
         ]
         weights, self.buffers = stack_module_state(networks)

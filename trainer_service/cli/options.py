@@ -35,8 +35,13 @@ def training_options(command: Any) -> Any:
             click.option("--label-noise", default=0.0, help="Share of wrong training labels."),
             click.option("--augment", default="none", help="none or crop-flip."),
             click.option("--data-seed", default=0, help="Seed of classes, splits, label noise."),
-            click.option("--model", default="resnet34", help="Name of a torchvision classifier."),
-            click.option("--width", default=1.0, help="Share of a ResNet's channels."),
+            click.option(
+                "--model", default="resnet34", help="A torchvision classifier's name, mlp or cnn."
+            ),
+            click.option("--width", default=1.0, help="Share of channels (ResNets, mlp, cnn)."),
+            click.option(
+                "--depth", type=int, help="Layers of an mlp (1-5, default 2) or cnn (1-4, 3)."
+            ),
             click.option("--stem", default="auto", help="ResNet stem: auto, small or imagenet."),
             click.option("--start", default="scratch", help="Weights: scratch or imagenet."),
             click.option("--sites", default="shared", help="shared, or each: a value per site."),

@@ -140,12 +140,8 @@ class Passes:
             InvalidArgument: where the child does not fit the images, or the device.
         """
         memory_format = prepare_device(spec, device)
-        self.child = build_child(
-            spec,
-            channels=inputs.channels,
-            classes=len(inputs.class_names),
-            image_size=min(inputs.height, inputs.width),
-        )
+        given = (inputs.channels, inputs.height, inputs.width)
+        self.child = build_child(spec, given, classes=len(inputs.class_names))
         self.child.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         size = input_size(spec)
         shape = (inputs.channels, size or inputs.height, size or inputs.width)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agent_service.domain.errors import invalid
-from trainer_service.training.child.models import STAGES, Model, is_resnet
+from trainer_service.training.child.models import STAGES, Model, traits_of
 
 STANDARD_SIZE = 224
 """Pixels at which every model's stages differ in size, so that they can be told apart."""
@@ -100,14 +100,15 @@ class _Watch:
 
 
 def stage_ends(child: nn.Module, model: Model, *, channels: int) -> tuple[str, ...]:
-    """Return the modules that end a child's four stages, by their places in it.
+    """Return the modules that end a child's stages, by their places in it.
 
-    A ResNet's stages are its own. A vision transformer's are quarters of its encoder. Of the other
-    models a stage is what works at one size of features, and the last four sizes count: the
-    module that ends one is the last before the size changes.
+    The stages of a ResNet, an mlp and a cnn are modules of their names, up to four of them. The
+    others have four. A vision transformer's are quarters of its encoder. Of the rest a stage is
+    what works at one size of features, and the last four sizes count: the module that ends one is
+    the last before the size changes.
     """
-    if is_resnet(model):
-        return STAGES
+    if traits_of(model).names_stages:
+        return tuple(name for name in STAGES if hasattr(child, name))
     if layers := [n for n, _m in child.named_modules() if re.search(r"encoder_layer_\d+$", n)]:
         return tuple(layers[len(layers) * quarter // 4 - 1] for quarter in (1, 2, 3, 4))
     head = classifier_name(child).partition(".")[0]

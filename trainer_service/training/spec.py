@@ -10,7 +10,7 @@ from enum import StrEnum
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from trainer_service.training.child.models import Model as Model
-from trainer_service.training.child.models import has_width, is_resnet
+from trainer_service.training.child.models import traits_of
 from trainer_service.training.datasets.catalog import check_dataset
 from trainer_service.training.regularizers.registry import training_method
 from trainer_service.training.regularizers.regularizer import Regularizer
@@ -132,7 +132,9 @@ class TrainingSpec:
     """Seed of classes, splits, subset and label noise."""
     model: Model = Model.RESNET34
     width: float = 1.0
-    """Share of a ResNet's channels, in (0, 1]."""
+    """Share of the channels or units of a ResNet, an mlp or a cnn, in (0, 1]."""
+    depth: int | None = None
+    """Hidden layers of an mlp, 1 to 5, or blocks of a cnn, 1 to 4; None is 2 and 3."""
     stem: Stem = Stem.AUTO
     start: Start = Start.SCRATCH
     method: str = DEFAULT_METHOD
@@ -183,16 +185,29 @@ class TrainingSpec:
         if (self.chunks is None) == (self.epochs is None):
             raise invalid("chunks", "set either chunks or epochs")
         training_method(self.method)
+        self._check_model()
         self._check_start()
+        self._check_sites()
         self._check_values()
 
-    def _check_start(self) -> None:
-        if self.width != 1 and not has_width(self.model):
+    def _check_model(self) -> None:
+        traits = traits_of(self.model)
+        if self.width != 1 and not traits.has_width:
             raise invalid("width", f"{self.width}: {self.model} is there at width 1 only")
-        if self.stem is not Stem.AUTO and not is_resnet(self.model):
+        if self.stem is not Stem.AUTO and not traits.has_stem:
             raise invalid("stem", f"{self.stem}: only ResNets have a choice; use auto")
+        depths = traits.stages_by_depth
+        if self.depth is not None and not depths:
+            raise invalid("depth", f"{self.depth}: only mlp and cnn have a choice; leave it out")
+        if self.depth is not None and self.depth not in depths:
+            text = f"{self.depth} is not in [{min(depths)}, {max(depths)}], for {self.model}"
+            raise invalid("depth", text)
+
+    def _check_start(self) -> None:
         if self.start is Start.SCRATCH:
             return
+        if not traits_of(self.model).has_imagenet:
+            raise invalid("start", f"{self.model} has no weights of ImageNet; use scratch")
         if self.width != 1:
             raise invalid("width", f"{self.width}: ImageNet's weights are there for width 1 only")
         if self.stem is Stem.SMALL:
@@ -207,6 +222,16 @@ class TrainingSpec:
     def is_reinforced(self) -> bool:
         """Whether a controller decides the values."""
         return training_method(self.method).is_reinforced
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the child's stages, whose outputs a regularizer can change."""
+        return traits_of(self.model).stages(self.depth)
+
+    def _check_sites(self) -> None:
+        if self.regularizer.sites and not self.regularizer.sites_among(self.stages):
+            text = f"{self.method} changes stages, and {self.model} of depth {self.depth} has none"
+            raise invalid("method", f"{text}; give it a depth of 2, or another method")
 
     def _check_values(self) -> None:
         given = () if self.is_reinforced else hyperparameters(self)
@@ -225,7 +250,7 @@ class TrainingSpec:
 
 def hyperparameters(spec: TrainingSpec) -> tuple[Hyperparameter, ...]:
     """Return what drives a spec's method, fixed or decided; none where the loss trains it."""
-    return spec.regularizer.hyperparameters(each=spec.sites is Sites.EACH)
+    return spec.regularizer.hyperparameters(each=spec.sites is Sites.EACH, stages=spec.stages)
 
 
 def fixed_values(spec: TrainingSpec) -> dict[str, float]:
@@ -250,4 +275,4 @@ def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
     """Whether children of these specs can be trained as one network."""
     # Without values, since those of one method may be refused for another.
     alike, other_alike = (replace(each, seed=0, values={}) for each in (spec, other))
-    return alike == other_alike and is_resnet(spec.model)
+    return alike == other_alike and traits_of(spec.model).is_stackable

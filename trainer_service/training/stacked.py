@@ -29,6 +29,8 @@ from trainer_service.training.passes import Forward, Passes, Pixels, TrainingSte
 from trainer_service.training.regularizers.sites import Draws, Site
 from trainer_service.training.spec import TrainingSpec, is_stackable
 
+_REFUSED = "only ResNets, mlps and cnns that differ in seed and values can be stacked"
+
 
 class StackedTraining:
     """The trainings of K children, chunk by chunk."""
@@ -37,12 +39,12 @@ class StackedTraining:
         """Stack children that stand at the same chunk; use them only through this from now on.
 
         Raises:
-            InvalidArgument: where they differ in more than seed and values, are no ResNets, or
-                stand at different chunks.
+            InvalidArgument: where they differ in more than seed and values, are of a model that
+                cannot be stacked, or stand at different chunks.
         """
         first = children[0]
         if not all(is_stackable(child.spec, first.spec) for child in children):
-            raise invalid("together", "only ResNets that differ in seed and values can be stacked")
+            raise invalid("together", _REFUSED)
         if any(child.trained_chunks != first.trained_chunks for child in children):
             raise invalid("together", "children that are stacked must stand at the same chunk")
         self._children = tuple(children)

@@ -249,16 +249,27 @@ class Child(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     STEM_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """A classifier of torchvision by its name there, as `resnet34` or `efficientnet_b0`; empty is `resnet34`."""
+    """A classifier of torchvision by its name there, as `resnet34` or `efficientnet_b0`, or `mlp` or `cnn`; empty is
+    `resnet34`.
+    """
     width: _builtins.float
-    """Share of a ResNet's channels, in (0, 1]; 0 is taken as 1, which is all that other models have."""
+    """Share of the channels or units of a ResNet, `mlp` or `cnn`, in (0, 1]; 0 is taken as 1, which is all that other
+    models have.
+    """
     stem: _builtins.str
     """`auto` (small for images under 64 pixels), `small` (3x3, stride 1, no pooling) or `imagenet`; empty is `auto`,
     which is all that models other than ResNets have.
     """
     start: _builtins.str
-    """`scratch` or `imagenet` (torchvision's weights, images resized to what they expect); empty is `scratch`."""
+    """`scratch` or `imagenet` (torchvision's weights, images resized to what they expect; not of `mlp` and `cnn`); empty
+    is `scratch`.
+    """
+    depth: _builtins.int
+    """Hidden layers of an `mlp`, 1 to 5, or blocks of a `cnn`, 1 to 4; 0 is taken as 2 and 3, and is all that other models
+    have.
+    """
     def __init__(
         self,
         *,
@@ -266,10 +277,11 @@ class Child(_message.Message):
         width: _builtins.float = ...,
         stem: _builtins.str = ...,
         start: _builtins.str = ...,
+        depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "start", b"start", "stem", b"stem", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "model", b"model", "start", b"start", "stem", b"stem", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

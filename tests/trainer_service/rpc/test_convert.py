@@ -18,7 +18,7 @@ from trainer_service.runs.run import (
     RunState,
     StateChanged,
 )
-from trainer_service.training.child.models import has_width, is_resnet
+from trainer_service.training.child.models import traits_of
 from trainer_service.training.chunk import Chunk, FinalScores
 from trainer_service.training.regularizers.registry import training_methods
 from trainer_service.training.spec import (
@@ -44,10 +44,11 @@ SEEDS = st.integers(0, 2**63 - 1)
 @st.composite
 def specs(draw: st.DrawFn) -> RunSpec:
     method = draw(st.sampled_from([*training_methods()]))
-    is_scratch = draw(st.booleans())
     in_chunks = draw(st.booleans())
     length = draw(COUNTS)
     model = draw(st.sampled_from(Model))
+    traits = traits_of(model)
+    is_scratch = not traits.has_imagenet or draw(st.booleans())
     training = TrainingSpec(
         dataset=draw(st.sampled_from(["digits", "fer2013", "folder:faces", "npz:fer/2013"])),
         training_size=draw(st.none() | COUNTS),
@@ -59,8 +60,9 @@ def specs(draw: st.DrawFn) -> RunSpec:
         deduplicate=draw(st.booleans()),
         augment=draw(st.sampled_from(Augment)),
         model=model,
-        width=draw(st.floats(0.01, 1)) if is_scratch and has_width(model) else 1.0,
-        stem=draw(st.sampled_from(Stem)) if is_scratch and is_resnet(model) else Stem.AUTO,
+        width=draw(st.floats(0.01, 1)) if is_scratch and traits.has_width else 1.0,
+        depth=draw(st.sampled_from([None, *list(traits.stages_by_depth)[1:]])),
+        stem=draw(st.sampled_from(Stem)) if is_scratch and traits.has_stem else Stem.AUTO,
         start=Start.SCRATCH if is_scratch else Start.IMAGENET,
         method=method,
         sites=draw(st.sampled_from(Sites)),
@@ -181,6 +183,13 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"child": pb.Child(width=1.5)}, "child.width"),
     ({"child": pb.Child(width=0.5, start="imagenet")}, "child.width"),
     ({"child": pb.Child(stem="small", start="imagenet")}, "child.stem"),
+    ({"child": pb.Child(model="cnn", start="imagenet")}, "child.start"),
+    ({"child": pb.Child(model="cnn", stem="small")}, "child.stem"),
+    ({"child": pb.Child(model="mlp", depth=6)}, "child.depth"),
+    ({"child": pb.Child(model="cnn", depth=5)}, "child.depth"),
+    ({"child": pb.Child(model="cnn", depth=-1)}, "child.depth"),
+    ({"child": pb.Child(depth=2)}, "child.depth"),
+    ({"method": pb.METHOD_NI, "child": pb.Child(model="mlp", depth=1)}, "method"),
     ({"data": pb.Data(dataset="cifar")}, "data.dataset"),
     ({"data": pb.Data(dataset="folder:../secret")}, "data.dataset"),
     ({"data": pb.Data(dataset="npz:/etc/passwd")}, "data.dataset"),

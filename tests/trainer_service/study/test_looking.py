@@ -95,18 +95,19 @@ def scaled(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize(("size", "layer"), [(8, "layer3"), (16, "layer4")])
 def test_the_last_stage_with_a_map_is_looked_at(size: int, layer: str) -> None:
     """Of 8 pixels the fourth stage has one."""
-    network = build_child(TRAINING, channels=1, classes=2, image_size=size)
+    network = build_child(TRAINING, (1, size, size), classes=2)
 
     assert layer_of(network, TRAINING.model, (1, size, size)) == layer
 
 
-def test_a_transformer_has_no_map() -> None:
+@pytest.mark.parametrize("model", ["vit_b_16", "mlp"])
+def test_features_without_height_and_width_are_no_map(model: str) -> None:
     """The error names the model."""
-    spec = replace(TRAINING, model=Model("vit_b_16"), width=1.0)
+    spec = replace(TRAINING, model=Model(model), width=1.0)
     with torch.device("meta"):
-        network = build_child(spec, channels=3, classes=2, image_size=32)
+        network = build_child(spec, (3, 32, 32), classes=2)
 
-    with pytest.raises(InvalidArgument, match="vit_b_16 has no map of features"):
+    with pytest.raises(InvalidArgument, match=f"{model} has no map of features"):
         layer_of(network, spec.model, (3, 32, 32))
 
 

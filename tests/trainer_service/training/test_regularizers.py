@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from agent_service.domain.errors import InvalidArgument
 from tests.trainer_service.specs import CPU
-from trainer_service.training.child.models import is_resnet
+from trainer_service.training.child.models import traits_of
 from trainer_service.training.child.network import build_child
 from trainer_service.training.regularizers.dropout import Dropout
 from trainer_service.training.regularizers.installed import Regularization
@@ -21,8 +21,8 @@ from trainer_service.training.spec import Method, Model, Sites, TrainingSpec, hy
 def make(method: Method, **changes: object) -> tuple[nn.Module, Regularization, TrainingSpec]:
     fields = {"width": 0.0625, "chunks": 1} | changes
     spec = TrainingSpec(method=method, **fields)  # type: ignore[arg-type]
-    size = 8 if is_resnet(spec.model) else 32
-    child = build_child(spec, channels=1, classes=10, image_size=size)
+    size = 8 if traits_of(spec.model).names_stages else 32
+    child = build_child(spec, (1, size, size), classes=10)
     calls = watch_pass(child, (1, size, size))
     return child, Regularization(spec, child, calls, batch=2, device=CPU), spec
 

@@ -52,6 +52,11 @@ def check_same(stacked: Chunk | Diverged, alone: Chunk) -> None:
 
 CASES: list[dict[str, Any]] = [{"method": method} for method in training_methods()]
 CASES += [{"method": method, "sites": Sites.EACH} for method in (Method.RD, Method.RNI)]
+CASES += [
+    {"model": Model.CNN, "method": method, "sites": Sites.EACH}
+    for method in (Method.RD, Method.RNI, Method.DNI)
+]
+CASES += [{"model": Model.MLP, "method": Method.RD, "sites": Sites.EACH, "depth": 3}]
 CASES += [{"method": Method.RD, "model": Model.RESNET50, "learning_rate": 1e-5, "chunks": 1}]
 
 

@@ -76,11 +76,12 @@ def _protocol(spec: StudySpec) -> str:
     size = f"{training.training_size} of the others" if training.training_size else "All others"
     wrong = f", {training.label_noise:.0%} of them with a wrong label"
     noise = wrong if training.label_noise else ""
+    depth = f" of depth {training.depth}" if training.depth else ""
     length = f"{training.chunks} chunks" if training.chunks else f"{training.epochs} epochs"
     return (
         f"Where {training.dataset} has no test split, {TEST_SHARE:.0%} of its training images are "
         f"drawn for it; where it has no validation split, {training.validation_share:.0%} of the "
-        f"rest. {size} train{noise}; {training.model} with "
+        f"rest. {size} train{noise}; {training.model}{depth} with "
         f"{training.width:g} of its channels, from {training.start}; {length} of "
         f"{training.chunk_size} steps of {training.batch_size} images. Each method is judged on "
         f"{spec.seeds} fresh children; searches and controllers have trained {spec.budget} others "

@@ -1,7 +1,10 @@
-"""Names of children: torchvision's classifiers."""
+"""Names of children, and what a spec can choose of each; free of torch."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -21,16 +24,64 @@ Model = StrEnum(
     "REGNET_Y_8GF SHUFFLENET_V2_X0_5 SHUFFLENET_V2_X1_0 SHUFFLENET_V2_X1_5 SHUFFLENET_V2_X2_0 "
     "SQUEEZENET1_0 SQUEEZENET1_1 SWIN_B SWIN_S SWIN_T SWIN_V2_B SWIN_V2_S SWIN_V2_T VGG11 "
     "VGG11_BN VGG13 VGG13_BN VGG16 VGG16_BN VGG19 VGG19_BN VIT_B_16 VIT_B_32 VIT_H_14 VIT_L_16 "
-    "VIT_L_32",
+    "VIT_L_32 "
+    "MLP CNN",
 )
-"""Children, named as torchvision's in lower case; a test compares the list with its own."""
+"""Children: torchvision's classifiers under its names, which a test compares, then our own."""
 
 
-def is_resnet(model: Model) -> bool:
-    """Return whether it is of ResNet's family, which has a choice of stem."""
-    return model.value.startswith(("resnet", "resnext", "wide_resnet"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a spec can choose of a model, and what is known of it before it is built."""
+
+    has_width: bool = False
+    """Whether it can have a share of its standard channels or units."""
+    has_stem: bool = False
+    """Whether it has a choice of stem."""
+    has_imagenet: bool = True
+    """Whether there are weights trained on ImageNet."""
+    is_stackable: bool = False
+    """Whether several of them can train as one network."""
+    names_stages: bool = False
+    """Whether its modules carry the names of its stages."""
+    stages_by_depth: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Its stages at each depth that it can have; empty if it has one depth, of four stages."""
+    default_depth: int | None = None
+    """Its depth if a spec names none."""
+
+    def stages(self, depth: int | None) -> tuple[str, ...]:
+        """Return the names of its stages, in order; a depth of None is the default."""
+        return self.stages_by_depth.get(depth or self.default_depth or 0, STAGES)
 
 
-def has_width(model: Model) -> bool:
-    """Return whether its channels can be a share of the standard ones."""
-    return model.value.startswith(("resnet", "wide_resnet"))
+_RESNET = Traits(has_width=True, has_stem=True, is_stackable=True, names_stages=True)
+_SMALL = replace(_RESNET, has_stem=False, has_imagenet=False)
+_OWN = {
+    # The last hidden layer is no stage: its output is the classifier's input, a site of its own.
+    Model.MLP: replace(
+        _SMALL,
+        stages_by_depth={depth: STAGES[: depth - 1] for depth in range(1, 6)},
+        default_depth=2,
+    ),
+    Model.CNN: replace(
+        _SMALL,
+        stages_by_depth={depth: STAGES[:depth] for depth in range(1, 5)},
+        default_depth=3,
+    ),
+}
+
+
+def traits_of(model: Model) -> Traits:
+    """Return what a spec can choose of a model."""
+    if model in _OWN:
+        return _OWN[model]
+    if model.value.startswith(("resnet", "wide_resnet")):
+        return _RESNET
+    if model.value.startswith("resnext"):
+        return replace(_RESNET, has_width=False)
+    return Traits()
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return how many of the standard channels a width in (0, 1] keeps, at least one."""
+    return max(1, math.ceil(channels * width))

@@ -1,8 +1,7 @@
-"""The child network: torchvision's classifiers; of its ResNets narrow ones for small images too."""
+"""The child network: torchvision's classifiers, its ResNets narrow too, and the small children."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ import torch
 from torch import nn
 
 from agent_service.domain.errors import invalid
-from trainer_service.training.child.models import is_resnet
+from trainer_service.training.child.models import scaled
+from trainer_service.training.child.small import SMALL_CHILDREN, Shape, small_child
 from trainer_service.training.sites import classifier_name, convolution_names
 from trainer_service.training.spec import Model, Start, Stem, TrainingSpec
 from trainer_service.training.vision import (
@@ -67,38 +67,38 @@ class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision ships no types
         super().__init__(
             block, layers, num_classes=classes, groups=groups, width_per_group=per_group
         )
-        self.fc = nn.Linear(self._scaled(8 * BASE_CHANNELS) * block.expansion, classes)
-
-    def _scaled(self, channels: int) -> int:
-        return max(1, math.ceil(channels * self._width))
+        self.fc = nn.Linear(scaled(8 * BASE_CHANNELS, width) * block.expansion, classes)
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
         if planes == BASE_CHANNELS and self.inplanes == BASE_CHANNELS:
             # The first stage: the stem was made just before, with the standard channels.
-            self.inplanes = self._scaled(BASE_CHANNELS)
+            self.inplanes = scaled(BASE_CHANNELS, self._width)
             self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
             self.bn1 = nn.BatchNorm2d(self.inplanes)
-        layer: nn.Sequential = super()._make_layer(block, self._scaled(planes), *args, **kwargs)
+        kept = scaled(planes, self._width)
+        layer: nn.Sequential = super()._make_layer(block, kept, *args, **kwargs)
         return layer
 
 
-def build_child(spec: TrainingSpec, *, channels: int, classes: int, image_size: int) -> nn.Module:
+def build_child(spec: TrainingSpec, shape: Shape, *, classes: int) -> nn.Module:
     """Return the child of `spec`, its weights drawn by torch's global generator.
 
     A model's own dropout and stochastic depth are off: its method alone regularizes a child.
 
     Args:
-        spec: names model, width, stem and start.
-        channels: of the images, 1 or 3.
+        spec: names model, width, depth, stem and start.
+        shape: of the images, (c, h, w) with 1 or 3 channels, before any enlargement.
         classes: number of classes.
-        image_size: the images' smaller side in pixels, before any enlargement.
 
     Raises:
         InvalidArgument: where ImageNet's weights cannot be fetched, or the model has no such size.
     """
+    channels, image_size = shape[0], min(shape[1:])
+    if spec.model in SMALL_CHILDREN:
+        return small_child(spec, shape, classes=classes)
     if spec.start is Start.IMAGENET:
         child = _pretrained(spec.model, classes=classes)
-    elif is_resnet(spec.model):
+    elif spec.model in _RESNETS:
         return _resnet(spec, channels=channels, classes=classes, image_size=image_size)
     else:
         child = _from_scratch(spec.model, classes=classes, image_size=image_size)

@@ -42,7 +42,10 @@ class DynamicNoise(GaussianNoise):
         modules = dict(regularization.child.named_modules())
         calls = [c for c in regularization.calls if isinstance(modules[c.name], nn.ReLU)]
         if not any(call.follows_norm for call in calls):
-            text = "the model has no batch norm that a ReLU follows, which dni needs"
+            text = (
+                "the model has no batch norm that a ReLU follows, which dni needs; take cnn or a "
+                "ResNet, or another method"
+            )
             raise invalid("method", text)
         units: dict[str, list[nn.Module]] = {call.name: [] for call in calls}
         for call in calls:

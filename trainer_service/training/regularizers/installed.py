@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from agent_service.domain.hyperparameters import check_values
-from trainer_service.training.child.models import STAGES
 from trainer_service.training.regularizers.sites import Draws, Shape, Site
 from trainer_service.training.sites import Call, classifier_name, stage_ends
 from trainer_service.training.spec import (
@@ -49,6 +48,8 @@ class Regularization:
         self.regularizer = spec.regularizer
         self.child = child
         self.calls = tuple(calls)
+        self.stages = spec.stages
+        """Names of the child's stages."""
         self.generator = torch.Generator(device).manual_seed(spec.seed + 3)
         """Source of all noise of this child."""
         self._spec = spec
@@ -96,14 +97,14 @@ class Regularization:
         """Paths of the modules next to each site, in the child as it was built."""
         first = self.calls[0]
         ends = stage_ends(self.child, self._spec.model, channels=first.input_shape[0])
-        stages = dict(zip(STAGES, ends, strict=True))
+        stages = dict(zip(self.stages, ends, strict=True))
         return stages | {"input": first.name, "classifier": classifier_name(self.child)}
 
     def add_site(self, name: str) -> None:
         """Insert the site of a name: see `Regularizer.sites`."""
         place = self._places[name]
         call = {call.name: call for call in self.calls}[place]
-        is_stage = name in STAGES
+        is_stage = name in self.stages
         site = self.make_site(call.shape if is_stage else call.input_shape, name=name)
         there = self.child.get_submodule(place)
         self.replace(place, [nn.Sequential(*([there, site] if is_stage else [site, there]))])

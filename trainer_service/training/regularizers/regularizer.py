@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from agent_service.domain.hyperparameters import Hyperparameter
+from trainer_service.training.child.models import STAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,26 +37,33 @@ class Regularizer:
     is_trained: ClassVar[bool] = False
     """Whether the loss's gradient trains a strength per site, starting from the given value."""
     sites: ClassVar[tuple[str, ...]] = ()
-    """Where it changes features: the outputs of the named stages; the inputs of the child (`input`)
-    and of its classifier (`classifier`)."""
+    """Where it changes features: the outputs of the named stages that the child has; the inputs of
+    the child (`input`) and of its classifier (`classifier`)."""
     is_normal: ClassVar[bool] = False
     """Whether the sites draw from N(0, 1) instead of U[0, 1)."""
 
-    def hyperparameters(self, *, each: bool) -> tuple[Hyperparameter, ...]:
+    def sites_among(self, stages: Sequence[str]) -> tuple[str, ...]:
+        """Return its sites in a child that has only these of the four stages."""
+        return tuple(site for site in self.sites if site in stages or site not in STAGES)
+
+    def hyperparameters(
+        self, *, each: bool, stages: Sequence[str] = STAGES
+    ) -> tuple[Hyperparameter, ...]:
         """Return the values that can be set between chunks.
 
         Args:
             each: one strength per site instead of one for all.
+            stages: names of the child's stages.
         """
         if self.is_trained:
             return ()
         name = self.strength.name
-        names = [f"{name}-{site}" for site in self.sites] if each else []
+        names = [f"{name}-{site}" for site in self.sites_among(stages)] if each else []
         return tuple(replace(self.strength, name=name) for name in names or [name])
 
     def install(self, regularization: Regularization) -> None:
         """Insert its sites into a child."""
-        for site in self.sites:
+        for site in self.sites_among(regularization.stages):
             regularization.add_site(site)
 
     def features(self, features: Tensor, numbers: Tensor, strengths: Tensor) -> Tensor:
