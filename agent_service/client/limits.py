@@ -25,16 +25,42 @@ class Limits:
     spike: float | None = None
     """Factor above 1: if a chunk's mean loss exceeds the last safe chunk's by it, or is not finite,
     the next chunk runs under that safe chunk's values."""
+    low: float | None = None
+    """Smallest value, in the hyperparameter's own unit, where its range goes further down."""
+    high: float | None = None
+    """Largest value, above `low`, where its range goes further up."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for field in ("max_change", "spike"):
+        for field in ("max_change", "spike", "low", "high"):
             if (number := getattr(self, field)) is not None:
                 check_number(number, f"limits.{field}")
         if self.max_change is not None and not self.max_change > 0:
             raise invalid("limits.max_change", f"{self.max_change} must be above 0")
         if self.spike is not None and not self.spike > 1:
             raise invalid("limits.spike", f"{self.spike} must be above 1")
+        for field, bound in (("low", self.low), ("high", self.high)):
+            if bound is not None and not math.isfinite(bound):
+                raise invalid(f"limits.{field}", f"{bound} is not finite")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise invalid("limits.low", f"{self.low} is not below high, {self.high}")
+
+
+def range_left(limits: Limits, hyperparameter: Hyperparameter) -> tuple[float, float]:
+    """Return the part of a hyperparameter's range that the limits leave.
+
+    Raises:
+        InvalidArgument: they leave nothing.
+    """
+    name, low, high = hyperparameter.name, hyperparameter.low, hyperparameter.high
+    if limits.low is not None and limits.low >= high:
+        raise invalid("limits.low", f"{limits.low} leaves nothing of {name}'s [{low}, {high}]")
+    if limits.high is not None and limits.high <= low:
+        raise invalid("limits.high", f"{limits.high} leaves nothing of {name}'s [{low}, {high}]")
+    return (
+        low if limits.low is None else max(low, limits.low),
+        high if limits.high is None else min(high, limits.high),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +83,11 @@ class RunLimiter:
 
         Args:
             limits: the script's limits; None for no limits.
-            hyperparameters: values are always kept in their ranges, whatever the agent answers.
+            hyperparameters: values are always kept in their ranges, whatever the agent answers, or
+                in the part of them that the limits leave.
         """
         self._limits = limits or Limits()
-        self._ranges = {h.name: (h.low, h.high) for h in hyperparameters}
+        self._ranges = {h.name: range_left(self._limits, h) for h in hyperparameters}
         self._running: Mapping[str, float] = {}
         self._safe: Mapping[str, float] = {}
         self._safe_loss = math.inf

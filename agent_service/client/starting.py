@@ -18,7 +18,7 @@ from agent_service.client.delivery import (
     RunLost,
     named,
 )
-from agent_service.client.limits import Limits
+from agent_service.client.limits import Limits, range_left
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
 from agent_service.domain import errors
@@ -187,6 +187,7 @@ class _RunSetup:
         spec: ControllerSpec | _Controller
         spec = once(partial(self._found, given, ask)) if isinstance(given, str) else given
         self._check_held(spec)
+        self._check_limits(spec)
         self._own.names = frozenset(h.name for h in spec.hyperparameters)
         model = None if options.model is None else _connected(options.model, options, spec)
         try:
@@ -230,6 +231,11 @@ class _RunSetup:
         hold = self._options.when_away
         if hold is not None and hold.values is not None:
             check_values(spec.hyperparameters, hold.values, field="when_away.values")
+
+    def _check_limits(self, spec: ControllerSpec | _Controller) -> None:
+        """Check that the script's limits leave each hyperparameter some of its range."""
+        for hyperparameter in spec.hyperparameters:
+            range_left(self._options.limits or Limits(), hyperparameter)
 
     def _newest_action(self) -> pb.Action:
         """Return an existing run's action; raises FailedPrecondition if it is finished."""

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_service.client import AgentClient, Limits, Run
+from agent_service.client import AgentClient, Limits, RandomSettings, Run
 from agent_service.client.limits import RunLimiter
 from agent_service.domain.errors import InvalidArgument
 from agent_service.v1 import agent_pb2 as pb
-from tests.agent_service.specs import DROPOUT
+from tests.agent_service.specs import DROPOUT, spec
 
 
 def train(run: Run, *means: float) -> list[float]:
@@ -72,6 +72,31 @@ def test_a_cut_change_is_reported_and_not_learned_from(client: AgentClient) -> N
         assert transition.use == pb.USE_RECORDED
 
 
+def test_values_stay_in_the_part_of_the_range_that_the_script_leaves(client: AgentClient) -> None:
+    """From A_0 on; the agent is told what the chunk ran under. The ends are the script's own."""
+    client.create_controller(spec("walks", RandomSettings()))
+
+    with client.run("walks", run_id="r", limits=Limits(low=0.3, high=0.5)) as run:
+        rates = train(run, *[1.0] * 12)
+
+    log = list(client.transitions(run_id="r"))
+    decided = [t.action.values["dropout"] for t in log]
+    assert min(decided) < 0.3 < 0.5 < max(decided)
+    assert rates == [min(max(rate, 0.3), 0.5) for rate in decided]
+    told = [t.applied.values["dropout"] if t.HasField("applied") else None for t in log]
+    assert told == [None if a == b else a for a, b in zip(rates, decided, strict=True)]
+
+
+@pytest.mark.parametrize("limits", [Limits(low=0.9), Limits(high=0.0), Limits(low=1.0, high=2.0)])
+def test_limits_that_leave_nothing_are_refused_before_the_run_starts(
+    client: AgentClient, limits: Limits
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"limits\.\w+: \S+ leaves nothing of dropout's"):
+        client.run("c", run_id="r", limits=limits)
+
+    assert not list(client.list_runs())
+
+
 def test_a_spike_or_non_finite_loss_restores_the_last_safe_values(client: AgentClient) -> None:
     """For one chunk; the agent's values follow. A report that is sent again counts once."""
     with client.run("c", run_id="r", limits=Limits(spike=3.0)) as run:
@@ -91,7 +116,17 @@ def test_a_spike_or_non_finite_loss_restores_the_last_safe_values(client: AgentC
     assert list(log[4].next_state) == [5.0] * 4, "the largest finite loss so far"
 
 
-@pytest.mark.parametrize("limits", [{"max_change": 0.0}, {"max_change": math.nan}, {"spike": 1.0}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_change": 0.0},
+        {"max_change": math.nan},
+        {"spike": 1.0},
+        {"low": math.nan},
+        {"high": math.inf},
+        {"low": 0.5, "high": 0.5},
+    ],
+)
 def test_an_invalid_limit_is_refused(limits: dict[str, float]) -> None:
     """Naming the field."""
     with pytest.raises(InvalidArgument, match=f"limits.{next(iter(limits))}"):
