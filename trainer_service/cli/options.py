@@ -24,6 +24,12 @@ def training_options(command: Any) -> Any:
             click.option("--image-size", type=int, help="Pixels per side (default: the set's)."),
             click.option("--classes", type=int, help="Classes, drawn by seed (default: all)."),
             click.option(
+                "--class-name",
+                "class_names",
+                multiple=True,
+                help="A class to use, or to draw from; may be repeated (default: all).",
+            ),
+            click.option(
                 "--validation-share",
                 default=0.1,
                 help="Share of training to validate on, if the set has no validation split.",

@@ -96,10 +96,11 @@ def compare(
 
 def _refuse_given(context: click.Context, names: Iterable[str]) -> None:
     """Raise UsageError for options that the study file sets."""
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            option = "--" + name.replace("_", "-")
+            option = options[name]
             raise click.UsageError(f"{option} is set by the study; change it there")
 
 

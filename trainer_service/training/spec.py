@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from agent_service.domain.checks import quoted
 from agent_service.domain.errors import invalid
 from agent_service.domain.hyperparameters import Hyperparameter
 from trainer_service.training.child.models import Model as Model
@@ -119,6 +120,8 @@ class TrainingSpec:
     """Pixels each way that images are brought to, in [8, 1024]; None is the data set's own size."""
     classes: int | None = None
     """Classes that are used, at least 2, drawn by the data seed; None for all."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes that are used, or that `classes` draws from; empty for all."""
     validation_share: float = 0.1
     """Share of training, less a drawn test, to validate on without such a split; in (0, 1)."""
     deduplicate: bool = False
@@ -169,6 +172,7 @@ class TrainingSpec:
             raise invalid("image_size", f"{self.image_size} is not in [8, 1024]")
         if self.classes is not None and not 2 <= self.classes < 2**31:
             raise invalid("classes", f"{self.classes} must be at least 2, and below 2^31")
+        self._check_class_names()
         if not 0 < self.validation_share < 1:
             raise invalid("validation_share", f"{self.validation_share} is not in (0, 1)")
         for name in ("batch_size", "chunk_size", "validation_batches"):
@@ -189,6 +193,17 @@ class TrainingSpec:
         self._check_start()
         self._check_sites()
         self._check_values()
+
+    def _check_class_names(self) -> None:
+        names = self.class_names
+        if len(names) == 1:
+            raise invalid("class_names", f"{quoted(names[0])} is one class; name at least two")
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise invalid("class_names", f"{quoted(name)} is there twice; name each class once")
+        if names and self.classes is not None and self.classes > len(names):
+            text = f"{self.classes} are more than the {len(names)} of class_names"
+            raise invalid("classes", text)
 
     def _check_model(self) -> None:
         traits = traits_of(self.model)

@@ -193,6 +193,7 @@ class Data(_message.Message):
     DEDUPLICATE_FIELD_NUMBER: _builtins.int
     IMAGE_SIZE_FIELD_NUMBER: _builtins.int
     AUGMENT_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """`digits` (scikit-learn's scans), `cifar10`, `cifar100`, `fer2013` or `affectnet` (in folders of these names
     below the data folder), `folder:NAME` (images by class below the data folder) or
@@ -218,6 +219,10 @@ class Data(_message.Message):
     """`none` or `crop-flip` (of each training image, each time: a random crop after padding by an eighth, mirrored or
     not); empty is `none`.
     """
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes to use, at least two, or of those that `classes` draws from; empty for all."""
+
     def __init__(
         self,
         *,
@@ -230,10 +235,11 @@ class Data(_message.Message):
         deduplicate: _builtins.bool = ...,
         image_size: _builtins.int = ...,
         augment: _builtins.str = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "classes", b"classes", "dataset", b"dataset", "deduplicate", b"deduplicate", "image_size", b"image_size", "label_noise", b"label_noise", "seed", b"seed", "training_size", b"training_size", "validation_share", b"validation_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "class_names", b"class_names", "classes", b"classes", "dataset", b"dataset", "deduplicate", b"deduplicate", "image_size", b"image_size", "label_noise", b"label_noise", "seed", b"seed", "training_size", b"training_size", "validation_share", b"validation_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

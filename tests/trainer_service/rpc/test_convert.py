@@ -48,6 +48,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
     length = draw(COUNTS)
     model = draw(st.sampled_from(Model))
     traits = traits_of(model)
+    named = draw(st.sampled_from([(), ("cat", "dög"), ("a, b", "c", "d")]))
     is_scratch = not traits.has_imagenet or draw(st.booleans())
     training = TrainingSpec(
         dataset=draw(st.sampled_from(["digits", "fer2013", "folder:faces", "npz:fer/2013"])),
@@ -55,7 +56,8 @@ def specs(draw: st.DrawFn) -> RunSpec:
         label_noise=draw(st.floats(0, 0.99)),
         data_seed=draw(SEEDS),
         image_size=draw(st.none() | st.integers(8, 1024)),
-        classes=draw(st.none() | st.integers(2, 2**31 - 1)),
+        classes=draw(st.none() | (st.just(2) if named else st.integers(2, 2**31 - 1))),
+        class_names=named,
         validation_share=draw(st.floats(0.01, 0.99)),
         deduplicate=draw(st.booleans()),
         augment=draw(st.sampled_from(Augment)),
@@ -202,6 +204,9 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"data": pb.Data(seed=2**63)}, "data.seed"),
     ({"data": pb.Data(image_size=7)}, "data.image_size"),
     ({"data": pb.Data(classes=1)}, "data.classes"),
+    ({"data": pb.Data(class_names=["cat"])}, "data.class_names"),
+    ({"data": pb.Data(class_names=["cat", "dog", "cat"])}, "data.class_names"),
+    ({"data": pb.Data(class_names=["cat", "dog"], classes=3)}, "data.classes"),
     ({"data": pb.Data(validation_share=1.0)}, "data.validation_share"),
     ({"data": pb.Data(augment="mixup")}, "data.augment"),
     ({"values": {"dropout": 0.5}}, "values[dropout]"),

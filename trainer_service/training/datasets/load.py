@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
+from agent_service.domain.checks import quoted
 from trainer_service.training.datasets.catalog import read_stored
 from trainer_service.training.datasets.decoding import DataError
 from trainer_service.training.datasets.files import ImageFiles
@@ -21,6 +22,9 @@ from trainer_service.training.datasets.values import TEST, TRAIN, VALIDATION, Im
 from trainer_service.training.spec import TEST_SHARE, TrainingSpec
 
 log = logging.getLogger(__name__)
+
+SHOWN_NAMES = 20
+"""Classes that an error lists at the most."""
 
 
 def load_images(spec: TrainingSpec, root: Path, memory: Memory = Memory.AUTO) -> Images:
@@ -81,16 +85,36 @@ def _held(splits: Mapping[str, Split], memory: Memory) -> dict[str, Split]:
 
 
 def draw_classes(stored: Stored, spec: TrainingSpec) -> Stored:
-    """Keep the spec's number of classes; labels are renumbered in their order."""
-    count, names = spec.classes, stored.class_names
-    if count is None:
+    """Keep the spec's classes, by name and by number; labels are renumbered in their order."""
+    names = stored.class_names
+    if spec.classes is None and not spec.class_names:
         return stored
-    if count > len(names):
-        raise DataError(f"classes {count}: {spec.dataset} has {len(names)}")
-    draws = np.random.default_rng([spec.data_seed, 2])
-    kept = np.sort(draws.choice(len(names), count, replace=False))
+    kept = np.array(sorted(_labels(spec, names)))
+    if spec.classes is not None:
+        if spec.classes > len(kept):
+            raise DataError(f"classes {spec.classes}: {spec.dataset} has {len(names)}")
+        draws = np.random.default_rng([spec.data_seed, 2])
+        kept = np.sort(draws.choice(kept, spec.classes, replace=False))
     splits = {name: _of_classes(split, kept) for name, split in stored.splits.items()}
     return Stored(splits, tuple(names[label] for label in kept))
+
+
+def _labels(spec: TrainingSpec, names: Sequence[str]) -> Iterable[int]:
+    """Return the labels of the classes that a spec names, or of all; raises DataError."""
+    for name in spec.class_names:
+        if name not in names:
+            text = f"class_names: {spec.dataset} has no class {quoted(name)}"
+            raise DataError(f"{text}; {_meant(name, names)}")
+    return map(names.index, spec.class_names) if spec.class_names else range(len(names))
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
+    from difflib import get_close_matches  # slow to import, and only needed for an error
+
+    if near := get_close_matches(name, names):
+        return f"did you mean {' or '.join(map(quoted, near))}?"
+    more = ", ..." if len(names) > SHOWN_NAMES else ""
+    return f"it has {', '.join(map(quoted, names[:SHOWN_NAMES]))}{more}"
 
 
 def _of_classes(split: Split, kept: np.ndarray) -> Split:

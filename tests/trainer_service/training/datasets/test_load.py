@@ -200,6 +200,36 @@ def test_a_kept_class_keeps_its_images_and_its_name() -> None:
         assert int((of_three == label).sum()) == int((of_whole == int(name)).sum())
 
 
+def test_named_classes_are_those_that_are_used_or_drawn_from() -> None:
+    """In the data set's order; all ten by name give what no name gives."""
+    named = replace(DIGITS, class_names=("7", "2", "4"))
+    every = replace(DIGITS, classes=3, class_names=tuple("9876543210"))
+
+    three, whole = load_images(named, Path(".")), load_images(DIGITS, Path("."))
+    pairs = [replace(named, classes=2, data_seed=seed) for seed in range(9)]
+
+    assert three.class_names == ("2", "4", "7")
+    of_three = torch.cat([pixels(s) for s in (three.training, three.validation, three.test)])
+    of_whole = torch.cat([s.labels for s in (whole.training, whole.validation, whole.test)])
+    assert len(of_three) == int(torch.isin(of_whole, torch.tensor([2, 4, 7])).sum())
+    drawn = {load_images(pair, Path(".")).class_names for pair in pairs}
+    assert drawn == {("2", "4"), ("2", "7"), ("4", "7")}
+    alike = load_images(replace(DIGITS, classes=3), Path("."))
+    assert pixels(load_images(every, Path(".")).training).equal(pixels(alike.training))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("class3", "has no class 'class3'; did you mean 'class2' or "), ("x", "'x'; it has 'class0'")],
+)
+def test_a_class_that_is_not_there_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    """The error names it, and those that may be meant, or all."""
+    write_classes(tmp_path / "faces")
+
+    with pytest.raises(DataError, match=message):
+        load_images(replace(FOLDER, class_names=("class0", name)), tmp_path)
+
+
 def test_duplicates_leave_training_for_validation_and_validation_for_test(tmp_path: Path) -> None:
     """A training image that is held out, and a validation image that tests, go; the rest stays."""
     images = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)
