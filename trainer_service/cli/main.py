@@ -26,6 +26,7 @@ from agent_service.shutdown import end_on_interrupt
 from agent_service.wire.addresses import TRAINER_PORT, address_to_call
 from trainer_service.cli.datasets import datasets
 from trainer_service.cli.options import options_of, training_options, training_spec
+from trainer_service.cli.pretraining import pretrain
 from trainer_service.cli.study import compare, merge, report
 from trainer_service.config import ExecutorName, TrainerConfig
 from trainer_service.training.regularizers.registry import training_methods
@@ -338,7 +339,7 @@ def health(trainer: Target) -> None:
     echo("serving")
 
 
-for command in (compare, report, merge, datasets):
+for command in (compare, report, merge, datasets, pretrain):
     cli.add_command(command)
 
 

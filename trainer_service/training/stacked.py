@@ -122,8 +122,9 @@ class StackedPasses:
             size=first.pixels.size,
             memory_format=_memory_format(first.pixels),
         )
+        self._forward = Forward(network=network, pixels=pixels, is_bf16=first.is_bf16)
         self._step = TrainingStep(
-            Forward(network=network, pixels=pixels, is_bf16=first.is_bf16),
+            self._forward,
             optimizer,
             own[0].regularizer,
             strengths,
@@ -134,8 +135,29 @@ class StackedPasses:
     def train(self, batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Take one step of each child; see `Passes.train` for what goes in and comes out."""
         images, labels = zip(*batches, strict=True)
-        losses, predictions = self._step(torch.cat(images, dim=1), torch.stack(labels, dim=1))
+        losses, predictions = self.step(torch.cat(images, dim=1), torch.stack(labels, dim=1))
         return list(zip(losses.unbind(), predictions.unbind(1), strict=True))
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step of each child on batches that lie side by side.
+
+        Args:
+            images: uint8[b, K c, h, w].
+            labels: int64[b, K].
+
+        Returns:
+            float32[K] losses and int64[b, K] predictions, on the device.
+        """
+        if not self._forward.network.training:
+            self._forward.network.train()
+        return self._step(images, labels)
+
+    @torch.no_grad()
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Return logits, float32[b, K classes], of uint8[b, K c, h, w] in eval mode."""
+        if self._forward.network.training:
+            self._forward.network.eval()
+        return self._forward(images)
 
 
 def _memory_format(pixels: Pixels) -> torch.memory_format:
