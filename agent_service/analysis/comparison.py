@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent_service.controllers.derivation import action_values
+from agent_service.controllers.observations import observation_of
 from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import AnyPolicy, Situation
@@ -70,7 +71,7 @@ def _decisions(spec: ControllerSpec, policy: AnyPolicy, run: PastRun) -> Iterato
             Situation(
                 run_id=run.run_id,
                 chunk=chunk,
-                observation=np.concatenate([state, context]),
+                observation=observation_of(spec, state, context),
                 mode=Mode.FROZEN,
                 previous=previous,
                 policy=policy,

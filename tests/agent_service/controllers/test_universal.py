@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service.app import verify_store
+from agent_service.app import compare_policies, verify_store
 from agent_service.client import AgentClient
 from agent_service.controllers import universal
 from agent_service.controllers.ppo import PPOSettings
@@ -18,6 +18,7 @@ from agent_service.domain.errors import InvalidArgument
 from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.specs import Observe
+from agent_service.learning.policy_file import from_bytes
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
 from tests.given import ServedAgent
@@ -161,7 +162,10 @@ def test_guessing_is_zero_and_one_whatever_the_number_of_classes() -> None:
 def test_a_controller_learns_from_them_and_its_log_is_verified(
     served: ServedAgent, client: AgentClient
 ) -> None:
-    """Through the service: what it stored derives each decision again, and an update learns."""
+    """Through the service: what it stored derives each decision again, and an update learns.
+
+    Its versions are compared on what was observed.
+    """
     settings = PPOSettings(
         rollout_size=8, batch_size=4, n_epochs=1, net_arch=(8,), observe=Observe.UNIVERSAL
     )
@@ -183,6 +187,17 @@ def test_a_controller_learns_from_them_and_its_log_is_verified(
     )
     assert learn_once(served.store) == 1
     assert verify_store(served.url) == 10
+    (found,), states = compare_policies(client, "any", 1, 2, transitions=1000)
+    first, second = (
+        from_bytes(client.export_policy("any", version), spec("any", settings))
+        for version in (1, 2)
+    )
+    moved = [
+        abs(float(first.mean(np.array(t.context))[0] - second.mean(np.array(t.context))[0]))
+        for t in client.transitions()
+    ]
+    assert states == 8
+    assert found.mean == pytest.approx(0.45 * np.mean(moved)) != 0
 
 
 @pytest.mark.parametrize("name", ["observe_action", "observe_progress", "observe_scores"])
