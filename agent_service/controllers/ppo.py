@@ -206,6 +206,11 @@ class PPOSettings(Settings):
         for field, value in zip(fields(self), [*state, *defaults[len(state) :]], strict=True):
             object.__setattr__(self, field.name, value)
 
+    @property
+    def policy_settings(self) -> PPOSettings:
+        """These settings: the policy is its own."""
+        return self
+
     def check_size(self, spec: ControllerSpec) -> None:
         """Check the network, the rollout and the work of an update; raises InvalidArgument."""
         check_scores(spec)
@@ -256,14 +261,19 @@ class PPOSettings(Settings):
 
 
 def ppo_settings(spec: ControllerSpec) -> PPOSettings:
-    """Return the settings of a PPO controller; raises InvalidArgument for any other."""
-    if not isinstance(spec.algorithm, PPOSettings):
-        raise invalid("spec.algorithm", f"{spec.algorithm.kind} has no such policy; only ppo has")
-    return spec.algorithm
+    """Return the settings of the policy that a controller decides by.
+
+    Raises:
+        InvalidArgument: its kind has no such policy.
+    """
+    settings = spec.algorithm.policy_settings
+    if settings is None:
+        raise invalid("spec.algorithm", f"{spec.algorithm.kind} has no policy network")
+    return settings
 
 
 def parameters(spec: ControllerSpec) -> int:
-    """Return how many parameters the policy of a PPO controller has, its value network's too."""
+    """Return how many parameters a controller's policy has, its value network's too."""
     widths = (observation_size(spec), *ppo_settings(spec).net_arch)
     hidden = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(widths))
     actions = len(spec.hyperparameters)

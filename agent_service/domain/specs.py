@@ -26,6 +26,7 @@ from agent_service.domain.hyperparameters import LONGEST_NAME, NAME, Hyperparame
 from agent_service.domain.rewards import REWARDS, Reward, named
 
 if TYPE_CHECKING:
+    from agent_service.controllers.ppo import PPOSettings
     from agent_service.domain.runs import Choice
     from agent_service.domain.store import Situation
 
@@ -64,7 +65,7 @@ class Stored(Protocol):
 
         Raises:
             NotFound: it is not there.
-            FailedPrecondition: its algorithm learns no policy from transitions.
+            FailedPrecondition: its algorithm has no policy network.
         """
         ...
 
@@ -110,6 +111,11 @@ class Settings:
     """
     warm_start: WarmStart | None = None
     """Begin with another controller's policy; None begins anew."""
+
+    @property
+    def policy_settings(self) -> PPOSettings | None:
+        """Settings of the policy network that it decides by; None for kinds without one."""
+        return None
 
     def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         """Return the action A_t for the situation's state S_t, under the controller's `spec`.

@@ -158,7 +158,7 @@ def initial_snapshot(spec: ControllerSpec) -> PolicySnapshot:
     actions start near 0, the middle of the range) and 1 in the value head; biases 0.
 
     Raises:
-        InvalidArgument: where the spec's algorithm is not ppo.
+        InvalidArgument: the spec's algorithm has no policy network.
     """
     # Run ids are never empty, so no decision ever draws these numbers again.
     rng = draws.generator(seed=spec.seed, run_id="", chunk=0)

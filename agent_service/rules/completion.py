@@ -87,7 +87,7 @@ class _Stored:
         source = self.session.find_controller(controller)
         if source is None or source.is_deleted:
             raise NotFound(f"{self.field}.controller: no controller {controller!r}")
-        if not source.spec.algorithm.learns_from_transitions:
+        if source.spec.algorithm.policy_settings is None:
             raise FailedPrecondition(
                 f"{self.field}.controller: {controller!r} is {source.spec.algorithm.kind}: it has "
                 "no policy to start from"
