@@ -21,6 +21,7 @@ from agent_service.client.sites import Dropout, GaussianNoise
 from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.controllers.constant import ConstantSettings
 from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.pretrained import PretrainedSettings, pretrained
 from agent_service.controllers.random import RandomSettings
 from agent_service.controllers.replay import ReplaySettings
 from agent_service.controllers.schedule import ScheduleSettings, Shape
@@ -43,6 +44,7 @@ __all__ = [
     "Mode",
     "Outcome",
     "PPOSettings",
+    "PretrainedSettings",
     "RandomSettings",
     "ReplaySettings",
     "ReportStream",
@@ -55,4 +57,5 @@ __all__ = [
     "Shape",
     "Tls",
     "WarmStart",
+    "pretrained",
 ]

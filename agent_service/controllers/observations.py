@@ -98,11 +98,11 @@ def observed_context(
     return np.clip(context, -_LARGEST, _LARGEST) if context else np.zeros(0)
 
 
-def check_scores(spec: ControllerSpec) -> None:
-    """Check that a run reports the scores that are observed; raises InvalidArgument."""
+def check_scores(spec: ControllerSpec, *, field: str = "observe") -> None:
+    """Check that a run reports the scores that are observed; raises InvalidArgument of `field`."""
     if _is_universal(spec) and REWARDS[spec.reward].is_given:
         raise invalid(
-            "observe",
+            field,
             f"universal observations need scores, which reward `{spec.reward}` does without; "
             "take another reward",
         )

@@ -252,12 +252,19 @@ class PPOSettings(Settings):
         if situation.chunk == 1 and (is_learning or self.frozen_start is FrozenStart.UNIFORM):
             return uniform_choice(spec, situation)
         if not is_learning:
-            mean = policy.mean(situation.observation)
-            return Choice(tuple(mean.tolist()), log_probability=0.0, explored=False)
+            return mean_choice(situation)
         draws = generator(seed=spec.seed, run_id=situation.run_id, chunk=situation.chunk)
         noise = draws.standard_normal(len(spec.hyperparameters))
         sample, log_probability = policy.sample(situation.observation, noise)
         return Choice(tuple(sample.tolist()), log_probability=log_probability, explored=True)
+
+
+def mean_choice(situation: Situation) -> Choice:
+    """Return the mean action of the situation's policy."""
+    policy = situation.policy
+    assert not isinstance(policy, TrialHistory | None)
+    mean = policy.mean(situation.observation)
+    return Choice(tuple(mean.tolist()), log_probability=0.0, explored=False)
 
 
 def ppo_settings(spec: ControllerSpec) -> PPOSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent_service.controllers.bayesian import BayesianSettings
 from agent_service.controllers.constant import ConstantSettings
 from agent_service.controllers.ppo import PPOSettings
+from agent_service.controllers.pretrained import PretrainedSettings
 from agent_service.controllers.random import RandomSettings
 from agent_service.controllers.replay import ReplaySettings
 from agent_service.controllers.schedule import ScheduleSettings
@@ -19,6 +20,7 @@ KINDS: dict[str, type[Settings]] = {
     "random": RandomSettings,
     "bayesian": BayesianSettings,
     "replay": ReplaySettings,
+    "pretrained": PretrainedSettings,
 }
 
 

@@ -102,6 +102,19 @@ def invalid(field: str, description: str) -> InvalidArgument:
 
 
 @contextmanager
+def about(field: str, subject: str) -> Iterator[None]:
+    """Raise an InvalidArgument from inside as one of `field`, its description after `subject`.
+
+    For descriptions of a part of what the caller named, such as a policy's file.
+    """
+    try:
+        yield
+    except InvalidArgument as error:
+        reasons = "; ".join(v.description for v in error.violations)
+        raise invalid(field, f"{subject} {reasons}") from error
+
+
+@contextmanager
 def within(path: str) -> Iterator[None]:
     """Prefix the field names of an InvalidArgument that is raised inside with `path`.
 

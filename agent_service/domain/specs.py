@@ -117,6 +117,11 @@ class Settings:
         """Settings of the policy network that it decides by; None for kinds without one."""
         return None
 
+    @property
+    def shipped_policy(self) -> str:
+        """Name of the package's policy that it decides by, for good; empty for other kinds."""
+        return ""
+
     def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         """Return the action A_t for the situation's state S_t, under the controller's `spec`.
 

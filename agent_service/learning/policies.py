@@ -6,15 +6,26 @@ torch is never needed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from agent_service.domain.checks import quoted
+from agent_service.domain.errors import about, invalid
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import AnyPolicy
 from agent_service.domain.trials import TrialHistory, no_trials
-from agent_service.learning import policy_file, trial_file
+from agent_service.learning import policy_file, shipped_policies, trial_file
 from agent_service.learning.snapshot import initial_snapshot
 
 
 def initial(spec: ControllerSpec) -> bytes | None:
-    """Return policy version 1 of a new controller; None where the algorithm has no policy."""
+    """Return policy version 1 of a new controller; None where the algorithm has no policy.
+
+    Raises:
+        InvalidArgument: field `policy`: the package has none of this name, or one of another range.
+    """
+    if name := spec.algorithm.shipped_policy:
+        with about("policy", quoted(name)):
+            return shipped(name, spec)
     if spec.algorithm.learns_from_transitions:
         return policy_file.to_bytes(initial_snapshot(spec), spec, policy_version=1)
     if spec.algorithm.learns_from_scores:
@@ -32,6 +43,26 @@ def largest(spec: ControllerSpec) -> int:
 def adopted(data: bytes, spec: ControllerSpec) -> bytes:
     """Return another controller's policy as version 1 of a new one; raises InvalidArgument."""
     return policy_file.to_bytes(policy_file.from_bytes(data, spec), spec, policy_version=1)
+
+
+def shipped(name: str, spec: ControllerSpec) -> bytes:
+    """Return a policy of the package as version 1 of a new controller.
+
+    The controller's hyperparameter may have another name than the policy's.
+
+    Raises:
+        InvalidArgument: field `policy`: there is none of this name, or it does not fit the spec.
+    """
+    data = shipped_policies.read(name)
+    (own,) = policy_file.hyperparameters(data)
+    if [replace(h, name=own.name) for h in spec.hyperparameters] != [own]:
+        raise invalid(
+            "policy",
+            f"decides one hyperparameter in [{own.low}, {own.high}], {own.scale}; give one of that "
+            "range and scale, and `limits=` to a run to keep its values narrower",
+        )
+    as_shipped = replace(spec, hyperparameters=(own,))
+    return policy_file.to_bytes(policy_file.from_bytes(data, as_shipped), spec, policy_version=1)
 
 
 def load(data: bytes, spec: ControllerSpec) -> AnyPolicy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,6 +17,7 @@ import safetensors.numpy
 from agent_service.controllers import universal
 from agent_service.controllers.ppo import ppo_settings
 from agent_service.domain.errors import invalid
+from agent_service.domain.hyperparameters import Hyperparameter
 from agent_service.domain.rewards import REWARDS
 from agent_service.domain.specs import ControllerSpec, Observe
 from agent_service.learning.snapshot import OBSERVATION_LIMIT, PolicySnapshot, empty_arrays
@@ -174,6 +176,12 @@ def read_manifest(data: bytes) -> dict[str, object]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise invalid("policy", f"is not of format {FORMAT}, the one that this service reads")
     return manifest
+
+
+def hyperparameters(data: bytes) -> tuple[Hyperparameter, ...]:
+    """Return the hyperparameters that a policy file of our own was made for."""
+    listed: Any = read_manifest(data)["hyperparameters"]
+    return tuple(Hyperparameter(**one) for one in listed)
 
 
 def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from agent_service.domain.checks import differences, quoted
-from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid
+from agent_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, invalid, within
 from agent_service.domain.runs import Controller, Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.domain.store import Origin, PolicyEntry, PolicyVersion, T, Usage
@@ -83,7 +83,10 @@ class Catalog:
         if existing is not None:
             return NewController(asked, spec, None)
         self._capacity.check_new_controller(session, spec)
-        data = adopted_policy(session, spec) or policies.initial(spec)
+        data = adopted_policy(session, spec)
+        if data is None:
+            with within(f"spec.{spec.algorithm.kind}."):
+                data = policies.initial(spec)
         return NewController(asked, spec, data)
 
     def _create_controller(self, session: Session, new: NewController, mode: Mode) -> Controller:
@@ -187,19 +190,19 @@ class Catalog:
 
         Raises:
             NotFound: the controller does not exist.
-            FailedPrecondition: the controller's algorithm has no policy.
+            FailedPrecondition: the controller's algorithm has no policy, or keeps its first.
         """
-        return self._store.read(lambda session: policies.largest(_with_policy(session, name).spec))
+        return self._store.read(lambda session: policies.largest(_importing(session, name).spec))
 
     def check_policy(self, name: str, data: bytes) -> None:
         """Validate a policy file, which may take long.
 
         Raises:
             NotFound: the controller does not exist.
-            FailedPrecondition: the controller's algorithm has no policy.
+            FailedPrecondition: the controller's algorithm has no policy, or keeps its first.
             InvalidArgument: the file is not a policy that fits the controller.
         """
-        policies.load(data, self._store.read(lambda session: _with_policy(session, name).spec))
+        policies.load(data, self._store.read(lambda session: _importing(session, name).spec))
 
     def import_policy(self, name: str, data: bytes) -> Future[int]:
         """Store a policy file as the newest version, unless that already equals it.
@@ -210,11 +213,11 @@ class Catalog:
 
         Raises:
             NotFound: the controller does not exist.
-            FailedPrecondition: the controller's algorithm has no policy.
+            FailedPrecondition: the controller's algorithm has no policy, or keeps its first.
         """
 
         def work(session: Session) -> int:
-            controller = _with_policy(session, name)
+            controller = _importing(session, name)
             newest = session.find_policy(controller, controller.policy_version)
             if newest is not None and newest.data == data:
                 return newest.version
@@ -246,4 +249,15 @@ def _with_policy(session: Session, name: str) -> Controller:
     if controller.policy_version == 0:
         kind = controller.spec.algorithm.kind
         raise FailedPrecondition(f"controller {name!r} is {kind}: it has no policy")
+    return controller
+
+
+def _importing(session: Session, name: str) -> Controller:
+    """Return a controller that takes policies from files; raises NotFound, FailedPrecondition."""
+    controller = _with_policy(session, name)
+    if policy := controller.spec.algorithm.shipped_policy:
+        raise FailedPrecondition(
+            f"controller {name!r} decides by {policy!r} for good; import the file into a ppo "
+            "controller, and freeze that"
+        )
     return controller

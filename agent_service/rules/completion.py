@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from agent_service.domain.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    invalid,
-    within,
-)
+from agent_service.domain.errors import FailedPrecondition, NotFound, about, within
 from agent_service.domain.runs import Controller, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.learning import policies
@@ -62,11 +56,8 @@ def adopted_policy(session: Session, spec: ControllerSpec) -> bytes | None:
             f"{stored.field}.policy_version: controller {start.controller!r} has no version "
             f"{start.policy_version}; its newest is {source.policy_version}"
         )
-    try:
+    with about(stored.field, f"the policy of {start.controller!r}"):
         return policies.adopted(policy.data, spec)
-    except InvalidArgument as error:
-        reason = "; ".join(v.description for v in error.violations)
-        raise invalid(stored.field, f"the policy of {start.controller!r} {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)

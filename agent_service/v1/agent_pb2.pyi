@@ -872,6 +872,32 @@ class ReplayedValues(_message.Message):
 Global___ReplayedValues: _TypeAlias = ReplayedValues  # noqa: Y015
 
 @_typing.final
+class Pretrained(_message.Message):
+    """A policy that comes with the service, learned across problems: always its mean action, in learning,
+    frozen and shadow runs alike. It learns nothing and takes no file; it is policy version 1, which other
+    controllers may begin with. It sees what OBSERVE_UNIVERSAL says, so a reward that the training gives
+    ready made is refused. The spec has one hyperparameter, of any name, with the policy's range and scale.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """Its name, e.g. `dropout-1`. INVALID_ARGUMENT: there is none; the message lists those that there are."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pretrained: _TypeAlias = Pretrained  # noqa: Y015
+
+@_typing.final
 class ControllerSpec(_message.Message):
     """Everything that a controller is made from."""
 
@@ -888,6 +914,7 @@ class ControllerSpec(_message.Message):
     RANDOM_FIELD_NUMBER: _builtins.int
     BAYESIAN_FIELD_NUMBER: _builtins.int
     REPLAY_FIELD_NUMBER: _builtins.int
+    PRETRAINED_FIELD_NUMBER: _builtins.int
     DIVERGED_REWARD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Form `[a-z0-9][a-z0-9-]{0,62}`; unique in the service, for good."""
@@ -929,6 +956,10 @@ class ControllerSpec(_message.Message):
     def replay(self) -> Global___Replay:
         """A stored run's schedule."""
 
+    @_builtins.property
+    def pretrained(self) -> Global___Pretrained:
+        """A policy that comes with the service."""
+
     def __init__(
         self,
         *,
@@ -943,15 +974,16 @@ class ControllerSpec(_message.Message):
         random: Global___Random | None = ...,
         bayesian: Global___Bayesian | None = ...,
         replay: Global___Replay | None = ...,
+        pretrained: Global___Pretrained | None = ...,
         diverged_reward: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward", "algorithm", b"algorithm", "bayesian", b"bayesian", "constant", b"constant", "diverged_reward", b"diverged_reward", "ppo", b"ppo", "random", b"random", "replay", b"replay", "schedule", b"schedule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward", "algorithm", b"algorithm", "bayesian", b"bayesian", "constant", b"constant", "diverged_reward", b"diverged_reward", "ppo", b"ppo", "pretrained", b"pretrained", "random", b"random", "replay", b"replay", "schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward", "algorithm", b"algorithm", "bayesian", b"bayesian", "chunk_size", b"chunk_size", "constant", b"constant", "diverged_reward", b"diverged_reward", "hyperparameters", b"hyperparameters", "name", b"name", "ppo", b"ppo", "random", b"random", "replay", b"replay", "reward", b"reward", "schedule", b"schedule", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward", "algorithm", b"algorithm", "bayesian", b"bayesian", "chunk_size", b"chunk_size", "constant", b"constant", "diverged_reward", b"diverged_reward", "hyperparameters", b"hyperparameters", "name", b"name", "ppo", b"ppo", "pretrained", b"pretrained", "random", b"random", "replay", b"replay", "reward", b"reward", "schedule", b"schedule", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diverged_reward: _TypeAlias = _typing.Literal["diverged_reward"]  # noqa: Y015
     _WhichOneofArgType__diverged_reward: _TypeAlias = _typing.Literal["_diverged_reward", b"_diverged_reward"]  # noqa: Y015
-    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["ppo", "constant", "schedule", "random", "bayesian", "replay"]  # noqa: Y015
+    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["ppo", "constant", "schedule", "random", "bayesian", "replay", "pretrained"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__diverged_reward) -> _WhichOneofReturnType__diverged_reward | None: ...

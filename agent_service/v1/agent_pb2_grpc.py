@@ -234,7 +234,8 @@ class AgentServiceServicer:
     def ImportPolicy(self, request_iterator, context):
         """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
         not a policy, is of another shape or larger than the controller's, or its pieces name two
-        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
+        controllers. FAILED_PRECONDITION: the controller has no policy, or is pretrained.
+        RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -108,7 +108,8 @@ class AgentServiceStub:
     ImportPolicy: _grpc.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]
     """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
     not a policy, is of another shape or larger than the controller's, or its pieces name two
-    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
+    controllers. FAILED_PRECONDITION: the controller has no policy, or is pretrained.
+    RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
     """
 
 @_typing.type_check_only
@@ -173,7 +174,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     ImportPolicy: _aio.StreamUnaryMultiCallable[_agent_pb2.ImportPolicyRequest, _agent_pb2.ImportPolicyResponse]  # type: ignore[assignment]
     """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
     not a policy, is of another shape or larger than the controller's, or its pieces name two
-    controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
+    controllers. FAILED_PRECONDITION: the controller has no policy, or is pretrained.
+    RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -325,7 +327,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_pb2.ImportPolicyResponse, _abc.Awaitable[_agent_pb2.ImportPolicyResponse]]:
         """Makes a policy file the newest policy version of a controller. INVALID_ARGUMENT: the file is
         not a policy, is of another shape or larger than the controller's, or its pieces name two
-        controllers. RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
+        controllers. FAILED_PRECONDITION: the controller has no policy, or is pretrained.
+        RESOURCE_EXHAUSTED: it did not arrive within a minute. Needs the admin token.
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -89,3 +89,13 @@ def test_the_wheel_has_no_more_than_the_packages(installed: list[Path]) -> None:
     assert there == {"agent_service", "trainer_service"}
     for file in ("py.typed", "store/sql/migrations/versions/0001_first_tables.py"):
         assert (ours / "agent_service" / file).exists()
+
+
+def test_the_wheel_has_every_shipped_policy_and_its_card(installed: list[Path]) -> None:
+    """Byte for byte as they are in the source."""
+    place = Path("agent_service/learning/shipped")
+    there = {path.name: path.read_bytes() for path in (ROOT / place).glob("*")}
+
+    assert {path.name: path.read_bytes() for path in (installed[0] / place).glob("*")} == there
+    policies = {Path(name).stem for name in there if name.endswith(".safetensors")}
+    assert there.keys() == {f"{name}{end}" for name in policies for end in (".safetensors", ".md")}

@@ -16,6 +16,7 @@ from agent_service.controllers.constant import ConstantSettings
 from agent_service.controllers.derivation import action_values
 from agent_service.controllers.observations import observation_size
 from agent_service.controllers.ppo import FrozenStart, PPOSettings
+from agent_service.controllers.pretrained import PretrainedSettings
 from agent_service.controllers.random import RandomSettings
 from agent_service.controllers.registry import KINDS
 from agent_service.controllers.replay import ReplaySettings
@@ -25,7 +26,7 @@ from agent_service.domain.runs import Choice, Mode
 from agent_service.domain.specs import ControllerSpec, Observe, Settings, WarmStart
 from agent_service.domain.store import AnyPolicy, Situation
 from agent_service.domain.trials import TrialHistory
-from agent_service.learning import policies
+from agent_service.learning.snapshot import initial_snapshot
 from agent_service.store.rows.rows import spec_from_text, spec_to_text
 from agent_service.v1 import agent_pb2 as pb
 from agent_service.wire.convert import spec_from_message, spec_to_message
@@ -53,9 +54,13 @@ ALGORITHMS: dict[str, Settings] = {
     "random": RandomSettings(),
     "bayesian": BayesianSettings(n_startup_trials=1),
     "replay": ReplaySettings(run_id="r", values=(MIDDLE, {"dropout": 0.0, "noise": 1.0})),
+    "pretrained": PretrainedSettings(policy="dropout-1"),
 }
 SPECS = {
-    kind: spec(algorithm=algorithm, hyperparameters=(DROPOUT, NOISE))
+    kind: spec(
+        algorithm=algorithm,
+        hyperparameters=(DROPOUT,) if algorithm.shipped_policy else (DROPOUT, NOISE),
+    )
     for kind, algorithm in ALGORITHMS.items()
 }
 
@@ -66,8 +71,7 @@ TRIALS = np.array([[-0.5, 0.25], [1.0, 1.0], [0.0, -1.0]])
 def policy_of(of: ControllerSpec) -> AnyPolicy | None:
     if of.algorithm.learns_from_scores:
         return TrialHistory(TRIALS, np.array([0.25, math.nan, 0.75]))
-    data = policies.initial(of)
-    return None if data is None else policies.load(data, of)
+    return None if of.algorithm.policy_settings is None else initial_snapshot(of)
 
 
 POLICIES = {kind: policy_of(of) for kind, of in SPECS.items()}
@@ -104,7 +108,7 @@ def situations(kind: str) -> st.SearchStrategy[Situation]:
         previous=st.none()
         | st.builds(
             Choice,
-            st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
+            st.tuples(*[st.floats(-3, 3)] * len(SPECS[kind].hyperparameters)),
             log_probability=st.just(0.0),
             explored=st.booleans(),
         ),
@@ -173,7 +177,7 @@ def test_actions_never_leave_their_bounds(kind: str, data: st.DataObject) -> Non
     values = action_values(SPECS[kind], choice.sample, before=before)
     assert np.isfinite(choice.sample).all()
     assert 0 <= values["dropout"] <= 0.9
-    assert 0.001 <= values["noise"] <= 1
+    assert 0.001 <= values.get("noise", 1) <= 1
     assert np.isfinite(choice.log_probability)
 
 

@@ -105,6 +105,7 @@ def named(name: str) -> list[Message]:
         {"hyperparameters": [good], "constant": pb.Constant(values={name: 0.1})},
         {"hyperparameters": [good], "replay": pb.Replay(run_id=name)},
         {"hyperparameters": [good], "ppo": warm},
+        {"hyperparameters": [good], "pretrained": pb.Pretrained(policy=name)},
     ]
     return [
         *(
