@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,7 +15,14 @@ from agent_service.controllers.observations import check_scores, observation_siz
 from agent_service.domain.checks import check_at_least_one, fields_by_name, member, several
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.runs import Choice, Mode
-from agent_service.domain.specs import ControllerSpec, Observe, Settings, Stored, WarmStart
+from agent_service.domain.specs import (
+    ControllerSpec,
+    Observe,
+    Settings,
+    Stored,
+    WarmStart,
+    set_fields,
+)
 from agent_service.domain.trials import TrialHistory
 
 if TYPE_CHECKING:
@@ -155,7 +162,10 @@ class PPOSettings(Settings):
     `observe_action` with it: a policy that does not see the place learns little about changing it.
     """
     warm_start: WarmStart | None = None
-    """Begin with another controller's policy; None draws weights by the seed."""
+    """Begin with another controller's policy, or the package's; None draws weights by the seed.
+
+    The package's see universal observations, in networks of (64, 64).
+    """
     observe: Observe = Observe.LOSSES
     """The losses, and what the three settings above add to them; or the universal observations.
 
@@ -192,6 +202,10 @@ class PPOSettings(Settings):
             for name in ("observe_action", "observe_progress", "observe_scores"):
                 if getattr(self, name):
                     raise invalid(name, "is part of the universal observations; leave it out")
+        elif self.warm_start is not None and (shipped := self.warm_start.pretrained):
+            raise invalid(
+                "observe", f"is {self.observe}; {shipped!r} sees universal: set observe='universal'"
+            )
         if len(self.net_arch) > MAX_LAYERS:
             raise invalid("net_arch", f"has {len(self.net_arch)} layers; at most {MAX_LAYERS}")
         for width in self.net_arch:
@@ -201,10 +215,8 @@ class PPOSettings(Settings):
             raise invalid("max_change", f"{self.max_change} must be above 0 and at most 2")
 
     def __setstate__(self, state: Sequence[object]) -> None:
-        """Take the fields of a pickle; those that an older release lacks have their defaults."""
-        defaults = [field.default for field in fields(self)]
-        for field, value in zip(fields(self), [*state, *defaults[len(state) :]], strict=True):
-            object.__setattr__(self, field.name, value)
+        """Take the fields of a pickle, also of an older release."""
+        set_fields(self, state)
 
     @property
     def policy_settings(self) -> PPOSettings:
@@ -236,14 +248,15 @@ class PPOSettings(Settings):
             )
 
     def completed(self, there: Settings | None, stored: Stored) -> PPOSettings:
-        """Give a warm start that asks for the newest version its number."""
-        if self.warm_start is None or self.warm_start.policy_version:
+        """Give a warm start that asks for a controller's newest version its number."""
+        start = self.warm_start
+        if start is None or start.policy_version or start.pretrained:
             return self
         if there is None:
-            version = stored.policy_version(self.warm_start.controller)
+            version = stored.policy_version(start.controller)
         else:
             version = 0 if there.warm_start is None else there.warm_start.policy_version
-        return replace(self, warm_start=replace(self.warm_start, policy_version=version))
+        return replace(self, warm_start=replace(start, policy_version=version))
 
     def decide(self, spec: ControllerSpec, situation: Situation) -> Choice:
         """Return the action: uniform at first, then sampled; the mean where the run is frozen."""

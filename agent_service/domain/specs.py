@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from importlib import import_module
 from numbers import Integral
@@ -34,18 +34,42 @@ if TYPE_CHECKING:
 @fields_by_name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStart:
-    """Another controller's policy to begin with, in place of random weights."""
+    """A policy to begin with, in place of random weights: another controller's, or the package's.
 
-    controller: str
+    One of `controller` and `pretrained` is set.
+    """
+
+    controller: str = ""
     """The name of the controller that has the policy."""
     policy_version: int = 0
     """From 1; 0 is the newest when the controller is created, and replaced by its number then."""
+    pretrained: str = ""
+    """The name of a policy that comes with the package, e.g. `dropout-1`."""
 
     def __post_init__(self) -> None:
-        """Check both; raises InvalidArgument naming the field."""
-        check_name(self.controller, NAME, longest=LONGEST_NAME, field="controller")
+        """Check the fields, and that one policy is named; raises InvalidArgument."""
+        if not (self.controller or self.pretrained):
+            raise invalid("controller", "is not set; name a controller, or set pretrained")
+        if self.controller and self.pretrained:
+            raise invalid("pretrained", "is given beside controller; leave one of the two out")
+        name = "pretrained" if self.pretrained else "controller"
+        check_name(getattr(self, name), NAME, longest=LONGEST_NAME, field=name)
         if self.policy_version < 0:
             raise invalid("policy_version", f"{self.policy_version} must be 0 or above")
+        if self.pretrained and self.policy_version:
+            raise invalid("policy_version", "is of a controller's policy; leave it out")
+
+    def __setstate__(self, state: Sequence[object]) -> None:
+        """Take the fields of a pickle, also of an older release."""
+        set_fields(self, state)
+
+
+def set_fields(value: Any, state: Sequence[object]) -> None:
+    """Set a dataclass's fields from a pickle; those that an older release lacks have defaults."""
+    known = fields(value)
+    missing = [one.default for one in known[len(state) :]]
+    for one, content in zip(known, [*state, *missing], strict=True):
+        object.__setattr__(value, one.name, content)
 
 
 class Observe(StrEnum):
@@ -110,7 +134,7 @@ class Settings:
     In units of the policy's [-1, 1], above 0 and at most 2. None takes it as the place itself.
     """
     warm_start: WarmStart | None = None
-    """Begin with another controller's policy; None begins anew."""
+    """Begin with another controller's policy, or with one of the package; None begins anew."""
 
     @property
     def policy_settings(self) -> PPOSettings | None:

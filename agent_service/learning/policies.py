@@ -42,7 +42,7 @@ def largest(spec: ControllerSpec) -> int:
 
 def adopted(data: bytes, spec: ControllerSpec) -> bytes:
     """Return another controller's policy as version 1 of a new one; raises InvalidArgument."""
-    return policy_file.to_bytes(policy_file.from_bytes(data, spec), spec, policy_version=1)
+    return _first_version(data, spec, spec)
 
 
 def shipped(name: str, spec: ControllerSpec) -> bytes:
@@ -61,8 +61,13 @@ def shipped(name: str, spec: ControllerSpec) -> bytes:
             f"decides one hyperparameter in [{own.low}, {own.high}], {own.scale}; give one of that "
             "range and scale, and `limits=` to a run to keep its values narrower",
         )
-    as_shipped = replace(spec, hyperparameters=(own,))
-    return policy_file.to_bytes(policy_file.from_bytes(data, as_shipped), spec, policy_version=1)
+    return _first_version(data, replace(spec, hyperparameters=(own,)), spec)
+
+
+def _first_version(data: bytes, made_for: ControllerSpec, spec: ControllerSpec) -> bytes:
+    """Return a policy file of the spec `made_for` as version 1 of a controller of `spec`."""
+    policy_file.fitting_manifest(data, made_for)  # what differs says more than the file's size
+    return policy_file.to_bytes(policy_file.from_bytes(data, made_for), spec, policy_version=1)
 
 
 def load(data: bytes, spec: ControllerSpec) -> AnyPolicy:

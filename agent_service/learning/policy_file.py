@@ -113,10 +113,7 @@ def from_bytes(data: bytes, spec: ControllerSpec) -> PolicySnapshot:
     limit = largest(spec)
     if len(data) > limit:
         raise invalid("policy", f"has {len(data)} bytes; this controller's have at most {limit}")
-    manifest = read_manifest(data)
-    for name, value in _meaning(spec).items():
-        if (made_for := manifest.get(name, _UNSAID.get(name))) != value:
-            raise invalid("policy", f"was made for {name} {made_for!r:.99}, here: {value!r}")
+    manifest = fitting_manifest(data, spec)
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -175,6 +172,19 @@ def read_manifest(data: bytes) -> dict[str, object]:
         raise invalid("policy", f"has metadata beside its manifest: {surplus!r:.99}")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise invalid("policy", f"is not of format {FORMAT}, the one that this service reads")
+    return manifest
+
+
+def fitting_manifest(data: bytes, spec: ControllerSpec) -> dict[str, object]:
+    """Return the manifest of a policy file whose arrays mean the same for `spec`.
+
+    Raises:
+        InvalidArgument: field `policy`: it is no policy file, or its arrays mean another thing.
+    """
+    manifest = read_manifest(data)
+    for name, value in _meaning(spec).items():
+        if (made_for := manifest.get(name, _UNSAID.get(name))) != value:
+            raise invalid("policy", f"was made for {name} {made_for!r:.99}, here: {value!r}")
     return manifest
 
 

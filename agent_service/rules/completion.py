@@ -49,6 +49,9 @@ def adopted_policy(session: Session, spec: ControllerSpec) -> bytes | None:
     if start is None:
         return None
     stored = _Stored(session, spec.algorithm.kind)
+    if start.pretrained:
+        with about(stored.field, f"the package's {start.pretrained!r}"):
+            return policies.shipped(start.pretrained, spec)
     source = stored.source(start.controller)
     policy = session.find_policy(source, start.policy_version)
     if policy is None:

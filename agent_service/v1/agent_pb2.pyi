@@ -474,7 +474,7 @@ class Ppo(_message.Message):
 
     @_builtins.property
     def warm_start(self) -> Global___WarmStart:
-        """Begin with another controller's policy, not with random weights. Unset: random weights by the seed."""
+        """Begin with another policy, not with random weights. Unset: random weights by the seed."""
 
     def __init__(
         self,
@@ -583,7 +583,8 @@ Global___Ppo: _TypeAlias = Ppo  # noqa: Y015
 
 @_typing.final
 class WarmStart(_message.Message):
-    """A policy to begin with: its weights, its optimizer's state, and the statistics of its observations;
+    """A policy to begin with, of another controller or one that comes with the service; one of the two is
+    set. What is taken over: its weights, its optimizer's state, and the statistics of its observations;
     those of its rewards too, where both controllers learn from the same reward.
     NOT_FOUND: there is no such controller or version. FAILED_PRECONDITION: its algorithm has no policy.
     INVALID_ARGUMENT: the policy is of another shape or meaning, e.g. of other hyperparameters.
@@ -593,21 +594,28 @@ class WarmStart(_message.Message):
 
     CONTROLLER_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    PRETRAINED_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
     """The name of the controller that has the policy."""
     policy_version: _builtins.int
     """Which version, from 1; 0 takes the newest when the controller is created, and GetController then
-    shows which that was.
+    shows which that was. Of a controller only.
+    """
+    pretrained: _builtins.str
+    """The name of a policy that comes with the service, e.g. `dropout-1`; see Pretrained. It takes
+    OBSERVE_UNIVERSAL, `net_arch` [64, 64], and one hyperparameter, of any name, with the policy's range
+    and scale. INVALID_ARGUMENT: there is none; the message lists those that there are.
     """
     def __init__(
         self,
         *,
         controller: _builtins.str = ...,
         policy_version: _builtins.int = ...,
+        pretrained: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "policy_version", b"policy_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "policy_version", b"policy_version", "pretrained", b"pretrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,9 @@ ALGORITHMS: dict[str, Settings] = {
         net_arch=(8,),
         warm_start=WarmStart(controller="other", policy_version=3),
     ),
+    "ppo, begun with the package's": PPOSettings(
+        log_std_init=1.0, observe=Observe.UNIVERSAL, warm_start=WarmStart(pretrained="dropout-1")
+    ),
     "constant": ConstantSettings(values=MIDDLE),
     "schedule": ScheduleSettings(
         shape=Shape.COSINE, start={"dropout": 0.0, "noise": 1.0}, end=MIDDLE, chunks=9

@@ -90,6 +90,20 @@ WRONG: list[tuple[Message, str]] = [
         ppo(warm_start=pb.WarmStart(controller="c", policy_version=-1)),
         "spec.ppo.warm_start.policy_version",
     ),
+    (
+        ppo(warm_start=pb.WarmStart(controller="c", pretrained="dropout-1")),
+        "spec.ppo.warm_start.pretrained",
+    ),
+    (
+        ppo(warm_start=pb.WarmStart(pretrained="dropout-1", policy_version=1)),
+        "spec.ppo.warm_start.policy_version",
+    ),
+    (ppo(warm_start=pb.WarmStart(pretrained="../x")), "spec.ppo.warm_start.pretrained"),
+    (ppo(warm_start=pb.WarmStart(pretrained="dropout-1")), "spec.ppo.observe"),
+    (
+        ppo(warm_start=pb.WarmStart(pretrained="nobody"), observe=pb.OBSERVE_UNIVERSAL),
+        "spec.ppo.warm_start",
+    ),
     (ppo(net_arch=[64, 0]), "spec.ppo.net_arch"),
     (ppo(net_arch=[2**31 - 1]), "spec.ppo.net_arch"),
     (ppo(net_arch=[8] * 1000), "spec.ppo.net_arch"),

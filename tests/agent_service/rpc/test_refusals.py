@@ -99,12 +99,14 @@ def named(name: str) -> list[Message]:
     """Return requests that each have a name in another field."""
     good, wrong = (pb.Hyperparameter(name=n, high=0.5) for n in ("dropout", name))
     warm = pb.Ppo(warm_start=pb.WarmStart(controller=name))
+    shipped = pb.Ppo(warm_start=pb.WarmStart(pretrained=name), observe=pb.OBSERVE_UNIVERSAL)
     of: list[dict[str, Any]] = [
         {"name": name, "hyperparameters": [good], "random": pb.Random()},
         {"hyperparameters": [wrong], "random": pb.Random()},
         {"hyperparameters": [good], "constant": pb.Constant(values={name: 0.1})},
         {"hyperparameters": [good], "replay": pb.Replay(run_id=name)},
         {"hyperparameters": [good], "ppo": warm},
+        {"hyperparameters": [good], "ppo": shipped},
         {"hyperparameters": [good], "pretrained": pb.Pretrained(policy=name)},
     ]
     return [

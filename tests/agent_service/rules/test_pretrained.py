@@ -1,6 +1,7 @@
 """Controllers that decide by a policy of the package, on a real server and store."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ from agent_service.client import (
     ControllerSpec,
     Hyperparameter,
     Mode,
+    PPOSettings,
     Reward,
     Run,
     Scale,
+    WarmStart,
     pretrained,
 )
 from agent_service.controllers import universal
 from agent_service.domain.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from agent_service.domain.problem import Problem
+from agent_service.domain.specs import Observe
 from agent_service.learning import policy_file, shipped_policies
 from agent_service.learning.snapshot import PolicySnapshot
 from agent_service.v1 import agent_pb2 as pb
+from tests.agent_service.learned import learn_once
 from tests.agent_service.shipped import ship
 from tests.agent_service.specs import DROPOUT, spec
 from tests.given import ServedAgent
@@ -160,3 +165,86 @@ def test_its_policy_is_not_replaced(client: AgentClient, policy: PolicySnapshot)
 
     assert client.get_controller("c").policy_version == 1
     assert client.run("c").hyperparameters == first
+
+
+# Beginning with it
+
+
+def heir(start: WarmStart, **changes: Any) -> ControllerSpec:
+    """Return the spec of a PPO controller with a warm start, which learns from 8 chunks."""
+    settings = PPOSettings(
+        rollout_size=8, batch_size=4, n_epochs=2, observe=Observe.UNIVERSAL, warm_start=start
+    )
+    made = spec("heir", settings, hyperparameters=(RATE,), reward=Reward.VALIDATION)
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    "start", [WarmStart(pretrained="dropout-1"), WarmStart(controller="c", policy_version=1)]
+)
+def test_another_controller_begins_with_it_and_learns_on(
+    served: ServedAgent, client: AgentClient, policy: PolicySnapshot, start: WarmStart
+) -> None:
+    """By the policy's name, or by that of a controller that decides by it. The same again is it."""
+    client.create_controller(steered())
+    made = [client.create_controller(heir(start)) for _ in range(2)]
+
+    first = client.run("heir", mode=Mode.FROZEN)
+    with client.run("heir") as run:
+        train(run, chunks=8)
+
+    assert made[0] == made[1]
+    assert made[0].spec.ppo.warm_start.pretrained == start.pretrained
+    assert first.hyperparameters == client.run("c").hyperparameters
+    begun = policy_file.from_bytes(client.export_policy("heir"), heir(start)).arrays
+    assert begun["reward.count"] == 0
+    assert {n: begun[n].tobytes() for n in policy.arrays} == {
+        n: a.tobytes() for n, a in policy.arrays.items()
+    }
+    assert learn_once(served.store) == 1
+    assert client.get_controller("heir").policy_version == 2
+    assert verify_store(served.url) == 11
+
+
+BY_NAME = WarmStart(pretrained="dropout-1")
+WIDE = PPOSettings(observe=Observe.UNIVERSAL, net_arch=(9,), warm_start=BY_NAME)
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        (
+            heir(WarmStart(pretrained="dropout-9")),
+            "'dropout-9' is not one of .*: dropout-1, noise-1",
+        ),
+        (heir(BY_NAME, algorithm=WIDE), r"made for net_arch \[64, 64\], here: \[9\]"),
+        (heir(BY_NAME, hyperparameters=(NOISE,)), r"in \[0.0, 0.9\], linear"),
+        (heir(BY_NAME, hyperparameters=(DROPOUT, NOISE)), "decides one hyperparameter"),
+    ],
+)
+def test_a_ppo_controller_that_does_not_fit_the_policy_is_refused(
+    client: AgentClient, policy: PolicySnapshot, of: ControllerSpec, says: str
+) -> None:
+    """By what does not fit; and nothing is made."""
+    with pytest.raises(InvalidArgument, match=says) as raised:
+        client.create_controller(of)
+
+    assert [v.field for v in raised.value.violations] == ["spec.ppo.warm_start"]
+    assert not list(client.list_controllers())
+
+
+def test_a_warm_start_names_one_policy_that_its_controller_can_see_by() -> None:
+    """Said where it is written: both kinds of name, neither, a version, or losses alone."""
+    wrong: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: WarmStart(controller="c", pretrained="dropout-1"),
+            "pretrained: .* one of the two",
+        ),
+        (WarmStart, "controller: is not set; name a controller, or set pretrained"),
+        (lambda: WarmStart(pretrained="dropout-1", policy_version=2), "policy_version: .* leave"),
+        (lambda: WarmStart(pretrained="Dropout"), "pretrained: 'Dropout' does not match"),
+        (lambda: PPOSettings(warm_start=BY_NAME), "observe: is losses; .* set observe='universal'"),
+    ]
+    for make, says in wrong:
+        with pytest.raises(InvalidArgument, match=says):
+            make()
