@@ -5,37 +5,27 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import tomlkit
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from agent_service.domain.errors import AgentError, InvalidArgument
 from agent_service.text import read_text
-from trainer_service.study.methods.entry import Entry
-from trainer_service.study.methods.registry import KINDS
 from trainer_service.study.spec import StudySpec
-from trainer_service.training.spec import TrainingSpec
-
-T = TypeVar("T")
-
-Place = tuple[str | int, ...]
-"""Path of a field: names of tables and keys, and places in arrays from 0."""
-
-
-PER_METHOD = {"method", "values", "sites", "seed"}
-"""Fields that differ between children of a study."""
+from trainer_service.study.study_tables import PER_METHOD, study_of, suite_of
+from trainer_service.study.suite import Suite
+from trainer_service.study.toml_places import WrongField, in_words, line_of
 
 
 class WrongStudy(AgentError):
     """An invalid study file; the message names file, line and field."""
 
 
-def read_study(name: str) -> StudySpec:
-    """Return the study of a file, or the preset of that name.
+def read_study(name: str) -> StudySpec | Suite:
+    """Return the study, or the suite, of a file or of the preset of that name.
 
     Raises:
         WrongStudy: it is neither, or something in it is wrong.
@@ -59,12 +49,13 @@ def presets() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
 
 
-def parse_study(text: str, name: str) -> StudySpec:
-    """Return the study that a TOML text describes.
+def parse_study(text: str, name: str) -> StudySpec | Suite:
+    """Return the study that a TOML text describes, or the suite if it has problems.
 
     Args:
         text: top-level keys are StudySpec's; `[training]` has TrainingSpec's; each `[[methods]]`
-            has a `kind`, and the keys of that kind (methods/).
+            has a `kind`, and the keys of that kind (methods/); each `[[problems]]` has a `name`,
+            and keys of TrainingSpec, or `seeds`, that differ there.
         name: of the file, for errors.
 
     Raises:
@@ -75,107 +66,10 @@ def parse_study(text: str, name: str) -> StudySpec:
     except (ValueError, RecursionError) as error:
         raise WrongStudy(f"{name}: {error}") from None
     try:
-        return _study(content)
-    except _Wrong as wrong:
-        line, field = _line(text, wrong.place), _words(wrong.place)
+        return suite_of(content) if "problems" in content else study_of(content)
+    except WrongField as wrong:
+        line, field = line_of(text, wrong.place), in_words(wrong.place)
         raise WrongStudy(f"{name}, line {line}: {field}: {wrong.message}") from None
-
-
-class _Wrong(Exception):
-    """Something is wrong at a place."""
-
-    def __init__(self, place: Place, message: str) -> None:
-        super().__init__(message)
-        self.place = place
-        self.message = message
-
-
-def _study(content: dict[str, Any]) -> StudySpec:
-    _check_names(StudySpec, content, ())
-    for name, kind in (("training", dict), ("methods", list)):
-        if not isinstance(content.get(name), kind):
-            table = "[training]" if kind is dict else "[[methods]]"
-            raise _Wrong((name,), f"is missing; write it as {table}")
-    for name in PER_METHOD.intersection(content["training"]):
-        raise _Wrong(("training", name), "is set for each child by its method; leave it out")
-    training = _made(TrainingSpec, content["training"], ("training",))
-    methods = tuple(_entry(table, ("methods", i)) for i, table in enumerate(content["methods"]))
-    return _made(StudySpec, {**content, "training": training, "methods": methods}, ())
-
-
-def _entry(table: Any, place: Place) -> Entry:
-    kind = table.get("kind") if isinstance(table, dict) else None
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise _Wrong((*place, "kind"), f"{kind!r} is not one of {', '.join(KINDS)}")
-    types = get_type_hints(KINDS[kind])
-    made = {
-        name: _made(types[name], value, (*place, name))
-        for name, value in table.items()
-        if isinstance(value, dict) and is_dataclass(types.get(name))
-    }
-    entry: Entry = _made(KINDS[kind], {**table, **made}, place)
-    return entry
-
-
-def _check_names(kind: type[Any], table: Mapping[str, Any], place: Place) -> None:
-    """Check that a dataclass has all names of a table; raises _Wrong."""
-    names = [field.name for field in fields(kind)]
-    for name in table:
-        if name not in names:
-            raise _Wrong((*place, name), f"is not known here; known are {', '.join(names)}")
-
-
-def _made(kind: type[T], table: Mapping[str, Any], place: Place) -> T:
-    """Return a table as a dataclass; raises _Wrong."""
-    _check_names(kind, table, place)
-    try:
-        return TypeAdapter(kind).validate_python(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _Wrong((*place, *first["loc"]), first["msg"].lower()) from None
-    except InvalidArgument as error:
-        violation = error.violations[0]
-        raise _Wrong((*place, *_place(violation.field)), violation.description) from None
-
-
-def _place(field: str) -> Place:
-    """Return the place of a field that is written as in errors: `methods[3].values[dropout]`."""
-    return tuple(int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", field))
-
-
-def _words(place: Sequence[str | int]) -> str:
-    """Return a place in words."""
-    text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in place)
-    return text.removeprefix(".")
-
-
-_TABLE = re.compile(r"\s*(\[\[?)\s*([\w.\-]+)\s*\]")
-_KEY = re.compile(r"\s*([\w.\-]+)\s*=")
-
-
-def _line(text: str, place: Place) -> int:
-    """Return the line of a field, from 1; where it is missing, that of the table that lacks it.
-
-    tomllib reports no lines, so tables and keys are looked for at the beginnings of lines.
-    """
-    found: dict[Place, int] = {(): 1}
-    table: Place = ()
-    counts: dict[Place, int] = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        if head := _TABLE.match(line):
-            names: Place = tuple(head[2].split("."))
-            # A table below an array of tables belongs to the last one of these.
-            for cut in range(1, len(names)):
-                if names[:cut] in counts:
-                    names = (*names[:cut], counts[names[:cut]], *names[cut:])
-            if head[1] == "[[":
-                counts[names] = counts.get(names, -1) + 1
-                names = (*names, counts[names])
-            table = names
-            found.setdefault(table, number)
-        elif key := _KEY.match(line):
-            found.setdefault((*table, *key[1].split(".")), number)
-    return next(found[place[:cut]] for cut in range(len(place), -1, -1) if place[:cut] in found)
 
 
 # And back
@@ -186,12 +80,53 @@ FILE_NAME = "report.toml"
 _SPEC = TypeAdapter(StudySpec)
 
 
-def as_toml(spec: StudySpec) -> str:
+def as_toml(spec: StudySpec | Suite) -> str:
     """Return a study with every default written out; `parse_study` reads the same study from it."""
-    content = _SPEC.dump_python(spec, mode="json", exclude_none=True)
+    content = _suite_content(spec) if isinstance(spec, Suite) else _content(spec)
+    return inert(tomlkit.dumps(content))
+
+
+def _content(spec: StudySpec) -> dict[str, Any]:
+    content: dict[str, Any] = _SPEC.dump_python(spec, mode="json", exclude_none=True)
     for name in PER_METHOD:
         content["training"].pop(name, None)
-    return inert(tomlkit.dumps(content))
+    return content
+
+
+def _suite_content(suite: Suite) -> dict[str, Any]:
+    """Return what all problems share once, and the rest with each problem."""
+    contents = [_content(problem.study) for problem in suite.problems]
+    trainings = [content["training"] for content in contents]
+    seeds = [{"seeds": content["seeds"]} for content in contents]
+    problems = [
+        {"name": name, **_unlike(seeds, own), **_unlike(trainings, training)}
+        for name, own, training in zip(suite.names, seeds, trainings, strict=True)
+    ]
+    first = contents[0]
+    methods = first.pop("methods")
+    return {
+        **{name: value for name, value in first.items() if name not in ("seeds", "training")},
+        "title": suite.title,
+        **_alike(seeds),
+        "training": _alike(trainings),
+        "problems": problems,
+        "methods": methods,
+    }
+
+
+def _alike(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the keys that all tables have with one value."""
+    return {
+        key: value
+        for key, value in tables[0].items()
+        if all(key in table and table[key] == value for table in tables)
+    }
+
+
+def _unlike(tables: Sequence[Mapping[str, Any]], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the other keys of one of the tables."""
+    alike = _alike(tables)
+    return {key: value for key, value in table.items() if key not in alike}
 
 
 def inert(text: str) -> str:

@@ -1,6 +1,6 @@
 """Study files: presets are studies, and errors name line and field."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,14 @@ from agent_service.domain.errors import InvalidArgument
 from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.methods.registry import KINDS
 from trainer_service.study.spec import StudySpec
-from trainer_service.study.study_file import WrongStudy, parse_study, presets, read_study
+from trainer_service.study.study_file import (
+    WrongStudy,
+    as_toml,
+    parse_study,
+    presets,
+    read_study,
+)
+from trainer_service.study.suite import Suite
 from trainer_service.training.spec import TrainingSpec
 
 TEXT = """
@@ -48,10 +55,12 @@ of = "rd"
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_is_a_study(name: str) -> None:
     """It can be read, and compares more than the paper's table."""
-    spec = read_study(name)
+    read = read_study(name)
+    studies = [problem.study for problem in read.problems] if isinstance(read, Suite) else [read]
 
-    assert len(spec.methods) >= 6
-    assert spec.seeds >= 5
+    for spec in studies:
+        assert len(spec.methods) >= 6
+        assert spec.seeds >= 5
 
 
 def test_a_file_is_what_it_says(tmp_path: Path) -> None:
@@ -60,6 +69,7 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
     file.write_text(TEXT)
     spec = read_study(str(file))
 
+    assert isinstance(spec, StudySpec)
     assert [entry.name for entry in spec.methods] == ["d", "grid", "rd", "replay"]
     assert spec.training.chunks == 40
     assert spec.entry("rd").ppo.gamma == 0.9  # type: ignore[attr-defined]
@@ -115,6 +125,107 @@ def test_an_error_names_line_and_field(old: str, new: str, error: str) -> None:
         parse_study(TEXT.replace(old, new, 1), "study.toml")
 
     assert "\n" not in str(raised.value)
+
+
+PROBLEMS = """
+[[problems]]
+name = "few"
+training_size = 100
+label_noise = 0.3
+
+[[problems]]
+name = "long"
+epochs = 3
+seeds = 5
+"""
+MANY = TEXT.replace("\n[[methods]]", PROBLEMS + "\n[[methods]]", 1)
+
+
+def suite_of(text: str) -> Suite:
+    suite = parse_study(text, "study.toml")
+    assert isinstance(suite, Suite)
+    return suite
+
+
+def test_problems_change_the_training_that_they_share() -> None:
+    """Each is a study of the same methods; a length takes the place of the shared one."""
+    suite = suite_of('title = "Both"' + MANY)
+    few, long = (problem.study for problem in suite.problems)
+    shared = TrainingSpec(chunks=40)
+
+    assert suite.names == ["few", "long"]
+    assert few.training == replace(shared, training_size=100, label_noise=0.3)
+    assert long.training == replace(shared, chunks=None, epochs=3)
+    assert (few.seeds, long.seeds) == (3, 5)
+    assert few.methods == long.methods
+    assert (suite.title, few.title) == ("Both", "Both: few")
+    assert suite.shown == ("grid",), "the first that is no reference"
+
+
+@pytest.mark.parametrize("text", [MANY, MANY.replace("seeds = 5", ""), 'title = "Both"' + MANY])
+def test_a_suite_is_written_as_it_is_read(text: str) -> None:
+    """With every default, what is shared once."""
+    suite = suite_of(text)
+    written = as_toml(suite)
+
+    assert suite_of(written) == suite
+    assert written.count("dataset") == 1
+    assert written.count("training_size") == 1, "the other has them all"
+
+
+def test_the_shared_training_need_not_be_whole() -> None:
+    """Where each problem has the rest; the table may be left out."""
+    text = MANY.replace("chunks = 40", "").replace("label_noise = 0.3", "chunks = 30")
+    assert suite_of(text).problems[0].study.training.chunks == 30
+
+    alone = text.replace('[training]\ndataset = "digits"', "")
+    assert suite_of(alone) == suite_of(text)
+
+
+FEW, LONG = 'name = "few"', 'name = "long"'
+WRONG_PROBLEMS = [
+    ("training_size = 100", "training_size = 0", r"line 12: problems\[1\].training_size: 0 must"),
+    ("epochs = 3", "chunks = 0", r"line 17: problems\[2\].chunks: 0 must be at least 1"),
+    ("epochs = 3", "chunks = 3\nepochs = 3", r"line 17: problems\[2\].chunks: set either"),
+    ("epochs = 3", "size = 3", r"line 17: problems\[2\].size: is not known.* name, seeds, dataset"),
+    ("epochs = 3", "seed = 3", r"line 17: problems\[2\].seed: is not known here"),
+    ("seeds = 5", "seeds = 0", r"line 18: problems\[2\].seeds: 0 is not in"),
+    ("seeds = 3", "seeds = 0", r"line 2: seeds: for problem few: 0 is not in"),
+    ("chunks = 40", "chunks = 40\nbatch_size = 0", r"line 9: training.batch_size: 0 must be"),
+    ("chunks = 40", "chunks = 40\nchunk = 0", r"line 9: training.chunk: is not known here"),
+    ("chunks = 40", "", r"line 10: problems\[1\].chunks: set either"),
+    (FEW, "", r"line 10: problems\[1\].name: is missing"),
+    (FEW, 'name = "Few"', r"line 11: problems\[1\].name: 'Few' does not match"),
+    (FEW, 'name = "pictures"', r"line 11: problems\[1\].name: pictures is the folder of"),
+    (LONG, FEW, r"line 16: problems\[2\].name: 'few' is there twice"),
+    (PROBLEMS, "[problems]\nfew = 1\n", r"line 9: problems: is no list of tables"),
+    (TEXT, f"problems = []\n{TEXT}", r"line 1: problems: is empty"),
+    ("gamma = 0.9", "gamma = 9", r"line 35: methods\[3\].ppo.gamma: 9.0 is not in"),
+    ("label_noise = 0.3", "chunks = 4", r"line 33: methods\[3\].ppo: for problem few: 8 children"),
+    ('name = "grid"', 'name = "best-default"', r"line 26: methods\[2\].name: best-default is what"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "error"), WRONG_PROBLEMS)
+def test_an_error_of_a_problem_names_line_and_field(old: str, new: str, error: str) -> None:
+    """There where it is written: with the problem, or for all of them."""
+    text = MANY if old in MANY else TEXT
+    assert old in text
+    with pytest.raises(WrongStudy, match=rf"study\.toml, .*{error}") as raised:
+        parse_study(text.replace(old, new, 1), "study.toml")
+
+    assert "\n" not in str(raised.value)
+
+
+def test_a_suite_goes_on_with_more_problems_methods_and_seeds() -> None:
+    """Not with fewer problems, or with one that trains otherwise."""
+    suite = suite_of(MANY)
+    more = MANY + PROBLEMS.replace("few", "few-2").replace("long", "long-2")
+    grown = suite_of(more.replace("seeds = 3", "seeds = 4"))
+
+    assert grown.goes_on_with(suite)
+    assert not suite.goes_on_with(grown)
+    assert not suite_of(MANY.replace("0.3", "0.4", 1)).goes_on_with(suite)
 
 
 def test_a_file_of_any_editor_is_the_same_study(tmp_path: Path) -> None:
