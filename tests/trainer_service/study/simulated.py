@@ -20,10 +20,12 @@ from trainer_service.study.methods.learning import Learned
 from trainer_service.study.methods.plan import Child, Phase, Plan
 from trainer_service.study.methods.searches import Grid, RandomSearch
 from trainer_service.study.methods.steered import Scheduled
-from trainer_service.study.report import courses, pictures
+from trainer_service.study.report import courses, forest, pictures
 from trainer_service.study.results.results import Result, ResultsFolder
+from trainer_service.study.results.suite_folder import SuiteFolder
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
+from trainer_service.study.suite import Suite
 from trainer_service.training.spec import Method, TrainingSpec, fixed_values, hyperparameters
 
 TRAINING = TrainingSpec(chunks=20)
@@ -89,7 +91,7 @@ def result(child: Child, rate: Rates, *, noise: float = 0.0, ended_at: float = 1
     )
 
 
-def simulate(folder: ResultsFolder, spec: StudySpec = STUDY) -> None:
+def simulate(folder: ResultsFolder, spec: StudySpec = STUDY, *, luck_of: int = 0) -> None:
     """Have a whole study in a folder, as if `compare` had run it."""
     folder.open(spec)
     for entry in spec.methods:
@@ -99,7 +101,8 @@ def simulate(folder: ResultsFolder, spec: StudySpec = STUDY) -> None:
         for seed in range(spec.seeds):
             child = judged(entry, plan, seed)
             # Without luck differences would be the same for all seeds.
-            luck = np.random.default_rng([crc32(entry.name.encode()), seed]).normal(0, 1e-4)
+            draws = np.random.default_rng([crc32(entry.name.encode()), seed, luck_of])
+            luck = draws.normal(0, 1e-4)
             folder.add(result(child, course(child.spec), noise=luck))
 
 
@@ -127,8 +130,17 @@ def simulated_folder(path: Path, spec: StudySpec = STUDY) -> ResultsFolder:
     return folder
 
 
+def simulated_suite(path: Path, suite: Suite) -> SuiteFolder:
+    """Return a folder with a whole simulated suite; its problems differ in luck alone."""
+    folder = SuiteFolder(path)
+    folder.open(suite)
+    for number, problem in enumerate(suite.problems):
+        simulate(folder.folder(problem.name), problem.study, luck_of=number)
+    return folder
+
+
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     """Leave a report's pictures empty: drawing takes most of its time."""
-    for module in (pictures, courses):
+    for module in (pictures, courses, forest):
         for name in [name for name in vars(module) if name.startswith("draw_")]:
             patch.setattr(module, name, lambda *_, **__: b"")

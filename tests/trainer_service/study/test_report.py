@@ -241,13 +241,13 @@ window.addEventListener('load', () => {
 </script>"""
 
 
-def test_a_browser_shows_every_picture_and_table(report: Report, tmp_path: Path) -> None:
-    """In Chromium: no error in the console, each image decoded, each table with its rows."""
+def browse(report: Path, tmp_path: Path) -> dict[str, Any]:
+    """Return what Chromium finds on a page; skips the test where it is not installed."""
     browser = shutil.which("chromium")
     if browser is None and os.environ.get("REQUIRE_CHROMIUM") != "1":
         pytest.skip("chromium is not installed")
     page = tmp_path / "page.html"
-    page.write_text(report.page.read_text().replace("<head>", f"<head>{SCRIPT}"))
+    page.write_text(report.read_text().replace("<head>", f"<head>{SCRIPT}"))
     command = [browser or "chromium", "--headless", "--no-sandbox", "--disable-gpu"]
     command += [
         "--no-first-run",
@@ -261,9 +261,16 @@ def test_a_browser_shows_every_picture_and_table(report: Report, tmp_path: Path)
 
     title = re.search(r"<title>(\{.*?\})</title>", shown.stdout)
     assert title is not None, shown.stderr[-2000:]
-    found = json.loads(title[1].replace("&amp;", "&"))
-    assert found["errors"] == []
     assert "CONSOLE" not in shown.stderr
+    found: dict[str, Any] = json.loads(title[1].replace("&amp;", "&"))
+    return found
+
+
+def test_a_browser_shows_every_picture_and_table(report: Report, tmp_path: Path) -> None:
+    """In Chromium: no error in the console, each image decoded, each table with its rows."""
+    found = browse(report.page, tmp_path)
+
+    assert found["errors"] == []
     assert set(found["images"]) == set(PICTURES)
     assert min(found["images"].values()) > 600
     rows = {

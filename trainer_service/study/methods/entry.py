@@ -131,6 +131,11 @@ class Entry:
         return ""
 
     @property
+    def is_constant(self) -> bool:
+        """Whether its values are fixed beforehand, the same on any problem."""
+        return False
+
+    @property
     def reward(self) -> Reward:
         """Reward of its chunks; the paper's if it learns nothing."""
         return Reward.GAP

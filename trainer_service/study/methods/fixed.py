@@ -31,6 +31,11 @@ class Fixed(Entry):
         if training_method(self.method).is_reinforced:
             raise invalid("method", f"{self.method} has a controller; use a kind that names one")
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the loss trains no strength of it, as DNI's."""
+        return not training_method(self.method).regularizer.is_trained
+
     def check(self, path: str, study: StudySpec) -> None:
         """Check the values, as the child does."""
         with within(path):

@@ -56,12 +56,22 @@ def listed(labels: Sequence[str], *, height: float) -> tuple[Figure, Axes]:
     """Return axes with a line for each label, the first on top, each `height` inches high."""
     figure = new_figure(9, 1 + height * len(labels))
     axes = figure.subplots()
+    name_lines(axes, labels)
+    return figure, axes
+
+
+def name_lines(axes: Axes, labels: Sequence[str]) -> None:
+    """Give axes a line for each label, the first on top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     for place in range(1, len(labels), 2):  # the eye stays in its line
         axes.axhspan(place - 0.5, place + 0.5, color=GREY, alpha=0.06, lw=0)
-    return figure, axes
+
+
+def few_ticks(axes: Axes) -> None:
+    """Leave room between the numbers of small axes."""
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def legend_above(axes: Axes) -> None:

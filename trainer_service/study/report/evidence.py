@@ -54,7 +54,7 @@ def at_the_end(spec: StudySpec, rows: Sequence[Row], flagged: Container[str]) ->
     return [first, *_against(spec, rows)]
 
 
-_LINES = "Thick lines: 95% for each alone. Thin lines: 95% for all together, cut at the edges."
+LINES = "Thick lines: 95% for each alone. Thin lines: 95% for all together, cut at the edges."
 
 
 def _against(spec: StudySpec, rows: Sequence[Row]) -> list[Section]:
@@ -114,13 +114,14 @@ def _compared_cells(compared: Compared) -> tuple[str, ...]:
     found = compared.difference
     return (
         f"{found.mean:+.3f}",
-        *(_interval(interval) for interval in (found.student, found.joint, found.bootstrap)),
+        *(interval_words(interval) for interval in (found.student, found.joint, found.bootstrap)),
         found.verdict.value,
         "-" if compared.p is None else f"{compared.p:.3f}",
     )
 
 
-def _interval(interval: Interval | None) -> str:
+def interval_words(interval: Interval | None) -> str:
+    """Return an interval's ends."""
     return "-" if interval is None else f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
@@ -198,7 +199,7 @@ def _compared_section(
     if not beside:
         return Section(title=title, tables=tables)
     drawn = pictures.draw_differences(beside)
-    picture = Picture(name=name, png=drawn, caption=f"{caption} {_LINES}")
+    picture = Picture(name=name, png=drawn, caption=f"{caption} {LINES}")
     compared = tuple(_compared_table(beside, moment, title) for moment in MOMENTS)
     return Section(title=title, tables=(*tables, *compared), pictures=(picture,))
 

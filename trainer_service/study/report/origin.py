@@ -57,15 +57,7 @@ def find_missing(spec: StudySpec, results: Sequence[Result]) -> str:
 def origin(study: Study, results: Sequence[Result], found: Flags) -> list[Section]:
     """Return the runs, the makers of each number, and the commands that reproduce it."""
     ordered = sorted(results, key=lambda result: result.key)
-    makers = sorted({_maker(result) for result in ordered})
-    made = Table(
-        headings=("", "commit", "device", "versions", "results"),
-        cells=tuple(
-            (str(number), *maker, str(sum(_maker(r) == maker for r in ordered)))
-            for number, maker in enumerate(makers, 1)
-        ),
-        caption="Made by",
-    )
+    makers = _makers(ordered)
     runs = Table(
         headings=(
             *("method", "child", "seed", "run", "under", "best", "last", "validation"),
@@ -91,14 +83,30 @@ def origin(study: Study, results: Sequence[Result], found: Flags) -> list[Sectio
         "test and best validation macro F1, and the SHA-256 of its line in results.jsonl",
     )
     return [
-        Section(title="Origin", text=(_AGAIN,), tables=(made,), code=_commands(ordered)),
+        Section(title="Origin", text=(AGAIN,), tables=(made_by(ordered),), code=commands(ordered)),
         Section(title="Every run", tables=(runs,), is_folded=True),
         Section(title=f"The study: {FILE_NAME}", code=as_toml(study.spec), is_folded=True),
         Section(title="The study as JSON", code=spec_as_json(study.spec), is_folded=True),
     ]
 
 
-_AGAIN = (
+def made_by(results: Sequence[Result]) -> Table:
+    """Return commit, device and versions that results were made by, and how many of them."""
+    return Table(
+        headings=("", "commit", "device", "versions", "results"),
+        cells=tuple(
+            (str(number), *maker, str(sum(_maker(r) == maker for r in results)))
+            for number, maker in enumerate(_makers(results), 1)
+        ),
+        caption="Made by",
+    )
+
+
+def _makers(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    return sorted({_maker(result) for result in results})
+
+
+AGAIN = (
     f"Every number here is of {FILE_NAME}, which stands beside this page and below, and is made "
     "again by the commands. On a CPU fixed methods give the same numbers; controllers learn from "
     "runs in the order in which they report, so theirs differ."
@@ -111,7 +119,8 @@ def _maker(result: Result) -> tuple[str, str, str]:
     return result.commit or "none", result.finished.device, versions
 
 
-def _commands(results: Sequence[Result]) -> str:
+def commands(results: Sequence[Result]) -> str:
+    """Return what makes results again, of a checkout and the report's file."""
     commits = Counter(result.commit for result in results if COMMIT.fullmatch(result.commit))
     ordered = sorted(commits, key=lambda commit: (-commits[commit], commit))
     # Readers run this, so only a hexadecimal commit is shown.

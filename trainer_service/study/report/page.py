@@ -20,6 +20,10 @@ class Table:
     headings: tuple[str, ...]
     cells: tuple[tuple[str, ...], ...]
     caption: str = ""
+    strong: frozenset[tuple[int, int]] = frozenset()
+    """Cells that stand out, by row and column."""
+    folders: tuple[str, ...] = ()
+    """By row, the folder of the report that its first cell leads to; empty for no links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +81,21 @@ def markdown(title: str, sections: Sequence[Section], *, pictures: str) -> str:
 
 
 def _table(table: Table) -> str:
-    rows = [table.headings, ("---",) * len(table.headings), *table.cells]
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    cells = [
+        [_cell(table, row, column) for column in range(len(line))]
+        for row, line in enumerate(table.cells)
+    ]
+    rows = [map(_escaped, table.headings), ("---",) * len(table.headings), *cells]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*([f"{_escaped(table.caption)}\n"] if table.caption else []), *lines])
+
+
+def _cell(table: Table, row: int, column: int) -> str:
+    text = _escaped(table.cells[row][column])
+    if (row, column) in table.strong:
+        return f"**{text}**"
+    is_link = column == 0 and row < len(table.folders)
+    return f"[{text}]({table.folders[row]}/report.md)" if is_link else text
 
 
 def _escaped(text: str) -> str:

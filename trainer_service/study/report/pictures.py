@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLOURS = dict(zip(MOMENTS, (drawing.BLUE, drawing.ORANGE), strict=True))
 
 
-def _lines(place: int) -> Iterator[tuple[str, float, str]]:
+def lines(place: int) -> Iterator[tuple[str, float, str]]:
     """Return each moment with its place in a method's line and its colour."""
     for offset, (moment, colour) in zip((-0.16, 0.16), COLOURS.items(), strict=True):
         yield moment, place + offset, colour
@@ -30,7 +30,7 @@ def draw_scores(rows: Sequence[Row]) -> bytes:
     """Draw the test score of every seed of each method, at the best epoch and at the last."""
     figure, axes = drawing.listed([row.entry.label for row in rows], height=0.34)
     for place, row in enumerate(rows):
-        for moment, height, colour in _lines(place):
+        for moment, height, colour in lines(place):
             scores = [MOMENTS[moment](result.finished.scores) for result in row.judged]
             axes.plot(scores, [height] * len(scores), "o", ms=3, alpha=0.4, color=colour)
             label = f"{moment}: seeds, and their mean" if place == 0 else None
@@ -41,16 +41,21 @@ def draw_scores(rows: Sequence[Row]) -> bytes:
     return drawing.png(figure)
 
 
-def draw_differences(shown: Sequence[tuple[str, Sequence[Compared]]]) -> bytes:
-    """Draw differences with their intervals: thick one's own, thin that of all together."""
+def draw_differences(
+    shown: Sequence[tuple[str, Sequence[Compared]]], *, over: str = "paired seeds"
+) -> bytes:
+    """Draw differences with their intervals: thick one's own, thin that of all together.
+
+    `over` says what they are means of.
+    """
     figure, axes = drawing.listed([label for label, _ in shown], height=0.4)
     axes.axvline(0, color="black", lw=0.8)
     for place, (_label, compared) in enumerate(shown):
-        for moment, height, colour in _lines(place):
+        for moment, height, colour in lines(place):
             for one in (c for c in compared if c.moment == moment):
                 _draw_interval(axes, height, one, colour, moment if place == 0 else None)
-    axes.set_xlim(*_limits([one.difference for _, compared in shown for one in compared]))
-    axes.set(xlabel="difference in test macro F1 over paired seeds")
+    axes.set_xlim(*limits([one.difference for _, compared in shown for one in compared]))
+    axes.set(xlabel=f"difference in test macro F1 over {over}")
     drawing.legend_above(axes)
     return drawing.png(figure)
 
@@ -65,7 +70,7 @@ def _draw_interval(
             axes.plot([interval.low, interval.high], [height] * 2, color=colour, lw=width)
 
 
-def _limits(found: Sequence[Difference]) -> tuple[float, float]:
+def limits(found: Sequence[Difference]) -> tuple[float, float]:
     """Return where the axes end: intervals over very few seeds are cut, or nothing else is seen."""
     own = [difference.student for difference in found if difference.student is not None]
     usual = float(np.median([interval.high - interval.low for interval in own])) if own else 0.0

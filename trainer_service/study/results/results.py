@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from agent_service.domain.errors import AgentError, InvalidArgument, invalid
+from agent_service.domain.errors import AgentError, invalid
 from agent_service.domain.runs import RUN_ID
 from trainer_service.locks import lock
 from trainer_service.runs.run import Finished, RunSpec
 from trainer_service.study.methods.plan import Key, Phase, Plan
-from trainer_service.study.plain import shortened
 from trainer_service.study.results.inside import open_inside, read_inside, write_inside
+from trainer_service.study.results.stored_json import BOM, read_json
 from trainer_service.study.results.trace import Trace
 from trainer_service.study.spec import StudySpec
 from trainer_service.study.study_file import inert
@@ -170,7 +170,7 @@ class ResultsFolder:
         if data is None:
             return None
         place = f"{self.path / _STUDY_FILE} is no study of this version"
-        study: Study = _read(_STUDY, data.removeprefix(_BOM), place)
+        study: Study = read_json(_STUDY, data, place)
         return study
 
     def results(self) -> list[Result]:
@@ -184,11 +184,11 @@ class ResultsFolder:
         """
         data = read_inside(self.path, _LINES) or b""
         found: dict[Key, Result] = {}
-        for number, line in enumerate(data.removeprefix(_BOM).splitlines(keepends=True), 1):
+        for number, line in enumerate(data.removeprefix(BOM).splitlines(keepends=True), 1):
             content = line.rstrip(b"\r\n")
             if content and (content != line or _is_whole(content)):
                 place = f"{self.path / _LINES}, line {number}"
-                result: Result = replace(_read(_RESULT, content, place), line=content)
+                result: Result = replace(read_json(_RESULT, content, place), line=content)
                 other = found.setdefault(result.key, result)
                 found[result.key] = earlier(other, result)
         return list(found.values())
@@ -223,30 +223,9 @@ class ResultsFolder:
         write_inside(self.path, f"weights/{method}.safetensors", data)
 
 
-_BOM = b"\xef\xbb\xbf"
-"""Byte order mark that some editors put before UTF-8."""
-
-
 def earlier(one: Result, other: Result) -> Result:
     """Return which of two results of a child counts: the one that was there first."""
     return min(one, other, key=lambda result: (result.ended_at, result.run_id))
-
-
-def _read(adapter: TypeAdapter[Any], data: bytes, place: str) -> Any:
-    """Return what JSON describes; raises AgentError that begins with `place`."""
-    try:
-        if "\0" in data.decode():
-            raise AgentError(f"{place}: has zero bytes, which are no JSON; save it as UTF-8")
-        return adapter.validate_json(data)
-    except UnicodeDecodeError:
-        raise AgentError(f"{place}: is not in UTF-8, so it is no JSON; save it as UTF-8") from None
-    except (ValidationError, InvalidArgument) as error:
-        why = _first(error) if isinstance(error, ValidationError) else str(error)
-        raise AgentError(f"{place}: {shortened(why, LONGEST_ERROR)}") from None
-
-
-LONGEST_ERROR = 300
-"""Characters of the error about a wrong line."""
 
 
 def _mend_cut_line(file: IO[bytes]) -> None:
@@ -282,9 +261,3 @@ def _digest(line: bytes) -> str:
 def spec_as_json(spec: StudySpec) -> str:
     """Return a study's spec as JSON, every default filled in."""
     return inert(TypeAdapter(StudySpec).dump_json(spec, indent=1).decode())
-
-
-def _first(error: ValidationError) -> str:
-    """Return the first thing that is wrong, in one line."""
-    first = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
