@@ -409,3 +409,154 @@ def test_ctrl_c_ends_the_demonstration_and_all_that_it_started(tmp_path: Path) -
 def _descendants(pid: int) -> list[int]:
     below = children(pid)
     return below + [deep for child in below for deep in _descendants(child)]
+
+
+SUITE = """
+title = "Two problems"
+seeds = 2
+budget = 2
+references = ["d"]
+[training]
+training_size = 64
+model = "resnet18"
+width = 0.0625
+batch_size = 16
+chunk_size = 4
+validation_batches = 3
+chunks = 4
+[[problems]]
+name = "clean"
+[[problems]]
+name = "wrong"
+label_noise = 0.3
+chunks = 6
+seeds = 3
+[[methods]]
+name = "d"
+kind = "fixed"
+method = "d"
+[[methods]]
+name = "vanilla"
+kind = "fixed"
+method = "vanilla"
+[[methods]]
+name = "rd"
+kind = "ppo"
+ppo = { rollout_size = 8, batch_size = 8 }
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    path = tmp_path / "suite.toml"
+    path.write_text(SUITE)
+    return str(path)
+
+
+def lines_of(output: Path, problem: str) -> bytes:
+    path = output / problem / "results.jsonl"
+    return path.read_bytes() if path.exists() else b""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_suite_goes_on(services: Services, suite: str, tmp_path: Path) -> None:
+    """Within the problem that Ctrl-C found it at; what was finished stands as it was."""
+    output = tmp_path / "results"
+    command = services.compare(output, suite)
+    with begin(command) as process, TrainerClient(services.trainer.address) as trainer:
+        wait_for(lambda: lines_of(output, "wrong") != b"")
+        check_failure(run_command("trainer_service", *command), f"at work in {output}")
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in errors) == (130, False)
+        wait_for_idle(trainer)
+    assert "problem 1 of 2: clean\n" in shown
+    assert "problem 2 of 2: wrong, about 1 min left\n" in shown
+    done = [lines_of(output, "clean"), lines_of(output, "wrong")]
+
+    shown = succeed(command)
+
+    assert lines_of(output, "clean") == done[0]
+    assert lines_of(output, "wrong").startswith(done[1])
+    folders = [ResultsFolder(output / name) for name in ("clean", "wrong")]
+    assert [len(folder.results()) for folder in folders] == [2 + 3 * 2, 2 + 3 * 3]
+    assert {r.spec.training.label_noise for r in folders[1].results()} == {0.3}
+    assert not [r.key for f in folders for r in f.results() if departs(r, f.plan())]
+    assert (output / "clean" / "report.html").exists()
+    assert f"{output / 'report.html'}\n" in shown
+    text = (output / "report.md").read_text()
+    assert "[wrong](wrong/report.md) | 0." in text
+    assert "Not finished" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_problem_that_fails_does_not_stop_the_others(
+    services: Services, suite: str, tmp_path: Path
+) -> None:
+    """Its error is told at the end; mended, the same command finishes it."""
+    output, file = tmp_path / "results", Path(suite)
+    file.write_text(SUITE.replace('name = "clean"', 'name = "clean"\ndataset = "npz:missing"'))
+    command = services.compare(output, suite, "--only", "d,vanilla")
+
+    failed = run_command("trainer_service", *command)
+
+    check_failure(failed, "not all problems are finished; clean: nothing was begun, since")
+    assert "missing.npz" in failed.stderr
+    assert len(ResultsFolder(output / "wrong").results()) == 2 * 3
+    text = (output / "report.md").read_text()
+    assert "Not finished: 2 of 2 problems" in text
+    assert "| clean | 0 | d judged 0 of 2, vanilla judged 0 of 2" in text
+    alone = run_command("trainer_service", *services.tiny(output, "--methods", "vanilla"))
+    check_failure(alone, "holds a study of several problems; give a new folder")
+
+    file.write_text(SUITE.replace("[training]", '[training]\ndataset = "npz:missing"'))
+    new = services.compare(tmp_path / "new", suite, "--only", "d,vanilla")
+    check_failure(run_command("trainer_service", *new), "; wrong: nothing was begun, since")
+    assert not (tmp_path / "new" / "suite.json").exists(), "another may begin there"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_parts_of_a_suite_are_merged(services: Services, suite: str, tmp_path: Path) -> None:
+    """By problems and by seeds; a seed that a problem does not have is left out of it."""
+    for part, options in (("a", "--only-problems clean"), ("b", "--only-seeds 1,2")):
+        words = f"{options} --only d,vanilla".split()
+        succeed(services.compare(tmp_path / part, suite, *words))
+    keys = {
+        (part, name): [
+            (r.key.method, r.key.index) for r in ResultsFolder(tmp_path / part / name).results()
+        ]
+        for part, name in (("a", "clean"), ("b", "clean"), ("b", "wrong"))
+    }
+    assert not (tmp_path / "a" / "wrong").exists()
+    assert sorted(keys["b", "clean"]) == [("d", 1), ("vanilla", 1)]
+    assert sorted(keys["b", "wrong"]) == [("d", 1), ("d", 2), ("vanilla", 1), ("vanilla", 2)]
+
+    parts = [str(tmp_path / part) for part in ("a", "b")]
+    shown = succeed(["merge", *parts, "--output", str(tmp_path / "all")])
+    succeed(["report", str(tmp_path / "all")])
+
+    assert shown.startswith(f"{2 * 2 + 4} results are in")
+    assert "3 of 3" not in (tmp_path / "all" / "report.md").read_text()
+    assert sorted(
+        (r.key.method, r.key.index) for r in ResultsFolder(tmp_path / "all" / "clean").results()
+    ) == sorted(keys["a", "clean"])
+    refused = run_command(
+        "trainer_service", *services.compare(tmp_path, suite, "--only-problems", "none")
+    )
+    assert refused.returncode == 2
+    assert "'none' is not one of the problems: clean, wrong" in refused.stderr
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_suites_time_is_that_of_all_its_problems(
+    services: Services, suite: str, tmp_path: Path
+) -> None:
+    """The one that trains when it is up is cancelled, and none begins after it."""
+    file = Path(suite)
+    file.write_text(SUITE.replace("chunks = 4\n", "chunks = 80\n").replace("chunks = 6", ""))
+    command = services.compare(tmp_path / "r", suite, "--only", "vanilla", "--minutes", "0.02")
+
+    shown = succeed(command)
+
+    assert "the time is up" in shown
+    assert "problem 2 of 2" not in shown

@@ -50,6 +50,9 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 @click.option("--only", default="", help="Methods to run, comma-separated (default: all).")
 @click.option("--only-seeds", default="", help="Seeds to evaluate, comma-separated (default: all).")
 @click.option(
+    "--only-problems", default="", help="Problems to run, comma-separated (default: all)."
+)
+@click.option(
     "--minutes",
     type=Amount(0, LONGEST_SECONDS / 60),
     help="Time limit; the same command resumes.",
@@ -70,6 +73,7 @@ def compare(
     access: Access,
     only: str,
     only_seeds: str,
+    only_problems: str,
     minutes: float | None,
     output: Path,
     **options: Any,
@@ -80,7 +84,7 @@ def compare(
     fer2013-small. Without it the options up to --rollout-size define the study.
     """
     from trainer_service.study.command import run_study
-    from trainer_service.study.run.compare import Part
+    from trainer_service.study.run.part import Part
     from trainer_service.study.study_file import read_study
 
     agent = address_to_call(agent, "agent", port=AGENT_PORT).target
@@ -88,7 +92,12 @@ def compare(
     if study is not None:
         _refuse_given(context, options)
     spec = _study_of_options(options) if study is None else read_study(study)
-    part = Part(only=_words(only), seeds=tuple(map(_seed, _words(only_seeds))), minutes=minutes)
+    part = Part(
+        only=_words(only),
+        seeds=tuple(map(_seed, _words(only_seeds))),
+        problems=_words(only_problems),
+        minutes=minutes,
+    )
     # SIGTERM, as of a batch system, cancels queued and running runs like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_study(spec, output, agent=agent, trainers=trainers, access=access, part=part)
@@ -140,7 +149,10 @@ def _seed(word: str) -> int:
 @click.argument("folder", type=_PATH)
 @click.option("--data", type=_PATH, help="Folder of the data sets, for Grad-CAM images.")
 def report(folder: Path, data: Path | None) -> None:
-    """Write the report of a study's finished results: page, text and pictures."""
+    """Write the report of a study's finished results: page, text and pictures.
+
+    Of a study of several problems, also the report of each.
+    """
     from trainer_service.study.command import show_report
 
     show_report(folder, data)

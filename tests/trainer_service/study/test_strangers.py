@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from agent_service.domain.errors import AgentError, InvalidArgument
-from tests.trainer_service.study.simulated import STUDY, draw_nothing, simulated_folder
+from tests.trainer_service.study.simulated import (
+    STUDY,
+    draw_nothing,
+    simulated_folder,
+    simulated_suite,
+)
 from trainer_service.study import command
 from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.methods.plan import Key
@@ -22,7 +27,9 @@ from trainer_service.study.report.report import write_report
 from trainer_service.study.results.inside import write_inside
 from trainer_service.study.results.merging import merge
 from trainer_service.study.results.results import ResultsFolder
+from trainer_service.study.results.suite_folder import SuiteFolder
 from trainer_service.study.study_file import read_study
+from trainer_service.study.suite import Suite, SuiteProblem
 from trainer_service.training.spec import Method
 
 HTML = (
@@ -289,3 +296,66 @@ def test_a_file_system_without_locks_is_warned_of(
 
     with ResultsFolder(tmp_path).held():
         assert "let no other compare work there" in caplog.text
+
+
+@pytest.fixture
+def suite_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteFolder:
+    draw_nothing(monkeypatch)
+    suite = Suite(title=HTML, problems=(SuiteProblem(name="one", study=SMALL),))
+    return simulated_suite(tmp_path / "theirs", suite)
+
+
+def test_no_link_of_a_suite_is_followed(suite_folder: SuiteFolder, tmp_path: Path) -> None:
+    """Of a problem's folder: nothing outside is read or written."""
+    theirs = suite_folder.path / "one"
+    theirs.rename(tmp_path / "elsewhere")
+    theirs.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(AgentError, match="one is a link, which is not followed"):
+        command.show_report(suite_folder.path)
+    assert not (tmp_path / "elsewhere" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('"one"', '"../one"', r"suite\.json is no suite: name: '\.\./one' does not"),
+        ('"seeds": 2', '"seeds": 0', r"suite\.json is no suite: .*seeds"),
+        ('"chunks": 20', '"chunks": 21', r"one is another study than suite\.json says"),
+    ],
+)
+def test_a_wrong_suite_is_told_in_one_line(
+    suite_folder: SuiteFolder, old: str, new: str, error: str
+) -> None:
+    """With the file, and what is wrong in it."""
+    file = suite_folder.path / "suite.json"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+
+    with pytest.raises(AgentError, match=error) as raised:
+        command.show_report(suite_folder.path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_suites_titles_are_text(suite_folder: SuiteFolder) -> None:
+    """In its page and its Markdown."""
+    command.show_report(suite_folder.path)
+
+    page = (suite_folder.path / "report.html").read_text()
+    assert "<script>1" not in page
+    assert page.count("<script") == 0
+    text = (suite_folder.path / "report.md").read_text()
+    assert "\n# injected" not in text
+    assert "[l](javascript:1)" not in text
+
+
+def test_a_folder_holds_one_kind_of_study(suite_folder: SuiteFolder, tmp_path: Path) -> None:
+    """What is begun for one problem is not gone on with for several, nor the other way round."""
+    suite = suite_folder.suite()
+    with pytest.raises(AgentError, match="holds a study of one problem"):
+        SuiteFolder(suite_folder.path / "one").open(suite)
+    with pytest.raises(AgentError, match=r"no suite of problems: there is no suite\.json"):
+        merge([suite_folder.path, suite_folder.path / "one"], tmp_path / "all")
+    other = replace(suite, problems=(SuiteProblem(name="two", study=SMALL),))
+    with pytest.raises(AgentError, match="is another study; give a new folder"):
+        suite_folder.open(other)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent_service.domain.errors import AgentError
 from trainer_service.runs.run import RunSpec
 from trainer_service.study.methods.plan import Key, Phase
 from trainer_service.study.results.results import Result, ResultsFolder, Study, earlier
+from trainer_service.study.results.suite_folder import SuiteFolder
 from trainer_service.study.spec import names_of
 from trainer_service.training.child_file import read_manifest
 
@@ -18,10 +19,11 @@ from trainer_service.training.child_file import read_manifest
 def merge(parts: Sequence[Path], output: Path) -> int:
     """Bring the results and policies of parts together in a folder; return how many results.
 
-    The order of the parts does not matter. A result that several have counts once.
+    The order of the parts does not matter. A result that several have counts once. Parts of a suite
+    are merged problem by problem.
 
     Args:
-        parts: folders of the same study, at least one.
+        parts: folders of the same study or suite, at least one.
         output: a folder that is new, or a part, too.
 
     Raises:
@@ -31,10 +33,51 @@ def merge(parts: Sequence[Path], output: Path) -> int:
     """
     target = ResultsFolder(output)
     with target.held() if output.exists() else nullcontext():
-        return _merge(parts, target)
+        if any(SuiteFolder(path).has_suite for path in (*parts, output)):
+            return _merge_suites(parts, SuiteFolder(output))
+        merged = _merged(parts, target)
+        merged.write(target)
+        return len(merged.results)
 
 
-def _merge(parts: Sequence[Path], target: ResultsFolder) -> int:
+def _merge_suites(parts: Sequence[Path], target: SuiteFolder) -> int:
+    folders = [SuiteFolder(path) for path in parts]
+    suites = [folder.suite() for folder in folders]
+    if target.has_suite:
+        suites.append(target.suite())
+    for folder, suite in zip([*folders, target], suites, strict=False):
+        if suite != suites[0]:
+            raise AgentError(f"{folder.path} is another study than {folders[0].path}")
+    begun = [(problem.name, found.path) for folder in folders for problem, found in folder.begun()]
+    found = {name: [path for other, path in begun if other == name] for name, _path in begun}
+    merged = {name: _merged(paths, target.folder(name)) for name, paths in found.items()}
+    target.write_suite(suites[0])
+    for name, one in merged.items():
+        one.write(target.folder(name))
+    return sum(len(one.results) for one in merged.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Merged:
+    """What parts of a study have together."""
+
+    study: Study
+    results: Mapping[Key, Result]
+    policies: Mapping[str, bytes]
+    weights: Mapping[str, bytes]
+
+    def write(self, target: ResultsFolder) -> None:
+        """Write all of it into a folder."""
+        target.write_study(self.study)
+        for method, data in self.policies.items():
+            target.add_policy(method, data)
+        for method, data in self.weights.items():
+            target.add_weights(method, data)
+        target.replace_results([self.results[key] for key in sorted(self.results)])
+
+
+def _merged(parts: Sequence[Path], target: ResultsFolder) -> _Merged:
+    """Return what parts, and the target, have together; nothing is written."""
     folders = [ResultsFolder(path) for path in parts]
     if target.has_study:
         folders.append(target)
@@ -45,14 +88,12 @@ def _merge(parts: Sequence[Path], target: ResultsFolder) -> int:
     results = _united(folders)
     _check_learned_once(results.values())
     methods = names_of(studies[0].spec)
-    policies, weights = _policies(folders, methods), _weights(folders, results, methods)
-    target.write_study(Study(id=min(study.id for study in studies), spec=studies[0].spec))
-    for method, data in policies.items():
-        target.add_policy(method, data)
-    for method, data in weights.items():
-        target.add_weights(method, data)
-    target.replace_results([results[key] for key in sorted(results)])
-    return len(results)
+    return _Merged(
+        study=Study(id=min(study.id for study in studies), spec=studies[0].spec),
+        results=results,
+        policies=_policies(folders, methods),
+        weights=_weights(folders, results, methods),
+    )
 
 
 def _united(folders: Sequence[ResultsFolder]) -> dict[Key, Result]:

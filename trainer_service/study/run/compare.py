@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent_service.client import AgentClient
-from agent_service.domain.errors import invalid
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import RunSpec, RunState, StateChanged
 from trainer_service.study.methods.entry import Entry
@@ -23,45 +22,10 @@ from trainer_service.study.run.children import (
     wait_for_all,
 )
 from trainer_service.study.run.controllers import Controllers
+from trainer_service.study.run.part import WHOLE, Part
 from trainer_service.study.run.progress import StudyProgress
 from trainer_service.study.run.work import Work
 from trainer_service.study.spec import StudySpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Which part of a study is run; all of it by default."""
-
-    only: tuple[str, ...] = ()
-    """Names of methods; empty for all."""
-    seeds: tuple[int, ...] = ()
-    """Seeds that are judged; empty for all."""
-    minutes: float | None = None
-    """After which the study stops; None for never."""
-
-    def check(self, spec: StudySpec) -> None:
-        """Check the part against the study; raises InvalidArgument naming the option."""
-        names = [entry.name for entry in spec.methods]
-        for name in self.only:
-            if name not in names:
-                raise invalid("only", f"{name!r} is not one of the methods: {', '.join(names)}")
-        for seed in self.seeds:
-            if not 0 <= seed < spec.seeds:
-                raise invalid("only_seeds", f"{seed} is not in [0, {spec.seeds - 1}]")
-        if self.minutes is not None and not self.minutes > 0:
-            raise invalid("minutes", f"{self.minutes} must be above 0")
-
-    def methods(self, spec: StudySpec) -> list[Entry]:
-        """Return the methods of this part, in the study's order."""
-        return [entry for entry in spec.methods if not self.only or entry.name in self.only]
-
-    def judged(self, spec: StudySpec) -> list[int]:
-        """Return the seeds of this part."""
-        return sorted(set(self.seeds)) or list(range(spec.seeds))
-
-
-WHOLE = Part()
-"""All of a study."""
 
 
 class Comparison:
@@ -110,8 +74,12 @@ class Comparison:
         self._is_begun = self._folder.has_study
         self._id = self._folder.open(self._spec)
 
-    def run(self, progress: StudyProgress) -> bool:
+    def run(self, progress: StudyProgress, *, minutes: float | None = None) -> bool:
         """Run it; what is interrupted is cancelled, and can be continued later.
+
+        Args:
+            progress: shows it.
+            minutes: after which it stops; None for those of the part.
 
         Returns:
             Whether all of the part is finished; else its time was up.
@@ -122,7 +90,7 @@ class Comparison:
         if not self._folder.results():
             self._check_trainers(progress)
         with Children(self._folder, self._trainers, progress) as self._children:
-            limit = self._part.minutes
+            limit = self._part.minutes if minutes is None else minutes
             timer = threading.Timer(0 if limit is None else limit * 60, self._children.stop)
             if limit is not None:
                 timer.start()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -21,15 +21,35 @@ from trainer_service.runs.run import ChunkTrained, Event, Finished, Planned, Sta
 from trainer_service.study.methods.plan import Key
 
 
+class Whole(NamedTuple):
+    """The suite that a study is of."""
+
+    runs: float
+    """Runs of all its problems that are trained, in parts too."""
+    planned: int
+    words: str
+    """Which problem this is, and the time left."""
+
+
 class StudyProgress:
     """Shows methods, and of each the loss, scores and values of the chunk that came last.
 
     Thread-safe; a context manager.
     """
 
-    def __init__(self, console: Console, planned: Mapping[str, tuple[str, int]]) -> None:
-        """Show all methods, given label and number of runs of each name, from the beginning."""
+    def __init__(
+        self,
+        console: Console,
+        planned: Mapping[str, tuple[str, int]],
+        *,
+        whole: Callable[[float], Whole] | None = None,
+    ) -> None:
+        """Show all methods, given label and number of runs of each name, from the beginning.
+
+        Of a suite there is a bar, too: `whole` is told how many runs of this study are trained.
+        """
         self._console = console
+        self._whole = whole
         self._lock = threading.Lock()
         self._bars = Progress(
             TextColumn("{task.description:<12}", markup=False),
@@ -40,6 +60,10 @@ class StudyProgress:
             console=console,
             disable=not console.is_terminal,
         )
+        if whole is not None:
+            now = whole(0)
+            self._all = self._bars.add_task("all problems", total=now.planned, last=now.words)
+            self._bars.update(self._all, completed=now.runs)
         self._tasks: dict[str, TaskID] = {
             name: self._bars.add_task(label, total=total, start=False, last="")
             for name, (label, total) in planned.items()
@@ -81,6 +105,9 @@ class StudyProgress:
             shares = self._shares[key.method]
             shares[key] = share
             total = sum(shares.values())
+            if self._whole is not None:
+                now = self._whole(sum(sum(s.values()) for s in self._shares.values()))
+                self._bars.update(self._all, completed=now.runs, last=now.words)
         self._bars.start_task(task)
         self._bars.update(task, completed=total, last=last)
 
