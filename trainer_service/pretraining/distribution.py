@@ -97,7 +97,7 @@ class Problems(_Table):
     groups: int = Field(4, ge=1)
     """Problems in a stack: of different data, of one network, batch size and length."""
     chunk_size: int = Field(20, ge=1)
-    chunks: Range = (8, 60)
+    chunks: Range = (8, 48)
     classes: Range = (2, 20)
     training_size: Range = (80, 1600)
     learning_rate: Range = (5e-4, 8e-3)
