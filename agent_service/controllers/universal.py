@@ -70,6 +70,13 @@ REPORTED = (
 """What reports tell, in order; zeros before the first."""
 OF_EACH = ("place", "mean place")
 """Of each hyperparameter, at the end: of what the last chunk ran under, and of all so far."""
+PARTS = {
+    "problem": range(4, 19),
+    "plan": range(3),
+    "losses": range(len(ABOUT), len(ABOUT) + 3),
+    "scores": range(len(ABOUT) + 3, len(ABOUT) + len(REPORTED)),
+}
+"""Places of what is told of the problem and of the plan, and of what losses and scores tell."""
 
 
 def size(hyperparameters: int) -> int:

@@ -84,6 +84,10 @@ class Learning(_Table):
     ent_coef: float = Field(0.002, ge=0)
     deviation: float = Field(0.3, gt=0)
     """Of exploration at first, about, in the policy's [-1, 1]."""
+    is_relative: bool = True
+    """Whether a child's reward is taken relative to its twins'."""
+    blind_to: tuple[Literal["problem", "plan", "losses", "scores"], ...] = ()
+    """Parts of what is observed that are hidden, to see what they are worth."""
     start: float = 0.25
     """The value that an untrained policy sets, in the regularizer's own unit."""
 

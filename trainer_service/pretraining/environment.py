@@ -22,7 +22,7 @@ from agent_service.controllers import universal
 from agent_service.domain.errors import invalid
 from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Scores
-from trainer_service.pretraining.distribution import Problems, draw_stack, read_problems
+from trainer_service.pretraining.distribution import Learning, Problems, draw_stack, read_problems
 from trainer_service.pretraining.stack import ProblemStack, StackChunk
 from trainer_service.training.regularizers.registry import steerable
 
@@ -31,6 +31,11 @@ SCALE = 10.0
 """Rewards are gains of a score in [0, 1], times this."""
 LARGEST_LOSS = 1e6
 """Stands for the losses of a child that diverged."""
+
+
+def hidden_places(learning: Learning) -> list[int]:
+    """Return the places of an observation that a policy is blind to."""
+    return [place for part in learning.blind_to for place in universal.PARTS[part]]
 
 
 class ProblemsEnvironment(VectorEnv[Array, Array, Array]):
@@ -55,7 +60,7 @@ class ProblemsEnvironment(VectorEnv[Array, Array, Array]):
         *,
         problems: Problems | str | PathLike[str],
         data: str | PathLike[str] = "data",
-        is_relative: bool = True,
+        is_relative: bool | None = None,
     ) -> None:
         """Read the distribution.
 
@@ -63,7 +68,7 @@ class ProblemsEnvironment(VectorEnv[Array, Array, Array]):
             num_envs: a multiple of its twins.
             problems: it, or its file, or the name of a shipped policy.
             data: the data folder.
-            is_relative: whether the mean of twins is taken off rewards.
+            is_relative: whether the mean of twins is taken off rewards; None is as the file says.
 
         Raises:
             WrongProblems: the file is invalid.
@@ -74,7 +79,9 @@ class ProblemsEnvironment(VectorEnv[Array, Array, Array]):
             raise invalid("num_envs", f"{num_envs} is no multiple of {found.twins} twins")
         self.num_envs = num_envs
         self._problems, self._data = found, Path(data)
-        self._is_relative = is_relative
+        its = found.learning
+        self._is_relative = its.is_relative if is_relative is None else is_relative
+        self._hidden = hidden_places(its)
         self.hyperparameter = steerable(found.regularizer).strength
         seen = universal.LIMIT
         size = universal.size(1)
@@ -161,7 +168,9 @@ class ProblemsEnvironment(VectorEnv[Array, Array, Array]):
         return result
 
     def _observation(self) -> Array:
-        return np.stack(self._seen).astype(np.float32)
+        observation = np.stack(self._seen).astype(np.float32)
+        observation[:, self._hidden] = 0.0
+        return observation
 
 
 gymnasium.register(

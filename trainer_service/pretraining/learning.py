@@ -19,7 +19,7 @@ import torch
 
 from agent_service.domain.errors import AgentError
 from trainer_service.pretraining.distribution import Problems
-from trainer_service.pretraining.environment import ProblemsEnvironment
+from trainer_service.pretraining.environment import ProblemsEnvironment, hidden_places
 from trainer_service.pretraining.policy import (
     FEATURE,
     HIDDEN,
@@ -63,7 +63,7 @@ def play(job: Play) -> Episodes:
         problems.groups * children,
         problems=problems,
         data=job.data,
-        is_relative=job.is_exploring,
+        is_relative=None if job.is_exploring else False,
     )
     act = _constant(environment, job) if job.weights is None else _policy(job, environment.num_envs)
     observation, _info = environment.reset(seed=job.seed)
@@ -181,7 +181,12 @@ class Learner:
 
     def policy(self, name: str) -> bytes:
         """Return the policy's file."""
-        return policy_bytes(self._model, regularizer=self._problems.regularizer, name=name)
+        return policy_bytes(
+            self._model,
+            regularizer=self._problems.regularizer,
+            name=name,
+            hidden=hidden_places(self._problems.learning),
+        )
 
     def _weights(self) -> dict[str, Any]:
         return {name: tensor.clone() for name, tensor in self._model.policy.state_dict().items()}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -158,18 +157,23 @@ def _by_run(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(np.swapaxes(array, 0, 1)).reshape(-1, *array.shape[2:])
 
 
-def policy_bytes(model: PPO, *, regularizer: str, name: str) -> bytes:
-    """Return the policy file of the mean action, without an optimizer's state."""
-    return policy_bytes_of(model.policy.state_dict(), regularizer=regularizer, name=name)
+def policy_bytes(model: PPO, *, regularizer: str, name: str, hidden: Sequence[int] = ()) -> bytes:
+    """Return the policy file of the mean action, without an optimizer's state.
 
-
-def policy_bytes_of(weights: Mapping[str, Any], *, regularizer: str, name: str) -> bytes:
-    """Return the policy file of weights: see `policy_bytes`."""
+    Args:
+        model: that learned.
+        regularizer: whose value it sets.
+        name: of the policy.
+        hidden: places of an observation that it was blind to, and stays.
+    """
+    weights = model.policy.state_dict()
     spec = spec_of(regularizer, name)
     arrays = empty_arrays(spec)
     for key, form in arrays.items():
         if key in weights and key != "log_std":
             arrays[key] = weights[key].numpy().astype(form.dtype).reshape(form.shape)
     deviation = torch.exp(weights["log_std"]).square().sum(0).sqrt() * FEATURE
+    for network in ("policy_net", "value_net"):
+        arrays[f"mlp_extractor.{network}.0.weight"][:, list(hidden)] = 0.0
     arrays["log_std"] = torch.log(deviation).numpy().astype(np.float32)
     return to_bytes(PolicySnapshot(arrays), spec, policy_version=1)

@@ -108,6 +108,39 @@ def test_what_is_hidden_is_unknown() -> None:
     assert not observation[:, known].any()
 
 
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        ("problem", "ln classes / 2 - 1"),
+        ("problem", "ln sites / 2"),
+        ("problem", "samples known"),
+        ("plan", "share of the plan trained"),
+        ("losses", "mean loss"),
+        ("scores", "validation score"),
+        ("scores", "share of the plan since the best by 2, or steps / 400"),
+    ],
+)
+def test_a_policy_can_be_blind_to_a_part(part: str, shown: str) -> None:
+    """Of what it sees otherwise; how far the run is and what it ran under stay."""
+    blind = tiny(learning={"blind_to": [part]}, unknown=0.0)
+    place = universal.names(1).index(shown)
+    seen, hidden = (
+        np.stack([step[0][:, place] for step in episode(environment, PLACES, seed=9)])
+        for environment in (
+            ProblemsEnvironment(4, problems=tiny(unknown=0.0)),
+            ProblemsEnvironment(4, problems=blind),
+        )
+    )
+    steps = episode(ProblemsEnvironment(4, problems=blind), PLACES, seed=9)
+
+    assert seen.any() or "since" in shown
+    assert not hidden.any()
+    kept = [
+        universal.names(1).index(name) for name in ("ln (1 + steps trained / 100) / 2", "place 1")
+    ]
+    assert all((step[0][:, kept] != 0).any() for step in steps)
+
+
 def test_twins_fill_the_environments() -> None:
     with pytest.raises(InvalidArgument, match="num_envs: 3 is no multiple of 2 twins"):
         ProblemsEnvironment(3, problems=tiny())

@@ -128,10 +128,14 @@ def test_the_file_holds_the_mean_action() -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape))
     data = policy_bytes(model, regularizer="dropout", name="dropout-1")
     snapshot = from_bytes(data, spec_of("dropout", "any-name"))
+    data = policy_bytes(model, regularizer="dropout", name="dropout-1", hidden=[4, 5])
+    blind = from_bytes(data, spec_of("dropout", "any-name"))
 
     for seen in np.random.default_rng(0).normal(size=(20, universal.size(1))):
-        action = model.policy(torch.tensor(seen[None], dtype=torch.float32), deterministic=True)[0]
-        assert snapshot.mean(seen) == pytest.approx(action.detach().numpy()[0], abs=1e-5)
+        for policy, blinded in ((snapshot, seen), (blind, np.array([*seen[:4], 0, 0, *seen[6:]]))):
+            inputs = torch.tensor(blinded[None], dtype=torch.float32)
+            action = model.policy(inputs, deterministic=True)[0]
+            assert policy.mean(seen) == pytest.approx(action.detach().numpy()[0], abs=1e-5)
 
 
 def test_comparisons_are_paired_by_problem() -> None:
