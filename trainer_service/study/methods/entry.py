@@ -122,7 +122,7 @@ class Entry:
 
     @property
     def learned(self) -> Steered | None:
-        """This method, if it learns a policy that others can derive from; else None."""
+        """This method, if it has a learned policy that others can derive from; else None."""
         return None
 
     @property

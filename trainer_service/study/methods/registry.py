@@ -14,6 +14,7 @@ from trainer_service.study.methods.entry import Entry
 from trainer_service.study.methods.fixed import Fixed
 from trainer_service.study.methods.learning import Bayesian, Learned
 from trainer_service.study.methods.pbt import PopulationBased
+from trainer_service.study.methods.pretrained import Pretrained
 from trainer_service.study.methods.searches import Grid, RandomSearch
 from trainer_service.study.methods.steered import Drawn, Scheduled
 
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Entry]] = {
     "schedule": Scheduled,
     "random": Drawn,
     "ppo": Learned,
+    "pretrained": Pretrained,
     "replay": Replayed,
     "mean": MeanOf,
     "carried": Carried,
