@@ -80,8 +80,8 @@ def compare(
 ) -> None:
     """Compare methods: train controllers, search values, and evaluate all on fresh children.
 
-    STUDY is a TOML file, or a preset: cifar100, fer2013, affectnet (the paper's), digits or
-    fer2013-small. Without it the options up to --rollout-size define the study.
+    STUDY is a TOML file, or a preset: cifar100, fer2013, affectnet (the paper's), digits,
+    fer2013-small or universal. Without it the options up to --rollout-size define the study.
     """
     from trainer_service.study.command import run_study
     from trainer_service.study.run.part import Part

@@ -150,7 +150,7 @@ def _table_over_problems(report: SuiteReport, moment: str) -> Table:
     means = mean_scores(report.problems, report.suite.methods, moment)
     for entry in report.suite.methods:
         found = {one.reference.name: one for one in shown if one.method.name == entry.name}
-        mean = f"{means[entry.name]:.3f}" if means else "-"
+        mean = f"{means[entry.name]:.3f}" if entry.name in means else "-"
         table.add_row(entry.label, mean, *(_difference(found.get(name)) for name in references))
     return table
 

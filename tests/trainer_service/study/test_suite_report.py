@@ -111,4 +111,5 @@ def test_an_unfinished_suite_says_what_is_missing(folder: SuiteFolder, tmp_path:
     assert "| noisy | 0 | rd tuning 0 of 16, rd judged 0 of 3 |" in text
     assert "| more | 0 | vanilla judged 0 of 5" in text
     assert "| mean of 1 | 0." in text
+    assert "| more | 0 | 5 |" in text, "there is no report yet that a link could lead to"
     assert "too few problems to say" in text

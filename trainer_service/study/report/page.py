@@ -23,7 +23,11 @@ class Table:
     strong: frozenset[tuple[int, int]] = frozenset()
     """Cells that stand out, by row and column."""
     folders: tuple[str, ...] = ()
-    """By row, the folder of the report that its first cell leads to; empty for no links."""
+    """By row, the folder of the report that its first cell leads to; empty for none."""
+
+    def leads_to(self, row: int, column: int) -> str:
+        """Return the folder of the report that a cell leads to; empty for none."""
+        return "".join(self.folders[row : row + 1]) if column == 0 else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,8 @@ def _cell(table: Table, row: int, column: int) -> str:
     text = _escaped(table.cells[row][column])
     if (row, column) in table.strong:
         return f"**{text}**"
-    is_link = column == 0 and row < len(table.folders)
-    return f"[{text}]({table.folders[row]}/report.md)" if is_link else text
+    folder = table.leads_to(row, column)
+    return f"[{text}]({folder}/report.md)" if folder else text
 
 
 def _escaped(text: str) -> str:

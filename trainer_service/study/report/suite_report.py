@@ -64,7 +64,7 @@ def write_suite_report(path: Path) -> SuiteReport:
     sections: list[Section] = [
         suite_sections.in_short(suite, problems, compared, states),
         suite_sections.scores(suite, problems),
-        suite_sections.setting(suite),
+        suite_sections.setting(suite, problems),
         *suite_sections.over_problems(compared),
         *suite_sections.by_problem(suite, problems, compared),
         suite_sections.flags(states),

@@ -71,10 +71,10 @@ def in_short(
     for moment in MOMENTS:
         means = mean_scores(problems, suite.methods, moment)
         if means:
-            best = max(suite.methods, key=lambda entry: means[entry.name])
+            name = max(means, key=lambda name: means[name])
+            label = suite.problems[0].study.entry(name).label
             text.append(
-                f"Highest mean test F1 over problems, {moment}: {best.label}, "
-                f"{means[best.name]:.3f}."
+                f"Highest mean test F1 over problems, {moment}: {label}, {means[name]:.3f}."
             )
     shown = [[one for one in compared if one.method.name == name] for name in suite.shown]
     tables = tuple(_in_short(own) for own in shown if own)
@@ -132,8 +132,8 @@ def _scores(suite: Suite, problems: Sequence[ProblemResults], moment: str) -> Ta
     ]
     means = mean_scores(problems, suite.methods, moment)
     if means:
-        whole = sum(None not in values for _name, values in rows)
-        rows.append((f"mean of {whole}", [means[entry.name] for entry in suite.methods]))
+        whole = sum(all(p.judged(name) for name in means) for p in problems)
+        rows.append((f"mean of {whole}", [means.get(entry.name) for entry in suite.methods]))
     return Table(
         headings=("problem", *(entry.label for entry in suite.methods)),
         cells=tuple((name, *map(_score, values)) for name, values in rows),
@@ -253,8 +253,9 @@ def _difference(one: OverProblems, problem: str) -> str:
     return f"{found.mean:+.3f} ({interval_words(found.student)})"
 
 
-def setting(suite: Suite) -> Section:
-    """Return what differs between the problems, field by field, and what they share."""
+def setting(suite: Suite, problems: Sequence[ProblemResults]) -> Section:
+    """Return what differs between the suite's problems, field by field, and what they share."""
+    reported = {problem.name for problem in problems}
     trainings = {problem.name: problem.study.training for problem in suite.problems}
     names = [field.name for field in fields(TrainingSpec) if field.name not in PER_METHOD]
     values = {name: [_value(getattr(t, name)) for t in trainings.values()] for name in names}
@@ -271,7 +272,7 @@ def setting(suite: Suite) -> Section:
             for place, p in enumerate(suite.problems)
         ),
         caption="What differs between the problems",
-        folders=tuple(suite.names),
+        folders=tuple(name if name in reported else "" for name in suite.names),
     )
     return Section(title="The problems", text=(f"Shared by all: {alike}.",), tables=(table,))
 

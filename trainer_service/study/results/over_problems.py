@@ -126,26 +126,26 @@ def best_default(suite: Suite, problems: Sequence[ProblemResults], moment: str) 
     """
     entries = [entry for entry in suite.methods if entry.is_constant]
     means = mean_scores(problems, entries, moment)
-    if len(entries) < 2 or not means:
+    if len(means) < 2:
         return None
-    return max(entries, key=lambda entry: means[entry.name])
+    return max((e for e in entries if e.name in means), key=lambda entry: means[entry.name])
 
 
 def mean_scores(
     problems: Sequence[ProblemResults], entries: Sequence[Entry], moment: str
 ) -> dict[str, float]:
-    """Return the mean over problems of each method's mean over seeds.
+    """Return the mean over problems of each judged method's mean over seeds, by name.
 
-    Of those problems alone on which all are judged, so that means can be compared; empty if there
-    is none.
+    Of those problems alone on which all of these methods are judged, so that means can be compared;
+    empty if there is none.
     """
-    found = [[p.summary(entry.name, moment) for entry in entries] for p in problems]
+    names = [entry.name for entry in entries if any(p.judged(entry.name) for p in problems)]
+    found = [[p.summary(name, moment) for name in names] for p in problems]
     whole = [[one.mean for one in row if one is not None] for row in found]
-    rows = [row for row in whole if row and len(row) == len(entries)]
-    if not rows:
+    rows = [row for row in whole if len(row) == len(names)]
+    if not rows or not names:
         return {}
-    means = np.mean(rows, axis=0)
-    return {entry.name: float(mean) for entry, mean in zip(entries, means, strict=True)}
+    return dict(zip(names, map(float, np.mean(rows, axis=0)), strict=True))
 
 
 def compare_over_problems(suite: Suite, problems: Sequence[ProblemResults]) -> list[OverProblems]:
