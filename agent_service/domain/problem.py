@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
+from typing import Any
 
 from agent_service.domain.checks import fields_by_name, quoted
 from agent_service.domain.errors import invalid
@@ -32,13 +33,23 @@ class Problem:
     """Places in a row where the controlled regularizer acts, such as dropout layers; at least 1."""
 
     def __post_init__(self) -> None:
-        """Check every range; raises InvalidArgument naming the field."""
-        for name in (field.name for field in fields(self)):
-            if (value := getattr(self, name)) is not None:
-                if name == "learning_rate":
-                    _check_rate(value)
-                else:
-                    _check_count(name, value, least=2 if name == "classes" else 1)
+        """Check every range, and keep plain numbers; raises InvalidArgument naming the field."""
+        for name, value in self.known().items():
+            if name == "learning_rate":
+                _check_rate(value)
+                object.__setattr__(self, name, float(value))
+            else:
+                _check_count(name, value, least=2 if name == "classes" else 1)
+                object.__setattr__(self, name, int(value))
+
+    def known(self) -> dict[str, Any]:
+        """Return the fields that are known, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def filled_from(self, other: Problem) -> Problem:
+        """Return this problem, with what is unknown here taken from another."""
+        return Problem(**other.known() | self.known())
 
 
 def _check_rate(value: object) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent_service.domain.checks import differences, quoted
 from agent_service.domain.errors import NotFound, Unavailable, invalid
+from agent_service.domain.problem import Problem
 from agent_service.domain.runs import Controller, Decision, Mode, Run, StartRun
 from agent_service.domain.store import PolicyVersion
 from agent_service.store.rows.session import Session
@@ -56,8 +59,10 @@ def stored_decision(session: Session, run: Run, chunk: int) -> Decision:
 def other_start(session: Session, run: Run, start: StartRun) -> str:
     """Return how a start differs from the one that created `run`, as text; empty if it does not.
 
-    Compares what was requested, not what the run got.
+    Compares what was requested, not what the run got. What one of the two does not know of the
+    problem is no difference: a client of another release may see less of the same training.
     """
+    problem, sent = run.problem or Problem(), start.problem or Problem()
     there = StartRun(
         controller=run.controller.spec.name,
         run_id=run.id,
@@ -65,8 +70,9 @@ def other_start(session: Session, run: Run, start: StartRun) -> str:
         policy_version=session.requested_version(run),
         labels=dict(run.labels),
         planned_chunks=run.planned_chunks,
+        problem=problem.filled_from(sent),
     )
-    return differences(there, start)
+    return differences(there, replace(start, problem=sent.filled_from(problem)))
 
 
 def pinned_version(

@@ -88,8 +88,8 @@ class RunService:
 
         Raises:
             NotFound: the controller, or the requested policy version, does not exist.
-            AlreadyExists: the run id exists with another controller, mode, version, labels or plan,
-                or belonged to a pruned run.
+            AlreadyExists: the run id exists with another controller, mode, version, labels, plan or
+                problem, or belonged to a pruned run.
             InvalidArgument: `planned_chunks` is missing though the controller observes progress; or
                 a policy version is given for a learning run, or without a policy.
             FailedPrecondition: a learning run of a frozen controller.

@@ -1135,6 +1135,73 @@ class Scores(_message.Message):
 Global___Scores: _TypeAlias = Scores  # noqa: Y015
 
 @_typing.final
+class Problem(_message.Message):
+    """What a run's training is about. Policies that observe OBSERVE_UNIVERSAL see it; to all others it is
+    for the record. Leave unset what is not known.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASSES_FIELD_NUMBER: _builtins.int
+    TRAINING_SAMPLES_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    classes: _builtins.int
+    """Classes that the training tells apart, at least 2."""
+    training_samples: _builtins.int
+    """Samples of the training split, at least 1."""
+    batch_size: _builtins.int
+    """Samples of a training step, of all its processes and passes together; at least 1."""
+    learning_rate: _builtins.float
+    """Step size of Adam or one of its kin, above 0; unset for other optimizers."""
+    parameters: _builtins.int
+    """Trainable parameters of the network, at least 1."""
+    sites: _builtins.int
+    """Places in a row where the controlled regularizer acts, such as dropout layers; at least 1."""
+    def __init__(
+        self,
+        *,
+        classes: _builtins.int | None = ...,
+        training_samples: _builtins.int | None = ...,
+        batch_size: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        parameters: _builtins.int | None = ...,
+        sites: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_classes", b"_classes", "_learning_rate", b"_learning_rate", "_parameters", b"_parameters", "_sites", b"_sites", "_training_samples", b"_training_samples", "batch_size", b"batch_size", "classes", b"classes", "learning_rate", b"learning_rate", "parameters", b"parameters", "sites", b"sites", "training_samples", b"training_samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_classes", b"_classes", "_learning_rate", b"_learning_rate", "_parameters", b"_parameters", "_sites", b"_sites", "_training_samples", b"_training_samples", "batch_size", b"batch_size", "classes", b"classes", "learning_rate", b"learning_rate", "parameters", b"parameters", "sites", b"sites", "training_samples", b"training_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__classes: _TypeAlias = _typing.Literal["classes"]  # noqa: Y015
+    _WhichOneofArgType__classes: _TypeAlias = _typing.Literal["_classes", b"_classes"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__parameters: _TypeAlias = _typing.Literal["parameters"]  # noqa: Y015
+    _WhichOneofArgType__parameters: _TypeAlias = _typing.Literal["_parameters", b"_parameters"]  # noqa: Y015
+    _WhichOneofReturnType__sites: _TypeAlias = _typing.Literal["sites"]  # noqa: Y015
+    _WhichOneofArgType__sites: _TypeAlias = _typing.Literal["_sites", b"_sites"]  # noqa: Y015
+    _WhichOneofReturnType__training_samples: _TypeAlias = _typing.Literal["training_samples"]  # noqa: Y015
+    _WhichOneofArgType__training_samples: _TypeAlias = _typing.Literal["_training_samples", b"_training_samples"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__classes) -> _WhichOneofReturnType__classes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parameters) -> _WhichOneofReturnType__parameters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sites) -> _WhichOneofReturnType__sites | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__training_samples) -> _WhichOneofReturnType__training_samples | None: ...
+
+Global___Problem: _TypeAlias = Problem  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     """A run as it stands."""
 
@@ -1173,6 +1240,7 @@ class Run(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PLANNED_CHUNKS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The caller's id."""
     controller: _builtins.str
@@ -1207,6 +1275,10 @@ class Run(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last reported, started or finished."""
 
+    @_builtins.property
+    def problem(self) -> Global___Problem:
+        """What its training is about; unset where its start did not say."""
+
     def __init__(
         self,
         *,
@@ -1223,10 +1295,11 @@ class Run(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         policy_version: _builtins.int = ...,
         planned_chunks: _builtins.int = ...,
+        problem: Global___Problem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "create_time", b"create_time", "final_score", b"final_score", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "create_time", b"create_time", "final_score", b"final_score", "problem", b"problem", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "controller", b"controller", "create_time", b"create_time", "final_score", b"final_score", "labels", b"labels", "mode", b"mode", "outcome", b"outcome", "planned_chunks", b"planned_chunks", "policy_version", b"policy_version", "reported_chunks", b"reported_chunks", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_score", b"_final_score", "action", b"action", "controller", b"controller", "create_time", b"create_time", "final_score", b"final_score", "labels", b"labels", "mode", b"mode", "outcome", b"outcome", "planned_chunks", b"planned_chunks", "policy_version", b"policy_version", "problem", b"problem", "reported_chunks", b"reported_chunks", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final_score: _TypeAlias = _typing.Literal["final_score"]  # noqa: Y015
     _WhichOneofArgType__final_score: _TypeAlias = _typing.Literal["_final_score", b"_final_score"]  # noqa: Y015
@@ -1661,6 +1734,7 @@ class StartRunRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PLANNED_CHUNKS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
     """The controller's name."""
     run_id: _builtins.str
@@ -1679,6 +1753,12 @@ class StartRunRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's words about the run, for lists; at most 64, keys of 256, values of 1024 characters."""
 
+    @_builtins.property
+    def problem(self) -> Global___Problem:
+        """What the training is about; unset is unknown. The run keeps what its first start says: a field that
+        either start leaves unset makes no other start.
+        """
+
     def __init__(
         self,
         *,
@@ -1688,10 +1768,11 @@ class StartRunRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         policy_version: _builtins.int = ...,
         planned_chunks: _builtins.int = ...,
+        problem: Global___Problem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "labels", b"labels", "mode", b"mode", "planned_chunks", b"planned_chunks", "policy_version", b"policy_version", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "labels", b"labels", "mode", b"mode", "planned_chunks", b"planned_chunks", "policy_version", b"policy_version", "problem", b"problem", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

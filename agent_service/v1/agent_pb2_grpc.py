@@ -159,9 +159,9 @@ class AgentServiceServicer:
 
     def StartRun(self, request, context):
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-        planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
-        the service takes no more active runs.
+        ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels,
+        planned chunks or problem. NOT_FOUND: there is no such controller or policy version.
+        RESOURCE_EXHAUSTED: the service takes no more active runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

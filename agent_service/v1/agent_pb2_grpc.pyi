@@ -72,9 +72,9 @@ class AgentServiceStub:
     """
     StartRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]
     """Starts a run and answers A_0, the action for chunk 1.
-    ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-    planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
-    the service takes no more active runs.
+    ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels,
+    planned chunks or problem. NOT_FOUND: there is no such controller or policy version.
+    RESOURCE_EXHAUSTED: the service takes no more active runs.
     """
     ReportChunk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]
     """Reports a chunk and answers the next one's action.
@@ -138,9 +138,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     StartRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartRunRequest, _agent_pb2.StartRunResponse]  # type: ignore[assignment]
     """Starts a run and answers A_0, the action for chunk 1.
-    ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-    planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
-    the service takes no more active runs.
+    ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels,
+    planned chunks or problem. NOT_FOUND: there is no such controller or policy version.
+    RESOURCE_EXHAUSTED: the service takes no more active runs.
     """
     ReportChunk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReportChunkRequest, _agent_pb2.ReportChunkResponse]  # type: ignore[assignment]
     """Reports a chunk and answers the next one's action.
@@ -237,9 +237,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.StartRunResponse, _abc.Awaitable[_agent_pb2.StartRunResponse]]:
         """Starts a run and answers A_0, the action for chunk 1.
-        ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels or
-        planned chunks. NOT_FOUND: there is no such controller or policy version. RESOURCE_EXHAUSTED:
-        the service takes no more active runs.
+        ALREADY_EXISTS: the run id is there with another controller, mode, policy version, labels,
+        planned chunks or problem. NOT_FOUND: there is no such controller or policy version.
+        RESOURCE_EXHAUSTED: the service takes no more active runs.
         """
 
     @_abc_1.abstractmethod

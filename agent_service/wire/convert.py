@@ -16,6 +16,7 @@ from agent_service.domain import runs
 from agent_service.domain.checks import member
 from agent_service.domain.errors import invalid, within
 from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Feedback, GivenReward, Reward, Scores
 from agent_service.domain.specs import ControllerSpec, Settings
 from agent_service.v1 import agent_pb2 as pb
@@ -183,6 +184,17 @@ def policy_entry_to_message(entry: PolicyEntry) -> pb.PolicyVersion:
 # Runs
 
 
+def problem_from_message(message: pb.Problem) -> Problem:
+    """Return the checked problem; raises InvalidArgument naming each field from `problem.` on."""
+    with within("problem."):
+        return Problem(**contents(message, Problem))
+
+
+def problem_to_message(problem: Problem) -> pb.Problem:
+    """Return the message of a problem; what is unknown stays unset."""
+    return pb.Problem(**problem.known())
+
+
 def start_from_message(message: pb.StartRunRequest) -> runs.StartRun:
     """Return the checked request to start a run; raises InvalidArgument."""
     return runs.StartRun(
@@ -192,6 +204,7 @@ def start_from_message(message: pb.StartRunRequest) -> runs.StartRun:
         policy_version=message.policy_version or None,
         labels=dict(message.labels),
         planned_chunks=message.planned_chunks or None,
+        problem=problem_from_message(message.problem) if message.HasField("problem") else None,
     )
 
 
@@ -276,6 +289,7 @@ def run_to_message(run: runs.Run, decision: runs.Decision) -> pb.Run:
         create_time=timestamp(run.created_at),
         update_time=timestamp(run.updated_at),
         policy_version=run.pinned_version or 0,
+        problem=None if run.problem is None else problem_to_message(run.problem),
     )
     if run.outcome is not None:
         message.outcome = _OUTCOME_NUMBERS[run.outcome]

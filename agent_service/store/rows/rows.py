@@ -13,6 +13,7 @@ import numpy as np
 from agent_service.controllers.registry import settings_class
 from agent_service.domain.caches import SizedCache
 from agent_service.domain.hyperparameters import Hyperparameter
+from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Feedback, GivenReward, Scores
 from agent_service.domain.runs import (
     Choice,
@@ -127,6 +128,7 @@ def run_from_row(row: Row) -> Run:
         mode=Mode(row["run_mode"]),
         labels=row["run_labels"],
         planned_chunks=row["run_planned_chunks"],
+        problem=None if row["run_problem"] is None else Problem(**row["run_problem"]),
         pinned_version=row["run_pinned_version"],
         reported_chunks=row["run_reported_chunks"],
         outcome=None if outcome is None else Outcome(outcome),

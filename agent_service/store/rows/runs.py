@@ -128,6 +128,7 @@ class Runs(Transaction):
             "requested_mode": None if start.mode is None else start.mode.value,
             "requested_version": start.policy_version,
             "planned_chunks": start.planned_chunks,
+            "problem": None if start.problem is None else start.problem.known(),
             "labels": dict(start.labels),
             "pinned_version": pinned_version,
             "reported_chunks": 0,

@@ -64,6 +64,7 @@ runs = sa.Table(
     sa.Column("requested_version", sa.BigInteger),
     sa.Column("checksum", sa.BigInteger),
     sa.Column("archive", sa.Text),
+    sa.Column("problem", sa.JSON(none_as_null=True)),
     sa.Index("runs_by_controller", "controller_id", "key"),
 )
 is_archived = runs.c.archive.is_not(None)

@@ -1,6 +1,8 @@
 """Universal observations: what they tell, and that a run's log derives them again."""
 
 import math
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -9,19 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_service.analysis.verification import VerificationError
 from agent_service.app import compare_policies, verify_store
 from agent_service.client import AgentClient
 from agent_service.controllers import universal
 from agent_service.controllers.ppo import PPOSettings
 from agent_service.controllers.universal import Report, Setting
-from agent_service.domain.errors import InvalidArgument
+from agent_service.domain.errors import InvalidArgument, Unavailable
 from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.specs import Observe
 from agent_service.learning.policy_file import from_bytes
+from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire.convert import problem_to_message
+from tests.agent_service.calls import Call, report_of
 from tests.agent_service.learned import learn_once
 from tests.agent_service.specs import spec
-from tests.given import ServedAgent
+from tests.given import ServedAgent, of_sqlite
 
 PROBLEM = Problem(
     classes=7,
@@ -198,6 +204,31 @@ def test_a_controller_learns_from_them_and_its_log_is_verified(
     ]
     assert states == 8
     assert found.mean == pytest.approx(0.45 * np.mean(moved)) != 0
+
+
+@of_sqlite
+def test_a_runs_problem_is_seen_stored_and_verified(
+    served: ServedAgent, client: AgentClient, call: Call
+) -> None:
+    """The stored one derives each decision again: changed, it is refused, or found."""
+    client.create_controller(spec("any", PPOSettings(observe=Observe.UNIVERSAL)))
+    message = problem_to_message(PROBLEM)
+    call(pb.StartRunRequest(controller="any", run_id="r", planned_chunks=10, problem=message))
+    call(report_of("r"))
+    (first,) = client.transitions(run_id="r")
+    setting = replace(SETTING, hyperparameters=1)
+
+    assert client.get_run("r").problem == message
+    assert list(first.context) == universal.first(setting).tolist()
+    assert verify_store(served.url) == 2
+    for change, error, says in (
+        ("problem = json_set(problem, '$.sites', 9)", Unavailable, "does not match its checksum"),
+        ("checksum = NULL", VerificationError, "run r, chunk 1: context"),
+    ):
+        with closing(sqlite3.connect(served.url.removeprefix("sqlite:///"))) as store, store:
+            store.execute(f"UPDATE runs SET {change}")
+        with pytest.raises(error, match=says):
+            verify_store(served.url)
 
 
 @pytest.mark.parametrize("name", ["observe_action", "observe_progress", "observe_scores"])

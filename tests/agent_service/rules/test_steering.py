@@ -73,6 +73,7 @@ def test_a_refused_call_changes_nothing(
         {"mode": pb.MODE_LEARNING},
         {"policy_version": 1},
         {"planned_chunks": 6},
+        {"problem": pb.Problem(classes=7, batch_size=32)},
         {"controller": "d"},
     ],
 )
@@ -81,15 +82,39 @@ def test_a_run_id_belongs_to_one_start(
 ) -> None:
     """The same start gets the same answer, also later; another one is ALREADY_EXISTS."""
     client.create_controller(spec())
-    content: dict[str, Any] = {"controller": "c", "mode": pb.MODE_FROZEN, "planned_chunks": 5}
+    content: dict[str, Any] = {
+        "controller": "c",
+        "mode": pb.MODE_FROZEN,
+        "planned_chunks": 5,
+        "problem": pb.Problem(classes=7, batch_size=64),
+    }
     first = call(pb.StartRunRequest(run_id="r", **content))
     # The newest version of then was requested, not version 1, which that was.
     client.create_controller(spec("other", seed=8))
     client.import_policy("c", client.export_policy("other"))
 
     assert call(pb.StartRunRequest(run_id="r", **content)) == first
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match=next(iter(change))):
         call(pb.StartRunRequest(run_id="r", **content | change))
+
+
+@pytest.mark.parametrize(
+    "again", [None, pb.Problem(), pb.Problem(classes=7), pb.Problem(batch_size=64, sites=3)]
+)
+def test_a_start_that_knows_more_or_less_of_the_problem_is_no_other(
+    client: AgentClient, call: Call, again: pb.Problem | None
+) -> None:
+    """The run keeps what its first start said; what both say and differs in is named."""
+    client.create_controller(spec())
+    known = pb.Problem(classes=7, batch_size=64)
+    content: dict[str, Any] = {"controller": "c", "run_id": "r"}
+    first = call(pb.StartRunRequest(problem=known, **content))
+
+    assert call(pb.StartRunRequest(problem=again, **content)) == first
+    assert client.get_run("r").problem == known
+    other = pb.Problem(classes=7, batch_size=32, sites=3)
+    with pytest.raises(AlreadyExists, match=r"start: problem.batch_size is 64 there, 32 sent;"):
+        call(pb.StartRunRequest(problem=other, **content))
 
 
 def test_a_decision_that_is_not_finite_is_not_stored(

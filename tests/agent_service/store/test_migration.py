@@ -17,6 +17,7 @@ from agent_service.store.rows.session import Session
 from agent_service.store.sql.database import StoreError
 from agent_service.store.sql.schema import metadata
 from agent_service.store.store import SqlStore
+from agent_service.v1 import agent_pb2 as pb
 from tests.agent_service.calls import call_of, raw_stub, report_of, train
 from tests.given import ServedAgent
 
@@ -52,7 +53,16 @@ def test_an_older_store_is_opened_verified_and_continued(old: Path, tmp_path: Pa
 
     with ServedAgent(path) as served, AgentClient(served.address) as client:
         live = client.get_run("live")
+        assert not live.HasField("problem"), "no release before told it"
         with raw_stub(served.address) as stub:
+            again = pb.StartRunRequest(
+                controller=live.controller,
+                run_id="live",
+                labels=live.labels,
+                planned_chunks=live.planned_chunks,
+                problem=pb.Problem(classes=7),
+            )
+            assert call_of(stub, again).action.chunk_index == 1, "a newer client knows more"
             call_of(stub, report_of("live", live.reported_chunks + 1))
         train(client, "ppo")
         assert client.get_run("ppo-0").labels == {"seed": "0"}

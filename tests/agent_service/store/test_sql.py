@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_service.domain.errors import InvalidArgument, NotFound
+from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import GivenReward, Scores
 from agent_service.domain.runs import Choice, Decision, Mode, Run, StartRun, Use
 from agent_service.domain.store import Durability, Origin, PolicyVersion
@@ -47,17 +48,49 @@ DECISIONS = st.builds(
 )
 
 
-def start(session: Session, run_id: str, labels: dict[str, str] | None = None) -> Run:
+def start(
+    session: Session,
+    run_id: str,
+    labels: dict[str, str] | None = None,
+    problem: Problem | None = None,
+) -> Run:
     controller = session.find_controller("c") or session.add_controller(
         spec(), mode=Mode.LEARNING, now=1.0
     )
     return session.add_run(
-        StartRun(controller="c", run_id=run_id, labels=labels or {}),
+        StartRun(controller="c", run_id=run_id, labels=labels or {}, problem=problem),
         controller,
         mode=Mode.LEARNING,
         pinned_version=None,
         now=2.0,
     )
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        None,
+        Problem(),
+        Problem(classes=np.int64(7)),  # type: ignore[arg-type]
+        Problem(
+            classes=2,
+            training_samples=10**15,
+            batch_size=1,
+            learning_rate=1e-3 / 3,
+            parameters=3,
+            sites=4,
+        ),
+    ],
+)
+def test_a_problem_is_read_as_it_was_written(store_url: str, problem: Problem | None) -> None:
+    """By another process, too, with plain numbers whatever they were given as."""
+    with SqlStore(store_url) as store:
+        store.write(lambda session: start(session, "r", problem=problem)).result()
+    with SqlStore(store_url) as store:
+        run = store.read(lambda session: session.find_run("r"))
+
+    assert run is not None
+    assert run.problem == problem
 
 
 @given(decision=DECISIONS)
