@@ -42,8 +42,6 @@ class Pair:
         self._name, self._spec, self._device = name, spec, device
         self._training = ChildTraining(spec, images, device)
         self._bare = BareLoop(spec, images, device)
-        self._validation = self._epoch_ends = 0.0
-        self._time_validation()
         self._training.train_chunk({"dropout": 0.2})
         self._bare.train(2)
         self._bare.evaluate(2)
@@ -52,24 +50,6 @@ class Pair:
     def controller(self) -> ControllerSpec:
         size = self._spec.chunk_size
         return ControllerSpec(name=self._name, chunk_size=size, hyperparameters=(DROPOUT,))
-
-    def _time_validation(self) -> None:
-        """Take down the time of all that is no training pass: an epoch's end, and validation."""
-        validate, end_epoch = self._training._validate_batches, self._training._end_epoch
-
-        def timed_validation() -> tuple[float, float]:
-            before = time.perf_counter()
-            scores = validate()
-            self._validation = time.perf_counter() - before
-            return scores
-
-        def timed_end() -> None:
-            before = time.perf_counter()
-            end_epoch()
-            self._epoch_ends += time.perf_counter() - before
-
-        self._training._validate_batches = timed_validation  # type: ignore[method-assign]
-        self._training._end_epoch = timed_end  # type: ignore[method-assign]
 
     def measure(self, run: AgentRun, chunks: int) -> Figures:
         ours = bare = ours_validation = bare_validation = 0.0
@@ -89,15 +69,25 @@ class Pair:
 
     def _chunk(self, run: AgentRun) -> tuple[float, float]:
         """Train and report a chunk; return its time without epochs' ends, and its validation's."""
-        self._epoch_ends = 0.0
+        child, epoch_ends = self._training, 0.0
         before = time.perf_counter()
-        chunk = self._training.train_chunk(run.hyperparameters)
+        child.begin_chunk(run.hyperparameters)
+        for _ in range(self._spec.chunk_size):
+            child.end_step(*child.passes.train(*child.next_batch()))
+            if child.is_epoch_over:
+                start = time.perf_counter()
+                child.end_epoch(child.evaluate(child.all_validation))
+                epoch_ends += time.perf_counter() - start
+        start = time.perf_counter()
+        logits = child.evaluate(child.draw_validation())
+        validation = time.perf_counter() - start
+        chunk = child.end_chunk(logits)
         run.report_chunk(
             chunk.losses,
             training_score=chunk.training_score,
             validation_score=chunk.validation_score,
         )
-        return time.perf_counter() - before - self._epoch_ends, self._validation
+        return time.perf_counter() - before - epoch_ends, validation
 
 
 def checkpoint_share(spec: TrainingSpec, folder: Path) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -156,10 +156,15 @@ class ChildTraining:
         for _ in range(self.spec.chunk_size):
             images, labels = self.next_batch()
             self.end_step(*self.passes.train(images, labels))
-        return self.end_chunk()
+            if self.is_epoch_over:
+                self.end_epoch(self.evaluate(self.all_validation))
+        return self.end_chunk(self.evaluate(self.draw_validation()))
+
+    # The parts of a chunk, for children that are trained together: N times `next_batch`, `end_step`
+    # and, where an epoch is over, `end_epoch`; then `draw_validation` and `end_chunk`
 
     def begin_chunk(self, values: Mapping[str, float]) -> None:
-        """Start a chunk under `values`; N times `next_batch` and `end_step` are to follow."""
+        """Start a chunk under `values`."""
         self._started = time.perf_counter()
         self.passes.regularization.apply(values)
         self._losses, self._predictions, self._labels = [], [], []
@@ -169,23 +174,86 @@ class ChildTraining:
         self._losses.append(loss)
         self._predictions.append(predictions)
         self._steps += 1
-        if not self._batches:
-            self._end_epoch()
 
-    def end_chunk(self) -> Chunk:
-        """Validate, and return what the chunk brought; raises Diverged."""
-        index = (self._steps - 1) // self.spec.chunk_size + 1
+    @property
+    def is_epoch_over(self) -> bool:
+        """Whether the last step was an epoch's last."""
+        return not self._batches
+
+    @property
+    def all_validation(self) -> Tensor:
+        """Places of all validation images, int64[n]."""
+        return torch.arange(len(self._validation), device=self._device)
+
+    def evaluate(self, places: Tensor) -> Tensor:
+        """Return the logits of validation images at `places`, float32[n, classes]."""
+        return self._evaluate(self._validation, places)
+
+    def validation_images(self, places: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield validation images at each of `places`, as uint8[b, c, h, w] on the device."""
+        yield from self._validation.batches(places)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of a training step's images, (b, c, h, w)."""
+        inputs = self.inputs
+        return (self._batch_size(self._training), inputs.channels, inputs.height, inputs.width)
+
+    def end_epoch(self, logits: Tensor) -> None:
+        """Score all validation images by their logits; keep the weights if no epoch's were better.
+
+        Args:
+            logits: float32[n, classes], of the images at `all_validation`.
+        """
+        score, _accuracy = self._scores(self._validation, logits)
+        if not self._epoch_scores or score > max(self._epoch_scores):
+            # Cloned one by one: a copy of views would be one of all that they are views of.
+            weights = self.passes.child.state_dict()
+            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+        self._epoch_scores.append(score)
+
+    def draw_validation(self) -> Tensor:
+        """Draw the chunk's m validation batches; return the places of their images, each once.
+
+        Batches overlap where the validation split is small, so each image that is drawn goes
+        through the child once, and its logits serve all batches that it is in.
+
+        Raises:
+            Diverged: where a loss of the chunk is not finite.
+        """
         # The one copy of this chunk off the device.
-        loss_list: list[float] = torch.stack(self._losses).double().tolist()
-        for place, loss in enumerate(loss_list, start=1):
+        self._loss_list: list[float] = torch.stack(self._losses).double().tolist()
+        for place, loss in enumerate(self._loss_list, start=1):
             if not math.isfinite(loss):
-                raise Diverged(f"the loss of chunk {index}, step {place} is {loss}")
+                raise Diverged(f"the loss of chunk {self._index}, step {place} is {loss}")
+        count = len(self._validation)
+        size = self._batch_size(self._validation)
+        places = [
+            torch.randperm(count, generator=self._draws)[:size]
+            for _ in range(self.spec.validation_batches)
+        ]
+        self._drawn = torch.stack(places).to(self._device)
+        drawn: Tensor
+        drawn, self._inverse = torch.unique(self._drawn, return_inverse=True)
+        return drawn
+
+    @property
+    def _index(self) -> int:
+        """Index of the last step's chunk, from 1."""
+        return (self._steps - 1) // self.spec.chunk_size + 1
+
+    def end_chunk(self, logits: Tensor) -> Chunk:
+        """Return what the chunk brought, with mean loss and score of the m batches (Eq. 10).
+
+        Args:
+            logits: float32[n, classes], of the images that `draw_validation` returned.
+        """
         predictions, labels = torch.stack(self._predictions), torch.stack(self._labels)
         training_score = self._score(predictions, labels)
-        validation_loss, validation_score = self._validate_batches()
+        validation_loss, validation_score = self._validation_scores(logits[self._inverse])
         return Chunk(
-            index=index,
-            losses=tuple(loss_list),
+            index=self._index,
+            losses=tuple(self._loss_list),
             training_score=training_score,
             validation_score=validation_score,
             validation_loss=validation_loss,
@@ -213,26 +281,12 @@ class ChildTraining:
 
     def _evaluate(self, feed: Feed, places: Tensor) -> Tensor:
         """Return the logits of the images at `places`, in eval mode."""
-        parts = torch.split(places, self.passes.evaluation_images)
+        parts = torch.split(places, self.passes.evaluation_images())
         return torch.cat([self.passes.evaluate(images) for images in feed.batches(parts)])
 
-    def _validate_batches(self) -> tuple[float, float]:
-        """Return mean loss and mean macro F1 of m batches drawn at random (Eq. 10).
-
-        Batches overlap where the validation split is small, so each image that is drawn goes
-        through the child once, and its logits serve all batches that it is in.
-        """
-        count = len(self._validation)
-        size = self._batch_size(self._validation)
-        places = torch.stack(
-            [
-                torch.randperm(count, generator=self._draws)[:size]
-                for _ in range(self.spec.validation_batches)
-            ]
-        ).to(self._device)
-        drawn, inverse = torch.unique(places, return_inverse=True)
-        logits = self._evaluate(self._validation, drawn)[inverse]
-        labels = self._validation.labels[places]
+    def _validation_scores(self, logits: Tensor) -> tuple[float, float]:
+        """Return mean loss and score of the drawn batches by their logits, [m, B, classes]."""
+        labels = self._validation.labels[self._drawn]
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return float(loss), self._score(logits.argmax(-1), labels)
 
@@ -242,19 +296,9 @@ class ChildTraining:
             predictions, labels = predictions.flatten(), labels.flatten()
         return float(macro_f1(predictions, labels, classes=self._classes).mean())
 
-    def _end_epoch(self) -> None:
-        """Score the whole validation split, and keep the weights if they are the best so far."""
-        score, _accuracy = self._scores(self._validation)
-        if not self._epoch_scores or score > max(self._epoch_scores):
-            # Cloned one by one: a copy of views would be one of all that they are views of.
-            weights = self.passes.child.state_dict()
-            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
-        self._epoch_scores.append(score)
-
-    def _scores(self, feed: Feed) -> tuple[float, float]:
-        """Return macro F1 and accuracy of the child, as it is, on a whole split."""
-        places = torch.arange(len(feed), device=self._device)
-        predictions = self._evaluate(feed, places).argmax(-1)
+    def _scores(self, feed: Feed, logits: Tensor) -> tuple[float, float]:
+        """Return macro F1 and accuracy on a whole split by its logits."""
+        predictions = logits.argmax(-1)
         score = macro_f1(predictions, feed.labels, classes=self._classes)
         return float(score), float((predictions == feed.labels).double().mean())
 
@@ -262,11 +306,12 @@ class ChildTraining:
         """Touch the test split, once: with the last weights, and with the best epoch's."""
         if self._batches or not self._epoch_scores:
             self._batches = []
-            self._end_epoch()
+            self.end_epoch(self.evaluate(self.all_validation))
         test = self._feed(self._test, self._device)
-        last_score, last_accuracy = self._scores(test)
+        every = torch.arange(len(test), device=self._device)
+        last_score, last_accuracy = self._scores(test, self._evaluate(test, every))
         self.passes.child.load_state_dict(self._best_weights)
-        best_score, best_accuracy = self._scores(test)
+        best_score, best_accuracy = self._scores(test, self._evaluate(test, every))
         best = max(self._epoch_scores)
         return FinalScores(
             test_score_best=best_score,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +16,7 @@ from trainer_service.training.child.network import build_child, input_size
 from trainer_service.training.regularizers.installed import Regularization
 from trainer_service.training.regularizers.regularizer import Regularizer
 from trainer_service.training.regularizers.sites import Draws
-from trainer_service.training.sites import Call, watch_pass
+from trainer_service.training.sites import watch_pass
 from trainer_service.training.spec import Execution, Precision, TrainingSpec
 
 _LIVE_FEATURES = 4
@@ -147,8 +147,7 @@ class Passes:
         shape = (inputs.channels, size or inputs.height, size or inputs.width)
         calls = watch_pass(self.child, shape)
         self._calls = calls
-        self.evaluation_images = _evaluation_images(calls, batch, is_cpu=device.type == "cpu")
-        """Images of a pass without gradient: as many as take no more memory than a step."""
+        self._batch, self._is_cpu = batch, device.type == "cpu"
         self.regularization = Regularization(
             spec,
             self.child,
@@ -170,6 +169,22 @@ class Passes:
             self.regularization.draws,
             execution=spec.execution,
         )
+
+    def evaluation_images(self, children: int = 1) -> int:
+        """Return how many images of each child a pass without gradient may have.
+
+        A training step keeps the features of all layers for its backward pass, one without gradient
+        only those at hand, so it may have more images in the same memory. On a CPU the features
+        should stay in its cache, too, but for those of a batch in all.
+
+        Args:
+            children: that are evaluated side by side, each like this one.
+        """
+        sizes = [prod(call.shape) for call in self._calls if call.is_leaf]
+        images = self._batch * max(1, sum(sizes) // (_LIVE_FEATURES * max(sizes)))
+        if self._is_cpu:
+            images = min(images, _CACHED_BYTES // (4 * max(sizes) * children))
+        return max(-(-self._batch // children), images)
 
     def check_single_images(self) -> None:
         """Check that steps of one image can be taken: no batch norm has one value of each channel.
@@ -206,16 +221,3 @@ def adam(parameters: object, spec: TrainingSpec) -> torch.optim.Adam:
         fused=True,
         capturable=spec.execution is Execution.GRAPHS,
     )
-
-
-def _evaluation_images(calls: Sequence[Call], batch: int, *, is_cpu: bool) -> int:
-    """Return how many images a pass without gradient may have: a batch at least.
-
-    A training step keeps the features of all layers for its backward pass, one without gradient
-    only those at hand. On a CPU they should stay in its cache, too.
-    """
-    sizes = [prod(call.shape) for call in calls if call.is_leaf]
-    images = batch * (sum(sizes) // (_LIVE_FEATURES * max(sizes)))
-    if is_cpu:
-        images = min(images, _CACHED_BYTES // (4 * max(sizes)))
-    return max(batch, images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
 from agent_service.domain.checks import quoted
@@ -286,8 +286,30 @@ def _at_least_one(name: str, value: int) -> None:
         raise invalid(name, f"{value} must be at least 1, and below 2^31")
 
 
+OUTSIDE_STEPS = frozenset(
+    {
+        *("dataset", "image_size", "classes", "class_names", "validation_share", "deduplicate"),
+        *("training_size", "label_noise", "augment", "data_seed", "values", "chunks", "epochs"),
+        *("validation_batches", "score", "seed"),
+    }
+)
+"""Fields that change neither a child's network nor its training step, but for the images' shape."""
+
+
+def step_differences(spec: TrainingSpec, other: TrainingSpec) -> list[str]:
+    """Return the fields in which two specs differ that change network or training step."""
+    return [
+        each.name
+        for each in fields(TrainingSpec)
+        if each.name not in OUTSIDE_STEPS and getattr(spec, each.name) != getattr(other, each.name)
+    ]
+
+
 def is_stackable(spec: TrainingSpec, other: TrainingSpec) -> bool:
-    """Whether children of these specs can be trained as one network."""
+    """Whether runs of these specs can share a process: one data set, and one network of children.
+
+    Children can be stacked that have less in common: see `step_differences`.
+    """
     # Without values, since those of one method may be refused for another.
     alike, other_alike = (replace(each, seed=0, values={}) for each in (spec, other))
     return alike == other_alike and traits_of(spec.model).is_stackable

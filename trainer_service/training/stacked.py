@@ -3,10 +3,11 @@
 The channels of K children stand side by side: convolutions in groups, batch norms over all
 channels, linear layers by child. What is a child's own stays so: initial weights, order of batches,
 draws, strengths, losses, scores, best weights. Adam works by element, so one optimizer over all
-weights steps each child as its own would.
+weights steps each child as its own would. Children that validate at the same step do so in passes
+of the stack.
 
 The weights, statistics and moments of the children become views into the stack's. So each child
-validates, is saved and finishes by itself, as it does alone, and children can be stacked again
+is saved and finishes by itself, as it does alone, and children can be stacked again
 after any chunk, fewer or others. Whoever stores a view must clone it first, or stores all children.
 
 Grouped convolutions, not torch.func.vmap: on one CPU thread, ResNet34 of an eighth of the channels,
@@ -18,18 +19,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from agent_service.domain.errors import invalid
+from trainer_service.training.child.models import traits_of
 from trainer_service.training.chunk import Chunk
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.passes import Forward, Passes, Pixels, TrainingStep, adam
 from trainer_service.training.regularizers.sites import Draws, Site
-from trainer_service.training.spec import TrainingSpec, is_stackable
+from trainer_service.training.spec import TrainingSpec, step_differences
 
-_REFUSED = "only ResNets, mlps and cnns that differ in seed and values can be stacked"
+T = TypeVar("T")
+
+FASTER = 3
+"""How many times as fast a stack evaluates its children as each would by itself, roughly."""
 
 
 class StackedTraining:
@@ -39,12 +45,11 @@ class StackedTraining:
         """Stack children that stand at the same chunk; use them only through this from now on.
 
         Raises:
-            InvalidArgument: where they differ in more than seed and values, are of a model that
+            InvalidArgument: where they differ in what changes network or step, are of a model that
                 cannot be stacked, or stand at different chunks.
         """
         first = children[0]
-        if not all(is_stackable(child.spec, first.spec) for child in children):
-            raise invalid("together", _REFUSED)
+        _check_alike(children)
         if any(child.trained_chunks != first.trained_chunks for child in children):
             raise invalid("together", "children that are stacked must stand at the same chunk")
         self._children = tuple(children)
@@ -65,12 +70,62 @@ class StackedTraining:
             results = self.passes.train(batches)
             for child, (loss, predictions) in zip(self._children, results, strict=True):
                 child.end_step(loss, predictions)
-        return [_chunk_or_end(child.end_chunk) for child in self._children]
+            self._end_epochs()
+        return self._end_chunk()
+
+    def _end_epochs(self) -> None:
+        ended = [child for child in self._children if child.is_epoch_over]
+        logits = self._evaluate({child: child.all_validation for child in ended})
+        for child in ended:
+            child.end_epoch(logits[child])
+
+    def _end_chunk(self) -> list[Chunk | Diverged]:
+        drawn = {child: _or_diverged(child.draw_validation) for child in self._children}
+        logits = self._evaluate({c: p for c, p in drawn.items() if isinstance(p, Tensor)})
+        return [
+            places if isinstance(places, Diverged) else child.end_chunk(logits[child])
+            for child, places in drawn.items()
+        ]
+
+    def _evaluate(self, asked: Mapping[ChildTraining, Tensor]) -> dict[ChildTraining, Tensor]:
+        """Return the logits of validation images of children at places, float32[n, classes]."""
+        if len(asked) * FASTER < len(self._children):
+            return {child: child.evaluate(places) for child, places in asked.items()}
+        # All children pass; who asks for fewer images, or for none, passes its first one instead.
+        most = max(len(places) for places in asked.values())
+        size = self._children[0].passes.evaluation_images(len(self._children))
+        first_image = torch.zeros(1, dtype=torch.int64, device=next(iter(asked.values())).device)
+        by_child = []
+        for child in self._children:
+            places = asked.get(child, first_image)
+            filled = nn.functional.pad(places, (0, most - len(places)))
+            by_child.append(child.validation_images(torch.split(filled, size)))
+        parts = [self.passes.evaluate(torch.cat(i, dim=1)) for i in zip(*by_child, strict=True)]
+        logits = torch.cat(parts).view(most, len(self._children), -1).unbind(1)
+        every = dict(zip(self._children, logits, strict=True))
+        return {child: every[child][: len(places)] for child, places in asked.items()}
 
 
-def _chunk_or_end(train: Callable[[], Chunk]) -> Chunk | Diverged:
+def _check_alike(children: Sequence[ChildTraining]) -> None:
+    """Check that children can be one network with one step; raises InvalidArgument."""
+    first = children[0]
+    if not traits_of(first.spec.model).is_stackable:
+        text = f"{first.spec.model} cannot be stacked; only ResNets, mlp and cnn can"
+        raise invalid("together", text)
+    for child in children[1:]:
+        differing = step_differences(child.spec, first.spec)
+        if child.batch_shape != first.batch_shape:
+            differing.append("the shape of their batches")
+        if len(child.inputs.class_names) != len(first.inputs.class_names):
+            differing.append("the number of classes")
+        if differing:
+            text = f"children that are stacked must not differ in {', '.join(differing)}"
+            raise invalid("together", text)
+
+
+def _or_diverged(end: Callable[[], T]) -> T | Diverged:
     try:
-        return train()
+        return end()
     except Diverged as diverged:
         return diverged
 
@@ -95,7 +150,7 @@ class Lockstep:
         """
         if len(children) == 1:
             self._children, self._stack = (), None
-            return [_chunk_or_end(partial(children[0].train_chunk, values[0]))]
+            return [_or_diverged(partial(children[0].train_chunk, values[0]))]
         if self._stack is None or self._children != tuple(children):
             self._children, self._stack = tuple(children), StackedTraining(children)
         return self._stack.train_chunk(values)

@@ -80,7 +80,7 @@ def test_what_a_cpu_lacks_is_refused(changes: dict[str, object], field: str) -> 
 def test_a_pass_without_gradient_takes_no_more_memory_than_a_step() -> None:
     """By the bytes that are allocated at once; so m batches take few passes."""
     child = make(Method.VANILLA, width=0.25)
-    batch, images = child.spec.batch_size, child.passes.evaluation_images
+    batch, images = child.spec.batch_size, child.passes.evaluation_images()
     step = _largest_alive(child, batch, is_training=True)
 
     assert images >= 4 * batch
@@ -120,7 +120,7 @@ def test_nothing_waits_for_the_device_inside_a_chunk(method: Method, execution_:
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
-    assert child.end_chunk().index == 2
+    assert child.end_chunk(child.evaluate(child.draw_validation())).index == 2
 
 
 @needs_cuda

@@ -99,9 +99,8 @@ def test_all_samples_of_a_chunk_may_be_scored_together() -> None:
 def test_scores_of_validation_batches_are_those_of_single_passes() -> None:
     """Evaluating each drawn image once gives loss and MVF of m passes (Eqs. 8, 10)."""
     training, validation = new_child(), digits().validation
-    training.train_chunk({})
     draws = training._draws.get_state()
-    loss, score = training._validate_batches()
+    chunk = training.train_chunk({})
     training._draws.set_state(draws)
     losses, scores = [], []
     for _ in range(3):
@@ -111,9 +110,9 @@ def test_scores_of_validation_batches_are_those_of_single_passes() -> None:
         losses.append(float(torch.nn.functional.cross_entropy(logits, labels)))
         scores.append(f1(labels, logits))
 
-    assert loss == pytest.approx(np.mean(losses), abs=1e-5)
+    assert chunk.validation_loss == pytest.approx(np.mean(losses), abs=1e-5)
     # Rounding differs with the batch, in the last bits of a logit: predictions do not.
-    assert score == pytest.approx(np.mean(scores), abs=1e-12)
+    assert chunk.validation_score == pytest.approx(np.mean(scores), abs=1e-12)
 
 
 def test_a_child_can_overfit() -> None:
@@ -144,7 +143,8 @@ def test_the_best_epoch_is_judged_with_its_own_weights() -> None:
 
     assert scores.validation_score_best == max(training._epoch_scores)
     assert training._epoch_scores[scores.best_epoch - 1] == scores.validation_score_best
-    assert training._scores(training._validation)[0] == scores.validation_score_best
+    logits = training.evaluate(training.all_validation)
+    assert f1(digits().validation.labels, logits) == pytest.approx(scores.validation_score_best)
 
 
 def test_the_length_can_be_given_in_epochs() -> None:

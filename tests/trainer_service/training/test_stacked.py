@@ -1,17 +1,28 @@
 """Stacked children: each trains as if it were alone."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from agent_service.domain.errors import InvalidArgument
-from tests.trainer_service.specs import new_child
+from tests.trainer_service.specs import CHILD, CPU, new_child
 from trainer_service.training.chunk import Chunk
+from trainer_service.training.datasets import load_images
 from trainer_service.training.loop import ChildTraining, Diverged
 from trainer_service.training.regularizers.registry import training_methods
-from trainer_service.training.spec import Method, Model, Sites, hyperparameters, is_stackable
+from trainer_service.training.spec import (
+    Augment,
+    Method,
+    Model,
+    Score,
+    Sites,
+    hyperparameters,
+    is_stackable,
+)
 from trainer_service.training.stacked import StackedTraining
 
 SEEDS = (3, 5, 8)
@@ -44,6 +55,9 @@ def weights(child: ChildTraining) -> torch.Tensor:
 
 def check_same(stacked: Chunk | Diverged, alone: Chunk) -> None:
     assert isinstance(stacked, Chunk)
+    assert (stacked.training_score, stacked.validation_score) == pytest.approx(
+        (alone.training_score, alone.validation_score)
+    )
     assert stacked.losses == pytest.approx(alone.losses, rel=1e-6)
     assert stacked.values == pytest.approx(alone.values, rel=1e-6)
     assert stacked.validation_loss == pytest.approx(alone.validation_loss, rel=1e-6)
@@ -123,19 +137,56 @@ def test_moments_and_weights_are_each_childs_own_views() -> None:
                 assert torch.allclose(state[number][name], moments[name], rtol=1e-6, atol=1e-9)
 
 
+OWN_DATA: list[dict[str, Any]] = [
+    {"training_size": 96, "validation_batches": 2, "class_names": ("0", "8", "9")},
+    {"training_size": 40, "data_seed": 4, "label_noise": 0.5, "class_names": ("1", "3", "5")},
+    {"training_size": 16, "classes": 3, "score": Score.OF_SAMPLES, "augment": Augment.CROP_FLIP},
+    {"training_size": 40, "classes": 3, "validation_share": 0.3, "chunks": 9},
+]
+
+
+def test_children_of_other_data_are_stacked() -> None:
+    """Each validates on its own images, and ends its epochs at steps of its own."""
+    specs = [
+        replace(CHILD, model=Model.CNN, method=Method.RD, learning_rate=1e-4, seed=seed, **own)
+        for seed, own in enumerate(OWN_DATA)
+    ]
+    images = [load_images(spec, Path()) for spec in specs]
+    alone, together = (
+        [ChildTraining(spec, its, CPU) for spec, its in zip(specs, images, strict=True)]
+        for _ in range(2)
+    )
+    stacked = StackedTraining(together)
+
+    for _ in range(3):
+        chunks = stacked.train_chunk([{"dropout": 0.1}] * 4)
+        for child, chunk in zip(alone, chunks, strict=True):
+            check_same(chunk, child.train_chunk({"dropout": 0.1}))
+
+    for child, other in zip(together, alone, strict=True):
+        assert child.finish() == other.finish()
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "cause"),
     [
-        [{}, {"width": 0.125}],
-        [{}, {"method": Method.DNI}],
-        [{"model": Model.MOBILENET_V3_SMALL, "width": 1.0}] * 2,
+        ([{}, {"width": 0.125}], "differ in width"),
+        ([{}, {"method": Method.DNI}], "differ in method"),
+        ([{"learning_rate": 0.1}, {"chunk_size": 2}], "differ in learning_rate, chunk_size"),
+        (
+            [{"batch_size": 64}, {"batch_size": 64, "training_size": 32}],
+            "the shape of their batches",
+        ),
+        ([{"model": Model.MOBILENET_V3_SMALL, "width": 1.0}] * 2, "mobilenet_v3_small cannot be"),
     ],
 )
-def test_children_that_cannot_be_stacked_are_refused(changes: list[dict[str, Any]]) -> None:
-    """Children that differ in more than seed and values, or are no ResNets."""
-    pair = [new_child(batch_size=4, **change) for change in changes]
+def test_children_that_cannot_be_stacked_are_refused(
+    changes: list[dict[str, Any]], cause: str
+) -> None:
+    """They have no network, or no step, in common; the error names the difference."""
+    pair = [new_child(**{"batch_size": 4} | change) for change in changes]
 
     assert not is_stackable(*[child.spec for child in pair])
-    with pytest.raises(InvalidArgument) as raised:
+    with pytest.raises(InvalidArgument, match=cause) as raised:
         StackedTraining(pair)
     assert [v.field for v in raised.value.violations] == ["together"]
