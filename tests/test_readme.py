@@ -54,6 +54,7 @@ def names(client: AgentClient) -> dict[str, Any]:
         "agent": client,
         "model": network(),
         "loader": batches,
+        "optimizer": torch.optim.Adam(network().parameters()),
         "criterion": nn.functional.cross_entropy,
         "validation_loader": batches[:2],
     }
@@ -84,8 +85,15 @@ def test_the_examples_of_a_training_script_run(
         names |= {"agent": client, "model": network()}
         exec(compile(code, block, "exec"), names)
 
-    (trained,) = [r for r in client.list_runs() if r.controller == "fer-dropout"]
+    described, trained = [r for r in client.list_runs() if r.controller == "fer-dropout"]
     assert trained.reported_chunks == 2
+    about = described.problem
+    assert (about.batch_size, about.classes, about.sites, described.planned_chunks) == (
+        256,
+        3,
+        4,
+        20,
+    )
     assert names["errors"] == [None]
 
 

@@ -26,6 +26,7 @@ from agent_service.controllers.random import RandomSettings
 from agent_service.controllers.replay import ReplaySettings
 from agent_service.controllers.schedule import ScheduleSettings, Shape
 from agent_service.domain.hyperparameters import Hyperparameter, Scale
+from agent_service.domain.problem import Problem
 from agent_service.domain.rewards import Reward, Scores
 from agent_service.domain.runs import Mode, Outcome
 from agent_service.domain.specs import ControllerSpec, WarmStart
@@ -45,6 +46,7 @@ __all__ = [
     "Outcome",
     "PPOSettings",
     "PretrainedSettings",
+    "Problem",
     "RandomSettings",
     "ReplaySettings",
     "ReportStream",

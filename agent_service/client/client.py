@@ -17,6 +17,7 @@ from agent_service.client.schedule import Schedule
 from agent_service.client.sites import Drives, Site
 from agent_service.client.starting import RunOptions, start
 from agent_service.domain.checks import by_name, check_kind, member
+from agent_service.domain.problem import Problem
 from agent_service.domain.runs import Mode, RunState
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -155,6 +156,10 @@ class AgentClient:
         policy_version: int = 0,
         labels: Mapping[str, str] | None = None,
         planned_chunks: int | None = None,
+        planned_steps: int | None = None,
+        problem: Problem | None = None,
+        optimizer: Any = None,
+        loader: Any = None,
         model: nn.Module | None = None,
         sites: Mapping[str, Site] | None = None,
         drives: Drives | None = None,
@@ -179,6 +184,14 @@ class AgentClient:
             policy_version: the version that a frozen or shadow run uses; 0 for the newest.
             labels: free-form labels, for listing runs.
             planned_chunks: planned length of the training, for controllers that observe progress.
+            planned_steps: the same in training steps, instead.
+            problem: what the training is about, for controllers that observe any problem. What it
+                leaves out is filled in as far as it can be seen, from `model`, `optimizer` and
+                `loader`, none of which is run or changed.
+            optimizer: of torch; if it is Adam or its kin, `problem` gets its learning rate.
+            loader: of training batches; `problem` gets samples, classes and batch size, that of all
+                processes of torch.distributed together. State it in `problem` where a step
+                accumulates several batches, or processes share one.
             model: a PyTorch model, already on its device; needs the extra `torch`.
             sites: regularizers to add, `Dropout()` or `GaussianNoise()`, by the name of the module
                 whose output they act on.
@@ -213,6 +226,10 @@ class AgentClient:
             policy_version=policy_version,
             labels=labels,
             planned_chunks=planned_chunks,
+            planned_steps=planned_steps,
+            problem=problem,
+            optimizer=optimizer,
+            loader=loader,
             model=model,
             sites=sites,
             drives=drives,

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from agent_service.client.client import AgentClient
-from agent_service.client.model.lifecycle import Pass, RunLifecycle
+from agent_service.client.model.lifecycle import Fitting, Pass, RunLifecycle
 from agent_service.client.model.validation import Validation, predict_pair
 from agent_service.domain.runs import Outcome
 from agent_service.domain.specs import ControllerSpec
@@ -54,11 +54,14 @@ class ReinforcedRegularization:
 
         The function may return None if it made no step.
         """
-        engine.add_event_handler(Events.STARTED, lambda: self._lifecycle.begin(self._model))
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, lambda: self._lifecycle.end())
         engine.add_event_handler(Events.TERMINATE, self._terminate)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _begin(self, engine: Engine) -> None:
+        self._lifecycle.begin(self._model, fitting=lambda: _fitting(engine))
 
     def _step(self, engine: Engine) -> None:
         output = self._output_transform(engine.state.output)
@@ -90,3 +93,12 @@ class ReinforcedRegularization:
         self._lifecycle.fail(error)
         if not is_scripts and ours[-1] is self:  # once the others have ended their runs
             raise error
+
+
+def _fitting(engine: Engine) -> Fitting:
+    """Return what the engine knows; its optimizer is the script's own, which `optimizer=` names."""
+    state = engine.state
+    steps = None
+    if state.max_epochs is not None and state.epoch_length is not None:
+        steps = state.max_epochs * state.epoch_length - state.iteration
+    return Fitting(loader=state.dataloader, steps=steps)

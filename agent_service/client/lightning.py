@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from agent_service.client.client import AgentClient
-from agent_service.client.model.lifecycle import RunLifecycle
+from agent_service.client.model.lifecycle import Fitting, RunLifecycle
 from agent_service.client.model.validation import Validation, predict_pair
 from agent_service.domain.specs import ControllerSpec
 
@@ -54,7 +54,7 @@ class ReinforcedRegularization(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run."""
         self._losses.clear()
-        self._lifecycle.begin(pl_module)
+        self._lifecycle.begin(pl_module, fitting=lambda: _fitting(trainer))
         self._steps = trainer.global_step
 
     def on_train_batch_end(
@@ -93,6 +93,17 @@ class ReinforcedRegularization(Callback):
     ) -> None:
         """Finish the run: cancelled on Ctrl-C, else truncated."""
         self._lifecycle.fail(exception)
+
+
+def _fitting(trainer: Trainer) -> Fitting:
+    optimizers = trainer.optimizers
+    return Fitting(
+        optimizer=optimizers[0] if len(optimizers) == 1 else None,
+        loader=trainer.train_dataloader,
+        # Infinite, so of no type int, without a limit.
+        steps=trainer.estimated_stepping_batches - trainer.global_step,
+        passes=trainer.accumulate_grad_batches,
+    )
 
 
 def _is_skipped(module: LightningModule, outputs: Any) -> bool:

@@ -21,9 +21,11 @@ from agent_service.client.delivery import (
 from agent_service.client.limits import Limits, range_left
 from agent_service.client.run import Run
 from agent_service.client.sites import Drives, Site
+from agent_service.client.start_request import as_begun, start_request
 from agent_service.domain import errors
-from agent_service.domain.checks import check_kind
+from agent_service.domain.checks import check_at_least_one, check_kind
 from agent_service.domain.hyperparameters import Hyperparameter, check_values
+from agent_service.domain.problem import Problem
 from agent_service.domain.runs import Mode, check_labels
 from agent_service.domain.specs import ControllerSpec
 from agent_service.v1 import agent_pb2 as pb
@@ -57,6 +59,10 @@ class RunOptions:
     policy_version: int
     labels: Mapping[str, str] | None
     planned_chunks: int | None
+    planned_steps: int | None
+    problem: Problem | None
+    optimizer: Any
+    loader: Any
     model: nn.Module | None
     sites: Mapping[str, Site] | None
     drives: Drives | None
@@ -72,6 +78,8 @@ class RunOptions:
         for field, kind, example in (
             ("run_id", str, "'run-1'"),
             ("labels", Mapping, "{'dataset': 'fer2013'}"),
+            ("planned_steps", int, "planned_steps=1000"),
+            ("problem", Problem, "Problem(classes=7)"),
             ("sites", Mapping, "{'MODULE': Dropout()}"),
             ("when_away", Hold, "Hold(), or None"),
             ("limits", Limits, "Limits(max_change=0.1)"),
@@ -79,10 +87,18 @@ class RunOptions:
             if (given := getattr(self, field)) is not None:
                 check_kind(given, kind, field, example)
         check_labels(self.labels or {})
+        self._check_plan()
         if self.model is not None:
             from torch import nn
 
             check_kind(self.model, nn.Module, "model", "model=net, a torch.nn.Module")
+
+    def _check_plan(self) -> None:
+        if self.planned_steps is None:
+            return
+        check_at_least_one("planned_steps", self.planned_steps)
+        if self.planned_chunks is not None:
+            raise errors.invalid("planned_steps", "give it or planned_chunks, not both")
 
     @property
     def name(self) -> str:
@@ -195,7 +211,7 @@ class _RunSetup:
                 # Last, so that no controller is created whose spec does not fit the model.
                 creation = pb.CreateControllerRequest(spec=convert.spec_to_message(given))
                 once(lambda: _answered(ask(creation)))
-            first = once(lambda: _answered(ask(_request(options, spec, self._run_id))))
+            first = once(lambda: self._begun(spec, model, ask))
             newest = first
             if first is not None and options.run_id is not None:
                 newest = once(self._newest_action)
@@ -237,6 +253,36 @@ class _RunSetup:
         for hyperparameter in spec.hyperparameters:
             range_left(self._options.limits or Limits(), hyperparameter)
 
+    def _begun(
+        self,
+        spec: ControllerSpec | _Controller,
+        model: SteeredModel | ShadowedModel | None,
+        ask: Callable[[Any], Any],
+    ) -> pb.Action | None:
+        """Return the first action of a new run, or of the existing one; None if it is queued."""
+        request = start_request(
+            self._options,
+            run_id=self._run_id,
+            controller=spec.name,
+            chunk_size=spec.chunk_size,
+            model=model,
+        )
+        try:
+            return _answered(ask(request))
+        except errors.AlreadyExists:
+            # A training that goes on may look different: fewer processes, or another optimizer.
+            again = self._as_begun(request)
+            if again == request:
+                raise
+            return _answered(ask(again))
+
+    def _as_begun(self, request: pb.StartRunRequest) -> pb.StartRunRequest:
+        try:
+            run = self._own.ask(pb.GetRunRequest(run_id=self._run_id)).run
+        except errors.NotFound:  # it was pruned
+            return request
+        return as_begun(request, self._options, run)
+
     def _newest_action(self) -> pb.Action:
         """Return an existing run's action; raises FailedPrecondition if it is finished."""
         run = self._own.ask(pb.GetRunRequest(run_id=self._run_id)).run
@@ -254,19 +300,6 @@ def _answered(response: Any) -> pb.Action | None:
     if isinstance(response, RunLost):
         raise errors.FailedPrecondition("the run cannot start: the agent refused its queued calls")
     return getattr(response, "action", None)
-
-
-def _request(
-    options: RunOptions, spec: ControllerSpec | _Controller, run_id: str
-) -> pb.StartRunRequest:
-    return pb.StartRunRequest(
-        controller=spec.name,
-        run_id=run_id,
-        mode=convert.mode_to_message(options.mode),
-        policy_version=options.policy_version,
-        labels=options.labels,
-        planned_chunks=options.planned_chunks or 0,
-    )
 
 
 def _connected(

@@ -20,7 +20,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from agent_service.client.client import AgentClient
-from agent_service.client.model.lifecycle import RunLifecycle
+from agent_service.client.model.lifecycle import Fitting, RunLifecycle
 from agent_service.client.model.validation import Validation as _Validation
 from agent_service.client.model.validation import needs_predict, placed
 from agent_service.domain.runs import Outcome
@@ -97,7 +97,16 @@ class ReinforcedRegularization(TrainerCallback):
         self._remove_hook()
         self._losses, self._shares, self._is_divided, self._has_seen = [], [], None, False
         self._shift = _shifted if _is_of_next_words(model) else _as_is
-        self._lifecycle.begin(model, align=_as_is if self._has_own_score else self._scored)
+        self._lifecycle.begin(
+            model,
+            align=_as_is if self._has_own_score else self._scored,
+            fitting=lambda: Fitting(
+                optimizer=kwargs["optimizer"],
+                loader=kwargs["train_dataloader"],
+                steps=state.max_steps - state.global_step,
+                passes=args.gradient_accumulation_steps,
+            ),
+        )
         self._hook = model.register_forward_hook(_ForwardHook(self._keep), with_kwargs=True)
 
     def _keep(self, model: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:

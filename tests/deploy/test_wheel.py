@@ -15,14 +15,20 @@ TRAINING = """
 import sys
 from agent_service.client import AgentClient, ControllerSpec, Hyperparameter
 
+class Loader:
+    batch_size = 8
+    dataset = range(50)
+
 dropout = Hyperparameter(name="dropout", low=0.0, high=0.5)
 with AgentClient(sys.argv[1], budget_seconds=10) as agent:
     agent.create_controller(ControllerSpec(name="c", hyperparameters=(dropout,)))
-    with agent.run("c") as run:
+    with agent.run("c", run_id="r", optimizer=object(), loader=Loader()) as run:
         for _ in range(run.chunk_size):
             run.step(1.0, score=0.5)
         run.report(0.5)
         print(run.hyperparameters["dropout"])
+    problem = agent.get_run("r").problem
+assert (problem.batch_size, problem.training_samples) == (8, 50)
 heavy = {"torch", "stable_baselines3", "sqlalchemy", "click", "trainer_service"}
 assert not heavy & set(sys.modules)
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +14,31 @@ from torch import Tensor, nn
 from agent_service.client.client import AgentClient
 from agent_service.client.model.scores import scoring_of
 from agent_service.client.model.validation import Validation
+from agent_service.client.problem import seen_problem
 from agent_service.client.run import Run
+from agent_service.domain.problem import Problem
 from agent_service.domain.runs import Outcome
 from agent_service.domain.specs import ControllerSpec
+
+log = logging.getLogger("agent_service.client")
 
 Pass = tuple[Tensor, Tensor, Tensor]
 """Loss, logits and labels of one forward pass."""
 Align = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Aligns a model's logits and labels, for example by shifting labels of a language model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """What a framework knows of a training, as far as it tells."""
+
+    optimizer: Any = None
+    loader: Any = None
+    """Of its training batches."""
+    steps: object = None
+    """Optimizer steps that are still to come; anything but a count above 0 is unknown."""
+    passes: int = 1
+    """Batches whose gradients a step accumulates."""
 
 
 class RunLifecycle:
@@ -47,9 +66,15 @@ class RunLifecycle:
         return state | {"_run": None}
 
     def begin(
-        self, model: nn.Module, *, align: Align = lambda logits, labels: (logits, labels)
+        self,
+        model: nn.Module,
+        *,
+        align: Align = lambda logits, labels: (logits, labels),
+        fitting: Callable[[], Fitting] = Fitting,
     ) -> None:
         """Start a run at the start of a training.
+
+        What `fitting` returns fills in what the script's options leave out; it may raise.
 
         A previous run that is still open, after an exception that the framework did not pass to
         callbacks, is restarted if it has not reported, or resumed if the script gave its id; else
@@ -69,7 +94,19 @@ class RunLifecycle:
         self.end(Outcome.TRUNCATED)
         self._model, self._align = model, align
         scoring_of(self._options.get("score"))().add(*align(*self._validation.first(model)))
-        self._run = self._agent.run(self._controller, model=model, **self._options)
+        options = self._options_for(_told(fitting))
+        self._run = self._agent.run(self._controller, model=model, **options)
+
+    def _options_for(self, fitting: Fitting) -> dict[str, Any]:
+        """Return the run's options, with what the framework knows where the script says nothing."""
+        options = {"optimizer": fitting.optimizer, "loader": fitting.loader} | self._options
+        if options.get("planned_chunks") is None and _is_count(fitting.steps):
+            options.setdefault("planned_steps", fitting.steps)
+        batch, own = seen_problem(loader=options["loader"]).batch_size, options.get("problem")
+        if batch is not None and isinstance(own, Problem | None) and fitting.passes > 1:
+            step = Problem(batch_size=batch * fitting.passes)
+            options["problem"] = (own or Problem()).filled_from(step)
+        return options
 
     def add_pass(self, logits: Tensor, labels: Tensor) -> None:
         """Score a forward pass; a step has one or, with gradient accumulation, several.
@@ -112,3 +149,15 @@ class RunLifecycle:
         run, self._run = self._run, None
         if run is not None:
             run.__exit__(type(error), error, error.__traceback__)
+
+
+def _told(fitting: Callable[[], Fitting]) -> Fitting:
+    try:
+        return fitting()
+    except Exception as error:  # of any kind: no training may fail for a description of it
+        log.debug("the training is unknown: %s: %s", type(error).__name__, error)
+        return Fitting()
+
+
+def _is_count(steps: object) -> bool:
+    return isinstance(steps, int) and steps > 0

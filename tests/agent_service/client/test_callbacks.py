@@ -19,11 +19,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from agent_service import torchvision_operators  # noqa: F401  # first: libraries import torchvision
-from agent_service.client import AgentClient
+from agent_service.client import AgentClient, Problem
 from agent_service.client.model import Validation
-from agent_service.client.model.lifecycle import RunLifecycle
+from agent_service.client.model.lifecycle import Fitting, RunLifecycle
 from agent_service.domain.errors import AgentError
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire.convert import problem_from_message
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -608,3 +609,93 @@ def test_an_engine_records_the_outputs_of_its_function(client: AgentClient) -> N
     assert reported_losses(client) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     with pytest.raises(TypeError, match="output_transform="):
         engine_of(client, model, lambda _engine, _batch: 0.5).run([1], max_epochs=1)
+
+
+# What the frameworks know
+
+
+def told(client: AgentClient) -> dict[str, Any]:
+    """Return what run "r" says of its training: its problem and its plan."""
+    run = client.get_run("r")
+    return problem_from_message(run.problem).known() | {"chunks": run.planned_chunks}
+
+
+def test_a_trainer_tells_optimizer_batches_and_plan(client: AgentClient, tmp_path: Path) -> None:
+    """A step of two passes has two batches; AdamW's rate is that before it decays."""
+    model = small("bert")
+    changes: dict[str, Any] = {"gradient_accumulation_steps": 2, "learning_rate": 1e-3}
+    trainer_of(client, model, items(), tmp_path, warmup_steps=4, **changes).train()
+
+    assert told(client) == {
+        "classes": CLASSES,
+        "training_samples": 40,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "parameters": model.num_parameters(only_trainable=True),
+        "sites": sum(isinstance(m, nn.Dropout) for m in model.modules()),
+        "chunks": 2,
+    }
+
+
+def test_lightning_tells_optimizer_batches_and_plan(
+    client: AgentClient, tmp_path: Path, modules: Any
+) -> None:
+    """Of what is still to come: three of five epochs, of five steps each."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class WithAdam(modules):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    changes: dict[str, Any] = {"accumulate_grad_batches": 2, "enable_checkpointing": True}
+    last = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    fit(client, tmp_path, WithAdam(), callbacks=(last,), max_epochs=2, run_id=None, **changes)
+    fit(client, tmp_path, WithAdam(), ckpt_path=tmp_path / "last.ckpt", max_epochs=5, **changes)
+
+    assert told(client) == {
+        "classes": CLASSES,
+        "training_samples": 80,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+        "parameters": 67,
+        "sites": 1,
+        "chunks": 3,
+    }
+
+
+def test_an_engine_tells_batches_and_plan(client: AgentClient) -> None:
+    """Its optimizer it does not know, and the script names it; the script's word goes first."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    options: dict[str, Any] = {"optimizer": optimizer, "problem": Problem(training_samples=70)}
+    engine = engine_of(client, model, run_id="r", **options)
+    engine.run(DataLoader(data(80), 8), max_epochs=2)
+
+    assert told(client) == {
+        "classes": CLASSES,
+        "training_samples": 70,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "parameters": 67,
+        "sites": 1,
+        "chunks": 5,
+    }
+
+
+def test_a_framework_that_tells_nothing_starts_the_run(client: AgentClient) -> None:
+    """Whatever it raises; and a script's own plan stays."""
+
+    def fails() -> Fitting:
+        raise AttributeError("of another release")
+
+    for run_id, fitting, options, chunks in (
+        ("a", fails, {}, 0),
+        ("b", lambda: Fitting(steps=float("inf")), {}, 0),
+        ("c", lambda: Fitting(steps=40), {"planned_chunks": 3}, 3),
+        ("d", lambda: Fitting(steps=40), {"planned_steps": 20}, 5),
+    ):
+        validation = Validation([data(8).tensors])
+        lifecycle = RunLifecycle(client, "c", validation, {"run_id": run_id, **options})
+        lifecycle.begin(network(), fitting=fitting)
+        lifecycle.end()
+        assert client.get_run(run_id).planned_chunks == chunks

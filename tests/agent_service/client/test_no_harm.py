@@ -15,7 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from agent_service.client import AgentClient, Hold, Hyperparameter, Limits, Outcome, Run, Scores
+from agent_service.client import (
+    AgentClient,
+    Hold,
+    Hyperparameter,
+    Limits,
+    Outcome,
+    Problem,
+    Run,
+    Scores,
+)
 from agent_service.client import delivery as delivery_module
 from agent_service.client.connection import calls
 from agent_service.client.model import release
@@ -457,7 +466,7 @@ def test_a_training_with_a_model_starts_without_the_agent(agent: Network) -> Non
     agent.leave()
     model, labels = network(), torch.zeros(2, dtype=torch.int64)
     with AgentClient(agent.address, budget_seconds=0.1) as client:
-        with client.run("c", run_id="r", model=model) as run:
+        with client.run("c", run_id="r", model=model, problem=Problem(batch_size=2)) as run:
             for _ in range(60):
                 run.step(1.0, torch.zeros(2, 3), labels)
                 assert not run.chunk_full
@@ -473,8 +482,9 @@ def test_a_training_with_a_model_starts_without_the_agent(agent: Network) -> Non
             run.report(0.5)
 
         assert rate(model) == 0.25
-        assert client.get_run("r").reported_chunks == 1
-        assert client.get_run("r").outcome == pb.OUTCOME_TERMINATED
+        end = client.get_run("r")
+        assert (end.reported_chunks, end.outcome) == (1, pb.OUTCOME_TERMINATED)
+        assert (end.problem.batch_size, end.problem.sites) == (2, 1)
 
 
 def test_a_run_that_never_starts_is_logged(caplog: pytest.LogCaptureFixture) -> None:

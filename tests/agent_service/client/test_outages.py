@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from torch import nn
 
-from agent_service.client import AgentClient, Hold, Mode, Run
+from agent_service.client import AgentClient, Hold, Mode, Problem, Run
 from agent_service.client import delivery as delivery_module
 from agent_service.client.connection import calls as calls_module
 from agent_service.domain.errors import InvalidArgument, Unavailable
@@ -104,7 +105,8 @@ def test_a_run_starts_without_an_agent(agent: Network) -> None:
     """Given the spec and values, it trains under them; all is delivered when the agent comes."""
     agent.leave()
     with AgentClient(agent.address, budget_seconds=0.1) as client:
-        with client.run(spec("new"), run_id="r", when_away=HELD) as run:
+        options: dict[str, Any] = {"when_away": HELD, "problem": Problem(classes=7)}
+        with client.run(spec("new"), run_id="r", **options) as run:
             training = Training(run)
             training.train(3)
             assert training.values == [HELD.values] * 3
@@ -113,6 +115,7 @@ def test_a_run_starts_without_an_agent(agent: Network) -> None:
             training.train(2)
         assert training.held == {1, 2, 3, 4}
         training.check_log(client)
+        assert client.get_run("r").problem == pb.Problem(classes=7)
 
 
 def test_undelivered_reports_are_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from agent_service.client import AgentClient, Reward
 from agent_service.v1 import agent_pb2 as pb
+from agent_service.wire.convert import problem_from_message
 from tests.agent_service.client.network import Network
 from tests.agent_service.client.ranks import two_ranks
 from tests.agent_service.specs import DROPOUT, NOISE, spec
@@ -24,6 +25,7 @@ import datetime, json, os, sys, time
 import numpy as np
 import torch
 from torch import distributed, nn, tensor
+from torch.utils.data import DataLoader
 from agent_service.client import AgentClient, GaussianNoise
 
 rank, store, address, *rest = int(sys.argv[1]), *sys.argv[2:]
@@ -63,7 +65,9 @@ def train(agent, way):
     torch.manual_seed(rank)
     seen = {"losses": [], "rates": []}
     steered = {"sites": {"1": GaussianNoise("noise")}, "drives": {"dropout": "1.*"}}
-    with agent.run("c", run_id=way, model=model, **steered) as run:
+    loader = DataLoader(torch.zeros(60, 4), batch_size=6)
+    about = {"optimizer": optimizer, "loader": loader}
+    with agent.run("c", run_id=way, model=model, **steered, **about) as run:
         assert list(model.state_dict()) == keys
         for _ in range(8):
             x, y = torch.randn(6, 4), torch.randint(3, (6,))
@@ -101,6 +105,7 @@ class Seen:
 
     ranks: list[dict[str, Any]]
     logs: dict[str, list[pb.Transition]]
+    runs: dict[str, pb.Run]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +119,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         yield Seen(
             ranks=[json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)],
             logs={way: list(client.transitions(run_id=way)) for way in WAYS},
+            runs={way: client.get_run(way) for way in WAYS},
         )
 
 
@@ -129,6 +135,17 @@ def test_two_ranks_are_one_run(seen: Seen, way: str) -> None:
     assert first["losses"] != second["losses"]
     assert first["rates"] == second["rates"]
     assert first["rates"][::4] == [t.action.values["dropout"] for t in log]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_run_tells_of_both_ranks_training(seen: Seen, way: str) -> None:
+    """A step has a batch of each; of FSDP's parameters a rank has a part, and tells no number."""
+    told = {"training_samples": 60, "batch_size": 12, "learning_rate": 1e-3, "sites": 2}
+    known = problem_from_message(seen.runs[way].problem).known()
+
+    if way != "fsdp":
+        told |= {"classes": 3, "parameters": 4 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3}
+    assert known == told
 
 
 def test_an_error_is_raised_on_both_ranks(seen: Seen) -> None:
