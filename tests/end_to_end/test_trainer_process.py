@@ -14,12 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent_service.client import AgentClient
 from agent_service.domain.errors import AlreadyExists, InvalidArgument, NotFound
+from agent_service.domain.problem import Problem
 from agent_service.v1 import agent_pb2
+from agent_service.wire import convert
 from tests.end_to_end.contracts import CLIENT_ERRORS, codes_of_empty_calls
 from tests.end_to_end.processes import AgentProcess, wait_for
 from tests.end_to_end.runs import controller, wait_for_chunks
 from tests.given import ServedTrainer, run_command
-from tests.trainer_service.specs import ENDLESS, run_spec
+from tests.trainer_service.specs import ENDLESS, new_child, run_spec
 from trainer_service import app
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import (
@@ -112,6 +114,16 @@ def test_a_reinforced_run_trains_under_the_agents_actions(
     assert run.final_score == client.get("reinforced").result.validation_score_best
     assert dict(run.labels) == {"method": "rd", "seed": "0"}
     assert run.planned_chunks == run.reported_chunks
+    child = new_child(method=Method.RD)
+    weights = child.passes.child.parameters()
+    assert convert.problem_from_message(run.problem) == Problem(
+        classes=10,
+        training_samples=64,
+        batch_size=16,
+        learning_rate=1e-3,
+        parameters=sum(w.numel() for w in weights),
+        sites=5,  # after each stage, and before the classifier
+    )
 
 
 def test_a_run_id_is_well_formed_and_known(client: TrainerClient) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agent_service.domain.problem import Problem
 from agent_service.scores import macro_f1
 from trainer_service.training.child.inputs import inputs_of
 from trainer_service.training.chunk import Chunk, FinalScores, chunk_of
@@ -84,6 +85,19 @@ class ChildTraining:
         assert self.spec.epochs is not None
         steps = self.spec.epochs * self._steps_per_epoch
         return chunk_of(steps, chunk_size=self.spec.chunk_size)
+
+    @property
+    def problem(self) -> Problem:
+        """What the training is about, as it is trained."""
+        child = self.passes.child
+        return Problem(
+            classes=self._classes if self._classes > 1 else None,
+            training_samples=len(self._training),
+            batch_size=self._batch_size(self._training),
+            learning_rate=self.spec.learning_rate,
+            parameters=sum(p.numel() for p in child.parameters() if p.requires_grad),
+            sites=self.passes.regularization.site_count or None,
+        )
 
     @property
     def _steps_per_epoch(self) -> int:

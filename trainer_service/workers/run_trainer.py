@@ -194,7 +194,7 @@ class RunTrainer:
     def _begin(self) -> None:
         """Build the child, start the run at the agent, and resume from the newest checkpoint."""
         run, config = self._run, self._context.config
-        # First, since the agent needs the planned length of the run.
+        # First, since the agent is told the planned length and what the training is about.
         images = self._context.images()
         self.training = ChildTraining(
             run.spec.training,
@@ -217,7 +217,12 @@ class RunTrainer:
         agent = self._context.agent()
         before = 0 if self._parent is None else self._parent.trained_chunks
         self._source = make_value_source(
-            agent, run.id, run.spec, retry, chunks=range(before + 1, chunks + 1)
+            agent,
+            run.id,
+            run.spec,
+            retry,
+            chunks=range(before + 1, chunks + 1),
+            problem=self.training.problem,
         )
         self._sender.send(Planned(chunks=chunks))
         resumed = self._checkpointer.resume()

@@ -10,6 +10,7 @@ from typing import TypeVar
 from agent_service.client import AgentClient
 from agent_service.client import Run as AgentRun
 from agent_service.domain.errors import AgentError, Unavailable
+from agent_service.domain.problem import Problem
 from agent_service.domain.runs import Outcome
 from trainer_service.runs.run import RunSpec
 from trainer_service.training.chunk import Chunk
@@ -120,7 +121,13 @@ class _AgentValues(ValueSource):
 
 
 def make_value_source(
-    agent: AgentClient, run_id: str, spec: RunSpec, retry: AgentRetry, *, chunks: range
+    agent: AgentClient,
+    run_id: str,
+    spec: RunSpec,
+    retry: AgentRetry,
+    *,
+    chunks: range,
+    problem: Problem,
 ) -> ValueSource:
     """Return the value source of a run; the agent counts the planned `chunks` from 1."""
     if not spec.controller:
@@ -133,6 +140,7 @@ def make_value_source(
             mode=spec.mode,
             labels=labels,
             planned_chunks=len(chunks),
+            problem=problem,
             when_away=None,  # AgentRetry does that here
             is_repeated=True,
         ),

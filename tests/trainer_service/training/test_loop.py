@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch import Tensor
 
+from agent_service.domain.problem import Problem
 from tests.trainer_service.specs import CHILD, CPU, digits, new_child, values
 from trainer_service.training.datasets import Split
 from trainer_service.training.loop import ChildTraining, Diverged
@@ -164,3 +165,20 @@ def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
     small = replace(digits(), training=Split(whole.images[:10], whole.labels[:10]))
 
     assert ChildTraining(CHILD, small, CPU).train_chunk({}).epochs == 4
+
+
+@pytest.mark.parametrize(("method", "sites"), [("rd", 5), ("rni", 4), ("vanilla", None)])
+def test_a_training_tells_what_it_is_about(method: str, sites: int | None) -> None:
+    """As it is trained: a split smaller than a batch is one, and a site is a place in the child."""
+    whole = digits().training
+    small = replace(digits(), training=Split(whole.images[:10], whole.labels[:10]))
+    training = ChildTraining(replace(CHILD, method=method, learning_rate=0.01), small, CPU)
+
+    assert training.problem == Problem(
+        classes=10,
+        training_samples=10,
+        batch_size=10,
+        learning_rate=0.01,
+        parameters=sum(tensor.numel() for tensor in training.passes.child.parameters()),
+        sites=sites,
+    )

@@ -72,6 +72,11 @@ class Regularization:
                 site.read(self.draws, number)
         self.apply(fixed_values(spec) or {h.name: h.low for h in self._hyperparameters})
 
+    @property
+    def site_count(self) -> int:
+        """Places in the child where it changes features."""
+        return len(self._sites)
+
     def apply(self, values: Mapping[str, float]) -> None:
         """Set the values of the next passes, one for each hyperparameter, by name.
 
