@@ -25,7 +25,9 @@ _LARGEST = sys.float_info.max
 
 def observation_size(spec: ControllerSpec) -> int:
     """Return how many numbers a policy of `spec` sees: see `observation_of`."""
-    return (0 if _is_universal(spec) else spec.chunk_size) + context_size(spec)
+    if spec.algorithm.observe is Observe.UNIVERSAL:
+        return context_size(spec)
+    return spec.chunk_size + context_size(spec)
 
 
 def observation_of(spec: ControllerSpec, state: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -35,18 +37,14 @@ def observation_of(spec: ControllerSpec, state: np.ndarray, context: np.ndarray)
     """
     import numpy as np  # here alone: the client imports this file, and needs none of it for that
 
-    if _is_universal(spec):
+    if spec.algorithm.observe is Observe.UNIVERSAL:
         return context
     return np.concatenate([state, context]) if context.size else state
 
 
-def _is_universal(spec: ControllerSpec) -> bool:
-    return spec.algorithm.observe is Observe.UNIVERSAL
-
-
 def context_size(spec: ControllerSpec) -> int:
     """Return how many numbers a policy of `spec` sees beside the losses."""
-    if _is_universal(spec):
+    if spec.algorithm.observe is Observe.UNIVERSAL:
         return universal.size(len(spec.hyperparameters))
     settings = spec.algorithm
     scores = 1 if REWARDS[spec.reward].is_given else 2
@@ -82,7 +80,7 @@ def observed_context(
     import numpy as np  # here alone: the client imports this file, and needs none of it for that
 
     spec, settings = run.controller.spec, run.controller.spec.algorithm
-    if _is_universal(spec):
+    if spec.algorithm.observe is Observe.UNIVERSAL:
         return _universal(run, running, state=state, feedback=feedback, ran=ran)
     if running is None or ran is None:
         return np.zeros(context_size(spec))
@@ -100,7 +98,7 @@ def observed_context(
 
 def check_scores(spec: ControllerSpec, *, field: str = "observe") -> None:
     """Check that a run reports the scores that are observed; raises InvalidArgument of `field`."""
-    if _is_universal(spec) and REWARDS[spec.reward].is_given:
+    if spec.algorithm.observe is Observe.UNIVERSAL and REWARDS[spec.reward].is_given:
         raise invalid(
             field,
             f"universal observations need scores, which reward `{spec.reward}` does without; "

@@ -2,9 +2,10 @@
 
 import math
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 from uuid import uuid4
@@ -22,7 +23,6 @@ from tests.end_to_end.processes import AgentProcess, wait_for
 from tests.end_to_end.runs import controller, wait_for_chunks
 from tests.given import ServedTrainer, run_command
 from tests.trainer_service.specs import ENDLESS, new_child, run_spec
-from trainer_service import app
 from trainer_service.client import TrainerClient
 from trainer_service.runs.run import (
     ChunkTrained,
@@ -319,14 +319,13 @@ def test_bad_usage_is_told_in_one_line(words: str, says: str) -> None:
         ("serve --device cuda:77 --listen 127.0.0.1:0 --metrics-port 0", "cuda:77"),
     ],
 )
-def test_other_failures_are_told_in_one_line(
-    words: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Exit code 1, and no traceback."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(app, "temporary_folder", nullcontext)  # it is this process's own
+def test_other_failures_are_told_in_one_line(words: str, says: str, tmp_path: Path) -> None:
+    """Exit code 1, and no traceback; in a process of its own, where no other service logs."""
+    command = [sys.executable, "-m", "trainer_service", *words.split()]
 
-    check_failure(run_command("trainer_service", *words.split()), 1, says)
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    check_failure(shown, 1, says)
 
 
 def check_failure(shown: subprocess.CompletedProcess[str], code: int, says: str) -> None:
